@@ -1,0 +1,117 @@
+"""Recipes to typed frozen dataclasses: the dataclass is schema and defaults, YAML and a.b=c say only what differs."""
+
+import dataclasses
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from omegaconf import DictConfig, ListConfig, OmegaConf, TupleConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from mt4ssl_bench.errors import ConfigError
+from mt4ssl_bench.registry import hint
+
+C = TypeVar("C")
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the recipes that come with the package, sorted."""
+    folder = resources.files("mt4ssl_bench.recipes")
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def read_recipe(recipe: str) -> dict[str, Any]:
+    """Read a recipe by name or by path to a .yaml file, its `base:` chain merged in; returns plain containers."""
+    return _read_chain(recipe, seen=())
+
+
+def _read_chain(recipe: str, seen: tuple[str, ...]) -> dict[str, Any]:
+    if recipe in seen:
+        raise ConfigError(f"recipe '{seen[0]}': its base chain loops: {' -> '.join((*seen, recipe))}")
+    path = Path(recipe)
+    if path.suffix in {".yaml", ".yml"}:
+        if not path.is_file():
+            raise ConfigError(f"recipe file {path}: no such file")
+        text = path.read_text(encoding="utf-8")
+    elif recipe in recipe_names():
+        text = (resources.files("mt4ssl_bench.recipes") / f"{recipe}.yaml").read_text(encoding="utf-8")
+    else:
+        raise ConfigError(f"unknown recipe '{recipe}'; {hint(recipe, recipe_names())}")
+    try:
+        node = OmegaConf.create(text)
+    except Exception as error:  # noqa: BLE001 - the YAML reader raises many kinds, all meaning "not a recipe"
+        raise ConfigError(f"recipe {recipe}: not valid YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(node, DictConfig):
+        raise ConfigError(f"recipe {recipe}: expected keys and values, found {type(node).__name__}")
+    base = node.pop("base", None)
+    if base is not None:
+        node = cast("DictConfig", OmegaConf.merge(_read_chain(str(base), (*seen, recipe)), node))
+    return cast("dict[str, Any]", OmegaConf.to_container(node))
+
+
+def load(schema: type[C], recipe: str | None = None, overrides: Sequence[str] = ()) -> C:
+    """Build a `schema` from its defaults, then the recipe, then `a.b=c` overrides.
+
+    Raises ConfigError, naming recipe, key and what was expected, for an unknown or ill-typed key.
+    """
+    for override in overrides:
+        if "=" not in override or override.startswith("="):
+            raise ConfigError(f"override '{override}': expected key=value, for example optim.lr=1e-3")
+    layers: list[tuple[str, Any]] = []
+    if recipe is not None:
+        layers.append((f"recipe {recipe}", read_recipe(recipe)))
+    layers += [(f"override '{override}'", OmegaConf.from_dotlist([override])) for override in overrides]
+    node = OmegaConf.structured(schema)
+    OmegaConf.set_readonly(node, value=False)
+    for source, layer in layers:
+        try:
+            node = OmegaConf.merge(node, _lists(layer, node))
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{source}: {_explain(error, node)}") from None
+    try:
+        return cast("C", OmegaConf.to_object(node))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{recipe or schema.__name__}: {_explain(error, node)}") from None
+
+
+def to_dict(config: object) -> dict[str, Any]:
+    """Return a config dataclass as plain containers, ready for JSON or a checkpoint."""
+    assert dataclasses.is_dataclass(config)
+    return cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.structured(config)))
+
+
+def from_dict(schema: type[C], values: dict[str, Any]) -> C:
+    """Rebuild a config from to_dict(); raises ConfigError for keys that this version does not know."""
+    node = OmegaConf.structured(schema)
+    OmegaConf.set_readonly(node, value=False)
+    try:
+        return cast("C", OmegaConf.to_object(OmegaConf.merge(node, values)))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"stored config: {_explain(error, node)}") from None
+
+
+def _lists(layer: Any, schema: Any) -> Any:  # noqa: ANN401 - OmegaConf nodes
+    """Let a.b=x stand for a one-element list, and a.b=x,y for two, where the schema wants a list."""
+    layer = OmegaConf.create(layer) if not isinstance(layer, DictConfig) else layer
+    for key in list(layer):
+        if not isinstance(schema, DictConfig) or key not in schema:
+            continue
+        want, value = schema._get_node(key), layer[key]  # noqa: SLF001 - the only way to see an unset node
+        if isinstance(value, DictConfig):
+            layer[key] = _lists(value, want)
+        elif isinstance(want, ListConfig | TupleConfig) and isinstance(value, str | int | float):
+            layer[key] = str(value).split(",") if isinstance(value, str) else [value]
+    return layer
+
+
+def _explain(error: OmegaConfBaseException, node: Any) -> str:  # noqa: ANN401 - an OmegaConf node
+    key = getattr(error, "full_key", None) or getattr(error, "key", None) or "?"
+    text = str(getattr(error, "msg", None) or error).splitlines()[0]
+    if "not in" in text or "Key" in text:
+        parent: Any = node
+        for part in str(key).split(".")[:-1]:
+            parent = parent[part]
+        if isinstance(parent, DictConfig):
+            return f"unknown key '{key}'; {hint(str(key).split('.')[-1], [str(k) for k in parent])}"
+    return f"key '{key}': {text}"

@@ -1,0 +1,1 @@
+"""MT4SSL pretraining: everything between audio and a checkpoint; never imports downstream."""
