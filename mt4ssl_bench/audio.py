@@ -1,0 +1,75 @@
+"""A cut to 16 kHz mono float32 samples; anything that cannot be read raises CorpusError naming the utterance."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from mt4ssl_bench.errors import CorpusError
+
+RATE = 16_000
+SUFFIXES = frozenset({".flac", ".wav", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au"})
+
+Samples = NDArray[np.float32]
+
+
+def read(cut: Any) -> Samples:  # noqa: ANN401 - lhotse ships no types
+    """Return the cut's audio (N,) at 16 kHz, channels averaged; raises CorpusError for what cannot be read."""
+    source = cut.recording.sources[0]
+    if source.type != "file":  # audio inside a shard
+        mixed = cut.resample(RATE).load_audio() if cut.sampling_rate != RATE else cut.load_audio()
+        return np.ascontiguousarray(mixed.mean(axis=0), dtype=np.float32)
+    rate = cut.recording.sampling_rate
+    try:
+        samples = read_file(Path(source.source), start=round(cut.start * rate), count=round(cut.duration * rate))
+    except CorpusError as error:
+        raise CorpusError(f"utterance '{cut.id}': {error}") from None
+    return samples
+
+
+def read_file(path: Path, *, start: int = 0, count: int = -1) -> Samples:
+    """Return `count` samples from `start`, both at the file's own rate, as 16 kHz mono (N,); -1 reads to the end."""
+    try:
+        samples, rate = soundfile.read(path, start=start, frames=count, dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
+        raise CorpusError(f"{path}: {_reason(path, error)}") from None
+    mono: Samples = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
+    if rate != RATE:
+        mono = _resample(mono, rate)
+    if not np.isfinite(mono).all():
+        raise CorpusError(f"{path}: holds NaN or infinite samples")
+    return np.ascontiguousarray(mono, dtype=np.float32)
+
+
+def probe(path: Path) -> tuple[int, int, int]:
+    """Return a file's (frames, sample rate, channels) from its header; raises CorpusError when there is none."""
+    try:
+        info = soundfile.info(path)
+    except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
+        raise CorpusError(f"{path}: {_reason(path, error)}") from None
+    if info.frames <= 0:
+        raise CorpusError(f"{path}: holds no samples")
+    return int(info.frames), int(info.samplerate), int(info.channels)
+
+
+def _resample(samples: Samples, rate: int) -> Samples:
+    import torch
+
+    resampled: Samples = _resampler(rate)(torch.from_numpy(np.ascontiguousarray(samples))).numpy()
+    return resampled
+
+
+@lru_cache(maxsize=8)
+def _resampler(rate: int) -> Any:  # noqa: ANN401 - torchaudio ships no types
+    import torchaudio
+
+    return torchaudio.transforms.Resample(rate, RATE)
+
+
+def _reason(path: Path, error: Exception) -> str:
+    if not path.exists():
+        return "no such file"
+    return f"unreadable audio ({str(error).split(': ')[-1].rstrip('.')})"

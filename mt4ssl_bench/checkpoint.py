@@ -1,0 +1,54 @@
+"""Checkpoints: tensors and plain containers only, written aside and renamed, read without unpickling objects."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from mt4ssl_bench.errors import CheckpointError
+
+FORMAT = "mt4ssl-bench 1"
+
+
+def save(payload: Mapping[str, Any], path: Path) -> None:
+    """Write `payload` to `path`, completely or not at all; raises CheckpointError when the disk does not take it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with aside.open("wb") as file:
+            torch.save({"format": FORMAT, **payload}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        aside.unlink(missing_ok=True)
+        raise CheckpointError(f"{path}: could not be saved ({error}); the previous one, if any, is untouched") from error
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of ours; raises CheckpointError for a missing, damaged or foreign file."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint")
+    try:
+        payload = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # noqa: BLE001 - a damaged file fails in many ways, all meaning the same to the user
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path}: truncated, damaged or not a checkpoint of tensors ({reason})") from None
+    if not isinstance(payload, dict) or payload.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: not a checkpoint of mt4ssl-bench (format '{FORMAT}')")
+    return cast("dict[str, Any]", payload)
+
+
+def fingerprint(state: Mapping[str, Tensor]) -> str:
+    """Return a digest of names, types, shapes and values: equal weights give equal digests, whatever the file's name."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return digest.hexdigest()[:16]

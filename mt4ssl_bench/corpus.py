@@ -1,0 +1,118 @@
+"""A corpus on disk: one Lhotse CutSet (jsonl.gz) per split and corpus.json, which is written last and binds them by a digest."""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mt4ssl_bench.errors import CorpusError
+from mt4ssl_bench.registry import hint
+
+FORMAT = 1
+SID_PREFIX = "sid_"  # splits of their own for speaker tasks, where the plain ones are speaker-disjoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitInfo:
+    """What one split holds."""
+
+    utterances: int
+    hours: float
+    speakers: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusInfo:
+    """corpus.json: what a corpus is; `digest` covers audio bytes, texts, phones, speakers and splits."""
+
+    format: int = FORMAT
+    name: str
+    digest: str
+    splits: dict[str, SplitInfo]
+    fields: list[str]  # of text, phones, speaker: what every utterance of the corpus has
+    languages: list[str] = field(default_factory=list)
+    licence: str = "unknown"
+    synthetic: bool = False  # made by a synthesiser: never a speech benchmark
+    phones_from: str = ""  # "manifest", or the lexicon that made them
+    notes: dict[str, Any] = field(default_factory=dict)  # exclusions by reason, out-of-vocabulary words
+
+
+class Corpus:
+    """An opened corpus: `info`, `root`, and cuts by split."""
+
+    def __init__(self, root: Path, info: CorpusInfo) -> None:
+        self.root, self.info = root, info
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Corpus":
+        """Open the corpus folder `path`; raises CorpusError when it is not one."""
+        root = Path(path)
+        file = root / "corpus.json"
+        if not root.is_dir():
+            raise CorpusError(f"corpus {root}: no such folder; 'mt4ssl-bench prepare --help' shows how to make one")
+        if not file.is_file():
+            raise CorpusError(f"corpus {root}: holds no corpus.json; 'mt4ssl-bench prepare' makes one")
+        try:
+            raw = json.loads(file.read_text(encoding="utf-8"))
+            raw["splits"] = {name: SplitInfo(**split) for name, split in raw["splits"].items()}
+            info = CorpusInfo(**raw)
+        except (ValueError, TypeError, KeyError) as error:
+            raise CorpusError(f"{file}: not a corpus of this version ({error}); prepare it again") from None
+        if info.format != FORMAT:
+            raise CorpusError(f"{file}: format {info.format}, this version reads {FORMAT}; prepare it again")
+        return cls(root, info)
+
+    def cuts(self, split: str) -> Any:  # noqa: ANN401 - lhotse ships no types
+        """Return the split's CutSet, lazily read; raises CorpusError for an unknown or empty split."""
+        from lhotse import CutSet
+
+        if split not in self.info.splits:
+            raise CorpusError(f"corpus {self.root}: no split '{split}'; {hint(split, self.info.splits)}")
+        if not self.info.splits[split].utterances:
+            raise CorpusError(f"corpus {self.root}: split '{split}' holds no utterance")
+        return CutSet.from_jsonl_lazy(self.root / f"{split}.jsonl.gz").with_recording_path_prefix(self.root)
+
+    def split_for(self, name: str, *, speaker_task: bool) -> str:
+        """Return which split serves as `name` ("train"): for speaker tasks "sid_train" where the corpus has it."""
+        own = SID_PREFIX + name
+        return own if speaker_task and own in self.info.splits else name
+
+
+def text_of(cut: Any) -> str:  # noqa: ANN401 - lhotse ships no types
+    """Return the cut's transcript, or ""."""
+    return (cut.supervisions[0].text or "") if cut.supervisions else ""
+
+
+def phones_of(cut: Any) -> str:  # noqa: ANN401
+    """Return the cut's phones, separated by spaces, or ""."""
+    return str((cut.supervisions[0].custom or {}).get("phones", "")) if cut.supervisions else ""
+
+
+def speaker_of(cut: Any) -> str:  # noqa: ANN401
+    """Return the cut's speaker, or ""."""
+    return (cut.supervisions[0].speaker or "") if cut.supervisions else ""
+
+
+def write_corpus(root: Path, info: CorpusInfo, cuts: dict[str, Sequence[Any]]) -> Corpus:
+    """Write the splits, then corpus.json, so that its existence means a whole corpus; returns it opened."""
+    from lhotse import CutSet
+
+    root.mkdir(parents=True, exist_ok=True)
+    for split, members in cuts.items():
+        aside = root / f".{split}.{os.getpid()}.jsonl.gz"
+        CutSet.from_cuts(members).to_file(aside)
+        aside.replace(root / f"{split}.jsonl.gz")
+    aside = root / f".corpus.{os.getpid()}.json"
+    aside.write_text(json.dumps(asdict(info), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    aside.replace(root / "corpus.json")
+    return Corpus.open(root)
+
+
+def describe(members: Iterable[Any]) -> SplitInfo:
+    """Count the utterances, hours and speakers of some cuts."""
+    members = list(members)
+    speakers = {speaker_of(cut) for cut in members} - {""}
+    hours = sum(cut.duration for cut in members) / 3600
+    return SplitInfo(utterances=len(members), hours=round(hours, 4), speakers=len(speakers))

@@ -1,0 +1,223 @@
+"""Error rates and accuracy with intervals: a rate is total errors over total tokens, not a mean of rates."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import jiwer
+import numpy as np
+import numpy.typing as npt
+
+from mt4ssl_bench.errors import CorpusError
+
+Counts = npt.NDArray[np.int64]  # (N, 4): substitutions, deletions, insertions, reference tokens per utterance
+
+COVERAGE = 95.0  # per cent of the resamples that an interval holds
+MIN_SPEAKERS = 5  # below this, resampling speakers says little about other speakers
+CHUNK = 2**20  # draws held at once: about 25 MB
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """What a column of numbers means: its name, its unit and which end of it is good."""
+
+    name: str
+    unit: str
+    higher_is_better: bool
+
+    @property
+    def label(self) -> str:
+        """The heading of a column, for example "PER % ↓"."""
+        return f"{self.name.upper()} {self.unit} {'↑' if self.higher_is_better else '↓'}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """The two ends of a 95 % percentile bootstrap interval (Efron and Tibshirani 1993, section 13.3)."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """One corpus-level number, in per cent, with its 95 % interval and the counts that it comes from.
+
+    `errors` over `total` reference tokens for an error rate, wrong over all utterances for accuracy; there
+    substitutions, deletions and insertions are 0. `low` and `high` resample utterances; `speaker_low` and
+    `speaker_high` resample speakers, and are None without speakers or with fewer than MIN_SPEAKERS.
+    """
+
+    value: float
+    low: float
+    high: float
+    higher_is_better: bool
+    errors: int
+    total: int
+    substitutions: int = 0
+    deletions: int = 0
+    insertions: int = 0
+    speaker_low: float | None = None
+    speaker_high: float | None = None
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric(name="per", unit="%", higher_is_better=False),
+        Metric(name="wer", unit="%", higher_is_better=False),
+        Metric(name="cer", unit="%", higher_is_better=False),
+        Metric(name="acc", unit="%", higher_is_better=True),
+    )
+}
+
+
+def error_counts(
+    references: Sequence[str], hypotheses: Sequence[str], *, by: Literal["words", "characters"]
+) -> Counts:
+    """Align each hypothesis with its reference by jiwer and count the edits of every utterance.
+
+    Tokens are what spaces separate ("words": also phonemes), or single characters, with the spaces between
+    words. Outer and repeated white space is dropped; nothing else is normalised. An empty hypothesis is all
+    deletions.
+
+    Returns:
+        (N, 4) int64: substitutions, deletions, insertions, reference tokens.
+
+    Raises:
+        CorpusError: a reference is empty, so that no rate is defined for it.
+    """
+    assert len(references) == len(hypotheses), f"{len(references)} references, {len(hypotheses)} hypotheses"
+    for index, reference in enumerate(references):
+        if not reference.strip():
+            raise CorpusError(
+                f"reference {index} of {len(references)}: {reference!r} is empty, expected at least one "
+                "token; give that utterance a text or leave it out of the manifest"
+            )
+    counts = np.zeros((len(references), 4), dtype=np.int64)
+    if not len(references):
+        return counts
+    process = jiwer.process_words if by == "words" else jiwer.process_characters
+    output = process(list(references), list(hypotheses))
+    for row, tokens, chunks in zip(counts, output.references, output.alignments, strict=True):
+        row[3] = len(tokens)
+        for chunk in chunks:
+            if chunk.type == "substitute":
+                row[0] += chunk.ref_end_idx - chunk.ref_start_idx
+            elif chunk.type == "delete":
+                row[1] += chunk.ref_end_idx - chunk.ref_start_idx
+            elif chunk.type == "insert":
+                row[2] += chunk.hyp_end_idx - chunk.hyp_start_idx
+    return counts
+
+
+def error_rate(
+    counts: Counts, *, speakers: Sequence[str] | None = None, seed: int = 0, samples: int = 1000
+) -> Score:
+    """Return 100 * errors / reference tokens over the whole corpus, with its intervals.
+
+    Args:
+        counts: (N, 4), from error_counts().
+        speakers: who speaks each utterance, in the same order, or None.
+        seed: of the bootstrap; the same seed gives the same interval.
+        samples: bootstrap resamples.
+
+    Raises:
+        CorpusError: there is no utterance.
+    """
+    substitutions, deletions, insertions, total = (int(number) for number in counts.sum(axis=0))
+    pairs = np.stack([counts[:, :3].sum(axis=1), counts[:, 3]], axis=1)  # (N, 2): errors, tokens
+    value, utterances, by_speaker = _rate(pairs, speakers, seed, samples)
+    return Score(
+        value=value,
+        low=utterances.low,
+        high=utterances.high,
+        higher_is_better=False,
+        errors=substitutions + deletions + insertions,
+        total=total,
+        substitutions=substitutions,
+        deletions=deletions,
+        insertions=insertions,
+        speaker_low=by_speaker.low if by_speaker else None,
+        speaker_high=by_speaker.high if by_speaker else None,
+    )
+
+
+def accuracy(
+    correct: Sequence[bool], *, speakers: Sequence[str] | None = None, seed: int = 0, samples: int = 1000
+) -> Score:
+    """Return the percentage of utterances that are correct, with its intervals; arguments as in error_rate().
+
+    Raises:
+        CorpusError: there is no utterance.
+    """
+    hits = np.asarray(correct, dtype=np.int64)  # (N,)
+    pairs = np.stack([hits, np.ones_like(hits)], axis=1)  # (N, 2)
+    value, utterances, by_speaker = _rate(pairs, speakers, seed, samples)
+    return Score(
+        value=value,
+        low=utterances.low,
+        high=utterances.high,
+        higher_is_better=True,
+        errors=len(hits) - int(hits.sum()),
+        total=len(hits),
+        speaker_low=by_speaker.low if by_speaker else None,
+        speaker_high=by_speaker.high if by_speaker else None,
+    )
+
+
+def paired_difference(
+    counts_a: Counts, counts_b: Counts, *, seed: int = 0, samples: int = 1000
+) -> tuple[float, float, float]:
+    """Return (difference, low, high): rate a minus rate b in points, with its 95 % paired bootstrap interval.
+
+    Both systems are resampled by the same utterances, so what makes an utterance hard for both cancels; an
+    interval without 0 is a difference at that level (Bisani and Ney 2004, "Bootstrap estimates for confidence
+    intervals in ASR performance evaluation"). Rows of both (N, 4) arrays must be the same utterances.
+
+    Raises:
+        CorpusError: there is no utterance, or the reference lengths differ.
+    """
+    if not np.array_equal(counts_a[:, 3], counts_b[:, 3]):
+        a, b = (f"{len(side)} utterances, {int(side[:, 3].sum())} tokens" for side in (counts_a, counts_b))
+        raise CorpusError(
+            f"paired difference: the references of the two sides differ ({a}; {b}), expected the same; "
+            "compare two records of one test split, joined by utterance id"
+        )
+    edits = counts_a[:, :3].sum(axis=1) - counts_b[:, :3].sum(axis=1)
+    value, interval, _ = _rate(np.stack([edits, counts_a[:, 3]], axis=1), None, seed, samples)
+    return value, interval.low, interval.high
+
+
+def _rate(
+    pairs: Counts, speakers: Sequence[str] | None, seed: int, samples: int
+) -> tuple[float, Interval, Interval | None]:
+    """100 * sum / sum of (N, 2) pairs, with its interval over utterances and, where possible, speakers."""
+    if not len(pairs):
+        raise CorpusError("0 utterances to score, expected at least 1; check the manifest of the test split")
+    value = 100.0 * float(pairs[:, 0].sum()) / float(pairs[:, 1].sum())
+    over_utterances = _bootstrap(pairs, seed, samples)
+    if speakers is None:
+        return value, over_utterances, None
+    assert len(speakers) == len(pairs), f"{len(speakers)} speakers for {len(pairs)} utterances"
+    names, owner = np.unique(np.asarray(speakers), return_inverse=True)
+    if len(names) < MIN_SPEAKERS:
+        return value, over_utterances, None
+    groups = np.zeros((len(names), 2), dtype=np.int64)
+    np.add.at(groups, owner, pairs)
+    return value, over_utterances, _bootstrap(groups, seed, samples)
+
+
+def _bootstrap(pairs: Counts, seed: int, samples: int) -> Interval:
+    """The percentile interval of 100 * sum / sum when the rows of (N, 2) pairs are drawn with replacement."""
+    generator = np.random.default_rng(seed)
+    number = len(pairs)
+    rates = np.empty(samples)
+    step = max(1, CHUNK // number)
+    for start in range(0, samples, step):
+        draws = generator.integers(number, size=(min(step, samples - start), number))
+        sums = pairs[draws].sum(axis=1)  # (step, N, 2) -> (step, 2)
+        rates[start : start + step] = 100.0 * sums[:, 0] / sums[:, 1]
+    tail = (100.0 - COVERAGE) / 2
+    low, high = np.percentile(rates, [tail, 100.0 - tail])
+    return Interval(low=float(low), high=float(high))

@@ -1,0 +1,282 @@
+"""Audio and manifests to corpora: everything is checked before anything is written, and every exclusion is counted."""
+
+import csv
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mt4ssl_bench import audio
+from mt4ssl_bench.console import progress
+from mt4ssl_bench.corpus import SID_PREFIX, Corpus, CorpusInfo, describe, write_corpus
+from mt4ssl_bench.errors import CorpusError
+from mt4ssl_bench.lexicon import cmudict, pronounce
+from mt4ssl_bench.registry import hint
+
+LOGGER = logging.getLogger(__name__)
+REQUIRED = ("id", "path")
+OPTIONAL = ("duration_s", "speaker", "language", "text", "phones", "split", "sid_split")
+SPLITS = ("train", "valid", "test")
+DURATION_SLACK = 0.1  # seconds by which a manifest may misstate a duration
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One utterance of a manifest, checked against its audio file."""
+
+    id: str
+    path: Path
+    speaker: str = ""
+    language: str = ""
+    text: str = ""
+    phones: str = ""
+    split: str = ""
+    sid_split: str = ""
+    samples: int = 0
+    rate: int = audio.RATE
+    channels: int = 1
+    content: str = ""  # digest of the file's bytes
+
+
+def prepare_table(
+    manifest: Path, out: Path, *, name: str = "", licence: str = "unknown", synthetic: bool = False
+) -> Corpus:
+    """Make a corpus from a TSV with the columns id, path and any of OPTIONAL; paths are relative to the manifest.
+
+    Without a `split` column, splits are made: speaker-disjoint where there are at least 10 speakers. Without `phones`,
+    English texts get CMUdict's. Raises CorpusError naming row and problem, before anything is written.
+    """
+    rows = _read_table(manifest)
+    rows = _probe(rows, skip=None)
+    columns = {field for field in ("speaker", "text", "phones") if all(getattr(row, field) for row in rows)}
+    languages = sorted({row.language for row in rows} - {""})
+    phones_from, notes = "manifest" if "phones" in columns else "", {}
+    if "text" in columns and "phones" not in columns and all(lang.startswith("en") for lang in languages or ["en"]):
+        missing: Counter[str] = Counter()
+        rows = [_with(row, phones=pronounce(row.text, cmudict(), missing)) for row in rows]
+        columns.add("phones")
+        phones_from = "cmudict, first pronunciation"
+        if missing:
+            notes = {"out_of_vocabulary": dict(missing.most_common())}
+            LOGGER.warning(
+                "%d words outside CMUdict became SPN: %s", len(missing), ", ".join(list(notes["out_of_vocabulary"])[:10])
+            )
+    splits = _split(rows)
+    return _write(
+        out,
+        splits,
+        name=name or manifest.resolve().parent.name,
+        fields=sorted(columns),
+        languages=languages,
+        licence=licence,
+        synthetic=synthetic,
+        phones_from=phones_from,
+        notes=notes,
+    )
+
+
+def prepare_folder(folder: Path, out: Path, *, name: str = "", licence: str = "unknown") -> Corpus:
+    """Make a pretraining corpus of every audio file below `folder`; 2 % of them are kept for validation.
+
+    Unreadable files are left out, named in the log and counted in corpus.json. Raises CorpusError when nothing is left.
+    """
+    if not folder.is_dir():
+        raise CorpusError(f"{folder}: no such folder")
+    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in audio.SUFFIXES and f.is_file())
+    if not files:
+        raise CorpusError(f"{folder}: no audio file below it (looked for {', '.join(sorted(audio.SUFFIXES))})")
+    rows = [Row(id=f.relative_to(folder).with_suffix("").as_posix().replace("/", "-"), path=f.absolute()) for f in files]
+    _refuse_duplicates(rows, folder)
+    skipped: list[str] = []
+    rows = _probe(rows, skip=skipped)
+    if not rows:
+        raise CorpusError(f"{folder}: none of its {len(files)} audio files can be read; the first: {skipped[0]}")
+    ranked = sorted(rows, key=lambda row: _rank(row.id))
+    held = max(1, len(ranked) // 50) if len(ranked) > 1 else 0
+    splits = {"train": ranked[held:], "valid": ranked[:held]}
+    notes = {"unreadable": len(skipped), "unreadable_examples": skipped[:20]} if skipped else {}
+    return _write(out, splits, name=name or folder.resolve().name, licence=licence, fields=[], notes=notes)
+
+
+def prepare_demo(out: Path) -> Corpus:
+    """Make the demo corpus: this project's own English sentences, spoken by eSpeak NG in a process of its own."""
+    from mt4ssl_bench.demo import speak
+
+    manifest = speak(out)
+    licence = "MIT (sentences); audio synthesised with eSpeak NG"
+    return prepare_table(manifest, out, name="demo", licence=licence, synthetic=True)
+
+
+def _read_table(manifest: Path) -> list[Row]:
+    if not manifest.is_file():
+        raise CorpusError(f"{manifest}: no such manifest")
+    try:
+        text = manifest.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"{manifest}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    reader = csv.DictReader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
+    header = [column.strip() for column in reader.fieldnames or []]
+    for column in REQUIRED:
+        if column not in header:
+            raise CorpusError(f"{manifest}: no column '{column}'; {hint(column, header)}; expected {', '.join(REQUIRED)}")
+    rows, wanted = [], [c for c in (*REQUIRED, *OPTIONAL) if c in header]
+    for number, raw in enumerate(reader, start=2):
+        if None in raw or None in raw.values():
+            raise CorpusError(f"{manifest}, line {number}: {len(header)} columns expected, as in the header")
+        cells = {column.strip(): (value or "").strip() for column, value in raw.items()}
+        for column in wanted:
+            if not cells[column]:
+                raise CorpusError(f"{manifest}, line {number}: utterance '{cells['id']}' has an empty {column}")
+        path = Path(cells["path"])
+        kept = {c: cells[c] for c in wanted if c not in {"path", "duration_s"}}
+        kept |= {c: " ".join(kept[c].split()) for c in ("text", "phones") if c in kept}
+        rows.append((Row(**kept, path=manifest.resolve().parent / path), cells.get("duration_s", "")))
+    if not rows:
+        raise CorpusError(f"{manifest}: no utterance below its header")
+    _refuse_duplicates([row for row, _ in rows], manifest)
+    return [_check_duration(row, stated, manifest) for row, stated in rows]
+
+
+def _check_duration(row: Row, stated: str, manifest: Path) -> Row:
+    if not stated:
+        return row
+    try:
+        seconds = float(stated)
+    except ValueError:
+        raise CorpusError(f"{manifest}: utterance '{row.id}' has duration_s '{stated}', not a number") from None
+    frames, rate, _ = audio.probe(row.path)
+    if abs(frames / rate - seconds) > DURATION_SLACK:
+        raise CorpusError(f"{manifest}: utterance '{row.id}' lasts {frames / rate:.2f} s, not {seconds:.2f} s as stated")
+    return row
+
+
+def _refuse_duplicates(rows: Sequence[Row], source: Path) -> None:
+    twice = [name for name, count in Counter(row.id for row in rows).items() if count > 1]
+    if twice:
+        raise CorpusError(f"{source}: {len(twice)} ids stand more than once, the first is '{twice[0]}'")
+
+
+def _probe(rows: Sequence[Row], *, skip: list[str] | None) -> list[Row]:
+    """Open and digest every file; an unreadable one is an error, or is noted in `skip` where that is given."""
+
+    def look(row: Row) -> Row | CorpusError:
+        try:
+            samples, rate, channels = audio.probe(row.path)
+            with row.path.open("rb") as file:
+                content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        except (CorpusError, OSError) as error:
+            return CorpusError(f"utterance '{row.id}': {error}")
+        return _with(row, samples=samples, rate=rate, channels=channels, content=content)
+
+    probed: list[Row] = []
+    with progress("checking audio", len(rows)) as advance, ThreadPoolExecutor() as pool:
+        for found in pool.map(look, rows):
+            advance(1, "")
+            if isinstance(found, Row):
+                probed.append(found)
+            elif skip is None:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise found
+            else:
+                LOGGER.warning("left out: %s", found)
+                skip.append(str(found))
+    return probed
+
+
+def _split(rows: list[Row]) -> dict[str, list[Row]]:
+    """Return rows by split, as the manifest says or made here; adds SID's splits where the plain ones part speakers."""
+    speakers = {row.speaker for row in rows} - {""}
+    if not any(row.split for row in rows):
+        by = (lambda row: row.speaker) if len(speakers) >= 10 else (lambda row: row.id)  # noqa: PLR2004
+        rows = _assign(rows, "split", by, shares=(0.8, 0.1, 0.1))
+    splits: dict[str, list[Row]] = {}
+    for row in rows:
+        splits.setdefault(row.split, []).append(row)
+    heard = {name: {row.speaker for row in members} for name, members in splits.items()}
+    shared = all(heard.get(name, set()) <= heard.get("train", set()) for name in ("valid", "test"))
+    if len(speakers) > 1 and not any(row.sid_split for row in rows) and not shared:
+        made: list[Row] = []
+        for speaker in sorted(speakers):
+            own = [row for row in rows if row.speaker == speaker]
+            made += _assign(own, "sid_split", lambda row: row.id, shares=(0.7, 0.15, 0.15))
+        rows = made
+    for row in rows:
+        if row.sid_split:
+            splits.setdefault(SID_PREFIX + row.sid_split, []).append(row)
+    return splits
+
+
+def _assign(
+    rows: Sequence[Row], column: str, by: Callable[[Row], str], shares: tuple[float, float, float]
+) -> list[Row]:
+    """Deal groups of rows over train, valid and test in a fixed pseudo-random order."""
+    groups = sorted({by(row) for row in rows}, key=_rank)
+    valid, test = (max(1, round(share * len(groups))) if len(groups) > 2 else 0 for share in shares[1:])  # noqa: PLR2004
+    place = {g: "valid" if i < valid else "test" if i < valid + test else "train" for i, g in enumerate(groups)}
+    return [_with(row, **{column: place[by(row)]}) for row in rows]
+
+
+def _rank(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def _with(row: Row, **changes: Any) -> Row:  # noqa: ANN401 - any field
+    return Row(**{**row.__dict__, **changes})
+
+
+def _digest(splits: dict[str, list[Row]]) -> str:
+    lines = sorted(
+        "\t".join([split, row.id, row.content, row.text, row.phones, row.speaker])
+        for split, members in splits.items()
+        for row in members
+    )
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def _write(out: Path, splits: dict[str, list[Row]], **facts: Any) -> Corpus:  # noqa: ANN401 - CorpusInfo's fields
+    digest = _digest(splits)
+    if (out / "corpus.json").exists():
+        existing = Corpus.open(out)
+        if existing.info.digest == digest:
+            LOGGER.info("%s: already prepared, unchanged", out)
+            return existing
+        raise CorpusError(f"{out}: holds another corpus ({existing.info.name}, {existing.info.digest}); choose another --out")
+    cuts = {split: [_cut(row, out) for row in members] for split, members in splits.items()}
+    info = CorpusInfo(digest=digest, splits={split: describe(members) for split, members in cuts.items()}, **facts)
+    return write_corpus(out, info, cuts)
+
+
+def _cut(row: Row, out: Path) -> Any:  # noqa: ANN401 - lhotse ships no types
+    from lhotse import AudioSource, Recording, SupervisionSegment
+
+    path, root = row.path.resolve(), out.resolve()
+    source = path.relative_to(root) if path.is_relative_to(root) else path  # a corpus that holds its audio can be moved
+    channels = list(range(row.channels))
+    recording = Recording(
+        id=row.id,
+        sources=[AudioSource(type="file", channels=channels, source=str(source))],
+        sampling_rate=row.rate,
+        num_samples=row.samples,
+        duration=row.samples / row.rate,
+    )
+    cut = recording.to_cut()
+    cut.id = row.id
+    if row.text or row.speaker or row.phones:
+        cut.supervisions = [
+            SupervisionSegment(
+                id=row.id,
+                recording_id=row.id,
+                start=0.0,
+                duration=recording.duration,
+                channel=channels if len(channels) > 1 else 0,
+                text=row.text or None,
+                language=row.language or None,
+                speaker=row.speaker or None,
+                custom={"phones": row.phones} if row.phones else None,
+            )
+        ]
+    return cut

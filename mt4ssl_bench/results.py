@@ -1,0 +1,295 @@
+"""Result records: one JSON file per evaluation, and nothing else is ever read by the leaderboard."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+import mt4ssl_bench
+from mt4ssl_bench.errors import CheckpointError
+from mt4ssl_bench.metrics import Score
+
+SCHEMA = 1  # raised when a field changes its meaning; older records are then refused, not guessed at
+PACKAGES = ("torch", "torchaudio", "lhotse", "jiwer", "numpy", "espnet-s3prl", "s3prl")
+
+
+class UpstreamRecord(TypedDict):
+    """The model that was measured; `parameters` is their number, `stride` samples per frame."""
+
+    name: str
+    fingerprint: str
+    parameters: int
+    num_layers: int
+    dim: int
+    stride: int
+
+
+class SplitRecord(TypedDict):
+    """The size of one split."""
+
+    utterances: int
+    hours: float
+
+
+class CorpusRecord(TypedDict):
+    """What it was measured on; `digest` is the corpus's, `splits` those that this task used.
+
+    `splits` is by role ("train", "valid", "test"), whatever the corpus calls them.
+    """
+
+    name: str
+    digest: str
+    languages: list[str]
+    synthetic: bool
+    splits: dict[str, SplitRecord]
+
+
+class Trial(TypedDict):
+    """One head of the learning-rate sweep; `valid` is the main metric on validation, None if it diverged."""
+
+    lr: float
+    seed: int
+    valid: float | None
+    steps: int
+    chosen: bool
+
+
+class Hypothesis(TypedDict):
+    """What was decoded for one test utterance, with its edit counts in the main metric's tokens."""
+
+    id: str
+    speaker: str | None
+    reference: str
+    hypothesis: str
+    substitutions: int
+    deletions: int
+    insertions: int
+    tokens: int
+
+
+class Environment(TypedDict):
+    """Package versions, and the git revision of the checkout the package runs from (None outside one)."""
+
+    versions: dict[str, str]
+    git: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """Everything that a row of the leaderboard needs, and what is needed to repeat it.
+
+    The first of `metrics` is the main one, named by `main_metric`. `recipe` is fully resolved; `sweep` holds
+    every learning rate and seed that was tried. `limit` is the number of utterances of a dry run, which is
+    never ranked, or None. `wall_seconds` is by stage, `created` an ISO time in UTC.
+
+    Raises CheckpointError when the main metric is not the first of the metrics.
+    """
+
+    schema: int = SCHEMA
+    task: str
+    task_version: int
+    upstream: UpstreamRecord
+    corpus: CorpusRecord
+    main_metric: str
+    metrics: dict[str, Score]
+    recipe_name: str
+    recipe: dict[str, Any]
+    sweep: list[Trial]
+    layer_weights: list[float]
+    seeds: list[int]
+    limit: int | None
+    mode: Literal["frozen", "finetune"]
+    versions: dict[str, str]
+    git: str | None
+    device: str
+    wall_seconds: dict[str, float]
+    counts: dict[str, int]
+    created: str
+
+    def __post_init__(self) -> None:
+        if next(iter(self.metrics), None) != self.main_metric:
+            raise CheckpointError(
+                f"result record: main metric '{self.main_metric}', expected the first of {list(self.metrics)}"
+            )
+
+    @property
+    def key(self) -> str:
+        """The key() of this record's own fields."""
+        return key(
+            self.upstream["fingerprint"],
+            self.corpus["digest"],
+            self.recipe_name,
+            self.recipe,
+            self.task_version,
+            self.limit,
+        )
+
+
+def digest(value: object) -> str:
+    """Return 16 hex digits of the SHA-256 of `value` as canonical JSON: sorted keys, tuples as lists."""
+    text = json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def key(
+    upstream_fingerprint: str,
+    corpus_digest: str,
+    recipe_name: str,
+    recipe: Mapping[str, Any],
+    task_version: int,
+    limit: int | None,
+) -> str:
+    """Return what names a record by content (16 hex digits), so that a second evaluate finds the first's.
+
+    The upstream's name is left out: the same weights under another name are the same model. Keep out of
+    `recipe` what says only where (paths, device), or the same evaluation gets two keys.
+    """
+    return digest([upstream_fingerprint, corpus_digest, recipe_name, dict(recipe), task_version, limit])
+
+
+def record_path(result: Result, folder: Path) -> Path:
+    """Return where save() puts this record: <task>-<upstream slug>-<key>.json."""
+    slug = re.sub(r"[^A-Za-z0-9_]+", "-", result.upstream["name"]).strip("-")[:60] or "upstream"
+    return folder / f"{result.task}-{slug}-{result.key}.json"
+
+
+def save(result: Result, hypotheses: Sequence[Hypothesis], folder: Path) -> Path:
+    """Write the record and, beside it, <stem>.hyp.jsonl; returns the record's path.
+
+    Both appear complete or not at all, the record last: where a record exists, its hypotheses do too. Numbers
+    that are not finite are written as null.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = record_path(result, folder)
+    lines = [json.dumps(_plain(row), ensure_ascii=False, allow_nan=False) for row in hypotheses]
+    _write(hypotheses_path(path), "".join(f"{line}\n" for line in lines))
+    text = json.dumps(_plain(dataclasses.asdict(result)), ensure_ascii=False, allow_nan=False, indent=2)
+    _write(path, text + "\n")
+    return path
+
+
+def load(path: Path) -> Result:
+    """Read one record; raises CheckpointError naming the file when it is damaged or of another schema."""
+    values = _parse(path, _read(path))
+    if values.get("schema") != SCHEMA:
+        raise CheckpointError(
+            f"result {path}: schema {values.get('schema')}, expected {SCHEMA}; move it away and run "
+            '"mt4ssl-bench evaluate" again'
+        )
+    try:
+        values["metrics"] = {name: Score(**score) for name, score in values["metrics"].items()}
+        for field, kind in (("upstream", UpstreamRecord), ("corpus", CorpusRecord)):
+            missing = kind.__required_keys__ - values[field].keys()
+            if missing:
+                raise _damaged(path, f"{field} lacks {', '.join(sorted(missing))}")
+        return Result(**values)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _damaged(path, f"{type(error).__name__}: {error}") from None
+
+
+def load_all(folder: Path) -> list[Result]:
+    """Read every record of a folder, in order of file name; empty where there is none.
+
+    Raises CheckpointError for a damaged one: a leaderboard that silently loses rows would be wrong.
+    """
+    return [load(path) for path in sorted(folder.glob("*.json"))]
+
+
+def find(folder: Path, key: str) -> Result | None:
+    """Return the record with this key(), the newest where there are several, or None."""
+    records = [load(path) for path in sorted(folder.glob(f"*-{key}.json"))]
+    return max(records, key=lambda record: record.created, default=None)
+
+
+def hypotheses_path(path: Path) -> Path:
+    """Return the hypotheses' file that belongs to a record's path."""
+    return path.with_suffix(".hyp.jsonl")
+
+
+def load_hypotheses(path: Path) -> list[Hypothesis]:
+    """Read the hypotheses beside the record at `path`; raises CheckpointError when missing or damaged."""
+    path = hypotheses_path(path)
+    rows: list[Hypothesis] = []
+    for line in filter(None, _read(path).split("\n")):  # splitlines() would also cut at U+2028 inside a text
+        row: Any = _parse(path, line)
+        missing = Hypothesis.__required_keys__ - row.keys()
+        if missing:
+            raise _damaged(path, f"line {len(rows) + 1} lacks {', '.join(sorted(missing))}")
+        rows.append(row)
+    return rows
+
+
+def environment() -> Environment:
+    """Return what the numbers were made with, for `versions` and `git`; imports nothing heavy."""
+    versions = {"python": platform.python_version(), "mt4ssl_bench": mt4ssl_bench.__version__}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return Environment(versions=versions, git=_revision(Path(__file__).parents[1]))
+
+
+def _revision(root: Path) -> str | None:
+    """The commit of `root`, "-dirty" where files differ from it; None unless `root` itself is a checkout.
+
+    A wheel in a virtual environment that lies inside someone's repository must not report that repository.
+    """
+    git = shutil.which("git")
+    if git is None or not (root / ".git").exists():
+        return None
+    command = [git, "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
+
+
+def _plain(value: object) -> object:
+    """Plain containers for strict JSON: tuples as lists, numbers that are not finite as None."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _write(path: Path, text: str) -> None:
+    """Write aside in the same folder, then rename."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise _damaged(path, str(error)) from None
+
+
+def _parse(path: Path, text: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise _damaged(path, f"not JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise _damaged(path, f"holds a {type(values).__name__}, expected an object")
+    return values
+
+
+def _damaged(path: Path, what: str) -> CheckpointError:
+    return CheckpointError(f'result {path}: {what}; delete it and run "mt4ssl-bench evaluate" again')

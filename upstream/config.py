@@ -1,0 +1,133 @@
+"""What a pretraining recipe may say: the defaults are the paper's base model, and ALGORITHM sections name their source."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mt4ssl_bench.errors import ConfigError
+from mt4ssl_bench.optim import OptimConfig
+from mt4ssl_bench.training import FitConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontendConfig:
+    """The convolutional front end: seven layers, total stride 320 samples, receptive field 400."""
+
+    channels: int = 512
+    normalize: bool = True  # layer-norm each whole waveform before it is cropped
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """The post-LayerNorm Transformer with a stack of positional convolutions before it."""
+
+    layers: int = 12
+    dim: int = 768
+    ffn: int = 3072
+    heads: int = 12
+    pos_depth: int = 5
+    pos_kernel: int = 19
+    pos_groups: int = 16
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    activation_dropout: float = 0.0
+    layer_drop: float = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskingConfig:
+    """Span masks over frames, as fairseq's static masks."""
+
+    prob: float = 0.65
+    length: int = 10
+    min_masks: int = 1
+    equalize: bool = True  # trim every row to the fewest masked frames of the batch, as published
+    clones: int = 1  # masked views of each utterance per pass; front end and teacher run once for all
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfflineConfig:
+    """k-means labels, predicted by cross entropy (HuBERT's way)."""
+
+    weight: float = 1.0  # 0 leaves the extractor out
+    clusters: int = 500
+    features: str = "mfcc"  # or any upstream that evaluate knows: a run folder, a hub name
+    layer: int = -1  # of that upstream's hidden states
+    normalize: Literal["none", "utterance"] = "none"  # mean and variance of each feature over its utterance
+    max_frames: int = 2_000_000  # frames that k-means is fitted on, a seeded sample
+    labels: str | None = None  # a label store; made from the corpus when not given
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineConfig:
+    """An EMA teacher's layer average, predicted by regression (data2vec's way)."""
+
+    weight: float = 1.0  # 0 leaves the extractor out
+    top_k: int = 8
+    ema_start: float = 0.999
+    ema_end: float = 0.9999
+    ema_steps: int = 30_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetsConfig:
+    """Which target extractors the student is trained on."""
+
+    offline: OfflineConfig = field(default_factory=OfflineConfig)
+    online: OnlineConfig = field(default_factory=OnlineConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which audio, and how it is batched."""
+
+    corpus: tuple[str, ...] = ()
+    train: str = "train"
+    valid: str = "valid"
+    min_seconds: float = 2.0  # shorter utterances are left out, and counted
+    max_seconds: float = 20.0  # longer ones are cropped at a random place
+    batch_seconds: float = 237.5  # audio per update and process, padding included
+    workers: int = 4  # loader processes; 0 loads in the trainer itself
+    cache_hours: float = 0.0  # with workers=0, keep this much decoded audio in memory (230 MB per hour)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """One pretraining run."""
+
+    about: str = ""
+    frontend: FrontendConfig = field(default_factory=FrontendConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    masking: MaskingConfig = field(default_factory=MaskingConfig)
+    targets: TargetsConfig = field(default_factory=TargetsConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    fit: FitConfig = field(default_factory=FitConfig)
+    collapse_step: int = 5_000  # from here on, the run stops when targets or predictions have collapsed
+    min_target_var: float = 0.1
+    min_pred_var: float = 0.01
+
+
+def check(config: PretrainConfig) -> PretrainConfig:
+    """Return `config` unchanged if its values fit together; raises ConfigError naming the key that does not."""
+    encoder, targets = config.encoder, config.targets
+    rules = {
+        f"encoder.heads={encoder.heads}: encoder.dim={encoder.dim} is not divisible by it": encoder.dim % encoder.heads,
+        f"encoder.pos_groups={encoder.pos_groups}: encoder.dim={encoder.dim} is not divisible by it": encoder.dim
+        % encoder.pos_groups,
+        f"encoder.pos_kernel={encoder.pos_kernel}: must be odd": encoder.pos_kernel % 2 == 0,
+        f"targets.online.top_k={targets.online.top_k}: encoder.layers is {encoder.layers}": targets.online.top_k
+        > encoder.layers,
+        "targets: both weights are 0; leave at least one extractor": targets.offline.weight == 0
+        and targets.online.weight == 0,
+        f"targets.offline.clusters={targets.offline.clusters}: must be at least 2": targets.offline.clusters < 2,
+        f"masking.clones={config.masking.clones}: must be at least 1": config.masking.clones < 1,
+        f"masking.prob={config.masking.prob}: must lie in (0, 1]": not 0 < config.masking.prob <= 1,
+        f"data.min_seconds={config.data.min_seconds}: must be at least 0.05": config.data.min_seconds < 0.05,
+        f"data.max_seconds={config.data.max_seconds}: must be over data.min_seconds={config.data.min_seconds}": (
+            config.data.max_seconds <= config.data.min_seconds
+        ),
+    }
+    for message, broken in rules.items():
+        if broken:
+            raise ConfigError(message)
+    return config

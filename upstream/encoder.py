@@ -1,0 +1,97 @@
+"""The encoder: positional convolutions and a post-LayerNorm Transformer; every layer's outputs are returned.
+
+Shapes: B batch, T frames, D dimension, H heads.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mt4ssl_bench.upstream.config import EncoderConfig
+from mt4ssl_bench.upstream.frontend import EPS
+
+
+class EncoderOutput(NamedTuple):
+    """All that the encoder computes, each (B, T, D)."""
+
+    embedded: Tensor  # the first layer's input: after positional convolutions and LayerNorm
+    hidden: list[Tensor]  # each layer's output
+    ffn: list[Tensor]  # each run layer's feed-forward output, before residual and LayerNorm: what the teacher averages
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and feed-forward, LayerNorm after each residual sum."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        dim = config.dim
+        self.heads = config.heads
+        self.dropout, self.attention_dropout = config.dropout, config.attention_dropout
+        self.activation_dropout = config.activation_dropout
+        self.qkv = nn.Linear(dim, 3 * dim)  # query, key and value projections in one product
+        self.out = nn.Linear(dim, dim)
+        self.attention_norm = nn.LayerNorm(dim, eps=EPS)
+        self.fc1 = nn.Linear(dim, config.ffn)
+        self.fc2 = nn.Linear(config.ffn, dim)
+        self.final_norm = nn.LayerNorm(dim, eps=EPS)
+        for linear in (self.qkv, self.out, self.fc1, self.fc2):
+            nn.init.normal_(linear.weight, std=0.02)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, x: Tensor, keys: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return (layer output, feed-forward output), each (B, T, D); `keys` (B, 1, 1, T) is True where attended."""
+        batch, frames, dim = x.shape
+        q, k, v = self.qkv(x).view(batch, frames, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
+        a = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=keys, dropout_p=self.attention_dropout if self.training else 0.0
+        )  # (B, H, T, D/H)
+        a = self.out(a.transpose(1, 2).reshape(batch, frames, dim))
+        x = self.attention_norm(x + F.dropout(a, self.dropout, self.training))
+        f = F.dropout(F.gelu(self.fc1(x)), self.activation_dropout, self.training)
+        f = self.fc2(f)
+        return self.final_norm(x + F.dropout(f, self.dropout, self.training)), f
+
+
+class Encoder(nn.Module):
+    """Frames (B, T, D) to every layer's hidden states."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.dropout, self.layer_drop = config.dropout, config.layer_drop
+        self.pos_convs = nn.ModuleList(
+            nn.Conv1d(
+                config.dim, config.dim, config.pos_kernel, padding=config.pos_kernel // 2, groups=config.pos_groups
+            )
+            for _ in range(config.pos_depth)
+        )
+        self.norm = nn.LayerNorm(config.dim, eps=EPS)
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
+
+    def forward(self, x: Tensor, padding: Tensor | None = None) -> EncoderOutput:
+        """Encode frames (B, T, D); `padding` (B, T) is True at frames that are not real.
+
+        A batch without padded frames should come without a mask: attention is faster then.
+        """
+        keys = None
+        if padding is not None:
+            x = x.masked_fill(padding[..., None], 0)
+            keys = ~padding[:, None, None, :]
+        x = self.norm(x + self.positions(x))
+        embedded = x
+        x = F.dropout(x, self.dropout, self.training)
+        hidden, ffn = [], []
+        for layer in self.layers:
+            if not (self.training and self.layer_drop > 0 and torch.rand(()).item() <= self.layer_drop):
+                x, f = layer(x, keys)
+                ffn.append(f)
+            hidden.append(x)  # a dropped layer is the identity
+        return EncoderOutput(embedded, hidden, ffn)
+
+    def positions(self, x: Tensor) -> Tensor:
+        """Return the positional convolutions' output (B, T, D), to be added to x."""
+        for conv in self.pos_convs:
+            y = conv(x.transpose(1, 2)).transpose(1, 2)
+            x = F.gelu(F.layer_norm(y, y.shape[-1:], eps=EPS))
+        return x
