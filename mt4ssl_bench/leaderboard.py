@@ -3,10 +3,10 @@
 import csv
 import io
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+import math
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import groupby
 from pathlib import Path
 
 from rich.console import Group, RenderableType
@@ -17,36 +17,33 @@ from mt4ssl_bench.errors import BenchError
 from mt4ssl_bench.metrics import METRICS, Metric, Score
 from mt4ssl_bench.results import CorpusRecord, Result, digest, load_all
 
+Recipe = tuple[str, str, str]  # task, recipe name, recipe digest: what the numbers of a column share
+Found = dict[Recipe, Result]  # the records of one upstream
+
 TASK_ORDER = ("phoneme", "asr", "speaker")  # then any other task by name
 SYNTHETIC = "synthetic speech: a check of the code, not a speech benchmark"
 INTERVALS = "in brackets: 95 % bootstrap interval over utterances"
-CSV_FIELDS = (
-    "corpus,corpus_digest,synthetic,rank,upstream,fingerprint,parameters,task,metric,main,recipe,recipe_digest,mode,"
-    "value,low,high,speaker_low,speaker_high,higher_is_better,errors,total,lr"
-).split(",")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
     """One metric of one task under one recipe: the only things whose numbers may be compared.
 
-    `recipe_digest` covers the resolved recipe, the task's version and the mode. `ranked` marks the columns that
-    decide the rank: of each task the main metric, under the recipe that most rows share.
+    `recipe` is the task, the recipe's name and a digest of the resolved recipe, the task's version and mode.
+    `ranked` marks what decides the rank: each task's main metric, under the recipe that most rows share.
     """
 
-    task: str
+    recipe: Recipe
     metric: Metric
-    main: bool
-    recipe_name: str
-    recipe_digest: str
     mode: str
-    ranked: bool
     label: str
+    main: bool
+    ranked: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One number of one row; `lr` are the learning rates that validation chose, `best` that no row beats it."""
+    """One number of one row; `lr` are the learning rates that validation chose, `best`: no row beats it."""
 
     score: Score
     lr: tuple[float, ...]
@@ -77,6 +74,10 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
 
+    def headings(self) -> list[str]:
+        """Return the headings of the first three columns and of the metrics."""
+        return ["rank", "upstream", "params (M)", *(column.label for column in self.columns)]
+
     def notes(self) -> list[str]:
         """Return what a reader must know: what ranks, and each recipe with its chosen learning rates."""
         ranked = ", ".join(column.label for column in self.columns if column.ranked)
@@ -86,46 +87,33 @@ class Table:
             if column.main:
                 cells = ((row.upstream, row.cells[index]) for row in self.rows)
                 rates = ", ".join(f"{name} {_rates(cell)}" for name, cell in cells if cell)
-                recipe = f"{column.recipe_name} ({column.recipe_digest}), {column.mode}"
-                lines.append(f"{column.task}: recipe {recipe}; lr: {rates}")
+                task, name, mark = column.recipe
+                lines.append(f"{task}: recipe {name} ({mark}), {column.mode}; lr: {rates}")
         return lines
-
-
-@dataclass(frozen=True, kw_only=True)
-class DryRun:
-    """A record made with a limit on the utterances: listed, never ranked."""
-
-    upstream: str
-    fingerprint: str
-    corpus: str
-    task: str
-    metric: str
-    value: float
-    recipe_name: str
-    limit: int
 
 
 class Leaderboard:
     """The ranked tables of a list of records.
 
     Attributes:
-        tables: one per corpus digest, by name.
-        dry_runs: the records with a limit.
+        tables: one per corpus digest, by the corpus's name.
+        dry_runs: one line for each record made with a limit; these are never ranked.
     """
 
     def __init__(self, results: Sequence[Result]) -> None:
+        results = sorted(results, key=lambda result: result.created)
         names = _names(results)
-        by_corpus: defaultdict[str, list[Result]] = defaultdict(list)
-        for result in sorted(results, key=lambda result: result.created):
+        corpora: defaultdict[str, list[Result]] = defaultdict(list)
+        for result in results:
             if result.limit is None:
-                by_corpus[result.corpus["digest"]].append(result)
-        tables = [_table(records, names) for records in by_corpus.values()]
+                corpora[result.corpus["digest"]].append(result)
+        tables = [_table(records, names) for records in corpora.values()]
         self.tables = sorted(tables, key=lambda table: (table.corpus["name"], table.corpus["digest"]))
         self.dry_runs = [_dry_run(result, names) for result in results if result.limit is not None]
 
     @classmethod
     def from_folder(cls, folder: Path) -> "Leaderboard":
-        """Rank the records of a folder; raises BenchError where there is none, CheckpointError for a damaged one."""
+        """Rank a folder's records; raises BenchError if there is none, CheckpointError if one is damaged."""
         results = load_all(folder)
         if not results:
             raise BenchError(f'no result records in {folder}; make one with "mt4ssl-bench evaluate"')
@@ -136,121 +124,189 @@ class Leaderboard:
         parts: list[RenderableType] = []
         for table in self.tables:
             grid = RichTable(title=table.title, title_justify="left", title_style="bold")
-            for heading in _headings(table):
+            for heading in table.headings():
                 grid.add_column(Text(heading), justify="left" if heading == "upstream" else "right")
             for row in table.rows:
-                bold = ["", "", "", *("bold" if cell and cell.best else "" for cell in row.cells)]
-                grid.add_row(*(Text(text, style) for text, style in zip(_texts(row), bold, strict=True)))
+                cells = (Text(_text(cell), "bold" if cell and cell.best else "") for cell in row.cells)
+                grid.add_row(*(Text(text) for text in _about(row)), *cells)
             parts += [grid, *(Text(note) for note in table.notes()), Text()]
-        parts += [Text(line) for line in self._dry_lines()]
+        if self.dry_runs:
+            parts += [Text("dry runs (not ranked)", "bold"), *(Text(line) for line in self.dry_runs)]
         return Group(*parts)
 
     def to_markdown(self) -> str:
         """Return the tables in GitHub's Markdown, the best of each column in bold."""
         lines: list[str] = []
         for table in self.tables:
-            headings = _headings(table)
-            lines += [f"### {table.title}", "", _markdown_row(headings)]
-            lines.append(_markdown_row(":--" if heading == "upstream" else "--:" for heading in headings))
+            headings = table.headings()
+            lines += [f"### {table.title}", "", _markdown(headings)]
+            lines.append(_markdown(":--" if heading == "upstream" else "--:" for heading in headings))
             for row in table.rows:
-                texts = _texts(row)
-                for index, cell in enumerate(row.cells, start=len(texts) - len(row.cells)):
-                    value, _, interval = texts[index].partition(" ")
-                    texts[index] = f"**{value}** {interval}" if cell and cell.best else texts[index]
-                lines.append(_markdown_row(texts))
+                lines.append(_markdown([*_about(row), *(_text(cell, bold="**") for cell in row.cells)]))
             lines += ["", *(f"* {note}" for note in table.notes()), ""]
-        heading, *dry = self._dry_lines() or [""]
-        lines += [f"### {heading}", "", *(f"* {line}" for line in dry), ""] if heading else []
+        if self.dry_runs:
+            lines += ["### dry runs (not ranked)", "", *(f"* {line}" for line in self.dry_runs), ""]
         return "\n".join(lines)
 
     def to_csv(self) -> str:
         """Return one line per upstream, corpus, recipe and metric, without the dry runs."""
+        lines = [
+            _csv_line(table, row, column, cell)
+            for table in self.tables
+            for row in table.rows
+            for column, cell in zip(table.columns, row.cells, strict=True)
+            if cell
+        ]
         text = io.StringIO()
-        writer = csv.DictWriter(text, CSV_FIELDS, extrasaction="ignore", lineterminator="\n")
+        writer = csv.DictWriter(text, list(lines[0]) if lines else [], lineterminator="\n")
         writer.writeheader()
-        for table in self.tables:
-            corpus = {"corpus": table.corpus["name"], "corpus_digest": table.corpus["digest"]}
-            for row in table.rows:
-                for column, cell in zip(table.columns, row.cells, strict=True):
-                    if cell is None:
-                        continue
-                    names = {"metric": column.metric.name, "recipe": column.recipe_name, "lr": _rates(cell)}
-                    known = asdict(row) | asdict(column) | asdict(cell.score) | corpus | names
-                    writer.writerow(known | {"synthetic": table.corpus["synthetic"]})
+        writer.writerows(lines)
         return text.getvalue()
 
     def to_json(self) -> str:
-        """Return everything, `cells` in the order of `columns`, as JSON."""
-        content = {"tables": [asdict(table) for table in self.tables]}
-        return json.dumps(content | {"dry_runs": [asdict(run) for run in self.dry_runs]}, indent=2)
-
-    def _dry_lines(self) -> list[str]:
-        lines = [
-            f"{run.upstream}: {run.task} {run.metric.upper()} {run.value:.1f} % "
-            f"(limit {run.limit}, recipe {run.recipe_name}, corpus {run.corpus})"
-            for run in self.dry_runs
-        ]
-        return ["dry runs (not ranked)", *lines] if lines else []
+        """Return everything as JSON; a row's `cells` stand in the order of `columns`."""
+        content = {"tables": [asdict(table) for table in self.tables], "dry_runs": self.dry_runs}
+        return json.dumps(content, ensure_ascii=False, indent=2)
 
 
 def _names(results: Sequence[Result]) -> dict[str, str]:
     """Fingerprint to shown name: the newest record's, with "@" and 6 digits where several models share it."""
-    latest = {result.upstream["fingerprint"]: result.upstream["name"] for result in sorted(results, key=_age)}
-    shared = list(latest.values())
-    return {
-        fingerprint: f"{name}@{fingerprint[:6]}" if shared.count(name) > 1 else name
-        for fingerprint, name in latest.items()
-    }
-
-
-def _age(result: Result) -> str:
-    return result.created
-
-
-def _recipe(result: Result) -> tuple[str, str, str]:
-    """What a column's numbers must share: task, recipe name, and the digest of all that the recipe says."""
-    content = [result.recipe, result.task_version, result.mode]
-    return result.task, result.recipe_name, digest(content)[:8]
+    newest = {result.upstream["fingerprint"]: result.upstream["name"] for result in results}
+    shared = Counter(newest.values())
+    return {mark: f"{name}@{mark[:6]}" if shared[name] > 1 else name for mark, name in newest.items()}
 
 
 def _table(records: Sequence[Result], names: dict[str, str]) -> Table:
-    """The table of one corpus from its records, oldest first: of repeated ones the newest counts."""
-    found = {(result.upstream["fingerprint"], _recipe(result)): result for result in records}
-    columns = _columns(list(found.values()))
-    best: dict[Column, float] = {}
-    measured: defaultdict[str, dict[Column, Score]] = defaultdict(dict)
-    for (fingerprint, recipe), result in found.items():
-        for column in columns:
-            score = result.metrics.get(column.metric.name)
-            if score and recipe == (column.task, column.recipe_name, column.recipe_digest):
-                measured[fingerprint][column] = score
-                best[column] = max(best.get(column, -float("inf")), _good(score))
-    ranks = _mean_ranks(measured, [column for column in columns if column.ranked])
+    """The table of one corpus; `records` come oldest first: of repeated evaluations the newest counts."""
+    models: defaultdict[str, Found] = defaultdict(dict)
+    for result in records:
+        recipe = digest([result.recipe, result.task_version, result.mode])[:8]
+        models[result.upstream["fingerprint"]][result.task, result.recipe_name, recipe] = result
+    columns = _columns(models.values())
+    scores = {mark: [_score(found, column) for column in columns] for mark, found in models.items()}
+    tops = [max(map(_good, column)) for column in zip(*scores.values(), strict=True)]
+    ranks = _mean_ranks(scores, [index for index, column in enumerate(columns) if column.ranked])
     rows = []
-    for fingerprint, scores in measured.items():
-        cells: list[Cell | None] = []
-        for column in columns:
-            if column not in scores:
-                cells.append(None)
-                continue
-            result = found[fingerprint, (column.task, column.recipe_name, column.recipe_digest)]
-            rates = tuple(sorted({trial["lr"] for trial in result.sweep if trial["chosen"]}))
-            score = scores[column]
-            cells.append(Cell(score=score, lr=rates, best=_good(score) == best[column]))
-        mean = ranks.get(fingerprint)
+    for mark, found in models.items():
+        cells = [
+            Cell(score=score, lr=chosen_rates(found[column.recipe]), best=_good(score) == top)
+            if score
+            else None
+            for score, column, top in zip(scores[mark], columns, tops, strict=True)
+        ]
         rows.append(
             Row(
-                upstream=names[fingerprint],
-                fingerprint=fingerprint,
-                parameters=next(r.upstream["parameters"] for (f, _), r in found.items() if f == fingerprint),
-                rank=None if mean is None else 1 + sum(other < mean for other in ranks.values()),
-                mean_rank=mean,
+                upstream=names[mark],
+                fingerprint=mark,
+                parameters=next(iter(found.values())).upstream["parameters"],
+                rank=1 + sum(other < ranks[mark] for other in ranks.values()) if mark in ranks else None,
+                mean_rank=ranks.get(mark),
                 cells=tuple(cells),
             )
         )
-    return Table(
-        title=_title(records),
-        corpus=records[-1].corpus,
-        columns=tuple(columns),
-        rows=tuple(sorted(rows, key=lambda row: (row.rank or len(rows) + row.cells.count(None), row.upstream))),
+    rows.sort(key=lambda row: (row.rank or len(rows) + row.cells.count(None), row.upstream))
+    return Table(title=_title(records), corpus=records[-1].corpus, columns=tuple(columns), rows=tuple(rows))
+
+
+def _columns(models: Collection[Found]) -> list[Column]:
+    """Columns in the order of tasks; within a task the recipe that most rows share comes first, and ranks."""
+    shares = Counter(recipe for found in models for recipe in found)
+    newest = {recipe: result for found in models for recipe, result in found.items()}
+    recipes = Counter(task for task, _, _ in shares)
+    columns: list[Column] = []
+    for recipe in sorted(shares, key=lambda recipe: (_place(recipe[0]), -shares[recipe], recipe)):
+        task, name, mark = recipe
+        result = newest[recipe]
+        first = task not in {column.recipe[0] for column in columns}
+        for key, score in result.metrics.items():
+            metric = METRICS.get(key) or Metric(name=key, unit="%", higher_is_better=score.higher_is_better)
+            label = f"{task} {metric.label}" + (f" ({name}@{mark[:6]})" if recipes[task] > 1 else "")
+            main = key == result.main_metric
+            columns.append(
+                Column(
+                    recipe=recipe,
+                    metric=metric,
+                    mode=result.mode,
+                    label=label,
+                    main=main,
+                    ranked=first and main,
+                )
+            )
+    return columns
+
+
+def _mean_ranks(scores: dict[str, list[Score | None]], ranked: Sequence[int]) -> dict[str, float]:
+    """The mean over the ranked columns of each row that has them all; equal values share the better rank."""
+    values = {mark: [_good(row[i]) for i in ranked if row[i]] for mark, row in scores.items()}
+    full = {mark: value for mark, value in values.items() if len(value) == len(ranked)}
+    return {
+        mark: sum(1 + sum(other[i] > value[i] for other in full.values()) for i in range(len(ranked)))
+        / len(ranked)
+        for mark, value in full.items()
+    }
+
+
+def _title(records: Sequence[Result]) -> str:
+    """The corpus with its digest, languages and test split, by task where they are of several sizes."""
+    corpus = records[-1].corpus
+    sizes: defaultdict[str, set[str]] = defaultdict(set)
+    for result in records:
+        test = result.corpus["splits"].get("test")
+        if test:
+            sizes[f"{test['utterances']} utterances, {test['hours']:.2f} h"].add(result.task)
+    ordered = sorted((sorted(tasks, key=_place), size) for size, tasks in sizes.items())
+    tests = [size + (f" ({', '.join(tasks)})" if len(sizes) > 1 else "") for tasks, size in ordered]
+    parts = [f"{corpus['name']} ({corpus['digest'][:8]})", " ".join(corpus["languages"])]
+    return "; ".join(filter(None, [*parts, f"test: {', '.join(tests)}" if tests else ""]))
+
+
+def _dry_run(result: Result, names: dict[str, str]) -> str:
+    value = f"{result.main_metric.upper()} {result.metrics[result.main_metric].value:.1f} %"
+    made = f"limit {result.limit}, recipe {result.recipe_name}, corpus {result.corpus['name']}"
+    return f"{names[result.upstream['fingerprint']]}: {result.task} {value} ({made})"
+
+
+def _csv_line(table: Table, row: Row, column: Column, cell: Cell) -> dict[str, object]:
+    corpus = {key: table.corpus[key] for key in ("name", "digest", "synthetic")}
+    recipe = dict(zip(("task", "recipe", "recipe_digest"), column.recipe, strict=True))
+    model = {key: value for key, value in asdict(row).items() if key != "cells"}
+    what = {"metric": column.metric.name, "main": column.main, "mode": column.mode, "lr": _rates(cell)}
+    return (
+        {f"corpus_{key}": value for key, value in corpus.items()} | model | recipe | what | asdict(cell.score)
     )
+
+
+def _place(task: str) -> tuple[int, str]:
+    return (TASK_ORDER.index(task) if task in TASK_ORDER else len(TASK_ORDER)), task
+
+
+def _good(score: Score | None) -> float:
+    """The higher the better; a missing score loses against any."""
+    if score is None:
+        return -math.inf
+    return score.value if score.higher_is_better else -score.value
+
+
+def _score(found: Found, column: Column) -> Score | None:
+    result = found.get(column.recipe)
+    return result.metrics.get(column.metric.name) if result else None
+
+
+def _about(row: Row) -> list[str]:
+    millions = row.parameters / 1e6
+    return [str(row.rank or "-"), row.upstream, f"{millions:.1f}" if millions >= 1 else f"{millions:.2g}"]
+
+
+def _text(cell: Cell | None, bold: str = "") -> str:
+    if cell is None:
+        return "-"
+    mark = bold if cell.best else ""
+    return f"{mark}{cell.score.value:.1f}{mark} [{cell.score.low:.1f}, {cell.score.high:.1f}]"
+
+
+def _rates(cell: Cell) -> str:
+    return "/".join(f"{rate:g}" for rate in cell.lr) or "-"
+
+
+def _markdown(texts: Iterable[str]) -> str:
+    return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"

@@ -60,6 +60,9 @@ class Encoder(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.dropout, self.layer_drop = config.dropout, config.layer_drop
+        # the official code zeroes padded frames before the first positional convolution only, so that an utterance's last
+        # frames depend on what it is batched with; False does the same, for comparisons with that code
+        self.isolate_padding = True
         self.pos_convs = nn.ModuleList(
             nn.Conv1d(
                 config.dim, config.dim, config.pos_kernel, padding=config.pos_kernel // 2, groups=config.pos_groups
@@ -78,7 +81,7 @@ class Encoder(nn.Module):
         if padding is not None:
             x = x.masked_fill(padding[..., None], 0)
             keys = ~padding[:, None, None, :]
-        x = self.norm(x + self.positions(x))
+        x = self.norm(x + self.positions(x, padding))
         embedded = x
         x = F.dropout(x, self.dropout, self.training)
         hidden, ffn = [], []
@@ -89,9 +92,11 @@ class Encoder(nn.Module):
             hidden.append(x)  # a dropped layer is the identity
         return EncoderOutput(embedded, hidden, ffn)
 
-    def positions(self, x: Tensor) -> Tensor:
+    def positions(self, x: Tensor, padding: Tensor | None) -> Tensor:
         """Return the positional convolutions' output (B, T, D), to be added to x."""
-        for conv in self.pos_convs:
+        for i, conv in enumerate(self.pos_convs):
+            if i and padding is not None and self.isolate_padding:
+                x = x.masked_fill(padding[..., None], 0)
             y = conv(x.transpose(1, 2)).transpose(1, 2)
             x = F.gelu(F.layer_norm(y, y.shape[-1:], eps=EPS))
         return x
