@@ -22,7 +22,6 @@ Found = dict[Recipe, Result]  # the records of one upstream
 
 TASK_ORDER = ("phoneme", "asr", "speaker")  # then any other task by name
 SYNTHETIC = "synthetic speech: a check of the code, not a speech benchmark"
-INTERVALS = "in brackets: 95 % bootstrap interval over utterances"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,13 +81,12 @@ class Table:
         """Return what a reader must know: what ranks, and each recipe with its chosen learning rates."""
         ranked = ", ".join(column.label for column in self.columns if column.ranked)
         lines = [SYNTHETIC] if self.corpus["synthetic"] else []
-        lines.append(f"{INTERVALS}; rank: mean rank over {ranked}")
+        lines.append(f"in brackets: 95 % bootstrap interval over utterances; rank: mean rank over {ranked}")
         for index, column in enumerate(self.columns):
             if column.main:
-                cells = ((row.upstream, row.cells[index]) for row in self.rows)
-                rates = ", ".join(f"{name} {_rates(cell)}" for name, cell in cells if cell)
+                shown = (f"{row.upstream} {_rates(cell)}" for row in self.rows if (cell := row.cells[index]))
                 task, name, mark = column.recipe
-                lines.append(f"{task}: recipe {name} ({mark}), {column.mode}; lr: {rates}")
+                lines.append(f"{task}: recipe {name} ({mark}), {column.mode}; lr: {', '.join(shown)}")
         return lines
 
 
@@ -96,7 +94,7 @@ class Leaderboard:
     """The ranked tables of a list of records.
 
     Attributes:
-        tables: one per corpus digest, by the corpus's name.
+        tables: one per corpus digest, by title.
         dry_runs: one line for each record made with a limit; these are never ranked.
     """
 
@@ -107,8 +105,8 @@ class Leaderboard:
         for result in results:
             if result.limit is None:
                 corpora[result.corpus["digest"]].append(result)
-        tables = [_table(records, names) for records in corpora.values()]
-        self.tables = sorted(tables, key=lambda table: (table.corpus["name"], table.corpus["digest"]))
+        tables = (_table(records, names) for records in corpora.values())
+        self.tables = sorted(tables, key=lambda table: table.title)
         self.dry_runs = [_dry_run(result, names) for result in results if result.limit is not None]
 
     @classmethod
@@ -125,7 +123,8 @@ class Leaderboard:
         for table in self.tables:
             grid = RichTable(title=table.title, title_justify="left", title_style="bold")
             for heading in table.headings():
-                grid.add_column(Text(heading), justify="left" if heading == "upstream" else "right")
+                name = heading == "upstream"  # never cut: in a narrow terminal the numbers wrap first
+                grid.add_column(Text(heading), justify="left" if name else "right", no_wrap=name)
             for row in table.rows:
                 cells = (Text(_text(cell), "bold" if cell and cell.best else "") for cell in row.cells)
                 grid.add_row(*(Text(text) for text in _about(row)), *cells)
@@ -157,16 +156,15 @@ class Leaderboard:
             for column, cell in zip(table.columns, row.cells, strict=True)
             if cell
         ]
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(lines[0]) if lines else [], lineterminator="\n")
+        writer = csv.DictWriter(text := io.StringIO(), list(lines[0]) if lines else [], lineterminator="\n")
         writer.writeheader()
         writer.writerows(lines)
         return text.getvalue()
 
     def to_json(self) -> str:
         """Return everything as JSON; a row's `cells` stand in the order of `columns`."""
-        content = {"tables": [asdict(table) for table in self.tables], "dry_runs": self.dry_runs}
-        return json.dumps(content, ensure_ascii=False, indent=2)
+        tables = [asdict(table) for table in self.tables]
+        return json.dumps({"tables": tables, "dry_runs": self.dry_runs}, ensure_ascii=False, indent=2)
 
 
 def _names(results: Sequence[Result]) -> dict[str, str]:
@@ -186,25 +184,18 @@ def _table(records: Sequence[Result], names: dict[str, str]) -> Table:
     scores = {mark: [_score(found, column) for column in columns] for mark, found in models.items()}
     tops = [max(map(_good, column)) for column in zip(*scores.values(), strict=True)]
     ranks = _mean_ranks(scores, [index for index, column in enumerate(columns) if column.ranked])
-    rows = []
-    for mark, found in models.items():
-        cells = [
-            Cell(score=score, lr=chosen_rates(found[column.recipe]), best=_good(score) == top)
-            if score
-            else None
-            for score, column, top in zip(scores[mark], columns, tops, strict=True)
-        ]
-        rows.append(
-            Row(
-                upstream=names[mark],
-                fingerprint=mark,
-                parameters=next(iter(found.values())).upstream["parameters"],
-                rank=1 + sum(other < ranks[mark] for other in ranks.values()) if mark in ranks else None,
-                mean_rank=ranks.get(mark),
-                cells=tuple(cells),
-            )
+    rows = [
+        Row(
+            upstream=names[mark],
+            fingerprint=mark,
+            parameters=next(iter(found.values())).upstream["parameters"],
+            rank=1 + sum(other < ranks[mark] for other in ranks.values()) if mark in ranks else None,
+            mean_rank=ranks.get(mark),
+            cells=tuple(_cell(found, column, top) for column, top in zip(columns, tops, strict=True)),
         )
-    rows.sort(key=lambda row: (row.rank or len(rows) + row.cells.count(None), row.upstream))
+        for mark, found in models.items()
+    ]
+    rows.sort(key=lambda row: (row.rank is None, row.rank or row.cells.count(None), row.upstream))
     return Table(title=_title(records), corpus=records[-1].corpus, columns=tuple(columns), rows=tuple(rows))
 
 
@@ -222,28 +213,22 @@ def _columns(models: Collection[Found]) -> list[Column]:
             metric = METRICS.get(key) or Metric(name=key, unit="%", higher_is_better=score.higher_is_better)
             label = f"{task} {metric.label}" + (f" ({name}@{mark[:6]})" if recipes[task] > 1 else "")
             main = key == result.main_metric
+            ranked = main and first
             columns.append(
-                Column(
-                    recipe=recipe,
-                    metric=metric,
-                    mode=result.mode,
-                    label=label,
-                    main=main,
-                    ranked=first and main,
-                )
+                Column(recipe=recipe, metric=metric, mode=result.mode, label=label, main=main, ranked=ranked)
             )
     return columns
 
 
 def _mean_ranks(scores: dict[str, list[Score | None]], ranked: Sequence[int]) -> dict[str, float]:
     """The mean over the ranked columns of each row that has them all; equal values share the better rank."""
-    values = {mark: [_good(row[i]) for i in ranked if row[i]] for mark, row in scores.items()}
-    full = {mark: value for mark, value in values.items() if len(value) == len(ranked)}
-    return {
-        mark: sum(1 + sum(other[i] > value[i] for other in full.values()) for i in range(len(ranked)))
-        / len(ranked)
+    full = {mark: [_good(row[i]) for i in ranked] for mark, row in scores.items()}
+    full = {mark: values for mark, values in full.items() if -math.inf not in values}
+    ranks = {
+        mark: [1 + sum(other[i] > own for other in full.values()) for i, own in enumerate(value)]
         for mark, value in full.items()
     }
+    return {mark: sum(places) / len(places) for mark, places in ranks.items()}
 
 
 def _title(records: Sequence[Result]) -> str:
@@ -251,8 +236,7 @@ def _title(records: Sequence[Result]) -> str:
     corpus = records[-1].corpus
     sizes: defaultdict[str, set[str]] = defaultdict(set)
     for result in records:
-        test = result.corpus["splits"].get("test")
-        if test:
+        if test := result.corpus["splits"].get("test"):
             sizes[f"{test['utterances']} utterances, {test['hours']:.2f} h"].add(result.task)
     ordered = sorted((sorted(tasks, key=_place), size) for size, tasks in sizes.items())
     tests = [size + (f" ({', '.join(tasks)})" if len(sizes) > 1 else "") for tasks, size in ordered]
@@ -267,13 +251,11 @@ def _dry_run(result: Result, names: dict[str, str]) -> str:
 
 
 def _csv_line(table: Table, row: Row, column: Column, cell: Cell) -> dict[str, object]:
-    corpus = {key: table.corpus[key] for key in ("name", "digest", "synthetic")}
+    corpus = {f"corpus_{key}": table.corpus[key] for key in ("name", "digest", "synthetic")}
     recipe = dict(zip(("task", "recipe", "recipe_digest"), column.recipe, strict=True))
     model = {key: value for key, value in asdict(row).items() if key != "cells"}
     what = {"metric": column.metric.name, "main": column.main, "mode": column.mode, "lr": _rates(cell)}
-    return (
-        {f"corpus_{key}": value for key, value in corpus.items()} | model | recipe | what | asdict(cell.score)
-    )
+    return corpus | model | recipe | what | asdict(cell.score)
 
 
 def _place(task: str) -> tuple[int, str]:
@@ -282,14 +264,20 @@ def _place(task: str) -> tuple[int, str]:
 
 def _good(score: Score | None) -> float:
     """The higher the better; a missing score loses against any."""
-    if score is None:
-        return -math.inf
-    return score.value if score.higher_is_better else -score.value
+    return -math.inf if score is None else score.value if score.higher_is_better else -score.value
 
 
 def _score(found: Found, column: Column) -> Score | None:
     result = found.get(column.recipe)
     return result.metrics.get(column.metric.name) if result else None
+
+
+def _cell(found: Found, column: Column, top: float) -> Cell | None:
+    score = _score(found, column)
+    if score is None:
+        return None
+    rates = {trial["lr"] for trial in found[column.recipe].sweep if trial["chosen"]}
+    return Cell(score=score, lr=tuple(sorted(rates)), best=_good(score) == top)
 
 
 def _about(row: Row) -> list[str]:
@@ -298,10 +286,10 @@ def _about(row: Row) -> list[str]:
 
 
 def _text(cell: Cell | None, bold: str = "") -> str:
-    if cell is None:
-        return "-"
-    mark = bold if cell.best else ""
-    return f"{mark}{cell.score.value:.1f}{mark} [{cell.score.low:.1f}, {cell.score.high:.1f}]"
+    mark = bold if cell and cell.best else ""
+    return (
+        f"{mark}{cell.score.value:.1f}{mark} [{cell.score.low:.1f}, {cell.score.high:.1f}]" if cell else "-"
+    )
 
 
 def _rates(cell: Cell) -> str:

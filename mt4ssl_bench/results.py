@@ -167,7 +167,7 @@ def save(result: Result, hypotheses: Sequence[Hypothesis], folder: Path) -> Path
     """Write the record and, beside it, <stem>.hyp.jsonl; returns the record's path.
 
     Both appear complete or not at all, the record last: where a record exists, its hypotheses do too. Numbers
-    that are not finite are written as null.
+    that are not finite are written as null. Raises CheckpointError when the disk does not take them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = record_path(result, folder)
@@ -270,6 +270,10 @@ def _write(path: Path, text: str) -> None:
     try:
         aside.write_text(text, encoding="utf-8")
         aside.replace(path)
+    except OSError as error:
+        raise CheckpointError(
+            f"result {path}: could not be saved ({error}); free the disk or choose another folder"
+        ) from error
     finally:
         aside.unlink(missing_ok=True)
 

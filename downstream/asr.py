@@ -1,0 +1,40 @@
+"""Speech recognition: LSTM head, CTC over characters or pieces, word and character error rates."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from torch import nn
+
+from mt4ssl_bench.corpus import text_of
+from mt4ssl_bench.downstream.ctc import CTCTask
+from mt4ssl_bench.downstream.heads import RecurrentHead
+from mt4ssl_bench.downstream.units import Characters, Pieces, Units
+from mt4ssl_bench.metrics import Score, error_counts, error_rate
+
+
+class ASR(CTCTask):
+    """SUPERB's ASR, without a language model."""
+
+    name: ClassVar[str] = "asr"
+    metric: ClassVar[str] = "wer"
+    version: ClassVar[int] = 1
+    needs: ClassVar[str] = "text"
+
+    def build_units(self, texts: Sequence[str]) -> Units:
+        """Return characters, or sentencepiece units where the recipe asks for them."""
+        return Pieces(texts, self.config.vocabulary) if self.config.units == "sentencepiece" else Characters(texts)
+
+    def head(self, num_layers: int, dim: int) -> nn.Module:
+        """Return a RecurrentHead."""
+        return RecurrentHead(num_layers, dim, len(self.fitted), self.config.head)
+
+    def reference(self, cut: Any) -> str:  # noqa: ANN401 - lhotse ships no types
+        """Return the transcript in upper case, otherwise as it is."""
+        return text_of(cut).upper()
+
+    def score(self, references: list[str], hypotheses: list[str], speakers: list[str] | None) -> dict[str, Score]:
+        """Return word and character error rates."""
+        return {
+            "wer": error_rate(error_counts(references, hypotheses, by="words"), speakers=speakers),
+            "cer": error_rate(error_counts(references, hypotheses, by="characters"), speakers=speakers),
+        }

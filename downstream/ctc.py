@@ -1,0 +1,54 @@
+"""Connectionist temporal classification, shared by asr and phoneme: loss and greedy decoding.
+
+Shapes: B batch, T frames, V outputs.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mt4ssl_bench.downstream.task import Task, TaskConfig
+from mt4ssl_bench.downstream.units import BLANK, Units
+
+
+class CTCTask(Task):
+    """A task whose targets are unit sequences; subclasses say which text, units and head."""
+
+    def __init__(self, config: TaskConfig) -> None:
+        super().__init__(config)
+        self.units: Units | None = None
+
+    @abstractmethod
+    def build_units(self, texts: Sequence[str]) -> Units:
+        """Return the units of the training texts."""
+
+    def fit_units(self, cuts: Sequence[Any]) -> None:
+        """See Task.fit_units."""
+        self.units = self.build_units([self.reference(cut) for cut in cuts])
+
+    @property
+    def fitted(self) -> Units:
+        """Return the units, which fit_units() has made."""
+        assert self.units is not None, "fit_units() comes first"
+        return self.units
+
+    def target(self, cut: Any) -> Tensor:  # noqa: ANN401 - lhotse ships no types
+        """Return the ids of the cut's units (S,)."""
+        return torch.tensor(self.fitted.encode(self.reference(cut)), dtype=torch.long)
+
+    def loss(self, logits: Tensor, lengths: Tensor, targets: list[Tensor]) -> Tensor:
+        """Return CTC's mean over utterances, each divided by its target length; impossible alignments count zero."""
+        log_probs = logits.float().log_softmax(-1).transpose(0, 1)  # (T, B, V)
+        sizes = torch.tensor([len(target) for target in targets])
+        ids = torch.cat(targets).to(logits.device)
+        return F.ctc_loss(log_probs, ids, lengths, sizes, blank=BLANK, zero_infinity=True)
+
+    def decode(self, logits: Tensor, lengths: Tensor) -> list[str]:
+        """Return the best path of each row: argmax, repeats collapsed, blanks dropped."""
+        best = logits.argmax(-1).cpu()
+        paths = [row[:length].unique_consecutive() for row, length in zip(best, lengths.tolist(), strict=True)]
+        return [self.fitted.decode(path[path != BLANK].tolist()) for path in paths]

@@ -1,0 +1,53 @@
+"""Speaker identification: a head that is linear up to its mean over time, so that stored means are exact."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mt4ssl_bench.corpus import speaker_of
+from mt4ssl_bench.downstream.heads import PooledHead
+from mt4ssl_bench.downstream.task import Task
+from mt4ssl_bench.metrics import Score, accuracy
+
+
+class Speaker(Task):
+    """SUPERB's SID."""
+
+    name: ClassVar[str] = "speaker"
+    metric: ClassVar[str] = "acc"
+    version: ClassVar[int] = 1
+    needs: ClassVar[str] = "speaker"
+    pooled: ClassVar[bool] = True
+    speakers: list[str]
+
+    def fit_units(self, cuts: Sequence[Any]) -> None:
+        """Take the table of speakers from the training split."""
+        self.speakers = sorted({speaker_of(cut) for cut in cuts})
+
+    def head(self, num_layers: int, dim: int) -> nn.Module:
+        """Return a PooledHead."""
+        return PooledHead(num_layers, dim, len(self.speakers), self.config.head)
+
+    def reference(self, cut: Any) -> str:  # noqa: ANN401 - lhotse ships no types
+        """Return the cut's speaker."""
+        return speaker_of(cut)
+
+    def target(self, cut: Any) -> Tensor:  # noqa: ANN401
+        """Return the speaker's number (1,)."""
+        return torch.tensor([self.speakers.index(speaker_of(cut))])
+
+    def loss(self, logits: Tensor, lengths: Tensor, targets: list[Tensor]) -> Tensor:  # noqa: ARG002
+        """Return the mean cross entropy."""
+        return F.cross_entropy(logits.float(), torch.cat(targets).to(logits.device))
+
+    def decode(self, logits: Tensor, lengths: Tensor) -> list[str]:  # noqa: ARG002
+        """Return the most likely speaker of each row."""
+        return [self.speakers[i] for i in logits.argmax(-1).tolist()]
+
+    def score(self, references: list[str], hypotheses: list[str], speakers: list[str] | None) -> dict[str, Score]:
+        """Return the accuracy."""
+        correct = [a == b for a, b in zip(references, hypotheses, strict=True)]
+        return {"acc": accuracy(correct, speakers=speakers)}

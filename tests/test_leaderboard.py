@@ -1,0 +1,317 @@
+"""The ranking is a pure function of records: every test builds its records and reads the tables."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from mt4ssl_bench import results
+from mt4ssl_bench.errors import BenchError, CheckpointError
+from mt4ssl_bench.leaderboard import SYNTHETIC, Leaderboard, Table
+from mt4ssl_bench.metrics import METRICS, Score
+from mt4ssl_bench.results import Result
+
+MAIN = {"phoneme": "per", "asr": "wer", "speaker": "acc"}
+
+
+def a_score(metric: str, value: float) -> Score:
+    up = METRICS[metric].higher_is_better
+    return Score(value=value, low=value - 1, high=value + 2, higher_is_better=up, errors=20, total=100)
+
+
+def a_result(
+    model: str, task: str, value: float, *, corpus: str = "demo", lr: float = 0.01, **changes: Any
+) -> Result:
+    """A record of `model` on `task`; its fingerprint is the name and "-weights", CER is half of WER."""
+    metrics = {MAIN[task]: a_score(MAIN[task], value)}
+    if task == "asr":
+        metrics["cer"] = a_score("cer", value / 2)
+    fields: dict[str, Any] = {
+        "task": task,
+        "task_version": 1,
+        "upstream": {
+            "name": model,
+            "fingerprint": f"{model}-weights",
+            "parameters": 94_697_600,
+            "num_layers": 13,
+            "dim": 768,
+            "stride": 320,
+        },
+        "corpus": {
+            "name": corpus,
+            "digest": f"{corpus}-0123456789",
+            "languages": ["en"],
+            "synthetic": False,
+            "splits": {"test": {"utterances": 120, "hours": 0.25}},
+        },
+        "main_metric": MAIN[task],
+        "metrics": metrics,
+        "recipe_name": f"{task}_tiny",
+        "recipe": {"task": task, "steps": 100},
+        "sweep": [
+            {"lr": 0.1, "seed": 0, "valid": None, "steps": 100, "chosen": False},
+            {"lr": lr, "seed": 0, "valid": value, "steps": 100, "chosen": True},
+        ],
+        "layer_weights": [1.0],
+        "seeds": [0],
+        "limit": None,
+        "mode": "frozen",
+        "versions": {},
+        "git": None,
+        "device": "cpu",
+        "wall_seconds": {},
+        "counts": {},
+        "created": "2026-11-22T12:00:00+00:00",
+    }
+    return Result(**(fields | changes))
+
+
+def three_tasks(model: str, per: float, wer: float, acc: float) -> list[Result]:
+    return [
+        a_result(model, "phoneme", per),
+        a_result(model, "asr", wer),
+        a_result(model, "speaker", acc),
+    ]
+
+
+def only_table(records: list[Result]) -> Table:
+    (table,) = Leaderboard(records).tables
+    return table
+
+
+def as_text(board: Leaderboard, width: int = 200) -> str:
+    console = Console(width=width, file=io.StringIO(), force_terminal=False)
+    console.print(board.to_rich())
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_rows_are_ordered_by_their_mean_rank_over_main_metrics() -> None:
+    # a: ranks 1, 2, 1; b: 2, 1, 3; c: 3, 3, 2
+    records = three_tasks("c", 30, 60, 80) + three_tasks("b", 20, 40, 70) + three_tasks("a", 10, 50, 90)
+    table = only_table(records)
+    assert [(row.upstream, row.rank) for row in table.rows] == [("a", 1), ("b", 2), ("c", 3)]
+    assert [row.mean_rank for row in table.rows] == [
+        pytest.approx(4 / 3),
+        pytest.approx(2.0),
+        pytest.approx(8 / 3),
+    ]
+
+
+def test_columns_stand_in_the_order_of_tasks_with_their_directions() -> None:
+    assert only_table(list(reversed(three_tasks("a", 10, 20, 90)))).headings() == [
+        "rank",
+        "upstream",
+        "params (M)",
+        "phoneme PER % ↓",
+        "asr WER % ↓",
+        "asr CER % ↓",
+        "speaker ACC % ↑",
+    ]
+
+
+def test_the_secondary_metric_does_not_rank() -> None:
+    records = [a_result("a", "asr", 10), a_result("b", "asr", 20)]
+    records[1].metrics["cer"] = a_score("cer", 1)
+    table = only_table(records)
+    assert [row.upstream for row in table.rows] == ["a", "b"]
+    assert [column.ranked for column in table.columns] == [True, False]
+
+
+def test_equal_rows_share_a_rank() -> None:
+    records = [a_result(model, "phoneme", value) for model, value in (("a", 10), ("b", 10), ("c", 20))]
+    assert [(row.upstream, row.rank) for row in only_table(records).rows] == [("a", 1), ("b", 1), ("c", 3)]
+
+
+def test_rows_that_lack_a_task_follow_without_a_rank() -> None:
+    records = [*three_tasks("a", 50, 50, 50), a_result("best", "phoneme", 1), *three_tasks("b", 40, 40, 60)]
+    table = only_table(records)
+    assert [(row.upstream, row.rank) for row in table.rows] == [("b", 1), ("a", 2), ("best", None)]
+    line = next(line for line in Leaderboard(records).to_markdown().splitlines() if "best" in line)
+    assert line == "| - | best | 94.7 | **1.0** [0.0, 3.0] | - | - | - |"
+
+
+def test_the_best_of_each_column_is_bold_whichever_its_direction() -> None:
+    lines = (
+        Leaderboard(three_tasks("a", 43.1, 20, 90) + three_tasks("b", 50, 10, 80)).to_markdown().splitlines()
+    )
+    # ranks of a: 1, 2, 1; of b: 2, 1, 2
+    (a,) = [line for line in lines if line.startswith("| 1 | a ")]
+    (b,) = [line for line in lines if line.startswith("| 2 | b ")]
+    assert a == (
+        "| 1 | a | 94.7 | **43.1** [42.1, 45.1] | 20.0 [19.0, 22.0] | 10.0 [9.0, 12.0] "
+        "| **90.0** [89.0, 92.0] |"
+    )
+    assert b == (
+        "| 2 | b | 94.7 | 50.0 [49.0, 52.0] | **10.0** [9.0, 12.0] | **5.0** [4.0, 7.0] | 80.0 [79.0, 82.0] |"
+    )
+
+
+def test_corpora_are_never_mixed_even_under_one_name() -> None:
+    other = a_result("b", "phoneme", 5)
+    other.corpus["digest"] = "another-digest"
+    board = Leaderboard([a_result("a", "phoneme", 10), other, a_result("c", "phoneme", 1, corpus="zzz")])
+    assert [(table.corpus["name"], [row.upstream for row in table.rows]) for table in board.tables] == [
+        ("demo", ["b"]),
+        ("demo", ["a"]),
+        ("zzz", ["c"]),
+    ]
+    assert all(row.rank == 1 for table in board.tables for row in table.rows)
+
+
+def test_another_recipe_gets_a_column_of_its_own_and_does_not_rank() -> None:
+    records = [
+        a_result("a", "phoneme", 20),
+        a_result("b", "phoneme", 10),
+        a_result("c", "phoneme", 30),
+        a_result("long", "phoneme", 1, recipe={"task": "phoneme", "steps": 100_000}),
+    ]
+    table = only_table(records)
+    assert [(row.upstream, row.rank) for row in table.rows] == [("b", 1), ("a", 2), ("c", 3), ("long", None)]
+    assert [column.ranked for column in table.columns] == [True, False]
+    assert [[cell and cell.best for cell in row.cells] for row in table.rows] == [
+        [True, None],
+        [False, None],
+        [False, None],
+        [None, True],
+    ]
+    first, second = table.headings()[3:]
+    assert first.startswith("phoneme PER % ↓ (phoneme_tiny@")
+    assert first != second
+
+
+@pytest.mark.parametrize("change", [{"task_version": 2}, {"mode": "finetune"}, {"recipe_name": "phoneme"}])
+def test_task_version_mode_and_recipe_name_part_columns(change: dict[str, Any]) -> None:
+    table = only_table([a_result("a", "phoneme", 20), a_result("b", "phoneme", 10, **change)])
+    assert len(table.columns) == 2
+
+
+def test_dry_runs_are_listed_and_never_ranked() -> None:
+    board = Leaderboard([a_result("a", "phoneme", 20), a_result("dry", "phoneme", 1, limit=8)])
+    assert [row.upstream for table in board.tables for row in table.rows] == ["a"]
+    assert board.dry_runs == ["dry: phoneme PER 1.0 % (limit 8, recipe phoneme_tiny, corpus demo)"]
+    for text in (board.to_markdown(), as_text(board)):
+        assert "dry runs (not ranked)" in text
+        assert board.dry_runs[0] in text
+    assert "dry" not in board.to_csv()
+
+
+def test_only_dry_runs_make_no_table() -> None:
+    board = Leaderboard([a_result("dry", "phoneme", 1, limit=8)])
+    assert board.tables == []
+    assert "dry: phoneme" in board.to_markdown()
+
+
+def test_of_repeated_evaluations_the_newest_counts() -> None:
+    new = a_result("a", "phoneme", 20, created="2026-11-23T00:00:00+00:00")
+    for records in ([new, a_result("a", "phoneme", 10)], [a_result("a", "phoneme", 10), new]):
+        (row,) = only_table(records).rows
+        assert row.cells[0] is not None
+        assert row.cells[0].score.value == 20
+
+
+def test_models_that_share_a_name_show_their_fingerprints() -> None:
+    one, other = a_result("a", "phoneme", 10), a_result("a", "phoneme", 20)
+    one.upstream["fingerprint"], other.upstream["fingerprint"] = "1234567890", "abcdef7890"
+    assert [row.upstream for row in only_table([one, other]).rows] == ["a@123456", "a@abcdef"]
+
+
+def test_the_title_names_the_corpus_and_the_size_of_its_test_split() -> None:
+    assert only_table(three_tasks("a", 1, 1, 1)).title == "demo (demo-012); en; test: 120 utterances, 0.25 h"
+
+
+def test_the_title_tells_test_splits_apart_by_task() -> None:
+    records = three_tasks("a", 1, 1, 1)
+    records[2].corpus["splits"] = {"test": {"utterances": 60, "hours": 0.1}}
+    assert only_table(records).title == (
+        "demo (demo-012); en; test: 120 utterances, 0.25 h (phoneme, asr), 60 utterances, 0.10 h (speaker)"
+    )
+
+
+def test_synthetic_speech_is_named_as_what_it_is() -> None:
+    record = a_result("a", "phoneme", 1)
+    assert SYNTHETIC not in Leaderboard([record]).to_markdown()
+    record.corpus["synthetic"] = True
+    board = Leaderboard([record])
+    assert SYNTHETIC in board.to_markdown()
+    assert SYNTHETIC in as_text(board)
+
+
+def test_the_chosen_learning_rates_stand_below_with_their_recipe() -> None:
+    records = [a_result("a", "phoneme", 1), a_result("b", "phoneme", 2, lr=1e-5)]
+    recipe = results.digest([records[0].recipe, 1, "frozen"])[:8]
+    assert f"* phoneme: recipe phoneme_tiny ({recipe}), frozen; lr: a 0.01, b 1e-05" in (
+        Leaderboard(records).to_markdown().splitlines()
+    )
+
+
+def test_the_terminal_shows_the_same_numbers() -> None:
+    text = as_text(Leaderboard(three_tasks("a|[bold]x", 43.1, 20, 90)))
+    for part in ("phoneme PER % ↓", "speaker ACC % ↑", "43.1 [42.1, 45.1]", "94.7", "a|[bold]x"):
+        assert part in text
+
+
+def test_a_narrow_terminal_does_not_cut_the_names() -> None:
+    assert "wav2vec2_base_960" in as_text(Leaderboard(three_tasks("wav2vec2_base_960", 1, 2, 3)), width=80)
+
+
+def test_a_bar_in_a_name_does_not_break_the_markdown() -> None:
+    assert "| 1 | a\\|b | 94.7 |" in Leaderboard([a_result("a|b", "phoneme", 1)]).to_markdown()
+
+
+def test_small_models_do_not_show_as_zero_parameters() -> None:
+    record = a_result("a", "phoneme", 1)
+    record.upstream["parameters"] = 123_456
+    assert "| 1 | a | 0.12 |" in Leaderboard([record]).to_markdown()
+
+
+def test_csv_parses_back_into_the_records_numbers() -> None:
+    board = Leaderboard([*three_tasks("a,b", 43.1, 20, 90), a_result("c", "phoneme", 50, corpus="other")])
+    lines = list(csv.DictReader(io.StringIO(board.to_csv())))
+    assert [(line["upstream"], line["corpus_name"], line["metric"]) for line in lines] == [
+        ("a,b", "demo", "per"),
+        ("a,b", "demo", "wer"),
+        ("a,b", "demo", "cer"),
+        ("a,b", "demo", "acc"),
+        ("c", "other", "per"),
+    ]
+    first = lines[0]
+    assert float(first["value"]) == 43.1
+    assert (float(first["low"]), float(first["high"])) == (42.1, 45.1)
+    assert (first["errors"], first["total"], first["lr"]) == ("20", "100", "0.01")
+    assert (first["fingerprint"], first["corpus_digest"]) == ("a,b-weights", "demo-0123456789")
+    assert (first["task"], first["recipe"], first["rank"]) == ("phoneme", "phoneme_tiny", "1")
+    assert [line["higher_is_better"] for line in lines[:4]] == ["False", "False", "False", "True"]
+    assert first["speaker_low"] == ""
+
+
+def test_json_holds_the_tables_and_the_dry_runs() -> None:
+    board = Leaderboard([a_result("a", "phoneme", 43.1), a_result("b", "phoneme", 1, limit=4)])
+    content = json.loads(board.to_json())
+    assert content["tables"][0]["rows"][0]["cells"][0]["score"]["value"] == 43.1
+    assert content["tables"][0]["columns"][0]["recipe"][:2] == ["phoneme", "phoneme_tiny"]
+    assert len(content["dry_runs"]) == 1
+
+
+def test_a_folder_of_saved_records_gives_the_same_tables(tmp_path: Path) -> None:
+    records = three_tasks("a", 43.1, 20, 90) + three_tasks("b", 50, 10, 80)
+    for record in records:
+        results.save(record, [], tmp_path)
+    assert Leaderboard.from_folder(tmp_path).to_json() == Leaderboard(records).to_json()
+
+
+def test_an_empty_folder_says_what_to_run(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(BenchError, match=r'no result records in .*"mt4ssl-bench evaluate"'):
+            Leaderboard.from_folder(folder)
+
+
+def test_a_damaged_record_is_not_skipped_in_silence(tmp_path: Path) -> None:
+    results.save(a_result("a", "phoneme", 1), [], tmp_path)
+    (tmp_path / "phoneme-b-0.json").write_text("{", encoding="utf-8")
+    with pytest.raises(CheckpointError, match="phoneme-b-0"):
+        Leaderboard.from_folder(tmp_path)

@@ -1,0 +1,164 @@
+"""Error rates against counts made by hand, and intervals against the binomial's."""
+
+import math
+
+import numpy as np
+import pytest
+
+from mt4ssl_bench.errors import CorpusError
+from mt4ssl_bench.metrics import METRICS, accuracy, error_counts, error_rate, paired_difference
+
+
+def test_word_counts_are_those_made_by_hand() -> None:
+    references = ["THE CAT SAT", "A B C D", "ONE TWO", "YES"]
+    hypotheses = ["THE HAT SAT", "A C D", "ONE TWO TWO THREE", ""]
+    counts = error_counts(references, hypotheses, by="words")
+    assert counts.tolist() == [[1, 0, 0, 3], [0, 1, 0, 4], [0, 0, 2, 2], [0, 1, 0, 1]]
+
+
+def test_phonemes_are_words_and_keep_their_stress() -> None:
+    assert error_counts(["HH AH0 L OW1"], ["HH AH1 L OW1"], by="words").tolist() == [[1, 0, 0, 4]]
+
+
+def test_characters_count_the_spaces_between_words() -> None:
+    # "AB CD" has 5 characters; "ABCD" lacks the space, "AB CE" has one wrong letter
+    counts = error_counts(["AB CD", "AB CD"], ["ABCD", "AB CE"], by="characters")
+    assert counts.tolist() == [[0, 1, 0, 5], [1, 0, 0, 5]]
+
+
+def test_text_is_not_normalised() -> None:
+    assert error_counts(["Don't"], ["dont"], by="words").tolist() == [[1, 0, 0, 1]]
+
+
+def test_an_empty_hypothesis_is_all_deletions() -> None:
+    assert error_counts(["A B C"], [""], by="words").tolist() == [[0, 3, 0, 3]]
+    assert error_counts(["A B C"], [" "], by="characters").tolist() == [[0, 5, 0, 5]]
+
+
+@pytest.mark.parametrize("empty", ["", "  ", "\t\n"])
+def test_an_empty_reference_is_an_error_that_names_its_index(empty: str) -> None:
+    with pytest.raises(CorpusError, match="reference 1 of 2"):
+        error_counts(["A", empty], ["A", "B"], by="words")
+
+
+def test_a_rate_is_total_errors_over_total_tokens_and_not_the_mean_of_rates() -> None:
+    # 1 of 1 and 1 of 9 wrong: 2 of 10, where the mean of the rates would be 55.6 %
+    score = error_rate(error_counts(["A", "A B C D E F G H I"], ["B", "A B C D E F G H"], by="words"))
+    assert score.value == 20.0
+    assert (score.errors, score.total) == (2, 10)
+    assert (score.substitutions, score.deletions, score.insertions) == (1, 1, 0)
+    assert score.higher_is_better is False
+
+
+def test_insertions_can_pass_100_per_cent() -> None:
+    assert error_rate(error_counts(["A"], ["A B C"], by="words")).value == 200.0
+
+
+def test_accuracy_counts_utterances() -> None:
+    score = accuracy([True, True, True, False])
+    assert (score.value, score.errors, score.total) == (75.0, 1, 4)
+    assert (score.substitutions, score.deletions, score.insertions) == (0, 0, 0)
+    assert score.higher_is_better is True
+
+
+def test_the_interval_of_accuracy_is_the_binomials() -> None:
+    number, share = 2000, 0.7
+    score = accuracy([index < number * share for index in range(number)], samples=4000)
+    half = 100 * 1.96 * math.sqrt(share * (1 - share) / number)  # 2.008 points
+    assert score.low == pytest.approx(70 - half, abs=0.15)
+    assert score.high == pytest.approx(70 + half, abs=0.15)
+
+
+def test_the_interval_of_a_rate_is_the_ratio_estimators() -> None:
+    generator = np.random.default_rng(3)
+    tokens = generator.integers(5, 30, size=1500)
+    errors = generator.binomial(tokens, 0.2)
+    counts = np.stack([errors, 0 * errors, 0 * errors, tokens], axis=1)
+    score = error_rate(counts, samples=4000)
+    rate = errors.sum() / tokens.sum()
+    half = 196 * math.sqrt(((errors - rate * tokens) ** 2).sum()) / tokens.sum()  # delta method
+    assert score.value == pytest.approx(100 * rate)
+    assert score.low == pytest.approx(100 * rate - half, abs=0.1 * half)
+    assert score.high == pytest.approx(100 * rate + half, abs=0.1 * half)
+
+
+def test_the_same_seed_gives_the_same_interval_and_another_seed_another() -> None:
+    correct = [index % 3 > 0 for index in range(200)]
+    assert accuracy(correct, seed=1) == accuracy(correct, seed=1)
+    assert accuracy(correct, seed=1) != accuracy(correct, seed=2)
+
+
+def test_many_utterances_are_drawn_in_chunks_with_the_same_meaning(monkeypatch: pytest.MonkeyPatch) -> None:
+    correct = [index % 2 == 0 for index in range(400)]
+    whole = accuracy(correct, samples=2000)
+    monkeypatch.setattr("mt4ssl_bench.metrics.CHUNK", 1000)
+    pieces = accuracy(correct, samples=2000)
+    assert pieces.low == pytest.approx(whole.low, abs=0.6)
+    assert pieces.high == pytest.approx(whole.high, abs=0.6)
+
+
+def test_speakers_are_resampled_where_there_are_five() -> None:
+    # every speaker is all right or all wrong: 100 utterances say no more than 10 speakers do
+    speakers = [str(index // 10) for index in range(100)]
+    correct = [int(speaker) < 5 for speaker in speakers]
+    score = accuracy(correct, speakers=speakers)
+    assert score.speaker_low is not None
+    assert score.speaker_high is not None
+    assert score.speaker_high - score.speaker_low == pytest.approx(60, abs=10)  # binomial of 10: 20 to 80
+    assert score.high - score.low == pytest.approx(20, abs=3)  # binomial of 100: 40.2 to 59.8
+
+
+def test_four_speakers_are_too_few_for_an_interval_over_speakers() -> None:
+    score = accuracy([True, False] * 4, speakers=[*"abcd", *"abcd"])
+    assert (score.speaker_low, score.speaker_high) == (None, None)
+
+
+def test_speakers_are_grouped_by_name_and_not_by_neighbourhood() -> None:
+    counts = error_counts(["A B"] * 10, ["A B", "A"] * 5, by="words")
+    speakers = list("abcdefghij")
+    order = [9, 0, 8, 1, 7, 2, 6, 3, 5, 4]
+    one = error_rate(counts, speakers=speakers)
+    other = error_rate(counts[order], speakers=[speakers[index] for index in order])
+    assert (one.speaker_low, one.speaker_high) == (other.speaker_low, other.speaker_high)
+
+
+def test_no_utterances_is_an_error() -> None:
+    with pytest.raises(CorpusError, match="0 utterances"):
+        error_rate(error_counts([], [], by="words"))
+
+
+def test_a_paired_difference_is_tighter_than_two_intervals() -> None:
+    generator = np.random.default_rng(0)
+    tokens = np.full(500, 10)
+    hard = generator.binomial(10, generator.uniform(0, 0.8, size=500))  # what both find hard
+    better = np.maximum(hard - (generator.uniform(size=500) < 0.3), 0)
+    zeros = np.zeros_like(tokens)
+    a, b = (np.stack([errors, zeros, zeros, tokens], axis=1) for errors in (hard, better))
+    difference, low, high = paired_difference(a, b)
+    assert difference == pytest.approx(error_rate(a).value - error_rate(b).value)
+    assert 0 < low < difference < high
+    assert error_rate(a).low < error_rate(b).high  # the separate intervals overlap
+    assert paired_difference(b, a)[0] == -difference
+
+
+def test_a_system_does_not_differ_from_itself() -> None:
+    counts = error_counts(["A B", "C"], ["A", "D"], by="words")
+    assert paired_difference(counts, counts) == (0.0, 0.0, 0.0)
+
+
+def test_pairs_of_different_references_are_refused() -> None:
+    with pytest.raises(CorpusError, match="references of the two sides differ"):
+        paired_difference(
+            error_counts(["A B"], ["A"], by="words"), error_counts(["A B C"], ["A"], by="words")
+        )
+
+
+def test_directions_and_labels_are_in_one_table() -> None:
+    assert {name: metric.higher_is_better for name, metric in METRICS.items()} == {
+        "per": False,
+        "wer": False,
+        "cer": False,
+        "acc": True,
+    }
+    assert METRICS["per"].label == "PER % ↓"
+    assert METRICS["acc"].label == "ACC % ↑"
