@@ -1,0 +1,34 @@
+# Everything a newcomer types: each target sets itself up from a bare python3.
+PYTHON ?= python3
+BIN = .venv/bin
+DEMO = demo
+
+.PHONY: demo test check format clean
+
+# installed anew whenever pyproject.toml changes
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[demo,dev]'
+	touch $@
+
+demo: .venv/installed
+	$(BIN)/mt4ssl-bench prepare demo --out $(DEMO)/corpus
+	$(BIN)/mt4ssl-bench pretrain mt4ssl_tiny data.corpus=$(DEMO)/corpus fit.steps=1000 --out $(DEMO)/runs/tiny
+	$(BIN)/mt4ssl-bench evaluate $(DEMO)/runs/tiny fbank random:mt4ssl_tiny \
+		--task phoneme --task asr --task speaker --corpus $(DEMO)/corpus --out $(DEMO)/results
+
+test: .venv/installed
+	$(BIN)/python -m pytest -n 2
+
+check: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python tests/types_tree.py
+	cd build/types && ../../$(BIN)/mypy -p mt4ssl_bench
+
+format: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(DEMO) build

@@ -1,0 +1,283 @@
+"""The mt4ssl-bench command: thin commands over the jobs; nothing heavy is imported before a command runs."""
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from mt4ssl_bench import __version__
+from mt4ssl_bench.console import setup_logging, stderr, stdout
+from mt4ssl_bench.errors import BenchError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Pretrain speech models with MT4SSL and evaluate any speech encoder with SUPERB's protocol.",
+)
+prepare = typer.Typer(no_args_is_help=True, help="Make a corpus from audio: a table of utterances, a folder, or the demo.")
+app.add_typer(prepare, name="prepare")
+
+Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
+Device = Annotated[str, typer.Option(help="auto (cuda, mps, cpu), or a torch device.")]
+Name = Annotated[str, typer.Option(help="The corpus's name in tables; default: the folder's.")]
+Licence = Annotated[str, typer.Option(help="Kept with the corpus.")]
+Keys = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe keys that differ now.")]
+
+
+class Format(StrEnum):
+    """How a leaderboard is printed."""
+
+    TABLE = "table"
+    MARKDOWN = "markdown"
+    CSV = "csv"
+    JSON = "json"
+
+
+@app.callback()
+def options(
+    *,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    """Set up the log."""
+    setup_logging(verbose=verbose)
+    if version:
+        stdout.print(__version__)
+        raise typer.Exit
+
+
+@prepare.command("table")
+def prepare_table(
+    manifest: Annotated[Path, typer.Argument(help="TSV: id, path and any of speaker, language, text, phones, split, ...")],
+    out: Out,
+    name: Name = "",
+    licence: Licence = "unknown",
+) -> None:
+    """Make a corpus from a TSV with a header; missing columns limit which tasks it serves.
+
+    Columns: id, path (relative to the table), and any of duration_s, speaker, language, text, phones, split, sid_split.
+    English texts without phones get CMUdict's; a table without split is split here.
+
+    Example: mt4ssl-bench prepare table my_corpus/manifest.tsv --out corpora/mine
+    """
+    from mt4ssl_bench.prepare import prepare_table as run
+
+    _show_corpus(run(manifest, out, name=name, licence=licence))
+
+
+@prepare.command("folder")
+def prepare_folder(
+    folder: Annotated[Path, typer.Argument(help="Any tree of audio files.")],
+    out: Out,
+    name: Name = "",
+    licence: Licence = "unknown",
+) -> None:
+    """Make a corpus for pretraining from every audio file below a folder.
+
+    Example: mt4ssl-bench prepare folder recordings/ --out corpora/recordings
+    """
+    from mt4ssl_bench.prepare import prepare_folder as run
+
+    _show_corpus(run(folder, out, name=name, licence=licence))
+
+
+@prepare.command("demo")
+def prepare_demo(out: Out) -> None:
+    """Make the demo corpus: 30 minutes of synthetic English speech with transcripts, phonemes and 16 speakers.
+
+    Needs the [demo] extra (eSpeak NG, GPL-3+). Scores on it check the code; they are not a speech benchmark.
+
+    Example: mt4ssl-bench prepare demo --out corpora/demo
+    """
+    from mt4ssl_bench.prepare import prepare_demo as run
+
+    _show_corpus(run(out))
+
+
+@app.command()
+def pretrain(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name ('mt4ssl-bench list') or a .yaml file.")],
+    keys: Keys = None,
+    *,
+    out: Out,
+    device: Device = "auto",
+) -> None:
+    """Pretrain a model; the same command again continues an interrupted run.
+
+    Labels for the offline targets are made when they are missing. Ctrl-C saves and stops.
+
+    Example: mt4ssl-bench pretrain mt4ssl_tiny data.corpus=corpora/mine --out runs/first
+    """
+    from mt4ssl_bench.config import load
+    from mt4ssl_bench.upstream.config import PretrainConfig
+    from mt4ssl_bench.upstream.pretrain import open_pretraining
+
+    report = open_pretraining(load(PretrainConfig, recipe, keys or []), device=device).run(out)
+    if not report.finished:
+        stderr.print(f"stopped at update {report.steps}; the same command continues")
+        raise typer.Exit(130)
+    last = report.validations[-1] if report.validations else {}
+    found = ", ".join(f"{key} {value:.3f}" for key, value in last.items() if key != "step")
+    stdout.print(f"{out}: {report.steps} updates{', ' + found if found else ''}")
+    stdout.print(f"next: mt4ssl-bench evaluate {out} fbank --task phoneme --corpus ... --out results")
+
+
+@app.command()
+def kmeans(
+    recipe: Annotated[str, typer.Argument(help="A pretraining recipe; its targets.offline says how.")],
+    keys: Keys = None,
+    *,
+    out: Annotated[Path | None, typer.Option("--out", help="Label store; default: inside the first corpus.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Make the offline targets' labels alone, from MFCC or from a layer of any upstream.
+
+    Examples: mt4ssl-bench kmeans mt4ssl_tiny data.corpus=corpora/mine
+
+    mt4ssl-bench kmeans mt4ssl_tiny data.corpus=corpora/mine targets.offline.features=runs/first targets.offline.layer=3 --out labels/second
+    """  # noqa: E501 - the example must stay one line
+    from mt4ssl_bench.config import load
+    from mt4ssl_bench.corpus import Corpus
+    from mt4ssl_bench.errors import ConfigError
+    from mt4ssl_bench.features import pick_device
+    from mt4ssl_bench.upstream.config import PretrainConfig, check
+    from mt4ssl_bench.upstream.kmeans import describe, make_labels
+
+    config = check(load(PretrainConfig, recipe, keys or []))
+    if not config.data.corpus:
+        raise ConfigError("data.corpus: no corpus named; for example data.corpus=corpora/mine")
+    corpora = [Corpus.open(path) for path in config.data.corpus]
+    splits = (config.data.train, config.data.valid)
+    store = make_labels(
+        corpora, splits, config.targets.offline, out=out, seed=config.fit.seed, device=pick_device(device)
+    )
+    for key, value in describe(store).items():
+        stdout.print(f"{key}: {value}", highlight=False)
+
+
+@app.command()
+def evaluate(
+    upstreams: Annotated[
+        list[str],
+        typer.Argument(metavar="UPSTREAM... [KEY=VALUE]...", help="Run folders, s3prl names, random:<recipe>."),
+    ],
+    *,
+    corpus: Annotated[Path, typer.Option(help="A prepared corpus.")],
+    task: Annotated[list[str], typer.Option(help="asr, phoneme, speaker, or a recipe of one; may be repeated.")],
+    out: Out = Path("results"),
+    store: Annotated[Path | None, typer.Option(help="Where features are kept; default: <out>/store.")] = None,
+    device: Device = "auto",
+    limit: Annotated[int | None, typer.Option(min=1, help="A dry run on N utterances per split; never ranked.")] = None,
+) -> None:
+    """Evaluate upstreams on tasks and print the leaderboard; rows that have a record are not computed again.
+
+    A task's name means SUPERB's full recipe on corpora of 50 hours and more, and its _tiny recipe below.
+
+    Example: mt4ssl-bench evaluate fbank runs/first --task asr --task phoneme --corpus corpora/mine --out results
+    """
+    from mt4ssl_bench.downstream.evaluate import evaluate as run
+    from mt4ssl_bench.errors import ConfigError
+
+    overrides = [name for name in upstreams if "=" in name]
+    names = [name for name in upstreams if "=" not in name]
+    if not names:
+        raise ConfigError("evaluate: name at least one upstream, for example fbank")
+    outcome = run(names, task, corpus, out=out, overrides=overrides, device=device, store=store, limit=limit)
+    if outcome.results:
+        _print_leaderboard(out, Format.TABLE)
+    for failure in outcome.failures:
+        stderr.print(f"failed: {escape(failure)}", highlight=False)
+    if outcome.failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def leaderboard(
+    results: Annotated[Path, typer.Argument(help="A folder of result records.")] = Path("results"),
+    form: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.TABLE,
+) -> None:
+    """Print the leaderboard of a folder of records, one table per corpus.
+
+    Example: mt4ssl-bench leaderboard results --format markdown > RESULTS.md
+    """
+    _print_leaderboard(results, form)
+
+
+@app.command("list")
+def list_names(
+    what: Annotated[str, typer.Argument(help="recipes, tasks, upstreams; default: all but s3prl's names.")] = "",
+) -> None:
+    """Show the names that other commands take.
+
+    Example: mt4ssl-bench list upstreams
+    """
+    from mt4ssl_bench.config import read_recipe, recipe_names
+    from mt4ssl_bench.errors import ConfigError
+    from mt4ssl_bench.registry import hint
+
+    if what not in {"", "recipes", "tasks", "upstreams"}:
+        raise ConfigError(f"list: nothing called '{what}'; {hint(what, ['recipes', 'tasks', 'upstreams'])}")
+    found = {name: read_recipe(name) for name in recipe_names()}
+    for title, task in (("recipes", False), ("tasks", True)):
+        if what in {"", title}:
+            stdout.print(f"[bold]{'pretraining recipes' if title == 'recipes' else 'task recipes'}[/bold]")
+            for name, values in found.items():
+                if ("task" in values) == task:
+                    stdout.print(f"  {name:16} {escape(values.get('about', ''))}", highlight=False, soft_wrap=True)
+    if what in {"", "upstreams"}:
+        stdout.print("[bold]upstreams[/bold]")
+        stdout.print("  <run folder>     a model pretrained here, or its checkpoint.pt", highlight=False)
+        stdout.print("  random:<recipe>  an untrained model of a pretraining recipe, a baseline", highlight=False)
+        stdout.print("  <s3prl name>     any upstream of s3prl's hub, for example fbank, hubert", highlight=False)
+    if what == "upstreams":
+        from mt4ssl_bench.features import s3prl_names
+
+        stdout.print("  " + ", ".join(s3prl_names()), highlight=False)
+
+
+def main() -> None:
+    """Run the command line: one line and exit code 2 for a user's error, 130 for an interruption."""
+    try:
+        code = app(standalone_mode=False)
+    except BenchError as error:
+        stderr.print(f"[bold red]error:[/bold red] {escape(' '.join(str(error).split()))}", highlight=False, soft_wrap=True)
+        code = 2
+    except KeyboardInterrupt:
+        stderr.print("interrupted; what was complete is kept, and the same command continues")
+        code = 130
+    except typer.Abort:
+        code = 130
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # click's usage errors have it; anything else is our own mistake
+            raise
+        stderr.print(f"[bold red]error:[/bold red] {escape(error.format_message())}", highlight=False, soft_wrap=True)
+        code = 2
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _show_corpus(corpus: object) -> None:
+    from mt4ssl_bench.corpus import Corpus
+
+    assert isinstance(corpus, Corpus)
+    info = corpus.info
+    stdout.print(f"{corpus.root}: {info.name} ({info.digest})", highlight=False)
+    for name, split in sorted(info.splits.items()):
+        stdout.print(
+            f"  {name:10} {split.utterances} utterances, {split.hours * 60:.1f} min, {split.speakers} speakers", highlight=False
+        )
+    stdout.print(f"  fields: {', '.join(info.fields) or 'audio only'}", highlight=False)
+
+
+def _print_leaderboard(folder: Path, form: Format) -> None:
+    from mt4ssl_bench.leaderboard import Leaderboard
+
+    board = Leaderboard.from_folder(folder)
+    if form is Format.TABLE:
+        stdout.print(board.to_rich())
+        return
+    text = {Format.MARKDOWN: board.to_markdown, Format.CSV: board.to_csv, Format.JSON: board.to_json}[form]()
+    sys.stdout.write(text if text.endswith("\n") else text + "\n")
