@@ -101,7 +101,9 @@ def evaluate(
                 outcome.reused += 1
                 continue
             try:
-                outcome.results.append(_run(model, job, out, FeatureStore(store or out / "store", job.config.store), where))
+                outcome.results.append(
+                    _run(model, job, out, FeatureStore(store or out / "store", job.config.store), where)
+                )
             except (BenchError, RuntimeError, MemoryError) as error:
                 LOGGER.debug("failed", exc_info=True)
                 outcome.failures.append(f"{model.name}, {job.recipe}: {str(error).splitlines()[0]}")
@@ -129,8 +131,10 @@ def plan(name: str, corpus: Corpus, overrides: Sequence[str] = (), limit: int | 
     job = Job(recipe, config, corpus, limit)
     for split in ("train", "valid", "test"):
         corpus.cuts(job.split(split))
-    if task.needs == "speaker" and corpus.info.splits[job.split("train")].speakers < 2:  # noqa: PLR2004
-        raise CorpusError(f"corpus {corpus.root}: task 'speaker' needs two speakers; split '{job.split('train')}' has one")
+    if task.needs == "speaker" and corpus.info.splits[job.split("train")].speakers < 2:
+        raise CorpusError(
+            f"corpus {corpus.root}: task 'speaker' needs two speakers; split '{job.split('train')}' has one"
+        )
     return job
 
 
@@ -215,7 +219,13 @@ def _features(model: Upstream, job: Job, store: FeatureStore, name: str, cuts: l
 
 def _trial(trial: Trial, config: TaskConfig, chosen: Trial) -> results.Trial:
     valid = None if trial.state is None else trial.best
-    return {"lr": trial.lr, "seed": config.seed, "valid": valid, "steps": trial.step, "chosen": trial is chosen}
+    return {
+        "lr": trial.lr,
+        "seed": config.seed,
+        "valid": valid,
+        "steps": trial.step,
+        "chosen": trial is chosen,
+    }
 
 
 def _hypotheses(task: Task, references: list[str], hypotheses: list[str], cuts: list[Any]) -> list[Hypothesis]:
@@ -223,6 +233,7 @@ def _hypotheses(task: Task, references: list[str], hypotheses: list[str], cuts: 
         counts = [(int(a != b), 0, 0, 1) for a, b in zip(references, hypotheses, strict=True)]
     else:
         counts = [tuple(row) for row in error_counts(references, hypotheses, by="words").tolist()]
+    speakers: Sequence[str | None] = speakers_of(cuts) or [None for _ in cuts]
     return [
         {
             "id": cut.id,
@@ -235,7 +246,7 @@ def _hypotheses(task: Task, references: list[str], hypotheses: list[str], cuts: 
             "tokens": n,
         }
         for cut, speaker, reference, hypothesis, (s, d, i, n) in zip(
-            cuts, speakers_of(cuts) or [None] * len(cuts), references, hypotheses, counts, strict=True
+            cuts, speakers, references, hypotheses, counts, strict=True
         )
     ]
 
@@ -250,5 +261,3 @@ class _Clock:
     def lap(self, name: str) -> None:
         now = time.monotonic()
         self.laps[name], self._last = round(now - self._last, 2), now
-
-

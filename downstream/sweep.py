@@ -1,4 +1,4 @@
-"""Heads at every learning rate of the sweep, trained side by side on one reading of the features; the best on valid is kept.
+"""Heads at every learning rate, trained side by side on one reading of the features; the best on valid is kept.
 
 Shapes: B batch, T frames, L hidden states, D dimension.
 """
@@ -55,7 +55,10 @@ class Split:
             features, lengths = self.features.batch([cut.id for cut in cuts])
             if self.pooled:  # (B, K, L, D): one of the K crops, as if it were the only frame
                 taken = torch.randint(0, features.shape[1], (len(cuts),)) if shuffle else torch.zeros(len(cuts)).long()
-                features, lengths = features[torch.arange(len(cuts)), taken][:, None], torch.ones_like(lengths)
+                features, lengths = (
+                    features[torch.arange(len(cuts)), taken][:, None],
+                    torch.ones_like(lengths),
+                )
             yield cuts, features.to(self.device), lengths.to(self.device)
 
 
@@ -86,7 +89,8 @@ class Sweep:
             for trial in self.trials:
                 if trial.diverged:
                     continue
-                part = self.task.loss(*trial.head(features, lengths), wanted)
+                logits, frames = trial.head(features, lengths)
+                part = self.task.loss(logits, frames, wanted)
                 if math.isfinite(part.item()):
                     parts.append(part)
                 else:
@@ -101,7 +105,13 @@ class Sweep:
             heads,
             batches,
             loss,
-            OptimConfig(betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, schedule="constant", clip_norm=config.clip_norm),
+            OptimConfig(
+                betas=(0.9, 0.999),
+                eps=1e-8,
+                weight_decay=0.0,
+                schedule="constant",
+                clip_norm=config.clip_norm,
+            ),
             FitConfig(
                 steps=config.steps,
                 seed=config.seed,
@@ -115,7 +125,9 @@ class Sweep:
         )()
         alive = [trial for trial in self.trials if trial.state is not None]
         if not alive:
-            raise TrainingError(f"{title}: no learning rate of {list(config.sweep)} gave a finite score; try lower ones")
+            raise TrainingError(
+                f"{title}: no learning rate of {list(config.sweep)} gave a finite score; try lower ones"
+            )
         chosen = alive[0]
         for trial in alive[1:]:
             chosen = trial if self.better(trial.best, chosen.best) else chosen

@@ -81,7 +81,9 @@ class Pieces:
                 )
             except RuntimeError as error:
                 reason = str(error).splitlines()[0]
-                raise CorpusError(f"vocabulary={size}: the training text does not give so many units ({reason})") from None
+                raise CorpusError(
+                    f"vocabulary={size}: the training text does not give so many units ({reason})"
+                ) from None
             self._model = sentencepiece.SentencePieceProcessor(model_file=f"{prefix}.model")
 
     def __len__(self) -> int:

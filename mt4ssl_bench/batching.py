@@ -57,7 +57,7 @@ class Batches(Generic[B]):
             return
         yield from DataLoader(
             _Made(self.make),
-            sampler=order,  # type: ignore[arg-type]  # any iterable of keys serves, and our keys are sets of cuts
+            sampler=order,  # any iterable of keys serves, and our keys are sets of cuts
             batch_size=None,
             num_workers=self.workers,
             prefetch_factor=4,

@@ -27,7 +27,9 @@ def save(payload: Mapping[str, Any], path: Path) -> None:
         aside.replace(path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         aside.unlink(missing_ok=True)
-        raise CheckpointError(f"{path}: could not be saved ({error}); the previous one, if any, is untouched") from error
+        raise CheckpointError(
+            f"{path}: could not be saved ({error}); the previous one, if any, is untouched"
+        ) from error
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -45,7 +47,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:
-    """Return a digest of names, types, shapes and values: equal weights give equal digests, whatever the file's name."""
+    """Return a digest of names, types, shapes and values: equal weights give equal digests under any file name."""
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()

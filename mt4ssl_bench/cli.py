@@ -18,7 +18,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Pretrain speech models with MT4SSL and evaluate any speech encoder with SUPERB's protocol.",
 )
-prepare = typer.Typer(no_args_is_help=True, help="Make a corpus from audio: a table of utterances, a folder, or the demo.")
+prepare = typer.Typer(
+    no_args_is_help=True, help="Make a corpus from audio: a table of utterances, a folder, or the demo."
+)
 app.add_typer(prepare, name="prepare")
 
 Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
@@ -52,7 +54,9 @@ def options(
 
 @prepare.command("table")
 def prepare_table(
-    manifest: Annotated[Path, typer.Argument(help="TSV: id, path and any of speaker, language, text, phones, split, ...")],
+    manifest: Annotated[
+        Path, typer.Argument(help="TSV: id, path and any of speaker, language, text, phones, split, ...")
+    ],
     out: Out,
     name: Name = "",
     licence: Licence = "unknown",
@@ -244,7 +248,11 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except BenchError as error:
-        stderr.print(f"[bold red]error:[/bold red] {escape(' '.join(str(error).split()))}", highlight=False, soft_wrap=True)
+        stderr.print(
+            f"[bold red]error:[/bold red] {escape(' '.join(str(error).split()))}",
+            highlight=False,
+            soft_wrap=True,
+        )
         code = 2
     except KeyboardInterrupt:
         stderr.print("interrupted; what was complete is kept, and the same command continues")
@@ -267,7 +275,8 @@ def _show_corpus(corpus: object) -> None:
     stdout.print(f"{corpus.root}: {info.name} ({info.digest})", highlight=False)
     for name, split in sorted(info.splits.items()):
         stdout.print(
-            f"  {name:10} {split.utterances} utterances, {split.hours * 60:.1f} min, {split.speakers} speakers", highlight=False
+            f"  {name:10} {split.utterances} utterances, {split.hours * 60:.1f} min, {split.speakers} speakers",
+            highlight=False,
         )
     stdout.print(f"  fields: {', '.join(info.fields) or 'audio only'}", highlight=False)
 

@@ -7,7 +7,14 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 LOGGER = logging.getLogger("mt4ssl_bench")
 PLAIN_SECONDS = 20.0  # off a terminal, one progress line at most this often
@@ -48,7 +55,13 @@ def progress(description: str, total: int, *, start: int = 0) -> Iterator[Advanc
         )
         with Progress(*columns, console=stderr, transient=False) as bar:
             task = bar.add_task(description, total=total, completed=start, note="")
-            yield lambda count, note="": bar.update(task, advance=count, **({"note": note} if note else {}))
+
+            def draw(count: int, note: str = "") -> None:
+                bar.update(task, advance=count)
+                if note:
+                    bar.update(task, note=note)
+
+            yield draw
         return
     done, began = start, time.monotonic()
     last = began

@@ -1,8 +1,8 @@
-"""A corpus on disk: one Lhotse CutSet (jsonl.gz) per split and corpus.json, which is written last and binds them by a digest."""
+"""A corpus on disk: a Lhotse CutSet (jsonl.gz) per split, and corpus.json, written last, binding them by a digest."""
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,7 @@ def speaker_of(cut: Any) -> str:  # noqa: ANN401
     return (cut.supervisions[0].speaker or "") if cut.supervisions else ""
 
 
-def write_corpus(root: Path, info: CorpusInfo, cuts: dict[str, Sequence[Any]]) -> Corpus:
+def write_corpus(root: Path, info: CorpusInfo, cuts: Mapping[str, Sequence[Any]]) -> Corpus:
     """Write the splits, then corpus.json, so that its existence means a whole corpus; returns it opened."""
     from lhotse import CutSet
 

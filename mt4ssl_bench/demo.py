@@ -219,9 +219,7 @@ class _Espeak:
         import numpy as np
 
         if self._library.espeak_ng_SetVoiceByName(voice.name.encode()) != 0:
-            raise BenchError(
-                f"eSpeak NG has no voice {voice.name}; the [demo] extra may be of another version"
-            )
+            raise BenchError(f"eSpeak NG has no voice {voice.name}; the [demo] extra may be of another version")
         for parameter, value in ((1, voice.rate), (3, voice.pitch), (4, voice.range)):
             self._library.espeak_SetParameter(parameter, value, 0)
         self._library.espeak_ng_SetRandSeed(ctypes.c_long(seed))

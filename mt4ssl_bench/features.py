@@ -78,7 +78,7 @@ def load_upstream(name: str, *, device: str = "cpu") -> Upstream:
 
 
 def pick_device(name: str = "auto") -> str:
-    """Return a torch device name for `name`; "auto" takes cuda, then mps, then cpu. Raises UpstreamError for a wrong one."""
+    """Return a torch device name; "auto" takes cuda, then mps, then cpu. Raises UpstreamError for a wrong one."""
     if name != "auto":
         try:
             return str(torch.zeros(1, device=name).device)
@@ -147,7 +147,7 @@ def _hub() -> Any:  # noqa: ANN401 - s3prl ships no types
             import s3prl.hub as hub
     except Exception as error:  # noqa: BLE001 - whatever its imports raise
         raise UpstreamError(
-            f"s3prl's hub cannot be imported ({_first_line(error)}); install the maintained fork: pip install espnet-s3prl"
+            f"s3prl's hub cannot be imported ({_first_line(error)}); the maintained fork can: pip install espnet-s3prl"
         ) from None
     return hub
 

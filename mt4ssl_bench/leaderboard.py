@@ -287,9 +287,7 @@ def _about(row: Row) -> list[str]:
 
 def _text(cell: Cell | None, bold: str = "") -> str:
     mark = bold if cell and cell.best else ""
-    return (
-        f"{mark}{cell.score.value:.1f}{mark} [{cell.score.low:.1f}, {cell.score.high:.1f}]" if cell else "-"
-    )
+    return f"{mark}{cell.score.value:.1f}{mark} [{cell.score.low:.1f}, {cell.score.high:.1f}]" if cell else "-"
 
 
 def _rates(cell: Cell) -> str:

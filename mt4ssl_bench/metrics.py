@@ -72,9 +72,7 @@ METRICS = {
 }
 
 
-def error_counts(
-    references: Sequence[str], hypotheses: Sequence[str], *, by: Literal["words", "characters"]
-) -> Counts:
+def error_counts(references: Sequence[str], hypotheses: Sequence[str], *, by: Literal["words", "characters"]) -> Counts:
     """Align each hypothesis with its reference by jiwer and count the edits of every utterance.
 
     Tokens are what spaces separate ("words": also phonemes), or single characters, with the spaces between
@@ -111,9 +109,7 @@ def error_counts(
     return counts
 
 
-def error_rate(
-    counts: Counts, *, speakers: Sequence[str] | None = None, seed: int = 0, samples: int = 1000
-) -> Score:
+def error_rate(counts: Counts, *, speakers: Sequence[str] | None = None, seed: int = 0, samples: int = 1000) -> Score:
     """Return 100 * errors / reference tokens over the whole corpus, with its intervals.
 
     Args:

@@ -24,12 +24,17 @@ class OptimConfig:
 
 
 def build_optimizer(groups: Iterable[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
-    """Return AdamW over parameter groups {"params": ..., "lr": ... (optional)}; each keeps its own rate as "base_lr"."""
+    """Return AdamW over groups {"params": ..., "lr": ... (optional)}; each keeps its own rate as "base_lr"."""
     prepared = [{"lr": config.lr, **group} for group in groups]
     for group in prepared:
         group["base_lr"] = group["lr"]
     return torch.optim.AdamW(
-        prepared, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, fused=True
+        prepared,
+        lr=config.lr,
+        betas=config.betas,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        fused=True,
     )
 
 

@@ -63,7 +63,9 @@ def prepare_table(
         if missing:
             notes = {"out_of_vocabulary": dict(missing.most_common())}
             LOGGER.warning(
-                "%d words outside CMUdict became SPN: %s", len(missing), ", ".join(list(notes["out_of_vocabulary"])[:10])
+                "%d words outside CMUdict became SPN: %s",
+                len(missing),
+                ", ".join(list(notes["out_of_vocabulary"])[:10]),
             )
     splits = _split(rows)
     return _write(
@@ -89,7 +91,9 @@ def prepare_folder(folder: Path, out: Path, *, name: str = "", licence: str = "u
     files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in audio.SUFFIXES and f.is_file())
     if not files:
         raise CorpusError(f"{folder}: no audio file below it (looked for {', '.join(sorted(audio.SUFFIXES))})")
-    rows = [Row(id=f.relative_to(folder).with_suffix("").as_posix().replace("/", "-"), path=f.absolute()) for f in files]
+    rows = [
+        Row(id=f.relative_to(folder).with_suffix("").as_posix().replace("/", "-"), path=f.absolute()) for f in files
+    ]
     _refuse_duplicates(rows, folder)
     skipped: list[str] = []
     rows = _probe(rows, skip=skipped)
@@ -122,8 +126,11 @@ def _read_table(manifest: Path) -> list[Row]:
     header = [column.strip() for column in reader.fieldnames or []]
     for column in REQUIRED:
         if column not in header:
-            raise CorpusError(f"{manifest}: no column '{column}'; {hint(column, header)}; expected {', '.join(REQUIRED)}")
-    rows, wanted = [], [c for c in (*REQUIRED, *OPTIONAL) if c in header]
+            raise CorpusError(
+                f"{manifest}: no column '{column}'; {hint(column, header)}; expected {', '.join(REQUIRED)}"
+            )
+    rows: list[tuple[Row, str]] = []
+    wanted = [c for c in (*REQUIRED, *OPTIONAL) if c in header]
     for number, raw in enumerate(reader, start=2):
         if None in raw or None in raw.values():
             raise CorpusError(f"{manifest}, line {number}: {len(header)} columns expected, as in the header")
@@ -132,7 +139,7 @@ def _read_table(manifest: Path) -> list[Row]:
             if not cells[column]:
                 raise CorpusError(f"{manifest}, line {number}: utterance '{cells['id']}' has an empty {column}")
         path = Path(cells["path"])
-        kept = {c: cells[c] for c in wanted if c not in {"path", "duration_s"}}
+        kept: dict[str, Any] = {c: cells[c] for c in wanted if c not in {"path", "duration_s"}}
         kept |= {c: " ".join(kept[c].split()) for c in ("text", "phones") if c in kept}
         rows.append((Row(**kept, path=manifest.resolve().parent / path), cells.get("duration_s", "")))
     if not rows:
@@ -150,7 +157,9 @@ def _check_duration(row: Row, stated: str, manifest: Path) -> Row:
         raise CorpusError(f"{manifest}: utterance '{row.id}' has duration_s '{stated}', not a number") from None
     frames, rate, _ = audio.probe(row.path)
     if abs(frames / rate - seconds) > DURATION_SLACK:
-        raise CorpusError(f"{manifest}: utterance '{row.id}' lasts {frames / rate:.2f} s, not {seconds:.2f} s as stated")
+        raise CorpusError(
+            f"{manifest}: utterance '{row.id}' lasts {frames / rate:.2f} s, not {seconds:.2f} s as stated"
+        )
     return row
 
 
@@ -191,7 +200,7 @@ def _split(rows: list[Row]) -> dict[str, list[Row]]:
     """Return rows by split, as the manifest says or made here; adds SID's splits where the plain ones part speakers."""
     speakers = {row.speaker for row in rows} - {""}
     if not any(row.split for row in rows):
-        by = (lambda row: row.speaker) if len(speakers) >= 10 else (lambda row: row.id)  # noqa: PLR2004
+        by = (lambda row: row.speaker) if len(speakers) >= 10 else (lambda row: row.id)
         rows = _assign(rows, "split", by, shares=(0.8, 0.1, 0.1))
     splits: dict[str, list[Row]] = {}
     for row in rows:
@@ -215,7 +224,7 @@ def _assign(
 ) -> list[Row]:
     """Deal groups of rows over train, valid and test in a fixed pseudo-random order."""
     groups = sorted({by(row) for row in rows}, key=_rank)
-    valid, test = (max(1, round(share * len(groups))) if len(groups) > 2 else 0 for share in shares[1:])  # noqa: PLR2004
+    valid, test = (max(1, round(share * len(groups))) if len(groups) > 2 else 0 for share in shares[1:])
     place = {g: "valid" if i < valid else "test" if i < valid + test else "train" for i, g in enumerate(groups)}
     return [_with(row, **{column: place[by(row)]}) for row in rows]
 
@@ -230,7 +239,7 @@ def _with(row: Row, **changes: Any) -> Row:  # noqa: ANN401 - any field
 
 def _digest(splits: dict[str, list[Row]]) -> str:
     lines = sorted(
-        "\t".join([split, row.id, row.content, row.text, row.phones, row.speaker])
+        f"{split}\t{row.id}\t{row.content}\t{row.text}\t{row.phones}\t{row.speaker}"
         for split, members in splits.items()
         for row in members
     )
@@ -244,7 +253,9 @@ def _write(out: Path, splits: dict[str, list[Row]], **facts: Any) -> Corpus:  # 
         if existing.info.digest == digest:
             LOGGER.info("%s: already prepared, unchanged", out)
             return existing
-        raise CorpusError(f"{out}: holds another corpus ({existing.info.name}, {existing.info.digest}); choose another --out")
+        raise CorpusError(
+            f"{out}: holds another corpus ({existing.info.name}, {existing.info.digest}); choose another --out"
+        )
     cuts = {split: [_cut(row, out) for row in members] for split, members in splits.items()}
     info = CorpusInfo(digest=digest, splits={split: describe(members) for split, members in cuts.items()}, **facts)
     return write_corpus(out, info, cuts)

@@ -1,4 +1,4 @@
-"""Names to lazily imported objects: a name costs nothing until it is asked for, and a wrong one names its near misses."""
+"""Names to lazily imported objects: a name costs nothing until asked for, and a wrong one names its near misses."""
 
 import difflib
 import importlib

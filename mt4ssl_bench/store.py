@@ -1,4 +1,4 @@
-"""The feature store: one pass of an upstream over a split, kept under its weights' and the corpus's digests, read by mmap.
+"""The feature store: one pass of an upstream over a split, kept under the digests of its weights and corpus.
 
 Shapes: L hidden states, T frames, D dimension, U utterances, K crops.
 """
@@ -26,7 +26,7 @@ from mt4ssl_bench.features import Features, Upstream
 
 LOGGER = logging.getLogger(__name__)
 BATCH_SECONDS = 80.0  # audio per forward pass, padding included
-DTYPES = {"fp16": np.float16, "fp32": np.float32}
+DTYPES: dict[str, np.dtype[Any]] = {"fp16": np.dtype(np.float16), "fp32": np.dtype(np.float32)}
 GIB = 2**30
 
 
@@ -153,7 +153,7 @@ class FeatureStore:
         members = hashlib.sha256("\n".join(sorted(cut.id for cut in cuts)).encode()).hexdigest()[:8]
         file = folder / f"{name}-{members}.bin"
         if not file.with_suffix(".json").exists():
-            self._make_room(folder, rows * upstream.num_layers * upstream.dim * DTYPES[precision]().itemsize)
+            self._make_room(folder, rows * upstream.num_layers * upstream.dim * DTYPES[precision].itemsize)
             self._write(file, make())
         os.utime(folder)
         return FeatureSet(file)
@@ -172,7 +172,9 @@ class FeatureStore:
                     rows, shape = rows + len(values), values.shape[1:]
             aside.replace(file)
         except OSError as error:
-            raise BenchError(f"{file}: could not be written ({error}); free disk space or choose another --store") from None
+            raise BenchError(
+                f"{file}: could not be written ({error}); free disk space or choose another --store"
+            ) from None
         finally:
             aside.unlink(missing_ok=True)
         index = {"precision": self.config.precision, "rows": rows, "layers": shape[0], "dim": shape[1]}

@@ -103,7 +103,10 @@ class Fit(Generic[B]):
         self._resume()
         began, source = time.monotonic(), self._endless()
         window = _Window()
-        with progress(self.title, self.config.steps, start=self.step) as advance, _polite_stop(self.run) as stopped:
+        with (
+            progress(self.title, self.config.steps, start=self.step) as advance,
+            _polite_stop(self.run) as stopped,
+        ):
             while self.step < self.config.steps and not stopped():
                 values = self._update(source, window)
                 advance(1, "  ".join(f"{k} {v:.3g}" for k, v in list(values.items())[:3]))
@@ -144,7 +147,7 @@ class Fit(Generic[B]):
             part = self.loss(next(source), self.step, micro)
             if not math.isfinite(part.total.item()):
                 raise TrainingError(
-                    f"{self.title}: the loss is {part.total.item()} at update {self.step}; the last checkpoint is kept; "
+                    f"{self.title}: the loss is {part.total.item()} at update {self.step}; the last checkpoint stays; "
                     "a lower optim.lr or optim.clip_norm=1 may help"
                 )
             part.total.backward()  # type: ignore[no-untyped-call]
@@ -169,7 +172,7 @@ class Fit(Generic[B]):
             if not grads:
                 continue
             if scale != 1.0:
-                torch._foreach_mul_(grads, scale)  # noqa: SLF001
+                torch._foreach_mul_(grads, scale)
             if self.optim.clip_norm > 0:
                 nn.utils.clip_grad_norm_(group["params"], self.optim.clip_norm)
 
@@ -183,7 +186,12 @@ class Fit(Generic[B]):
         if self.run is None:
             return
         state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-        place = {"step": self.step, "epoch": self.epoch, "position": self.position, "validations": self.validations}
+        place = {
+            "step": self.step,
+            "epoch": self.epoch,
+            "position": self.position,
+            "validations": self.validations,
+        }
         checkpoint.save({**self.meta, **state, **place}, self.run / "checkpoint.pt")
 
     def _resume(self) -> None:

@@ -23,9 +23,7 @@ def a_score(metric: str, value: float) -> Score:
     return Score(value=value, low=value - 1, high=value + 2, higher_is_better=up, errors=20, total=100)
 
 
-def a_result(
-    model: str, task: str, value: float, *, corpus: str = "demo", lr: float = 0.01, **changes: Any
-) -> Result:
+def a_result(model: str, task: str, value: float, *, corpus: str = "demo", lr: float = 0.01, **changes: Any) -> Result:
     """A record of `model` on `task`; its fingerprint is the name and "-weights", CER is half of WER."""
     metrics = {MAIN[task]: a_score(MAIN[task], value)}
     if task == "asr":
@@ -136,19 +134,14 @@ def test_rows_that_lack_a_task_follow_without_a_rank() -> None:
 
 
 def test_the_best_of_each_column_is_bold_whichever_its_direction() -> None:
-    lines = (
-        Leaderboard(three_tasks("a", 43.1, 20, 90) + three_tasks("b", 50, 10, 80)).to_markdown().splitlines()
-    )
+    lines = Leaderboard(three_tasks("a", 43.1, 20, 90) + three_tasks("b", 50, 10, 80)).to_markdown().splitlines()
     # ranks of a: 1, 2, 1; of b: 2, 1, 2
     (a,) = [line for line in lines if line.startswith("| 1 | a ")]
     (b,) = [line for line in lines if line.startswith("| 2 | b ")]
     assert a == (
-        "| 1 | a | 94.7 | **43.1** [42.1, 45.1] | 20.0 [19.0, 22.0] | 10.0 [9.0, 12.0] "
-        "| **90.0** [89.0, 92.0] |"
+        "| 1 | a | 94.7 | **43.1** [42.1, 45.1] | 20.0 [19.0, 22.0] | 10.0 [9.0, 12.0] | **90.0** [89.0, 92.0] |"
     )
-    assert b == (
-        "| 2 | b | 94.7 | 50.0 [49.0, 52.0] | **10.0** [9.0, 12.0] | **5.0** [4.0, 7.0] | 80.0 [79.0, 82.0] |"
-    )
+    assert b == ("| 2 | b | 94.7 | 50.0 [49.0, 52.0] | **10.0** [9.0, 12.0] | **5.0** [4.0, 7.0] | 80.0 [79.0, 82.0] |")
 
 
 def test_corpora_are_never_mixed_even_under_one_name() -> None:

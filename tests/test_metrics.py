@@ -148,9 +148,7 @@ def test_a_system_does_not_differ_from_itself() -> None:
 
 def test_pairs_of_different_references_are_refused() -> None:
     with pytest.raises(CorpusError, match="references of the two sides differ"):
-        paired_difference(
-            error_counts(["A B"], ["A"], by="words"), error_counts(["A B C"], ["A"], by="words")
-        )
+        paired_difference(error_counts(["A B"], ["A"], by="words"), error_counts(["A B C"], ["A"], by="words"))
 
 
 def test_directions_and_labels_are_in_one_table() -> None:

@@ -1,4 +1,4 @@
-"""What a pretraining recipe may say: the defaults are the paper's base model, and ALGORITHM sections name their source."""
+"""What a pretraining recipe may say: the defaults are the paper's Base model (Ma et al., arXiv 2211.07321)."""
 
 from dataclasses import dataclass, field
 from typing import Literal

@@ -71,9 +71,17 @@ class PretrainData:
         self.cuts = [cut for cut in found if cut.duration >= config.min_seconds]
         left_out = len(found) - len(self.cuts)
         if left_out:
-            LOGGER.info("%s: %d of %d utterances are shorter than %g s, left out", split, left_out, len(found), config.min_seconds)
+            LOGGER.info(
+                "%s: %d of %d utterances are shorter than %g s, left out",
+                split,
+                left_out,
+                len(found),
+                config.min_seconds,
+            )
         if not self.cuts:
-            raise CorpusError(f"split '{split}': none of {len(found)} utterances lasts data.min_seconds={config.min_seconds} s")
+            raise CorpusError(
+                f"split '{split}': none of {len(found)} utterances lasts data.min_seconds={config.min_seconds} s"
+            )
         self.seconds = sum(cut.duration for cut in self.cuts)
         self._whole = {cut.id: cut for cut in self.cuts}
         self._cache: dict[str, NDArray[np.float32]] = {}

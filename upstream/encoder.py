@@ -60,12 +60,16 @@ class Encoder(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.dropout, self.layer_drop = config.dropout, config.layer_drop
-        # the official code zeroes padded frames before the first positional convolution only, so that an utterance's last
-        # frames depend on what it is batched with; False does the same, for comparisons with that code
+        # the official code zeroes padded frames before the first positional convolution only, so that an utterance's
+        # last frames depend on what it is batched with; False does the same, for comparisons with that code
         self.isolate_padding = True
         self.pos_convs = nn.ModuleList(
             nn.Conv1d(
-                config.dim, config.dim, config.pos_kernel, padding=config.pos_kernel // 2, groups=config.pos_groups
+                config.dim,
+                config.dim,
+                config.pos_kernel,
+                padding=config.pos_kernel // 2,
+                groups=config.pos_groups,
             )
             for _ in range(config.pos_depth)
         )

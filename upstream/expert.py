@@ -38,7 +38,7 @@ class MT4SSLUpstream:
 
 
 class UpstreamExpert(nn.Module):
-    """The s3prl side of a checkpoint: a list of waveforms in, {"hidden_states": [...]} out; gradients flow in train mode."""
+    """The s3prl side of a checkpoint: waveforms in, {"hidden_states": [...]} out; gradients flow in train mode."""
 
     def __init__(self, ckpt: str, **_: object) -> None:
         super().__init__()
@@ -59,9 +59,11 @@ class UpstreamExpert(nn.Module):
 
 
 def prepare(waveforms: Tensor, lengths: Tensor, *, normalized: bool) -> Tensor:
-    """Return waveforms (B, N) normalised over their real samples, zeros after them; raises UpstreamError when too short."""
+    """Return waveforms (B, N) normalised over their real samples; raises UpstreamError when one is too short."""
     if int(lengths.min()) < RECEPTIVE_FIELD:
-        raise UpstreamError(f"audio of {int(lengths.min())} samples: at least {RECEPTIVE_FIELD} (25 ms at 16 kHz) are needed")
+        raise UpstreamError(
+            f"audio of {int(lengths.min())} samples: at least {RECEPTIVE_FIELD} (25 ms at 16 kHz) are needed"
+        )
     rows = [
         normalize(wave[:length]) if normalized else wave[:length]
         for wave, length in zip(waveforms.float(), lengths.tolist(), strict=True)
@@ -112,5 +114,3 @@ def register() -> None:
 
     if not hasattr(hub, "mt4ssl_local"):
         hub.mt4ssl_local = mt4ssl_local
-
-

@@ -1,4 +1,4 @@
-"""The offline extractor's labels: features at 50 Hz, MiniBatchKMeans on a seeded sample, nearest centre for every frame.
+"""The offline extractor's labels: features at 50 Hz, k-means on a seeded sample, the nearest centre of every frame.
 
 Shapes: T frames, F features, V clusters.
 """
@@ -74,9 +74,15 @@ class FeatureSource:
 
 
 def make_labels(
-    corpora: Sequence[Corpus], splits: Sequence[str], config: OfflineConfig, *, out: Path | None, seed: int, device: str
+    corpora: Sequence[Corpus],
+    splits: Sequence[str],
+    config: OfflineConfig,
+    *,
+    out: Path | None,
+    seed: int,
+    device: str,
 ) -> LabelStore:
-    """Fit k-means on the corpora's first split and label all the given splits; a store made before is returned as it is.
+    """Fit k-means on the corpora's first split and label all given splits; a store made before is returned as it is.
 
     Without `out` the store lies in the first corpus's folder, under a name made of everything that it depends on.
     """

@@ -66,7 +66,8 @@ class LabelStore:
         again = 'run "mt4ssl-bench kmeans" again'
         if self.info.digest != digest:
             raise CheckpointError(
-                f"targets.offline.labels={self.folder}: made from another corpus ({self.info.digest}, not {digest}); {again}"
+                f"targets.offline.labels={self.folder}: made from another corpus "
+                f"({self.info.digest}, not {digest}); {again}"
             )
         if self.info.clusters != clusters:
             raise CheckpointError(

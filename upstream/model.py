@@ -16,10 +16,10 @@ from mt4ssl_bench.upstream.targets import TargetExtractor, build_extractors
 
 
 class Losses(NamedTuple):
-    """One forward pass: `sums` by extractor, unweighted, over `count` masked frames."""
+    """One forward pass: `sums` by extractor, unweighted, over `masked` frames."""
 
     sums: dict[str, Tensor]
-    count: int
+    masked: int
     hidden: Tensor  # (M, D) the student's last output at masked frames
 
 

@@ -53,7 +53,7 @@ class Pretraining:
         }
         return StepLoss(
             total=self.model.total(losses),
-            count=losses.count,
+            count=losses.masked,
             sums=losses.sums,
             monitors=monitors,
             seconds=batch.seconds,
@@ -73,7 +73,10 @@ class Pretraining:
         """Move the extractors and stop a collapsed run."""
         said = {k: v for _, extractor in self.model.named_extractors() for k, v in extractor.update(step).items()}
         if values and step >= self.config.collapse_step:
-            for key, least in (("target_var", self.config.min_target_var), ("pred_var", self.config.min_pred_var)):
+            for key, least in (
+                ("target_var", self.config.min_target_var),
+                ("pred_var", self.config.min_pred_var),
+            ):
                 if values.get(key, math.inf) < least:
                     raise TrainingError(
                         f"collapse at update {step}: {key} is {values[key]:.3g}, under {least}; "
@@ -91,7 +94,7 @@ class Pretraining:
             losses = self.forward(batch, (VALID_SEED, number), 1)
             for name, value in losses.sums.items():
                 sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value
-            count, seconds = count + losses.count, seconds + batch.seconds
+            count, seconds = count + losses.masked, seconds + batch.seconds
             if seconds >= VALID_SECONDS:
                 break
         self.model.train()

@@ -112,7 +112,7 @@ class OnlineTargets(TargetExtractor):
         averaged = [(t, student[n]) for n, t in self.teacher.named_parameters() if not n.startswith("pos_convs.")]
         for teacher, current in copied:
             teacher.copy_(current)
-        torch._foreach_lerp_([t for t, _ in averaged], [s for _, s in averaged], 1 - decay)  # noqa: SLF001
+        torch._foreach_lerp_([t for t, _ in averaged], [s for _, s in averaged], 1 - decay)
         return {"ema_decay": decay}
 
 
