@@ -48,9 +48,7 @@ class Split:
         self, count: int, *, epoch: int = 0, skip: int = 0, seed: int = 0, shuffle: bool = False
     ) -> Iterator[tuple[list[Any], Tensor, Tensor]]:
         """Yield batches of `count` utterances of similar lengths."""
-        from lhotse import CutSet
-
-        make = Batches(CutSet.from_cuts(self.cuts), list, count=count, seed=seed, shuffle=shuffle)
+        make = Batches(self.cuts, list, count=count, seed=seed, shuffle=shuffle)
         for cuts in make(epoch, skip):
             features, lengths = self.features.batch([cut.id for cut in cuts])
             if self.pooled:  # (B, K, L, D): one of the K crops, as if it were the only frame

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from mt4ssl_bench.errors import CorpusError
 
 RATE = 16_000
+SHORT = 0.1  # seconds by which a compressed file may fall short of its header
 SUFFIXES = frozenset({".flac", ".wav", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au"})
 
 Samples = NDArray[np.float32]
@@ -36,6 +37,8 @@ def read_file(path: Path, *, start: int = 0, count: int = -1) -> Samples:
         samples, rate = soundfile.read(path, start=start, frames=count, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
         raise CorpusError(f"{path}: {_reason(path, error)}") from None
+    if not len(samples) or len(samples) < count - SHORT * rate:
+        raise CorpusError(f"{path}: truncated or changed: {len(samples)} samples from {start}, not {max(count, 1)}")
     mono: Samples = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
     if rate != RATE:
         mono = _resample(mono, rate)

@@ -30,14 +30,14 @@ class Batches(Generic[B]):
     """Length-bucketed batches of cuts, of at most `seconds` of audio with padding (or `count` utterances).
 
     Args:
-        cuts: a CutSet; its durations decide the buckets.
+        cuts: their durations decide the buckets.
         make: list of cuts -> batch; runs in `workers` processes (0: in this one).
         shuffle: order by seed and epoch; otherwise the cuts' own order within buckets.
     """
 
     def __init__(
         self,
-        cuts: Any,  # noqa: ANN401 - lhotse ships no types
+        cuts: Sequence[Any],
         make: Callable[[Sequence[Any]], B],
         *,
         seconds: float | None = None,
@@ -59,31 +59,36 @@ class Batches(Generic[B]):
             _Made(self.make),
             sampler=order,  # any iterable of keys serves, and our keys are sets of cuts
             batch_size=None,
+            collate_fn=_same,  # the default one turns tuples into lists and arrays into tensors
             num_workers=self.workers,
             prefetch_factor=4,
         )
 
-    def _sampler(self, epoch: int) -> Any:  # noqa: ANN401
-        from lhotse.dataset import DynamicBucketingSampler
+    def _sampler(self, epoch: int) -> Any:  # noqa: ANN401 - lhotse ships no types
+        from lhotse import CutSet
+        from lhotse.dataset import DynamicBucketingSampler, DynamicCutSampler
 
+        buckets = min(BUCKETS, len(self.cuts) // CUTS_PER_BUCKET)
+        kind, extra = (DynamicBucketingSampler, {"num_buckets": buckets}) if buckets > 1 else (DynamicCutSampler, {})
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "eagerly read CutSet": small corpora are, on purpose
-            sampler = DynamicBucketingSampler(
-                self.cuts,
+            sampler = kind(
+                CutSet.from_cuts(self.cuts),
                 max_duration=self.seconds,
                 max_cuts=self.count,
-                num_buckets=BUCKETS,
                 shuffle=self.shuffle,
                 seed=self.seed,
                 drop_last=False,
                 world_size=1,
                 rank=0,
+                **extra,
             )
         sampler.set_epoch(epoch)
         return sampler
 
 
 BUCKETS = 20  # enough to keep padding under 5 % on read speech
+CUTS_PER_BUCKET = 20  # fewer would make batches of one utterance
 
 
 class _Made(Dataset[B]):
@@ -92,3 +97,7 @@ class _Made(Dataset[B]):
 
     def __getitem__(self, cuts: Any) -> B:  # noqa: ANN401
         return self.make(list(cuts))
+
+
+def _same(batch: B) -> B:
+    return batch

@@ -1,6 +1,7 @@
 """Recipes to typed frozen dataclasses: the dataclass is schema and defaults, YAML and a.b=c say only what differs."""
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -60,15 +61,15 @@ def load(schema: type[C], recipe: str | None = None, overrides: Sequence[str] = 
             raise ConfigError(f"override '{override}': expected key=value, for example optim.lr=1e-3")
     layers: list[tuple[str, Any]] = []
     if recipe is not None:
-        layers.append((f"recipe {recipe}", read_recipe(recipe)))
-    layers += [(f"override '{override}'", OmegaConf.from_dotlist([override])) for override in overrides]
+        layers.append((f"recipe {recipe}", OmegaConf.create(read_recipe(recipe))))
+    layers += [(f"override '{override}'", _read_override(override)) for override in overrides]
     node = OmegaConf.structured(schema)
     OmegaConf.set_readonly(node, value=False)
     for source, layer in layers:
         try:
             node = OmegaConf.merge(node, _lists(layer, node))
         except OmegaConfBaseException as error:
-            raise ConfigError(f"{source}: {_explain(error, node)}") from None
+            raise ConfigError(f"{source}: {_explain(error, node, _culprit(layer, node))}") from None
     try:
         return cast("C", OmegaConf.to_object(node))
     except OmegaConfBaseException as error:
@@ -78,7 +79,8 @@ def load(schema: type[C], recipe: str | None = None, overrides: Sequence[str] = 
 def to_dict(config: object) -> dict[str, Any]:
     """Return a config dataclass as plain containers, ready for JSON or a checkpoint."""
     assert dataclasses.is_dataclass(config)
-    return cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.structured(config)))
+    # through JSON, so that a stored config and a new one compare equal: tuples become lists
+    return cast("dict[str, Any]", json.loads(json.dumps(OmegaConf.to_container(OmegaConf.structured(config)))))
 
 
 def from_dict(schema: type[C], values: dict[str, Any]) -> C:
@@ -91,9 +93,29 @@ def from_dict(schema: type[C], values: dict[str, Any]) -> C:
         raise ConfigError(f"stored config: {_explain(error, node)}") from None
 
 
+def _read_override(override: str) -> DictConfig:
+    try:
+        return OmegaConf.from_dotlist([override])
+    except Exception as error:  # noqa: BLE001 - the YAML reader's own kinds, as above
+        raise ConfigError(f"override '{override}': not valid YAML: {str(error).splitlines()[0]}") from None
+
+
+def _culprit(layer: Any, schema: Any) -> str:  # noqa: ANN401 - OmegaConf nodes
+    """Name the first key of `layer` that does not merge, as a.b: OmegaConf's own errors do not always say."""
+    for key in layer:
+        value = layer._get_node(key)  # noqa: SLF001 - interpolations are not resolved here
+        try:
+            OmegaConf.merge(schema, {key: value})
+        except OmegaConfBaseException:
+            below = schema._get_node(key) if key in schema else None  # noqa: SLF001
+            both = isinstance(value, DictConfig) and isinstance(below, DictConfig)
+            inner = _culprit(value, below) if both else ""
+            return f"{key}.{inner}" if inner else str(key)
+    return "?"
+
+
 def _lists(layer: Any, schema: Any) -> Any:  # noqa: ANN401 - OmegaConf nodes
     """Let a.b=x stand for a one-element list, and a.b=x,y for two, where the schema wants a list."""
-    layer = OmegaConf.create(layer) if not isinstance(layer, DictConfig) else layer
     for key in list(layer):
         if not isinstance(schema, DictConfig) or key not in schema:
             continue
@@ -105,8 +127,8 @@ def _lists(layer: Any, schema: Any) -> Any:  # noqa: ANN401 - OmegaConf nodes
     return layer
 
 
-def _explain(error: OmegaConfBaseException, node: Any) -> str:  # noqa: ANN401 - an OmegaConf node
-    key = getattr(error, "full_key", None) or getattr(error, "key", None) or "?"
+def _explain(error: OmegaConfBaseException, node: Any, culprit: str = "?") -> str:  # noqa: ANN401 - OmegaConf's
+    key = getattr(error, "full_key", None) or getattr(error, "key", None) or culprit
     text = str(getattr(error, "msg", None) or error).splitlines()[0]
     if "not in" in text or "Key" in text:
         parent: Any = node

@@ -58,7 +58,7 @@ class Corpus:
             raw = json.loads(file.read_text(encoding="utf-8"))
             raw["splits"] = {name: SplitInfo(**split) for name, split in raw["splits"].items()}
             info = CorpusInfo(**raw)
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise CorpusError(f"{file}: not a corpus of this version ({error}); prepare it again") from None
         if info.format != FORMAT:
             raise CorpusError(f"{file}: format {info.format}, this version reads {FORMAT}; prepare it again")
@@ -72,7 +72,10 @@ class Corpus:
             raise CorpusError(f"corpus {self.root}: no split '{split}'; {hint(split, self.info.splits)}")
         if not self.info.splits[split].utterances:
             raise CorpusError(f"corpus {self.root}: split '{split}' holds no utterance")
-        return CutSet.from_jsonl_lazy(self.root / f"{split}.jsonl.gz").with_recording_path_prefix(self.root)
+        file = self.root / f"{split}.jsonl.gz"
+        if not file.is_file():
+            raise CorpusError(f"{file}: missing from the corpus; prepare it again into an empty folder")
+        return CutSet.from_jsonl_lazy(file).with_recording_path_prefix(self.root)
 
     def split_for(self, name: str, *, speaker_task: bool) -> str:
         """Return which split serves as `name` ("train"): for speaker tasks "sid_train" where the corpus has it."""

@@ -1,8 +1,8 @@
 """Audio and manifests to corpora: everything is checked before anything is written, and every exclusion is counted."""
 
-import csv
 import hashlib
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +20,7 @@ from mt4ssl_bench.registry import hint
 LOGGER = logging.getLogger(__name__)
 REQUIRED = ("id", "path")
 OPTIONAL = ("duration_s", "speaker", "language", "text", "phones", "split", "sid_split")
-SPLITS = ("train", "valid", "test")
+SPLIT_NAME = re.compile(r"\w[\w.-]*")  # a split's name is its file's
 DURATION_SLACK = 0.1  # seconds by which a manifest may misstate a duration
 
 
@@ -122,8 +122,9 @@ def _read_table(manifest: Path) -> list[Row]:
         text = manifest.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise CorpusError(f"{manifest}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
-    reader = csv.DictReader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
-    header = [column.strip() for column in reader.fieldnames or []]
+    # split at newlines alone: splitlines() also splits at U+2028 and its like, which texts may hold
+    lines = [(n, line.split("\t")) for n, line in enumerate(text.split("\n"), start=1) if line]
+    header = [column.strip() for column in lines[0][1]] if lines else []
     for column in REQUIRED:
         if column not in header:
             raise CorpusError(
@@ -131,13 +132,18 @@ def _read_table(manifest: Path) -> list[Row]:
             )
     rows: list[tuple[Row, str]] = []
     wanted = [c for c in (*REQUIRED, *OPTIONAL) if c in header]
-    for number, raw in enumerate(reader, start=2):
-        if None in raw or None in raw.values():
+    for number, raw in lines[1:]:
+        if len(raw) != len(header):
             raise CorpusError(f"{manifest}, line {number}: {len(header)} columns expected, as in the header")
-        cells = {column.strip(): (value or "").strip() for column, value in raw.items()}
+        cells = {column: value.strip() for column, value in zip(header, raw, strict=True)}
         for column in wanted:
             if not cells[column]:
                 raise CorpusError(f"{manifest}, line {number}: utterance '{cells['id']}' has an empty {column}")
+        for column in ("split", "sid_split"):
+            if column in wanted and not SPLIT_NAME.fullmatch(cells[column]):
+                raise CorpusError(
+                    f"{manifest}, line {number}: '{cells[column]}' cannot name a split; letters, digits, _ . - can"
+                )
         path = Path(cells["path"])
         kept: dict[str, Any] = {c: cells[c] for c in wanted if c not in {"path", "duration_s"}}
         kept |= {c: " ".join(kept[c].split()) for c in ("text", "phones") if c in kept}
@@ -155,8 +161,11 @@ def _check_duration(row: Row, stated: str, manifest: Path) -> Row:
         seconds = float(stated)
     except ValueError:
         raise CorpusError(f"{manifest}: utterance '{row.id}' has duration_s '{stated}', not a number") from None
-    frames, rate, _ = audio.probe(row.path)
-    if abs(frames / rate - seconds) > DURATION_SLACK:
+    try:
+        frames, rate, _ = audio.probe(row.path)
+    except CorpusError as error:
+        raise CorpusError(f"utterance '{row.id}': {error}") from None
+    if not abs(frames / rate - seconds) <= DURATION_SLACK:  # as it stands, NaN is refused too
         raise CorpusError(
             f"{manifest}: utterance '{row.id}' lasts {frames / rate:.2f} s, not {seconds:.2f} s as stated"
         )

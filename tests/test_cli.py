@@ -1,0 +1,169 @@
+"""The command line as a user types it: the whole chain, and every wrong input in one line with exit code 2."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mt4ssl_bench.cli import main
+from mt4ssl_bench.corpus import Corpus
+
+DATA = Path(__file__).parent / "data"
+TOY = str(DATA / "toy.yaml")
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """A real second process; COLUMNS keeps tables from wrapping."""
+    command = [sys.executable, "-m", "mt4ssl_bench", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "200"})
+
+
+def test_from_a_manifest_to_a_leaderboard(manifest: Path, tmp_path: Path) -> None:
+    corpus, model, results = tmp_path / "corpus", tmp_path / "runs" / "first", tmp_path / "results"
+    prepared = run("prepare", "table", manifest, "--out", corpus, "--licence", "CC0")
+    assert prepared.returncode == 0, prepared.stderr
+    assert "train      18 utterances" in prepared.stdout
+    pretrained = run("pretrain", TOY, f"data.corpus={corpus}", "--out", model)
+    assert pretrained.returncode == 0, pretrained.stderr
+    assert "6 updates" in pretrained.stdout
+    tasks = [part for name in ("phoneme", "asr", "speaker") for part in ("--task", DATA / f"toy_{name}.yaml")]
+    command = ["evaluate", model, f"random:{TOY}", *tasks, "--corpus", corpus, "--out", results]
+    evaluated = run(*command)
+    assert evaluated.returncode == 0, evaluated.stderr
+    for text in ("first", "PER % ↓", "WER % ↓", "CER % ↓", "ACC % ↑"):
+        assert text in evaluated.stdout
+    assert len(list(results.glob("*.json"))) == 6
+
+    began = time.monotonic()
+    again = run(*command)
+    assert again.returncode == 0
+    assert again.stdout == evaluated.stdout
+    assert "already evaluated" in again.stderr
+    assert time.monotonic() - began < 60
+
+    for form in ("markdown", "csv", "json"):
+        shown = run("leaderboard", results, "--format", form)
+        assert shown.returncode == 0
+        assert "first" in shown.stdout
+
+
+def test_labels_alone_and_pretraining_that_uses_them(corpus: Corpus, tmp_path: Path) -> None:
+    made = run("kmeans", TOY, f"data.corpus={corpus.root}", "--out", tmp_path / "labels")
+    assert made.returncode == 0, made.stderr
+    assert "clusters: 8" in made.stdout
+    used = run(
+        "pretrain", TOY, f"data.corpus={corpus.root}", f"targets.offline.labels={tmp_path / 'labels'}",
+        "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert used.returncode == 0, used.stderr
+
+
+def test_help_is_fast_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv=['mt4ssl-bench','--help']\n"
+        "from mt4ssl_bench.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print('HEAVY', [m for m in ('torch','lhotse','s3prl','sklearn','numpy') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "HEAVY []" in found.stdout
+
+
+@pytest.mark.parametrize(
+    "command", [[], ["prepare", "table"], ["prepare", "folder"], ["prepare", "demo"], ["pretrain"], ["kmeans"],
+                ["evaluate"], ["leaderboard"], ["list"]],
+)  # fmt: skip
+def test_every_command_has_help_with_an_example(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(*command, "--help") == 0
+    said = capsys.readouterr().out
+    assert not command or "mt4ssl-bench" in said.split("Usage:")[1].split("\n", 1)[1]
+
+
+def call(*arguments: object) -> int:
+    """The command line in this process; returns its exit code."""
+    before = sys.argv
+    sys.argv = ["mt4ssl-bench", *map(str, arguments)]
+    try:
+        main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    finally:
+        sys.argv = before
+    return 0
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """Run a command that must fail; returns its one line."""
+    assert call(*arguments) == 2
+    captured = capsys.readouterr()
+    lines = [line for line in captured.err.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1, captured.err
+    assert "Traceback" not in captured.err
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["prepare", "table", "nowhere.tsv"], "nowhere.tsv: no such manifest"),
+        (["prepare", "folder", "nowhere"], "nowhere: no such folder"),
+        (["pretrain", "mt4ssl_tinny", "data.corpus={corpus}"], "did you mean mt4ssl_tiny"),
+        (["pretrain", "mt4ssl_tiny", "data.corpus={corpus}", "optim.lrr=1"], "did you mean lr?"),
+        (["pretrain", "mt4ssl_tiny", "data.corpus={corpus}", "optim.lr=fast"], "optim.lr"),
+        (["pretrain", "mt4ssl_tiny", "data.corpus={corpus}", "nonsense"], "expected key=value"),
+        (["pretrain", "mt4ssl_tiny"], "data.corpus: no corpus named"),
+        (["pretrain", "mt4ssl_tiny", "data.corpus=nowhere"], "corpus nowhere: no such folder"),
+        (["pretrain", "mt4ssl_tiny", "data.corpus={corpus}", "data.valid=vlaid"], "did you mean valid"),
+        (["kmeans", "mt4ssl_tiny"], "data.corpus: no corpus named"),
+        (["evaluate", "fbank", "--task", "ars", "--corpus", "{corpus}"], "did you mean asr"),
+        (["evaluate", "fbnak", "--task", "asr", "--corpus", "{corpus}"], "fbank"),
+        (["evaluate", "steps=1", "--task", "asr", "--corpus", "{corpus}"], "at least one upstream"),
+        (["evaluate", "fbank", "--task", "asr", "--corpus", "nowhere"], "corpus nowhere: no such folder"),
+        (["evaluate", "runs/none", "--task", "asr", "--corpus", "{corpus}"], "runs/none: no such checkpoint"),
+    ],
+)
+def test_wrong_input_is_one_line_and_writes_nothing(
+    corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    filled = [part.replace("{corpus}", str(corpus.root)) for part in arguments]
+    assert message in refused(capsys, *filled, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_labels_of_another_corpus_are_refused(
+    corpus: Corpus, manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = manifest.parent / "other.tsv"
+    other.write_text("\n".join(manifest.read_text().splitlines()[:15]) + "\n")
+    assert call("prepare", "table", other, "--out", tmp_path / "other") == 0
+    assert call("kmeans", TOY, f"data.corpus={tmp_path / 'other'}", "--out", tmp_path / "labels") == 0
+    said = refused(
+        capsys, "pretrain", TOY, f"data.corpus={corpus.root}", f"targets.offline.labels={tmp_path / 'labels'}",
+        "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert "made from another corpus" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_truncated_checkpoint_is_refused(corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoint.pt").write_bytes(b"PK\x03\x04 and then nothing")
+    said = refused(
+        capsys, "evaluate", tmp_path / "run", "--task", "asr", "--corpus", corpus.root, "--out", tmp_path / "out"
+    )
+    assert "truncated, damaged or not a checkpoint" in said
+
+
+def test_an_empty_folder_has_no_leaderboard(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "mt4ssl-bench evaluate" in refused(capsys, "leaderboard", tmp_path)
+
+
+def test_list_shows_recipes_tasks_and_kinds_of_upstream(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("list") == 0
+    said = capsys.readouterr().out
+    for name in ("mt4ssl_base", "mt4ssl_tiny", "phoneme_tiny", "asr", "random:<recipe>"):
+        assert name in said

@@ -1,0 +1,202 @@
+"""Recipes, base chains and overrides: what they make, and what a wrong one says, naming file, key and expectation."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from mt4ssl_bench.config import from_dict, load, read_recipe, recipe_names, to_dict
+from mt4ssl_bench.downstream.task import TaskConfig
+from mt4ssl_bench.errors import ConfigError
+from mt4ssl_bench.upstream.config import PretrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.98)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schema:
+    steps: int = 5
+    names: tuple[str, ...] = ()
+    rates: tuple[float, ...] = (1.0,)
+    mode: Literal["keep", "drop"] = "keep"
+    labels: str | None = None
+    on: bool = True
+    optim: Rates = field(default_factory=Rates)
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_without_recipe_and_overrides_the_defaults_stand() -> None:
+    assert load(Schema) == Schema()
+
+
+def test_a_recipe_changes_only_the_keys_that_it_names(tmp_path: Path) -> None:
+    recipe = write(tmp_path / "r.yaml", "steps: 7\noptim: {lr: 2}\n")
+    assert load(Schema, recipe) == Schema(steps=7, optim=Rates(lr=2.0))
+
+
+def test_an_empty_recipe_is_the_defaults(tmp_path: Path) -> None:
+    assert load(Schema, write(tmp_path / "r.yaml", "")) == Schema()
+
+
+def test_a_base_chain_is_merged_nearest_last(tmp_path: Path) -> None:
+    root = write(tmp_path / "root.yaml", "steps: 1\nmode: drop\noptim: {lr: 1, betas: [0.1, 0.2]}\n")
+    middle = write(tmp_path / "middle.yaml", f"base: {root}\nsteps: 2\noptim: {{lr: 3}}\n")
+    leaf = write(tmp_path / "leaf.yaml", f"base: {middle}\nsteps: 4\n")
+    assert load(Schema, leaf) == Schema(steps=4, mode="drop", optim=Rates(lr=3.0, betas=(0.1, 0.2)))
+    assert "base" not in read_recipe(leaf)
+
+
+def test_overrides_come_last_and_the_last_of_them_wins(tmp_path: Path) -> None:
+    recipe = write(tmp_path / "r.yaml", "steps: 7\n")
+    assert load(Schema, recipe, ["steps=8", "optim.lr=5e-4", "steps=9"]) == Schema(
+        steps=9, optim=Rates(lr=5e-4)
+    )
+
+
+def test_a_base_chain_that_loops_is_an_error_that_shows_the_loop(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.yaml", tmp_path / "two.yaml"
+    write(one, f"base: {two}\n")
+    write(two, f"base: {one}\n")
+    with pytest.raises(ConfigError, match=rf"base chain loops: {one} -> {two} -> {one}"):
+        load(Schema, str(one))
+
+
+@pytest.mark.parametrize(
+    ("override", "names"),
+    [
+        ("names=x", ("x",)),
+        ("names=x,y", ("x", "y")),
+        ("names=[x,y]", ("x", "y")),
+        ("names=3", ("3",)),
+        ("names=[]", ()),
+    ],
+)
+def test_a_list_may_be_given_with_commas(override: str, names: tuple[str, ...]) -> None:
+    assert load(Schema, None, [override]).names == names
+
+
+def test_a_list_of_numbers_may_be_given_with_commas() -> None:
+    assert load(Schema, None, ["rates=1e-2,1e-3", "optim.betas=0.5,0.6"]) == Schema(
+        rates=(0.01, 0.001), optim=Rates(betas=(0.5, 0.6))
+    )
+
+
+def test_null_unsets_an_optional_key(tmp_path: Path) -> None:
+    recipe = write(tmp_path / "r.yaml", "labels: there\n")
+    assert load(Schema, recipe).labels == "there"
+    assert load(Schema, recipe, ["labels=null"]).labels is None
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optm.lr=1", "override 'optm.lr=1': unknown key 'optm'; did you mean optim?"),
+        ("optim.lrr=1", "override 'optim.lrr=1': unknown key 'optim.lrr'; did you mean lr?"),
+        ("zzz=1", "unknown key 'zzz'; known: labels, mode, names, on, optim, rates, steps"),
+        ("steps=many", "override 'steps=many': key 'steps': Value 'many' of type 'str' could not be"),
+        ("steps=1.5", "key 'steps': Value '1.5'"),
+        ("steps=null", "key 'steps'"),
+        ("mode=lose", "key 'mode': Invalid value 'lose', expected one of ['keep', 'drop']"),
+        ("on=maybe", "key 'on': Value 'maybe' is not a valid bool"),
+        ("optim=3", "key 'optim': "),
+        ("optim.betas=0.5", "key 'optim.betas': "),
+        ("steps=${nothing}", "key 'steps': Interpolation key 'nothing' not found"),
+        ("steps", "override 'steps': expected key=value, for example optim.lr=1e-3"),
+        ("=3", "override '=3': expected key=value"),
+        ("steps={", "override 'steps={': not valid YAML"),
+    ],
+)
+def test_a_wrong_override_is_named_with_its_key(override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(Schema, None, [override])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("step: 7", "unknown key 'step'; did you mean steps?"),
+        ("optim: {lrr: 7}", "unknown key 'optim.lrr'; did you mean lr?"),
+        ("steps: x", "key 'steps': Value 'x' of type 'str' could not be converted to Integer"),
+        ("optim: {lr: x}", "key 'optim.lr': Value 'x' of type 'str' could not be converted to Float"),
+        ("optim: 4", "key 'optim': "),
+        ("optim: {betas: [1, 2, 3]}", "key 'optim.betas': "),
+        ("steps: null", "key 'steps'"),
+        ("- a\n- b", "expected keys and values, found ListConfig"),
+        ("a: [", "not valid YAML"),
+    ],
+)
+def test_a_wrong_recipe_is_named_with_its_key(tmp_path: Path, text: str, message: str) -> None:
+    recipe = write(tmp_path / "r.yaml", text + "\n")
+    with pytest.raises(ConfigError) as caught:
+        load(Schema, recipe)
+    assert str(caught.value).startswith(f"recipe {recipe}: ")
+    assert message in str(caught.value)
+
+
+def test_a_recipe_file_that_is_missing_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"^recipe file /nowhere/r\.yaml: no such file$"):
+        load(Schema, "/nowhere/r.yaml")
+
+
+def test_an_unknown_recipe_names_its_near_misses() -> None:
+    with pytest.raises(ConfigError, match="unknown recipe 'mt4ssl_tny'; did you mean mt4ssl_tiny"):
+        load(PretrainConfig, "mt4ssl_tny")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Schema(),
+        Schema(steps=3, names=("a", "b"), mode="drop", labels="x", optim=Rates(betas=(0.1, 0.2))),
+        PretrainConfig(),
+        TaskConfig(),
+    ],
+)
+def test_a_config_survives_as_plain_containers(config: Schema | PretrainConfig | TaskConfig) -> None:
+    assert from_dict(type(config), to_dict(config)) == config
+
+
+def test_plain_containers_hold_no_types_of_ours() -> None:
+    assert to_dict(Schema(names=("a",))) == {
+        "steps": 5,
+        "names": ("a",),
+        "rates": (1.0,),
+        "mode": "keep",
+        "labels": None,
+        "on": True,
+        "optim": {"lr": 1e-3, "betas": (0.9, 0.98)},
+    }
+
+
+def test_a_stored_config_with_foreign_keys_or_types_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"stored config: unknown key 'stepz'; did you mean steps\?"):
+        from_dict(Schema, {"stepz": 3})
+    with pytest.raises(ConfigError, match="stored config: key 'steps': Value 'x'"):
+        from_dict(Schema, {"steps": "x"})
+
+
+def test_the_recipes_of_the_readme_are_shipped() -> None:
+    assert {"mt4ssl_base", "mt4ssl_small", "mt4ssl_tiny", "asr", "phoneme", "speaker"} <= set(recipe_names())
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_shipped_recipe_loads_against_its_schema(name: str) -> None:
+    raw = read_recipe(name)
+    config = load(TaskConfig, name) if "task" in raw else load(PretrainConfig, name)
+    assert config.about == raw["about"]
+    assert len(config.about) > 20
+    if isinstance(config, TaskConfig):
+        assert config.task == name.removesuffix("_tiny")
+    else:
+        assert config.targets.offline.weight + config.targets.online.weight > 0

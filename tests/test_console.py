@@ -1,0 +1,111 @@
+"""Progress and logs go to stderr: a bar on a terminal, plain lines elsewhere, and nothing ever on stdout."""
+
+import io
+import logging
+from collections.abc import Iterator
+
+import pytest
+from rich.console import Console
+
+from mt4ssl_bench import console
+
+
+@pytest.fixture(autouse=True)
+def logger() -> Iterator[logging.Logger]:
+    """Give each test the package's logger as a library user has it, and put everything back afterwards."""
+    log = console.LOGGER
+    before = (log.handlers, log.level, log.propagate)
+    yield log
+    log.handlers, log.level, log.propagate = before[0], before[1], before[2]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [100.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_off_a_terminal_progress_is_plain_lines_in_the_log_and_nothing_on_stdout(
+    clock: list[float], capfd: pytest.CaptureFixture[str]
+) -> None:
+    console.setup_logging()
+    with console.progress("fit", 10) as advance:
+        for _ in range(10):
+            clock[0] += 5
+            advance(1, "loss 0.5")
+    out, err = capfd.readouterr()
+    assert out == ""
+    lines = [line.split(" ", 1)[1] for line in err.splitlines()]  # without the time of day
+    assert lines == [
+        "fit: 4/10, 30 s left, loss 0.5",
+        "fit: 8/10, 10 s left, loss 0.5",
+        "fit: 10/10 in 50 s",
+    ]
+
+
+def test_what_is_quick_leaves_no_line(clock: list[float], capfd: pytest.CaptureFixture[str]) -> None:
+    console.setup_logging()
+    with console.progress("quick", 3) as advance:
+        for _ in range(3):
+            clock[0] += 1
+            advance(1, "")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_resumed_run_counts_from_where_it_stood_and_estimates_from_what_it_did_itself(
+    clock: list[float], capfd: pytest.CaptureFixture[str]
+) -> None:
+    console.setup_logging()
+    with console.progress("fit", 100, start=80) as advance:
+        clock[0] += 20
+        advance(10, "")
+    # 10 units in 20 s: the other 10 take 20 s
+    lines = [line.split(" ", 1)[1] for line in capfd.readouterr().err.splitlines()]
+    assert lines == ["fit: 90/100, 20 s left", "fit: 90/100 in 20 s"]
+
+
+def test_on_a_terminal_progress_is_a_bar_on_stderr(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(console, "stderr", Console(file=screen, force_terminal=True, width=120))
+    with console.progress("fit", 4) as advance:
+        advance(3, "loss 0.25")
+        advance(1, "")
+    shown = screen.getvalue()
+    assert "fit" in shown
+    assert "4/4" in shown
+    assert "loss 0.25" in shown
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_log_goes_to_stderr_with_the_time_of_day(
+    logger: logging.Logger, capfd: pytest.CaptureFixture[str]
+) -> None:
+    console.setup_logging()
+    logging.getLogger("mt4ssl_bench.somewhere").info("7 cuts")
+    logging.getLogger("mt4ssl_bench.somewhere").debug("details")
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err[8:] == " 7 cuts\n"
+    assert [c for c in err[:8] if not c.isdigit()] == [":", ":"]
+    assert logger.level == logging.INFO
+
+
+def test_verbose_shows_debug_lines(capfd: pytest.CaptureFixture[str]) -> None:
+    console.setup_logging(verbose=True)
+    logging.getLogger("mt4ssl_bench.somewhere").debug("details")
+    assert capfd.readouterr().err.endswith("details\n")
+
+
+def test_setting_up_twice_does_not_write_twice(capfd: pytest.CaptureFixture[str]) -> None:
+    console.setup_logging()
+    console.setup_logging()
+    logging.getLogger("mt4ssl_bench.somewhere").warning("once")
+    assert capfd.readouterr().err.count("once") == 1
+
+
+def test_importing_the_package_sets_up_no_handler(logger: logging.Logger) -> None:
+    assert logger.handlers == []
+    assert logger.propagate

@@ -1,0 +1,150 @@
+"""The evaluation job: what is refused before any work, what a record holds, and what is not computed twice."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mt4ssl_bench import results
+from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.downstream import evaluate as job
+from mt4ssl_bench.downstream.evaluate import evaluate, plan
+from mt4ssl_bench.errors import BenchError, ConfigError, CorpusError
+from mt4ssl_bench.features import Features
+from mt4ssl_bench.leaderboard import Leaderboard
+from mt4ssl_bench.prepare import prepare_folder
+
+DATA = Path(__file__).parent / "data"
+PHONEME, ASR, SPEAKER = (str(DATA / f"toy_{name}.yaml") for name in ("phoneme", "asr", "speaker"))
+
+
+class Spectrum:
+    """A real upstream in ten lines: log magnitudes of 20 ms windows, and the same once more, halved."""
+
+    def __init__(self, name: str, *, broken: bool = False) -> None:
+        self.name, self.broken, self.calls = name, broken, 0
+        self.num_layers, self.dim, self.stride, self.parameters = 2, 32, 320, 0
+        self.fingerprint = f"fingerprint of {name}"
+
+    def extract(self, waveforms: torch.Tensor, lengths: torch.Tensor) -> Features:
+        self.calls += 1
+        frames = waveforms[:, : waveforms.shape[1] // 320 * 320].unflatten(1, (-1, 320))
+        x = (torch.fft.rfft(frames).abs()[..., :64].unflatten(-1, (32, 2)).mean(-1) + 0.1).log()
+        if self.broken:
+            x = x * float("nan")
+        return Features(torch.stack([x, x / 2]), lengths // 320)
+
+
+@pytest.fixture
+def upstreams(monkeypatch: pytest.MonkeyPatch) -> dict[str, Spectrum]:
+    made = {"good": Spectrum("good"), "broken": Spectrum("broken", broken=True)}
+    monkeypatch.setattr(job, "load_upstream", lambda name, device: made[name])  # noqa: ARG005
+    return made
+
+
+def test_a_head_learns_to_read_the_tones(corpus: Corpus, upstreams: dict[str, Spectrum], tmp_path: Path) -> None:
+    outcome = evaluate(["good"], [PHONEME, ASR, SPEAKER], corpus.root, out=tmp_path, device="cpu")
+    assert not outcome.failures
+    per, wer, acc = (result.metrics[result.main_metric] for result in outcome.results)
+    assert per.value < 30
+    assert per.low <= per.value <= per.high
+    assert wer.total == 9 + 0 * acc.total  # the three test utterances hold three words each
+    assert 0 <= acc.value <= 100
+    first = outcome.results[0]
+    assert [trial["lr"] for trial in first.sweep] == [0.1, 0.01]
+    assert sum(trial["chosen"] for trial in first.sweep) == 1
+    assert sum(first.layer_weights) == pytest.approx(1)
+    assert first.corpus["digest"] == corpus.info.digest
+    assert set(first.wall_seconds) == {"features", "train", "test"}
+    path = results.record_path(first, tmp_path)
+    said = results.load_hypotheses(path)
+    assert {row["id"] for row in said} == {"s0-0", "s1-0", "s2-0"}
+    errors = sum(row["substitutions"] + row["deletions"] + row["insertions"] for row in said)
+    assert errors == per.errors
+    assert "good" in Leaderboard.from_folder(tmp_path).to_markdown()
+
+
+def test_features_are_shared_and_records_reused(
+    corpus: Corpus, upstreams: dict[str, Spectrum], tmp_path: Path
+) -> None:
+    model = upstreams["good"]
+    evaluate(["good"], [PHONEME], corpus.root, out=tmp_path, device="cpu")
+    once = model.calls
+    assert once > 0
+    evaluate(["good"], [ASR], corpus.root, out=tmp_path, device="cpu")
+    assert model.calls == once, "another task reads the stored features"
+    again = evaluate(["good"], [PHONEME, ASR], corpus.root, out=tmp_path, device="cpu")
+    assert again.reused == 2
+    changed = evaluate(["good"], [PHONEME], corpus.root, out=tmp_path, device="cpu", overrides=["steps=5"])
+    assert changed.reused == 0
+    assert model.calls == once
+
+
+def test_the_same_seed_gives_the_same_record(corpus: Corpus, upstreams: dict[str, Spectrum], tmp_path: Path) -> None:
+    runs = [
+        evaluate(["good"], [PHONEME, SPEAKER], corpus.root, out=tmp_path / str(i), device="cpu").results for i in range(2)
+    ]
+    for a, b in zip(*runs, strict=True):
+        assert (a.metrics, a.sweep, a.layer_weights) == (b.metrics, b.sweep, b.layer_weights)
+
+
+def test_a_failed_row_does_not_stop_the_others(
+    corpus: Corpus, upstreams: dict[str, Spectrum], tmp_path: Path
+) -> None:
+    outcome = evaluate(["broken", "good"], [PHONEME], corpus.root, out=tmp_path, device="cpu")
+    assert len(outcome.results) == 1
+    assert len(outcome.failures) == 1
+    assert "broken" in outcome.failures[0]
+    assert "NaN" in outcome.failures[0]
+
+
+def test_a_limited_run_is_marked_and_never_ranked(
+    corpus: Corpus, upstreams: dict[str, Spectrum], tmp_path: Path
+) -> None:
+    outcome = evaluate(["good"], [PHONEME], corpus.root, out=tmp_path, device="cpu", limit=2)
+    assert outcome.results[0].limit == 2
+    assert not Leaderboard.from_folder(tmp_path).tables
+
+
+def test_a_rate_that_diverges_leaves_the_others(corpus: Corpus, upstreams: dict[str, Spectrum], tmp_path: Path) -> None:
+    outcome = evaluate(
+        ["good"], [PHONEME], corpus.root, out=tmp_path, device="cpu", overrides=["sweep=[1e30,1e-2]", "clip_norm=0"]
+    )
+    trials = outcome.results[0].sweep
+    assert [trial["chosen"] for trial in trials] == [False, True]
+
+
+def test_a_tasks_name_means_the_recipe_that_fits_the_corpus(corpus: Corpus) -> None:
+    assert plan("asr", corpus).recipe == "asr_tiny"
+    assert plan("phoneme_tiny", corpus, ["steps=7"]).config.steps == 7
+
+
+@pytest.mark.parametrize(
+    ("task", "overrides", "message"),
+    [
+        ("ars", [], "unknown task 'ars'; did you mean asr"),
+        ("mt4ssl_tiny", [], "unknown task 'mt4ssl_tiny'"),
+        ("asr", ["stepz=3"], "unknown key 'stepz'; did you mean steps"),
+        ("asr", ["steps=many"], "steps"),
+        ("asr", ["steps=0"], "at least 1"),
+        ("asr", ["store.precision=fp8"], "expected fp16 or fp32"),
+    ],
+)
+def test_wrong_names_and_keys_are_refused(corpus: Corpus, task: str, overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        plan(task, corpus, overrides)
+
+
+def test_a_corpus_without_the_field_cannot_serve_the_task(manifest: Path, tmp_path: Path) -> None:
+    audio_only = prepare_folder(manifest.parent, tmp_path / "audio")
+    with pytest.raises(CorpusError, match="cannot serve task 'phoneme'.*needs phones.*audio only"):
+        plan("phoneme", audio_only)
+
+
+def test_nothing_starts_when_one_name_is_wrong(
+    corpus: Corpus, upstreams: dict[str, Spectrum], tmp_path: Path
+) -> None:
+    with pytest.raises(BenchError):
+        evaluate(["good"], [PHONEME, "nonsense"], corpus.root, out=tmp_path / "r", device="cpu")
+    assert upstreams["good"].calls == 0
+    assert not (tmp_path / "r").exists()

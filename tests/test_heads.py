@@ -1,0 +1,71 @@
+"""Heads: padding never matters, pooling commutes, and the recurrent head is torch's bidirectional LSTM."""
+
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from mt4ssl_bench.downstream.heads import LinearHead, PooledHead, RecurrentHead, WeightedSum, flip, mask_features
+from mt4ssl_bench.downstream.task import HeadConfig
+
+CONFIG = HeadConfig(projection=6, hidden=5, lstm_layers=2, dropout=0.0)
+LENGTHS = torch.tensor([7, 4])
+
+
+def features() -> torch.Tensor:
+    torch.manual_seed(0)
+    return torch.randn(2, 7, 3, 4)  # (B, T, L, D)
+
+
+def test_the_weighted_sum_starts_as_the_mean_of_the_layers() -> None:
+    x = features()
+    torch.testing.assert_close(WeightedSum(3, layer_norm=False)(x), x.mean(2))
+    normed = WeightedSum(3, layer_norm=True)(x)
+    torch.testing.assert_close(normed, nn.functional.layer_norm(x, (4,)).mean(2))
+
+
+def test_the_linear_head_has_no_non_linearity() -> None:
+    head = LinearHead(3, 4, 5, CONFIG)
+    x = features()
+    (a, _), (b, _), (c, _) = head(x, LENGTHS), head(2 * x, LENGTHS), head(0 * x, LENGTHS)
+    torch.testing.assert_close(b - a, a - c)
+
+
+def test_pooling_stored_means_equals_pooling_frames() -> None:
+    head, x = PooledHead(3, 4, 5, CONFIG), features()
+    frames, _ = head(x, LENGTHS)
+    means = torch.stack([x[b, :n].mean(0) for b, n in enumerate(LENGTHS.tolist())])[:, None]
+    pooled, _ = head(means, torch.ones(2, dtype=torch.long))
+    torch.testing.assert_close(frames, pooled)
+
+
+def test_the_recurrent_head_equals_a_packed_bidirectional_lstm() -> None:
+    torch.manual_seed(1)
+    head, x = RecurrentHead(3, 4, 5, CONFIG).eval(), features()
+    lstm = nn.LSTM(6, 5, 2, batch_first=True, bidirectional=True)
+    for layer, (ahead, back) in enumerate(zip(head.forwards, head.backwards, strict=True)):
+        for source, suffix in ((ahead, ""), (back, "_reverse")):
+            for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+                getattr(lstm, f"{name}_l{layer}{suffix}").data.copy_(getattr(source, f"{name}_l0"))
+    packed = pack_padded_sequence(head.projection(head.sum(x)), LENGTHS, batch_first=True)
+    expected = head.output(pad_packed_sequence(lstm(packed)[0], batch_first=True)[0])
+    found, _ = head(x, LENGTHS)
+    torch.testing.assert_close(found[0], expected[0], atol=1e-6, rtol=0)
+    torch.testing.assert_close(found[1, :4], expected[1, :4], atol=1e-6, rtol=0)
+
+
+def test_flip_reverses_real_frames_alone() -> None:
+    x = torch.arange(5.0).repeat(2, 1)[..., None]
+    assert flip(x, torch.tensor([5, 3]))[..., 0].tolist() == [[4, 3, 2, 1, 0], [2, 1, 0, 3, 4]]
+
+
+def test_spec_augment_masks_within_its_limits_and_only_in_training() -> None:
+    torch.manual_seed(0)
+    x = torch.ones(4, 200, 240)
+    masked = mask_features(x, torch.tensor([200, 200, 150, 100]))
+    frames = (masked.sum(2) == 0).sum(1)
+    channels = (masked.sum(1) == 0).sum(1)
+    assert frames.max() <= 80
+    assert channels.max() <= 200
+    assert (masked == 0).any()
+    head = RecurrentHead(3, 4, 5, HeadConfig(projection=6, hidden=5, spec_augment=True)).eval()
+    assert head(features(), LENGTHS)[0].equal(head(features(), LENGTHS)[0])

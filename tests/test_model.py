@@ -1,0 +1,83 @@
+"""MT4SSL as a whole: which extractors it has, what clones mean, and where gradients may flow."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mt4ssl_bench.config import load
+from mt4ssl_bench.upstream.config import PretrainConfig
+from mt4ssl_bench.upstream.masking import draw_masks
+from mt4ssl_bench.upstream.model import MT4SSL
+
+TOY = str(Path(__file__).parent / "data" / "toy.yaml")
+
+
+def build(*overrides: str) -> MT4SSL:
+    torch.manual_seed(0)
+    return MT4SSL(load(PretrainConfig, TOY, ["encoder.dropout=0", *overrides]))
+
+
+def inputs(views: int = 1) -> tuple[torch.Tensor, ...]:
+    torch.manual_seed(1)
+    rng = np.random.default_rng(0)
+    masks = [draw_masks([49, 30], 49, load(PretrainConfig, TOY).masking, rng) for _ in range(views)]
+    waves = torch.randn(2, 16_000)
+    waves[1, 9_700:] = 0
+    return waves, torch.tensor([16_000, 9_700]), torch.randint(0, 8, (2, 49)), torch.cat(masks)
+
+
+def test_either_extractor_can_be_left_out() -> None:
+    assert set(dict(build().named_extractors())) == {"offline", "online"}
+    offline, online = build("targets.online.weight=0"), build("targets.offline.weight=0")
+    assert set(offline(*inputs()).sums) == {"offline"}
+    assert set(online(*inputs()).sums) == {"online"}
+    assert not any("teacher" in name for name, _ in offline.named_parameters())
+
+
+def test_clones_sum_the_losses_of_their_masks() -> None:
+    model = build()
+    waves, lengths, labels, masks = inputs(views=3)
+    together = model(waves, lengths, labels, masks)
+    apart = [model(waves, lengths, labels, masks[2 * r : 2 * r + 2]) for r in range(3)]
+    assert together.masked == sum(part.masked for part in apart)
+    for name in together.sums:
+        expected = sum(part.sums[name].item() for part in apart)
+        assert abs(together.sums[name].item() - expected) < 1e-4 * expected
+
+
+def test_the_total_weighs_the_losses() -> None:
+    model = build("targets.offline.weight=2", "targets.online.weight=0.5")
+    losses = model(*inputs())
+    expected = 2 * losses.sums["offline"] + 0.5 * losses.sums["online"]
+    torch.testing.assert_close(model.total(losses), expected)
+
+
+def test_gradients_reach_the_student_and_never_the_teacher() -> None:
+    model = build()
+    model.total(model(*inputs())).backward()
+    for name, p in model.named_parameters():
+        assert (p.grad is None) == ("teacher" in name), name
+
+
+def test_an_utterance_gives_the_same_hidden_states_alone_and_in_a_batch() -> None:
+    model = build().eval()
+    waves, lengths, _, _ = inputs()
+    batched, frames = model.hidden_states(waves, lengths)
+    alone, _ = model.hidden_states(waves[1:, :9_700], lengths[1:])
+    assert frames.tolist() == [49, 30]
+    for a, b in zip(batched, alone, strict=True):
+        torch.testing.assert_close(a[1:, :30], b, atol=1e-5, rtol=0)
+
+
+def test_layer_drop_keeps_the_number_of_hidden_states() -> None:
+    model = build("encoder.layer_drop=0.9").train()
+    waves, lengths, _, _ = inputs()
+    assert {len(model.hidden_states(waves, lengths)[0]) for _ in range(5)} == {3}
+
+
+def test_the_teacher_stays_in_evaluation_mode() -> None:
+    model = build("encoder.dropout=0.5").train()
+    online = dict(model.named_extractors())["online"]
+    frames = torch.randn(1, 20, 32)
+    assert online.targets(None, frames, None).equal(online.targets(None, frames, None))

@@ -1,0 +1,448 @@
+"""The training loop on a small regression: it learns, stops politely, and continues after any interruption exactly.
+
+Run as a program (python test_training.py RUN MODE), it is the child process that the tests interrupt.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mt4ssl_bench import checkpoint
+from mt4ssl_bench.errors import CheckpointError, TrainingError
+from mt4ssl_bench.optim import OptimConfig, factor
+from mt4ssl_bench.training import Fit, FitConfig, FitReport, StepLoss
+
+Batch = tuple[Tensor, Tensor]
+OPTIM = OptimConfig(lr=0.02, schedule="constant")
+STEPS = 20  # of 6 batches per epoch: interruptions fall within epochs
+TRUTH = torch.tensor([[1.0], [-2.0], [0.5]])
+
+
+class Stop(Exception):  # noqa: N818 - what an interruption raises
+    """An interruption from outside."""
+
+
+def examples(epoch: int) -> Batch:
+    x = torch.randn(48, 3, generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(48, generator=torch.Generator().manual_seed(epoch))
+    return x[order], (x @ TRUTH + 0.25)[order]
+
+
+def eights(epoch: int, skip: int) -> Iterator[Batch]:
+    """Yield 6 batches of 8."""
+    x, y = examples(epoch)
+    yield from list(zip(x.split(8), y.split(8), strict=True))[skip:]
+
+
+def network(dropout: float = 0.2) -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(3, 8), nn.Dropout(dropout), nn.Linear(8, 1))
+
+
+def build(run: Path | None = None, model: nn.Module | None = None, **changes: Any) -> Fit[Batch]:
+    """Return a run over `eights`; `changes` go to FitConfig where it knows them, else to Fit."""
+    model = model or network()
+    known = {key: changes.pop(key) for key in list(changes) if key in FitConfig.__dataclass_fields__}
+    config = FitConfig(**{"steps": STEPS, "log_every": 1, "save_every": 5, "validate_every": 1_000, **known})
+
+    def loss(batch: Batch, step: int, micro: int) -> StepLoss:  # noqa: ARG001 - fit()'s signature
+        total = (model(batch[0]) - batch[1]).square().sum()
+        return StepLoss(total=total, count=len(batch[0]), sums={"loss": total}, seconds=1.0)
+
+    given = {"batches": eights, "loss": loss, "optim": OPTIM, "run": run, **changes}
+    return Fit(model, given.pop("batches"), given.pop("loss"), given.pop("optim"), config, **given)
+
+
+def stop_at(step: int, error: Exception) -> Any:
+    def after(done: int, values: Mapping[str, float]) -> Mapping[str, float]:  # noqa: ARG001
+        if done == step:
+            raise error
+        return {}
+
+    return after
+
+
+def log(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def same(ours: Any, theirs: Any) -> bool:
+    """Compare nested containers; tensors bit by bit."""
+    if isinstance(ours, Tensor):
+        return torch.equal(ours, theirs)
+    if isinstance(ours, dict):
+        return ours.keys() == theirs.keys() and all(same(ours[key], theirs[key]) for key in ours)
+    if isinstance(ours, list | tuple):
+        return len(ours) == len(theirs) and all(map(same, ours, theirs))
+    return bool(ours == theirs)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing interrupted."""
+    run = tmp_path_factory.mktemp("whole")
+    assert build(run)().finished
+    return run
+
+
+def assert_equals_whole(run: Path, whole: Path) -> None:
+    ours, theirs = (checkpoint.load(folder / "checkpoint.pt") for folder in (run, whole))
+    assert ours["step"] == STEPS
+    assert same(ours, theirs)
+    drop = "audio_seconds_per_second"  # the only value that follows the clock
+    rows = [[{k: v for k, v in row.items() if k != drop} for row in log(folder)] for folder in (run, whole)]
+    assert [row["step"] for row in rows[0]] == list(range(1, STEPS + 1))
+    assert rows[0] == rows[1]
+
+
+# ---- learning ----
+
+
+def test_a_line_is_learnt() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    optim = OptimConfig(lr=0.1, weight_decay=0.0, phases=(0.1, 0.4, 0.5))
+    report = build(model=model, steps=400, optim=optim)()
+    assert (report.steps, report.finished, report.validations) == (400, True, [])
+    assert torch.allclose(model.weight, TRUTH.T, atol=1e-3)
+    assert model.bias.item() == pytest.approx(0.25, abs=1e-3)
+
+
+def test_without_a_run_folder_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    build(steps=6)()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
+    first, again, other = (network() for _ in range(3))
+    for model, seed in ((first, 1), (again, 1), (other, 2)):
+        build(model=model, seed=seed)()
+    assert same(first.state_dict(), again.state_dict())
+    assert not same(first.state_dict(), other.state_dict())
+
+
+def test_the_log_holds_the_mean_loss_per_count_the_rate_and_the_epoch(tmp_path: Path) -> None:
+    model = nn.Linear(3, 1)
+    nn.init.zeros_(model.weight)
+    nn.init.zeros_(model.bias)
+    optim = OptimConfig(lr=0.02, phases=(0.2, 0.5, 0.3))
+    build(tmp_path, model, optim=optim)()
+    rows = log(tmp_path)
+    assert rows[0]["loss"] == pytest.approx(examples(0)[1][:8].square().mean().item(), rel=1e-5)
+    assert [row["epoch"] for row in rows] == [(step - 1) // 6 for step in range(1, STEPS + 1)]
+    expected = [0.02 * factor(step, STEPS, optim) for step in range(STEPS)]
+    assert [row["lr"] for row in rows] == pytest.approx(expected, rel=1e-5)
+    assert all(row["audio_seconds_per_second"] > 0 for row in rows)
+
+
+def test_the_first_the_last_and_every_nth_update_are_logged_as_means_since_the_line_before(tmp_path: Path) -> None:
+    one, many = tmp_path / "one", tmp_path / "many"
+    build(one)()
+    build(many, log_every=8)()
+    losses = [row["loss"] for row in log(one)]
+    assert [row["step"] for row in log(many)] == [1, 8, 16, 20]
+    means = [losses[0], sum(losses[1:8]) / 7, sum(losses[8:16]) / 8, sum(losses[16:]) / 4]
+    assert [row["loss"] for row in log(many)] == pytest.approx(means, rel=1e-4)
+
+
+def test_what_after_step_returns_is_logged_beside_the_loss(tmp_path: Path) -> None:
+    def after(step: int, values: Mapping[str, float]) -> Mapping[str, float]:
+        return {"twice": 2 * values["loss"]} if step % 10 == 0 else {}
+
+    build(tmp_path, after_step=after)()
+    assert [row["step"] for row in log(tmp_path) if "twice" in row] == [10, 20]
+    assert log(tmp_path)[9]["twice"] == pytest.approx(2 * log(tmp_path)[9]["loss"], rel=1e-5)
+
+
+def test_validation_runs_every_nth_update_and_at_the_end(tmp_path: Path) -> None:
+    report = build(tmp_path, steps=12, validate_every=5, validate=lambda step: {"wer": 100.0 / step})()
+    expected = [{"step": step, "wer": 100.0 / step} for step in (5, 10, 12)]
+    assert report.validations == expected
+    assert [row["wer"] for row in log(tmp_path) if "wer" in row] == pytest.approx([20.0, 10.0, 100 / 12], rel=1e-5)
+
+
+def test_parameters_that_want_no_gradient_stay_as_they_are() -> None:
+    model = network()
+    frozen = model[0]
+    assert isinstance(frozen, nn.Linear)
+    frozen.requires_grad_(requires_grad=False)
+    before = frozen.weight.clone()
+    build(model=model)()
+    assert torch.equal(frozen.weight, before)
+
+
+def test_gradients_are_clipped_group_by_group_after_they_are_averaged() -> None:
+    model = network(dropout=0.0)
+    groups = [{"params": list(layer.parameters())} for layer in (model[0], model[2])]
+    fit = build(model=model, groups=groups, optim=OptimConfig(lr=1e-3, clip_norm=0.05, schedule="constant"))
+    norms: list[float] = []
+
+    def note(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        gradients = [[p.grad.flatten() for p in group["params"]] for group in optimizer.param_groups]
+        norms.extend(torch.cat(grads).norm().item() for grads in gradients)
+
+    fit.optimizer.register_step_pre_hook(note)
+    fit()
+    assert len(norms) == 2 * STEPS
+    assert norms[:2] == pytest.approx([0.05, 0.05], rel=1e-4)
+    assert max(norms) <= 0.05 * 1.0001
+
+
+def test_two_unequal_parts_of_a_batch_make_the_update_of_the_whole_batch() -> None:
+    def parts(epoch: int, skip: int) -> Iterator[Batch]:
+        x, y = examples(epoch)
+        yield from list(zip(x.split([3, 5] * 6), y.split([3, 5] * 6), strict=True))[skip:]
+
+    one, two = network(dropout=0.0), network(dropout=0.0)
+    build(model=one)()
+    build(model=two, batches=parts, accumulate=2)()
+    for ours, theirs in zip(one.parameters(), two.parameters(), strict=True):
+        assert torch.allclose(ours, theirs, rtol=0, atol=1e-6)
+
+
+def test_parts_of_an_update_are_numbered_and_know_the_completed_updates() -> None:
+    model, seen = network(), []
+
+    def loss(batch: Batch, step: int, micro: int) -> StepLoss:
+        seen.append((step, micro))
+        return StepLoss(total=model(batch[0]).sum(), count=8)
+
+    build(model=model, loss=loss, steps=3, accumulate=2)()
+    assert seen == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]
+
+
+# ---- stopping ----
+
+
+def test_an_epoch_without_batches_is_an_error_and_no_endless_loop() -> None:
+    with pytest.raises(TrainingError, match="heads: an epoch holds no batch; check the split"):
+        build(batches=lambda epoch, skip: iter(()), title="heads")()  # noqa: ARG005
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tmp_path: Path, value: float) -> None:
+    model = network()
+
+    def loss(batch: Batch, step: int, micro: int) -> StepLoss:  # noqa: ARG001
+        total = model(batch[0]).square().sum()
+        return StepLoss(total=total * value if step == 7 else total, count=8, sums={"loss": total})
+
+    with pytest.raises(TrainingError, match=rf"train: the loss is {value} at update 7; the last checkpoint stays"):
+        build(tmp_path, model, loss=loss)()
+    stored = checkpoint.load(tmp_path / "checkpoint.pt")
+    assert stored["step"] == 5
+    assert all(torch.isfinite(value).all() for value in stored["model"].values())
+    assert [row["step"] for row in log(tmp_path)] == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_disk_that_takes_no_checkpoint_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(payload: object, file: object) -> None:  # noqa: ARG001
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(CheckpointError, match=r"could not be saved .*No space left on device"):
+        build(tmp_path)()
+
+
+def test_the_signal_handlers_of_the_caller_come_back(tmp_path: Path) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    build(tmp_path, steps=2)()
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def signal_at(step: int, *numbers: signal.Signals) -> Any:
+    def after(done: int, values: Mapping[str, float]) -> Mapping[str, float]:  # noqa: ARG001
+        for number in numbers if done == step else ():
+            signal.raise_signal(number)
+        return {}
+
+    return after
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_lets_the_update_end_and_be_saved(tmp_path: Path, whole: Path, number: signal.Signals) -> None:
+    report = build(tmp_path, after_step=signal_at(13, number))()
+    assert (report.steps, report.finished) == (13, False)
+    assert checkpoint.load(tmp_path / "checkpoint.pt")["step"] == 13
+    build(tmp_path)()
+    assert_equals_whole(tmp_path, whole)
+
+
+def test_a_second_signal_stops_at_once_and_the_last_checkpoint_stays(tmp_path: Path, whole: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path, after_step=signal_at(13, signal.SIGINT, signal.SIGTERM))()
+    assert checkpoint.load(tmp_path / "checkpoint.pt")["step"] == 10
+    build(tmp_path)()
+    assert_equals_whole(tmp_path, whole)
+
+
+def test_a_run_in_another_thread_works_without_signals(tmp_path: Path) -> None:
+    reports: list[FitReport] = []
+    thread = threading.Thread(target=lambda: reports.append(build(tmp_path, steps=3)()))
+    thread.start()
+    thread.join()
+    assert [report.finished for report in reports] == [True]
+
+
+# ---- continuing ----
+
+
+@pytest.mark.parametrize("step", [5, 6, 13, 19, 20])
+def test_an_interrupted_run_continues_to_the_same_bits(tmp_path: Path, whole: Path, step: int) -> None:
+    with pytest.raises(Stop):
+        build(tmp_path, after_step=stop_at(step, Stop()))()
+    assert build(tmp_path)().finished
+    assert_equals_whole(tmp_path, whole)
+
+
+def test_a_run_interrupted_again_and_again_continues_to_the_same_bits(tmp_path: Path, whole: Path) -> None:
+    for step in (7, 12, 16):
+        with pytest.raises(Stop):
+            build(tmp_path, after_step=stop_at(step, Stop()))()
+    build(tmp_path)()
+    assert_equals_whole(tmp_path, whole)
+
+
+def test_a_run_interrupted_before_its_first_checkpoint_starts_anew_with_a_new_log(tmp_path: Path, whole: Path) -> None:
+    with pytest.raises(Stop):
+        build(tmp_path, after_step=stop_at(3, Stop()))()
+    assert not (tmp_path / "checkpoint.pt").exists()
+    build(tmp_path)()
+    assert_equals_whole(tmp_path, whole)
+
+
+def test_on_continuing_the_log_loses_repeated_updates_and_a_line_cut_short(tmp_path: Path, whole: Path) -> None:
+    with pytest.raises(Stop):
+        build(tmp_path, after_step=stop_at(9, Stop()))()
+    assert [row["step"] for row in log(tmp_path)] == [1, 2, 3, 4, 5, 6, 7, 8]
+    with (tmp_path / "log.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"step": 9, "lo')
+    build(tmp_path)()
+    assert_equals_whole(tmp_path, whole)
+
+
+def test_a_finished_run_is_not_repeated(whole: Path) -> None:
+    before = (whole / "checkpoint.pt").stat().st_mtime_ns
+
+    seen: list[int] = []
+    model = network()
+    report = build(whole, model, after_step=lambda step, _: seen.append(step) or {})()
+    assert (report.steps, report.finished, seen) == (STEPS, True, [])
+    assert (whole / "checkpoint.pt").stat().st_mtime_ns == before
+    assert same(model.state_dict(), checkpoint.load(whole / "checkpoint.pt")["model"])
+
+
+def test_validations_survive_an_interruption(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"validate_every": 4, "validate": lambda step: {"wer": float(step)}}
+    with pytest.raises(Stop):
+        build(tmp_path, after_step=stop_at(11, Stop()), **settings)()
+    report = build(tmp_path, **settings)()
+    assert [found["step"] for found in report.validations] == [4, 8, 12, 16, 20]
+    assert [row["step"] for row in log(tmp_path) if "wer" in row] == [4, 8, 12, 16, 20]
+
+
+def test_a_run_folder_with_other_settings_is_refused_naming_the_key(tmp_path: Path) -> None:
+    meta = {"config": {"optim": {"lr": 1e-3, "betas": (0.9, 0.98)}, "about": "x"}, "corpus": "abcd"}
+    build(tmp_path, steps=5, meta=meta)()
+    kept = (tmp_path / "checkpoint.pt").read_bytes()
+    other = {**meta, "config": {"optim": {"lr": 2e-3, "betas": (0.9, 0.98)}, "about": "x"}}
+    with pytest.raises(CheckpointError) as caught:
+        build(tmp_path, meta=other)()
+    assert str(caught.value) == (
+        f"{tmp_path}: holds a run with other settings (optim.lr: 0.001 there, 0.002 here); "
+        "choose another --out, or repeat its own"
+    )
+    with pytest.raises(CheckpointError, match=r"\(corpus: abcd there, ef01 here\)"):
+        build(tmp_path, meta={**meta, "corpus": "ef01"})()
+    assert (tmp_path / "checkpoint.pt").read_bytes() == kept
+    assert build(tmp_path, steps=5, meta=meta)().finished
+
+
+def test_a_damaged_checkpoint_is_named_and_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match="truncated, damaged"):
+        build(tmp_path)()
+    assert (tmp_path / "checkpoint.pt").read_bytes() == b"damaged"
+
+
+# ---- real processes ----
+
+
+class Child:
+    """This file as a process: it says where it stands and waits for a line before it goes on."""
+
+    def __init__(self, run: Path, mode: str) -> None:
+        command = [sys.executable, __file__, str(run), mode]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self.read() == "ready"
+
+    def read(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def go_on(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
+    def end(self) -> int:
+        self.process.communicate(timeout=60)
+        return self.process.returncode
+
+
+@pytest.mark.parametrize("mode", ["wait-in-update-13", "wait-in-save-10"])
+def test_a_killed_process_is_continued_to_the_same_bits(tmp_path: Path, whole: Path, mode: str) -> None:
+    child = Child(tmp_path, mode)
+    child.process.send_signal(signal.SIGKILL)
+    assert child.end() == -signal.SIGKILL
+    # killed within the second save, the file of the first one still stands
+    assert checkpoint.load(tmp_path / "checkpoint.pt")["step"] == (10 if mode == "wait-in-update-13" else 5)
+    build(tmp_path)()
+    assert_equals_whole(tmp_path, whole)
+
+
+def test_an_interrupted_process_ends_its_update_saves_it_and_leaves_the_run_unfinished(
+    tmp_path: Path, whole: Path
+) -> None:
+    child = Child(tmp_path, "wait-in-update-13")
+    child.process.send_signal(signal.SIGINT)
+    child.go_on()
+    assert json.loads(child.read()) == {"steps": 13, "finished": False}
+    assert child.end() == 0
+    assert checkpoint.load(tmp_path / "checkpoint.pt")["step"] == 13
+    build(tmp_path)()
+    assert_equals_whole(tmp_path, whole)
+
+
+def _wait(*_: Any) -> None:
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    sys.stdin.readline()
+
+
+def _child(run: Path, mode: str) -> None:
+    def after(step: int, values: Mapping[str, float]) -> Mapping[str, float]:  # noqa: ARG001
+        if (step, mode) == (13, "wait-in-update-13"):
+            _wait()
+        if (step, mode) == (10, "wait-in-save-10"):
+            os.fsync = _wait
+        return {}
+
+    report = build(run, after_step=after)()
+    sys.stdout.write(json.dumps({"steps": report.steps, "finished": report.finished}) + "\n")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    _child(Path(sys.argv[1]), sys.argv[2])
