@@ -2,44 +2,19 @@
 
 import hashlib
 import logging
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mt4ssl_bench import audio
-from mt4ssl_bench.console import progress
 from mt4ssl_bench.corpus import SID_PREFIX, Corpus, CorpusInfo, describe, write_corpus
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.lexicon import cmudict, pronounce
-from mt4ssl_bench.registry import hint
+from mt4ssl_bench.manifest import Row, probe_files, read_table, refuse_duplicates
 
 LOGGER = logging.getLogger(__name__)
-REQUIRED = ("id", "path")
-OPTIONAL = ("duration_s", "speaker", "language", "text", "phones", "split", "sid_split")
-SPLIT_NAME = re.compile(r"\w[\w.-]*")  # a split's name is its file's
-DURATION_SLACK = 0.1  # seconds by which a manifest may misstate a duration
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One utterance of a manifest, checked against its audio file."""
-
-    id: str
-    path: Path
-    speaker: str = ""
-    language: str = ""
-    text: str = ""
-    phones: str = ""
-    split: str = ""
-    sid_split: str = ""
-    samples: int = 0
-    rate: int = audio.RATE
-    channels: int = 1
-    content: str = ""  # digest of the file's bytes
 
 
 def prepare_table(
@@ -50,14 +25,14 @@ def prepare_table(
     Without a `split` column, splits are made: speaker-disjoint where there are at least 10 speakers. Without `phones`,
     English texts get CMUdict's. Raises CorpusError naming row and problem, before anything is written.
     """
-    rows = _read_table(manifest)
-    rows = _probe(rows, skip=None)
+    rows = read_table(manifest)
+    rows = probe_files(rows, skip=None)
     columns = {field for field in ("speaker", "text", "phones") if all(getattr(row, field) for row in rows)}
     languages = sorted({row.language for row in rows} - {""})
     phones_from, notes = "manifest" if "phones" in columns else "", {}
     if "text" in columns and "phones" not in columns and all(lang.startswith("en") for lang in languages or ["en"]):
         missing: Counter[str] = Counter()
-        rows = [_with(row, phones=pronounce(row.text, cmudict(), missing)) for row in rows]
+        rows = [replace(row, phones=pronounce(row.text, cmudict(), missing)) for row in rows]
         columns.add("phones")
         phones_from = "cmudict, first pronunciation"
         if missing:
@@ -94,9 +69,9 @@ def prepare_folder(folder: Path, out: Path, *, name: str = "", licence: str = "u
     rows = [
         Row(id=f.relative_to(folder).with_suffix("").as_posix().replace("/", "-"), path=f.absolute()) for f in files
     ]
-    _refuse_duplicates(rows, folder)
+    refuse_duplicates(rows, folder)
     skipped: list[str] = []
-    rows = _probe(rows, skip=skipped)
+    rows = probe_files(rows, skip=skipped)
     if not rows:
         raise CorpusError(f"{folder}: none of its {len(files)} audio files can be read; the first: {skipped[0]}")
     ranked = sorted(rows, key=lambda row: _rank(row.id))
@@ -113,96 +88,6 @@ def prepare_demo(out: Path) -> Corpus:
     manifest = speak(out)
     licence = "MIT (sentences); audio synthesised with eSpeak NG"
     return prepare_table(manifest, out, name="demo", licence=licence, synthetic=True)
-
-
-def _read_table(manifest: Path) -> list[Row]:
-    if not manifest.is_file():
-        raise CorpusError(f"{manifest}: no such manifest")
-    try:
-        text = manifest.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise CorpusError(f"{manifest}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
-    # split at newlines alone: splitlines() also splits at U+2028 and its like, which texts may hold
-    lines = [(n, line.split("\t")) for n, line in enumerate(text.split("\n"), start=1) if line]
-    header = [column.strip() for column in lines[0][1]] if lines else []
-    for column in REQUIRED:
-        if column not in header:
-            raise CorpusError(
-                f"{manifest}: no column '{column}'; {hint(column, header)}; expected {', '.join(REQUIRED)}"
-            )
-    rows: list[tuple[Row, str]] = []
-    wanted = [c for c in (*REQUIRED, *OPTIONAL) if c in header]
-    for number, raw in lines[1:]:
-        if len(raw) != len(header):
-            raise CorpusError(f"{manifest}, line {number}: {len(header)} columns expected, as in the header")
-        cells = {column: value.strip() for column, value in zip(header, raw, strict=True)}
-        for column in wanted:
-            if not cells[column]:
-                raise CorpusError(f"{manifest}, line {number}: utterance '{cells['id']}' has an empty {column}")
-        for column in ("split", "sid_split"):
-            if column in wanted and not SPLIT_NAME.fullmatch(cells[column]):
-                raise CorpusError(
-                    f"{manifest}, line {number}: '{cells[column]}' cannot name a split; letters, digits, _ . - can"
-                )
-        path = Path(cells["path"])
-        kept: dict[str, Any] = {c: cells[c] for c in wanted if c not in {"path", "duration_s"}}
-        kept |= {c: " ".join(kept[c].split()) for c in ("text", "phones") if c in kept}
-        rows.append((Row(**kept, path=manifest.resolve().parent / path), cells.get("duration_s", "")))
-    if not rows:
-        raise CorpusError(f"{manifest}: no utterance below its header")
-    _refuse_duplicates([row for row, _ in rows], manifest)
-    return [_check_duration(row, stated, manifest) for row, stated in rows]
-
-
-def _check_duration(row: Row, stated: str, manifest: Path) -> Row:
-    if not stated:
-        return row
-    try:
-        seconds = float(stated)
-    except ValueError:
-        raise CorpusError(f"{manifest}: utterance '{row.id}' has duration_s '{stated}', not a number") from None
-    try:
-        frames, rate, _ = audio.probe(row.path)
-    except CorpusError as error:
-        raise CorpusError(f"utterance '{row.id}': {error}") from None
-    if not abs(frames / rate - seconds) <= DURATION_SLACK:  # as it stands, NaN is refused too
-        raise CorpusError(
-            f"{manifest}: utterance '{row.id}' lasts {frames / rate:.2f} s, not {seconds:.2f} s as stated"
-        )
-    return row
-
-
-def _refuse_duplicates(rows: Sequence[Row], source: Path) -> None:
-    twice = [name for name, count in Counter(row.id for row in rows).items() if count > 1]
-    if twice:
-        raise CorpusError(f"{source}: {len(twice)} ids stand more than once, the first is '{twice[0]}'")
-
-
-def _probe(rows: Sequence[Row], *, skip: list[str] | None) -> list[Row]:
-    """Open and digest every file; an unreadable one is an error, or is noted in `skip` where that is given."""
-
-    def look(row: Row) -> Row | CorpusError:
-        try:
-            samples, rate, channels = audio.probe(row.path)
-            with row.path.open("rb") as file:
-                content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-        except (CorpusError, OSError) as error:
-            return CorpusError(f"utterance '{row.id}': {error}")
-        return _with(row, samples=samples, rate=rate, channels=channels, content=content)
-
-    probed: list[Row] = []
-    with progress("checking audio", len(rows)) as advance, ThreadPoolExecutor() as pool:
-        for found in pool.map(look, rows):
-            advance(1, "")
-            if isinstance(found, Row):
-                probed.append(found)
-            elif skip is None:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise found
-            else:
-                LOGGER.warning("left out: %s", found)
-                skip.append(str(found))
-    return probed
 
 
 def _split(rows: list[Row]) -> dict[str, list[Row]]:
@@ -235,15 +120,12 @@ def _assign(
     groups = sorted({by(row) for row in rows}, key=_rank)
     valid, test = (max(1, round(share * len(groups))) if len(groups) > 2 else 0 for share in shares[1:])
     place = {g: "valid" if i < valid else "test" if i < valid + test else "train" for i, g in enumerate(groups)}
-    return [_with(row, **{column: place[by(row)]}) for row in rows]
+    changes: list[dict[str, Any]] = [{column: place[by(row)]} for row in rows]
+    return [replace(row, **change) for row, change in zip(rows, changes, strict=True)]
 
 
 def _rank(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
-
-
-def _with(row: Row, **changes: Any) -> Row:  # noqa: ANN401 - any field
-    return Row(**{**row.__dict__, **changes})
 
 
 def _digest(splits: dict[str, list[Row]]) -> str:

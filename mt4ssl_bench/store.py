@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ GIB = 2**30
 class StoreConfig:
     """Where frozen features are kept and how much disk they may take."""
 
-    precision: Literal["fp16", "fp32"] = "fp16"
+    precision: str = "fp16"  # fp16 or fp32
     limit_gb: float = 20.0  # of all entries together; the ones unused for longest go first
 
 
@@ -125,6 +125,7 @@ class FeatureStore:
         title: str,
     ) -> Iterator[tuple[Features, list[str]]]:
         """Run the upstream once over the cuts in length-bucketed batches."""
+
         def make(members: Sequence[Any]) -> tuple[Tensor, Tensor, list[str]]:
             waves, lengths = pad([wave for cut in members for wave in read(cut)])
             return waves, lengths, [cut.id for cut in members]
@@ -200,8 +201,9 @@ class FeatureStore:
         kept = sum(sizes.values())
         if kept + need > limit or need > free:
             raise BenchError(
-                f"features need {(kept + need) / GIB:.3g} GiB; store.limit_gb allows {self.config.limit_gb:g} and the "
-                f"disk has {free / GIB:.3g} free; raise store.limit_gb, choose another --store, or evaluate a smaller split"
+                f"features need {(kept + need) / GIB:.3g} GiB; store.limit_gb allows {self.config.limit_gb:g} and "
+                f"the disk has {free / GIB:.3g} free; raise store.limit_gb, choose another --store, or evaluate "
+                "a smaller split"
             )
         for entry in leaving:
             LOGGER.info("store: removing %s to stay under %g GiB", entry.name, self.config.limit_gb)

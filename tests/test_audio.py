@@ -108,9 +108,7 @@ def test_a_truncated_flac_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["wav", "ogg"])
-def test_a_file_truncated_after_it_was_prepared_is_named_and_not_read_short(
-    tmp_path: Path, suffix: str
-) -> None:
+def test_a_file_truncated_after_it_was_prepared_is_named_and_not_read_short(tmp_path: Path, suffix: str) -> None:
     path = write(tmp_path / f"half.{suffix}", np.random.default_rng(0).uniform(-1, 1, 16_000))
     cut = Recording.from_file(path).to_cut().with_id("u7")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])

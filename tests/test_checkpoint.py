@@ -63,7 +63,7 @@ def test_when_writing_fails_the_old_file_stays_and_nothing_else_is_left(
     path = tmp_path / "checkpoint.pt"
     checkpoint.save({"step": 1}, path)
 
-    def half(payload: object, file: Any) -> None:  # noqa: ARG001 - torch.save's signature
+    def half(payload: object, file: Any) -> None:
         file.write(b"half of it")
         raise error
 

@@ -57,9 +57,7 @@ def test_a_base_chain_is_merged_nearest_last(tmp_path: Path) -> None:
 
 def test_overrides_come_last_and_the_last_of_them_wins(tmp_path: Path) -> None:
     recipe = write(tmp_path / "r.yaml", "steps: 7\n")
-    assert load(Schema, recipe, ["steps=8", "optim.lr=5e-4", "steps=9"]) == Schema(
-        steps=9, optim=Rates(lr=5e-4)
-    )
+    assert load(Schema, recipe, ["steps=8", "optim.lr=5e-4", "steps=9"]) == Schema(steps=9, optim=Rates(lr=5e-4))
 
 
 def test_a_base_chain_that_loops_is_an_error_that_shows_the_loop(tmp_path: Path) -> None:
@@ -170,12 +168,12 @@ def test_a_config_survives_as_plain_containers(config: Schema | PretrainConfig |
 def test_plain_containers_hold_no_types_of_ours() -> None:
     assert to_dict(Schema(names=("a",))) == {
         "steps": 5,
-        "names": ("a",),
-        "rates": (1.0,),
+        "names": ["a"],
+        "rates": [1.0],
         "mode": "keep",
         "labels": None,
         "on": True,
-        "optim": {"lr": 1e-3, "betas": (0.9, 0.98)},
+        "optim": {"lr": 1e-3, "betas": [0.9, 0.98]},
     }
 
 

@@ -80,9 +80,7 @@ def test_on_a_terminal_progress_is_a_bar_on_stderr(
     assert capfd.readouterr() == ("", "")
 
 
-def test_the_log_goes_to_stderr_with_the_time_of_day(
-    logger: logging.Logger, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_log_goes_to_stderr_with_the_time_of_day(logger: logging.Logger, capfd: pytest.CaptureFixture[str]) -> None:
     console.setup_logging()
     logging.getLogger("mt4ssl_bench.somewhere").info("7 cuts")
     logging.getLogger("mt4ssl_bench.somewhere").debug("details")

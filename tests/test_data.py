@@ -60,7 +60,11 @@ def test_without_shuffling_the_order_and_crops_are_fixed(corpus: Corpus) -> None
 
 
 def test_memory_and_loader_processes_give_the_same_batches(corpus: Corpus, labels: LabelStore) -> None:
-    kinds = [CONFIG, DataConfig(**{**CONFIG.__dict__, "cache_hours": 1.0}), DataConfig(**{**CONFIG.__dict__, "workers": 2})]
+    kinds = [
+        CONFIG,
+        DataConfig(**{**CONFIG.__dict__, "cache_hours": 1.0}),
+        DataConfig(**{**CONFIG.__dict__, "workers": 2}),
+    ]
     found = [list(PretrainData([corpus], "train", kind, labels, normalized=True)(3)) for kind in kinds]
     for batches in found[1:]:
         for a, b in zip(found[0], batches, strict=True):

@@ -64,9 +64,7 @@ def test_a_head_learns_to_read_the_tones(corpus: Corpus, upstreams: dict[str, Sp
     assert "good" in Leaderboard.from_folder(tmp_path).to_markdown()
 
 
-def test_features_are_shared_and_records_reused(
-    corpus: Corpus, upstreams: dict[str, Spectrum], tmp_path: Path
-) -> None:
+def test_features_are_shared_and_records_reused(corpus: Corpus, upstreams: dict[str, Spectrum], tmp_path: Path) -> None:
     model = upstreams["good"]
     evaluate(["good"], [PHONEME], corpus.root, out=tmp_path, device="cpu")
     once = model.calls
@@ -82,15 +80,14 @@ def test_features_are_shared_and_records_reused(
 
 def test_the_same_seed_gives_the_same_record(corpus: Corpus, upstreams: dict[str, Spectrum], tmp_path: Path) -> None:
     runs = [
-        evaluate(["good"], [PHONEME, SPEAKER], corpus.root, out=tmp_path / str(i), device="cpu").results for i in range(2)
+        evaluate(["good"], [PHONEME, SPEAKER], corpus.root, out=tmp_path / str(i), device="cpu").results
+        for i in range(2)
     ]
     for a, b in zip(*runs, strict=True):
         assert (a.metrics, a.sweep, a.layer_weights) == (b.metrics, b.sweep, b.layer_weights)
 
 
-def test_a_failed_row_does_not_stop_the_others(
-    corpus: Corpus, upstreams: dict[str, Spectrum], tmp_path: Path
-) -> None:
+def test_a_failed_row_does_not_stop_the_others(corpus: Corpus, upstreams: dict[str, Spectrum], tmp_path: Path) -> None:
     outcome = evaluate(["broken", "good"], [PHONEME], corpus.root, out=tmp_path, device="cpu")
     assert len(outcome.results) == 1
     assert len(outcome.failures) == 1
@@ -141,9 +138,7 @@ def test_a_corpus_without_the_field_cannot_serve_the_task(manifest: Path, tmp_pa
         plan("phoneme", audio_only)
 
 
-def test_nothing_starts_when_one_name_is_wrong(
-    corpus: Corpus, upstreams: dict[str, Spectrum], tmp_path: Path
-) -> None:
+def test_nothing_starts_when_one_name_is_wrong(corpus: Corpus, upstreams: dict[str, Spectrum], tmp_path: Path) -> None:
     with pytest.raises(BenchError):
         evaluate(["good"], [PHONEME, "nonsense"], corpus.root, out=tmp_path / "r", device="cpu")
     assert upstreams["good"].calls == 0

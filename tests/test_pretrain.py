@@ -149,7 +149,9 @@ def test_keys_that_do_not_fit_are_refused_before_any_work(
 
 def test_the_base_recipe_takes_three_updates_at_the_papers_size(corpus: Corpus, tmp_path: Path) -> None:
     shapes = ["data.batch_seconds=4", "data.workers=0", "data.min_seconds=0.5", "targets.offline.clusters=20"]
-    recipe = load(PretrainConfig, "mt4ssl_base", [f"data.corpus={corpus.root}", *shapes, "fit.steps=3", "fit.log_every=1"])
+    recipe = load(
+        PretrainConfig, "mt4ssl_base", [f"data.corpus={corpus.root}", *shapes, "fit.steps=3", "fit.log_every=1"]
+    )
     open_pretraining(recipe).run(tmp_path / "run")
     lines = [line for line in log(tmp_path / "run") if "lr" in line]
     assert [line["step"] for line in lines] == [1, 2, 3]

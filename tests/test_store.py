@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from mt4ssl_bench import audio, config
+from mt4ssl_bench import audio
 from mt4ssl_bench.corpus import Corpus
-from mt4ssl_bench.errors import BenchError, CheckpointError, ConfigError, UpstreamError
+from mt4ssl_bench.errors import BenchError, CheckpointError, UpstreamError
 from mt4ssl_bench.features import Features, Upstream
 from mt4ssl_bench.store import GIB, Crops, FeatureStore, StoreConfig
 
@@ -157,11 +157,6 @@ def test_a_batch_is_padded_single_precision_with_the_frames_of_each(tmp_path: Pa
         assert not row[length:].any()
 
 
-def test_an_unknown_precision_is_a_config_error() -> None:
-    with pytest.raises(ConfigError, match=r"key 'precision': Invalid value 'fp8', expected one of \['fp16', 'fp32'\]"):
-        config.load(StoreConfig, None, ["precision=fp8"])
-
-
 # ---- means ----
 
 
@@ -181,13 +176,13 @@ def test_means_of_crops_are_the_means_of_frames_of_pieces_of_the_utterance(tmp_p
     for cut in cuts[:3]:
         samples = audio.read(cut)
         # every start that a crop of 8,000 samples may have: (S, 25 frames, 320)
-        windows = np.lib.stride_tricks.sliding_window_view(samples, 8_000)
-        largest = windows.reshape(len(windows), 25, 320).max(2).mean(1)
+        windows = np.lib.stride_tricks.sliding_window_view(samples, 8_000).reshape(-1, 25, 320)
+        pieces = np.stack([windows.mean(2), windows.max(2), windows.min(2)], axis=2).mean(1)  # (S, 3)
         found = features.get(cut.id)
         assert found.shape == (3, 2, 3)
         for mean in found:
-            start = int(np.abs(largest - mean[0, 1]).argmin())
-            assert np.allclose(mean, by_hand(samples[start : start + 8_000]).mean(0), rtol=0, atol=1e-6)
+            assert np.abs(pieces - mean[0]).max(1).min() < 1e-6
+            assert np.allclose(mean[1], 2 * mean[0], rtol=0, atol=1e-6)
 
 
 def test_crops_depend_on_seed_and_utterance_alone(tmp_path: Path, cuts: list[Any]) -> None:
@@ -198,7 +193,7 @@ def test_crops_depend_on_seed_and_utterance_alone(tmp_path: Path, cuts: list[Any
 
     first, again, other = crop("a", 0, cuts), crop("b", 0, cuts[3:9]), crop("c", 1, cuts)
     for cut in cuts:
-        assert len({row.tobytes() for row in first[cut.id]}) == 4
+        assert len({row.tobytes() for row in first[cut.id]}) >= 3  # two of thousands of places may coincide
         assert not np.array_equal(first[cut.id], other[cut.id])
     for cut in cuts[3:9]:
         assert np.allclose(first[cut.id], again[cut.id], rtol=0, atol=1e-7)
@@ -223,11 +218,9 @@ def test_features_that_never_fit_are_refused_before_any_pass_with_both_numbers(t
     upstream = Fake()
     with pytest.raises(BenchError) as caught:
         FeatureStore(tmp_path, StoreConfig(precision="fp32", limit_gb=1e-5)).frames(upstream, "d1", "train", cuts)
-    message = str(caught.value)
-    assert message.startswith(
-        f"features need {need(cuts) / GIB:.3g} GiB; store.limit_gb allows 1e-05 and the disk has "
-    )
-    assert "raise store.limit_gb, choose another --store, or evaluate a smaller split" in message
+    numbers = f"features need {need(cuts) / GIB:.3g} GiB; store.limit_gb allows 1e-05 and the disk has "
+    assert str(caught.value).startswith(numbers)
+    assert "raise store.limit_gb, choose another --store, or evaluate a smaller split" in str(caught.value)
     assert upstream.calls == 0
     assert list(tmp_path.iterdir()) == []
 
@@ -304,19 +297,17 @@ def test_features_of_the_same_model_and_corpus_are_never_deleted_for_one_another
 def test_values_that_are_not_finite_are_refused_naming_the_utterances(
     tmp_path: Path, cuts: list[Any], value: float
 ) -> None:
-    for request in ("frames", "means"):
-        store = FeatureStore(tmp_path, FP32)
-        with pytest.raises(UpstreamError) as caught:
-            if request == "frames":
-                store.frames(Fake(spoil=value), "d1", "train", cuts[:1])
-            else:
-                store.means(Fake(spoil=value), "d1", "train", cuts[:1], WHOLE)
-        assert str(caught.value) == f"upstream 'fake' returned NaN or infinity within {cuts[0].id}"
-        assert files(tmp_path) == []
+    store, upstream = FeatureStore(tmp_path, FP32), Fake(spoil=value)
+    message = rf"^upstream 'fake' returned NaN or infinity within {cuts[0].id}$"
+    with pytest.raises(UpstreamError, match=message):
+        store.frames(upstream, "d1", "train", cuts[:1])
+    with pytest.raises(UpstreamError, match=message):
+        store.means(upstream, "d1", "train", cuts[:1], WHOLE)
+    assert files(tmp_path) == []
 
 
 def test_values_beyond_half_precision_are_refused_with_what_to_set(tmp_path: Path, cuts: list[Any]) -> None:
-    with pytest.raises(UpstreamError, match="are too large for fp16; set store.precision=fp32"):
+    with pytest.raises(UpstreamError, match=r"are too large for fp16; set store\.precision=fp32"):
         FeatureStore(tmp_path, StoreConfig()).frames(Fake(spoil=7e4), "d1", "train", cuts)
     assert files(tmp_path) == []
     features = FeatureStore(tmp_path, FP32).frames(Fake(spoil=7e4), "d1", "train", cuts)
@@ -348,11 +339,11 @@ def test_values_without_an_index_count_for_nothing(tmp_path: Path, cuts: list[An
 def test_a_full_disk_is_reported_with_what_to_do_and_leaves_nothing(
     tmp_path: Path, cuts: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(self: Path, target: Path) -> Path:  # noqa: ARG001 - Path.replace's signature
+    def full(self: Path, target: Path) -> Path:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(BenchError, match="No space left on device.*; free disk space or choose another --store"):
+    with pytest.raises(BenchError, match=r"No space left on device.*; free disk space or choose another --store"):
         FeatureStore(tmp_path, FP32).frames(Fake(), "d1", "train", cuts)
     assert files(tmp_path) == []
 

@@ -55,7 +55,7 @@ def build(run: Path | None = None, model: nn.Module | None = None, **changes: An
     known = {key: changes.pop(key) for key in list(changes) if key in FitConfig.__dataclass_fields__}
     config = FitConfig(**{"steps": STEPS, "log_every": 1, "save_every": 5, "validate_every": 1_000, **known})
 
-    def loss(batch: Batch, step: int, micro: int) -> StepLoss:  # noqa: ARG001 - fit()'s signature
+    def loss(batch: Batch, step: int, micro: int) -> StepLoss:
         total = (model(batch[0]) - batch[1]).square().sum()
         return StepLoss(total=total, count=len(batch[0]), sums={"loss": total}, seconds=1.0)
 
@@ -64,7 +64,7 @@ def build(run: Path | None = None, model: nn.Module | None = None, **changes: An
 
 
 def stop_at(step: int, error: Exception) -> Any:
-    def after(done: int, values: Mapping[str, float]) -> Mapping[str, float]:  # noqa: ARG001
+    def after(done: int, values: Mapping[str, float]) -> Mapping[str, float]:
         if done == step:
             raise error
         return {}
@@ -234,7 +234,7 @@ def test_an_epoch_without_batches_is_an_error_and_no_endless_loop() -> None:
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tmp_path: Path, value: float) -> None:
     model = network()
 
-    def loss(batch: Batch, step: int, micro: int) -> StepLoss:  # noqa: ARG001
+    def loss(batch: Batch, step: int, micro: int) -> StepLoss:
         total = model(batch[0]).square().sum()
         return StepLoss(total=total * value if step == 7 else total, count=8, sums={"loss": total})
 
@@ -247,7 +247,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(t
 
 
 def test_a_disk_that_takes_no_checkpoint_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(payload: object, file: object) -> None:  # noqa: ARG001
+    def full(payload: object, file: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
@@ -262,7 +262,7 @@ def test_the_signal_handlers_of_the_caller_come_back(tmp_path: Path) -> None:
 
 
 def signal_at(step: int, *numbers: signal.Signals) -> Any:
-    def after(done: int, values: Mapping[str, float]) -> Mapping[str, float]:  # noqa: ARG001
+    def after(done: int, values: Mapping[str, float]) -> Mapping[str, float]:
         for number in numbers if done == step else ():
             signal.raise_signal(number)
         return {}
@@ -432,7 +432,7 @@ def _wait(*_: Any) -> None:
 
 
 def _child(run: Path, mode: str) -> None:
-    def after(step: int, values: Mapping[str, float]) -> Mapping[str, float]:  # noqa: ARG001
+    def after(step: int, values: Mapping[str, float]) -> Mapping[str, float]:
         if (step, mode) == (13, "wait-in-update-13"):
             _wait()
         if (step, mode) == (10, "wait-in-save-10"):

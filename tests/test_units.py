@@ -1,5 +1,6 @@
 """Units and CTC's greedy path."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -42,10 +43,7 @@ def test_stress_is_dropped_from_vowels() -> None:
 
 class Cut:
     def __init__(self, phones: str) -> None:
-        class Supervision:
-            custom = {"phones": phones}
-
-        self.supervisions: list[Any] = [Supervision()]
+        self.supervisions: list[Any] = [SimpleNamespace(custom={"phones": phones})]
 
 
 def test_greedy_decoding_collapses_repeats_then_drops_blanks() -> None:
