@@ -2,6 +2,8 @@
 
 import io
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -104,6 +106,7 @@ def test_setting_up_twice_does_not_write_twice(capfd: pytest.CaptureFixture[str]
     assert capfd.readouterr().err.count("once") == 1
 
 
-def test_importing_the_package_sets_up_no_handler(logger: logging.Logger) -> None:
-    assert logger.handlers == []
-    assert logger.propagate
+def test_importing_the_package_sets_up_no_handler() -> None:
+    code = "from mt4ssl_bench.console import LOGGER; print(LOGGER.handlers, LOGGER.level, LOGGER.propagate)"
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert made.stdout == "[] 0 True\n"

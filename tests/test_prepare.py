@@ -33,6 +33,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    """Return this package's warnings, also after a command line in this process has set up its own log."""
+    monkeypatch.setattr(logging.getLogger("mt4ssl_bench"), "propagate", True)
+    caplog.set_level(logging.WARNING, logger="mt4ssl_bench")
+    return caplog
+
+
 def table(folder: Path, text: str | bytes, out: str = "out") -> Corpus:
     content = text if isinstance(text, bytes) else text.replace(" | ", "\t").encode()
     (folder / "manifest.tsv").write_bytes(content)
@@ -298,10 +306,9 @@ def test_speaker_splits_of_the_table_are_taken_as_they_stand(folder: Path) -> No
 
 
 def test_english_texts_get_cmudicts_phones_and_unknown_words_are_reported(
-    folder: Path, caplog: pytest.LogCaptureFixture
+    folder: Path, log: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.WARNING, logger="mt4ssl_bench"):
-        corpus = table(folder, "id | path | text\nu | a.wav | Hello blorf\nv | b.wav | BLORF two zzyx\n")
+    corpus = table(folder, "id | path | text\nu | a.wav | Hello blorf\nv | b.wav | BLORF two zzyx\n")
     assert {cut.id: phones_of(cut) for cut in corpus.cuts("train")} == {
         "u": "HH AH0 L OW1 SPN",
         "v": "SPN T UW1 SPN",
@@ -309,7 +316,7 @@ def test_english_texts_get_cmudicts_phones_and_unknown_words_are_reported(
     assert corpus.info.phones_from == "cmudict, first pronunciation"
     assert corpus.info.fields == ["phones", "text"]
     assert corpus.info.notes == {"out_of_vocabulary": {"BLORF": 2, "ZZYX": 1}}
-    assert caplog.messages == ["2 words outside CMUdict became SPN: BLORF, ZZYX"]
+    assert log.messages == ["2 words outside CMUdict became SPN: BLORF, ZZYX"]
 
 
 def test_texts_of_other_languages_get_no_english_phones(folder: Path) -> None:
@@ -344,19 +351,18 @@ def test_a_hundred_files_keep_two_for_validation(tmp_path: Path) -> None:
     assert (splits["train"].utterances, splits["valid"].utterances) == (98, 2)
 
 
-def test_unreadable_files_are_left_out_named_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unreadable_files_are_left_out_named_and_counted(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
     for name in ("a.wav", "b.wav", "c.wav"):
         sound(tmp_path / "in" / name)
     (tmp_path / "in" / "broken.wav").write_bytes(b"RIFF")
     soundfile.write(tmp_path / "in" / "empty.wav", np.zeros(0), RATE)
-    with caplog.at_level(logging.WARNING, logger="mt4ssl_bench"):
-        corpus = prepare_folder(tmp_path / "in", tmp_path / "out")
+    corpus = prepare_folder(tmp_path / "in", tmp_path / "out")
     assert ids(corpus, "train") | ids(corpus, "valid") == {"a", "b", "c"}
     assert corpus.info.notes["unreadable"] == 2
     first, second = corpus.info.notes["unreadable_examples"]
     assert first.startswith(f"utterance 'broken': {tmp_path / 'in' / 'broken.wav'}: unreadable audio")
     assert second == f"utterance 'empty': {tmp_path / 'in' / 'empty.wav'}: holds no samples"
-    assert caplog.messages == [f"left out: {first}", f"left out: {second}"]
+    assert log.messages == [f"left out: {first}", f"left out: {second}"]
 
 
 def test_a_folder_that_gives_nothing_is_an_error_and_writes_nothing(tmp_path: Path) -> None:
