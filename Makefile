@@ -18,7 +18,7 @@ demo: .venv/installed
 		--task phoneme --task asr --task speaker --corpus $(DEMO)/corpus --out $(DEMO)/results
 
 test: .venv/installed
-	$(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2  # two processes of one thread each
 
 check: .venv/installed
 	$(BIN)/ruff check .

@@ -18,7 +18,7 @@ FORMAT = "mt4ssl-bench 1"
 def save(payload: Mapping[str, Any], path: Path) -> None:
     """Write `payload` to `path`, completely or not at all; raises CheckpointError when the disk does not take it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside = path.with_name(f".{path.name}.partial")  # one writer per run: a killed one leaves it to the next
     try:
         with aside.open("wb") as file:
             torch.save({"format": FORMAT, **payload}, file)

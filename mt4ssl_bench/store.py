@@ -89,7 +89,7 @@ class FeatureStore:
         total = sum(cut.duration for cut in cuts) * audio.RATE / upstream.stride
 
         def make() -> Iterator[tuple[str, NDArray[Any]]]:
-            for features, ids in self._pass(upstream, cuts, lambda cut: [audio.read(cut)], f"features {split}"):
+            for features, ids in self._pass(upstream, cuts, lambda cut: [audio.read(cut)], 1, f"features {split}"):
                 for b, (name, count) in enumerate(zip(ids, features.lengths.tolist(), strict=True)):
                     yield name, features.layers[:, b, :count].transpose(0, 1).cpu().numpy()
 
@@ -109,7 +109,7 @@ class FeatureStore:
             return [samples[s : s + length] for s in starts]
 
         def make() -> Iterator[tuple[str, NDArray[Any]]]:
-            for features, ids in self._pass(upstream, cuts, crop, f"means {split}"):
+            for features, ids in self._pass(upstream, cuts, crop, crops.count, f"means {split}"):
                 real = torch.arange(features.layers.shape[2])[None] < features.lengths[:, None]  # (B, T)
                 mean = (features.layers.cpu() * real[..., None]).sum(2) / features.lengths[:, None]  # (L, B, D)
                 grouped = mean.transpose(0, 1).reshape(len(ids), crops.count, *mean.shape[::2])
@@ -122,16 +122,17 @@ class FeatureStore:
         upstream: Upstream,
         cuts: Sequence[Any],
         read: Callable[[Any], list[NDArray[np.float32]]],
+        views: int,
         title: str,
     ) -> Iterator[tuple[Features, list[str]]]:
-        """Run the upstream once over the cuts in length-bucketed batches."""
+        """Run the upstream once over the cuts, read() giving `views` waveforms each, in length-bucketed batches."""
 
         def make(members: Sequence[Any]) -> tuple[Tensor, Tensor, list[str]]:
             waves, lengths = pad([wave for cut in members for wave in read(cut)])
             return waves, lengths, [cut.id for cut in members]
 
         with progress(f"{title} of {upstream.name}", len(cuts)) as advance:
-            for waves, lengths, ids in Batches(cuts, make, seconds=BATCH_SECONDS)():
+            for waves, lengths, ids in Batches(cuts, make, seconds=BATCH_SECONDS / views)():
                 features = upstream.extract(waves, lengths)
                 if not torch.isfinite(features.layers).all():
                     raise UpstreamError(f"upstream '{upstream.name}' returned NaN or infinity within {', '.join(ids)}")
