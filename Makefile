@@ -13,8 +13,8 @@ DEMO = demo
 
 demo: .venv/installed
 	$(BIN)/mt4ssl-bench prepare demo --out $(DEMO)/corpus
-	$(BIN)/mt4ssl-bench pretrain mt4ssl_tiny data.corpus=$(DEMO)/corpus fit.steps=1000 --out $(DEMO)/runs/tiny
-	$(BIN)/mt4ssl-bench evaluate $(DEMO)/runs/tiny fbank random:mt4ssl_tiny \
+	$(BIN)/mt4ssl-bench pretrain mt4ssl_demo data.corpus=$(DEMO)/corpus --out $(DEMO)/runs/mt4ssl_demo
+	$(BIN)/mt4ssl-bench evaluate $(DEMO)/runs/mt4ssl_demo fbank random:mt4ssl_demo \
 		--task phoneme --task asr --task speaker --corpus $(DEMO)/corpus --out $(DEMO)/results
 
 test: .venv/installed
