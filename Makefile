@@ -15,7 +15,7 @@ demo: .venv/installed
 	$(BIN)/mt4ssl-bench prepare demo --out $(DEMO)/corpus
 	$(BIN)/mt4ssl-bench pretrain mt4ssl_demo data.corpus=$(DEMO)/corpus --out $(DEMO)/runs/mt4ssl_demo
 	$(BIN)/mt4ssl-bench evaluate $(DEMO)/runs/mt4ssl_demo fbank random:mt4ssl_demo \
-		--task phoneme --task asr --task speaker --corpus $(DEMO)/corpus --out $(DEMO)/results
+		--task phoneme --task asr --task speaker steps=300 --corpus $(DEMO)/corpus --out $(DEMO)/results
 
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2  # two processes of one thread each
