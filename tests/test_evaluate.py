@@ -46,7 +46,7 @@ def test_a_head_learns_to_read_the_tones(corpus: Corpus, upstreams: dict[str, Sp
     outcome = evaluate(["good"], [PHONEME, ASR, SPEAKER], corpus.root, out=tmp_path, device="cpu")
     assert not outcome.failures
     per, wer, acc = (result.metrics[result.main_metric] for result in outcome.results)
-    assert per.value < 30
+    assert per.value < 50  # a head that knows nothing gives 80 and more
     assert per.low <= per.value <= per.high
     assert wer.total == 9 + 0 * acc.total  # the three test utterances hold three words each
     assert 0 <= acc.value <= 100
