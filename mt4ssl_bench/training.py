@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ class FitConfig:
     log_every: int = 200
     validate_every: int = 5_000
     save_every: int = 1_000
-    autocast: str = "auto"  # none, bf16, fp16; auto: bf16 on accelerators, none on the CPU
+    autocast: Literal["auto", "none", "bf16"] = "auto"  # auto: bf16 on accelerators, none on the CPU
 
 
 @dataclass(frozen=True, kw_only=True)
