@@ -128,7 +128,7 @@ def plan(name: str, corpus: Corpus, overrides: Sequence[str] = (), limit: int | 
         raise ConfigError(f"recipe {recipe}: sweep needs a learning rate, steps and batch at least 1")
     if config.store.precision not in {"fp16", "fp32"}:
         raise ConfigError(f"store.precision={config.store.precision}: expected fp16 or fp32")
-    job = Job(recipe, config, corpus, limit)
+    job = Job(Path(recipe).stem, config, corpus, limit)  # a recipe file is known by its name, wherever it lies
     for split in ("train", "valid", "test"):
         corpus.cuts(job.split(split))
     if task.needs == "speaker" and corpus.info.splits[job.split("train")].speakers < 2:

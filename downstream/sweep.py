@@ -7,7 +7,7 @@ import copy
 import logging
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -168,7 +168,7 @@ def speakers_of(cuts: Sequence[Any]) -> list[str] | None:
     return speakers if all(speakers) else None
 
 
-def sample(cuts: Sequence[Any], limit: int | None) -> list[Any]:
+def sample(cuts: Iterable[Any], limit: int | None) -> list[Any]:
     """Return `limit` cuts in a fixed pseudo-random choice, or all of them."""
     cuts = list(cuts)
     return cuts if limit is None or limit >= len(cuts) else random.Random(0).sample(cuts, limit)  # noqa: S311

@@ -23,6 +23,8 @@ prepare = typer.Typer(
 )
 app.add_typer(prepare, name="prepare")
 
+INTERRUPTED = 130  # the exit code after Ctrl-C
+
 Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
 Device = Annotated[str, typer.Option(help="auto (cuda, mps, cpu), or a torch device.")]
 Name = Annotated[str, typer.Option(help="The corpus's name in tables; default: the folder's.")]
@@ -122,8 +124,7 @@ def pretrain(
 
     report = open_pretraining(load(PretrainConfig, recipe, keys or []), device=device).run(out)
     if not report.finished:
-        stderr.print(f"stopped at update {report.steps}; the same command continues")
-        raise typer.Exit(130)
+        raise typer.Exit(INTERRUPTED)
     last = report.validations[-1] if report.validations else {}
     found = ", ".join(f"{key} {value:.3f}" for key, value in last.items() if key != "step")
     stdout.print(f"{out}: {report.steps} updates{', ' + found if found else ''}")
@@ -246,7 +247,7 @@ def list_names(
 def main() -> None:
     """Run the command line: one line and exit code 2 for a user's error, 130 for an interruption."""
     try:
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False)  # a command's exit code; typer makes 130 of Ctrl-C
     except BenchError as error:
         stderr.print(
             f"[bold red]error:[/bold red] {escape(' '.join(str(error).split()))}",
@@ -254,16 +255,16 @@ def main() -> None:
             soft_wrap=True,
         )
         code = 2
-    except KeyboardInterrupt:
-        stderr.print("interrupted; what was complete is kept, and the same command continues")
-        code = 130
-    except typer.Abort:
-        code = 130
+    except OSError as error:  # a folder that is a file, no permission, a full disk
+        stderr.print(f"[bold red]error:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True)
+        code = 2
     except Exception as error:
         if not hasattr(error, "format_message"):  # click's usage errors have it; anything else is our own mistake
             raise
         stderr.print(f"[bold red]error:[/bold red] {escape(error.format_message())}", highlight=False, soft_wrap=True)
         code = 2
+    if code == INTERRUPTED:
+        stderr.print("interrupted; what was complete is kept, and the same command continues")
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,10 +64,8 @@ class Corpus:
             raise CorpusError(f"{file}: format {info.format}, this version reads {FORMAT}; prepare it again")
         return cls(root, info)
 
-    def cuts(self, split: str) -> Any:  # noqa: ANN401 - lhotse ships no types
-        """Return the split's CutSet, lazily read; raises CorpusError for an unknown or empty split."""
-        from lhotse import CutSet
-
+    def cuts(self, split: str) -> Iterable[Any]:
+        """Return the split's cuts, lazily read; raises CorpusError for an unknown, empty or damaged split."""
         if split not in self.info.splits:
             raise CorpusError(f"corpus {self.root}: no split '{split}'; {hint(split, self.info.splits)}")
         if not self.info.splits[split].utterances:
@@ -75,7 +73,15 @@ class Corpus:
         file = self.root / f"{split}.jsonl.gz"
         if not file.is_file():
             raise CorpusError(f"{file}: missing from the corpus; prepare it again into an empty folder")
-        return CutSet.from_jsonl_lazy(file).with_recording_path_prefix(self.root)
+        return self._read(file)
+
+    def _read(self, file: Path) -> Iterator[Any]:
+        from lhotse import CutSet
+
+        try:
+            yield from CutSet.from_jsonl_lazy(file).with_recording_path_prefix(self.root)
+        except (EOFError, OSError, ValueError, KeyError) as error:  # what a truncated or edited file gives
+            raise CorpusError(f"{file}: damaged ({error}); prepare it again into an empty folder") from None
 
     def split_for(self, name: str, *, speaker_task: bool) -> str:
         """Return which split serves as `name` ("train"): for speaker tasks "sid_train" where the corpus has it."""

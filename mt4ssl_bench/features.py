@@ -71,8 +71,7 @@ def load_upstream(name: str, *, device: str = "cpu") -> Upstream:
     kind, _, argument = name.partition(":")
     if kind == "random":
         return LOADERS.get("random")(argument, device=device)
-    path = Path(name)
-    if path.exists() or path.suffix == ".pt" or "/" in kind:
+    if Path(name).exists() or (not argument and (name.endswith(".pt") or "/" in name)):
         return LOADERS.get("checkpoint")(name, device=device)
     return LOADERS.get("s3prl")(name, device=device)
 

@@ -1,6 +1,7 @@
 """The command line as a user types it: the whole chain, and every wrong input in one line with exit code 2."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -156,6 +157,32 @@ def test_a_truncated_checkpoint_is_refused(corpus: Corpus, tmp_path: Path, capsy
         capsys, "evaluate", tmp_path / "run", "--task", "asr", "--corpus", corpus.root, "--out", tmp_path / "out"
     )
     assert "truncated, damaged or not a checkpoint" in said
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(
+    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert "file" in refused(capsys, "prepare", "folder", manifest.parent, "--out", tmp_path / "file" / "corpus")
+
+
+def test_a_truncated_split_is_one_line(corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(corpus.root, tmp_path / "cut")
+    whole = (tmp_path / "cut" / "train.jsonl.gz").read_bytes()
+    (tmp_path / "cut" / "train.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+    said = refused(capsys, "pretrain", TOY, f"data.corpus={tmp_path / 'cut'}", "--out", tmp_path / "run")
+    assert "train.jsonl.gz: damaged" in said
+
+
+def test_ctrl_c_outside_training_says_what_is_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mt4ssl_bench.leaderboard.Leaderboard.from_folder", interrupted)
+    assert call("leaderboard", tmp_path) == 130
+    assert "same command continues" in capsys.readouterr().err
 
 
 def test_an_empty_folder_has_no_leaderboard(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -119,6 +119,14 @@ def test_s3prl_runs_our_checkpoint_with_equal_hidden_states(run: Path) -> None:
         assert int(n[0]) in {24, 25}  # s3prl rounds n / 320 up
 
 
+def test_a_hub_name_with_a_checkpoint_goes_to_s3prl(run: Path) -> None:
+    register()
+    through_hub = load_upstream(f"mt4ssl_local:{run / 'checkpoint.pt'}")
+    x, lengths = waves()
+    ours = load_upstream(str(run)).extract(x, lengths)
+    torch.testing.assert_close(through_hub.extract(x, lengths).layers[:, 0], ours.layers[:, 0], atol=1e-5, rtol=0)
+
+
 def test_gradients_reach_the_weights_in_train_mode_from_50_ms_up(run: Path) -> None:
     expert = UpstreamExpert(str(run)).train()
     hidden = expert([torch.randn(800), torch.randn(2_000)])["hidden_states"]
