@@ -1,14 +1,14 @@
 """The mt4ssl-bench command: thin commands over the jobs; nothing heavy is imported before a command runs."""
 
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from mt4ssl_bench import __version__
+from mt4ssl_bench import __version__, cli_corpora, cli_results
+from mt4ssl_bench.cli_results import Format, print_leaderboard
 from mt4ssl_bench.console import setup_logging, stderr, stdout
 from mt4ssl_bench.errors import BenchError
 
@@ -18,27 +18,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Pretrain speech models with MT4SSL and evaluate any speech encoder with SUPERB's protocol.",
 )
-prepare = typer.Typer(
-    no_args_is_help=True, help="Make a corpus from audio: a table of utterances, a folder, or the demo."
-)
-app.add_typer(prepare, name="prepare")
+app.add_typer(cli_corpora.prepare, name="prepare")
+app.add_typer(cli_results.app)
 
 INTERRUPTED = 130  # the exit code after Ctrl-C
 
 Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
 Device = Annotated[str, typer.Option(help="auto (cuda, mps, cpu), or a torch device.")]
-Name = Annotated[str, typer.Option(help="The corpus's name in tables; default: the folder's.")]
-Licence = Annotated[str, typer.Option(help="Kept with the corpus.")]
 Keys = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe keys that differ now.")]
-
-
-class Format(StrEnum):
-    """How a leaderboard is printed."""
-
-    TABLE = "table"
-    MARKDOWN = "markdown"
-    CSV = "csv"
-    JSON = "json"
 
 
 @app.callback()
@@ -52,56 +39,6 @@ def options(
     if version:
         stdout.print(__version__)
         raise typer.Exit
-
-
-@prepare.command("table")
-def prepare_table(
-    manifest: Annotated[
-        Path, typer.Argument(help="TSV: id, path and any of speaker, language, text, phones, split, ...")
-    ],
-    out: Out,
-    name: Name = "",
-    licence: Licence = "unknown",
-) -> None:
-    """Make a corpus from a TSV with a header; missing columns limit which tasks it serves.
-
-    Columns: id, path (relative to the table), and any of duration_s, speaker, language, text, phones, split, sid_split.
-    English texts without phones get CMUdict's; a table without split is split here.
-
-    Example: mt4ssl-bench prepare table my_corpus/manifest.tsv --out corpora/mine
-    """
-    from mt4ssl_bench.prepare import prepare_table as run
-
-    _show_corpus(run(manifest, out, name=name, licence=licence))
-
-
-@prepare.command("folder")
-def prepare_folder(
-    folder: Annotated[Path, typer.Argument(help="Any tree of audio files.")],
-    out: Out,
-    name: Name = "",
-    licence: Licence = "unknown",
-) -> None:
-    """Make a corpus for pretraining from every audio file below a folder.
-
-    Example: mt4ssl-bench prepare folder recordings/ --out corpora/recordings
-    """
-    from mt4ssl_bench.prepare import prepare_folder as run
-
-    _show_corpus(run(folder, out, name=name, licence=licence))
-
-
-@prepare.command("demo")
-def prepare_demo(out: Out) -> None:
-    """Make the demo corpus: 30 minutes of synthetic English speech with transcripts, phonemes and 16 speakers.
-
-    Needs the [demo] extra (eSpeak NG, GPL-3+). Scores on it check the code; they are not a speech benchmark.
-
-    Example: mt4ssl-bench prepare demo --out corpora/demo
-    """
-    from mt4ssl_bench.prepare import prepare_demo as run
-
-    _show_corpus(run(out))
 
 
 @app.command()
@@ -193,23 +130,11 @@ def evaluate(
         raise ConfigError("evaluate: name at least one upstream, for example fbank")
     outcome = run(names, task, corpus, out=out, overrides=overrides, device=device, store=store, limit=limit)
     if outcome.results:
-        _print_leaderboard(out, Format.TABLE)
+        print_leaderboard(out, Format.TABLE)
     for failure in outcome.failures:
         stderr.print(f"failed: {escape(failure)}", highlight=False)
     if outcome.failures:
         raise typer.Exit(1)
-
-
-@app.command()
-def leaderboard(
-    results: Annotated[Path, typer.Argument(help="A folder of result records.")] = Path("results"),
-    form: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.TABLE,
-) -> None:
-    """Print the leaderboard of a folder of records, one table per corpus.
-
-    Example: mt4ssl-bench leaderboard results --format markdown > RESULTS.md
-    """
-    _print_leaderboard(results, form)
 
 
 @app.command("list")
@@ -266,28 +191,3 @@ def main() -> None:
     if code == INTERRUPTED:
         stderr.print("interrupted; what was complete is kept, and the same command continues")
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _show_corpus(corpus: object) -> None:
-    from mt4ssl_bench.corpus import Corpus
-
-    assert isinstance(corpus, Corpus)
-    info = corpus.info
-    stdout.print(f"{corpus.root}: {info.name} ({info.digest})", highlight=False)
-    for name, split in sorted(info.splits.items()):
-        stdout.print(
-            f"  {name:10} {split.utterances} utterances, {split.hours * 60:.1f} min, {split.speakers} speakers",
-            highlight=False,
-        )
-    stdout.print(f"  fields: {', '.join(info.fields) or 'audio only'}", highlight=False)
-
-
-def _print_leaderboard(folder: Path, form: Format) -> None:
-    from mt4ssl_bench.leaderboard import Leaderboard
-
-    board = Leaderboard.from_folder(folder)
-    if form is Format.TABLE:
-        stdout.print(board.to_rich())
-        return
-    text = {Format.MARKDOWN: board.to_markdown, Format.CSV: board.to_csv, Format.JSON: board.to_json}[form]()
-    sys.stdout.write(text if text.endswith("\n") else text + "\n")
