@@ -6,9 +6,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 SOURCES = [p for folder in ("mt4ssl_bench", "upstream", "downstream") for p in sorted((ROOT / folder).glob("*.py"))]
+CLI = {path.stem for path in SOURCES if path.stem.startswith("cli")}
 HOMES = {  # library -> the only modules that import it
-    "typer": {"cli", "cli_corpora", "cli_results"},
-    "rich": {"console", "cli", "leaderboard"},
+    "typer": CLI,
+    "rich": {"console", "leaderboard", *CLI},
     "omegaconf": {"config"},
     "lhotse": {"corpus", "batching", "prepare"},
     "s3prl": {"features", "expert"},
