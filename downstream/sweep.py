@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mt4ssl_bench.batching import Batches
+from mt4ssl_bench.batching import Batches, endless
 from mt4ssl_bench.corpus import speaker_of
 from mt4ssl_bench.downstream.task import Task
 from mt4ssl_bench.errors import TrainingError
@@ -101,7 +101,7 @@ class Sweep:
         heads = nn.ModuleList(trial.head for trial in self.trials)
         Fit(
             heads,
-            batches,
+            endless(batches),
             loss,
             OptimConfig(
                 betas=(0.9, 0.999),

@@ -6,7 +6,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mt4ssl_bench import checkpoint
+from mt4ssl_bench.batching import Place, Stream
 from mt4ssl_bench.console import progress
 from mt4ssl_bench.errors import CheckpointError, TrainingError
 from mt4ssl_bench.optim import OptimConfig, build_optimizer, factor, set_rates
@@ -64,7 +65,7 @@ class Fit(Generic[B]):
 
     Args:
         model: what is trained and saved.
-        batches: epoch number, batches to skip -> the epoch's batches, the same every time it is asked.
+        batches: what it is trained on; batching.endless() makes a stream of epochs.
         loss: batch, completed updates, batch number within the update -> StepLoss.
         optim, config: see their classes.
         groups: parameter groups with rates of their own; default: all trainable parameters in one.
@@ -78,7 +79,7 @@ class Fit(Generic[B]):
     def __init__(
         self,
         model: nn.Module,
-        batches: Callable[[int, int], Iterable[B]],
+        batches: Stream[B],
         loss: Callable[[B, int, int], StepLoss],
         optim: OptimConfig,
         config: FitConfig,
@@ -95,13 +96,13 @@ class Fit(Generic[B]):
         self.after_step, self.validate, self.title = after_step, validate, title
         groups = groups or [{"params": [p for p in model.parameters() if p.requires_grad]}]
         self.optimizer = build_optimizer(groups, optim)
-        self.step = self.epoch = self.position = 0  # position: batches taken from this epoch
+        self.step, self.place = 0, Place()
         self.validations: list[dict[str, float]] = []
 
     def __call__(self) -> FitReport:
         """Train to config.steps, from the run folder's checkpoint if there is one."""
         self._resume()
-        began, source = time.monotonic(), self._endless()
+        began, source = time.monotonic(), self.batches(self.place)
         window = _Window()
         with (
             progress(self.title, self.config.steps, start=self.step) as advance,
@@ -127,24 +128,14 @@ class Fit(Generic[B]):
     def _ended(self) -> bool:
         return self.step >= self.config.steps
 
-    def _endless(self) -> Iterator[B]:
-        while True:
-            found = False
-            for batch in self.batches(self.epoch, self.position):
-                found = True
-                self.position += 1
-                yield batch
-            if not found and self.position == 0:
-                raise TrainingError(f"{self.title}: an epoch holds no batch; check the split and the length limits")
-            self.epoch, self.position = self.epoch + 1, 0
-
-    def _update(self, source: Iterator[B], window: "_Window") -> dict[str, float]:
+    def _update(self, source: Iterator[tuple[Place, B]], window: "_Window") -> dict[str, float]:
         """Make one update; returns log values on the steps that log, else nothing."""
         torch.manual_seed(self.config.seed + self.step)  # dropout depends on the update alone: resuming is exact
         set_rates(self.optimizer, factor(self.step, self.config.steps, self.optim))
         count = 0
         for micro in range(self.config.accumulate):
-            part = self.loss(next(source), self.step, micro)
+            self.place, batch = next(source)
+            part = self.loss(batch, self.step, micro)
             if not math.isfinite(part.total.item()):
                 raise TrainingError(
                     f"{self.title}: the loss is {part.total.item()} at update {self.step}; the last checkpoint stays; "
@@ -163,7 +154,7 @@ class Fit(Generic[B]):
         extra = self.after_step(self.step, values) if self.after_step else {}
         if values:
             values.update(extra)
-            self._log({"step": self.step, "epoch": self.epoch, **values})
+            self._log({"step": self.step, "epoch": self.place.epoch, **values})
         return values
 
     def _scale_and_clip(self, scale: float) -> None:
@@ -188,8 +179,8 @@ class Fit(Generic[B]):
         state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
         place = {
             "step": self.step,
-            "epoch": self.epoch,
-            "position": self.position,
+            "epoch": self.place.epoch,
+            "position": self.place.position,
             "validations": self.validations,
         }
         checkpoint.save({**self.meta, **state, **place}, self.run / "checkpoint.pt")
@@ -209,7 +200,7 @@ class Fit(Generic[B]):
                 )
         self.model.load_state_dict(stored["model"])
         self.optimizer.load_state_dict(stored["optimizer"])
-        self.step, self.epoch, self.position = stored["step"], stored["epoch"], stored["position"]
+        self.step, self.place = stored["step"], Place(stored["epoch"], stored["position"])
         self.validations = list(stored["validations"])
         _trim_log(self.run / "log.jsonl", self.step)
         LOGGER.info("%s: continuing from update %d of %d", self.run, self.step, self.config.steps)

@@ -1,7 +1,8 @@
 """Batches: every cut once per epoch, the same order for the same seed and epoch, little padding, workers or not."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ import torch
 from lhotse import CutSet, MonoCut
 
 from mt4ssl_bench import audio
-from mt4ssl_bench.batching import Batches, pad
+from mt4ssl_bench.batching import Batches, Place, endless, pad
 from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.errors import TrainingError
 
 
 def synthetic(count: int, seed: int = 0) -> CutSet:
@@ -150,3 +152,68 @@ def test_an_error_in_a_worker_reaches_the_caller(corpus: Corpus) -> None:
 
     with pytest.raises(ValueError, match="bad 4"):
         list(Batches(list(corpus.cuts("train")), fail, count=4, workers=1)())
+
+
+# ---- the endless order, shared by processes ----
+
+
+def letters(epoch: int, skip: int) -> Iterator[str]:
+    """Yield five batches per epoch: 0a 0b 0c 0d 0e, 1a ..."""
+    yield from [f"{epoch}{letter}" for letter in "abcde"][skip:]
+
+
+def test_processes_share_one_endless_order_in_rounds_that_cross_epochs() -> None:
+    alone = [batch for _, batch in islice(endless(letters)(Place()), 12)]
+    assert " ".join(alone) == "0a 0b 0c 0d 0e 1a 1b 1c 1d 1e 2a 2b"
+    for world in (2, 3, 4, 6):
+        shares = [islice(endless(letters, rank=rank, world=world)(Place()), 12 // world) for rank in range(world)]
+        assert [batch for group in zip(*shares, strict=True) for _, batch in group] == alone
+
+
+def test_every_process_knows_the_place_after_a_round_and_any_number_of_them_goes_on_from_there() -> None:
+    order = [batch for _, batch in islice(endless(letters)(Place()), 30)]
+    places = [[place for place, _ in islice(endless(letters, rank=r, world=4)(Place()), 3)] for r in range(4)]
+    assert places == [[Place(0, 4), Place(1, 3), Place(2, 2)]] * 4
+    for rank in range(2):
+        rest = islice(endless(letters, rank=rank, world=2)(Place(1, 3)), 6)
+        assert [batch for _, batch in rest] == order[8 + rank : 20 : 2]
+
+
+def test_the_end_of_an_epoch_is_a_place_too() -> None:
+    assert next(endless(letters)(Place(0, 5))) == (Place(1, 1), "1a")
+
+
+def test_epochs_without_batches_are_an_error_and_no_endless_loop() -> None:
+    with pytest.raises(TrainingError, match="an epoch holds no batch"):
+        next(endless(lambda *_: ())(Place()))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_share_of_the_stream_makes_its_own_batches_alone(corpus: Corpus, workers: int) -> None:
+    batches = Batches(list(corpus.cuts("train")), names, count=4, seed=5, shuffle=True, workers=workers)
+    assert len(list(batches(0))) == 5
+    alone = list(islice(batches.stream()(Place(0, 3)), 8))
+    assert [place for place, _ in alone[:3]] == [Place(0, 4), Place(0, 5), Place(1, 1)]
+    for rank in range(2):
+        made = list(islice(batches.stream(rank=rank, world=2)(Place(0, 3)), 4))
+        assert [batch for _, batch in made] == [batch for _, batch in alone[rank::2]]
+        assert [place for place, _ in made] == [place for place, _ in alone[1::2]]
+
+
+def test_one_epoch_is_shared_without_rounds_and_ends_with_the_batch_that_is_enough() -> None:
+    batches = Batches(CUTS, names, seconds=80, enough=800)
+    whole = list(batches())
+    heard = [sum(CUTS[name].duration for name in batch) for batch in whole]
+    assert sum(heard) >= 800 > sum(heard[:-1])
+    assert list(Batches(CUTS, names, seconds=80)())[: len(whole)] == whole
+    assert [list(batches(0, 1, rank=rank, world=3)) for rank in range(3)] == [whole[1 + rank :: 3] for rank in range(3)]
+
+
+def test_crops_belong_to_their_epoch_and_decide_the_buckets() -> None:
+    def shorten(cut: Any, epoch: int) -> Any:
+        return MonoCut(id=cut.id, start=0, duration=min(cut.duration, 0.4 + epoch), channel=0)
+
+    batches = Batches(CUTS, durations, seconds=20, crop=shorten)
+    assert {duration for batch in batches(0) for duration in batch} == {0.4}
+    assert max(duration for batch in batches(1) for duration in batch) == pytest.approx(1.4)
+    assert max(len(batch) for batch in batches(0)) == 50

@@ -5,7 +5,7 @@ Shapes: B batch, N samples, T frames.
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mt4ssl_bench import audio
-from mt4ssl_bench.batching import Batches, pad
+from mt4ssl_bench.batching import Batches, Stream, pad
 from mt4ssl_bench.corpus import Corpus
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.upstream.config import DataConfig
@@ -52,6 +52,7 @@ class PretrainData:
     Args:
         labels: joined by utterance id; None where no extractor needs them.
         shuffle: training order and random crops; otherwise a fixed order and crops from the start.
+        enough: an epoch ends with the batch that reaches this many seconds of audio.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class PretrainData:
         normalized: bool,
         seed: int = 0,
         shuffle: bool = True,
+        enough: float | None = None,
     ) -> None:
         self.config, self.labels, self.normalized = config, labels, normalized
         self.seed, self.shuffle = seed, shuffle
@@ -86,17 +88,24 @@ class PretrainData:
         self._whole = {cut.id: cut for cut in self.cuts}
         self._cache: dict[str, NDArray[np.float32]] = {}
         self._cached = config.workers == 0 and self.seconds <= config.cache_hours * 3600
-
-    def __call__(self, epoch: int, skip: int = 0) -> Any:  # noqa: ANN401 - an iterator of Batch
-        """Yield the epoch's batches, without the first `skip`; the same ones every time."""
-        return Batches(
-            [self._crop(cut, epoch) for cut in self.cuts],
+        self._batches = Batches(
+            self.cuts,
             self.make,
-            seconds=self.config.batch_seconds,
-            seed=self.seed,
-            shuffle=self.shuffle,
-            workers=self.config.workers,
-        )(epoch, skip)
+            seconds=config.batch_seconds,
+            seed=seed,
+            shuffle=shuffle,
+            workers=config.workers,
+            crop=self._crop,
+            enough=enough,
+        )
+
+    def __call__(self, epoch: int, skip: int = 0, *, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+        """Yield the epoch's batches, without the first `skip`; the same ones every time. See Batches."""
+        return self._batches(epoch, skip, rank=rank, world=world)
+
+    def stream(self, *, rank: int = 0, world: int = 1) -> Stream[Batch]:
+        """Return one process's share of epoch after epoch. See Batches."""
+        return self._batches.stream(rank=rank, world=world)
 
     def make(self, cuts: Sequence[Any]) -> Batch:
         """Read, normalise and crop the cuts' audio, and crop their labels by the same frames."""

@@ -89,14 +89,12 @@ class Pretraining:
         """Return the validation losses per masked frame, under masks that are the same in every run."""
         self.model.eval()
         sums: dict[str, Tensor] = {}
-        count, seconds = 0, 0.0
+        count = 0
         for number, batch in enumerate(self.valid(0)):
             losses = self.forward(batch, (VALID_SEED, number), 1)
             for name, value in losses.sums.items():
                 sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value
-            count, seconds = count + losses.masked, seconds + batch.seconds
-            if seconds >= VALID_SECONDS:
-                break
+            count += losses.masked
         self.model.train()
         return {f"valid_{name}": value.item() / max(count, 1) for name, value in sums.items()}
 
@@ -106,7 +104,7 @@ class Pretraining:
         stored = to_dict(self.config)
         fit = Fit(
             self.model.train(),
-            self.train,
+            self.train.stream(),
             self.loss,
             self.config.optim,
             self.config.fit,
@@ -152,6 +150,7 @@ def open_pretraining(config: PretrainConfig, *, device: str = "auto") -> Pretrai
             normalized=config.frontend.normalize,
             seed=config.fit.seed,
             shuffle=split == config.data.train,
+            enough=None if split == config.data.train else VALID_SECONDS,
         )
         for split in (config.data.train, config.data.valid)
     )
