@@ -1,12 +1,13 @@
-"""A corpus on disk: a Lhotse CutSet (jsonl.gz) per split, and corpus.json, written last, binding them by a digest."""
+"""A corpus on disk: a Lhotse manifest (jsonl.gz) per split, and corpus.json, written last, binding them by a digest."""
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mt4ssl_bench.cuts import Cuts, write_cuts
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.registry import hint
 
@@ -64,24 +65,22 @@ class Corpus:
             raise CorpusError(f"{file}: format {info.format}, this version reads {FORMAT}; prepare it again")
         return cls(root, info)
 
-    def cuts(self, split: str) -> Iterable[Any]:
-        """Return the split's cuts, lazily read; raises CorpusError for an unknown, empty or damaged split."""
+    def cuts(self, split: str) -> Cuts:
+        """Return the split's cuts, parsed as they are asked for; raises CorpusError for a split that cannot be used."""
         if split not in self.info.splits:
             raise CorpusError(f"corpus {self.root}: no split '{split}'; {hint(split, self.info.splits)}")
-        if not self.info.splits[split].utterances:
+        stated = self.info.splits[split].utterances
+        if not stated:
             raise CorpusError(f"corpus {self.root}: split '{split}' holds no utterance")
         file = self.root / f"{split}.jsonl.gz"
         if not file.is_file():
             raise CorpusError(f"{file}: missing from the corpus; prepare it again into an empty folder")
-        return self._read(file)
-
-    def _read(self, file: Path) -> Iterator[Any]:
-        from lhotse import CutSet
-
-        try:
-            yield from CutSet.from_jsonl_lazy(file).with_recording_path_prefix(self.root)
-        except (EOFError, OSError, ValueError, KeyError) as error:  # what a truncated or edited file gives
-            raise CorpusError(f"{file}: damaged ({error}); prepare it again into an empty folder") from None
+        cuts = Cuts(file, self.root)
+        if len(cuts) != stated:
+            raise CorpusError(
+                f"{file}: damaged ({len(cuts)} cuts, not {stated}); prepare it again into an empty folder"
+            )
+        return cuts
 
     def split_for(self, name: str, *, speaker_task: bool) -> str:
         """Return which split serves as `name` ("train"): for speaker tasks "sid_train" where the corpus has it."""
@@ -104,24 +103,43 @@ def speaker_of(cut: Any) -> str:  # noqa: ANN401
     return (cut.supervisions[0].speaker or "") if cut.supervisions else ""
 
 
-def write_corpus(root: Path, info: CorpusInfo, cuts: Mapping[str, Sequence[Any]]) -> Corpus:
-    """Write the splits, then corpus.json, so that its existence means a whole corpus; returns it opened."""
-    from lhotse import CutSet
+def write_corpus(root: Path, cuts: Mapping[str, Iterable[Any]], **facts: Any) -> Corpus:  # noqa: ANN401
+    """Write the splits, then corpus.json, so that its existence means a whole corpus; returns it opened.
 
+    Args:
+        cuts: by split; each is read once, so that a generator keeps only one cut in memory.
+        facts: the other fields of CorpusInfo; a function is called once the splits are written.
+    """
     root.mkdir(parents=True, exist_ok=True)
+    splits: dict[str, SplitInfo] = {}
     for split, members in cuts.items():
-        aside = root / f".{split}.{os.getpid()}.jsonl.gz"
-        CutSet.from_cuts(members).to_file(aside)
-        aside.replace(root / f"{split}.jsonl.gz")
+        tally = Tally()
+        write_cuts(root / f"{split}.jsonl.gz", tally.of(members))
+        splits[split] = tally.info
+    info = CorpusInfo(splits=splits, **{key: fact() if callable(fact) else fact for key, fact in facts.items()})
     aside = root / f".corpus.{os.getpid()}.json"
     aside.write_text(json.dumps(asdict(info), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     aside.replace(root / "corpus.json")
     return Corpus.open(root)
 
 
-def describe(members: Iterable[Any]) -> SplitInfo:
-    """Count the utterances, hours and speakers of some cuts."""
-    members = list(members)
-    speakers = {speaker_of(cut) for cut in members} - {""}
-    hours = sum(cut.duration for cut in members) / 3600
-    return SplitInfo(utterances=len(members), hours=round(hours, 4), speakers=len(speakers))
+class Tally:
+    """Counts the cuts that pass through of(): `info` says how many utterances, hours and speakers there were."""
+
+    def __init__(self) -> None:
+        self.utterances, self.seconds = 0, 0.0
+        self.speakers: set[str] = set()
+
+    def of(self, cuts: Iterable[Any]) -> Iterator[Any]:
+        """Yield the cuts (or their dicts), counting them."""
+        for cut in cuts:
+            raw = cut if isinstance(cut, dict) else cut.to_dict()
+            self.utterances += 1
+            self.seconds += raw["duration"]
+            self.speakers |= {one.get("speaker", "") for one in raw.get("supervisions", [])[:1]} - {""}
+            yield raw
+
+    @property
+    def info(self) -> SplitInfo:
+        """What has passed so far."""
+        return SplitInfo(utterances=self.utterances, hours=round(self.seconds / 3600, 4), speakers=len(self.speakers))

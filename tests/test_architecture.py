@@ -11,7 +11,7 @@ HOMES = {  # library -> the only modules that import it
     "typer": CLI,
     "rich": {"console", "leaderboard", *CLI},
     "omegaconf": {"config"},
-    "lhotse": {"corpus", "batching", "prepare"},
+    "lhotse": {"batching", "cuts", "shards"},
     "s3prl": {"features", "expert"},
     "jiwer": {"metrics"},
     "sklearn": {"kmeans"},

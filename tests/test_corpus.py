@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mt4ssl_bench.corpus import Corpus, CorpusInfo, SplitInfo, describe, phones_of, speaker_of, text_of
+from mt4ssl_bench.corpus import Corpus, CorpusInfo, SplitInfo, Tally, phones_of, speaker_of, text_of
 from mt4ssl_bench.errors import CorpusError
 
 
@@ -53,11 +53,12 @@ def test_a_cut_without_supervision_has_neither_text_nor_phones_nor_speaker(corpu
 
 
 def test_utterances_hours_and_speakers_are_counted(corpus: Corpus) -> None:
-    cuts = [cut.drop_in_memory_data() for cut in corpus.cuts("test")]
-    assert describe(cuts) == SplitInfo(
-        utterances=3, hours=round(sum(cut.duration for cut in cuts) / 3600, 4), speakers=3
-    )
-    assert describe([]) == SplitInfo(utterances=0, hours=0.0, speakers=0)
+    cuts = list(corpus.cuts("test"))
+    tally = Tally()
+    assert [raw["id"] for raw in tally.of(cuts)] == [cut.id for cut in cuts]
+    seconds = sum(cut.duration for cut in cuts)
+    assert tally.info == SplitInfo(utterances=3, hours=round(seconds / 3600, 4), speakers=3)
+    assert Tally().info == SplitInfo(utterances=0, hours=0.0, speakers=0)
 
 
 def test_a_missing_folder_is_named_with_what_to_run(tmp_path: Path) -> None:

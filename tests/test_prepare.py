@@ -221,7 +221,9 @@ def test_a_corpus_holds_its_splits_and_corpus_json_and_nothing_else(folder: Path
     corpus = table(folder, "id | path | split\nu | a.wav | train\nv | b.wav | dev-1.a\n")
     assert sorted(file.name for file in corpus.root.iterdir()) == [
         "corpus.json",
+        "dev-1.a.index.npz",
         "dev-1.a.jsonl.gz",
+        "train.index.npz",
         "train.jsonl.gz",
     ]
 

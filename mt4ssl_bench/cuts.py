@@ -1,0 +1,131 @@
+"""A split's cuts on disk: gzip members of 64 lines with an index beside them, so that any cut is read alone."""
+
+import gzip
+import json
+import os
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, overload
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mt4ssl_bench.errors import CorpusError
+
+LINES = 64  # cuts per gzip member: what reading one of them decompresses (about 25 kB)
+LEVEL = 5  # of gzip: level 9 takes three times as long for 3 % less
+DAMAGE = (EOFError, OSError, ValueError, KeyError, TypeError, zlib.error)  # what a cut-short or edited file gives
+
+
+class Cuts(Sequence[Any]):
+    """The cuts of a `.jsonl.gz` manifest, parsed when they are asked for; only the index is in memory.
+
+    Attributes:
+        durations: (N,) seconds of every cut.
+    """
+
+    def __init__(self, file: Path, root: Path) -> None:
+        self.file, self.root = file, root
+        try:
+            self.durations, self._starts = _load_index(file) or _make_index(file)
+        except DAMAGE as error:
+            raise _damaged(file, error) from None
+
+    def __len__(self) -> int:
+        return len(self.durations)
+
+    @overload
+    def __getitem__(self, place: int) -> Any: ...  # noqa: ANN401 - lhotse ships no types
+    @overload
+    def __getitem__(self, place: slice) -> list[Any]: ...
+    def __getitem__(self, place: int | slice) -> Any:
+        if isinstance(place, slice):
+            return [self[i] for i in range(*place.indices(len(self)))]
+        place = range(len(self))[place]
+        first, last = self._starts[place // LINES : place // LINES + 2].tolist()
+        try:
+            with self.file.open("rb") as file:
+                file.seek(first)
+                lines = gzip.decompress(file.read(last - first)).split(b"\n")
+            return self._parse(lines[place % LINES])
+        except (*DAMAGE, IndexError) as error:
+            raise _damaged(self.file, error) from None
+
+    def __iter__(self) -> Iterator[Any]:
+        try:
+            with gzip.open(self.file) as lines:
+                for line in lines:
+                    yield self._parse(line)
+        except DAMAGE as error:
+            raise _damaged(self.file, error) from None
+
+    def _parse(self, line: bytes) -> Any:  # noqa: ANN401
+        from lhotse.serialization import deserialize_item
+
+        return deserialize_item(json.loads(line)).with_recording_path_prefix(self.root)
+
+
+def write_cuts(file: Path, cuts: Iterable[Any]) -> None:
+    """Write cuts (lhotse's, or the dicts that it makes of them) as a manifest with its index, in one pass."""
+    _write(file, (_line(cut if isinstance(cut, dict) else cut.to_dict()) for cut in cuts))
+
+
+def durations_of(cuts: Sequence[Any]) -> NDArray[np.float64]:
+    """Return the cuts' durations (N,) in seconds, without parsing any where an index knows them."""
+    if isinstance(cuts, Cuts):
+        return cuts.durations
+    return np.array([cut.duration for cut in cuts], dtype=np.float64)
+
+
+def _line(cut: dict[str, Any]) -> tuple[float, bytes]:
+    return float(cut["duration"]), json.dumps(cut, ensure_ascii=False).encode()
+
+
+def _write(file: Path, lines: Iterable[tuple[float, bytes]]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Write (duration, JSON) pairs; the manifest appears first, and an index that does not fit it is made again."""
+    durations: list[float] = []
+    starts = [0]
+    aside = file.with_name(f".{os.getpid()}.{file.name}")
+    index = _index_of(file)
+    members = iter(lines)
+    try:
+        with aside.open("wb") as out:
+            while block := list(islice(members, LINES)):
+                durations += [seconds for seconds, _ in block]
+                out.write(gzip.compress(b"\n".join(line for _, line in block) + b"\n", LEVEL, mtime=0))
+                starts.append(out.tell())
+        aside.replace(file)
+        arrays = np.array(durations, dtype=np.float64), np.array(starts, dtype=np.int64)
+        with aside.open("wb") as out:
+            np.savez(out, durations=arrays[0], starts=arrays[1])
+        aside.replace(index)
+    finally:
+        aside.unlink(missing_ok=True)
+    return arrays
+
+
+def _index_of(file: Path) -> Path:
+    return file.with_name(file.name.removesuffix(".jsonl.gz") + ".index.npz")
+
+
+def _load_index(file: Path) -> tuple[NDArray[np.float64], NDArray[np.int64]] | None:
+    """Return the index beside a manifest, or None when there is none that fits it."""
+    try:
+        with np.load(_index_of(file)) as arrays:
+            durations, starts = arrays["durations"], arrays["starts"]
+    except (*DAMAGE, BadZipFile):
+        return None
+    return (durations, starts) if starts[-1] == file.stat().st_size else None
+
+
+def _make_index(file: Path) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Write the manifest of another version or of lhotse, or one edited by hand, again with an index."""
+    with gzip.open(file) as lines:
+        return _write(file, ((float(json.loads(line)["duration"]), line.rstrip(b"\n")) for line in lines))
+
+
+def _damaged(file: Path, error: Exception) -> CorpusError:
+    return CorpusError(f"{file}: damaged ({error}); prepare it again into an empty folder")
