@@ -4,10 +4,13 @@ Shapes: L hidden states (encoder input and every layer), B batch, N samples, T f
 """
 
 import contextlib
+import hashlib
+import inspect
 import io
 import logging
 import os
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -57,20 +60,27 @@ LOADERS: Registry[Loader] = Registry(
     "kind of upstream",
     {
         "checkpoint": "mt4ssl_bench.upstream.expert:load_checkpoint",
+        "mt4ssl_local": "mt4ssl_bench.upstream.expert:load_checkpoint",  # the names that register() adds to s3prl's hub
+        "mt4ssl_url": "mt4ssl_bench.upstream.expert:load_custom",
+        "mt4ssl_custom": "mt4ssl_bench.upstream.expert:load_custom",
         "random": "mt4ssl_bench.upstream.expert:load_random",
+        "file": "mt4ssl_bench.user_upstream:load_file",
         "s3prl": "mt4ssl_bench.features:load_s3prl",
     },
 )
 
 
 def load_upstream(name: str, *, device: str = "cpu") -> Upstream:
-    """Return the upstream called `name`: a run folder or checkpoint, random:<recipe>, or any s3prl upstream.
+    """Return the upstream called `name`.
 
+    A run folder or checkpoint, <loader>:<argument> (random:<recipe>), file.py:Class, or any s3prl upstream.
     Raises UpstreamError, ConfigError or CheckpointError for a name that leads nowhere.
     """
-    kind, _, argument = name.partition(":")
-    if kind == "random":
-        return LOADERS.get("random")(argument, device=device)
+    kind, colon, argument = name.partition(":")
+    if colon and kind in list(LOADERS):
+        return LOADERS.get(kind)(argument, device=device)
+    if kind.endswith(".py"):
+        return LOADERS.get("file")(name, device=device)
     if Path(name).exists() or (not argument and (name.endswith(".pt") or "/" in name)):
         return LOADERS.get("checkpoint")(name, device=device)
     return LOADERS.get("s3prl")(name, device=device)
@@ -90,7 +100,7 @@ def pick_device(name: str = "auto") -> str:
 
 def s3prl_names() -> list[str]:
     """Return every upstream name of the installed s3prl; its hub takes some seconds to import."""
-    names: list[str] = _hub().options(only_registered_ckpt=False)
+    names: list[str] = s3prl_hub().options(only_registered_ckpt=False)
     return sorted(names)
 
 
@@ -98,26 +108,27 @@ class S3PRLUpstream:
     """An s3prl upstream behind our protocol: its hidden states, stacked."""
 
     def __init__(self, name: str, device: str) -> None:
-        hub = _hub()
+        hub = s3prl_hub()
         model, _, argument = name.partition(":")
         if model not in hub.options(only_registered_ckpt=False):
             raise UpstreamError(
                 f"unknown upstream '{model}': no such file or folder, and not in s3prl's hub; "
                 f"{hint(model, [*hub.options(only_registered_ckpt=False), 'random:mt4ssl_tiny'])}"
             )
+        entry = getattr(hub, model)
+        options = _entry_options(model, entry, argument)
         try:
-            with _quiet():
-                built = getattr(hub, model)(ckpt=argument) if argument else getattr(hub, model)()
+            with contextlib.redirect_stdout(io.StringIO()):  # a download shows its progress on stderr
+                built = entry(**options)
         except Exception as error:  # noqa: BLE001 - each of 196 hub entries fails in its own way
-            raise UpstreamError(f"upstream '{name}': s3prl could not build it ({_first_line(error)})") from None
+            raise UpstreamError(f"upstream '{name}': {_why_not_built(model, error)}") from None
         self.model = built.to(device).eval()
         self.name, self.device = name, device
         self.stride = int(self.model.get_downsample_rates("hidden_states"))
         state = {k: v for k, v in self.model.state_dict().items() if isinstance(v, Tensor)}
         self.parameters = sum(p.numel() for p in self.model.parameters())
-        # models without weights (fbank, mel) differ by their code and settings alone: the name stands for those
-        identity = torch.frombuffer(bytearray(f"{name} {self.stride}".encode()), dtype=torch.uint8)
-        self.fingerprint = fingerprint(state if self.parameters else {**state, "name": identity})
+        # models without weights (fbank, mel) are their code and settings
+        self.fingerprint = fingerprint(state if self.parameters else {**state, "code": _code(entry, options)})
         probe = self.extract(torch.randn(1, 16_000, generator=torch.Generator().manual_seed(0)), torch.tensor([16_000]))
         self.num_layers, self.dim = probe.layers.shape[0], probe.layers.shape[-1]
 
@@ -134,13 +145,48 @@ class S3PRLUpstream:
         return Features(layers, frames)
 
 
+def _entry_options(model: str, entry: Callable[..., Any], argument: str) -> dict[str, str]:
+    """Return the keyword arguments of a hub entry: what stands after the colon is its checkpoint or its settings."""
+    wanted = [p.name for p in inspect.signature(entry).parameters.values() if p.default is p.empty]
+    key = "model_config" if "model_config" in wanted else "ckpt"
+    beside = Path(inspect.getfile(entry)).parent / argument  # stft_mag:log_stft_mag.yaml lies in s3prl itself
+    if argument and key == "model_config" and not Path(argument).exists() and beside.is_file():
+        argument = str(beside)
+    if (model.endswith("_local") or key == "model_config") and not Path(argument).is_file():
+        raise UpstreamError(f"upstream '{model}': no such file '{argument}'; write {model}:<path of a file>")
+    if not argument and model.endswith(("_custom", "_url", "_gdriveid")):
+        raise UpstreamError(f"upstream '{model}': needs a checkpoint; write {model}:<path or URL>")
+    return {key: argument} if argument else {}
+
+
+def _why_not_built(model: str, error: Exception) -> str:
+    """Return one line: which download failed and how to do without it, or what else s3prl said."""
+    near = hint(f"{model}_local", [name for name in s3prl_names() if name.endswith("_local")])
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_name == "_download" and "url" in frame.f_locals:  # s3prl.util.download
+            url, file = frame.f_locals["url"], frame.f_locals["filepath"]
+            return (
+                f"s3prl could not download {url} ({type(error).__name__}); fetch it some other way and keep it as "
+                f"{file}, or give the path of one that you have to an entry whose name ends in _local ({near})"
+            )
+    return f"s3prl could not build it ({_first_line(error)})"
+
+
+def _code(entry: Callable[..., Any], options: dict[str, str]) -> Tensor:
+    """Return the digest of a hub entry's code: its package's files, the entry itself and its settings file."""
+    files = sorted(p for p in Path(inspect.getfile(entry)).parent.iterdir() if p.suffix in {".py", ".yaml"})
+    parts = [file.read_bytes() for file in files] + [inspect.getsource(entry).encode()]
+    parts += [Path(value).read_bytes() for value in options.values() if Path(value).is_file()]
+    return torch.frombuffer(bytearray(hashlib.sha256(b"".join(parts)).digest()), dtype=torch.uint8)
+
+
 def load_s3prl(argument: str, *, device: str) -> Upstream:
     """Return the s3prl upstream called `argument` ("hubert", "fbank", "hubert_local:path")."""
     return S3PRLUpstream(argument, device)
 
 
-def _hub() -> Any:  # noqa: ANN401 - s3prl ships no types
-    """Import s3prl's hub, which prints and takes some seconds: only when an s3prl upstream is asked for."""
+def s3prl_hub() -> Any:  # noqa: ANN401 - s3prl ships no types
+    """Return s3prl's hub, whose import prints and takes some seconds: only when an s3prl upstream is asked for."""
     try:
         with _quiet():
             import s3prl.hub as hub

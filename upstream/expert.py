@@ -1,5 +1,9 @@
 """Our checkpoints as upstreams: behind this toolkit's protocol and, through register(), in s3prl's hub."""
 
+import hashlib
+import logging
+import math
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -7,14 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from mt4ssl_bench import checkpoint
+from mt4ssl_bench.audio import RATE
 from mt4ssl_bench.config import from_dict, load
 from mt4ssl_bench.errors import CheckpointError, UpstreamError
-from mt4ssl_bench.features import Features, Upstream
+from mt4ssl_bench.features import Features, Upstream, s3prl_hub
 from mt4ssl_bench.upstream.config import PretrainConfig, check
-from mt4ssl_bench.upstream.frontend import RECEPTIVE_FIELD, STRIDE, normalize
+from mt4ssl_bench.upstream.frontend import RECEPTIVE_FIELD, STRIDE, frame_count, frame_counts, normalize
 from mt4ssl_bench.upstream.model import MT4SSL
 
+LOGGER = logging.getLogger(__name__)
 KIND = "mt4ssl"
+WINDOW = 6_000  # frames, two minutes: longer audio is encoded in windows, for attention's time grows as the square
 
 
 class MT4SSLUpstream:
@@ -31,16 +38,19 @@ class MT4SSLUpstream:
 
     @torch.no_grad()
     def extract(self, waveforms: Tensor, lengths: Tensor) -> Features:
-        """See Upstream.extract."""
-        padded = prepare(waveforms.to(self.device), lengths, normalized=self.model.config.frontend.normalize)
-        layers, frames = self.model.hidden_states(padded, lengths.to(self.device))
+        """See Upstream.extract; raises UpstreamError for audio that is too short or not finite."""
+        waves = [wave[:length] for wave, length in zip(waveforms.to(self.device), lengths.tolist(), strict=True)]
+        layers, frames = hidden_states(self.model, waves)
         return Features(torch.stack(layers), frames.cpu())
 
 
 class UpstreamExpert(nn.Module):
-    """The s3prl side of a checkpoint: waveforms in, {"hidden_states": [...]} out; gradients flow in train mode."""
+    """The s3prl side of a checkpoint: waveforms in, {"hidden_states": [...]} out; gradients flow in train mode.
 
-    def __init__(self, ckpt: str, **_: object) -> None:
+    A dropped layer is the identity, so that the number of hidden states is always the same.
+    """
+
+    def __init__(self, ckpt: str | Path) -> None:
         super().__init__()
         self.model = read_model(Path(ckpt))
         self.model.extractors.clear()
@@ -49,26 +59,68 @@ class UpstreamExpert(nn.Module):
         """Return the stride in samples per frame."""
         return STRIDE
 
-    def forward(self, wavs: list[Tensor]) -> dict[str, Any]:
-        """Return the hidden states, each (B, T, D), of 16 kHz waveforms (N_b,)."""
-        lengths = torch.tensor([len(wav) for wav in wavs], device=wavs[0].device)
-        padded = nn.utils.rnn.pad_sequence(wavs, batch_first=True)
-        padded = prepare(padded, lengths, normalized=self.model.config.frontend.normalize)
-        layers, _ = self.model.hidden_states(padded, lengths)
+    def forward(self, wavs: list[Tensor], sample_rate: int = RATE) -> dict[str, Any]:
+        """Return the hidden states, each (B, T, D), of 16 kHz waveforms (N_b,) on the device of the weights.
+
+        Raises UpstreamError for another sample rate and for what is not a list of float waveforms with one channel.
+        """
+        if sample_rate != RATE:
+            raise UpstreamError(f"audio at {sample_rate} Hz: expected {RATE}; resample it first")
+        layers, _ = hidden_states(self.model, wavs)
         return {"hidden_states": layers, "last_hidden_state": layers[-1]}
 
 
-def prepare(waveforms: Tensor, lengths: Tensor, *, normalized: bool) -> Tensor:
-    """Return waveforms (B, N) normalised over their real samples; raises UpstreamError when one is too short."""
-    if int(lengths.min()) < RECEPTIVE_FIELD:
-        raise UpstreamError(
-            f"audio of {int(lengths.min())} samples: at least {RECEPTIVE_FIELD} (25 ms at 16 kHz) are needed"
-        )
-    rows = [
-        normalize(wave[:length]) if normalized else wave[:length]
-        for wave, length in zip(waveforms.float(), lengths.tolist(), strict=True)
-    ]
-    return nn.utils.rnn.pad_sequence(rows, batch_first=True)
+def hidden_states(model: MT4SSL, waves: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+    """Return the encoder's input and every layer's output, each (B, T, D), and the real frames (B,).
+
+    Waveforms (N_b,) of more than WINDOW frames are encoded in equal windows, whose frames are exactly the whole's;
+    only attention does not look further than its window. Raises UpstreamError for unusable waveforms.
+    """
+    check_waveforms(waves)
+    lengths = torch.tensor([len(wave) for wave in waves], device=waves[0].device)
+    normalized = model.config.frontend.normalize
+    waves = [normalize(wave.float()) if normalized else wave.float() for wave in waves]
+    if frame_count(int(lengths.max())) <= WINDOW:
+        return model.hidden_states(nn.utils.rnn.pad_sequence(waves, batch_first=True), lengths)
+    rows = [_in_windows(model, wave) for wave in waves]  # B times (L, T_b, D)
+    layers = nn.utils.rnn.pad_sequence([row.transpose(0, 1) for row in rows], batch_first=True)  # (B, T, L, D)
+    return list(layers.unbind(2)), frame_counts(lengths)
+
+
+def _in_windows(model: MT4SSL, wave: Tensor) -> Tensor:
+    """Return the hidden states (L, T, D) of one normalised waveform, encoded in windows of equal length."""
+    frames = frame_count(len(wave))
+    size = math.ceil(frames / math.ceil(frames / WINDOW))
+    parts = []
+    for start in range(0, frames, size):
+        part = wave[start * STRIDE : (start + size - 1) * STRIDE + RECEPTIVE_FIELD]
+        layers, _ = model.hidden_states(part[None], torch.tensor([len(part)], device=wave.device))
+        parts.append(torch.stack(layers)[:, 0])
+    return torch.cat(parts, dim=1)
+
+
+def check_waveforms(waves: list[Tensor]) -> None:
+    """Raise UpstreamError unless `waves` are finite float waveforms (N,) of one frame or more."""
+    if not isinstance(waves, list | tuple) or not waves:
+        raise UpstreamError("no waveforms: expected a list of 16 kHz waveforms, at least one")
+    for i, wave in enumerate(waves):
+        if not isinstance(wave, Tensor):
+            raise UpstreamError(f"waveform {i}: a {type(wave).__name__}; expected a tensor (samples,)")
+        if wave.dim() != 1:
+            raise UpstreamError(
+                f"waveform {i}: shape {tuple(wave.shape)}; expected one channel, (samples,): average the channels first"
+            )
+        if not wave.is_floating_point():
+            raise UpstreamError(
+                f"waveform {i}: {str(wave.dtype).removeprefix('torch.')} samples; expected float in [-1, 1]: "
+                "divide int16 by 32768 first"
+            )
+        if len(wave) < RECEPTIVE_FIELD:
+            raise UpstreamError(
+                f"waveform {i}: {len(wave)} samples; at least {RECEPTIVE_FIELD} (25 ms at 16 kHz) are needed"
+            )
+        if not torch.isfinite(wave).all():
+            raise UpstreamError(f"waveform {i}: holds NaN or infinite samples")
 
 
 def read_model(path: Path) -> MT4SSL:
@@ -103,14 +155,79 @@ def load_random(argument: str, *, device: str) -> Upstream:
     return MT4SSLUpstream(model, f"random:{argument or 'mt4ssl_tiny'}", device)
 
 
-def mt4ssl_local(ckpt: str, **kwargs: object) -> UpstreamExpert:
-    """s3prl hub entry: an MT4SSL run folder or checkpoint file."""
-    return UpstreamExpert(ckpt, **kwargs)
+def load_custom(argument: str, *, device: str) -> Upstream:
+    """Return the upstream of a path or URL: what mt4ssl_custom is in s3prl's hub."""
+    if not _is_url(argument):
+        return load_checkpoint(argument, device=device)
+    return MT4SSLUpstream(read_model(download(argument)), Path(argument.partition("?")[0]).stem, device)
+
+
+def mt4ssl_local(ckpt: str | None = None, model_config: object = None, refresh: object = None) -> UpstreamExpert:
+    """s3prl and torch.hub entry: an MT4SSL run folder or checkpoint file; its config is in the file."""
+    del model_config, refresh  # s3prl passes both to every entry
+    if ckpt is None:
+        raise UpstreamError("mt4ssl_local: ckpt is missing: the path of a run folder or checkpoint.pt")
+    return UpstreamExpert(ckpt)
+
+
+def mt4ssl_url(ckpt: str | None = None, model_config: object = None, refresh: object = None) -> UpstreamExpert:
+    """s3prl and torch.hub entry: the URL of a checkpoint file, downloaded once; refresh=True downloads it again."""
+    del model_config
+    if ckpt is None or not _is_url(ckpt):
+        raise UpstreamError(f"mt4ssl_url: ckpt={ckpt}: expected the http(s) URL of a checkpoint.pt")
+    return UpstreamExpert(download(ckpt, refresh=bool(refresh)))
+
+
+def mt4ssl_custom(ckpt: str | None = None, model_config: object = None, refresh: object = None) -> UpstreamExpert:
+    """s3prl and torch.hub entry: a path or a URL."""
+    entry = mt4ssl_url if ckpt is not None and _is_url(ckpt) else mt4ssl_local
+    return entry(ckpt, model_config, refresh)
+
+
+def mt4ssl(ckpt: str | None = None, model_config: object = None, refresh: object = None) -> UpstreamExpert:
+    """s3prl and torch.hub entry: the default checkpoint, once there is one; until then a path or URL is needed."""
+    if ckpt is None:
+        raise UpstreamError(
+            "mt4ssl: no checkpoint is published yet; train one (mt4ssl-bench pretrain mt4ssl_base data.corpus=... "
+            "--out runs/base) and use mt4ssl_local with ckpt=runs/base"
+        )
+    return mt4ssl_custom(ckpt, model_config, refresh)
 
 
 def register() -> None:
     """Add our entries to s3prl's hub, so that S3PRLUpstream("mt4ssl_local", path) works; never replaces a name."""
-    import s3prl.hub as hub
+    hub = s3prl_hub()
+    for entry in (mt4ssl, mt4ssl_local, mt4ssl_url, mt4ssl_custom):
+        if not hasattr(hub, entry.__name__):
+            setattr(hub, entry.__name__, entry)
 
-    if not hasattr(hub, "mt4ssl_local"):
-        hub.mt4ssl_local = mt4ssl_local
+
+def download(url: str, *, refresh: bool = False) -> Path:
+    """Return the local copy of a checkpoint at `url`, kept in torch.hub's folder; a copy is whole and ours, or is not.
+
+    Raises UpstreamError when it cannot be fetched, CheckpointError when it is not a checkpoint of ours.
+    """
+    name = f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{Path(url.partition('?')[0]).name}"
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    if refresh or not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(f"{name}.fresh")
+        try:
+            torch.hub.download_url_to_file(url, str(fresh), progress=True)
+            checkpoint.load(fresh)
+            fresh.replace(path)
+        except (OSError, HTTPException) as error:
+            raise UpstreamError(
+                f"{url}: could not be downloaded ({error}); fetch the file some other way and give its path instead "
+                "(mt4ssl_local)"
+            ) from None
+        except CheckpointError as error:
+            raise CheckpointError(f"{url}: {str(error).partition(': ')[2]}") from None
+        finally:
+            fresh.unlink(missing_ok=True)
+    LOGGER.info("%s: %s", url, path)
+    return path
+
+
+def _is_url(text: str) -> bool:
+    return text.startswith(("http://", "https://"))

@@ -1,0 +1,64 @@
+"""The command line's upstreams: check-upstream and s3prl; nothing heavy is imported before a command runs."""
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from mt4ssl_bench.console import stderr, stdout
+
+app = typer.Typer()
+
+MARKS = {"ok": "[green]ok[/green]", "warning": "[yellow]warning[/yellow]", "failed": "[bold red]failed[/bold red]"}
+
+
+@app.command("check-upstream")
+def check_upstream(
+    name: Annotated[str, typer.Argument(help="Any upstream: a run folder, an s3prl name, file.py:Class, ...")],
+    *,
+    device: Annotated[str, typer.Option(help="auto (cuda, mps, cpu), or a torch device.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check by running it that an upstream keeps the protocol, and measure what it costs; exit code 1 when it does not.
+
+    Example: mt4ssl-bench check-upstream my_model.py:MyModel
+    """
+    from dataclasses import asdict
+
+    from mt4ssl_bench.features import load_upstream, pick_device
+    from mt4ssl_bench.protocol import check, cost
+    from mt4ssl_bench.user_upstream import build
+
+    where = pick_device(device)
+    mine = name.partition(":")[0].endswith(".py")
+    upstream = build(name, device=where) if mine else load_upstream(name, device=where)
+    found = list(check(upstream))
+    broken = [one for one in found if one.outcome == "failed"]
+    spent = None if broken else cost(upstream)
+    if as_json:
+        shape = {key: getattr(upstream, key) for key in ("name", "num_layers", "dim", "stride", "fingerprint")}
+        payload = {**shape, "checks": [asdict(one) for one in found], "cost": asdict(spent) if spent else None}
+        sys.stdout.write(json.dumps(payload, indent=2) + "\n")
+    else:
+        table = Table("check", "", "expected", "got", title=escape(upstream.name), title_justify="left")
+        for one in found:
+            table.add_row(one.name, MARKS.get(one.outcome, one.outcome), escape(one.expected), escape(one.got))
+        stdout.print(table)
+    if spent and not as_json:
+        stdout.print(
+            f"{upstream.num_layers} hidden states of {upstream.dim}, one frame per {upstream.stride} samples, "
+            f"{spent.parameters:,} parameters, {spent.macs_per_second / 1e9:.3g} G multiply-accumulates per second of "
+            f"audio, {spent.audio_per_second:.0f} s of audio per second on {spent.device}",
+            highlight=False,
+        )
+    for one in broken:
+        stderr.print(
+            f"[bold red]{escape(upstream.name)} breaks the protocol:[/bold red] {one.name}: expected "
+            f"{escape(one.expected)}, got {escape(one.got)}",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+    if broken:
+        raise typer.Exit(1)

@@ -1,0 +1,205 @@
+"""What an upstream promises, checked by running it: each check says what was expected and what came.
+
+Shapes: L hidden states, B batch, N samples, T frames, D dimension.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from mt4ssl_bench.audio import RATE
+from mt4ssl_bench.errors import UpstreamError
+from mt4ssl_bench.features import Upstream
+
+FRAMES_OFF = 3  # frames by which a count may differ from samples / stride: s3prl's own tolerance
+LEAK = 1e-3  # largest change of a hidden state by its batch, relative to the largest value
+GROSS_LEAK = 0.1  # s3prl's older models let some padding in; more than this is a mistake
+SHORTEST = 0.05  # seconds, s3prl's shortest audio
+COUNTED = 10  # seconds of audio that operations are counted on
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check's outcome: "ok", "warning", "failed", or "n/a" where the model does not offer it."""
+
+    name: str
+    outcome: str
+    expected: str
+    got: str
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an upstream costs."""
+
+    parameters: int
+    macs_per_second: float  # multiply-accumulates per second of audio, on COUNTED seconds
+    audio_per_second: float  # seconds of audio per second of wall time
+    device: str
+
+
+def check(upstream: Upstream) -> Iterator[Check]:
+    """Yield the outcome of every check, the basic ones first; what rests on a failed one is not run."""
+    failed = False
+    for name, run in CHECKS.items():
+        if failed:
+            return
+        try:
+            found = run(upstream)
+        except Exception as error:  # noqa: BLE001 - somebody else's model raises what it likes
+            reason = (str(error).splitlines() or [""])[0]
+            found = Check(name, "failed", "no exception", f"{type(error).__name__}: {reason}")
+        failed = found.outcome == "failed"
+        yield found
+
+
+def require(upstream: Upstream) -> None:
+    """Raise UpstreamError naming the first check that `upstream` fails."""
+    for found in check(upstream):
+        if found.outcome == "failed":
+            raise UpstreamError(
+                f"upstream '{upstream.name}' breaks the protocol: {found.name}: expected {found.expected}, "
+                f"got {found.got}; mt4ssl-bench check-upstream shows every check"
+            )
+
+
+def cost(upstream: Upstream) -> Cost:
+    """Return size, operations and speed, the last on four utterances of five seconds."""
+    waves, lengths = _noise(COUNTED)
+    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.baddbmm_: _baddbmm_operations})
+    with counter, sdpa_kernel(SDPBackend.MATH):  # a CPU's fused attention is not counted
+        device = upstream.extract(waves, lengths).layers.device
+    waves, lengths = _noise(5, 5, 5, 5)
+    upstream.extract(waves, lengths)
+    began, runs = time.perf_counter(), 0
+    while runs < 3 or time.perf_counter() - began < 1:
+        upstream.extract(waves, lengths).layers.sum().item()  # .item() waits for an accelerator
+        runs += 1
+    speed = runs * int(lengths.sum()) / RATE / (time.perf_counter() - began)
+    return Cost(upstream.parameters, counter.get_total_flops() / 2 / COUNTED, speed, str(device))
+
+
+def _baddbmm_operations(_: Any, a: Any, b: Any, **__: Any) -> int:  # noqa: ANN401 - the counter passes shapes
+    """Return the operations of the in-place batched product, which torch's counter leaves out."""
+    batch, rows, inner = a
+    return int(2 * batch * rows * inner * b[-1])
+
+
+def _noise(*seconds: float) -> tuple[Tensor, Tensor]:
+    """Return waveforms (B, N), zero-padded, and lengths (B,): seeded noise as loud as speech."""
+    generator = torch.Generator().manual_seed(0)
+    rows = [0.1 * torch.randn(round(s * RATE), generator=generator) for s in seconds]
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows])
+
+
+def _attributes(upstream: Upstream) -> Check:
+    wanted = {"name": str, "num_layers": int, "dim": int, "stride": int, "fingerprint": str, "parameters": int}
+    wrong = []
+    for key, kind in wanted.items():
+        value = getattr(upstream, key, None)
+        least = 0 if key == "parameters" else 1
+        if not isinstance(value, kind) or (value < least if isinstance(value, int) else not value):
+            wrong.append(f"{key}={value!r}")
+    expected = "name and fingerprint: text; num_layers, dim, stride: integers from 1; parameters: an integer"
+    return Check("attributes", "failed" if wrong else "ok", expected, ", ".join(wrong) or "all of them")
+
+
+def _shapes(upstream: Upstream) -> Check:
+    batch = 3 if upstream.num_layers != 3 else 2  # axes of unequal sizes cannot be mistaken for each other
+    features = upstream.extract(*_noise(*(1.0, 0.7, 0.4)[:batch]))
+    layers, frames = features.layers, features.lengths
+    longest = int(frames.max()) if frames.dim() == 1 and len(frames) else 0
+    expected = f"layers ({upstream.num_layers}, {batch}, {longest}, {upstream.dim}) float, frames ({batch},) integer"
+    good = (
+        tuple(layers.shape[:2]) == (upstream.num_layers, batch)
+        and layers.dim() == 4
+        and layers.shape[2] >= longest > 0
+        and layers.shape[3] == upstream.dim
+        and layers.is_floating_point()
+        and frames.shape == (batch,)
+        and not frames.is_floating_point()
+    )
+    got = f"layers {tuple(layers.shape)} {_kind(layers)}, frames {tuple(frames.shape)} {_kind(frames)}"
+    return Check("shapes", "ok" if good else "failed", expected, got)
+
+
+def _kind(x: Tensor) -> str:
+    return str(x.dtype).removeprefix("torch.")
+
+
+def _frame_counts(upstream: Upstream) -> Check:
+    seconds = (SHORTEST, 0.5, 1.0, 2.37)
+    expected = [round(s * RATE) / upstream.stride for s in seconds]
+    counts = [int(upstream.extract(*_noise(s)).lengths[0]) for s in seconds]
+    good = all(abs(a - b) <= FRAMES_OFF and b > 0 for a, b in zip(expected, counts, strict=True))
+    wanted = "samples / stride: " + ", ".join(f"{x:.1f}" for x in expected) + f" within {FRAMES_OFF}"
+    return Check("frame counts", "ok" if good else "failed", wanted, ", ".join(map(str, counts)))
+
+
+def _finite(upstream: Upstream) -> Check:
+    bad = int((~torch.isfinite(upstream.extract(*_noise(1.0, SHORTEST)).layers)).sum())
+    silent = int((~torch.isfinite(upstream.extract(torch.zeros(1, RATE), torch.tensor([RATE])).layers)).sum())
+    got = f"{bad} values of noise and {silent} of silence are not"
+    return Check("finite", "failed" if bad or silent else "ok", "finite values for noise and silence", got)
+
+
+def _determinism(upstream: Upstream) -> Check:
+    waves = _noise(1.0, 0.6)
+    a, b = upstream.extract(*waves).layers, upstream.extract(*waves).layers
+    off = (a - b).abs().max().item()
+    return Check("determinism", "ok" if torch.allclose(a, b) else "failed", "equal twice", f"largest change {off:.2g}")
+
+
+def _padding(upstream: Upstream) -> Check:
+    waves, lengths = _noise(0.8, 2.0)
+    together = upstream.extract(waves, lengths)
+    alone = upstream.extract(waves[:1, : lengths[0]], lengths[:1])
+    real = min(int(together.lengths[0]), int(alone.lengths[0]))
+    off = (together.layers[:, 0, :real] - alone.layers[:, 0, :real]).abs().max() / alone.layers.abs().max()
+    outcome = "failed" if off > GROSS_LEAK else "warning" if off > LEAK else "ok"
+    return Check(
+        "padding", outcome, f"an utterance alone and in a batch equal within {LEAK:g} of the largest value",
+        f"{off.item():.2g}",
+    )  # fmt: skip
+
+
+def _gradients(upstream: Upstream) -> Check:
+    expected = "gradients reach the weights"
+    plain = getattr(type(upstream).extract, "__wrapped__", None)  # extract() without its no_grad
+    weights = [p for v in vars(upstream).values() if isinstance(v, nn.Module) for p in v.parameters()]
+    if plain is None or not weights:
+        return Check("gradients", "n/a", expected, "no weights" if not weights else "extract() cuts them off")
+    before = [p.requires_grad for p in weights]
+    try:
+        with torch.enable_grad():
+            for p in weights:
+                p.requires_grad_(p.is_floating_point())
+            layers = plain(upstream, *_noise(0.5)).layers
+            if not layers.requires_grad:
+                return Check("gradients", "n/a", expected, "extract() cuts them off")
+            layers.square().mean().backward()
+        reached = [p for p in weights if p.grad is not None]
+        finite = all(bool(torch.isfinite(p.grad).all()) for p in reached if p.grad is not None)
+        got = f"{len(reached)} of {len(weights)} tensors" + ("" if finite else ", not finite")
+        return Check("gradients", "ok" if reached and finite else "failed", expected, got)
+    finally:
+        for p, needed in zip(weights, before, strict=True):
+            p.grad = None
+            p.requires_grad_(needed)
+
+
+CHECKS: dict[str, Callable[[Upstream], Check]] = {
+    "attributes": _attributes,
+    "shapes": _shapes,
+    "frame counts": _frame_counts,
+    "finite": _finite,
+    "determinism": _determinism,
+    "padding": _padding,
+    "gradients": _gradients,
+}

@@ -1,0 +1,128 @@
+"""The protocol's checks, on models that keep it and on classes of a user's that break it, one way each."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from mt4ssl_bench.cli import app
+from mt4ssl_bench.errors import UpstreamError
+from mt4ssl_bench.features import load_upstream
+from mt4ssl_bench.protocol import check, cost
+
+TOY = str(Path(__file__).parent / "data" / "toy.yaml")
+GOOD = '''
+import torch
+from torch import nn
+
+class Energy:
+    """Log energy of frames of 320 samples, through a fixed and a learnt map."""
+    num_layers, dim, stride = 2, 4, 320
+
+    def __init__(self, device="cpu"):
+        self.device = device
+        self.net = nn.Linear(320, 4).to(device)
+        with torch.no_grad():
+            self.net.weight.fill_(0.01); self.net.bias.zero_()
+
+    def extract(self, waveforms, lengths):
+        frames = waveforms[:, : waveforms.shape[1] // 320 * 320].unflatten(1, (-1, 320)).to(self.device)
+        energy = frames.square().mean(-1, keepdim=True).add(1e-6).log().expand(-1, -1, 4)
+        return torch.stack([energy, self.net(frames)]), lengths // 320
+'''
+BREAKS = {  # check -> (what stands in the good file, what breaks it, what the message says)
+    "attributes": ("num_layers, dim, stride = 2, 4, 320", "num_layers, stride = 2, 320", "dim=None"),
+    "shapes": ("torch.stack([energy, self.net(frames)])", "torch.stack([energy, self.net(frames)], 1)", "got layers"),
+    "frame counts": ("stride = 2, 4, 320", "stride = 2, 4, 160", "100.0"),
+    "finite": (".add(1e-6)", "", "of silence are not"),
+    "determinism": ("torch.stack([energy", "torch.rand(1) + torch.stack([energy", "equal twice"),
+    "padding": ("frames = wave", "waveforms = waveforms * waveforms.shape[1]; frames = wave", "alone"),
+}
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    file = tmp_path / "mine.py"
+    file.write_text(GOOD, encoding="utf-8")
+    return file
+
+
+def test_a_class_in_a_file_is_an_upstream(mine: Path) -> None:
+    upstream = load_upstream(f"{mine}:Energy")
+    assert (upstream.name, upstream.num_layers, upstream.dim, upstream.stride) == ("mine:Energy", 2, 4, 320)
+    assert upstream.parameters == 320 * 4 + 4
+    features = upstream.extract(torch.zeros(1, 3_200), torch.tensor([3_200]))
+    assert features.layers[0, 0, 0].tolist() == pytest.approx([torch.tensor(1e-6).log().item()] * 4)
+    assert not features.layers.requires_grad
+
+
+def test_its_fingerprint_follows_code_and_weights_and_not_the_path(mine: Path, tmp_path: Path) -> None:
+    (tmp_path / "copy").mkdir()
+    same, code, weights = (tmp_path / "copy" / name for name in ("mine.py", "code.py", "weights.py"))
+    same.write_text(GOOD, encoding="utf-8")
+    code.write_text(GOOD.replace("1e-6", "1e-5"), encoding="utf-8")
+    weights.write_text(GOOD.replace("fill_(0.01)", "fill_(0.02)"), encoding="utf-8")
+    first, *others = (load_upstream(f"{file}:Energy").fingerprint for file in (mine, same, code, weights))
+    assert [other == first for other in others] == [True, False, False]
+
+
+@pytest.mark.parametrize("name", list(BREAKS))
+def test_a_class_that_breaks_the_protocol_is_told_which_check(mine: Path, name: str) -> None:
+    good, bad, says = BREAKS[name]
+    assert good in GOOD
+    mine.write_text(GOOD.replace(good, bad), encoding="utf-8")
+    with pytest.raises(UpstreamError, match=f"breaks the protocol: {name}: expected .*{says}"):
+        load_upstream(f"{mine}:Energy")
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "says"),
+    [
+        (("class Energy", "class Energie"), "Energy", "did you mean Energie"),
+        (("import torch\n", "import torhc\n"), "Energy", "could not be imported .ModuleNotFoundError: .*torhc"),
+        (("self.device = device", "raise OSError('no weights')"), "Energy", "could not be built .OSError: no weights"),
+        (("def extract", "def forward"), "Energy", "no class with extract"),
+        (("", ""), "", "write .*:<Class>"),
+    ],
+)
+def test_a_file_without_the_class_says_so(mine: Path, change: tuple[str, str], name: str, says: str) -> None:
+    mine.write_text(GOOD.replace(*change) if change[0] else GOOD, encoding="utf-8")
+    with pytest.raises(UpstreamError, match=says):
+        load_upstream(f"{mine}:{name}")
+
+
+def test_our_models_and_s3prls_keep_the_protocol() -> None:
+    for name in (f"random:{TOY}", "fbank", "stft_mag:log_stft_mag.yaml"):
+        found = {one.name: one.outcome for one in check(load_upstream(name))}
+        assert found.pop("gradients") == ("ok" if "toy" in name else "n/a"), name
+        assert found == dict.fromkeys(BREAKS, "ok"), name
+
+
+def test_operations_are_those_counted_by_hand() -> None:
+    frames, channels, dim, ffn, layers, pos, groups, kernel = 499, 16, 32, 64, 2, 2, 16, 19
+    per_frame = channels * dim + pos * kernel * dim * dim // groups + layers * (4 * dim * dim + 2 * dim * ffn)
+    conv, n = 0, 160_000
+    for i, (k, s) in enumerate(zip((10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2), strict=True)):
+        n = (n - k) // s + 1
+        conv += n * k * channels * (1 if i == 0 else channels)
+    attention = layers * 2 * frames * frames * dim
+    expected = (conv + frames * per_frame + attention) / 10
+    spent = cost(load_upstream(f"random:{TOY}"))
+    assert spent.macs_per_second == pytest.approx(expected, rel=1e-3)
+    assert spent.parameters == load_upstream(f"random:{TOY}").parameters
+    assert spent.audio_per_second > 1
+
+
+def test_the_command_prints_every_check_and_fails_by_exit_code(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(*args: str) -> int:
+        return app(["check-upstream", f"{mine}:Energy", "--device", "cpu", *args], standalone_mode=False) or 0
+
+    assert run("--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [one["name"] for one in found["checks"]] == [*BREAKS, "gradients"]
+    assert found["cost"]["parameters"] == 1_284
+    mine.write_text(GOOD.replace("lengths // 320", "lengths // 300"), encoding="utf-8")
+    assert run() == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "mine:Energy breaks the protocol: shapes: expected layers (2, 3, 53, 4)" in said
