@@ -16,9 +16,10 @@ from mt4ssl_bench.downstream.task import TASKS, Task, TaskConfig
 from mt4ssl_bench.errors import BenchError, ConfigError, CorpusError
 from mt4ssl_bench.features import Upstream, load_upstream, pick_device
 from mt4ssl_bench.metrics import error_counts
+from mt4ssl_bench.passes import Crops
 from mt4ssl_bench.registry import hint
 from mt4ssl_bench.results import Hypothesis, Result
-from mt4ssl_bench.store import Crops, FeatureStore
+from mt4ssl_bench.store import FeatureStore
 
 LOGGER = logging.getLogger(__name__)
 FULL_HOURS = 50.0  # a task's name alone means SUPERB's full recipe from here on, and the tiny one below
@@ -126,8 +127,6 @@ def plan(name: str, corpus: Corpus, overrides: Sequence[str] = (), limit: int | 
         )
     if not config.sweep or config.steps < 1 or config.batch < 1:
         raise ConfigError(f"recipe {recipe}: sweep needs a learning rate, steps and batch at least 1")
-    if config.store.precision not in {"fp16", "fp32"}:
-        raise ConfigError(f"store.precision={config.store.precision}: expected fp16 or fp32")
     job = Job(Path(recipe).stem, config, corpus, limit)  # a recipe file is known by its name, wherever it lies
     for split in ("train", "valid", "test"):
         corpus.cuts(job.split(split))
@@ -208,13 +207,15 @@ def _run(model: Upstream, job: Job, out: Path, store: FeatureStore, device: str)
 
 
 def _features(model: Upstream, job: Job, store: FeatureStore, name: str, cuts: list[Any], device: str) -> Split:
-    config, split, digest = job.config, job.split(name), job.corpus.info.digest
+    config, split, corpus = job.config, job.split(name), job.corpus.info
     if job.kind.pooled:
         training = name == "train"
         seconds = config.crop_seconds if training else config.test_crop_seconds
         crops = Crops(seconds=seconds, count=config.crops if training else 1, seed=config.seed)
-        return Split(cuts, store.means(model, digest, split, cuts, crops), pooled=True, device=device)
-    return Split(cuts, store.frames(model, digest, split, cuts), pooled=False, device=device)
+        return Split(
+            cuts, store.means(model, corpus.digest, split, cuts, crops, corpus=corpus.name), pooled=True, device=device
+        )
+    return Split(cuts, store.frames(model, corpus.digest, split, cuts, corpus=corpus.name), pooled=False, device=device)
 
 
 def _trial(trial: Trial, config: TaskConfig, chosen: Trial) -> results.Trial:

@@ -18,9 +18,9 @@ from mt4ssl_bench.batching import Batches, endless
 from mt4ssl_bench.corpus import speaker_of
 from mt4ssl_bench.downstream.task import Task
 from mt4ssl_bench.errors import TrainingError
+from mt4ssl_bench.feature_file import FeatureSet
 from mt4ssl_bench.metrics import METRICS
 from mt4ssl_bench.optim import OptimConfig
-from mt4ssl_bench.store import FeatureSet
 from mt4ssl_bench.training import Fit, FitConfig, StepLoss
 
 LOGGER = logging.getLogger(__name__)

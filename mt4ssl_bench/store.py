@@ -1,211 +1,252 @@
-"""The feature store: one pass of an upstream over a split, kept under the digests of its weights and corpus.
+"""The feature store: one pass per upstream, corpus and precision, within a budget of disk; beyond it, no storing.
 
-Shapes: L hidden states, T frames, D dimension, U utterances, K crops.
+Entries are found by the digests of weights and corpus, never by a name. One process makes an entry while others wait
+for it; any number may read.
 """
 
 import hashlib
-import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from filelock import FileLock, Timeout
 
-from mt4ssl_bench import audio
-from mt4ssl_bench.batching import Batches, pad
-from mt4ssl_bench.console import progress
-from mt4ssl_bench.errors import BenchError, CheckpointError, UpstreamError
-from mt4ssl_bench.features import Features, Upstream
+from mt4ssl_bench.errors import BenchError, CheckpointError
+from mt4ssl_bench.feature_file import FeatureSet, Header, Precision, StoredFeatures, Writer, read_header
+from mt4ssl_bench.features import Upstream
+from mt4ssl_bench.passes import Crops, Pass, Values
 
 LOGGER = logging.getLogger(__name__)
-BATCH_SECONDS = 80.0  # audio per forward pass, padding included
-DTYPES: dict[str, np.dtype[Any]] = {"fp16": np.dtype(np.float16), "fp32": np.dtype(np.float32)}
 GIB = 2**30
+DAY = 86_400.0
+LOCKS = ".locks"  # one file per entry; a lock ends with its process, however that ends
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoreConfig:
     """Where frozen features are kept and how much disk they may take."""
 
-    precision: str = "fp16"  # fp16 or fp32
+    precision: Precision = "fp16"  # int8: with a scale for each frame of each layer
     limit_gb: float = 20.0  # of all entries together; the ones unused for longest go first
 
 
-@dataclass(frozen=True, kw_only=True)
-class Crops:
-    """Seeded crops of every utterance whose features are averaged over time; seconds=0 takes utterances whole."""
+@dataclass(frozen=True)
+class Entry:
+    """One split's features on disk; `used` is when they were last asked for (seconds since 1970)."""
 
-    seconds: float
-    count: int = 1
-    seed: int = 0
+    file: Path
+    header: Header
+    bytes: int
+    used: float
+    whole: bool
 
 
-class FeatureSet:
-    """One split's features: get(id) returns (T, L, D), or (K, L, D) where a store of means was asked for."""
+class LiveFeatures(FeatureSet):
+    """Features that are not kept: every rows() runs the upstream over those utterances once more."""
 
-    def __init__(self, file: Path) -> None:
-        try:
-            index = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
-            shape = (index["rows"], index["layers"], index["dim"])
-            self._values = np.memmap(file, dtype=DTYPES[index["precision"]], mode="r", shape=shape)
-            self._places = {name: (a, b) for name, a, b in index["utterances"]}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"features {file}: damaged ({error}); delete it and evaluate again") from None
-        self.layers, self.dim = index["layers"], index["dim"]
+    def __init__(self, work: Pass, cuts: Sequence[Any]) -> None:
+        self.layers, self.dim = work.upstream.num_layers, work.upstream.dim
+        self._work, self._cuts = work, {cut.id: cut for cut in cuts}
 
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def get(self, name: str) -> NDArray[Any]:
-        """Return one utterance's features, in the store's precision."""
-        start, end = self._places[name]
-        return self._values[start:end]
-
-    def batch(self, names: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Return several utterances as fp32 (B, T, L, D), zero-padded, and their frames (B,)."""
-        rows = [self.get(name) for name in names]
-        lengths = torch.tensor([len(row) for row in rows])
-        padded = torch.zeros(len(rows), int(lengths.max()), self.layers, self.dim)
-        for target, row in zip(padded, rows, strict=True):
-            target[: len(row)] = torch.from_numpy(row.astype(np.float32))
-        return padded, lengths
+    def rows(self, names: Sequence[str]) -> list[Values]:
+        """See FeatureSet.rows."""
+        made = dict(pair for batch in self._work([self._cuts[name] for name in names]) for pair in batch)
+        return [made[name] for name in names]
 
 
 class FeatureStore:
-    """All features kept under `root`; features() makes what is missing."""
+    """All features kept under `root`; frames() and means() make what is missing."""
 
     def __init__(self, root: Path, config: StoreConfig) -> None:
         self.root, self.config = root, config
 
-    def frames(self, upstream: Upstream, digest: str, split: str, cuts: Sequence[Any]) -> FeatureSet:
-        """Return every frame's hidden states of the cuts."""
-        total = sum(cut.duration for cut in cuts) * audio.RATE / upstream.stride
-
-        def make() -> Iterator[tuple[str, NDArray[Any]]]:
-            for features, ids in self._pass(upstream, cuts, lambda cut: [audio.read(cut)], 1, f"features {split}"):
-                for b, (name, count) in enumerate(zip(ids, features.lengths.tolist(), strict=True)):
-                    yield name, features.layers[:, b, :count].transpose(0, 1).cpu().numpy()
-
-        return self._get(upstream, digest, f"{split}.frames", cuts, int(total), make)
-
-    def means(self, upstream: Upstream, digest: str, split: str, cuts: Sequence[Any], crops: Crops) -> FeatureSet:
-        """Return the mean over real frames of each crop: exact for heads that are linear up to a mean over time."""
-        name = f"{split}.means-{crops.seconds:g}s-{crops.count}-{crops.seed}"
-
-        def crop(cut: Any) -> list[NDArray[np.float32]]:  # noqa: ANN401 - lhotse ships no types
-            samples = audio.read(cut)
-            length = round(crops.seconds * audio.RATE)
-            if not length or len(samples) <= length:
-                return [samples] * crops.count
-            drawn = hashlib.blake2b(f"{crops.seed} {cut.id}".encode(), digest_size=8).digest()
-            starts = np.random.default_rng(int.from_bytes(drawn)).integers(0, len(samples) - length + 1, crops.count)
-            return [samples[s : s + length] for s in starts]
-
-        def make() -> Iterator[tuple[str, NDArray[Any]]]:
-            for features, ids in self._pass(upstream, cuts, crop, crops.count, f"means {split}"):
-                real = torch.arange(features.layers.shape[2])[None] < features.lengths[:, None]  # (B, T)
-                mean = (features.layers.cpu() * real[..., None]).sum(2) / features.lengths[:, None]  # (L, B, D)
-                grouped = mean.transpose(0, 1).reshape(len(ids), crops.count, *mean.shape[::2])
-                yield from zip(ids, grouped.numpy(), strict=True)
-
-        return self._get(upstream, digest, name, cuts, len(cuts) * crops.count, make)
-
-    def _pass(
-        self,
-        upstream: Upstream,
-        cuts: Sequence[Any],
-        read: Callable[[Any], list[NDArray[np.float32]]],
-        views: int,
-        title: str,
-    ) -> Iterator[tuple[Features, list[str]]]:
-        """Run the upstream once over the cuts, read() giving `views` waveforms each, in length-bucketed batches."""
-
-        def make(members: Sequence[Any]) -> tuple[Tensor, Tensor, list[str]]:
-            waves, lengths = pad([wave for cut in members for wave in read(cut)])
-            return waves, lengths, [cut.id for cut in members]
-
-        with progress(f"{title} of {upstream.name}", len(cuts)) as advance:
-            for waves, lengths, ids in Batches(cuts, make, seconds=BATCH_SECONDS / views)():
-                features = upstream.extract(waves, lengths)
-                if not torch.isfinite(features.layers).all():
-                    raise UpstreamError(f"upstream '{upstream.name}' returned NaN or infinity within {', '.join(ids)}")
-                yield features, ids
-                advance(len(ids), "")
-
-    def _get(
-        self,
-        upstream: Upstream,
-        digest: str,
-        name: str,
-        cuts: Sequence[Any],
-        rows: int,
-        make: Callable[[], Iterator[tuple[str, NDArray[Any]]]],
+    def frames(
+        self, upstream: Upstream, digest: str, split: str, cuts: Sequence[Any], *, corpus: str = ""
     ) -> FeatureSet:
-        precision = self.config.precision
-        folder = self.root / f"{upstream.fingerprint}-{digest}-{precision}"
-        members = hashlib.sha256("\n".join(sorted(cut.id for cut in cuts)).encode()).hexdigest()[:8]
-        file = folder / f"{name}-{members}.bin"
-        if not file.with_suffix(".json").exists():
-            self._make_room(folder, rows * upstream.num_layers * upstream.dim * DTYPES[precision].itemsize)
-            self._write(file, make())
-        os.utime(folder)
-        return FeatureSet(file)
+        """Return every frame's hidden states of the cuts; `corpus` is a name for people, `digest` what counts."""
+        return self._get(Pass(upstream), digest, split, cuts, corpus, "frames")
 
-    def _write(self, file: Path, utterances: Iterator[tuple[str, NDArray[Any]]]) -> None:
-        """Write values first and the index last: an index means that every value is there."""
-        file.parent.mkdir(parents=True, exist_ok=True)
-        aside = file.with_name(f".{file.name}.{os.getpid()}")
-        places: list[tuple[str, int, int]] = []
-        rows, shape = 0, (0, 0)
+    def means(
+        self, upstream: Upstream, digest: str, split: str, cuts: Sequence[Any], crops: Crops, *, corpus: str = ""
+    ) -> FeatureSet:
+        """Return the mean over real frames of each crop: exact for heads that are linear up to a mean over time."""
+        kind = f"means-{crops.seconds:g}s-{crops.count}-{crops.seed}"
+        return self._get(Pass(upstream, crops), digest, split, cuts, corpus, kind)
+
+    def _get(self, work: Pass, digest: str, split: str, cuts: Sequence[Any], corpus: str, kind: str) -> FeatureSet:
+        upstream = work.upstream
+        header = Header(
+            upstream=upstream.name,
+            fingerprint=upstream.fingerprint,
+            corpus=corpus,
+            digest=digest,
+            split=split,
+            kind=kind,
+            utterances=len(cuts),
+            hours=round(sum(cut.duration for cut in cuts) / 3600, 4),
+            precision=self.config.precision,
+            layers=upstream.num_layers,
+            dim=upstream.dim,
+        )
+        members = hashlib.sha256("\n".join(sorted(cut.id for cut in cuts)).encode()).hexdigest()[:8]
+        folder = self.root / f"{upstream.fingerprint}-{digest}-{header.precision}"
+        file = folder / f"{split}.{kind}-{members}.bin"
+        by_id = {cut.id: cut for cut in cuts}
+
+        def remake(name: str) -> Values:
+            return next(found for batch in work([by_id[name]]) for _, found in batch)
+
+        if not _whole(file):
+            need = work.rows(cuts) * header.row_bytes
+            self.root.mkdir(parents=True, exist_ok=True)
+            with _locked(self.root, file, f"features of {split} from {upstream.name}"):
+                if not _whole(file):  # nobody else made them while we waited
+                    try:
+                        self._make_room(file, need)
+                    except NoRoom as error:
+                        LOGGER.warning("%s", _cost(error, header, need))
+                        return LiveFeatures(work, cuts)
+                    self._write(file, header, work, cuts)
+        with suppress(OSError):  # a store of somebody else's may be read all the same
+            os.utime(file.with_suffix(".index"))
         try:
-            with aside.open("wb") as out:
-                for name, values in utterances:
-                    with np.errstate(over="ignore"):
-                        row = np.ascontiguousarray(values, dtype=DTYPES[self.config.precision])
-                    if not np.isfinite(row).all():
-                        raise UpstreamError(f"features of '{name}' are too large for fp16; set store.precision=fp32")
-                    out.write(row.data)
-                    places.append((name, rows, rows + len(values)))
-                    rows, shape = rows + len(values), values.shape[1:]
-            aside.replace(file)
+            return StoredFeatures(file, remake)
+        except CheckpointError as error:
+            LOGGER.warning("%s; computing it again", error)
+            with _locked(self.root, file, f"features of {split}"):
+                _remove(file)
+            return self._get(work, digest, split, cuts, corpus, kind)
+
+    def _write(self, file: Path, header: Header, work: Pass, cuts: Sequence[Any]) -> None:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            writer = Writer(file, header)
+            if writer.done:
+                LOGGER.info(
+                    "%s: %d of %d utterances are there from an interrupted pass", file, len(writer.done), len(cuts)
+                )
+            kind = header.kind.split("-", maxsplit=1)[0]
+            writer.write(work(cuts, done=writer.done, title=f"{kind} {header.split} of {header.upstream}"))
         except OSError as error:
             raise BenchError(
                 f"{file}: could not be written ({error}); free disk space or choose another --store"
             ) from None
-        finally:
-            aside.unlink(missing_ok=True)
-        index = {"precision": self.config.precision, "rows": rows, "layers": shape[0], "dim": shape[1]}
-        aside.write_text(json.dumps({**index, "utterances": places}), encoding="utf-8")
-        aside.replace(file.with_suffix(".json"))
 
-    def _make_room(self, keep: Path, need: int) -> None:
-        """Delete the entries unused for longest until `need` bytes fit; raises BenchError when they never will."""
-        limit = self.config.limit_gb * GIB
-        self.root.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(self.root).free
-        entries = sorted((e for e in self.root.iterdir() if e.is_dir()), key=lambda e: e.stat().st_mtime)
-        sizes = {entry: sum(f.stat().st_size for f in entry.iterdir()) for entry in entries}
+    def _make_room(self, file: Path, need: int) -> None:
+        """Delete the entries unused for longest until `need` bytes fit; raises NoRoom when they never will."""
+        limit, free = self.config.limit_gb * GIB, shutil.disk_usage(self.root).free
+        kept = [entry for entry in entries(self.root) if entry.file != file]
+        free += file.stat().st_size if file.exists() else 0
         leaving = []
-        for entry in entries:
-            if sum(sizes.values()) + need <= limit:
+        for entry in sorted(kept, key=lambda entry: entry.used):
+            if sum(e.bytes for e in kept) + need <= min(limit, free + sum(e.bytes for e in kept)):
                 break
-            if entry != keep:
+            if entry.file.parent != file.parent:  # of another model, corpus or precision
                 leaving.append(entry)
-                free += sizes.pop(entry)
-        kept = sum(sizes.values())
-        if kept + need > limit or need > free:
-            raise BenchError(
-                f"features need {(kept + need) / GIB:.3g} GiB; store.limit_gb allows {self.config.limit_gb:g} and "
-                f"the disk has {free / GIB:.3g} free; raise store.limit_gb, choose another --store, or evaluate "
-                "a smaller split"
-            )
+                kept.remove(entry)
+                free += entry.bytes
+        total = sum(entry.bytes for entry in kept) + need
+        if total > limit or need > free:
+            raise NoRoom(total, self.config.limit_gb, free)
         for entry in leaving:
-            LOGGER.info("store: removing %s to stay under %g GiB", entry.name, self.config.limit_gb)
-            shutil.rmtree(entry)
+            LOGGER.info("store: removing %s, unused for longest, to stay within the limit", entry.file)
+            _remove_unused(self.root, entry)
+
+
+class NoRoom(Exception):  # noqa: N818 - not an error: features are then computed on the fly
+    """Features that neither the limit nor the disk can take: the bytes of all, the limit in GiB, the bytes free."""
+
+    def __init__(self, total: float, limit_gb: float, free: float) -> None:
+        super().__init__(total, limit_gb, free)
+        self.total, self.limit_gb, self.free = total, limit_gb, free
+
+
+def entries(root: Path) -> list[Entry]:
+    """Return what a store holds, unfinished passes among it; an unreadable index counts as none."""
+    found = []
+    for file in sorted(root.glob("*/*.bin")):
+        index, journal = file.with_suffix(".index"), file.with_suffix(".index.partial")
+        source = index if index.exists() else journal
+        header = read_header(source)
+        with suppress(FileNotFoundError):  # removed by another process meanwhile
+            if header:
+                size = file.stat().st_size + source.stat().st_size
+                found.append(Entry(file, header, size, source.stat().st_mtime, source == index))
+    return found
+
+
+def clear(root: Path, *, upstream: str = "", older_than: float | None = None) -> list[Entry]:
+    """Delete entries of `upstream` (a name or a fingerprint) unused for `older_than` days; returns what went.
+
+    What another process is making at this moment stays.
+    """
+    chosen = [
+        entry
+        for entry in entries(root)
+        if upstream in {"", entry.header.upstream, entry.header.fingerprint}
+        and (older_than is None or time.time() - entry.used > older_than * DAY)
+    ]
+    return [entry for entry in chosen if _remove_unused(root, entry)]
+
+
+def _cost(found: NoRoom, header: Header, need: int) -> str:
+    smaller = replace(header, precision="int8").row_bytes / header.row_bytes * need
+    advice = f", store.precision=int8 ({smaller / GIB:.3g} GiB)" if smaller < need else ""
+    return (
+        f"{header.split}: features need {found.total / GIB:.3g} GiB; store.limit_gb allows {found.limit_gb:g} and "
+        f"the disk has {found.free / GIB:.3g} free; they are computed on the fly: {header.upstream} hears "
+        f"{header.hours:.3g} h of audio again in every epoch, once for all learning rates; to store them: "
+        f"store.limit_gb={found.total / GIB * 1.05:.3g}{advice}, or another --store"
+    )
+
+
+def _whole(file: Path) -> bool:
+    return file.with_suffix(".index").exists()
+
+
+@contextmanager
+def _locked(root: Path, file: Path, what: str) -> Iterator[None]:
+    """Hold the entry's lock, waiting for another process that makes it."""
+    lock = _lock(root, file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        LOGGER.info("%s: another process is making them; waiting for it", what)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _lock(root: Path, file: Path) -> FileLock:
+    (root / LOCKS).mkdir(parents=True, exist_ok=True)
+    return FileLock(root / LOCKS / f"{file.parent.name}.{file.stem}")
+
+
+def _remove_unused(root: Path, entry: Entry) -> bool:
+    """Remove an entry unless another process is making it; one that is being read stays readable to its readers."""
+    lock = _lock(root, entry.file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    try:
+        _remove(entry.file)
+    finally:
+        lock.release()
+    return True
+
+
+def _remove(file: Path) -> None:
+    """Remove the index first: values without one count for nothing."""
+    for suffix in (".index", ".index.partial", ".index.new", ".bin"):
+        file.with_suffix(suffix).unlink(missing_ok=True)
+    with suppress(OSError):  # not empty
+        file.parent.rmdir()

