@@ -17,7 +17,7 @@ class ASR(CTCTask):
 
     name: ClassVar[str] = "asr"
     metric: ClassVar[str] = "wer"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # 2: SpecAugment draws as s3prl does
     needs: ClassVar[str] = "text"
 
     def build_units(self, texts: Sequence[str]) -> Units:
@@ -27,6 +27,10 @@ class ASR(CTCTask):
     def head(self, num_layers: int, dim: int) -> nn.Module:
         """Return a RecurrentHead."""
         return RecurrentHead(num_layers, dim, len(self.fitted), self.config.head)
+
+    def units_in(self, cut: Any) -> list[str]:  # noqa: ANN401
+        """Return the characters of the transcript."""
+        return list(self.reference(cut))
 
     def reference(self, cut: Any) -> str:  # noqa: ANN401 - lhotse ships no types
         """Return the transcript in upper case, otherwise as it is."""

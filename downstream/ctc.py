@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mt4ssl_bench.downstream.task import Task, TaskConfig
 from mt4ssl_bench.downstream.units import BLANK, Units
+from mt4ssl_bench.metrics import error_counts, rate
 
 
 class CTCTask(Task):
@@ -40,15 +41,29 @@ class CTCTask(Task):
         """Return the ids of the cut's units (S,)."""
         return torch.tensor(self.fitted.encode(self.reference(cut)), dtype=torch.long)
 
+    def knows(self, unit: str) -> bool:
+        """See Task.knows."""
+        return bool(self.fitted.encode(unit))
+
+    def frames_needed(self, cut: Any) -> int:  # noqa: ANN401
+        """Return one frame per unit, and one for the blank that must part two equal ones (Graves 2006, section 3.1)."""
+        target = self.target(cut)
+        return len(target) + int((target[1:] == target[:-1]).sum())
+
     def loss(self, logits: Tensor, lengths: Tensor, targets: list[Tensor]) -> Tensor:
-        """Return CTC's mean over utterances, each divided by its target length; impossible alignments count zero."""
+        """Return CTC of each row (B,), divided by its target length; impossible alignments count zero."""
         log_probs = logits.float().log_softmax(-1).transpose(0, 1)  # (T, B, V)
         sizes = torch.tensor([len(target) for target in targets])
         ids = torch.cat(targets).to(logits.device)
-        return F.ctc_loss(log_probs, ids, lengths, sizes, blank=BLANK, zero_infinity=True)
+        found = F.ctc_loss(log_probs, ids, lengths, sizes, blank=BLANK, reduction="none", zero_infinity=True)
+        return found / sizes.clamp(min=1).to(found.device)
 
     def decode(self, logits: Tensor, lengths: Tensor) -> list[str]:
         """Return the best path of each row: argmax, repeats collapsed, blanks dropped."""
         best = logits.argmax(-1).cpu()
         paths = [row[:length].unique_consecutive() for row, length in zip(best, lengths.tolist(), strict=True)]
         return [self.fitted.decode(path[path != BLANK].tolist()) for path in paths]
+
+    def measure(self, references: list[str], hypotheses: list[str]) -> float:
+        """See Task.measure; the main metric of every CTC task counts what spaces separate."""
+        return rate(error_counts(references, hypotheses, by="words"))

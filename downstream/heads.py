@@ -1,12 +1,16 @@
-"""SUPERB's heads over a softmax-weighted sum of hidden states.
+"""SUPERB's heads over a softmax-weighted sum of hidden states; linear ones can be run many at a time.
 
-Shapes: B batch, T frames, L hidden states, D dimension, V outputs.
+Shapes: B batch, T frames, N frames of a whole batch, L hidden states, D dimension, P projection, V outputs, K heads.
 """
+
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mt4ssl_bench.downstream.specaug import augment
 from mt4ssl_bench.downstream.task import HeadConfig
 
 
@@ -25,9 +29,16 @@ class WeightedSum(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return (B, T, D) of features (B, T, L, D)."""
-        if self.layer_norm:
-            features = F.layer_norm(features, features.shape[-1:])
-        return torch.einsum("btld,l->btd", features, self.weights)
+        return weigh([self], features)[0]
+
+
+def weigh(sums: Sequence[WeightedSum], features: Tensor) -> Tensor:
+    """Return K weighted sums (K, B, T, D) of features (B, T, L, D), which are read once for all of them."""
+    if sums[0].layer_norm:
+        features = F.layer_norm(features, features.shape[-1:])
+    weights = torch.stack([each.weights for each in sums])  # (K, L)
+    x = torch.matmul(weights, features.flatten(0, 1))  # (N, K, D)
+    return x.transpose(0, 1).reshape(len(sums), *features.shape[:2], -1)
 
 
 class LinearHead(nn.Module):
@@ -41,7 +52,7 @@ class LinearHead(nn.Module):
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (B, T, V) and their lengths (B,)."""
-        return self.output(self.projection(self.sum(features))), lengths
+        return project([self], weigh([self.sum], features))[0], lengths
 
 
 class PooledHead(LinearHead):
@@ -49,10 +60,50 @@ class PooledHead(LinearHead):
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (B, V) and the lengths as they came."""
-        x = self.projection(self.sum(features))  # (B, T, P)
-        real = torch.arange(x.shape[1], device=x.device)[None] < lengths[:, None]
-        mean = (x * real[..., None]).sum(1) / lengths[:, None]
-        return self.output(mean), lengths
+        return project([self], mean(weigh([self.sum], features), lengths))[0], lengths
+
+
+def mean(x: Tensor, lengths: Tensor) -> Tensor:
+    """Return the mean (K, B, D) over the real frames of x (K, B, T, D): linear maps may as well follow it."""
+    real = torch.arange(x.shape[2], device=x.device)[None] < lengths[:, None]  # (B, T)
+    return (x * real[..., None]).sum(2) / lengths[:, None]
+
+
+def project(heads: Sequence[LinearHead], x: Tensor) -> Tensor:
+    """Return K heads' logits (K, ..., V) of their sums x (K, ..., D), as batched products.
+
+    The two linear maps of a head are multiplied first where that is cheaper than applying both: 4 times for
+    phonemes. The gradient reaches both all the same.
+    """
+    rows = x.flatten(1, -2)  # (K, N, D)
+    first = torch.stack([head.projection.weight for head in heads]).mT  # (K, D, P)
+    second = torch.stack([head.output.weight for head in heads]).mT  # (K, P, V)
+    inner = torch.stack([head.projection.bias for head in heads])[:, None]  # (K, 1, P)
+    outer = torch.stack([head.output.bias for head in heads])[:, None]  # (K, 1, V)
+    count, (dim, size), outputs = rows.shape[1], first.shape[1:], second.shape[2]
+    if (count + size) * dim * outputs < count * size * (dim + outputs):
+        logits = torch.baddbmm(inner @ second + outer, rows, first @ second)
+    else:
+        logits = torch.baddbmm(outer, torch.baddbmm(inner, rows, first), second)
+    return logits.reshape(*x.shape[:-1], outputs)
+
+
+def run_heads(heads: Sequence[nn.Module], features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the logits (K, B, ..., V) of K heads of one kind and their lengths (B,): each head's own, at once.
+
+    Linear heads are one batched problem. Others run in turn, with the same dropout and masks, so that none depends
+    on the others' company.
+    """
+    if isinstance(heads[0], LinearHead):
+        linear = cast("Sequence[LinearHead]", heads)
+        x = weigh([head.sum for head in linear], features)
+        return project(linear, mean(x, lengths) if isinstance(heads[0], PooledHead) else x), lengths
+    seed, found = int(torch.randint(2**31, ())), []
+    for head in heads:
+        torch.manual_seed(seed)
+        logits, frames = head(features, lengths)
+        found.append(logits)
+    return torch.stack(found), frames
 
 
 class RecurrentHead(nn.Module):
@@ -73,7 +124,7 @@ class RecurrentHead(nn.Module):
         """Return logits (B, T, V) and their lengths (B,)."""
         x = self.sum(features)
         if self.spec_augment and self.training:
-            x = mask_features(x, lengths)
+            x = augment(x, lengths)
         x = self.projection(x)
         for ahead, back in zip(self.forwards, self.backwards, strict=True):
             # each row reversed by its own length: padding is read last, never first, and packing (4 x slower on a CPU
@@ -88,21 +139,3 @@ def flip(x: Tensor, lengths: Tensor) -> Tensor:
     time = torch.arange(x.shape[1], device=x.device)[None]
     index = torch.where(time < lengths[:, None], lengths[:, None] - 1 - time, time)
     return x.gather(1, index[..., None].expand_as(x))
-
-
-TIME_MASKS, TIME_WIDTH, CHANNEL_MASKS, CHANNEL_WIDTH = 2, 40, 4, 50  # SUPERB's ASR recipe
-
-
-def mask_features(x: Tensor, lengths: Tensor) -> Tensor:
-    """Return x (B, T, D) with 2 stretches of up to 40 frames and 4 of up to 50 channels set to zero in each row."""
-    x = x.clone()
-    for row, length in zip(x, lengths.tolist(), strict=True):
-        for count, widest, size, axis in (
-            (TIME_MASKS, TIME_WIDTH, length, 0),
-            (CHANNEL_MASKS, CHANNEL_WIDTH, x.shape[2], 1),
-        ):
-            for _ in range(count):
-                width = int(torch.randint(0, min(widest, size) + 1, ()))
-                start = int(torch.randint(0, size - width + 1, ()))
-                row.narrow(axis, start, width).zero_()
-    return x

@@ -28,6 +28,10 @@ class Phoneme(CTCTask):
         """Return a LinearHead."""
         return LinearHead(num_layers, dim, len(self.fitted), self.config.head)
 
+    def units_in(self, cut: Any) -> list[str]:  # noqa: ANN401
+        """Return the cut's phonemes."""
+        return self.reference(cut).split()
+
     def reference(self, cut: Any) -> str:  # noqa: ANN401 - lhotse ships no types
         """Return the cut's phones, stress kept or dropped as the recipe says."""
         phones = phones_of(cut)

@@ -35,17 +35,29 @@ class Speaker(Task):
         """Return the cut's speaker."""
         return speaker_of(cut)
 
+    def units_in(self, cut: Any) -> list[str]:  # noqa: ANN401
+        """Return the cut's speaker."""
+        return [speaker_of(cut)]
+
+    def knows(self, unit: str) -> bool:
+        """See Task.knows."""
+        return unit in self.speakers
+
     def target(self, cut: Any) -> Tensor:  # noqa: ANN401
         """Return the speaker's number (1,)."""
         return torch.tensor([self.speakers.index(speaker_of(cut))])
 
     def loss(self, logits: Tensor, lengths: Tensor, targets: list[Tensor]) -> Tensor:  # noqa: ARG002
-        """Return the mean cross entropy."""
-        return F.cross_entropy(logits.float(), torch.cat(targets).to(logits.device))
+        """Return the cross entropy of each row (B,)."""
+        return F.cross_entropy(logits.float(), torch.cat(targets).to(logits.device), reduction="none")
 
     def decode(self, logits: Tensor, lengths: Tensor) -> list[str]:  # noqa: ARG002
         """Return the most likely speaker of each row."""
         return [self.speakers[i] for i in logits.argmax(-1).tolist()]
+
+    def measure(self, references: list[str], hypotheses: list[str]) -> float:
+        """See Task.measure."""
+        return 100.0 * sum(map(str.__eq__, references, hypotheses)) / len(references)
 
     def score(self, references: list[str], hypotheses: list[str], speakers: list[str] | None) -> dict[str, Score]:
         """Return the accuracy."""

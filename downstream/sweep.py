@@ -1,13 +1,12 @@
-"""Heads at every learning rate, trained side by side on one reading of the features; the best on valid is kept.
+"""Heads at every learning rate and seed, trained side by side on one reading of the features; the best on valid wins.
 
-Shapes: B batch, T frames, L hidden states, D dimension.
+Shapes: B batch, T frames, L hidden states, D dimension, V outputs, K heads.
 """
 
 import copy
 import logging
 import math
-import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from mt4ssl_bench.batching import Batches, endless
-from mt4ssl_bench.corpus import speaker_of
-from mt4ssl_bench.downstream.task import Task
+from mt4ssl_bench.downstream.heads import run_heads
+from mt4ssl_bench.downstream.task import Task, rates
 from mt4ssl_bench.errors import TrainingError
 from mt4ssl_bench.feature_file import FeatureSet
 from mt4ssl_bench.metrics import METRICS
@@ -24,18 +23,27 @@ from mt4ssl_bench.optim import OptimConfig
 from mt4ssl_bench.training import Fit, FitConfig, StepLoss
 
 LOGGER = logging.getLogger(__name__)
+EVALUATION_BATCH = 32
 
 
 @dataclass
 class Trial:
-    """One learning rate: its best score on valid so far, and the head that gave it."""
+    """One learning rate and seed: its best score on valid so far, and the weights that gave it."""
 
     lr: float
+    seed: int
     head: nn.Module
     best: float = math.nan
     step: int = 0
     state: dict[str, Tensor] | None = None
+    waited: int = 0  # validations since the best one
     diverged: bool = False
+    stopped: bool = False  # by patience
+
+    @property
+    def active(self) -> bool:
+        """Return whether it is still trained."""
+        return not (self.diverged or self.stopped)
 
 
 class Split:
@@ -64,43 +72,44 @@ class Sweep:
     """The heads of one task on one upstream; run() returns the chosen trial."""
 
     def __init__(self, task: Task, num_layers: int, dim: int, *, device: str) -> None:
-        self.task, self.config, self.device = task, task.config, device
+        self.task, self.config = task, task.config
         self.better: Callable[[float, float], bool] = (
             float.__gt__ if METRICS[task.metric].higher_is_better else float.__lt__
         )
-        torch.manual_seed(self.config.seed)
-        first = task.head(num_layers, dim)  # the same initial weights at every rate
-        self.trials = [Trial(lr=lr, head=copy.deepcopy(first).to(device)) for lr in self.config.sweep]
+        self.trials: list[Trial] = []
+        for seed in self.config.seeds:
+            torch.manual_seed(seed)
+            first = task.head(num_layers, dim).to(device)  # the same initial weights at every rate
+            self.trials += [Trial(lr=lr, seed=seed, head=copy.deepcopy(first)) for lr in rates(self.config)]
+
+    @property
+    def active(self) -> list[Trial]:
+        """Return the trials that are still trained."""
+        return [trial for trial in self.trials if trial.active]
 
     def run(self, train: Split, valid: Split, title: str) -> Trial:
-        """Train all rates; raises TrainingError when every one diverged."""
-        config = self.config
+        """Train all trials and return the best, its best weights loaded; raises TrainingError when all diverged."""
+        config, tried = self.config, list(rates(self.config))
         targets = {cut.id: self.task.target(cut) for cut in train.cuts}
 
         def batches(epoch: int, skip: int) -> Iterator[tuple[list[Any], Tensor, Tensor]]:
-            return train.batches(config.batch, epoch=epoch, skip=skip, seed=config.seed, shuffle=True)
+            return train.batches(config.batch, epoch=epoch, skip=skip, seed=config.seeds[0], shuffle=True)
 
         def loss(batch: tuple[list[Any], Tensor, Tensor], step: int, micro: int) -> StepLoss:  # noqa: ARG001
             cuts, features, lengths = batch
-            wanted = [targets[cut.id] for cut in cuts]
-            parts = []
-            for trial in self.trials:
-                if trial.diverged:
-                    continue
-                logits, frames = trial.head(features, lengths)
-                part = self.task.loss(logits, frames, wanted)
-                if math.isfinite(part.item()):
-                    parts.append(part)
-                else:
+            trials = self.active
+            losses = self._losses(trials, features, lengths, [targets[cut.id] for cut in cuts])
+            for trial, value in zip(trials, losses.tolist(), strict=True):
+                if not math.isfinite(value):
                     trial.diverged = True
-                    LOGGER.info("%s: lr %g diverged at update %d", title, trial.lr, step)
-            if not parts:
-                raise TrainingError(f"{title}: every learning rate of {list(config.sweep)} diverged; try lower ones")
-            return StepLoss(total=torch.stack(parts).sum(), count=1)
+                    LOGGER.info("%s: lr %g, seed %d diverged at update %d", title, trial.lr, trial.seed, step)
+            kept = losses[torch.tensor([trial.active for trial in trials], device=losses.device)]
+            if not len(kept):
+                raise TrainingError(f"{title}: every learning rate of {tried} diverged; try lower ones")
+            return StepLoss(total=kept.sum(), count=1)
 
-        heads = nn.ModuleList(trial.head for trial in self.trials)
-        Fit(
-            heads,
+        fit = Fit(
+            nn.ModuleList(trial.head for trial in self.trials),
             endless(batches),
             loss,
             OptimConfig(
@@ -108,11 +117,11 @@ class Sweep:
                 eps=1e-8,
                 weight_decay=0.0,
                 schedule="constant",
-                clip_norm=config.clip_norm,
+                clip_norm=config.clip_norm,  # of each group below, that is of each head
             ),
             FitConfig(
                 steps=config.steps,
-                seed=config.seed,
+                seed=config.seeds[0],
                 accumulate=config.accumulate,
                 log_every=config.steps,
                 validate_every=config.validate_every,
@@ -120,12 +129,14 @@ class Sweep:
             groups=[{"params": list(trial.head.parameters()), "lr": trial.lr} for trial in self.trials],
             validate=lambda step: self._validate(valid, step),
             title=title,
-        )()
+        )
+        try:
+            fit()
+        except _EnoughError:
+            LOGGER.info("%s: no head got better in %d validations; stopped early", title, config.patience)
         alive = [trial for trial in self.trials if trial.state is not None]
         if not alive:
-            raise TrainingError(
-                f"{title}: no learning rate of {list(config.sweep)} gave a finite score; try lower ones"
-            )
+            raise TrainingError(f"{title}: no learning rate of {tried} gave a finite score; try lower ones")
         chosen = alive[0]
         for trial in alive[1:]:
             chosen = trial if self.better(trial.best, chosen.best) else chosen
@@ -133,42 +144,46 @@ class Sweep:
         chosen.head.load_state_dict(chosen.state)
         return chosen
 
+    def _losses(self, trials: list[Trial], features: Tensor, lengths: Tensor, targets: list[Tensor]) -> Tensor:
+        """Return the mean loss of each trial (K,)."""
+        logits, frames = run_heads([trial.head for trial in trials], features, lengths)  # (K, B, ..., V)
+        rows = self.task.loss(logits.flatten(0, 1), frames.repeat(len(trials)), targets * len(trials))
+        return rows.view(logits.shape[:2]).mean(1)
+
     def _validate(self, valid: Split, step: int) -> dict[str, float]:
-        found = {}
-        for trial in self.trials:
-            if trial.diverged:
-                continue
-            references, hypotheses, _ = self.decode(trial.head, valid)
-            value = self.task.score(references, hypotheses, None)[self.task.metric].value
-            found[f"lr {trial.lr:g}"] = value
+        found, trials = {}, self.active
+        references, answers, _ = self.decode([trial.head for trial in trials], valid)
+        for trial, hypotheses in zip(trials, answers, strict=True):
+            value = self.task.measure(references, hypotheses)
+            found[f"lr {trial.lr:g}" + (f", seed {trial.seed}" if len(self.config.seeds) > 1 else "")] = value
             if trial.state is None or self.better(value, trial.best):
-                trial.best, trial.step = value, step
+                trial.best, trial.step, trial.waited = value, step, 0
                 trial.state = {name: tensor.clone() for name, tensor in trial.head.state_dict().items()}
+            else:
+                trial.waited += 1
+                trial.stopped = 0 < self.config.patience <= trial.waited
+        if not self.active:
+            raise _EnoughError
         return found
 
     @torch.no_grad()
-    def decode(self, head: nn.Module, split: Split) -> tuple[list[str], list[str], list[Any]]:
-        """Return references, hypotheses and cuts of a split, in one order."""
-        head.eval()
-        references, hypotheses, members = [], [], []
+    def decode(self, heads: Sequence[nn.Module], split: Split) -> tuple[list[str], list[list[str]], list[Any]]:
+        """Return a split's references, each head's hypotheses, and the cuts, all in one order."""
+        for head in heads:
+            head.eval()
+        references: list[str] = []
+        hypotheses: list[list[str]] = [[] for _ in heads]
+        members: list[Any] = []
         for cuts, features, lengths in split.batches(EVALUATION_BATCH):
-            hypotheses += self.task.decode(*head(features, lengths))
+            logits, frames = run_heads(heads, features, lengths)
+            for said, own in zip(hypotheses, logits, strict=True):
+                said.extend(self.task.decode(own, frames))
             references += [self.task.reference(cut) for cut in cuts]
             members += cuts
-        head.train()
+        for head in heads:
+            head.train()
         return references, hypotheses, members
 
 
-EVALUATION_BATCH = 32
-
-
-def speakers_of(cuts: Sequence[Any]) -> list[str] | None:
-    """Return the speaker of each cut, or None where not every cut has one."""
-    speakers = [speaker_of(cut) for cut in cuts]
-    return speakers if all(speakers) else None
-
-
-def sample(cuts: Iterable[Any], limit: int | None) -> list[Any]:
-    """Return `limit` cuts in a fixed pseudo-random choice, or all of them."""
-    cuts = list(cuts)
-    return cuts if limit is None or limit >= len(cuts) else random.Random(0).sample(cuts, limit)  # noqa: S311
+class _EnoughError(Exception):
+    """No head is trained any more."""

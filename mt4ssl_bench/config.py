@@ -122,6 +122,8 @@ def _lists(layer: Any, schema: Any) -> Any:  # noqa: ANN401 - OmegaConf nodes
         want, value = schema._get_node(key), layer[key]  # noqa: SLF001 - the only way to see an unset node
         if isinstance(value, DictConfig):
             layer[key] = _lists(value, want)
+        elif isinstance(want, ListConfig | TupleConfig) and value == "none" and want._is_optional():  # noqa: SLF001
+            layer[key] = None
         elif isinstance(want, ListConfig | TupleConfig) and isinstance(value, str | int | float):
             layer[key] = str(value).split(",") if isinstance(value, str) else [value]
     return layer

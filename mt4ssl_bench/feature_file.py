@@ -99,6 +99,10 @@ class FeatureSet(ABC):
     def rows(self, names: Sequence[str]) -> list[Values]:
         """Return each utterance's features: (T, L, D), or (K, L, D) where means of crops were asked for."""
 
+    @abstractmethod
+    def count(self, name: str) -> int:
+        """Return the rows of one utterance, its frames or crops, without reading them."""
+
     def get(self, name: str) -> Values:
         """Return one utterance's features."""
         return self.rows([name])[0]
@@ -132,6 +136,11 @@ class StoredFeatures(FeatureSet):
     def rows(self, names: Sequence[str]) -> list[Values]:
         """See FeatureSet.rows."""
         return [self._row(name) for name in names]
+
+    def count(self, name: str) -> int:
+        """See FeatureSet.count."""
+        start, end, _ = self._places[name]
+        return end - start
 
     def _row(self, name: str) -> Values:
         start, end, checksum = self._places[name]

@@ -109,6 +109,11 @@ def error_counts(references: Sequence[str], hypotheses: Sequence[str], *, by: Li
     return counts
 
 
+def rate(counts: Counts) -> float:
+    """Return 100 * errors / reference tokens over all rows of (N, 4) counts, without an interval."""
+    return 100.0 * float(counts[:, :3].sum()) / float(counts[:, 3].sum())
+
+
 def error_rate(counts: Counts, *, speakers: Sequence[str] | None = None, seed: int = 0, samples: int = 1000) -> Score:
     """Return 100 * errors / reference tokens over the whole corpus, with its intervals.
 

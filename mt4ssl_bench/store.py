@@ -59,6 +59,10 @@ class LiveFeatures(FeatureSet):
         made = dict(pair for batch in self._work([self._cuts[name] for name in names]) for pair in batch)
         return [made[name] for name in names]
 
+    def count(self, name: str) -> int:
+        """See FeatureSet.count; frames are what the duration says, which may be one off."""
+        return self._work.rows([self._cuts[name]])
+
 
 class FeatureStore:
     """All features kept under `root`; frames() and means() make what is missing."""

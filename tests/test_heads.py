@@ -4,7 +4,8 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from mt4ssl_bench.downstream.heads import LinearHead, PooledHead, RecurrentHead, WeightedSum, flip, mask_features
+from mt4ssl_bench.downstream.heads import LinearHead, PooledHead, RecurrentHead, WeightedSum, flip
+from mt4ssl_bench.downstream.specaug import augment
 from mt4ssl_bench.downstream.task import HeadConfig
 
 CONFIG = HeadConfig(projection=6, hidden=5, lstm_layers=2, dropout=0.0)
@@ -60,9 +61,10 @@ def test_flip_reverses_real_frames_alone() -> None:
 
 def test_spec_augment_masks_within_its_limits_and_only_in_training() -> None:
     torch.manual_seed(0)
+    lengths = torch.tensor([200, 200, 150, 100])
     x = torch.ones(4, 200, 240)
-    masked = mask_features(x, torch.tensor([200, 200, 150, 100]))
-    frames = (masked.sum(2) == 0).sum(1)
+    masked = augment(x, lengths)
+    frames = (masked.sum(2) == 0).sum(1) - (200 - lengths)
     channels = (masked.sum(1) == 0).sum(1)
     assert frames.max() <= 80
     assert channels.max() <= 200

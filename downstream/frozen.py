@@ -1,0 +1,62 @@
+"""Training on a frozen upstream: one pass over the audio, then every head of the sweep from stored features."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from mt4ssl_bench import results
+from mt4ssl_bench.downstream.checks import learnable
+from mt4ssl_bench.downstream.plan import Job
+from mt4ssl_bench.downstream.record import Clock
+from mt4ssl_bench.downstream.sweep import Split, Sweep, Trial
+from mt4ssl_bench.downstream.task import Task, Trained
+from mt4ssl_bench.features import Upstream
+from mt4ssl_bench.passes import Crops
+from mt4ssl_bench.store import FeatureStore
+
+
+def train_frozen(
+    model: Upstream,
+    job: Job,
+    task: Task,
+    cuts: Mapping[str, list[Any]],
+    *,
+    store: FeatureStore,
+    device: str,
+    clock: Clock,
+) -> Trained:
+    """Return the answers on test of the head that is best on valid; `cuts` are by role."""
+    splits = {role: _split(model, job, store, role, members, device) for role, members in cuts.items()}
+    train = splits["train"]
+    train.cuts, left_out = learnable(
+        job, task, train.cuts, {cut.id: train.features.count(cut.id) for cut in train.cuts}
+    )
+    clock.lap("features")
+    sweep = Sweep(task, model.num_layers, model.dim, device=device)
+    chosen = sweep.run(train, splits["valid"], f"{job.recipe} on {model.name}")
+    clock.lap("train")
+    references, (hypotheses,), members = sweep.decode([chosen.head], splits["test"])
+    return Trained(
+        references=references,
+        hypotheses=hypotheses,
+        cuts=members,
+        trials=[_trial(trial, chosen) for trial in sweep.trials],
+        layer_weights=cast("Any", chosen.head).sum.weights.tolist(),
+        counts={"train_too_long": left_out} if left_out else {},
+    )
+
+
+def _split(model: Upstream, job: Job, store: FeatureStore, role: str, cuts: list[Any], device: str) -> Split:
+    config, split, corpus = job.config, job.split(role), job.corpus.info
+    if not job.kind.pooled:
+        features = store.frames(model, corpus.digest, split, cuts, corpus=corpus.name)
+        return Split(cuts, features, pooled=False, device=device)
+    training = role == "train"
+    seconds = config.crop_seconds if training else config.test_crop_seconds
+    crops = Crops(seconds=seconds, count=config.crops if training else 1, seed=config.seeds[0])
+    features = store.means(model, corpus.digest, split, cuts, crops, corpus=corpus.name)
+    return Split(cuts, features, pooled=True, device=device)
+
+
+def _trial(trial: Trial, chosen: Trial) -> results.Trial:
+    valid = None if trial.state is None else trial.best
+    return {"lr": trial.lr, "seed": trial.seed, "valid": valid, "steps": trial.step, "chosen": trial is chosen}

@@ -1,0 +1,116 @@
+"""From a trained head's answers to a record: metrics, hypotheses by utterance, and how they came about."""
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mt4ssl_bench import results
+from mt4ssl_bench.corpus import speaker_of
+from mt4ssl_bench.downstream.plan import Job, comparable
+from mt4ssl_bench.downstream.task import Task, Trained
+from mt4ssl_bench.features import Upstream
+from mt4ssl_bench.metrics import error_counts
+from mt4ssl_bench.results import Hypothesis, Result
+
+
+class Clock:
+    """Wall time by stage."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        """End the stage called `name`."""
+        now = time.monotonic()
+        self.laps[name], self._last = round(now - self._last, 2), now
+
+
+def write_record(
+    model: Upstream,
+    job: Job,
+    task: Task,
+    trained: Trained,
+    *,
+    counts: dict[str, int],
+    device: str,
+    clock: Clock,
+    out: Path,
+) -> tuple[Result, Path]:
+    """Score the answers on test, and write record and hypotheses into `out`; returns the record and its path."""
+    metrics = task.score(trained.references, trained.hypotheses, speakers_of(trained.cuts))
+    clock.lap("test")
+    environment = results.environment()
+    result = Result(
+        task=task.name,
+        task_version=task.version,
+        upstream={
+            "name": model.name,
+            "fingerprint": model.fingerprint,
+            "parameters": model.parameters,
+            "num_layers": model.num_layers,
+            "dim": model.dim,
+            "stride": model.stride,
+        },
+        corpus=_corpus(job),
+        main_metric=task.metric,
+        metrics=metrics,
+        recipe_name=job.recipe,
+        recipe=comparable(job.config),
+        sweep=trained.trials,
+        layer_weights=trained.layer_weights,
+        seeds=list(job.config.seeds),
+        limit=job.limit,
+        mode="frozen",
+        versions=environment["versions"],
+        git=environment["git"],
+        device=device,
+        wall_seconds=clock.laps,
+        counts={**counts, **trained.counts},
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    return result, results.save(result, _hypotheses(task, trained), out)
+
+
+def speakers_of(cuts: Sequence[Any]) -> list[str] | None:
+    """Return the speaker of each cut, or None where not every cut has one."""
+    speakers = [speaker_of(cut) for cut in cuts]
+    return speakers if all(speakers) else None
+
+
+def _corpus(job: Job) -> results.CorpusRecord:
+    info = job.corpus.info
+    used = {role: info.splits[job.split(role)] for role in ("train", "valid", "test")}
+    return {
+        "name": info.name,
+        "digest": info.digest,
+        "languages": info.languages,
+        "synthetic": info.synthetic,
+        "splits": {role: {"utterances": split.utterances, "hours": split.hours} for role, split in used.items()},
+    }
+
+
+def _hypotheses(task: Task, trained: Trained) -> list[Hypothesis]:
+    references, hypotheses, cuts = trained.references, trained.hypotheses, trained.cuts
+    if task.pooled:
+        counts = [(int(a != b), 0, 0, 1) for a, b in zip(references, hypotheses, strict=True)]
+    else:
+        counts = [tuple(row) for row in error_counts(references, hypotheses, by="words").tolist()]
+    speakers: Sequence[str | None] = speakers_of(cuts) or [None for _ in cuts]
+    return [
+        {
+            "id": cut.id,
+            "speaker": speaker,
+            "reference": reference,
+            "hypothesis": hypothesis,
+            "substitutions": s,
+            "deletions": d,
+            "insertions": i,
+            "tokens": n,
+        }
+        for cut, speaker, reference, hypothesis, (s, d, i, n) in zip(
+            cuts, speakers, references, hypotheses, counts, strict=True
+        )
+    ]

@@ -1,0 +1,105 @@
+"""The sweep: heads trained together are the heads trained alone, and the best on valid is the one kept."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.downstream.plan import ROLES, plan
+from mt4ssl_bench.downstream.sweep import Split, Sweep, Trial
+from mt4ssl_bench.errors import ConfigError
+
+DATA = Path(__file__).parent / "data"
+LAYERS, DIM = 3, 12
+
+
+class Noise:
+    """Features as the store gives them, drawn from each utterance's name; a speaker task reads one mean of each."""
+
+    def __init__(self, *, pooled: bool) -> None:
+        self.pooled = pooled
+
+    def get(self, name: str) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(sum(map(ord, name)))
+        frames = 2 if self.pooled else 40 + int(torch.randint(30, (), generator=generator))
+        return torch.randn(frames, LAYERS, DIM, generator=generator)
+
+    def batch(self, names: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = [self.get(name) for name in names]
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows])
+
+
+def sweep(corpus: Corpus, name: str, *keys: str) -> tuple[Sweep, Trial]:
+    job = plan(str(DATA / f"toy_{name}.yaml"), corpus, ["steps=12", "validate_every=3", *keys])
+    task = job.kind(job.config)
+    cuts: dict[str, list[Any]] = {role: job.cuts(role) for role in ROLES}
+    task.fit_units(cuts["train"])
+    splits = [Split(cuts[r], Noise(pooled=task.pooled), pooled=task.pooled, device="cpu") for r in ROLES]  # type: ignore[arg-type]
+    made = Sweep(task, LAYERS, DIM, device="cpu")
+    return made, made.run(splits[0], splits[1], "test")
+
+
+@pytest.mark.parametrize("name", ["phoneme", "speaker", "asr"])
+def test_heads_trained_together_are_the_heads_trained_alone(corpus: Corpus, name: str) -> None:
+    rates = [1e-1, 1e-2, 1e-3]
+    extra = ["head.dropout=0.2", "head.spec_augment=true"] if name == "asr" else []
+    together, _ = sweep(corpus, name, f"sweep={rates}", "clip_norm=0.5", "accumulate=2", *extra)
+    for trial, lr in zip(together.trials, rates, strict=True):
+        alone, _ = sweep(corpus, name, f"lr={lr}", "clip_norm=0.5", "accumulate=2", *extra)
+        assert [other.lr for other in alone.trials] == [lr]
+        assert alone.trials[0].best == trial.best
+        assert alone.trials[0].state is not None
+        assert trial.state is not None
+        for key, value in alone.trials[0].state.items():
+            torch.testing.assert_close(value, trial.state[key], atol=2e-5, rtol=1e-4)
+
+
+def test_the_gradient_of_each_head_is_clipped_by_its_own_norm(corpus: Corpus) -> None:
+    clipped, _ = sweep(corpus, "phoneme", "sweep=[0.1, 0.01]", "clip_norm=1e-9", "steps=1")
+    free, _ = sweep(corpus, "phoneme", "sweep=[0.1, 0.01]", "clip_norm=0", "steps=1")
+    for small, large in zip(clipped.trials, free.trials, strict=True):
+        start, _ = sweep(corpus, "phoneme", "lr=1e-12", "steps=1")
+        before = start.trials[0].head.state_dict()["output.bias"]
+        moved = [(trial.head.state_dict()["output.bias"] - before).norm() for trial in (small, large)]
+        assert moved[0] < 0.2 * moved[1]  # Adam's epsilon weighs against a gradient of 1e-9, not against a free one
+
+
+def test_every_seed_is_trained_at_every_rate_from_weights_of_its_own(corpus: Corpus) -> None:
+    made, chosen = sweep(corpus, "phoneme", "sweep=[0.1, 0.01]", "seeds=[3, 4]")
+    assert [(trial.seed, trial.lr) for trial in made.trials] == [(3, 0.1), (3, 0.01), (4, 0.1), (4, 0.01)]
+    weights = [trial.head.state_dict()["output.weight"] for trial in made.trials]
+    assert not weights[1].allclose(weights[3], atol=1e-3)
+    assert chosen.best == min(trial.best for trial in made.trials)
+
+
+def test_a_head_that_waits_longer_than_its_patience_is_not_trained_further(corpus: Corpus) -> None:
+    made, chosen = sweep(corpus, "speaker", "sweep=[1e-12, 1e-2]", "steps=400", "patience=2")
+    still = made.trials[0]  # nothing moves at this rate: the first validation stays the best
+    assert still.step == 3
+    assert still.waited == 2
+    assert all(trial.stopped for trial in made.trials), "400 updates are not needed"
+    again, _ = sweep(corpus, "speaker", "lr=1e-2", "steps=400", "patience=2")
+    assert again.trials[0].step == made.trials[1].step
+    assert chosen.waited <= 2
+
+
+def test_one_learning_rate_needs_no_sweep(corpus: Corpus) -> None:
+    made, _ = sweep(corpus, "phoneme", "sweep=none", "lr=0.02", "steps=2")
+    assert [trial.lr for trial in made.trials] == [0.02]
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("sweep=none", "lr must name the one learning rate"),
+        ("sweep=[0.1,0.1]", "different learning rates above 0"),
+        ("lr=-1", "above 0"),
+        ("seeds=[]", "expected one or several"),
+        ("seeds=1,1", "different numbers"),
+    ],
+)
+def test_rates_and_seeds_that_make_no_sense_are_refused(corpus: Corpus, key: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        plan(str(DATA / "toy_phoneme.yaml"), corpus, [key])
