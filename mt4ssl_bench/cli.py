@@ -140,7 +140,9 @@ def evaluate(
 
 @app.command("list")
 def list_names(
-    what: Annotated[str, typer.Argument(help="recipes, tasks, upstreams; default: all but s3prl's names.")] = "",
+    what: Annotated[
+        str, typer.Argument(help="recipes, tasks, corpora, upstreams; default: all but s3prl's names.")
+    ] = "",
 ) -> None:
     """Show the names that other commands take.
 
@@ -150,8 +152,8 @@ def list_names(
     from mt4ssl_bench.errors import ConfigError
     from mt4ssl_bench.registry import hint
 
-    if what not in {"", "recipes", "tasks", "upstreams"}:
-        raise ConfigError(f"list: nothing called '{what}'; {hint(what, ['recipes', 'tasks', 'upstreams'])}")
+    if what not in {"", "recipes", "tasks", "corpora", "upstreams"}:
+        raise ConfigError(f"list: nothing called '{what}'; {hint(what, ['recipes', 'tasks', 'corpora', 'upstreams'])}")
     found = {name: read_recipe(name) for name in recipe_names()}
     for title, task in (("recipes", False), ("tasks", True)):
         if what in {"", title}:
@@ -159,6 +161,8 @@ def list_names(
             for name, values in found.items():
                 if ("task" in values) == task:
                     stdout.print(f"  {name:16} {escape(values.get('about', ''))}", highlight=False, soft_wrap=True)
+    if what in {"", "corpora"}:
+        cli_corpora.print_catalogue()
     if what in {"", "upstreams"}:
         stdout.print("[bold]upstreams[/bold]")
         stdout.print("  <run folder>     a model pretrained here, or its checkpoint.pt", highlight=False)

