@@ -43,7 +43,7 @@ class Row:
     samples: int = 0  # of the whole file, as are rate and channels
     rate: int = audio.RATE
     channels: int = 1
-    content: str = ""  # digest of the file's bytes
+    content: str = ""  # digest of the file's bytes, and the place of the utterance in it
 
     @property
     def duration(self) -> float:
@@ -162,4 +162,6 @@ def _look(row: Row) -> Row | CorpusError:
     if row.seconds and not (row.start >= 0 and row.start + row.seconds <= lasts + DURATION_SLACK):
         end = row.start + row.seconds
         return CorpusError(f"utterance '{row.id}': {row.start:.2f}-{end:.2f} s of a file of {lasts:.2f} s ({row.path})")
+    if row.seconds:
+        content += f"@{row.start:.3f}+{row.seconds:.3f}"
     return replace(row, samples=samples, rate=rate, channels=channels, content=content)

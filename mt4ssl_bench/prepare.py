@@ -8,12 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mt4ssl_bench import audio
-<<<<<<< HEAD
-from mt4ssl_bench.corpus import SID_PREFIX, Corpus, write_corpus
-=======
 from mt4ssl_bench.checks import check_rows
-from mt4ssl_bench.corpus import SID_PREFIX, Corpus, CorpusInfo, describe, write_corpus
->>>>>>> 68e4439 (Named corpora: LibriSpeech, Libri-light, VoxCeleb1, Speech Commands, TIMIT, speechocean762 and FSDD from their own layouts or by download; lexicons by file; the rules that rows are checked by)
+from mt4ssl_bench.corpus import SID_PREFIX, Corpus, write_corpus
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.lexicon import Coverage, add_phones, open_lexicon
 from mt4ssl_bench.manifest import Row, audio_files, probe_files, read_table, refuse_duplicates
@@ -247,10 +243,10 @@ def _cut(row: Row, root: Path) -> dict[str, Any]:
     path = row.path.resolve()
     source = path.relative_to(root) if path.is_relative_to(root) else path  # a corpus that holds its audio can be moved
     channels = list(range(row.channels))
-    duration = row.samples / row.rate
+    duration = row.duration
     cut: dict[str, Any] = {
         "id": row.id,
-        "start": 0.0,
+        "start": row.start,
         "duration": duration,
         "channel": channels if len(channels) > 1 else 0,
         "supervisions": [],
@@ -259,9 +255,10 @@ def _cut(row: Row, root: Path) -> dict[str, Any]:
             "sources": [{"type": "file", "channels": channels, "source": str(source)}],
             "sampling_rate": row.rate,
             "num_samples": row.samples,
-            "duration": duration,
+            "duration": row.samples / row.rate,
             "channel_ids": channels,
         },
+        "custom": {"content": row.content},
         "type": "MultiCut" if len(channels) > 1 else "MonoCut",
     }
     if row.text or row.speaker or row.phones:

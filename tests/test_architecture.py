@@ -11,13 +11,8 @@ HOMES = {  # library -> the only modules that import it
     "typer": CLI,
     "rich": {"console", "leaderboard", *CLI},
     "omegaconf": {"config"},
-<<<<<<< HEAD
-    "lhotse": {"batching", "cuts", "shards"},
+    "lhotse": {"batching", "cuts", "shards", "layouts", "exchange"},
     "s3prl": {"features", "expert", "s3prl_programs"},
-=======
-    "lhotse": {"corpus", "batching", "prepare", "layouts"},
-    "s3prl": {"features", "expert"},
->>>>>>> 68e4439 (Named corpora: LibriSpeech, Libri-light, VoxCeleb1, Speech Commands, TIMIT, speechocean762 and FSDD from their own layouts or by download; lexicons by file; the rules that rows are checked by)
     "jiwer": {"metrics"},
     "sklearn": {"kmeans"},
     "sentencepiece": {"units"},
