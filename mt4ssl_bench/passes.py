@@ -10,7 +10,6 @@ from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -76,8 +75,9 @@ class Pass:
         """
         left = sum(cut.id not in done for cut in cuts)
         views = self.crops.count if self.crops else 1
-        limits: dict[str, Any] = {"seconds": BATCH_SECONDS / views} if self.padding_is_safe else {"count": 1}
-        batches = [batch for batch in Batches(cuts, list, **limits)() if any(cut.id not in done for cut in batch)]
+        limits: dict[str, Any] = {"seconds": BATCH_SECONDS / views} if padding_is_safe(self.upstream) else {"count": 1}
+        order = Batches(cuts, list, **limits).order(0)
+        batches = [batch for batch in order if any(cut.id not in done for cut in batch)]
         shown = progress(title, len(cuts), start=len(cuts) - left) if title else nullcontext(_silent)
         with shown as advance, ThreadPoolExecutor(READERS) as pool:
             ahead: deque[tuple[list[Any], Future[list[audio.Samples]]]] = deque()
@@ -90,24 +90,6 @@ class Pass:
                     found = [pair for pair in values if pair[0] not in done]
                     yield found
                     advance(len(found), "")
-
-    @cached_property
-    def padding_is_safe(self) -> bool:
-        """Whether an utterance gives the same features alone and padded in a batch; if not, each is run alone."""
-        generator = torch.Generator().manual_seed(0)
-        waves = torch.randn(2, PROBE[1], generator=generator) / 10
-        waves[0, PROBE[0] :] = 0
-        both = self.upstream.extract(waves, torch.tensor(PROBE))
-        alone = self.upstream.extract(waves[:1, : PROBE[0]], torch.tensor(PROBE[:1]))
-        frames = int(alone.lengths[0])
-        safe = frames == int(both.lengths[0])
-        if safe:
-            expected = alone.layers[:, 0, :frames].float()
-            error = (both.layers[:, 0, :frames].float() - expected).abs().amax((1, 2))
-            safe = bool((error <= TOLERANCE * expected.abs().amax((1, 2))).all())
-        if not safe:
-            LOGGER.info("%s: padding would change its features; utterances are run one by one", self.upstream.name)
-        return safe
 
     def _read(self, cuts: Sequence[Any]) -> list[audio.Samples]:
         return [wave for cut in cuts for wave in (self.crops.waveforms(cut) if self.crops else [audio.read(cut)])]
@@ -141,6 +123,28 @@ class Pass:
             )
         layers = layers.float().cpu()
         return [layers[:, b, :count].transpose(0, 1) for b, count in enumerate(lengths.tolist())]
+
+
+def padding_is_safe(upstream: Upstream) -> bool:
+    """Return whether an utterance gives the same features alone and padded in a batch; if not, each is run alone."""
+    if upstream.fingerprint not in _SAFE:
+        waves = torch.randn(2, PROBE[1], generator=torch.Generator().manual_seed(0)) / 10
+        waves[0, PROBE[0] :] = 0
+        both, lengths = upstream.extract(waves, torch.tensor(PROBE))
+        alone, frames = upstream.extract(waves[:1, : PROBE[0]], torch.tensor(PROBE[:1]))
+        count = int(frames[0])
+        same = count == int(lengths[0])
+        if same:
+            expected = alone[:, 0, :count].float()
+            error = (both[:, 0, :count].float() - expected).abs().amax((1, 2))
+            same = bool((error <= TOLERANCE * expected.abs().amax((1, 2))).all())
+        if not same:
+            LOGGER.info("%s: padding would change its features; utterances are run one by one", upstream.name)
+        _SAFE[upstream.fingerprint] = same
+    return _SAFE[upstream.fingerprint]
+
+
+_SAFE: dict[str, bool] = {}  # by fingerprint
 
 
 def _silent(count: int, note: str) -> None:

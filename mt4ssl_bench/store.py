@@ -186,14 +186,14 @@ def entries(root: Path) -> list[Entry]:
 
 
 def clear(root: Path, *, upstream: str = "", older_than: float | None = None) -> list[Entry]:
-    """Delete entries of `upstream` (a name or a fingerprint) unused for `older_than` days; returns what went.
+    """Delete entries of `upstream` (name, fingerprint or its first 8) unused for `older_than` days; returns them.
 
     What another process is making at this moment stays.
     """
     chosen = [
         entry
         for entry in entries(root)
-        if upstream in {"", entry.header.upstream, entry.header.fingerprint}
+        if upstream in {"", entry.header.upstream, entry.header.fingerprint, entry.header.fingerprint[:8]}
         and (older_than is None or time.time() - entry.used > older_than * DAY)
     ]
     return [entry for entry in chosen if _remove_unused(root, entry)]

@@ -1,0 +1,79 @@
+"""The command line's features: store list and store clear; nothing heavy is imported before a command runs."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.filesize import decimal
+from rich.markup import escape
+from rich.table import Table
+
+from mt4ssl_bench.console import stdout
+
+app = typer.Typer()
+store = typer.Typer(no_args_is_help=True, help="See or clear the features that evaluations keep.")
+app.add_typer(store, name="store")
+
+Store = Annotated[Path, typer.Argument(help="A feature store: what evaluate's --store says, else <out>/store.")]
+STORE = Path("results/store")
+
+
+@store.command("list")
+def list_entries(folder: Store = STORE) -> None:
+    """Show what a feature store holds, the entries used last at the top.
+
+    Example: mt4ssl-bench store list results/store
+    """
+    from mt4ssl_bench.store import entries
+
+    _need(folder)
+    found = sorted(entries(folder), key=lambda entry: -entry.used)
+    table = Table("upstream", "corpus")
+    for heading in ("split", "features", "hours", "size", "last used"):
+        table.add_column(heading, no_wrap=True)
+    for entry in found:
+        header = entry.header
+        table.add_row(
+            f"{escape(header.upstream)} ({header.fingerprint[:8]})",
+            f"{escape(header.corpus)} ({header.digest[:8]})",
+            escape(header.split),
+            f"{header.kind} {header.precision}" + ("" if entry.whole else ", unfinished"),
+            f"{header.hours:.2f}",
+            decimal(entry.bytes),
+            f"{datetime.fromtimestamp(entry.used).astimezone():%Y-%m-%d}",
+        )
+    stdout.print(table)
+    stdout.print(f"{len(found)} entries, {decimal(sum(entry.bytes for entry in found))}", highlight=False)
+
+
+@store.command("clear")
+def clear_entries(
+    folder: Store = STORE,
+    *,
+    upstream: Annotated[str, typer.Option(help="Only this upstream's: its name or fingerprint.")] = "",
+    older_than: Annotated[float | None, typer.Option(min=0, help="Only what was not used for so many days.")] = None,
+) -> None:
+    """Delete features from a store; evaluations make again what they need. What is being made now stays.
+
+    Example: mt4ssl-bench store clear results/store --older-than 30
+    """
+    from mt4ssl_bench.errors import ConfigError
+    from mt4ssl_bench.registry import hint
+    from mt4ssl_bench.store import clear, entries
+
+    _need(folder)
+    headers = [entry.header for entry in entries(folder)]
+    known = {name for h in headers for name in (h.upstream, h.fingerprint, h.fingerprint[:8])}
+    if upstream and upstream not in known:
+        raise ConfigError(f"--upstream {upstream}: none of its features in {folder}; {hint(upstream, known)}")
+    gone = clear(folder, upstream=upstream, older_than=older_than)
+    size = decimal(sum(entry.bytes for entry in gone))
+    stdout.print(f"{folder}: removed {len(gone)} entries, {size}", highlight=False, soft_wrap=True)
+
+
+def _need(folder: Path) -> None:
+    from mt4ssl_bench.errors import BenchError
+
+    if not folder.is_dir():
+        raise BenchError(f"{folder}: no such feature store; evaluate keeps one in <out>/store, or where --store says")

@@ -1,0 +1,76 @@
+"""The command line's features as a user types it: the store seen and cleared."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from mt4ssl_bench import cli
+from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.features import Features
+from mt4ssl_bench.store import FeatureStore, StoreConfig
+
+
+class Energy:
+    num_layers, dim, stride, parameters = 1, 1, 320, 0
+
+    def __init__(self, name: str) -> None:
+        self.name, self.fingerprint = name, f"{name}0123456789"
+
+    def extract(self, waveforms: torch.Tensor, lengths: torch.Tensor) -> Features:
+        return Features(waveforms.unfold(1, 320, 320).square().mean(-1, keepdim=True)[None], lengths // 320)
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """The command line in this process; returns its exit code."""
+    monkeypatch.setattr("sys.argv", ["mt4ssl-bench", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return int(stop.value.code or 0)
+
+
+@pytest.fixture
+def store(tmp_path: Path, corpus: Corpus) -> Path:
+    """A store with features of two models, those of the second last used in 1970."""
+    folder = tmp_path / "store"
+    for name in ("loud", "quiet"):
+        made = FeatureStore(folder, StoreConfig(precision="int8"))
+        made.frames(Energy(name), corpus.info.digest, "train", list(corpus.cuts("train")), corpus=corpus.info.name)
+    os.utime(next(folder.glob("quiet*/*.index")), (1e6, 1e6))
+    return folder
+
+
+def test_the_store_is_listed_with_whose_features_it_holds(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "store", "list", store) == 0
+    said = capsys.readouterr().out
+    lines = [line for line in said.splitlines() if "frames int8" in line]
+    assert [("loud" in line, "1970" in line) for line in lines] == [(True, False), (False, True)]
+    assert all("tones" in line and "train" in line and "0.01" in line for line in lines)
+    assert "2 entries" in said
+
+
+def test_clearing_takes_what_was_asked_for_and_nothing_else(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "store", "clear", store, "--upstream", "lowd") == 2
+    assert "did you mean loud" in " ".join(capsys.readouterr().err.split())
+    assert call(monkeypatch, "store", "clear", store, "--upstream", "loud", "--older-than", 1) == 0
+    assert "removed 0 entries" in capsys.readouterr().out
+    assert call(monkeypatch, "store", "clear", store, "--older-than", 1) == 0
+    assert "removed 1 entries" in capsys.readouterr().out
+    assert [folder.name[:4] for folder in store.glob("[!.]*")] == ["loud"]
+    assert call(monkeypatch, "store", "clear", store) == 0
+    assert list(store.glob("[!.]*")) == []
+
+
+@pytest.mark.parametrize("command", [["store", "list"], ["store", "clear"]])
+def test_a_folder_that_is_not_there_and_help(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, *command, "nowhere") == 2
+    assert "error: nowhere: no such feature store" in capsys.readouterr().err
+    assert call(monkeypatch, *command, "--help") == 0
+    assert f"mt4ssl-bench {' '.join(command)} results/store" in " ".join(capsys.readouterr().out.split())
