@@ -53,15 +53,19 @@ def pretrain(
 ) -> None:
     """Pretrain a model; the same command again continues an interrupted run.
 
-    Labels for the offline targets are made when they are missing. Ctrl-C saves and stops.
+    Labels for the offline targets are made when they are missing. Ctrl-C saves and stops. Several processes:
+
+    torchrun --nproc-per-node 8 -m mt4ssl_bench pretrain mt4ssl_base data.corpus=corpora/mine --out runs/base
 
     Example: mt4ssl-bench pretrain mt4ssl_tiny data.corpus=corpora/mine --out runs/first
     """
     from mt4ssl_bench.config import load
+    from mt4ssl_bench.distributed import joined
     from mt4ssl_bench.upstream.config import PretrainConfig
     from mt4ssl_bench.upstream.pretrain import open_pretraining
 
-    report = open_pretraining(load(PretrainConfig, recipe, keys or []), device=device).run(out)
+    with joined(device) as world:
+        report = open_pretraining(load(PretrainConfig, recipe, keys or []), world=world).run(out)
     if not report.finished:
         raise typer.Exit(INTERRUPTED)
     last = report.validations[-1] if report.validations else {}

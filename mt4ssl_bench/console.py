@@ -38,6 +38,12 @@ def setup_logging(*, verbose: bool = False) -> None:
     LOGGER.propagate = False
 
 
+def hush(*, quiet: bool) -> None:
+    """Silence this process, all but its errors in the log, or let it speak again: of many processes one reports."""
+    stdout.quiet = stderr.quiet = quiet
+    LOGGER.setLevel(logging.ERROR if quiet else logging.INFO)
+
+
 @contextmanager
 def progress(description: str, total: int, *, start: int = 0) -> Iterator[Advance]:
     """Show progress over `total` units; yields advance(count, note).

@@ -32,6 +32,6 @@ def test_filter_banks_read_digits_and_an_untrained_model_knows_speakers(speech: 
 def test_pretraining_on_recordings_learns(speech: Path, tmp_path: Path) -> None:
     corpus = prepare_table(speech / "fsdd_strings" / "manifest.tsv", tmp_path / "fsdd")
     keys = [f"data.corpus={corpus.root}", "fit.steps=120", "fit.validate_every=60", "targets.online.weight=0"]
-    report = open_pretraining(load(PretrainConfig, TOY, keys), device="cpu").run(tmp_path / "run")
+    report = open_pretraining(load(PretrainConfig, TOY, keys)).run(tmp_path / "run")
     early, late = (found["valid_offline"] for found in report.validations)
     assert late < early

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mt4ssl_bench.upstream.config import EncoderConfig
 from mt4ssl_bench.upstream.frontend import EPS
@@ -63,6 +64,7 @@ class Encoder(nn.Module):
         # the official code zeroes padded frames before the first positional convolution only, so that an utterance's
         # last frames depend on what it is batched with; False does the same, for comparisons with that code
         self.isolate_padding = True
+        self.checkpointing = False  # in training, keep the layers' inputs alone and compute the rest again
         self.pos_convs = nn.ModuleList(
             nn.Conv1d(
                 config.dim,
@@ -89,9 +91,10 @@ class Encoder(nn.Module):
         embedded = x
         x = F.dropout(x, self.dropout, self.training)
         hidden, ffn = [], []
+        again = self.checkpointing and self.training
         for layer in self.layers:
             if not (self.training and self.layer_drop > 0 and torch.rand(()).item() <= self.layer_drop):
-                x, f = layer(x, keys)
+                x, f = checkpoint(layer, x, keys, use_reentrant=False) if again else layer(x, keys)
                 ffn.append(f)
             hidden.append(x)  # a dropped layer is the identity
         return EncoderOutput(embedded, hidden, ffn)

@@ -8,6 +8,7 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mt4ssl_bench.upstream.config import PretrainConfig
 from mt4ssl_bench.upstream.encoder import Encoder
@@ -29,6 +30,7 @@ class MT4SSL(nn.Module):
     def __init__(self, config: PretrainConfig) -> None:
         super().__init__()
         self.config = config
+        self.checkpointing = False  # in training, compute the front end again in the backward pass
         dim = config.encoder.dim
         self.frontend = Frontend(config.frontend, dim)
         self.mask_emb = nn.Parameter(torch.empty(dim).uniform_())
@@ -50,8 +52,9 @@ class MT4SSL(nn.Module):
             labels: (B, T) cluster ids, where the offline extractor is in the model.
             mask: (R * B, T) masked frames; view r of utterance b is row r * B + b.
         """
-        frames = self.frontend(waveforms)  # (B, T, D)
-        padding = padding_mask(lengths, frames.shape[1])
+        again = self.checkpointing and self.training
+        frames = checkpoint(self.frontend, waveforms, use_reentrant=False) if again else self.frontend(waveforms)
+        padding = padding_mask(lengths, frames.shape[1])  # (B, T), for frames (B, T, D)
         row, time = mask.nonzero(as_tuple=True)  # (M,) in row-major order
         views = len(mask) // len(frames)
         x = torch.where(mask[..., None], self.mask_emb.to(frames.dtype), frames.repeat(views, 1, 1))

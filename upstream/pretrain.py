@@ -5,20 +5,22 @@ import json
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import nn
 
 from mt4ssl_bench.config import to_dict
 from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.distributed import ALONE, World, no_sync
 from mt4ssl_bench.errors import ConfigError, TrainingError
-from mt4ssl_bench.features import pick_device
 from mt4ssl_bench.training import Fit, FitReport, StepLoss
 from mt4ssl_bench.upstream.config import PretrainConfig, check
 from mt4ssl_bench.upstream.data import Batch, PretrainData
+from mt4ssl_bench.upstream.encoder import EncoderLayer
 from mt4ssl_bench.upstream.expert import KIND
 from mt4ssl_bench.upstream.frontend import frame_counts
 from mt4ssl_bench.upstream.kmeans import joint_digest, make_labels
@@ -29,6 +31,11 @@ from mt4ssl_bench.upstream.model import MT4SSL, Losses
 LOGGER = logging.getLogger(__name__)
 VALID_SEED = 0  # masks of the validation pass: the same in every run, so that losses compare
 VALID_SECONDS = 600.0  # audio that one validation pass reads at most
+FREE = (  # keys that a run may change on its way: how it is computed and looked at, not what
+    "about",
+    *(f"fit.{key}" for key in ("accumulate", "log_every", "save_every", "validate_every", "compile", "checkpointing")),
+    *(f"data.{key}" for key in ("workers", "cache_hours")),
+)
 
 
 @dataclass
@@ -39,13 +46,18 @@ class Pretraining:
     model: MT4SSL
     train: PretrainData
     valid: PretrainData
-    device: torch.device
     digest: str
+    world: World = ALONE
+    net: nn.Module = field(init=False)  # the model, its gradients shared with other processes if there are any
 
-    def loss(self, batch: Batch, step: int, micro: int) -> StepLoss:
-        """Return one batch's loss, its masks drawn from a generator that belongs to this update."""
-        seed = (self.config.fit.seed, step, micro)
-        losses = self.forward(batch, seed, self.config.masking.clones)
+    def __post_init__(self) -> None:
+        """Join the model to its like in the other processes."""
+        self.net = self.world.wrap(self.model, unused=self.config.encoder.layer_drop > 0)
+
+    def loss(self, batch: Batch, step: int, number: int) -> StepLoss:
+        """Return one batch's loss, its masks drawn from a generator that belongs to this batch of this update."""
+        seed = (self.config.fit.seed, step, number)
+        losses = self.forward(self.net, batch, seed, self.config.masking.clones)
         monitors = {
             f"{name}_{key}" if key == "accuracy" else key: value
             for name, extractor in self.model.named_extractors()
@@ -57,16 +69,18 @@ class Pretraining:
             sums=losses.sums,
             monitors=monitors,
             seconds=batch.seconds,
+            ids=batch.ids,
         )
 
-    def forward(self, batch: Batch, seed: tuple[int, ...], clones: int) -> Losses:
+    def forward(self, net: nn.Module, batch: Batch, seed: tuple[int, ...], clones: int) -> Losses:
         """Return the losses of one batch under `clones` masks drawn from `seed`."""
-        batch = batch.to(self.device)
+        device = torch.device(self.world.device)
+        batch = batch.to(device)
         frames: list[int] = frame_counts(batch.lengths).tolist()
         generator = np.random.default_rng(seed)
         masks = [draw_masks(frames, max(frames), self.config.masking, generator) for _ in range(clones)]
-        with self._autocast():
-            losses: Losses = self.model(batch.waveforms, batch.lengths, batch.labels, torch.cat(masks).to(self.device))
+        with autocast(self.config.fit.autocast, device):
+            losses: Losses = net(batch.waveforms, batch.lengths, batch.labels, torch.cat(masks).to(device))
         return losses
 
     def after_step(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
@@ -87,46 +101,59 @@ class Pretraining:
     @torch.no_grad()
     def validate(self, step: int) -> dict[str, float]:  # noqa: ARG002 - fit's signature
         """Return the validation losses per masked frame, under masks that are the same in every run."""
+        rank, world = self.world.rank, self.world.size
         self.model.eval()
-        sums: dict[str, Tensor] = {}
-        count = 0
-        for number, batch in enumerate(self.valid(0)):
-            losses = self.forward(batch, (VALID_SEED, number), 1)
-            for name, value in losses.sums.items():
-                sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value
-            count += losses.masked
+        names = [name for name, _ in self.model.named_extractors()]
+        sums, masked = dict.fromkeys(names, 0.0), 0
+        for number, batch in enumerate(self.valid(0, rank=rank, world=world)):
+            losses = self.forward(self.model, batch, (VALID_SEED, number * world + rank), 1)
+            sums = {name: sums[name] + losses.sums[name].item() for name in names}
+            masked += losses.masked
         self.model.train()
-        return {f"valid_{name}": value.item() / max(count, 1) for name, value in sums.items()}
+        count, *totals = self.world.sum(masked, *sums.values())
+        return {f"valid_{name}": total / max(count, 1) for name, total in zip(names, totals, strict=True)}
 
     def run(self, out: Path) -> FitReport:
         """Train, keeping checkpoint.pt, config.json and log.jsonl in `out`; repeating it continues."""
-        out.mkdir(parents=True, exist_ok=True)
         stored = to_dict(self.config)
         fit = Fit(
             self.model.train(),
-            self.train.stream(),
+            self.train.stream(rank=self.world.rank, world=self.world.size),
             self.loss,
             self.config.optim,
             self.config.fit,
             run=out,
             meta={"kind": KIND, "config": stored, "corpus_digest": self.digest},
+            free=[f"config.{key}" for key in FREE],
             after_step=self.after_step,
             validate=self.validate,
             title=f"pretrain {out.name}",
+            world=self.world,
+            no_sync=partial(no_sync, self.net),
+            scaler=loss_scaler(self.config.fit.autocast, self.world.device),
         )
-        (out / "config.json").write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
+        with self.world.main_first():
+            if self.world.main:
+                out.mkdir(parents=True, exist_ok=True)
+                (out / "config.json").write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
         return fit()
 
-    def _autocast(self) -> contextlib.AbstractContextManager[object]:
-        kind = self.config.fit.autocast
-        if kind == "auto":
-            kind = "none" if self.device.type == "cpu" else "bf16"
-        if kind == "none":
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+def autocast(kind: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Return the context of a forward pass: fit.autocast's precision for products, fp32 for targets and losses."""
+    if kind == "auto":
+        kind = "none" if device.type == "cpu" else "bf16"
+    if kind == "none":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16 if kind == "bf16" else torch.float16)
 
 
-def open_pretraining(config: PretrainConfig, *, device: str = "auto") -> Pretraining:
+def loss_scaler(kind: str, device: str) -> torch.amp.GradScaler:
+    """Return the loss scaling of fp16, which begins at 128 as the official code's does; others get an idle one."""
+    return torch.amp.GradScaler(torch.device(device).type, init_scale=128.0, enabled=kind == "fp16")
+
+
+def open_pretraining(config: PretrainConfig, *, world: World = ALONE) -> Pretraining:
     """Open corpora and labels (made when missing) and build the model; raises BenchError before any long work."""
     check(config)
     if not config.data.corpus:
@@ -135,12 +162,11 @@ def open_pretraining(config: PretrainConfig, *, device: str = "auto") -> Pretrai
     for corpus in corpora:  # a wrong split name must show before the labels are made
         corpus.cuts(config.data.train)
         corpus.cuts(config.data.valid)
-    where = pick_device(device)
     digest, labels = joint_digest(corpora), None
     if config.targets.offline.weight:
-        labels = open_labels(config, corpora, digest, where)
-    torch.manual_seed(config.fit.seed)
-    model = MT4SSL(config).to(where)
+        with world.main_first():
+            labels = open_labels(config, corpora, digest, world.device)
+    model = build_model(config, world.device)
     train, valid = (
         PretrainData(
             corpora,
@@ -160,7 +186,19 @@ def open_pretraining(config: PretrainConfig, *, device: str = "auto") -> Pretrai
         train.seconds / 3600,
         valid.seconds / 60,
     )
-    return Pretraining(config, model, train, valid, torch.device(where), digest)
+    return Pretraining(config, model, train, valid, digest, world)
+
+
+def build_model(config: PretrainConfig, device: str) -> MT4SSL:
+    """Return the model on `device` with its first weights, compiled if fit.compile says so."""
+    torch.manual_seed(config.fit.seed)
+    model = MT4SSL(config)
+    model.checkpointing = model.encoder.checkpointing = config.fit.checkpointing
+    if config.fit.compile:
+        for module in model.modules():
+            if isinstance(module, EncoderLayer):
+                module.compile(dynamic=True)  # one layer's code serves all, of student and teacher, and any length
+    return model.to(device)
 
 
 def open_labels(config: PretrainConfig, corpora: list[Corpus], digest: str, device: str) -> LabelStore:
