@@ -72,9 +72,7 @@ class World:
             return module
         cuda = self.device.startswith("cuda")
         devices = [torch.device(self.device)] if cuda else None
-        return DistributedDataParallel(
-            module, device_ids=devices, broadcast_buffers=False, find_unused_parameters=unused
-        )
+        return DistributedDataParallel(module, device_ids=devices, find_unused_parameters=unused)
 
 
 ALONE = World()

@@ -1,0 +1,155 @@
+"""Several processes train as one: the same updates, one log, one voice, and no process waits for a dead one."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import nn
+
+from mt4ssl_bench import checkpoint
+from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.distributed import ALONE, joined, no_sync
+
+TOY = str(Path(__file__).parent / "data" / "toy.yaml")
+LAYOUTS = [(1, 4), (2, 2), (4, 1)]  # processes, batches per update of each
+CLOCK = {"audio_seconds_per_second", "waiting_share"}
+
+
+def command(corpus: Corpus, out: Path, accumulate: int, *keys: str) -> list[str]:
+    """Ten updates of four batches, with dropout and dropped layers; some begin in one epoch and end in the next."""
+    fixed = [
+        "data.batch_seconds=3",
+        "encoder.layer_drop=0.2",
+        "fit.steps=10",
+        "fit.log_every=5",
+        "fit.validate_every=5",
+    ]
+    asked = [f"data.corpus={corpus.root}", f"fit.accumulate={accumulate}", "optim.phases=[0,1,0]", *fixed, *keys]
+    return ["pretrain", TOY, *asked, "--device", "cpu", "--out", str(out)]
+
+
+def finish(prefork: Any, size: int, argv: list[str]) -> str:
+    """Run a world to its end; returns all that it said."""
+    started = prefork.world(size, *argv)
+    codes = [prefork.wait(pid) for pid, _ in started]
+    said = [re.sub(r"^\[rank.*\n", "", out.read_text()) for _, out in started]  # DDP's own warnings
+    assert codes == [0] * size, said
+    assert said[1:] == [""] * (size - 1)
+    return said[0]
+
+
+def distance(one: Path, other: Path) -> float:
+    """Return the largest difference of any weight: student, teacher and heads."""
+    ours, theirs = (checkpoint.load(run / "checkpoint.pt") for run in (one, other))
+    assert ours["step"] == theirs["step"] == 10
+    assert (ours["epoch"], ours["position"]) == (theirs["epoch"], theirs["position"])
+    return max((ours["model"][name] - tensor).abs().max().item() for name, tensor in theirs["model"].items())
+
+
+def log(run: Path) -> list[dict[str, float]]:
+    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in CLOCK} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def runs(prefork: Any, corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """The same run by one, two and four processes."""
+    root = tmp_path_factory.mktemp("runs")
+    for size, accumulate in LAYOUTS:
+        finish(prefork, size, command(corpus, root / str(size), accumulate))
+    return {size: root / str(size) for size, _ in LAYOUTS}
+
+
+def test_one_process_two_and_four_make_the_same_updates(runs: dict[int, Path]) -> None:
+    assert checkpoint.load(runs[1] / "checkpoint.pt")["epoch"] >= 2
+    assert distance(runs[1], runs[2]) < 1e-5
+    assert distance(runs[1], runs[4]) < 1e-5
+    start = min(float(row["offline"]) for row in log(runs[1])[:1])
+    assert log(runs[1])[-2]["offline"] < start  # and they do move
+
+
+def test_the_log_holds_means_over_all_processes(runs: dict[int, Path]) -> None:
+    alone = log(runs[1])
+    assert [row["step"] for row in alone] == [1, 5, 5, 10, 10]
+    assert {"offline", "target_var", "valid_offline"} <= {key for row in alone for key in row}
+    for size in (2, 4):
+        shared = log(runs[size])
+        assert [row.keys() for row in shared] == [row.keys() for row in alone]
+        for ours, theirs in zip(alone, shared, strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+def test_torchrun_and_plain_python_run_the_same_command(corpus: Corpus, runs: dict[int, Path], tmp_path: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    argv = [*torchrun, "mt4ssl_bench", *command(corpus, tmp_path, 2)]
+    done = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=120)
+    assert distance(runs[1], tmp_path) < 1e-5
+    assert done.stdout.count("10 updates") == done.stderr.count("M parameters") == 1
+
+
+def test_another_number_of_processes_continues_a_stopped_run(
+    prefork: Any, corpus: Corpus, runs: dict[int, Path], tmp_path: Path
+) -> None:
+    started = prefork.world(2, *command(corpus, tmp_path, 2, "fit.save_every=1"))
+    while not (tmp_path / "checkpoint.pt").exists():
+        time.sleep(0.01)
+    os.kill(started[1][0], signal.SIGTERM)  # one process is asked, all stop after the same update
+    assert [prefork.wait(pid) for pid, _ in started] == [130, 130]
+    assert started[0][1].read_text().count("interrupted") == 1
+    stopped = checkpoint.load(tmp_path / "checkpoint.pt")["step"]
+    assert 1 <= stopped < 10
+    said = finish(prefork, 1, command(corpus, tmp_path, 4, "fit.save_every=1"))
+    assert f"processes x fit.accumulate: 2 x 2 before update {stopped}, 1 x 4 from here on" in said
+    assert distance(runs[1], tmp_path) < 1e-5
+    assert [row["step"] for row in log(tmp_path)] == [1, 5, 5, 10, 10]
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("encoder.heads=3", "heads=3: encoder.dim=32"),  # every process finds it
+        ("targets.offline.clusters=100000", "clusters=100000: the training split has only"),  # the main one alone
+        ("optim.lr=1e30", r"(loss|gradient) is .* at update \d, utterances s\d-\d"),  # in the middle of the run
+    ],
+)
+def test_an_error_is_said_once_and_no_process_is_left(
+    prefork: Any, corpus: Corpus, tmp_path: Path, key: str, message: str
+) -> None:
+    started = prefork.world(2, *command(corpus, tmp_path / "run", 2, key))
+    assert [prefork.wait(pid) for pid, _ in started] == [2, 2]
+    said = "".join(out.read_text() for _, out in started)
+    assert said.count("error:") == 1
+    assert re.search(message, said)
+    assert "Traceback" not in said
+
+
+def test_when_one_process_is_killed_the_other_ends_and_says_so(prefork: Any, corpus: Corpus, tmp_path: Path) -> None:
+    argv = command(corpus, tmp_path, 2, "fit.save_every=1", "fit.steps=100000")
+    started = prefork.world(2, *argv)
+    while not (tmp_path / "checkpoint.pt").exists():
+        time.sleep(0.01)
+    os.kill(started[1][0], signal.SIGKILL)
+    assert [prefork.wait(pid) for pid, _ in started] == [2, -signal.SIGKILL]
+    said = started[0][1].read_text()
+    assert "error: process 0 of 2 lost the others" in said
+    assert "Traceback" not in said
+    assert checkpoint.load(tmp_path / "checkpoint.pt")["step"] >= 1
+
+
+def test_plain_python_is_a_world_of_one_without_a_process_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with joined("cpu") as world:
+        assert world == ALONE
+        assert world.main
+        assert world.sum(1, 2.5) == [1.0, 2.5]
+        assert [world.any(asked) for asked in (True, False)] == [True, False]
+        assert world.gather("a") == ["a"]
+        with world.main_first(), no_sync(world.wrap(model := nn.Linear(1, 1), unused=False)):
+            assert world.wrap(model, unused=True) is model
