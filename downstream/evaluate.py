@@ -33,10 +33,10 @@ def evaluate(
     tasks: Sequence[str],
     corpus: str | Path,
     *,
-    out: Path,
+    out: str | Path,
     overrides: Sequence[str] = (),
     device: str = "auto",
-    store: Path | None = None,
+    store: str | Path | None = None,
     limit: int | None = None,
 ) -> Outcome:
     """Evaluate every upstream on every task, and write one record each into `out`.
@@ -44,7 +44,7 @@ def evaluate(
     Tasks and corpus are checked before any work. A row that fails, or an upstream that cannot be loaded, is reported
     in the outcome and the others go on. Raises BenchError for a wrong task, key or corpus, and when no upstream loads.
     """
-    where = pick_device(device)
+    out, where = Path(out), pick_device(device)
     opened = Corpus.open(corpus)
     jobs = [plan(name, opened, overrides, limit) for name in tasks]
     outcome, unloaded = Outcome(), []
@@ -56,7 +56,7 @@ def evaluate(
             _report(outcome, name, error)
             continue
         for job in jobs:
-            _fill(outcome, model, job, out, FeatureStore(store or out / "store", job.config.store), where)
+            _fill(outcome, model, job, out, FeatureStore(Path(store or out / "store"), job.config.store), where)
     if len(unloaded) == len(upstreams):
         raise unloaded[0]
     return outcome

@@ -59,13 +59,9 @@ def pretrain(
 
     Example: mt4ssl-bench pretrain mt4ssl_tiny data.corpus=corpora/mine --out runs/first
     """
-    from mt4ssl_bench.config import load
-    from mt4ssl_bench.distributed import joined
-    from mt4ssl_bench.upstream.config import PretrainConfig
-    from mt4ssl_bench.upstream.pretrain import open_pretraining
+    from mt4ssl_bench.upstream.pretrain import pretrain as run
 
-    with joined(device) as world:
-        report = open_pretraining(load(PretrainConfig, recipe, keys or []), world=world).run(out)
+    report = run(recipe, *(keys or []), out=out, device=device)
     if not report.finished:
         raise typer.Exit(INTERRUPTED)
     last = report.validations[-1] if report.validations else {}

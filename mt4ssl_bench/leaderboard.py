@@ -110,9 +110,9 @@ class Leaderboard:
         self.dry_runs = [_dry_run(result, names) for result in results if result.limit is not None]
 
     @classmethod
-    def from_folder(cls, folder: Path) -> "Leaderboard":
+    def from_folder(cls, folder: str | Path) -> "Leaderboard":
         """Rank a folder's records; raises BenchError if there is none, CheckpointError if one is damaged."""
-        results = load_all(folder)
+        results = load_all(Path(folder))
         if not results:
             raise BenchError(f'no result records in {folder}; make one with "mt4ssl-bench evaluate"')
         return cls(results)

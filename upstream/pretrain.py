@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from mt4ssl_bench.config import to_dict
+from mt4ssl_bench.config import load, to_dict
 from mt4ssl_bench.corpus import Corpus
-from mt4ssl_bench.distributed import ALONE, World, no_sync
+from mt4ssl_bench.distributed import ALONE, World, joined, no_sync
 from mt4ssl_bench.errors import ConfigError, TrainingError
 from mt4ssl_bench.training import Fit, FitReport, StepLoss
 from mt4ssl_bench.upstream.config import PretrainConfig, check
@@ -151,6 +151,17 @@ def autocast(kind: str, device: torch.device) -> contextlib.AbstractContextManag
 def loss_scaler(kind: str, device: str) -> torch.amp.GradScaler:
     """Return the loss scaling of fp16, which begins at 128 as the official code's does; others get an idle one."""
     return torch.amp.GradScaler(torch.device(device).type, init_scale=128.0, enabled=kind == "fp16")
+
+
+def pretrain(recipe: str, *keys: str, out: str | Path, device: str = "auto") -> FitReport:
+    """Pretrain a model by a recipe (a name or a .yaml file) and `a.b=c` keys; the same call continues it.
+
+    Writes checkpoint.pt, config.json and log.jsonl into `out`. Labels for the offline targets are made when they are
+    missing. Under torchrun, all processes train one model. Raises BenchError for a wrong recipe, key or corpus, before
+    any long work.
+    """
+    with joined(device) as world:
+        return open_pretraining(load(PretrainConfig, recipe, keys), world=world).run(Path(out))
 
 
 def open_pretraining(config: PretrainConfig, *, world: World = ALONE) -> Pretraining:
