@@ -1,10 +1,10 @@
-"""Lhotse's samplers to batches: similar lengths together, one order for a seed, whatever the number of processes.
+"""Cuts to batches: one order for a seed, whatever the number of processes; audio is read only where it is used.
 
 Shapes: B batch, N samples, T frames.
 """
 
 import itertools
-import warnings
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mt4ssl_bench.errors import TrainingError
+from mt4ssl_bench.cuts import durations_of, shards_of
+from mt4ssl_bench.errors import BenchError, TrainingError
+from mt4ssl_bench.order import batches_of
 
 B = TypeVar("B")
 
@@ -71,10 +73,11 @@ class Batches(Generic[B]):
     """Length-bucketed batches of cuts, of at most `seconds` of audio with padding (or `count` utterances).
 
     Args:
-        cuts: their durations decide the buckets.
+        cuts: read only where a batch is made; see order.py for how they are put together.
         make: list of cuts -> batch; runs in `workers` processes (0: in this one).
-        crop: cut, epoch -> the part of it that this epoch uses, before the buckets are decided.
-        shuffle: order by seed and epoch; otherwise the cuts' own order within buckets.
+        crop: cut, epoch -> what this epoch uses of it; make gets a list of these.
+        longest: what a cut counts at most, in seconds, where make crops it.
+        shuffle: order by seed and epoch; otherwise one order for all epochs.
         enough: an epoch ends with the batch that reaches this many seconds of audio.
     """
 
@@ -89,80 +92,78 @@ class Batches(Generic[B]):
         shuffle: bool = False,
         workers: int = 0,
         crop: Callable[[Any, int], Any] | None = None,
+        longest: float = math.inf,
         enough: float | None = None,
     ) -> None:
         self.cuts, self.make, self.seconds, self.count = cuts, make, seconds, count
         self.seed, self.shuffle, self.workers, self.crop, self.enough = seed, shuffle, workers, crop, enough
+        self.durations = np.minimum(durations_of(cuts), longest)
 
     def __call__(self, epoch: int = 0, skip: int = 0, *, rank: int = 0, world: int = 1) -> Iterator[B]:
         """Yield the batches of one epoch, without its first `skip`; of these every `world`-th, from `rank` on."""
         mine = itertools.islice(self.order(epoch, skip), rank, None, world)
-        return (batch for _, batch in self._load((Place(), cuts) for cuts in mine))
+        return (batch for _, batch in self._load((Place(), key) for key in mine))
 
     def stream(self, *, rank: int = 0, world: int = 1) -> Stream[B]:
         """Return one process's share of epoch after epoch; only its own batches are made."""
         keys = endless(self.order, rank=rank, world=world)
         return lambda place: self._load(keys(place))
 
-    def order(self, epoch: int, skip: int = 0) -> Iterator[list[Any]]:
-        """Yield the cuts of each batch of one epoch, without its first `skip`; nothing is read."""
+    def order(self, epoch: int, skip: int = 0) -> Iterator["Key"]:
+        """Yield which cuts make each batch of one epoch, without its first `skip`; nothing is read."""
+        batches = batches_of(
+            self.durations,
+            seconds=self.seconds,
+            count=self.count,
+            key=(self.seed, epoch) if self.shuffle else None,
+            shards=shards_of(self.cuts),
+        )
         heard = 0.0
-        for number, cuts in enumerate(self._sampler(epoch)):
+        for number, places in enumerate(batches):
             if number >= skip:
-                yield list(cuts)
-            heard += sum(cut.duration for cut in cuts)
-            if self.enough is not None and heard >= self.enough:
+                yield Key(epoch, places)
+            if self.enough is not None and (heard := heard + float(self.durations[places].sum())) >= self.enough:
                 return
 
-    def _load(self, keys: Iterable[tuple[Place, list[Any]]]) -> Iterator[tuple[Place, B]]:
+    def _load(self, keys: Iterable[tuple[Place, "Key"]]) -> Iterator[tuple[Place, B]]:
         if not self.workers:
-            yield from ((place, self.make(cuts)) for place, cuts in keys)
+            yield from ((place, self._made(key)) for place, key in keys)
             return
-        yield from DataLoader(
-            _Made(self.make),
-            sampler=keys,  # any iterable of keys serves, and ours are places and sets of cuts
+        for place, batch in DataLoader(
+            _Made(self._made),
+            sampler=keys,  # any iterable of keys serves
             batch_size=None,
             collate_fn=_same,  # the default one turns tuples into lists and arrays into tensors
             num_workers=self.workers,
             prefetch_factor=4,
-        )
+        ):
+            if isinstance(batch, BenchError):
+                raise batch
+            yield place, batch
 
-    def _sampler(self, epoch: int) -> Any:  # noqa: ANN401 - lhotse ships no types
-        from lhotse import CutSet
-        from lhotse.dataset import DynamicBucketingSampler, DynamicCutSampler
-
-        crop = self.crop
-        cuts = self.cuts if crop is None else [crop(cut, epoch) for cut in self.cuts]
-        buckets = min(BUCKETS, len(cuts) // CUTS_PER_BUCKET)
-        kind, extra = (DynamicBucketingSampler, {"num_buckets": buckets}) if buckets > 1 else (DynamicCutSampler, {})
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # "eagerly read CutSet": small corpora are, on purpose
-            sampler = kind(
-                CutSet.from_cuts(cuts),
-                max_duration=self.seconds,
-                max_cuts=self.count,
-                shuffle=self.shuffle,
-                seed=self.seed,
-                drop_last=False,
-                world_size=1,
-                rank=0,
-                **extra,
-            )
-        sampler.set_epoch(epoch)
-        return sampler
+    def _made(self, key: "Key") -> B:
+        cuts = [self.cuts[place] for place in key.places.tolist()]
+        return self.make(cuts if self.crop is None else [self.crop(cut, key.epoch) for cut in cuts])
 
 
-BUCKETS = 20  # enough to keep padding under 5 % on read speech
-CUTS_PER_BUCKET = 20  # fewer would make batches of one utterance
+class Key(NamedTuple):
+    """What a worker makes a batch from: where its cuts stand."""
+
+    epoch: int
+    places: NDArray[np.int64]
 
 
-class _Made(Dataset[tuple[Place, B]]):
-    def __init__(self, make: Callable[[Sequence[Any]], B]) -> None:
+class _Made(Dataset[tuple[Place, B | BenchError]]):
+    """Batches in a worker; an error for the user travels as it is, without the worker's traceback."""
+
+    def __init__(self, make: Callable[[Key], B]) -> None:
         self.make = make
 
-    def __getitem__(self, key: tuple[Place, list[Any]]) -> tuple[Place, B]:
-        place, cuts = key
-        return place, self.make(cuts)
+    def __getitem__(self, key: tuple[Place, Key]) -> tuple[Place, B | BenchError]:
+        try:
+            return key[0], self.make(key[1])
+        except BenchError as error:
+            return key[0], error
 
 
 def _same(batch: B) -> B:

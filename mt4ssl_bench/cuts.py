@@ -73,11 +73,59 @@ def write_cuts(file: Path, cuts: Iterable[Any]) -> None:
     _write(file, (_line(cut if isinstance(cut, dict) else cut.to_dict()) for cut in cuts))
 
 
+class Joined(Sequence[Any]):
+    """The cuts of several manifests that last `seconds` or longer, as one sequence; only their indices are in memory.
+
+    Attributes:
+        durations: (N,) seconds of every cut that is kept.
+        shards: (N,) the shard of each, or None where they lie in files.
+        short: how many were left out.
+    """
+
+    def __init__(self, parts: Sequence[Sequence[Any]], seconds: float = 0.0) -> None:
+        self.parts = parts
+        self._starts = np.cumsum([0, *(len(part) for part in parts)])
+        durations = np.concatenate([durations_of(part) for part in parts])
+        self._places = np.flatnonzero(durations >= seconds)
+        self.durations = durations[self._places]
+        self.short = len(durations) - len(self._places)
+        self.shards = self._shards()
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, place: int) -> Any: ...  # noqa: ANN401
+    @overload
+    def __getitem__(self, place: slice) -> list[Any]: ...
+    def __getitem__(self, place: int | slice) -> Any:
+        if isinstance(place, slice):
+            return [self[i] for i in range(*place.indices(len(self)))]
+        place = int(self._places[place])
+        part = int(np.searchsorted(self._starts, place, side="right")) - 1
+        return self.parts[part][place - int(self._starts[part])]
+
+    def _shards(self) -> NDArray[np.int64] | None:
+        found = [shards_of(part) for part in self.parts]
+        kept = [shards for shards in found if shards is not None]
+        if not kept:
+            return None
+        if len(kept) < len(found):
+            raise CorpusError("data.corpus: corpora in shards and in files cannot be read together; make shards of all")
+        first = np.cumsum([0, *(int(shards[-1]) + 1 for shards in kept)])
+        return np.concatenate([shards + start for shards, start in zip(kept, first, strict=False)])[self._places]
+
+
 def durations_of(cuts: Sequence[Any]) -> NDArray[np.float64]:
     """Return the cuts' durations (N,) in seconds, without parsing any where an index knows them."""
-    if isinstance(cuts, Cuts):
-        return cuts.durations
-    return np.array([cut.duration for cut in cuts], dtype=np.float64)
+    known: NDArray[np.float64] | None = getattr(cuts, "durations", None)
+    return np.array([cut.duration for cut in cuts], dtype=np.float64) if known is None else known
+
+
+def shards_of(cuts: Sequence[Any]) -> NDArray[np.int64] | None:
+    """Return the number of the shard (N,) that each cut lies in, or None for cuts in files."""
+    shards: NDArray[np.int64] | None = getattr(cuts, "shards", None)
+    return shards
 
 
 def _line(cut: dict[str, Any]) -> tuple[float, bytes]:

@@ -12,7 +12,7 @@ HOMES = {  # library -> the only modules that import it
     "typer": CLI,
     "rich": {"console", "leaderboard", *CLI},
     "omegaconf": {"config"},
-    "lhotse": {"batching", "cuts", "shards", "layouts", "exchange"},
+    "lhotse": {"cuts", "shards", "layouts", "exchange"},
     "s3prl": {"features", "expert", "s3prl_programs"},
     "jiwer": {"metrics"},
     "sklearn": {"kmeans"},

@@ -13,7 +13,7 @@ from lhotse import CutSet, MonoCut
 from mt4ssl_bench import audio
 from mt4ssl_bench.batching import Batches, Place, endless, pad
 from mt4ssl_bench.corpus import Corpus
-from mt4ssl_bench.errors import TrainingError
+from mt4ssl_bench.errors import CorpusError, TrainingError
 
 
 def synthetic(count: int, seed: int = 0) -> CutSet:
@@ -209,11 +209,15 @@ def test_one_epoch_is_shared_without_rounds_and_ends_with_the_batch_that_is_enou
     assert [list(batches(0, 1, rank=rank, world=3)) for rank in range(3)] == [whole[1 + rank :: 3] for rank in range(3)]
 
 
-def test_crops_belong_to_their_epoch_and_decide_the_buckets() -> None:
-    def shorten(cut: Any, epoch: int) -> Any:
-        return MonoCut(id=cut.id, start=0, duration=min(cut.duration, 0.4 + epoch), channel=0)
-
-    batches = Batches(CUTS, durations, seconds=20, crop=shorten)
-    assert {duration for batch in batches(0) for duration in batch} == {0.4}
-    assert max(duration for batch in batches(1) for duration in batch) == pytest.approx(1.4)
+def test_crops_belong_to_their_epoch_and_their_length_decides_the_batches() -> None:
+    batches = Batches(CUTS, list, seconds=20, crop=lambda cut, epoch: (cut.id, epoch), longest=0.4)
+    assert {epoch for batch in batches(3) for _, epoch in batch} == {3}
     assert max(len(batch) for batch in batches(0)) == 50
+
+
+def test_an_error_for_the_user_crosses_a_worker_as_it_is(corpus: Corpus) -> None:
+    def fail(cuts: Sequence[Any]) -> None:
+        raise CorpusError(f"bad {len(cuts)}")
+
+    with pytest.raises(CorpusError, match="^bad 4$"):
+        list(Batches(corpus.cuts("train"), fail, count=4, workers=1)())

@@ -1,5 +1,7 @@
 """Pretraining batches: audio and labels stay side by side, whatever is cropped."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,8 @@ import torch
 
 from mt4ssl_bench import audio
 from mt4ssl_bench.corpus import Corpus
-from mt4ssl_bench.errors import CorpusError
+from mt4ssl_bench.cuts import write_cuts
+from mt4ssl_bench.errors import CheckpointError, CorpusError
 from mt4ssl_bench.upstream.config import DataConfig
 from mt4ssl_bench.upstream.data import PretrainData
 from mt4ssl_bench.upstream.frontend import STRIDE, frame_count, frame_counts, normalize
@@ -76,3 +79,99 @@ def test_a_length_limit_that_leaves_nothing_is_an_error(corpus: Corpus) -> None:
     config = DataConfig(min_seconds=30, max_seconds=60)
     with pytest.raises(CorpusError, match="min_seconds=30"):
         PretrainData([corpus], "train", config, None, normalized=True)
+
+
+# ---- audio that cannot be read ----
+
+
+def spoiled(corpus: Corpus, tmp_path: Path, *names: str) -> Corpus:
+    """Return a copy of the corpus in which some files of the training split are cut short or gone."""
+    shutil.copytree(corpus.root, tmp_path / "copy")
+    source = Path(corpus.cuts("train")[0].recording.sources[0].source).parent
+    shutil.copytree(source, tmp_path / "audio")
+    for name in names:
+        file = tmp_path / "audio" / f"{name}.flac"
+        file.write_bytes(file.read_bytes()[:100])
+    cuts = []
+    for cut in corpus.cuts("train"):
+        cut.recording.sources[0].source = str(tmp_path / "audio" / f"{cut.id}.flac")
+        cuts.append(cut)
+    write_cuts(tmp_path / "copy" / "train.jsonl.gz", cuts)
+    return Corpus.open(tmp_path / "copy")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_unreadable_file_is_skipped_counted_and_named(
+    corpus: Corpus, labels: LabelStore, tmp_path: Path, workers: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = replace(CONFIG, workers=workers)
+    whole = [b.ids for b in PretrainData([corpus], "train", config, labels, normalized=True)(0)]
+    data = PretrainData([spoiled(corpus, tmp_path, "s1-3")], "train", config, labels, normalized=True)
+    with caplog.at_level("WARNING", logger="mt4ssl_bench"):
+        batches = list(data(0))
+    assert [b.ids for b in batches] == [[name for name in ids if name != "s1-3"] for ids in whole]
+    assert all(len(b.waveforms) == len(b.lengths) == len(b.ids) == len(b.labels) for b in batches)  # type: ignore[arg-type]
+    assert list(data.unreadable) == ["s1-3"]
+    assert "left out, 1 so far: utterance 's1-3': " in caplog.text
+    list(data(1))
+    assert caplog.text.count("left out") == 1  # once, not once per epoch
+
+
+def test_what_follows_a_skip_is_the_same_after_resuming(corpus: Corpus, tmp_path: Path) -> None:
+    data = PretrainData([spoiled(corpus, tmp_path, "s0-5")], "train", CONFIG, None, normalized=True)
+    whole = list(data(2))
+    for skip in range(len(whole)):
+        resumed = list(data(2, skip))
+        assert [b.ids for b in resumed] == [b.ids for b in whole[skip:]]
+        assert all(a.waveforms.equal(b.waveforms) for a, b in zip(resumed, whole[skip:], strict=True))
+
+
+def test_a_run_stops_when_too_much_cannot_be_read(corpus: Corpus, tmp_path: Path) -> None:
+    broken = spoiled(corpus, tmp_path, "s0-5", "s2-7")
+    with pytest.raises(CorpusError, match=r"2 of 18 utterances cannot be read, more than data\.max_unreadable=0\.001"):
+        list(PretrainData([broken], "train", CONFIG, None, normalized=True)(0))
+    allowed = PretrainData([broken], "train", replace(CONFIG, max_unreadable=0.2), None, normalized=True)
+    assert sum(len(b.ids) for b in allowed(0)) == 16
+
+
+def test_a_file_that_vanished_after_preparing_is_skipped_too(corpus: Corpus, tmp_path: Path) -> None:
+    broken = spoiled(corpus, tmp_path)
+    (tmp_path / "audio" / "s0-2.flac").unlink()
+    data = PretrainData([broken], "train", CONFIG, None, normalized=True)
+    assert sum(len(b.ids) for b in data(0)) == 17
+    assert data.unreadable["s0-2"].endswith("s0-2.flac: no such file")
+
+
+def test_a_batch_of_which_nothing_can_be_read_is_made_of_others(corpus: Corpus, tmp_path: Path) -> None:
+    alone = replace(CONFIG, batch_seconds=1.0)  # one utterance per batch
+    whole = list(PretrainData([corpus], "train", alone, None, normalized=True)(0))
+    data = PretrainData([spoiled(corpus, tmp_path, "s1-4")], "train", alone, None, normalized=True)
+    batches = list(data(0))
+    changed = [(a.ids, b.ids) for a, b in zip(whole, batches, strict=True) if a.ids != b.ids]
+    assert [before for before, _ in changed] == [["s1-4"]]
+    assert len(changed[0][1]) == 1
+    assert [b.ids for b in data(0)] == [b.ids for b in batches]
+
+
+def test_nothing_readable_at_all_is_an_error(corpus: Corpus, tmp_path: Path) -> None:
+    broken = spoiled(corpus, tmp_path)
+    shutil.rmtree(tmp_path / "audio")
+    data = PretrainData([broken], "train", replace(CONFIG, max_unreadable=1.0), None, normalized=True)
+    with pytest.raises(CorpusError, match=r"none of 18 utterances in a row can be read; the first: .*no such file"):
+        list(data(0))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_labels_that_do_not_fit_stop_the_run_and_name_the_utterance(
+    corpus: Corpus, tmp_path: Path, workers: int
+) -> None:
+    config = replace(CONFIG, workers=workers)
+    counts = {cut.id: frame_count(round(cut.duration * audio.RATE)) for cut in corpus.cuts("train")}
+    info = LabelInfo(digest=corpus.info.digest, clusters=1000)
+    half = [(name, np.zeros(count // 2)) for name, count in counts.items()]  # made at 25 Hz
+    few = [(name, np.zeros(count)) for name, count in counts.items() if name != "s0-4"]
+    for pairs, match in ((half, r"utterance 's\d-\d' has \d+ labels for \d+ frames at 50 Hz"), (few, "'s0-4'")):
+        store = write_labels(tmp_path / "l", info, pairs)
+        with pytest.raises(CheckpointError, match=match) as caught:
+            list(PretrainData([corpus], "train", config, store, normalized=True)(0))
+        assert "\n" not in str(caught.value)

@@ -87,6 +87,7 @@ class DataConfig:
     max_seconds: float = 20.0  # longer ones are cropped at a random place
     batch_seconds: float = 237.5  # audio per update and process, padding included
     workers: int = 4  # loader processes; 0 loads in the trainer itself
+    max_unreadable: float = 0.001  # share of the utterances that may be unreadable (one always may) before a run stops
     cache_hours: float = 0.0  # with workers=0, keep this much decoded audio in memory (230 MB per hour)
 
 
