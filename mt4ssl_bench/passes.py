@@ -76,7 +76,7 @@ class Pass:
         left = sum(cut.id not in done for cut in cuts)
         views = self.crops.count if self.crops else 1
         limits: dict[str, Any] = {"seconds": BATCH_SECONDS / views} if padding_is_safe(self.upstream) else {"count": 1}
-        order = Batches(cuts, list, **limits).order(0)
+        order = Batches(cuts, list, **limits)()
         batches = [batch for batch in order if any(cut.id not in done for cut in batch)]
         shown = progress(title, len(cuts), start=len(cuts) - left) if title else nullcontext(_silent)
         with shown as advance, ThreadPoolExecutor(READERS) as pool:
