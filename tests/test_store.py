@@ -391,7 +391,7 @@ class Slow:
         first = torch.stack([frames.mean(-1), frames.amax(-1), frames.amin(-1)], dim=-1)
         return Features(torch.stack([first, 2 * first]), lengths // 320)
 
-passes.BATCH_SECONDS = 4.0
+passes.BATCH_SECONDS = 6.0  # as small_batches
 cuts = list(Corpus.open(sys.argv[1]).cuts("train"))
 FeatureStore(Path(sys.argv[2]), StoreConfig(precision="fp32")).frames(Slow(), "d1", "train", cuts)
 """
@@ -416,7 +416,7 @@ def test_a_killed_pass_never_yields_a_part_and_its_torn_end_is_made_again(
     tmp_path: Path, corpus: Corpus, cuts: list[Any]
 ) -> None:
     process = start(corpus, tmp_path, 0.3)
-    await_lines(tmp_path, 5)
+    await_lines(tmp_path, 10)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert [entry.whole for entry in entries(tmp_path)] == [False]
