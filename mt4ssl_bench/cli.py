@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from mt4ssl_bench import __version__, cli_corpora, cli_features, cli_results, cli_upstreams
+from mt4ssl_bench import __version__, cli_corpora, cli_features, cli_models, cli_results, cli_upstreams
 from mt4ssl_bench.cli_results import Format, print_leaderboard
 from mt4ssl_bench.console import setup_logging, stderr, stdout
 from mt4ssl_bench.errors import BenchError
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 app.add_typer(cli_corpora.prepare, name="prepare")
 app.add_typer(cli_features.app)
+app.add_typer(cli_models.app)
 app.add_typer(cli_results.app)
 app.add_typer(cli_upstreams.app)
 
@@ -107,7 +108,9 @@ def kmeans(
 def evaluate(
     upstreams: Annotated[
         list[str],
-        typer.Argument(metavar="UPSTREAM... [KEY=VALUE]...", help="Run folders, s3prl names, random:<recipe>."),
+        typer.Argument(
+            metavar="UPSTREAM... [KEY=VALUE]...", help="Run folders, s3prl names, hf:<id or folder>, random:<recipe>."
+        ),
     ],
     *,
     corpus: Annotated[Path, typer.Option(help="A prepared corpus.")],
@@ -168,6 +171,10 @@ def list_names(
         stdout.print("[bold]upstreams[/bold]")
         stdout.print("  <run folder>     a model pretrained here, or its checkpoint.pt", highlight=False)
         stdout.print("  random:<recipe>  an untrained model of a pretraining recipe, a baseline", highlight=False)
+        stdout.print(
+            "  hf:<id, folder>  a Hugging Face speech encoder, by folder or hub id",
+            highlight=False,
+        )
         stdout.print("  <s3prl name>     any upstream of s3prl's hub, for example fbank, hubert", highlight=False)
     if what == "upstreams":
         from mt4ssl_bench.features import s3prl_names

@@ -63,6 +63,7 @@ LOADERS: Registry[Loader] = Registry(
         "mt4ssl_local": "mt4ssl_bench.upstream.expert:load_checkpoint",  # the names that register() adds to s3prl's hub
         "mt4ssl_url": "mt4ssl_bench.upstream.expert:load_custom",
         "mt4ssl_custom": "mt4ssl_bench.upstream.expert:load_custom",
+        "hf": "mt4ssl_bench.huggingface:load_huggingface",
         "random": "mt4ssl_bench.upstream.expert:load_random",
         "file": "mt4ssl_bench.user_upstream:load_file",
         "s3prl": "mt4ssl_bench.features:load_s3prl",

@@ -14,6 +14,8 @@ HOMES = {  # library -> the only modules that import it
     "omegaconf": {"config"},
     "lhotse": {"cuts", "shards", "layouts", "exchange"},
     "s3prl": {"features", "expert", "s3prl_programs"},
+    "transformers": {"huggingface"},
+    "huggingface_hub": {"huggingface", "s3prl_programs"},
     "jiwer": {"metrics"},
     "sklearn": {"kmeans"},
     "sentencepiece": {"units"},

@@ -96,6 +96,7 @@ class PretrainConfig:
     """One pretraining run."""
 
     about: str = ""
+    init: str | None = None  # a run folder or checkpoint whose weights the run starts from; read again on resume
     frontend: FrontendConfig = field(default_factory=FrontendConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)

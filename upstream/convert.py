@@ -1,57 +1,131 @@
-"""Weights between naming schemes: the official MT4SSL names (fairseq's) and ours hold the same tensors."""
+"""Checkpoints of others to a run folder of ours: weights move bit by bit, and what does not fit is refused by name."""
 
-import re
-from collections.abc import Mapping
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-# official name -> ours; {} stands for an index
-_RULES = (
-    (r"feature_extractor\.conv_layers\.(\d+)\.0\.weight", r"frontend.convs.\1"),
-    (r"feature_extractor\.conv_layers\.(\d+)\.2\.1\.(weight|bias)", r"frontend.conv_norms.\1.\2"),
-    (r"layer_norm\.(weight|bias)", r"frontend.norm.\1"),
-    (r"post_extract_proj\.(weight|bias)", r"frontend.projection.\1"),
-    (r"mask_emb", r"mask_emb"),
-    (r"encoder\.pos_conv\.(\d+)\.0\.(weight|bias)", r"encoder.pos_convs.\1.\2"),
-    (r"encoder\.layer_norm\.(weight|bias)", r"encoder.norm.\1"),
-    (r"encoder\.layers\.(\d+)\.self_attn\.out_proj\.(weight|bias)", r"encoder.layers.\1.out.\2"),
-    (r"encoder\.layers\.(\d+)\.self_attn_layer_norm\.(weight|bias)", r"encoder.layers.\1.attention_norm.\2"),
-    (r"encoder\.layers\.(\d+)\.(fc1|fc2)\.(weight|bias)", r"encoder.layers.\1.\2.\3"),
-    (r"encoder\.layers\.(\d+)\.final_layer_norm\.(weight|bias)", r"encoder.layers.\1.final_norm.\2"),
-    (r"final_proj\.(weight|bias)", r"extractors.online.head.\1"),
-    (r"final_proj_hubert\.(weight|bias)", r"extractors.offline.head.\1"),
-)
-_QKV = re.compile(r"(encoder\.layers\.\d+)\.self_attn\.([qkv])_proj\.(weight|bias)")
+from mt4ssl_bench import checkpoint
+from mt4ssl_bench.config import load, to_dict
+from mt4ssl_bench.errors import CheckpointError, ConfigError
+from mt4ssl_bench.upstream.config import PretrainConfig, check
+from mt4ssl_bench.upstream.expert import KIND
+from mt4ssl_bench.upstream.fairseq import Found, read_fairseq
+from mt4ssl_bench.upstream.model import MT4SSL
+from mt4ssl_bench.upstream.names import TEACHER
+
+LOGGER = logging.getLogger(__name__)
+HEAD_DIM = 64  # of every published model of this family; weights do not show the number of heads
 
 
-def from_official(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """Return our state dict of official tensors; `teacher` has names relative to the encoder (`model["_ema"]`).
+@dataclass(frozen=True, kw_only=True)
+class Conversion:
+    """What was converted: the inferred config, the fingerprint of the encoder, and what to know about it."""
 
-    Raises KeyError for a tensor that belongs to no part of the model.
+    kind: str
+    config: PretrainConfig
+    fingerprint: str
+    parts: list[str]
+    notes: list[str]
+
+
+def convert(source: str, out: Path, keys: Sequence[str] = ()) -> Conversion:
+    """Write the run folder `out` of an official, fairseq or Hugging Face checkpoint.
+
+    Args:
+        source: a fairseq checkpoint file, a Hugging Face folder, or hf:<id or folder>.
+        out: folder that gets checkpoint.pt and config.json; evaluate, pretrain init= and export take it.
+        keys: recipe keys that the file cannot say, for example encoder.heads=4.
+
+    Raises CheckpointError for another architecture or an unsafe file, ConfigError for keys that do not fit.
     """
-    converted = _rename(student)
-    if teacher is not None:
-        renamed = _rename({f"encoder.{name}": tensor for name, tensor in teacher.items()})
-        prefix = "extractors.online.teacher."
-        converted |= {prefix + name.removeprefix("encoder."): tensor for name, tensor in renamed.items()}
-    return converted
+    if (out / "checkpoint.pt").exists():
+        raise CheckpointError(f"{out}: holds a checkpoint already; choose another --out")
+    found = read(source)
+    name = Path(source.removeprefix("hf:")).name
+    about = f"about=converted from {name} ({found.kind})".replace("'", "")
+    config = check(load(PretrainConfig, None, [about, *infer(source, found, keys), *found.keys, *keys]))
+    notes = list(found.notes)
+    state = dict(found.state)
+    if "mask_emb" not in state:
+        state["mask_emb"] = torch.empty(config.encoder.dim).uniform_(generator=torch.Generator().manual_seed(0))
+        notes.append("no mask embedding in it: a new one (it matters to pretraining alone)")
+    check_fits(source, config, state)
+    stored = to_dict(config)
+    origin = {"name": name, "kind": found.kind, "updates": found.updates}
+    checkpoint.save({"kind": KIND, "config": stored, "source": origin, "model": state}, out / "checkpoint.pt")
+    (out / "config.json").write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
+    encoder = {key: tensor for key, tensor in state.items() if not key.startswith("extractors.")}
+    parts = ["encoder"]
+    parts += ["teacher"] * any(key.startswith(TEACHER) for key in state)
+    parts += [f"{part} head" for part in ("offline", "online") if f"extractors.{part}.head.weight" in state]
+    return Conversion(
+        kind=found.kind, config=config, fingerprint=checkpoint.fingerprint(encoder), parts=parts, notes=notes
+    )
 
 
-def _rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    renamed: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        attention = _QKV.fullmatch(name)
-        if attention:  # query, key and value are one product here
-            layer, part, kind = attention.groups()
-            if part == "q":
-                parts = [state[f"{layer}.self_attn.{p}_proj.{kind}"] for p in "qkv"]
-                renamed[f"{layer}.qkv.{kind}"] = torch.cat(parts)
-            continue
-        for pattern, ours in _RULES:
-            if re.fullmatch(pattern, name):
-                renamed[re.sub(pattern, ours, name)] = tensor
-                break
-        else:
-            raise KeyError(name)
-    return renamed
+def read(source: str) -> Found:
+    """Return a foreign checkpoint in our terms; raises CheckpointError where `source` leads nowhere."""
+    path = Path(source)
+    if source.startswith("hf:") or (path / "config.json").is_file():
+        if (path / "checkpoint.pt").is_file():
+            raise CheckpointError(f"{source}: is a run folder of mt4ssl-bench already; use it as it is")
+        from mt4ssl_bench.upstream.huggingface import read_huggingface
+
+        return read_huggingface(source.removeprefix("hf:"))
+    if not path.exists():
+        raise CheckpointError(f"{source}: no such file or folder; the id of a Hugging Face model is written hf:<id>")
+    if path.is_dir():
+        raise CheckpointError(f"{source}: a folder without config.json; expected a Hugging Face folder or a .pt file")
+    return read_fairseq(path)
+
+
+def infer(source: str, found: Found, keys: Sequence[str]) -> list[str]:
+    """Return the recipe keys that the shapes of the weights say; what settings or `keys` say comes after them."""
+    state = found.state
+    try:
+        dim, kernel = len(state["encoder.norm.weight"]), state["encoder.pos_convs.0.weight"].shape
+        values: dict[str, object] = {
+            "frontend.channels": len(state["frontend.convs.0"]),
+            "encoder.dim": dim,
+            "encoder.layers": sum(name.endswith(".fc1.weight") and name.startswith("encoder.") for name in state),
+            "encoder.ffn": len(state["encoder.layers.0.fc1.weight"]),
+            "encoder.pos_depth": sum(name.startswith("encoder.pos_convs.") for name in state) // 2,
+            "encoder.pos_kernel": kernel[2],
+            "encoder.pos_groups": dim // kernel[1],
+        }
+    except KeyError as error:
+        raise CheckpointError(f"{source}: not MT4SSL's architecture: {error.args[0]} is missing") from None
+    if not any(key.startswith("encoder.heads=") for key in (*found.keys, *keys)):
+        if dim % HEAD_DIM:
+            raise ConfigError(f"{source}: does not say how many attention heads it has; add encoder.heads=<number>")
+        values["encoder.heads"] = dim // HEAD_DIM
+        found.notes.append(f"its settings do not say how many attention heads: assumed {dim // HEAD_DIM}, 64 wide each")
+    values["targets.online.top_k"] = min(8, int(str(values["encoder.layers"])))
+    online = any(name.startswith("extractors.online.") for name in state)
+    if offline := state.get("extractors.offline.head.weight") is not None:
+        values["targets.offline.clusters"] = len(state["extractors.offline.head.weight"])
+    if online or offline:  # an encoder alone may be trained on any target
+        values["targets.online.weight"], values["targets.offline.weight"] = int(online), int(offline)
+    return [f"{key}={value}" for key, value in values.items()]
+
+
+def check_fits(source: str, config: PretrainConfig, state: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError where the encoder is not complete or a tensor has another shape than the config says."""
+    with torch.device("meta"):
+        expected = {name: tuple(tensor.shape) for name, tensor in MT4SSL(config).state_dict().items()}
+    missing = [name for name in expected if name not in state and not name.startswith("extractors.")]
+    extra = [name for name in state if name not in expected]
+    shapes = [
+        f"{name} is {tuple(tensor.shape)}, not {expected[name]}"
+        for name, tensor in state.items()
+        if name in expected and tuple(tensor.shape) != expected[name]
+    ]
+    for what, names in (("missing", missing), ("not in MT4SSL", extra), ("of another shape", shapes)):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise CheckpointError(f"{source}: not MT4SSL's architecture: {what}: {', '.join(names[:3])}{more}")

@@ -53,7 +53,6 @@ class UpstreamExpert(nn.Module):
     def __init__(self, ckpt: str | Path) -> None:
         super().__init__()
         self.model = read_model(Path(ckpt))
-        self.model.extractors.clear()
 
     def get_downsample_rates(self, key: str = "") -> int:  # noqa: ARG002 - s3prl's signature
         """Return the stride in samples per frame."""
@@ -123,26 +122,39 @@ def check_waveforms(waves: list[Tensor]) -> None:
             raise UpstreamError(f"waveform {i}: holds NaN or infinite samples")
 
 
-def read_model(path: Path) -> MT4SSL:
-    """Return the model of a run folder or checkpoint file; raises CheckpointError when it is not one of ours."""
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Return what a run folder or checkpoint file holds; raises CheckpointError when it is not one of ours."""
     if path.is_dir():
+        if (path / "model.safetensors").exists():
+            raise CheckpointError(f"{path}: a Hugging Face folder; name it hf:{path}, or convert it")
         path = path / "checkpoint.pt"
     stored = checkpoint.load(path)
     if stored.get("kind") != KIND:
         raise CheckpointError(f"{path}: not a pretraining checkpoint ({stored.get('kind', 'no kind')})")
+    return stored
+
+
+def read_model(path: Path) -> MT4SSL:
+    """Return the student of a run folder or checkpoint file, which may hold no more than that.
+
+    Its heads and teacher, which serve training alone, are left out. Raises CheckpointError when it is not one of ours.
+    """
+    stored = read_checkpoint(path)
     model = MT4SSL(from_dict(PretrainConfig, stored["config"]))
+    model.extractors.clear()
     try:
-        model.load_state_dict(stored["model"])
+        model.load_state_dict({k: v for k, v in stored["model"].items() if not k.startswith("extractors.")})
     except RuntimeError as error:
         raise CheckpointError(f"{path}: its weights do not fit its config ({str(error).splitlines()[0]})") from None
     return model
 
 
 def load_checkpoint(argument: str, *, device: str) -> Upstream:
-    """Return the upstream of a run folder or checkpoint file; its name is the folder's."""
+    """Return the upstream of a run folder or checkpoint file; its name is the folder's or the file's."""
     path = Path(argument)
     folder = path if path.is_dir() else path.parent
-    return MT4SSLUpstream(read_model(path), folder.resolve().name, device)
+    name = path.stem if path.is_file() and path.name != "checkpoint.pt" else folder.resolve().name
+    return MT4SSLUpstream(read_model(path), name, device)
 
 
 def load_random(argument: str, *, device: str) -> Upstream:

@@ -27,6 +27,7 @@ from mt4ssl_bench.upstream.kmeans import joint_digest, make_labels
 from mt4ssl_bench.upstream.labels import LabelStore
 from mt4ssl_bench.upstream.masking import draw_masks
 from mt4ssl_bench.upstream.model import MT4SSL, Losses
+from mt4ssl_bench.upstream.warmstart import start_from
 
 LOGGER = logging.getLogger(__name__)
 VALID_SEED = 0  # masks of the validation pass: the same in every run, so that losses compare
@@ -173,11 +174,11 @@ def open_pretraining(config: PretrainConfig, *, world: World = ALONE) -> Pretrai
     for corpus in corpora:  # a wrong split name must show before the labels are made
         corpus.cuts(config.data.train)
         corpus.cuts(config.data.valid)
+    model = build_model(config, world.device)  # before the labels: weights to start from that do not fit show at once
     digest, labels = joint_digest(corpora), None
     if config.targets.offline.weight:
         with world.main_first():
             labels = open_labels(config, corpora, digest, world.device)
-    model = build_model(config, world.device)
     train, valid = (
         PretrainData(
             corpora,
@@ -204,6 +205,8 @@ def build_model(config: PretrainConfig, device: str) -> MT4SSL:
     """Return the model on `device` with its first weights, compiled if fit.compile says so."""
     torch.manual_seed(config.fit.seed)
     model = MT4SSL(config)
+    if config.init:
+        start_from(model, Path(config.init))
     model.checkpointing = model.encoder.checkpointing = config.fit.checkpointing
     if config.fit.compile:
         for module in model.modules():

@@ -1,0 +1,155 @@
+"""Hugging Face speech encoders as upstreams: any model over waveforms that transformers loads, from a folder or by id.
+
+Shapes: L hidden states (encoder input and every layer), B batch, N samples, T frames, D dimension.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mt4ssl_bench.checkpoint import fingerprint
+from mt4ssl_bench.errors import UpstreamError
+from mt4ssl_bench.features import Features, Upstream
+
+RATE = 16_000
+LEAK = 1e-4  # largest relative change that padding may make before a model is run on equal lengths alone
+WHERE_FROM = {
+    "_name_or_path",
+    "transformers_version",
+    "architectures",
+    "dtype",
+    "torch_dtype",
+}  # not of the model
+
+
+def import_transformers(what: str) -> Any:  # noqa: ANN401 - an optional library
+    """Return the transformers module, quiet; raises UpstreamError, saying what to install, where it is not there."""
+    try:
+        import huggingface_hub
+        import transformers
+    except ImportError:
+        raise UpstreamError(f"{what}: needs Hugging Face's transformers: pip install 'mt4ssl-bench[hf]'") from None
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    huggingface_hub.logging.set_verbosity_error()
+    return transformers
+
+
+def load_model(name: str) -> tuple[Any, Any, dict[str, Any]]:
+    """Return the model in fp32, its feature extractor and transformers' loading report, by folder or hub id.
+
+    No code of the model's repository is run. Raises UpstreamError where it cannot be loaded.
+    """
+    transformers = import_transformers(f"hf:{name}")
+    if not name:
+        raise UpstreamError("hf: name a folder or a hub id, for example hf:facebook/hubert-base-ls960")
+    try:
+        model, info = transformers.AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+        extractor = transformers.AutoFeatureExtractor.from_pretrained(name)
+    except Exception as error:  # noqa: BLE001 - transformers raises many kinds, all meaning the same to the user
+        reason = " ".join(str(error).split()).split(" Check your internet")[0][:200]
+        raise UpstreamError(
+            f"hf:{name}: transformers cannot load it ({reason}); without network give a folder that holds "
+            "config.json, model.safetensors and preprocessor_config.json"
+        ) from None
+    return model, extractor, info
+
+
+class HuggingFaceUpstream:
+    """A Hugging Face speech encoder behind our protocol: its hidden states as transformers gives them.
+
+    Each utterance goes through the model's own feature extractor alone, so that its normalisation sees real samples
+    only. The attention mask is given where the model was trained with one (return_attention_mask). An utterance's
+    features do not depend on what it is batched with: a model that lets padding through (a group norm or several
+    positional convolutions do, measured once when it is loaded) is run on utterances of equal length together,
+    never padded: exactness before speed.
+    """
+
+    def __init__(self, argument: str, device: str) -> None:
+        model, self.extractor, _ = load_model(argument)
+        self.name = f"hf:{Path(argument).resolve().name if Path(argument).is_dir() else argument}"
+        self._check(model.config)
+        self.model: nn.Module = model.to(device).eval().requires_grad_(requires_grad=False)
+        self.device = device
+        self.geometry = list(zip(model.config.conv_kernel, model.config.conv_stride, strict=True))
+        self.stride = 1
+        for _, stride in self.geometry:
+            self.stride *= stride
+        self.masked = bool(self.extractor.return_attention_mask)
+        self.parameters = sum(p.numel() for p in model.parameters())
+        self.fingerprint = self._fingerprint(model.config)
+        self.pads = True
+        self.pads, self.num_layers, self.dim = self._probe()
+
+    @torch.no_grad()
+    def extract(self, waveforms: Tensor, lengths: Tensor) -> Features:
+        """See Upstream.extract; raises UpstreamError for audio shorter than the model's first frame."""
+        frames = self.frame_counts(lengths)
+        if int(frames.min()) < 1:
+            raise UpstreamError(f"{self.name}: audio of {int(lengths.min())} samples is too short for one frame")
+        groups = [list(range(len(lengths)))]
+        if not self.pads:
+            groups = [(lengths == n).nonzero()[:, 0].tolist() for n in sorted(set(lengths.tolist()))]
+        parts = [self._run(waveforms[rows], lengths[rows]) for rows in groups]
+        longest = max(part.shape[2] for part in parts)
+        layers = parts[0].new_zeros(parts[0].shape[0], len(lengths), longest, parts[0].shape[-1])  # (L, B, T, D)
+        for rows, part in zip(groups, parts, strict=True):
+            layers[:, rows, : part.shape[2]] = part
+        return Features(layers, frames)
+
+    def frame_counts(self, lengths: Tensor) -> Tensor:
+        """Return the real frames of utterances of `lengths` (B,) samples: the convolutions' own arithmetic."""
+        for kernel, stride in self.geometry:
+            lengths = torch.div(lengths - kernel, stride, rounding_mode="floor") + 1
+        return lengths.cpu().clamp(min=0)
+
+    def _run(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
+        """Return the hidden states (L, B, T, D) of one batch, padded where lengths differ."""
+        waves = [
+            torch.from_numpy(self.extractor(wave[:length].cpu().numpy(), sampling_rate=RATE).input_values[0])
+            for wave, length in zip(waveforms.float(), lengths.tolist(), strict=True)
+        ]
+        values = nn.utils.rnn.pad_sequence(waves, batch_first=True).to(self.device)
+        mask = None
+        if self.masked and len(set(lengths.tolist())) > 1:
+            mask = (torch.arange(values.shape[1]) < lengths.cpu()[:, None]).long().to(self.device)
+        output = self.model(values, attention_mask=mask, output_hidden_states=True)
+        layers = torch.stack(output.hidden_states)
+        if layers.shape[2] != int(self.frame_counts(lengths).max()):
+            raise UpstreamError(
+                f"{self.name}: {layers.shape[2]} frames of {int(lengths.max())} samples, "
+                f"its convolutions make {int(self.frame_counts(lengths).max())}: not an encoder of plain frames"
+            )
+        return layers
+
+    @torch.no_grad()
+    def _probe(self) -> tuple[bool, int, int]:
+        """Return whether padding leaves an utterance's features alone, the number of hidden states and their size."""
+        lengths = torch.tensor([12_000, 8_000])
+        waveforms = 0.1 * torch.randn(2, 12_000, generator=torch.Generator().manual_seed(0))
+        alone = self._run(waveforms[1:, :8_000], lengths[1:])
+        together = self._run(waveforms, lengths)[:, 1:, : alone.shape[2]]
+        leak = (together - alone).abs().amax() / alone.abs().amax()
+        return bool(leak <= LEAK), len(alone), alone.shape[-1]
+
+    def _check(self, config: Any) -> None:  # noqa: ANN401 - transformers' configs
+        if not hasattr(config, "conv_stride") or self.extractor.model_input_names[0] != "input_values":
+            raise UpstreamError(f"{self.name}: a {config.model_type} model does not read waveforms frame by frame")
+        if self.extractor.sampling_rate != RATE:
+            raise UpstreamError(f"{self.name}: made for {self.extractor.sampling_rate} Hz, expected {RATE}")
+
+    def _fingerprint(self, config: Any) -> str:  # noqa: ANN401 - transformers' configs
+        """Return the digest of the weights and of the settings that they run under."""
+        settings = {key: value for key, value in config.to_diff_dict().items() if key not in WHERE_FROM}
+        settings |= {"do_normalize": self.extractor.do_normalize, "return_attention_mask": self.masked}
+        text = json.dumps(settings, sort_keys=True, default=str).encode()
+        identity = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+        return fingerprint({**self.model.state_dict(), "settings": identity})
+
+
+def load_huggingface(argument: str, *, device: str) -> Upstream:
+    """Return the Hugging Face encoder in the folder, or of the hub id, `argument`."""
+    return HuggingFaceUpstream(argument, device)

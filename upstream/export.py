@@ -1,0 +1,126 @@
+"""Our checkpoints for other people's tools: the encoder alone, and a card that says where it comes from."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mt4ssl_bench
+from mt4ssl_bench import checkpoint
+from mt4ssl_bench.errors import CheckpointError, ConfigError
+from mt4ssl_bench.leaderboard import Leaderboard
+from mt4ssl_bench.results import Result, load_all
+from mt4ssl_bench.upstream.expert import read_checkpoint, read_model
+
+KEPT = ("kind", "config", "corpus_digest", "step", "validations", "source")  # of a checkpoint, beside the weights
+
+CARD = """---
+library_name: transformers
+tags: [speech, self-supervised-learning, mt4ssl]
+---
+
+# {name}
+
+The encoder of an [MT4SSL](https://arxiv.org/abs/2211.07321) model: the student, without the heads and the teacher that
+trained it. It is a `Data2VecAudioModel`, whose architecture is MT4SSL's.
+
+| | |
+|---|---|
+{facts}
+
+## Use
+
+```python
+from transformers import AutoFeatureExtractor, AutoModel
+
+extractor, model = AutoFeatureExtractor.from_pretrained("{name}"), AutoModel.from_pretrained("{name}").eval()
+inputs = extractor(waveform, sampling_rate=16_000, return_tensors="pt")  # one utterance, (samples,)
+hidden_states = model(**inputs, output_hidden_states=True).hidden_states
+```
+
+Run utterances one by one, or equally long ones together: in a padded batch this class lets padding into an utterance's
+last frames through its positional convolutions."""
+
+
+def to_s3prl(run: Path, out: Path) -> str:
+    """Write one file with the student alone, for load_upstream and s3prl's mt4ssl_local; returns its fingerprint.
+
+    Raises CheckpointError when `run` is not one of ours or `out` is there already.
+    """
+    if out.suffix != ".pt":
+        raise ConfigError(f"--out {out}: the file's name must end in .pt")
+    if out.exists():
+        raise CheckpointError(f"{out}: exists already; choose another --out")
+    stored, state = read_checkpoint(run), read_model(run).state_dict()
+    checkpoint.save({**{key: stored[key] for key in KEPT if key in stored}, "model": state}, out)
+    return checkpoint.fingerprint(state)
+
+
+def to_huggingface(run: Path, out: Path, results: Path | None = None) -> str:
+    """Write a folder that transformers' AutoModel and AutoFeatureExtractor load; returns the encoder's fingerprint.
+
+    Args:
+        run: run folder or checkpoint file.
+        out: a folder that is not there yet.
+        results: records whose fingerprint is this model's go into the model card.
+
+    Raises CheckpointError when `run` is not one of ours or `out` is not empty, ConfigError for results without any of
+    this model.
+    """
+    from mt4ssl_bench.upstream.huggingface import write_huggingface
+
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CheckpointError(f"{out}: exists already; choose another --out")
+    stored, model = read_checkpoint(run), read_model(run)
+    mark = checkpoint.fingerprint(model.state_dict())
+    records = [] if results is None else [r for r in load_all(results) if r.upstream["fingerprint"] == mark]
+    if results is not None and not records:
+        raise ConfigError(f"--results {results}: no record of this model ({mark}); run mt4ssl-bench evaluate {run}")
+    aside = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        write_huggingface(model, aside)
+        parameters = sum(p.numel() for p in model.parameters())
+        (aside / "README.md").write_text(card(out.name, stored, mark, parameters, records), encoding="utf-8")
+        aside.replace(out)
+    except OSError as error:
+        raise CheckpointError(f"{out}: could not be written ({error})") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return mark
+
+
+def card(name: str, stored: Mapping[str, Any], mark: str, parameters: int, records: list[Result]) -> str:
+    """Return the model card: what the model is, how to load it, where it comes from and what was measured."""
+    encoder, source = stored["config"]["encoder"], stored.get("source") or {}
+    normalized = stored["config"]["frontend"]["normalize"]
+    facts = {
+        "encoder": f"{encoder['layers']} layers of {encoder['dim']}, {encoder['heads']} heads, one frame per 20 ms",
+        "parameters": f"{parameters:,}",
+        "input": f"16 kHz mono, {'normalised by utterance' if normalized else 'not normalised'}",
+        "updates": stored.get("step") or source.get("updates") or "not recorded",
+        "digest of the corpus": stored.get("corpus_digest", "not recorded"),
+        "fingerprint of the weights": mark,
+        "written by": f"mt4ssl-bench {mt4ssl_bench.__version__}",
+    }
+    if source:
+        facts["converted from"] = f"{source['name']} ({source['kind']})"
+    sections = [CARD.format(name=name, facts="\n".join(f"| {key} | {value} |" for key, value in facts.items()))]
+    if stored.get("validations"):
+        sections.append("## Validation losses\n\n" + _table(stored["validations"]))
+    if records:
+        sections.append("## Results\n\n" + Leaderboard(records).to_markdown().strip())
+    sections.append(f"## Recipe\n\n```json\n{json.dumps(stored['config'], indent=1)}\n```")
+    return "\n\n".join(sections) + "\n"
+
+
+def _table(rows: list[dict[str, float]]) -> str:
+    """Return about ten of the validations as a Markdown table, the last one always among them."""
+    shown = rows[:: -(-len(rows) // 10)]
+    shown += [rows[-1]] * (shown[-1] is not rows[-1])
+    heads = list(rows[-1])
+    lines = ["| " + " | ".join(heads) + " |", "|" + "--:|" * len(heads)]
+    lines += ["| " + " | ".join(f"{row[head]:.6g}" for head in heads) + " |" for row in shown]
+    return "\n".join(lines)

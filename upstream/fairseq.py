@@ -1,0 +1,137 @@
+"""What a fairseq checkpoint says in our terms: weights under our names, settings as recipe keys, no fairseq."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mt4ssl_bench.errors import CheckpointError
+from mt4ssl_bench.upstream.foreign import plain, read_foreign, tensors
+from mt4ssl_bench.upstream.frontend import KERNELS, STRIDES
+from mt4ssl_bench.upstream.names import from_official
+
+# fairseq's setting -> our recipe key; what is not listed has no counterpart or follows from the shapes of the weights
+_SETTINGS = {
+    "encoder_attention_heads": "encoder.heads",
+    "dropout": "encoder.dropout",
+    "attention_dropout": "encoder.attention_dropout",
+    "activation_dropout": "encoder.activation_dropout",
+    "encoder_layerdrop": "encoder.layer_drop",
+    "mask_prob": "masking.prob",
+    "mask_length": "masking.length",
+    "require_same_masks": "masking.equalize",
+    "average_top_k_layers": "targets.online.top_k",
+    "ema_decay": "targets.online.ema_start",
+    "ema_end_decay": "targets.online.ema_end",
+    "ema_anneal_end_step": "targets.online.ema_steps",
+}
+# names of tensors -> what of another architecture they belong to
+_OTHERS = (
+    (r"modality_encoders\..*", "data2vec 2.0's encoder"),
+    (r"feature_extractor\.conv_layers\.0\.2\.(weight|bias)", "a front end with one group norm instead of layer norms"),
+    (r"feature_extractor\.conv_layers\.\d+\.0\.bias", "biases in the front end's convolutions"),
+    (r"encoder\.pos_conv\.\d+\.(weight_[gv]|bias|parametrizations\..*)", "one weight-normed positional convolution"),
+    (r"(quantizer|project_q|project_hid|target_glu)\..*", "wav2vec 2.0's quantizer"),
+    (r"label_embs_concat", "HuBERT's label embeddings"),
+    (r"encoder\.layers\.\d+\.self_attn\.(grep_.*|relative_.*)", "WavLM's relative positions"),
+)  # fmt: skip
+_FINETUNED = "w2v_encoder.w2v_model."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A foreign checkpoint in our terms.
+
+    Attributes:
+        kind: what wrote it, in words.
+        state: tensors under our names, fp32.
+        keys: recipe keys ("encoder.heads=4") that its settings state.
+        notes: what was assumed and what was left behind.
+        updates: how many updates it was trained for, where it says so.
+    """
+
+    kind: str
+    state: dict[str, Tensor]
+    keys: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    updates: int | None = None
+
+
+def read_fairseq(path: Path) -> Found:
+    """Read an official MT4SSL or fairseq data2vec checkpoint, pretrained or fine-tuned.
+
+    Raises CheckpointError for a file that cannot be read safely and for another architecture, saying what differs.
+    """
+    payload = read_foreign(path)
+    if "format" in payload and str(payload["format"]).startswith("mt4ssl-bench"):
+        raise CheckpointError(f"{path}: is a checkpoint of mt4ssl-bench already; use it as it is")
+    if not isinstance(payload.get("model"), Mapping):
+        raise CheckpointError(f"{path}: no 'model' in it (only {', '.join(map(str, list(payload)[:8]))})")
+    state, notes = tensors(payload["model"]), []
+    if any(name.startswith(_FINETUNED) for name in state):
+        left = [name for name in state if not name.startswith(_FINETUNED)]
+        notes.append(f"fine-tuned: {', '.join(left)} left behind" if left else "fine-tuned")
+        state = {name.removeprefix(_FINETUNED): t for name, t in state.items() if name.startswith(_FINETUNED)}
+    settings, task = _read_settings(payload)
+    _check_architecture(path, state, settings)
+    try:
+        renamed = from_official(state, tensors(payload["model"].get("_ema")))
+    except KeyError as error:
+        raise CheckpointError(f"{path}: {error.args[0]}: MT4SSL has no such tensor") from None
+    keys = [
+        f"{ours}={settings[theirs]}"
+        for theirs, ours in _SETTINGS.items()
+        if isinstance(settings.get(theirs), int | float)
+    ]
+    if isinstance(task.get("normalize"), bool):
+        keys.append(f"frontend.normalize={task['normalize']}")
+    else:
+        notes.append("its settings do not say whether waveforms are normalised: assumed they are, as published")
+    kind = settings.get("_name") or ("multi2vec" if "final_proj_hubert.weight" in state else "data2vec_audio")
+    history = plain(payload.get("optimizer_history")) or [{}]
+    return Found(
+        kind=f"fairseq {kind}", state=renamed, keys=keys, notes=notes, updates=(history[-1] or {}).get("num_updates")
+    )
+
+
+def _read_settings(payload: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the model's and the task's settings; older files have both in one namespace, `args`."""
+    args, config = plain(payload.get("args")) or {}, plain(payload.get("cfg")) or {}
+    model, task = config.get("model") or {}, config.get("task") or {}
+    pretrained = model.get("w2v_args") or {}  # what a fine-tuned model was before
+    places = (pretrained.get("model") or {}, pretrained, model, args)
+    settings = next((place for place in places if "encoder_embed_dim" in place), {})
+    return settings, next((place for place in (pretrained.get("task") or {}, pretrained, task, args) if place), {})
+
+
+def _check_architecture(path: Path, state: Iterable[str], settings: Mapping[str, Any]) -> None:
+    """Raise CheckpointError, naming every difference, where the model is not MT4SSL's."""
+    found: dict[str, str] = {}
+    for name in state:
+        for pattern, what in _OTHERS:
+            if re.fullmatch(pattern, name):
+                found.setdefault(what, name)
+    differences = [f"{what} ({name})" for what, name in found.items()]
+    if settings.get("layer_norm_first"):
+        differences.append("LayerNorm before attention and feed-forward (layer_norm_first)")
+    if settings.get("activation_fn", "gelu") != "gelu":
+        differences.append(f"activation_fn {settings['activation_fn']}, not gelu")
+    geometry = _read_geometry(str(settings.get("conv_feature_layers") or ""))
+    if geometry not in ([], list(zip(KERNELS, STRIDES, strict=True))):
+        differences.append(f"other convolutions ({settings['conv_feature_layers']})")
+    if differences:
+        raise CheckpointError(
+            f"{path}: not MT4SSL's architecture: {'; '.join(differences)}; evaluate it through s3prl instead, "
+            f"for example as hubert_local:{path}, wav2vec2_local:{path} or data2vec_local:{path}"
+        )
+
+
+def _read_geometry(text: str) -> list[tuple[int, int]]:
+    """Return kernel and stride of each layer of fairseq's "[(512, 10, 5)] + [(512, 3, 2)] * 4", unevaluated."""
+    layers = []
+    for kernel, stride, times in re.findall(r"\(\s*\d+\s*,\s*(\d+)\s*,\s*(\d+)\s*\)\s*\]?\s*(?:\*\s*(\d+))?", text):
+        layers += [(int(kernel), int(stride))] * int(times or 1)
+    return layers
