@@ -25,7 +25,7 @@ def run(arguments: Sequence[str]) -> None:
 
     Raises ConfigError for an unknown problem, UpstreamError when a package that s3prl's programs need is missing.
     """
-    _bridge()
+    bridge()
     is_problem = bool(arguments) and not arguments[0].startswith("-")
     try:
         program = importlib.import_module("s3prl.main" if is_problem else "s3prl.run_downstream")
@@ -42,7 +42,8 @@ def run(arguments: Sequence[str]) -> None:
     program.main()
 
 
-def _bridge() -> None:
+def bridge() -> None:
+    """Put back in this process what s3prl's programs import; see above."""
     import huggingface_hub
     import torchaudio
 
