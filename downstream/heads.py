@@ -36,8 +36,9 @@ def weigh(sums: Sequence[WeightedSum], features: Tensor) -> Tensor:
     """Return K weighted sums (K, B, T, D) of features (B, T, L, D), which are read once for all of them."""
     if sums[0].layer_norm:
         features = F.layer_norm(features, features.shape[-1:])
-    weights = torch.stack([each.weights for each in sums])  # (K, L)
-    x = torch.matmul(weights, features.flatten(0, 1))  # (N, K, D)
+    frames = features.flatten(0, 1)  # (N, L, D)
+    weights = torch.stack([each.weights for each in sums]).expand(len(frames), -1, -1)  # (N, K, L)
+    x = torch.bmm(weights, frames)  # (N, K, D); matmul would copy the features into another layout
     return x.transpose(0, 1).reshape(len(sums), *features.shape[:2], -1)
 
 

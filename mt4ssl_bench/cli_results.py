@@ -1,4 +1,4 @@
-"""The command line's results: leaderboards; nothing heavy is imported before a command runs."""
+"""The command line's results: leaderboards, comparisons, records; nothing heavy is imported before a command runs."""
 
 import sys
 from enum import StrEnum
@@ -25,12 +25,55 @@ class Format(StrEnum):
 def leaderboard(
     results: Annotated[Path, typer.Argument(help="A folder of result records.")] = Path("results"),
     form: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.TABLE,
+    *,
+    sweep: Annotated[bool, typer.Option("--sweep", help="Show every learning rate's score on valid instead.")] = False,
 ) -> None:
     """Print the leaderboard of a folder of records, one table per corpus.
 
     Example: mt4ssl-bench leaderboard results --format markdown > RESULTS.md
     """
+    if sweep:
+        from mt4ssl_bench.report import sweep_tables
+        from mt4ssl_bench.results import load_all
+
+        stdout.print(sweep_tables(load_all(results)))
+        return
     print_leaderboard(results, form)
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(help="An upstream's name in the leaderboard, or a record file.")],
+    b: Annotated[str, typer.Argument(help="Another one.")],
+    *,
+    task: Annotated[str, typer.Option(help="asr, phoneme, speaker, or a recipe of one.")],
+    results: Annotated[Path, typer.Option(help="A folder of result records.")] = Path("results"),
+) -> None:
+    """Say whether two upstreams differ on a task: a paired bootstrap over the same test utterances.
+
+    Example: mt4ssl-bench compare hubert runs/first --task asr --results results
+    """
+    from mt4ssl_bench.compare import compare as run
+    from mt4ssl_bench.metrics import METRICS
+
+    for found in run(a, b, task=task, folder=results):
+        stdout.print(
+            f"{found.corpus}, {found.recipe}: {METRICS[found.metric].label}: {a} {found.a:.2f}, {b} {found.b:.2f}; "
+            f"difference {found.value:+.2f} points, 95 % interval [{found.low:+.2f}, {found.high:+.2f}] over "
+            f"{found.utterances} utterances; {found.verdict(a, b)}",
+            highlight=False, markup=False, soft_wrap=True,
+        )  # fmt: skip
+
+
+@app.command()
+def show(record: Annotated[Path, typer.Argument(help="A record file, results/*.json.")]) -> None:
+    """Show one record: metrics, sweep, layer weights, what is confused with what, and the worst utterances.
+
+    Example: mt4ssl-bench show results/phoneme-first-0123456789abcdef.json
+    """
+    from mt4ssl_bench.report import report
+
+    stdout.print(report(record))
 
 
 def print_leaderboard(folder: Path, form: Format) -> None:

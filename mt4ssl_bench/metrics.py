@@ -1,7 +1,9 @@
 """Error rates and accuracy with intervals: a rate is total errors over total tokens, not a mean of rates."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Literal
 
 import jiwer
@@ -107,6 +109,18 @@ def error_counts(references: Sequence[str], hypotheses: Sequence[str], *, by: Li
             elif chunk.type == "insert":
                 row[2] += chunk.hyp_end_idx - chunk.hyp_start_idx
     return counts
+
+
+def confusions(references: Sequence[str], hypotheses: Sequence[str]) -> Counter[tuple[str, str]]:
+    """Count what was said for what: (reference, hypothesis) tokens, "" for what was inserted or left out."""
+    found: Counter[tuple[str, str]] = Counter()
+    output = jiwer.process_words(list(references), list(hypotheses))
+    for wanted, said, chunks in zip(output.references, output.hypotheses, output.alignments, strict=True):
+        for chunk in (chunk for chunk in chunks if chunk.type != "equal"):
+            a = wanted[chunk.ref_start_idx : chunk.ref_end_idx]
+            b = said[chunk.hyp_start_idx : chunk.hyp_end_idx]
+            found.update(zip_longest(a, b, fillvalue=""))
+    return found
 
 
 def rate(counts: Counts) -> float:

@@ -10,7 +10,7 @@ FRONT = ROOT / "mt4ssl_bench" / "__init__.py"
 CLI = {path.stem for path in SOURCES if path.stem.startswith("cli")}
 HOMES = {  # library -> the only modules that import it
     "typer": CLI,
-    "rich": {"console", "leaderboard", *CLI},
+    "rich": {"console", "leaderboard", "report", *CLI},
     "omegaconf": {"config"},
     "lhotse": {"cuts", "shards", "layouts", "exchange"},
     "s3prl": {"features", "expert", "s3prl_programs"},

@@ -46,6 +46,13 @@ def test_from_a_manifest_to_a_leaderboard(manifest: Path, tmp_path: Path) -> Non
     assert "already evaluated" in again.stderr
     assert time.monotonic() - began < 60
 
+    swept = run("leaderboard", results, "--sweep")
+    assert "PER % ↓ on valid by learning rate" in swept.stdout
+    compared = run("compare", "first", f"random:{TOY}", "--task", "asr", "--results", results)
+    assert compared.stdout.count("points, 95 % interval") == 2, compared.stderr
+    shown = run("show", next(results.glob("phoneme-first-*.json")))
+    assert "most confused phonemes" in shown.stdout
+
     for form in ("markdown", "csv", "json"):
         shown = run("leaderboard", results, "--format", form)
         assert shown.returncode == 0
@@ -76,7 +83,7 @@ def test_help_is_fast_and_imports_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["pretrain"], ["kmeans"], ["evaluate"], ["leaderboard"], ["list"],
+    "command", [[], ["pretrain"], ["kmeans"], ["evaluate"], ["leaderboard"], ["compare"], ["show"], ["list"],
                 *(["prepare", name] for name in CATALOGUE)],
 )  # fmt: skip
 def test_every_command_has_help_with_an_example(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:

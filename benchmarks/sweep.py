@@ -1,0 +1,107 @@
+"""Five learning rates against one: training linear heads from stored features of realistic sizes.
+
+    python benchmarks/sweep.py [threads] [updates]
+
+Prints, for each case, the time per update of one and of five rates (medians of alternating runs) and their ratio.
+Features and targets are random: neither changes what an update costs. Reading is part of it, validation hardly.
+"""
+
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lhotse import MonoCut, SupervisionSegment
+from lhotse.testing.dummies import dummy_recording
+
+from mt4ssl_bench.downstream.sweep import Split, Sweep
+from mt4ssl_bench.downstream.task import TASKS, Task, TaskConfig
+from mt4ssl_bench.feature_file import FeatureSet, Header, StoredFeatures, Writer
+
+RATES, PAIRS, UTTERANCES = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3), 3, 48
+
+
+@dataclass(frozen=True)
+class Case:
+    """Sizes: hidden states, their dimension, utterances of so many seconds, distinct units or speakers."""
+
+    name: str
+    task: str
+    layers: int
+    dim: int
+    seconds: float
+    units: int
+    batch: int
+
+
+CASES = (
+    Case("PR, small model (5 x 256), 4 s utterances", "phoneme", 5, 256, 4.0, 41, 16),
+    Case("PR, Base model (13 x 768), 12 s utterances", "phoneme", 13, 768, 12.0, 71, 16),
+    Case("SID, small model (5 x 256), 40 speakers", "speaker", 5, 256, 4.0, 40, 32),
+    Case("SID, Base model (13 x 768), 1,251 speakers", "speaker", 13, 768, 8.0, 1251, 32),
+)
+
+
+def cuts_of(case: Case, rng: np.random.Generator) -> list[Any]:
+    """Cuts with 10 phones a second, each unit at least once among them; their audio does not exist."""
+    found = []
+    for number in range(UTTERANCES if case.task == "phoneme" else max(UTTERANCES, case.units)):
+        phones = rng.integers(0, case.units, int(10 * case.seconds))
+        said = {"phones": " ".join(f"P{(phone + number) % case.units}" for phone in phones)}
+        about = SupervisionSegment(
+            f"{number}", f"{number}", 0, case.seconds, speaker=f"S{number % case.units}", custom=said
+        )
+        found.append(MonoCut(f"{number}", 0, case.seconds, 0, [about], recording=dummy_recording(number)))
+    return found
+
+
+def store(case: Case, cuts: list[Any], folder: Path) -> FeatureSet:
+    """Random features in a file, as the store keeps them; a speaker's are means of 8 crops."""
+    rng, rows = np.random.default_rng(0), 8 if case.task == "speaker" else int(case.seconds * 50)
+    header = Header(
+        upstream="noise", fingerprint="", corpus="", digest="", split="train", kind="frames", utterances=len(cuts),
+        hours=0.0, precision="fp16", layers=case.layers, dim=case.dim,
+    )  # fmt: skip
+    values = rng.standard_normal((rows, case.layers, case.dim), dtype=np.float32)
+    file = folder / f"{case.task}-{case.dim}.bin"
+    Writer(file, header).write(iter([[(cut.id, values * rng.uniform(0.5, 1.5))] for cut in cuts]))
+    return StoredFeatures(file, lambda name: values)  # noqa: ARG005
+
+
+def seconds(case: Case, task: Task, train: Split, valid: Split) -> float:
+    """Return the wall time of one update."""
+    began = time.perf_counter()
+    Sweep(task, case.layers, case.dim, device="cpu").run(train, valid, case.name)
+    return (time.perf_counter() - began) / task.config.steps
+
+
+def main() -> None:
+    torch.set_num_threads(int(sys.argv[1]) if len(sys.argv) > 1 else 1)
+    updates = int(sys.argv[2]) if len(sys.argv) > 2 else 10
+    for case in CASES:
+        cuts = cuts_of(case, np.random.default_rng(0))
+        with tempfile.TemporaryDirectory() as folder:
+            features = store(case, cuts, Path(folder))
+            pooled = case.task == "speaker"
+            train = Split(cuts, features, pooled=pooled, device="cpu")
+            valid = Split(cuts[:1], features, pooled=pooled, device="cpu")
+            steps = updates * (10 if pooled else 1)
+            tasks = []
+            for rates in (RATES[:1], RATES):
+                config = TaskConfig(task=case.task, sweep=rates, steps=steps, batch=case.batch, validate_every=steps)
+                tasks.append(TASKS.get(case.task)(config))
+                tasks[-1].fit_units(cuts)
+            seconds(case, tasks[1], train, valid)  # pages and checksums are read once
+            one, five = (statistics.median(times) for times in zip(
+                *([seconds(case, task, train, valid) for task in tasks] for _ in range(PAIRS)), strict=True
+            ))  # fmt: skip
+        print(f"{case.name}: one rate {1e3 * one:.1f} ms, five {1e3 * five:.1f} ms per update, ratio {five / one:.2f}")
+
+
+if __name__ == "__main__":
+    main()

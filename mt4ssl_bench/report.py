@@ -1,0 +1,113 @@
+"""One record for people: metrics, sweep, layer weights, confusions, worst utterances; and sweeps side by side."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from mt4ssl_bench.metrics import METRICS, confusions
+from mt4ssl_bench.results import Hypothesis, Result, digest, load, load_hypotheses
+
+CONFUSED, WORST = 15, 5  # lines of a report
+BAR = 40  # characters of the largest layer weight's bar
+
+
+def report(path: Path) -> RenderableType:
+    """Return a record and its hypotheses as tables; raises CheckpointError when either is damaged."""
+    result, rows = load(path), load_hypotheses(path)
+    limited = f"; dry run on {result.limit} utterances per split" if result.limit is not None else ""
+    head = (
+        f"{result.upstream['name']} ({result.upstream['fingerprint'][:8]}) on {result.corpus['name']} "
+        f"({result.corpus['digest'][:8]}): {result.recipe_name}, {result.mode}{limited}"
+    )
+    times = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in result.wall_seconds.items())
+    counts = ", ".join(f"{name} {count}" for name, count in result.counts.items())
+    said = "" if result.git is None else f", git {result.git[:12]}"
+    lines = [f"{result.created} on {result.device}{said}; {times}", f"counts: {counts}"]
+    parts = [_metrics(result), sweep_tables([result]), _layers(result), _confused(result, rows), _worst(rows)]
+    return Group(Text(head, "bold"), *map(Text, lines), *(line for part in parts for line in (Text(), part)))
+
+
+def sweep_tables(results: Sequence[Result]) -> RenderableType:
+    """Return every learning rate's main metric on valid, a table for each corpus and recipe; the chosen one is bold."""
+    groups: defaultdict[tuple[str, ...], list[Result]] = defaultdict(list)
+    for result in sorted(results, key=lambda result: result.created):
+        recipe = digest([result.recipe, result.task_version, result.mode])[:8]
+        groups[result.corpus["name"], result.corpus["digest"], result.recipe_name, recipe].append(result)
+    tables: list[RenderableType] = []
+    for (corpus, _, name, mark), members in sorted(groups.items()):
+        metric = METRICS[members[0].main_metric].label
+        grid = _table(f"{corpus}: {name} ({mark}), {metric} on valid by learning rate (at update)", "upstream")
+        rates = sorted({trial["lr"] for result in members for trial in result.sweep}, reverse=True)
+        for rate in rates:
+            grid.add_column(Text(f"{rate:g}"), justify="right")
+        for result in members:
+            grid.add_row(Text(result.upstream["name"]), *(_trials(result, rate) for rate in rates))
+        tables.append(grid)
+    return Group(*tables)
+
+
+def _trials(result: Result, rate: float) -> Text:
+    """The scores at one rate, one line for each seed."""
+    lines = []
+    for trial in (trial for trial in result.sweep if trial["lr"] == rate):
+        value = "diverged" if trial["valid"] is None else f"{trial['valid']:.2f} ({trial['steps']})"
+        lines.append(Text(value, "bold" if trial["chosen"] else ""))
+    return Text("\n").join(lines) if lines else Text("-")
+
+
+def _metrics(result: Result) -> Table:
+    grid = _table("test", "metric", "value", "95 % over utterances", "over speakers", "S", "D", "I", "errors", "of")
+    for name, score in result.metrics.items():
+        label = METRICS[name].label if name in METRICS else name
+        speakers = "-" if score.speaker_low is None else f"[{score.speaker_low:.2f}, {score.speaker_high:.2f}]"
+        edits = (score.substitutions, score.deletions, score.insertions, score.errors, score.total)
+        interval = f"[{score.low:.2f}, {score.high:.2f}]"
+        grid.add_row(*map(Text, (label, f"{score.value:.2f}", interval, speakers, *map(str, edits))))
+    return grid
+
+
+def _layers(result: Result) -> RenderableType:
+    if not result.layer_weights:
+        return Text("no layer weights: the upstream was trained with the head")
+    grid = _table("learned weights of the hidden states (0: before the first layer)", "layer", "weight", "")
+    largest = max(result.layer_weights)
+    for layer, weight in enumerate(result.layer_weights):
+        grid.add_row(str(layer), f"{weight:.3f}", "█" * round(BAR * weight / largest))
+    return grid
+
+
+def _confused(result: Result, rows: Sequence[Hypothesis]) -> Table:
+    """The commonest errors: phonemes, words or speakers."""
+    pairs = [(row["reference"], row["hypothesis"]) for row in rows]
+    whole = result.main_metric == "acc"  # a speaker's name may hold spaces
+    found = Counter(pair for pair in pairs if pair[0] != pair[1]) if whole else confusions(*zip(*pairs, strict=True))
+    what = {"phoneme": "phonemes", "asr": "words"}.get(result.task, f"{result.task}s")
+    grid = _table(f"most confused {what} ({found.total()} errors)", "reference", "hypothesis", "times")
+    for (wanted, said), count in sorted(found.items(), key=lambda item: (-item[1], item[0]))[:CONFUSED]:
+        grid.add_row(Text(wanted or "(inserted)"), Text(said or "(left out)"), str(count))
+    return grid
+
+
+def _worst(rows: Sequence[Hypothesis]) -> Table:
+    grid = _table("worst utterances", "id", "S/D/I", "of", "reference", "hypothesis")
+    edits = {row["id"]: row["substitutions"] + row["deletions"] + row["insertions"] for row in rows}
+    for row in sorted(rows, key=lambda row: (-edits[row["id"]], row["id"]))[:WORST]:
+        counts = f"{row['substitutions']}/{row['deletions']}/{row['insertions']}"
+        grid.add_row(
+            *map(Text, (row["id"], counts, str(row["tokens"]), row["reference"], row["hypothesis"] or "(nothing)"))
+        )
+    return grid
+
+
+def _table(title: str, *headings: str) -> Table:
+    grid = Table(title=Text(title), title_justify="left", title_style="bold")
+    for number, heading in enumerate(headings):
+        grid.add_column(Text(heading), justify="left" if not number or heading in LEFT else "right")
+    return grid
+
+
+LEFT = {"", "reference", "hypothesis"}

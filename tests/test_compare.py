@@ -1,0 +1,179 @@
+"""Records read by people: two upstreams compared utterance by utterance, and one record shown whole."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console, RenderableType
+
+from mt4ssl_bench import results
+from mt4ssl_bench.compare import compare
+from mt4ssl_bench.errors import BenchError
+from mt4ssl_bench.metrics import Score, accuracy, confusions, error_counts, error_rate
+from mt4ssl_bench.report import report, sweep_tables
+from mt4ssl_bench.results import Hypothesis, Result
+
+SENTENCES = ["AY L AY K DH IH S", "N OW B AA D IY N OW Z", "HH AW D UW Y UW D UW", "W EH R AA R Y UW"] * 10
+MAIN = {"phoneme": "per", "asr": "wer", "speaker": "acc"}
+
+
+def spoil(sentence: str, every: int) -> str:
+    """Leave out every n-th token."""
+    return " ".join(token for i, token in enumerate(sentence.split()) if (i + 1) % every)
+
+
+def save(folder: Path, model: str, said: list[str], *, task: str = "phoneme", order: int = 1, **changes: Any) -> Path:
+    """Write a record of what `model` said to SENTENCES, in this order or backwards."""
+    metric, rows = MAIN[task], list(zip(SENTENCES, said, strict=True))
+    scores: dict[str, Score] = {metric: error_rate(error_counts(SENTENCES, said, by="words"))}
+    if task == "asr":
+        scores["cer"] = error_rate(error_counts(SENTENCES, said, by="characters"))
+    counts = error_counts(SENTENCES, said, by="words").tolist()
+    if task == "speaker":
+        scores = {metric: accuracy([a == b for a, b in rows])}
+        counts = [(int(a != b), 0, 0, 1) for a, b in rows]
+    fields: dict[str, Any] = {
+        "task": task, "task_version": 1, "main_metric": metric, "metrics": scores, "recipe_name": f"{task}_tiny",
+        "upstream": {"name": model, "fingerprint": f"{len(said[0]):06}{model}", "parameters": 1, "num_layers": 2,
+                     "dim": 4, "stride": 320},
+        "corpus": {"name": "tones", "digest": "0123456789", "languages": ["en"], "synthetic": True, "splits": {}},
+        "recipe": {"task": task, "steps": 100},
+        "sweep": [{"lr": 0.1, "seed": 0, "valid": None, "steps": 0, "chosen": False},
+                  {"lr": 0.01, "seed": 0, "valid": 12.5, "steps": 90, "chosen": True}],
+        "layer_weights": [0.25, 0.75], "seeds": [0], "limit": None, "mode": "frozen", "versions": {}, "git": None,
+        "device": "cpu", "wall_seconds": {"train": 3.0}, "counts": {"test_utterances": 40},
+        "created": "2026-11-22T12:00:00+00:00",
+    }  # fmt: skip
+    names = ("substitutions", "deletions", "insertions", "tokens")
+    hypotheses: list[Any] = [
+        {"id": f"u{i}", "speaker": None, "reference": a, "hypothesis": b, **dict(zip(names, edits, strict=True))}
+        for i, ((a, b), edits) in enumerate(zip(rows, counts, strict=True))
+    ]
+    kept: list[Hypothesis] = hypotheses[::order]
+    return results.save(Result(**(fields | changes)), kept, folder)
+
+
+def text(shown: RenderableType) -> str:
+    console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console.print(shown)
+    return console.export_text()
+
+
+GOOD, BAD = [spoil(s, 4) for s in SENTENCES], [spoil(s, 2) for s in SENTENCES]
+
+
+def test_a_clear_difference_is_one_whatever_the_order_of_the_utterances(tmp_path: Path) -> None:
+    save(tmp_path, "good", GOOD)
+    save(tmp_path, "bad", BAD, order=-1)
+    (found,) = compare("bad", "good", task="phoneme", folder=tmp_path)
+    assert found.value == pytest.approx(found.a - found.b)
+    assert found.low <= found.value <= found.high
+    assert found.low > 15  # every second token against every fourth
+    assert found.utterances == 40
+    assert found.verdict("bad", "good") == "good is better"
+    (back,) = compare("good", "bad", task="phoneme_tiny", folder=tmp_path)
+    assert back.value == pytest.approx(-found.value)
+    assert back.verdict("good", "bad") == "good is better"
+
+
+def test_a_small_difference_is_not_called_one(tmp_path: Path) -> None:
+    nearly = [*GOOD[:-2], SENTENCES[-2], BAD[-1]]  # one better, one worse
+    save(tmp_path, "good", GOOD)
+    save(tmp_path, "nearly", nearly)
+    (found,) = compare("good", "nearly", task="phoneme", folder=tmp_path)
+    assert found.low < 0 < found.high
+    assert "no difference can be told between good and nearly" in found.verdict("good", "nearly")
+
+
+def test_every_metric_is_compared_in_its_own_tokens(tmp_path: Path) -> None:
+    save(tmp_path, "good", GOOD, task="asr")
+    save(tmp_path, "bad", BAD, task="asr")
+    found = compare("good", "bad", task="asr", folder=tmp_path)
+    assert [each.metric for each in found] == ["wer", "cer"]
+    for each in found:
+        assert each.value == pytest.approx(each.a - each.b)
+
+
+def test_higher_accuracy_is_better(tmp_path: Path) -> None:
+    save(tmp_path, "all", SENTENCES, task="speaker")
+    save(tmp_path, "none", BAD, task="speaker")
+    (found,) = compare("all", "none", task="speaker", folder=tmp_path)
+    assert (found.value, found.low, found.high) == (100.0, 100.0, 100.0)
+    assert found.verdict("all", "none") == "all is better"
+
+
+def test_models_of_one_name_are_told_apart_by_their_weights(tmp_path: Path) -> None:
+    save(tmp_path, "good", GOOD)
+    save(tmp_path, "twin", BAD)
+    save(tmp_path, "twin", GOOD)
+    with pytest.raises(BenchError, match="'twin' is 2 models.*name one: twin@0000.*, twin@0000"):
+        compare("good", "twin", task="phoneme", folder=tmp_path)
+    (found,) = compare("good", f"twin@{len(BAD[0]):06}", task="phoneme", folder=tmp_path)
+    assert found.low < found.value < 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"corpus": {"name": "digits", "digest": "9876543210", "languages": [], "synthetic": True, "splits": {}}},
+         "one was measured on tones .*, the other on digits"),
+        ({"recipe": {"task": "phoneme", "steps": 7}}, r"recipes differ in steps \(100, 7\)"),
+        ({"mode": "finetune"}, "frozen.*finetune"),
+    ],
+)  # fmt: skip
+def test_what_is_not_measured_alike_is_not_compared(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    a, b = save(tmp_path, "good", GOOD), save(tmp_path, "bad", BAD, **changes)
+    for names in (("good", "bad"), (str(a), str(b))):
+        with pytest.raises(BenchError, match=message):
+            compare(*names, task="phoneme", folder=tmp_path)
+
+
+def test_names_that_find_nothing_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="no record of task 'phoneme'"):
+        compare("good", "bad", task="phoneme", folder=tmp_path)
+    path = save(tmp_path, "good", GOOD)
+    save(tmp_path, "dry", GOOD, limit=3)
+    with pytest.raises(BenchError, match="no record of 'goood'.*did you mean good"):
+        compare("good", "goood", task="phoneme", folder=tmp_path)
+    with pytest.raises(BenchError, match="no record of 'dry'"):
+        compare("good", "dry", task="phoneme", folder=tmp_path)
+    with pytest.raises(BenchError, match="same record"):
+        compare("good", str(path), task="phoneme", folder=tmp_path)
+
+
+def test_records_with_other_utterances_are_refused(tmp_path: Path) -> None:
+    save(tmp_path, "good", GOOD)
+    path = results.hypotheses_path(save(tmp_path, "bad", BAD))
+    path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
+    with pytest.raises(BenchError, match="1 are in one alone, for example 'u39'"):
+        compare("good", "bad", task="phoneme", folder=tmp_path)
+
+
+def test_confusions_count_what_was_said_for_what() -> None:
+    found = confusions(["A B C", "A B C", "A"], ["A X C", "A X C Y", ""])
+    assert found == {("B", "X"): 2, ("", "Y"): 1, ("A", ""): 1}
+
+
+def test_a_report_holds_everything_a_record_says(tmp_path: Path) -> None:
+    said = [*GOOD[:-1], ""]
+    shown = text(report(save(tmp_path, "good", said)))
+    for part in ("good (", "PER % ↓", "diverged", "12.50 (90)", "0.750", "█" * 40, "most confused phonemes",
+                 "(left out)", "u39", "0/7/0", "(nothing)", "test_utterances 40"):  # fmt: skip
+        assert part in shown
+    assert "█" * 41 not in shown
+
+
+def test_a_speakers_name_is_one_thing_to_be_confused_with(tmp_path: Path) -> None:
+    shown = text(report(save(tmp_path, "good", [*SENTENCES[:-1], "SOMEBODY ELSE"], task="speaker")))
+    assert "most confused speakers (1 errors)" in shown
+    assert "SOMEBODY ELSE" in shown
+
+
+def test_sweeps_stand_side_by_side_for_each_recipe(tmp_path: Path) -> None:
+    for name in ("good", "bad"):
+        save(tmp_path, name, GOOD if name == "good" else BAD)
+    save(tmp_path, "good", GOOD, task="asr")
+    shown = text(sweep_tables(results.load_all(tmp_path)))
+    assert shown.count("on valid by learning rate") == 2
+    assert shown.count("12.50 (90)") == 3
+    assert shown.index("0.1 ") < shown.index("0.01")
