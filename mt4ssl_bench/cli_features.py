@@ -1,6 +1,7 @@
-"""The command line's features: store list and store clear; nothing heavy is imported before a command runs."""
+"""The command line's features: extract, store list, store clear; nothing heavy is imported before a command runs."""
 
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,56 @@ app.add_typer(store, name="store")
 
 Store = Annotated[Path, typer.Argument(help="A feature store: what evaluate's --store says, else <out>/store.")]
 STORE = Path("results/store")
+
+
+class Dtype(StrEnum):
+    """What features are written as."""
+
+    FP16 = "fp16"
+    FP32 = "fp32"
+
+
+@app.command()
+def extract(
+    upstream: Annotated[str, typer.Argument(help="Any upstream that evaluate takes.")],
+    *,
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
+    corpus: Annotated[Path | None, typer.Option(help="A prepared corpus.")] = None,
+    split: Annotated[list[str] | None, typer.Option(help="Of the corpus; may be repeated. Default: all.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Any tree of audio files, instead of a corpus.")] = None,
+    layer: Annotated[str, typer.Option(help="One hidden state: 0 is the encoder's input, -1 the last.")] = "all",
+    dtype: Annotated[Dtype, typer.Option(help="What features are written as.")] = Dtype.FP32,
+    units: Annotated[Path | None, typer.Option(help="A label store: write its units instead of features.")] = None,
+    collapse: Annotated[bool, typer.Option("--collapse", help="Write a run of one unit once.")] = False,
+    device: Annotated[str, typer.Option(help="auto (cuda, mps, cpu), or a torch device.")] = "auto",
+) -> None:
+    """Write an upstream's hidden states, or k-means units, of a corpus or a folder; the same command continues.
+
+    Features: safetensors that hold a tensor (layers, frames, dimension) for each utterance id, (frames, dimension) for
+    one layer, and index.json, which says the file of each id. Units: units.txt, a line "id unit unit ..." for each.
+
+    Examples: mt4ssl-bench extract runs/first --folder recordings --layer 3 --dtype fp16 --out features
+
+    mt4ssl-bench extract runs/first --corpus corpora/mine --units labels/second --collapse --out units
+    """
+    from mt4ssl_bench.errors import ConfigError
+    from mt4ssl_bench.extract import extract as run
+
+    if layer != "all" and not layer.lstrip("-").isdecimal():
+        raise ConfigError(f"--layer {layer}: expected a number or all")
+    written = run(
+        upstream,
+        out,
+        corpus=corpus,
+        splits=split or [],
+        folder=folder,
+        layer=None if layer == "all" else int(layer),
+        dtype=dtype.value,
+        units=units,
+        collapse=collapse,
+        device=device,
+    )
+    stdout.print(str(written), highlight=False, soft_wrap=True)
 
 
 @store.command("list")

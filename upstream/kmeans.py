@@ -23,7 +23,7 @@ from mt4ssl_bench.config import to_dict
 from mt4ssl_bench.console import progress
 from mt4ssl_bench.corpus import Corpus
 from mt4ssl_bench.errors import CorpusError
-from mt4ssl_bench.features import Upstream, load_upstream
+from mt4ssl_bench.features import Features, Upstream, load_upstream
 from mt4ssl_bench.upstream.config import OfflineConfig
 from mt4ssl_bench.upstream.frontend import RECEPTIVE_FIELD, STRIDE, frame_count
 from mt4ssl_bench.upstream.labels import LabelInfo, LabelStore, write_labels
@@ -45,32 +45,69 @@ def mfcc(samples: NDArray[np.float32]) -> Tensor:
     return both[::2].contiguous()[: frame_count(len(samples))]
 
 
+class MFCC:
+    """mfcc() behind the Upstream protocol."""
+
+    name = fingerprint = "mfcc"
+    num_layers, dim, stride, parameters = 1, 39, STRIDE, 0
+
+    def extract(self, waveforms: Tensor, lengths: Tensor) -> Features:
+        """See Upstream.extract."""
+        rows = [mfcc(wave[:n].cpu().numpy()) for wave, n in zip(waveforms, lengths.tolist(), strict=True)]
+        layers = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)[None]
+        return Features(layers, torch.tensor([len(row) for row in rows]))
+
+
+class Codebook:
+    """A label store's centres, for the units of any audio: features of the same upstream and layer come in.
+
+    Args:
+        folder: what `mt4ssl-bench kmeans` wrote.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        store = LabelStore(folder)
+        self.centres = torch.from_numpy(store.centres())
+        self.normalize = store.info.normalize
+        self.fingerprint, _, layer = store.info.features.partition(":")
+        self.layer = int(layer or 0)
+
+    def __call__(self, frames: Tensor) -> NDArray[np.int64]:
+        """Return the unit of each frame (T,) of hidden states (T, F)."""
+        return nearest(normalized(frames, self.normalize), self.centres)
+
+
+def nearest(frames: Tensor, centres: Tensor) -> NDArray[np.int64]:
+    """Return the nearest centre (T,) of each frame (T, F) among (V, F): |x - c|^2 = |x|^2 - 2 (x c - |c|^2 / 2)."""
+    found: NDArray[np.int64] = (frames @ centres.t() - centres.square().sum(1) / 2).argmax(1).numpy()
+    return found
+
+
+def normalized(frames: Tensor, how: str) -> Tensor:
+    """Return frames (T, F) with mean 0 and variance 1 of each feature where `how` is "utterance"."""
+    if how == "utterance":
+        return (frames - frames.mean(0)) / frames.std(0, correction=0).clamp(min=1e-5)
+    return frames
+
+
 class FeatureSource:
     """Frames (T, F) at 50 Hz of each cut, from MFCC or from one layer of an upstream."""
 
     def __init__(self, config: OfflineConfig, device: str = "cpu") -> None:
         self.config = config
-        self.upstream: Upstream | None = None
-        if config.features != "mfcc":
-            self.upstream = load_upstream(config.features, device=device)
-            if self.upstream.stride != STRIDE:
-                raise CorpusError(
-                    f"targets.offline.features={config.features}: one frame per {self.upstream.stride} samples; "
-                    f"labels need one per {STRIDE}"
-                )
-        self.name = config.features if self.upstream is None else f"{self.upstream.fingerprint}:{config.layer}"
+        self.upstream: Upstream = MFCC() if config.features == "mfcc" else load_upstream(config.features, device=device)
+        if self.upstream.stride != STRIDE:
+            raise CorpusError(
+                f"targets.offline.features={config.features}: one frame per {self.upstream.stride} samples; "
+                f"labels need one per {STRIDE}"
+            )
+        self.name = "mfcc" if config.features == "mfcc" else f"{self.upstream.fingerprint}:{config.layer}"
 
     def __call__(self, cut: Any) -> Tensor:  # noqa: ANN401 - lhotse ships no types
         """Return the cut's frames (T, F), normalised as the config says."""
-        samples = audio.read(cut)
-        if self.upstream is None:
-            frames = mfcc(samples)
-        else:
-            waveforms, lengths = pad([samples])
-            frames = self.upstream.extract(waveforms, lengths).layers[self.config.layer, 0].float().cpu()
-        if self.config.normalize == "utterance":
-            frames = (frames - frames.mean(0)) / frames.std(0, correction=0).clamp(min=1e-5)
-        return frames
+        layers, _ = self.upstream.extract(*pad([audio.read(cut)]))
+        layer = 0 if self.name == "mfcc" else self.config.layer
+        return normalized(layers[layer, 0].float().cpu(), self.config.normalize)
 
 
 def make_labels(
@@ -99,9 +136,15 @@ def make_labels(
     cuts = list({cut.id: cut for cut in cuts if cut.duration * audio.RATE >= RECEPTIVE_FIELD}.values())
     training = [cut for corpus in corpora for cut in corpus.cuts(splits[0])]
     centres, report = _fit_centres(training, source, config, seed)
-    info = LabelInfo(digest=digest, clusters=config.clusters, features=source.name, report=report)
+    info = LabelInfo(
+        digest=digest,
+        clusters=config.clusters,
+        features=source.name,
+        normalize=config.normalize,
+        report=report,
+    )
     counts = np.zeros(config.clusters, dtype=np.int64)
-    store = write_labels(folder, info, _assign(cuts, source, centres, counts))
+    store = write_labels(folder, info, _assign(cuts, source, centres, counts), centres.numpy())
     usage = counts / max(counts.sum(), 1)
     perplexity = float(np.exp(-(usage[usage > 0] * np.log(usage[usage > 0])).sum()))
     LOGGER.info(
@@ -158,12 +201,11 @@ def _assign(
     cuts: Sequence[Any], source: FeatureSource, centres: Tensor, counts: NDArray[np.int64]
 ) -> Iterator[tuple[str, NDArray[np.int64]]]:
     """Yield (utterance id, nearest centre of each frame), counting the clusters on the way."""
-    half = centres.square().sum(1) / 2  # |x - c|^2 = |x|^2 - 2 (x c - |c|^2 / 2)
     with progress("k-means: labelling", len(cuts)) as advance:
         for cut in cuts:
-            nearest = (source(cut) @ centres.t() - half).argmax(1).numpy()
-            counts += np.bincount(nearest, minlength=len(centres))
-            yield cut.id, nearest
+            found = nearest(source(cut), centres)
+            counts += np.bincount(found, minlength=len(centres))
+            yield cut.id, found
             advance(1, "")
 
 

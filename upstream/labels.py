@@ -1,4 +1,7 @@
-"""The label store: cluster ids by utterance id at 50 Hz, bound to the digest of the corpora they were made from."""
+"""The label store: cluster ids by utterance id at 50 Hz, bound to the digest of the corpora they were made from.
+
+Shapes: T frames, V clusters, F features.
+"""
 
 import json
 import os
@@ -25,7 +28,8 @@ class LabelInfo:
     digest: str  # of the corpora
     clusters: int
     frame_rate: int = FRAME_RATE
-    features: str = ""
+    features: str = ""  # "mfcc", or "<an upstream's fingerprint>:<layer>"
+    normalize: str = "none"  # of the features, before they met the centres
     frames: int = 0
     report: dict[str, float] = field(default_factory=dict)
 
@@ -61,6 +65,16 @@ class LabelStore:
             )
         return self._values[start : start + frames]
 
+    def centres(self) -> NDArray[np.float32]:
+        """Return the clusters' centres (V, F); raises CheckpointError for a store without them."""
+        try:
+            found: NDArray[np.float32] = np.load(self.folder / "centres.npy")
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"labels {self.folder}: no centres ({error}); run 'mt4ssl-bench kmeans' into another --out"
+            ) from None
+        return found
+
     def check(self, digest: str, clusters: int) -> "LabelStore":
         """Return self; raises CheckpointError when the labels belong to another corpus or codebook."""
         again = 'run "mt4ssl-bench kmeans" again'
@@ -78,8 +92,16 @@ class LabelStore:
         return self
 
 
-def write_labels(folder: Path, info: LabelInfo, labels: Iterable[tuple[str, NDArray[Any]]]) -> LabelStore:
-    """Write (utterance id, labels (T,)) pairs as a store, completely or not at all; returns it opened."""
+def write_labels(
+    folder: Path,
+    info: LabelInfo,
+    labels: Iterable[tuple[str, NDArray[Any]]],
+    centres: NDArray[np.float32] | None = None,
+) -> LabelStore:
+    """Write (utterance id, labels (T,)) pairs and the centres (V, F) as a store, completely or not at all.
+
+    Returns it opened.
+    """
     aside = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -90,6 +112,8 @@ def write_labels(folder: Path, info: LabelInfo, labels: Iterable[tuple[str, NDAr
         offsets.append(offsets[-1] + len(values))
     np.save(aside / "labels.npy", np.concatenate(parts) if parts else np.zeros(0, np.uint16))
     np.save(aside / "offsets.npy", np.asarray(offsets, dtype=np.int64))
+    if centres is not None:
+        np.save(aside / "centres.npy", centres)
     (aside / "ids.txt").write_text("\n".join(ids), encoding="utf-8")
     stated = asdict(info) | {"frames": offsets[-1]}
     (aside / "labels.json").write_text(json.dumps(stated, indent=1) + "\n", encoding="utf-8")

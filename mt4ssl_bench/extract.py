@@ -1,0 +1,248 @@
+"""Hidden states or units of any audio, for other people's code: safetensors by utterance id, or lines of unit numbers.
+
+Shapes: T frames, L hidden states, D dimension.
+"""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+from torch import Tensor
+
+from mt4ssl_bench import audio
+from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.errors import BenchError, CheckpointError, ConfigError, CorpusError
+from mt4ssl_bench.features import Upstream, load_upstream, pick_device
+from mt4ssl_bench.passes import Pass, Values
+from mt4ssl_bench.prepare import prepare_folder
+from mt4ssl_bench.registry import Registry
+
+LOGGER = logging.getLogger(__name__)
+SHARD_BYTES = 2**28  # of a file of features: what an interruption may cost, and what a program reads at once at most
+DTYPES = {"fp16": np.float16, "fp32": np.float32}
+
+
+class Codebook(Protocol):
+    """Units of the frames of one layer of one upstream."""
+
+    fingerprint: str
+    layer: int
+
+    def __call__(self, frames: Tensor) -> NDArray[np.int64]:
+        """Return the units (T,) of hidden states (T, D)."""
+        ...
+
+
+CODEBOOKS: Registry[Callable[[Path], Codebook]] = Registry(
+    "codebook", {"kmeans": "mt4ssl_bench.upstream.kmeans:Codebook"}
+)
+MODELS: Registry[Callable[[], Upstream]] = Registry("features", {"mfcc": "mt4ssl_bench.upstream.kmeans:MFCC"})
+
+
+def audio_cuts(corpus: Path | None, splits: Sequence[str], folder: Path | None, out: Path) -> tuple[Corpus, list[Any]]:
+    """Return the cuts of a corpus's splits (default: all), or of every audio file below a folder, each id once.
+
+    A folder is prepared inside `out`, so that what cannot be read is left out and said, and a changed folder is refused
+    when an extraction goes on.
+    """
+    if (corpus is None) == (folder is None):
+        raise ConfigError("extract: name what to read, either --corpus or --folder")
+    if folder is not None and splits:
+        raise ConfigError("--split: a folder has none; it goes with --corpus")
+    opened = Corpus.open(corpus) if corpus else prepare_folder(folder or Path(), out / "corpus")
+    names = list(splits) or [name for name, split in opened.info.splits.items() if split.utterances]
+    return opened, list({cut.id: cut for name in names for cut in opened.cuts(name)}.values())
+
+
+def extract_features(
+    upstream: Upstream,
+    corpus: Corpus,
+    cuts: Sequence[Any],
+    out: Path,
+    *,
+    layer: int | None = None,
+    dtype: Literal["fp16", "fp32"] = "fp32",
+) -> Path:
+    """Write hidden states as features-*.safetensors, a tensor for each utterance id, and index.json: id -> file.
+
+    Tensors are (T, D) for one layer and (L, T, D) for all (None). The same call continues an interrupted one. Returns
+    the index. Raises ConfigError for a layer that is not there, BenchError for a full disk or an `out` in other use.
+    """
+    layer = None if layer is None else _layer(upstream, layer)
+    about = _about(upstream, corpus, layer) | {"dtype": dtype}
+    index, files = out / "index.json", {}
+    if index.exists():
+        files = _continued(index, about)["files"]
+    work, kept = Pass(upstream), 1 if layer is not None else upstream.num_layers
+    left = [cut for cut in cuts if cut.id not in files]
+    _need_disk(out, work.rows(left) * kept * upstream.dim * np.dtype(DTYPES[dtype]).itemsize)
+    held: dict[str, NDArray[Any]] = {}
+
+    def flush() -> None:
+        if held:
+            name = f"features-{len(set(files.values())):05d}.safetensors"
+            aside = out / f".{name}.{os.getpid()}"
+            save_file(held, aside)
+            aside.replace(out / name)
+            files.update(dict.fromkeys(held, name))
+            held.clear()
+        _write(index, json.dumps({**about, "files": files}, indent=1) + "\n")
+
+    try:
+        for batch in work(cuts, done=files, title=f"extract from {upstream.name}"):
+            for name, values in batch:
+                chosen = values.transpose(1, 0, 2) if layer is None else values[:, layer]
+                held[name] = _narrow(chosen, dtype, name)
+            if sum(row.nbytes for row in held.values()) >= SHARD_BYTES:
+                flush()
+    finally:  # Ctrl-C keeps what there is
+        flush()
+    return index
+
+
+def extract_units(
+    upstream: Upstream, corpus: Corpus, cuts: Sequence[Any], out: Path, codebook: Codebook, *, collapse: bool = False
+) -> Path:
+    """Write units.txt, a line "id unit unit ..." for each utterance in the corpus's order; returns it.
+
+    `collapse` writes a run of one unit once. The same call continues an interrupted one. Raises CheckpointError for a
+    codebook made from something else than `upstream`.
+    """
+    if codebook.fingerprint != upstream.fingerprint:
+        raise CheckpointError(
+            f"--units: its centres are of features of {codebook.fingerprint}, not of '{upstream.name}' "
+            f"({upstream.fingerprint}); extract from the upstream that 'mt4ssl-bench kmeans' was given"
+        )
+    odd = next((cut.id for cut in cuts if cut.id.split() != [cut.id]), None)
+    if odd is not None:
+        raise CorpusError(f"utterance id '{odd}': units.txt needs ids without white space; rename it in the manifest")
+    about = _about(upstream, corpus, _layer(upstream, codebook.layer)) | {"collapse": collapse}
+    index, file, journal = out / "index.json", out / "units.txt", out / "units.partial"
+    done: dict[str, str] = {}
+    if index.exists():
+        _continued(index, about)
+        done = dict(_lines(journal)) or dict(_lines(file))
+    else:
+        _write(index, json.dumps(about, indent=1) + "\n")
+    _write(journal, "".join(f"{name} {units}\n" for name, units in done.items()))
+    with journal.open("a", encoding="utf-8") as lines:
+        for batch in Pass(upstream)(cuts, done=set(done), title=f"units from {upstream.name}"):
+            for name, values in batch:
+                units = codebook(torch.from_numpy(np.ascontiguousarray(values[:, codebook.layer])))
+                if collapse:
+                    units = units[np.insert(np.diff(units) != 0, 0, values=True)]
+                done[name] = " ".join(map(str, units.tolist()))
+                lines.write(f"{name} {done[name]}\n")
+            lines.flush()
+    _write(file, "".join(f"{cut.id} {done[cut.id]}\n" for cut in cuts))
+    journal.unlink()
+    return file
+
+
+def extract(
+    upstream: str,
+    out: str | Path,
+    *,
+    corpus: str | Path | None = None,
+    splits: Sequence[str] = (),
+    folder: str | Path | None = None,
+    layer: int | None = None,
+    dtype: Literal["fp16", "fp32"] = "fp32",
+    units: str | Path | None = None,
+    collapse: bool = False,
+    device: str = "auto",
+) -> Path:
+    """Extract hidden states, or units by the label store `units`, of a corpus or a folder of audio; returns the index.
+
+    With units the codebook says which layer; upstream "mfcc" then means the features of MFCC codebooks.
+    """
+    if collapse and not units:
+        raise ConfigError("--collapse: goes with --units")
+    if units and layer is not None:
+        raise ConfigError("--layer: goes without --units, whose codebook belongs to one layer")
+    out, where = Path(out), pick_device(device)
+    codebook = CODEBOOKS.get("kmeans")(Path(units)) if units else None
+    kind = codebook and codebook.fingerprint
+    model = MODELS.get("mfcc")() if kind == upstream == "mfcc" else load_upstream(upstream, device=where)
+    out.mkdir(parents=True, exist_ok=True)
+    opened, cuts = audio_cuts(Path(corpus) if corpus else None, splits, Path(folder) if folder else None, out)
+    if codebook:
+        return extract_units(model, opened, cuts, out, codebook, collapse=collapse)
+    return extract_features(model, opened, cuts, out, layer=layer, dtype=dtype)
+
+
+def _layer(upstream: Upstream, layer: int) -> int:
+    if not -upstream.num_layers <= layer < upstream.num_layers:
+        raise ConfigError(
+            f"--layer {layer}: '{upstream.name}' has 0 (the encoder's input) to {upstream.num_layers - 1}"
+        )
+    return layer % upstream.num_layers
+
+
+def _about(upstream: Upstream, corpus: Corpus, layer: int | None) -> dict[str, Any]:
+    return {
+        "upstream": upstream.name,
+        "fingerprint": upstream.fingerprint,
+        "corpus": corpus.info.name,
+        "digest": corpus.info.digest,
+        "layer": "all" if layer is None else layer,
+        "sample_rate": audio.RATE,
+        "stride": upstream.stride,
+    }
+
+
+def _continued(index: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """Return an index that says the same of itself as `about` does, and whose files are there."""
+    try:
+        found: dict[str, Any] = json.loads(index.read_text(encoding="utf-8"))
+        files = set(found.setdefault("files", {}).values())
+    except (ValueError, AttributeError):
+        raise CheckpointError(f"{index}: damaged; choose another --out") from None
+    for key, value in about.items():
+        if key != "upstream" and found.get(key) != value:
+            raise CheckpointError(
+                f"{index}: of an extraction with another {key} ({found.get(key)}, not {value}); choose another --out"
+            )
+    missing = sorted(name for name in files if not (index.parent / name).exists())
+    if missing:
+        raise CheckpointError(f"{index}: its file {missing[0]} is gone; choose another --out")
+    return found
+
+
+def _narrow(values: Values, dtype: str, name: str) -> NDArray[Any]:
+    with np.errstate(over="ignore"):
+        found = np.ascontiguousarray(values, dtype=DTYPES[dtype])
+    if not np.isfinite(found).all():
+        raise BenchError(f"features of '{name}' are too large for fp16; use --dtype fp32")
+    return found
+
+
+def _need_disk(out: Path, need: int) -> None:
+    free = shutil.disk_usage(out).free
+    if need > free:
+        raise BenchError(
+            f"{out}: the features need {need / 2**30:.3g} GiB and the disk has {free / 2**30:.3g} free; "
+            "one --layer, --dtype fp16 or --units take less"
+        )
+
+
+def _lines(file: Path) -> Iterator[tuple[str, str]]:
+    """Yield (id, units) of every whole line."""
+    text = file.read_text(encoding="utf-8") if file.exists() else ""
+    for line in text[: text.rfind("\n") + 1].split("\n")[:-1]:
+        name, _, units = line.partition(" ")
+        yield name, units
+
+
+def _write(file: Path, text: str) -> None:
+    aside = file.with_name(f".{file.name}.{os.getpid()}")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(file)

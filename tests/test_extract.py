@@ -1,0 +1,211 @@
+"""Features and units for other people's code: what the files hold, read with safetensors alone, and going on."""
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from mt4ssl_bench import extract as job
+from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.errors import CheckpointError, ConfigError, CorpusError
+from mt4ssl_bench.extract import extract
+from mt4ssl_bench.features import Upstream, load_upstream
+from mt4ssl_bench.passes import Pass
+from mt4ssl_bench.upstream.config import OfflineConfig
+from mt4ssl_bench.upstream.kmeans import make_labels
+
+TOY = f"random:{Path(__file__).parent / 'data' / 'toy.yaml'}"
+
+
+@pytest.fixture(scope="module")
+def cuts(corpus: Corpus) -> list[Any]:
+    return [cut for name in corpus.info.splits for cut in corpus.cuts(name)]
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Upstream:
+    return load_upstream(TOY)
+
+
+@pytest.fixture(scope="module")
+def expected(upstream: Upstream, cuts: list[Any]) -> dict[str, np.ndarray]:
+    return {name: row for cut in cuts for batch in Pass(upstream)([cut]) for name, row in batch}
+
+
+@pytest.fixture(scope="module")
+def labels(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = OfflineConfig(clusters=6, features=TOY, layer=-1, normalize="utterance")
+    folder = tmp_path_factory.mktemp("labels") / "toy"
+    return make_labels([corpus], ("train", "valid"), config, out=folder, seed=0, device="cpu").folder
+
+
+def read(index: Path) -> dict[str, np.ndarray]:
+    """As a stranger would, by the README."""
+    found = {}
+    for name, file in json.loads(index.read_text(encoding="utf-8"))["files"].items():
+        with safe_open(index.parent / file, "np") as shard:
+            found[name] = shard.get_tensor(name)
+    return found
+
+
+def test_all_layers_of_a_corpus_stand_under_its_ids(
+    corpus: Corpus, expected: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    index = extract(TOY, tmp_path / "out", corpus=corpus.root)
+    found = read(index)
+    assert set(found) == set(expected)
+    for name, row in expected.items():
+        assert found[name].dtype == np.float32
+        assert np.allclose(found[name], row.transpose(1, 0, 2), rtol=0, atol=1e-4 * np.abs(row).max())
+    about = json.loads(index.read_text(encoding="utf-8"))
+    assert (about["layer"], about["dtype"], about["stride"], about["sample_rate"]) == ("all", "fp32", 320, 16_000)
+    assert (about["corpus"], about["digest"]) == ("tones", corpus.info.digest)
+
+
+def test_one_layer_of_a_folder_that_was_never_prepared(
+    manifest: Path, expected: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    found = read(extract(TOY, tmp_path / "out", folder=manifest.parent / "audio", layer=-1, dtype="fp16"))
+    assert set(found) == set(expected)
+    for name, row in expected.items():
+        assert found[name].dtype == np.float16
+        assert np.allclose(found[name], row[:, 2], rtol=2e-3, atol=2e-3)
+
+
+def test_an_interrupted_extraction_goes_on_and_computes_nothing_twice(
+    corpus: Corpus, cuts: list[Any], upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Watched:
+        def __init__(self, fail_at: int) -> None:
+            self.calls = self.heard = 0
+            self.fail_at = fail_at
+            for key in ("name", "num_layers", "dim", "stride", "fingerprint", "parameters"):
+                setattr(self, key, getattr(upstream, key))
+
+        def extract(self, waveforms: torch.Tensor, lengths: torch.Tensor) -> Any:
+            self.calls, self.heard = self.calls + 1, self.heard + len(waveforms)
+            if self.calls == self.fail_at:
+                raise KeyboardInterrupt
+            return upstream.extract(waveforms, lengths)
+
+    monkeypatch.setattr("mt4ssl_bench.passes.BATCH_SECONDS", 6.0)
+    monkeypatch.setattr(job, "SHARD_BYTES", 1)
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    out.mkdir()
+    whole.mkdir()
+    first, second = Watched(fail_at=4), Watched(fail_at=0)
+    with pytest.raises(KeyboardInterrupt):
+        job.extract_features(first, corpus, cuts, out)
+    kept = len(json.loads((out / "index.json").read_text(encoding="utf-8"))["files"])
+    assert 0 < kept < len(cuts)
+    found = read(job.extract_features(second, corpus, cuts, out))
+    assert second.heard == len(cuts) - kept
+    for name, row in read(job.extract_features(Watched(0), corpus, cuts, whole)).items():
+        assert np.array_equal(found[name], row)
+
+
+def test_another_extraction_is_refused_and_a_missing_file_named(corpus: Corpus, tmp_path: Path) -> None:
+    extract(TOY, tmp_path, corpus=corpus.root, splits=["test"], layer=1)
+    with pytest.raises(CheckpointError, match=r"another layer \(1, not 2\); choose another --out"):
+        extract(TOY, tmp_path, corpus=corpus.root, layer=2)
+    with pytest.raises(CheckpointError, match=r"another dtype \(fp32, not fp16\)"):
+        extract(TOY, tmp_path, corpus=corpus.root, layer=1, dtype="fp16")
+    (tmp_path / "features-00000.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="features-00000.safetensors is gone"):
+        extract(TOY, tmp_path, corpus=corpus.root, layer=1)
+
+
+def test_units_are_the_labels_that_k_means_gave_and_collapse_to_runs(
+    corpus: Corpus, cuts: list[Any], labels: Path, tmp_path: Path
+) -> None:
+    from mt4ssl_bench.upstream.labels import LabelStore
+
+    lines = extract(TOY, tmp_path / "a", corpus=corpus.root, units=labels).read_text(encoding="utf-8").splitlines()
+    assert [line.split()[0] for line in lines] == [cut.id for cut in cuts]
+    units = {line.split()[0]: [int(unit) for unit in line.split()[1:]] for line in lines}
+    store = LabelStore(labels)
+    for cut in [*corpus.cuts("train"), *corpus.cuts("valid")]:
+        same = np.array(units[cut.id]) == store.get(cut.id, len(units[cut.id]))
+        assert same.mean() > 0.98  # a frame between two centres may fall either way with its batch
+    collapsed = extract(TOY, tmp_path / "b", corpus=corpus.root, units=labels, collapse=True)
+    for line in collapsed.read_text(encoding="utf-8").splitlines():
+        name, *runs = line.split()
+        every = units[name]
+        assert [int(unit) for unit in runs] == [
+            u for u, before in zip(every, [None, *every], strict=False) if u != before
+        ]
+
+
+def test_units_go_on_behind_the_last_whole_line(
+    corpus: Corpus, cuts: list[Any], labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = extract(TOY, tmp_path, corpus=corpus.root, units=labels).read_text(encoding="utf-8")
+    (tmp_path / "units.txt").unlink()
+    lines = whole.splitlines(keepends=True)
+    (tmp_path / "units.partial").write_text("".join(lines[5:12]) + lines[12][:9], encoding="utf-8")
+    heard = []
+    plain = Pass._forward
+    monkeypatch.setattr(Pass, "_forward", lambda self, ids, waves: heard.extend(ids) or plain(self, ids, waves))
+    monkeypatch.setattr("mt4ssl_bench.passes.BATCH_SECONDS", 2.0)
+    again = extract(TOY, tmp_path, corpus=corpus.root, units=labels).read_text(encoding="utf-8")
+    assert len(heard) == len(cuts) - 7
+    assert again == whole
+    assert not (tmp_path / "units.partial").exists()
+
+
+def test_units_of_mfcc_codebooks(corpus: Corpus, tmp_path: Path) -> None:
+    config = OfflineConfig(clusters=6)
+    store = make_labels([corpus], ("train", "valid"), config, out=tmp_path / "labels", seed=0, device="cpu")
+    written = extract("mfcc", tmp_path / "out", corpus=corpus.root, splits=["train"], units=store.folder)
+    for line in written.read_text(encoding="utf-8").splitlines():
+        name, *units = line.split()
+        assert [int(unit) for unit in units] == store.get(name, len(units)).tolist()
+
+
+def test_a_codebook_of_another_model_or_without_centres_is_refused(
+    corpus: Corpus, labels: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match="its centres are of features of .*, not of 'fbank'"):
+        extract("fbank", tmp_path / "out", corpus=corpus.root, units=labels)
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("labels.json", "labels.npy", "offsets.npy", "ids.txt"):
+        (bare / name).write_bytes((labels / name).read_bytes())
+    with pytest.raises(CheckpointError, match="no centres .*run 'mt4ssl-bench kmeans' into another --out"):
+        extract(TOY, tmp_path / "out", corpus=corpus.root, units=bare)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({}, ConfigError, "either --corpus or --folder"),
+        ({"folder": "x", "splits": ["train"]}, ConfigError, "a folder has none"),
+        ({"folder": "nowhere"}, CorpusError, "no such folder"),
+        ({"corpus": "tones", "splits": ["trian"]}, CorpusError, "did you mean train"),
+        ({"corpus": "tones", "layer": 3}, ConfigError, r"has 0 \(the encoder's input\) to 2"),
+        ({"corpus": "tones", "collapse": True}, ConfigError, "goes with --units"),
+        ({"corpus": "tones", "units": "x", "layer": 1}, ConfigError, "goes without --units"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(
+    options: dict[str, Any], error: type[Exception], message: str, corpus: Corpus, tmp_path: Path
+) -> None:
+    if "corpus" in options:
+        options = options | {"corpus": corpus.root}
+    with pytest.raises(error, match=message):
+        extract(TOY, tmp_path / "out", **options)
+
+
+def test_ids_with_white_space_have_no_place_in_a_file_of_units(
+    corpus: Corpus, cuts: list[Any], upstream: Upstream, labels: Path, tmp_path: Path
+) -> None:
+    from mt4ssl_bench.upstream.kmeans import Codebook
+
+    odd = cuts[0].with_id("two words")
+    with pytest.raises(CorpusError, match="utterance id 'two words'"):
+        job.extract_units(upstream, corpus, [odd], tmp_path, Codebook(labels))
