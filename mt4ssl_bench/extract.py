@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from torch import Tensor
 
 from mt4ssl_bench import audio
@@ -27,6 +27,7 @@ from mt4ssl_bench.registry import Registry
 
 LOGGER = logging.getLogger(__name__)
 SHARD_BYTES = 2**28  # of a file of features: what an interruption may cost, and what a program reads at once at most
+SHORTEST = 0.05  # seconds of audio that s3prl asks every upstream to take
 DTYPES = {"fp16": np.float16, "fp32": np.float32}
 
 
@@ -59,7 +60,11 @@ def audio_cuts(corpus: Path | None, splits: Sequence[str], folder: Path | None, 
         raise ConfigError("--split: a folder has none; it goes with --corpus")
     opened = Corpus.open(corpus) if corpus else prepare_folder(folder or Path(), out / "corpus")
     names = list(splits) or [name for name, split in opened.info.splits.items() if split.utterances]
-    return opened, list({cut.id: cut for name in names for cut in opened.cuts(name)}.values())
+    cuts = list({cut.id: cut for name in names for cut in opened.cuts(name)}.values())
+    short = [cut.id for cut in cuts if cut.duration < SHORTEST]
+    if short:
+        LOGGER.warning("left out: %d utterances under %g s, the first is '%s'", len(short), SHORTEST, short[0])
+    return opened, [cut for cut in cuts if cut.duration >= SHORTEST]
 
 
 def extract_features(
@@ -90,7 +95,7 @@ def extract_features(
         if held:
             name = f"features-{len(set(files.values())):05d}.safetensors"
             aside = out / f".{name}.{os.getpid()}"
-            save_file(held, aside)
+            aside.write_bytes(save(held))  # save_file would let nobody else read it
             aside.replace(out / name)
             files.update(dict.fromkeys(held, name))
             held.clear()

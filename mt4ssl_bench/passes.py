@@ -8,7 +8,7 @@ import logging
 from collections import deque
 from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,7 +71,8 @@ class Pass:
         """Yield batch by batch what is not `done` yet; a title shows progress.
 
         The batches depend on `cuts` alone, so that an interrupted pass ends with the very values of a whole one.
-        Raises CorpusError for audio that cannot be read, UpstreamError naming the utterance for features with NaN.
+        Raises CorpusError for audio that cannot be read, UpstreamError naming the utterance that a model fails on or
+        whose features hold NaN.
         """
         left = sum(cut.id not in done for cut in cuts)
         views = self.crops.count if self.crops else 1
@@ -95,22 +96,32 @@ class Pass:
         return [wave for cut in cuts for wave in (self.crops.waveforms(cut) if self.crops else [audio.read(cut)])]
 
     def _forward(self, ids: Sequence[str], waves: Sequence[audio.Samples]) -> Found:
-        rows = self._extract(waves)
+        """Return a batch's features; one that fails is run again one by one, which tells whose fault it is."""
+        count = len(waves) // len(ids)
+        rows: list[Tensor] = []
+        with suppress(Exception):  # out of memory, too short, any way in which a stranger's model may fail
+            rows = self._extract(waves)
+        if not rows or not _finite(rows):
+            parts = [waves[b * count : (b + 1) * count] for b in range(len(ids))]
+            rows = [row for name, part in zip(ids, parts, strict=True) for row in self._alone(name, part)]
         if self.crops:
             means = torch.stack([row.mean(0) for row in rows])  # (B K, L, D)
-            rows = list(means.view(len(ids), self.crops.count, *means.shape[1:]))
-        bad = [name for name, row in zip(ids, rows, strict=True) if not torch.isfinite(row).all()]
-        if len(bad) > 1:  # one utterance may have spoilt its batch: each alone tells which
-            views = len(waves) // len(ids)
-            alone = {name: self._extract(waves[b * views : (b + 1) * views]) for b, name in enumerate(ids)}
-            bad = [n for n, found in alone.items() if not all(torch.isfinite(row).all() for row in found)] or bad
-        if bad:
-            others = f" (and of {len(bad) - 1} others in its batch)" if len(bad) > 1 else ""
+            rows = list(means.view(len(ids), count, *means.shape[1:]))
+        return [(name, row.numpy()) for name, row in zip(ids, rows, strict=True)]
+
+    def _alone(self, name: str, waves: Sequence[audio.Samples]) -> list[Tensor]:
+        where = f"utterance '{name}' ({len(waves[0]) / audio.RATE:.2f} s)"
+        try:
+            rows = self._extract(waves)
+        except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UpstreamError(f"upstream '{self.upstream.name}' failed on {where}: {reason}") from error
+        if not _finite(rows):
             raise UpstreamError(
-                f"upstream '{self.upstream.name}' returned NaN or infinity for utterance '{bad[0]}'{others}; "
+                f"upstream '{self.upstream.name}' returned NaN or infinity for {where}; "
                 "if its audio is sound, the weights or the model's precision are not"
             )
-        return [(name, row.numpy()) for name, row in zip(ids, rows, strict=True)]
+        return rows
 
     def _extract(self, waves: Sequence[audio.Samples]) -> list[Tensor]:
         """Return each waveform's real frames (T, L, D)."""
@@ -145,6 +156,10 @@ def padding_is_safe(upstream: Upstream) -> bool:
 
 
 _SAFE: dict[str, bool] = {}  # by fingerprint
+
+
+def _finite(rows: Sequence[Tensor]) -> bool:
+    return all(bool(torch.isfinite(row).all()) for row in rows)
 
 
 def _silent(count: int, note: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from safetensors import safe_open
 
@@ -135,10 +136,7 @@ def test_units_are_the_labels_that_k_means_gave_and_collapse_to_runs(
     collapsed = extract(TOY, tmp_path / "b", corpus=corpus.root, units=labels, collapse=True)
     for line in collapsed.read_text(encoding="utf-8").splitlines():
         name, *runs = line.split()
-        every = units[name]
-        assert [int(unit) for unit in runs] == [
-            u for u, before in zip(every, [None, *every], strict=False) if u != before
-        ]
+        assert [int(unit) for unit in runs] == [unit for unit, _ in itertools.groupby(units[name])]
 
 
 def test_units_go_on_behind_the_last_whole_line(
@@ -199,6 +197,17 @@ def test_what_cannot_be_is_refused_in_one_line(
         options = options | {"corpus": corpus.root}
     with pytest.raises(error, match=message):
         extract(TOY, tmp_path / "out", **options)
+
+
+def test_files_too_short_for_any_model_are_left_out_and_named(
+    manifest: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "audio"
+    folder.mkdir()
+    (folder / "good.flac").write_bytes((manifest.parent / "audio" / "s0-0.flac").read_bytes())
+    soundfile.write(folder / "click.wav", np.zeros(300), 16_000)
+    assert set(read(extract(TOY, tmp_path / "out", folder=folder))) == {"good"}
+    assert "left out: 1 utterances under 0.05 s, the first is 'click'" in caplog.text
 
 
 def test_ids_with_white_space_have_no_place_in_a_file_of_units(

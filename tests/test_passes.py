@@ -96,15 +96,18 @@ def test_hidden_states_of_another_size_than_stated_are_refused_with_both_sizes(c
         collect(Pass(Liar()), cuts[:1])
 
 
-def test_a_model_whose_every_output_is_nan_names_the_first_utterance_and_counts_the_others(cuts: list[Any]) -> None:
-    class Broken(Nosy):
-        fingerprint = "broken"
+def test_a_batch_that_fails_is_run_one_by_one_and_names_the_utterance_that_is_the_reason(cuts: list[Any]) -> None:
+    class Picky(Nosy):
+        fingerprint = "picky"
+        limit = 1
 
         def extract(self, waveforms: Tensor, lengths: Tensor) -> Features:
-            layers = torch.zeros(1, len(waveforms), waveforms.shape[1] // 320, 1)
-            if len(waveforms) != 2 and lengths[0] != passes.PROBE[0]:
-                layers += torch.nan
-            return Features(layers, lengths // 320)
+            if lengths[0] not in passes.PROBE and (len(lengths) > self.limit or int(lengths[0]) == unwanted):
+                raise RuntimeError("out of memory\nand much more")
+            return Features(torch.ones(1, len(lengths), waveforms.shape[1] // 320, 1), lengths // 320)
 
-    with pytest.raises(UpstreamError, match=r"for utterance '[^']+' \(and of 17 others in its batch\)"):
-        collect(Pass(Broken()), cuts)
+    unwanted = 0
+    assert set(collect(Pass(Picky()), cuts)) == {cut.id for cut in cuts}
+    unwanted = round(cuts[5].duration * 16_000)
+    with pytest.raises(UpstreamError, match=rf"failed on utterance '{cuts[5].id}' \(\d\.\d\d s\): out of memory$"):
+        collect(Pass(Picky()), cuts)
