@@ -1,5 +1,6 @@
 """A cut to 16 kHz mono float32 samples; anything that cannot be read raises CorpusError naming the utterance."""
 
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from mt4ssl_bench.errors import CorpusError
 
 RATE = 16_000
 SHORT = 0.1  # seconds by which a compressed file may fall short of its header
+FULL = 0.999  # of full scale: where a clipped sample stands
 SUFFIXES = frozenset({".flac", ".wav", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au"})
 
 Samples = NDArray[np.float32]
@@ -56,6 +58,61 @@ def probe(path: Path) -> tuple[int, int, int]:
     if info.frames <= 0:
         raise CorpusError(f"{path}: holds no samples")
     return int(info.frames), int(info.samplerate), int(info.channels)
+
+
+@dataclass(frozen=True)
+class Signal:
+    """What the samples of a stretch of audio are like, all channels together; levels are of full scale (1.0)."""
+
+    frames: int
+    finite: bool
+    clipped: float  # share of samples at full scale
+    level: float  # root mean square
+    offset: float  # mean
+    silence: float  # seconds of the longest run of zeros
+    silent: bool  # nothing but zeros
+    dead_channel: bool  # one channel of zeros beside another that is not
+
+
+def examine(path: Path, *, start: int = 0, count: int = -1) -> Signal:
+    """Decode `count` frames from `start`, a minute at a time; raises CorpusError when the decoder gives up."""
+    frames, clipped, square, total, run = 0, 0, 0.0, 0.0, 0
+    finite, heard, rate, channels = True, np.zeros(1, bool), RATE, 1
+    try:
+        with soundfile.SoundFile(path) as file:
+            rate, channels = file.samplerate, file.channels
+            heard = np.zeros(channels, bool)
+            file.seek(start)
+            left = count if count >= 0 else file.frames - start
+            while left > 0 and len(block := file.read(min(left, 60 * rate), dtype="float32", always_2d=True)):
+                frames, left = frames + len(block), left - len(block)
+                finite = finite and bool(np.isfinite(block).all())
+                loud = np.abs(block)
+                heard |= loud.any(axis=0)
+                clipped += int(np.count_nonzero(loud >= FULL))
+                square += float(np.einsum("nc,nc->", block, block, dtype=np.float64))
+                total += float(block.sum(dtype=np.float64))
+                run = max(run, _longest_run(loud.max(axis=1) == 0))
+    except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
+        raise CorpusError(f"{path}: {_reason(path, error)}") from None
+    values = max(frames * channels, 1)
+    return Signal(
+        frames=frames,
+        finite=finite,
+        clipped=clipped / values,
+        level=(square / values) ** 0.5,
+        offset=total / values,
+        silence=run / rate,
+        silent=not heard.any(),
+        dead_channel=bool(heard.any() and not heard.all()),
+    )
+
+
+def _longest_run(mask: NDArray[np.bool_]) -> int:
+    if not mask.any():
+        return 0
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], mask, [False])).view(np.int8)))
+    return int((edges[1::2] - edges[::2]).max())
 
 
 def _resample(samples: Samples, rate: int) -> Samples:

@@ -19,7 +19,6 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "format": ("error", "files whose sample rate or channels are not the manifest's"),
     "outside": ("error", "utterances that reach beyond their file"),
     "changed": ("error", "files whose bytes changed since the corpus was prepared"),
-    "count": ("error", "splits that hold other utterances than corpus.json says"),
     "low_rate": ("warning", "utterances recorded below 16 kHz: nothing above half their rate"),
     "mixed_rates": ("warning", "sample rates in one corpus: models can tell them apart"),
     "channels": ("warning", "utterances of several channels: their average is used"),

@@ -131,6 +131,12 @@ def audio_files(folder: Path) -> Iterator[Path]:
         yield from (Path(root, n) for n in sorted(names) if Path(n).suffix.lower() in audio.SUFFIXES)
 
 
+def content_of(path: Path) -> str:
+    """Return the digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
 def probe_files(rows: Iterable[Row], *, skip: list[str] | None, total: int = 0) -> Iterator[Row]:
     """Yield rows with what their files say; an unreadable one raises CorpusError, or is noted in `skip`."""
     rows = iter(rows)
@@ -151,8 +157,7 @@ def probe_files(rows: Iterable[Row], *, skip: list[str] | None, total: int = 0) 
 def _look(row: Row) -> Row | CorpusError:
     try:
         samples, rate, channels = audio.probe(row.path)
-        with row.path.open("rb") as file:
-            content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        content = content_of(row.path)
     except (CorpusError, OSError) as error:
         return CorpusError(f"utterance '{row.id}': {error}")
     lasts = samples / rate

@@ -1,0 +1,64 @@
+"""The command line's check of a corpus: counts first, then examples; nothing heavy is imported before it runs."""
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from mt4ssl_bench.console import stdout
+
+if TYPE_CHECKING:
+    from mt4ssl_bench.findings import Report
+
+app = typer.Typer()
+
+COLOURS = {"error": "bold red", "warning": "yellow", "note": "dim"}
+
+
+@app.command()
+def check(
+    corpus: Annotated[Path, typer.Argument(help="A prepared corpus.")],
+    *,
+    full: Annotated[bool, typer.Option("--full", help="Decode every sample, instead of reading headers.")] = False,
+    file: Annotated[Path | None, typer.Option("--json", help="Write the report to this file too.")] = None,
+) -> None:
+    """Look for what would stop a run or spoil a result: files, samples, duplicates, leaks, texts, speakers.
+
+    The exit code is 1 when there is an error among the findings; warnings and notes leave it 0.
+
+    Example: mt4ssl-bench check corpora/librispeech --full --json check.json
+    """
+    from mt4ssl_bench.corpus import Corpus
+    from mt4ssl_bench.inspection import check_corpus
+
+    opened = Corpus.open(corpus)
+    report = check_corpus(opened, full=full)
+    _say(escape(f"{corpus}: {opened.info.name} ({opened.info.digest}), {'decoded' if full else 'headers'}"))
+    _print(report)
+    if file is not None:
+        about = {"corpus": opened.info.name, "digest": opened.info.digest, "full": full}
+        aside = file.with_name(f".{file.name}.{os.getpid()}")
+        aside.write_text(json.dumps(about | report.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        aside.replace(file)
+    if report.invalid:
+        raise typer.Exit(1)
+
+
+def _print(report: "Report") -> None:
+    for split, facts in report.splits.items():
+        rates = ", ".join(f"{count:,} at {int(rate) / 1000:g} kHz" for rate, count in facts["sample_rates"].items())
+        said = f"{facts['utterances']:,} utterances, {facts['hours']:.2f} h, {facts['speakers']} speakers ({rates})"
+        _say(f"  {split:10} {said}")
+    kinds = [finding.severity for finding in report.findings]
+    counts = ", ".join(f"{kinds.count(kind)} kinds of {kind}" for kind in COLOURS if kind in kinds)
+    _say(f"  found: {counts or 'nothing'}")
+    for finding in report.findings:
+        style = COLOURS[finding.severity]
+        _say(f"  [{style}]{finding.severity:8}[/{style}] {escape(str(finding))}")
+
+
+def _say(line: str) -> None:
+    stdout.print(line, highlight=False, soft_wrap=True)

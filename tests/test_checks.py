@@ -1,0 +1,244 @@
+"""A corpus with every kind of defect: each is found and named, in prepare or in check, and none ends the check."""
+
+import gzip
+import json
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from mt4ssl_bench import audio, cli_check
+from mt4ssl_bench.cli import app
+from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.cuts import write_cuts
+from mt4ssl_bench.errors import CorpusError
+from mt4ssl_bench.findings import KINDS, Report
+from mt4ssl_bench.inspection import check_corpus
+from mt4ssl_bench.prepare import prepare_table
+
+RATE = 16_000
+RNG = np.random.default_rng(0)
+
+
+def noise(seconds: float = 1.0, rate: int = RATE, level: float = 0.1) -> np.ndarray:
+    return level * RNG.standard_normal(round(seconds * rate))
+
+
+class Planted:
+    """A table under construction; rows share what they do not say."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.rows = folder, ["id\tpath\tspeaker\ttext\tphones\tsplit\tsid_split"]
+
+    def add(
+        self, name: str, samples: np.ndarray | None = None, *,
+        rate: int = RATE, suffix: str = "flac", kind: str | None = None,
+        text: str = "", phones: str = "AA B", speaker: str = "ann", split: str = "train", sid: str = "train",
+    ) -> Path:  # fmt: skip
+        path = self.folder / f"{name}.{suffix}"
+        soundfile.write(path, noise() if samples is None else samples, rate, subtype=kind)
+        text = text or f"WORD {''.join(chr(65 + int(n)) for n in RNG.integers(0, 26, 8))}"
+        self.rows.append(f"{name}\t{path.name}\t{speaker}\t{text}\t{phones}\t{split}\t{sid}")
+        return path
+
+    def prepare(self) -> Corpus:
+        (self.folder / "manifest.tsv").write_text("\n".join(self.rows) + "\n", encoding="utf-8")
+        return prepare_table(self.folder / "manifest.tsv", self.folder / "out")
+
+
+def edit(corpus: Corpus, split: str, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change a split's cuts behind the corpus's back."""
+    file = corpus.root / f"{split}.jsonl.gz"
+    cuts = [json.loads(line) for line in gzip.decompress(file.read_bytes()).splitlines()]
+    for cut in cuts:
+        change(cut)
+    write_cuts(file, cuts)
+
+
+def named(report: Report) -> dict[str, set[str]]:
+    """Return kind -> the first word of each example."""
+    found: dict[str, set[str]] = {}
+    for finding in report.findings:
+        found.setdefault(finding.kind, set()).update(example.split(" ")[0].rstrip(":") for example in finding.examples)
+    return found
+
+
+@pytest.fixture
+def planted(tmp_path: Path) -> Corpus:
+    """Every kind of defect but the missing splits, each in an utterance of its kind's name."""
+    table = Planted(tmp_path)
+    gap = noise()
+    gap[2_000:12_000] = 0
+    stereo = np.stack([noise(), np.zeros(RATE)], axis=1)
+    clipped = np.clip(noise(level=0.8), -1, 1)
+    for name in ("missing", "unreadable", "duration", "format", "outside", "changed", "truncated", "no_text",
+                 "no_phones", "no_speaker", "duplicate_id", "fine"):  # fmt: skip
+        table.add(name, text="SAID TWICE" if name == "fine" else "", speaker="bob")
+    table.add("low_rate", noise(rate=8_000), rate=8_000)
+    table.add("channels", np.stack([noise(), noise()], axis=1))
+    table.add("short", noise(0.05), phones="B")
+    table.add("long", noise(60.5), text="A TEXT OF SOME LENGTH FOR A LONG RECORDING", phones="B")
+    broken = noise()
+    broken[77] = np.nan
+    table.add("not_finite", broken, suffix="wav", kind="FLOAT")
+    table.add("silent", np.zeros(RATE))
+    table.add("dropout", gap)
+    table.add("clipped", clipped)
+    table.add("quiet", noise(level=1e-4))
+    table.add("offset", noise() + 0.2)
+    table.add("dead_channel", stereo)
+    twice = noise()
+    table.add("first", twice)
+    table.add("duplicate", twice)
+    table.add("leak", twice, split="test", sid="test")
+    table.add("leak_speaker", speaker="bob", split="test", sid="test")
+    table.add("unheard_speaker", speaker="zoe", split="test", sid="test")
+    table.add("similar_speakers", speaker="Ann")
+    table.add("garbled", text="TH\ufffd WORD")
+    table.add("mojibake", text="cafÃ© au lait")
+    table.add("not_nfc", text=unicodedata.normalize("NFD", "CAFÉ AU LAIT"))
+    table.add("digits", text="ROOM 101")
+    table.add("markup", text="<unk> WORD")
+    table.add("punctuation", text="YES, NO.")
+    table.add("new_characters", text="ÑANDÚ", split="valid", sid="valid")
+    table.add("new_phones", phones="ZH AA", split="test", sid="test")
+    table.add("too_fast", noise(0.2), text="A GREAT MANY LETTERS IN NO TIME AT ALL")
+    table.add("too_slow", noise(21), text="HM")
+    table.add("same_text", text="said twice", split="valid", sid="valid")
+    corpus = table.prepare()
+    (tmp_path / "missing.flac").unlink()
+    (tmp_path / "unreadable.flac").write_bytes(b"no audio")
+    soundfile.write(tmp_path / "duration.flac", noise(0.4), RATE)
+    soundfile.write(tmp_path / "format.flac", noise(rate=22_050), 22_050)
+    soundfile.write(tmp_path / "changed.flac", noise(), RATE)
+    whole = (tmp_path / "truncated.flac").read_bytes()
+    (tmp_path / "truncated.flac").write_bytes(whole[: len(whole) // 2])
+
+    def change(cut: dict[str, Any]) -> None:
+        said = cut["supervisions"][0]
+        if cut["id"] == "outside":
+            cut["start"] = 0.5
+        if cut["id"] == "duplicate_id":
+            cut["id"] = "fine"
+        for field, place in (("text", said), ("speaker", said), ("phones", said["custom"])):
+            if cut["id"] == f"no_{field}":
+                place.pop(field)
+
+    edit(corpus, "train", change)
+    return Corpus.open(corpus.root)
+
+
+FULL = {"changed", "truncated", "not_finite", "silent", "dropout", "clipped", "quiet", "offset", "dead_channel"}
+ELSEWHERE = {  # where the example's first word is not the kind
+    "duplicate_id": "fine", "leak_speaker": "bob", "unheard_speaker": "zoe", "similar_speakers": "'ann'",
+    "new_characters": "'Ñ'", "new_phones": "'ZH'", "mixed_rates": "16000", "single_speaker": "zoe",
+}  # fmt: skip
+
+
+def test_every_planted_defect_is_found_and_named(planted: Corpus) -> None:
+    report = check_corpus(planted, full=True)
+    found = named(report)
+    for kind in KINDS.keys() - {"no_split"}:
+        assert ELSEWHERE.get(kind, kind) in found.get(kind, ()), kind
+    assert "mojibake" in found["garbled"]
+    assert report.invalid
+    assert len(found) >= 38
+
+
+def test_headers_alone_show_all_but_what_lies_in_the_samples(planted: Corpus) -> None:
+    found = named(check_corpus(planted))
+    assert found.keys() == KINDS.keys() - FULL - {"no_split"}
+    assert found["missing"] == {"missing"}
+    assert found["unreadable"] == {"unreadable"}
+
+
+def test_what_is_sound_is_never_named(planted: Corpus) -> None:
+    report = check_corpus(planted, full=True)
+    counts = report.counts()
+    once = ("missing", "unreadable", "duration", "format", "not_finite", "silent", "clipped",
+            "quiet", "offset", "dead_channel", "short", "long", "no_text", "no_phones", "not_nfc", "digits", "markup",
+            "punctuation", "too_slow", "low_rate", "duplicate_id")  # fmt: skip
+    assert {kind: counts[kind] for kind in once} == dict.fromkeys(once, 1)
+    # a defect may bring others: the half FLAC has other bytes, too
+    assert "fine" not in {
+        example.split(" ")[0] for f in report.findings if f.kind != "duplicate_id" for example in f.examples
+    }
+
+
+def test_preparing_says_the_same_and_corpus_json_counts_it(tmp_path: Path) -> None:
+    table = Planted(tmp_path)
+    samples = noise()
+    table.add("a", samples, text="ROOM 101")
+    table.add("b", samples, text="MOON", split="test", sid="test")
+    corpus = table.prepare()
+    assert corpus.info.notes["check"] == {"leak": 2, "leak_speaker": 1, "digits": 1, "new_characters": 1}
+
+
+def test_a_sound_corpus_gives_nothing_to_say(corpus: Corpus) -> None:
+    report = check_corpus(corpus, full=True)
+    assert [finding.kind for finding in report.findings if finding.severity != "note"] == [
+        "leak_speaker",
+        "leak_speaker",
+    ]
+    assert not report.invalid
+    assert report.splits["train"]["utterances"] == 18
+    assert report.splits["train"]["sample_rates"] == {"16000": 18}
+
+
+def test_a_corpus_without_evaluation_splits_is_noted(tmp_path: Path) -> None:
+    table = Planted(tmp_path)
+    table.add("a")
+    report = check_corpus(table.prepare())
+    assert named(report)["no_split"] == {"valid", "test"}
+
+
+def check(corpus: Corpus, *more: str) -> int:
+    return int(app(["check", str(corpus.root), *more], standalone_mode=False) or 0)
+
+
+def test_the_command_prints_counts_first_and_exits_with_1_for_errors(
+    planted: Corpus, corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check(planted, "--full", "--json", str(tmp_path / "report.json")) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith(", decoded")
+    assert lines[1].split()[:2] == ["train", "34"]
+    first = next(line for line in lines if line.startswith("  found: "))
+    assert lines.index(first) < min(n for n, line in enumerate(lines) if line.startswith("  error"))
+    assert any("1 audio files that are not there (missing), for example missing (" in line for line in lines)
+    stored = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert list(stored)[:5] == ["corpus", "digest", "full", "invalid", "counts"]
+    assert (stored["invalid"], stored["counts"]["missing"], stored["full"]) == (True, 1, True)
+    assert check(corpus) == 0
+
+
+def test_a_damaged_split_and_a_folder_that_is_no_corpus_are_one_line(planted: Corpus, tmp_path: Path) -> None:
+    file = planted.root / "test.jsonl.gz"
+    file.write_bytes(file.read_bytes()[:-40])
+    with pytest.raises(CorpusError, match="damaged"):
+        check_corpus(planted)
+    with pytest.raises(CorpusError, match=r"holds no corpus\.json"):
+        check(Corpus(tmp_path, planted.info))
+
+
+def test_a_file_that_vanishes_after_preparing_is_named_when_it_is_read(planted: Corpus) -> None:
+    cut = next(cut for cut in planted.cuts("train") if cut.id == "missing")
+    with pytest.raises(CorpusError, match=r"utterance 'missing': .*missing\.flac: no such file"):
+        audio.read(cut)
+
+
+def test_only_some_examples_are_kept_of_many_defects(tmp_path: Path) -> None:
+    table = Planted(tmp_path)
+    for n in range(12):
+        table.add(f"u{n}", text=f"ROOM {n}")
+    report = check_corpus(table.prepare())
+    finding = next(finding for finding in report.findings if finding.kind == "digits")
+    assert (finding.count, len(finding.examples)) == (12, 5)
+
+
+def test_the_colours_cover_every_severity() -> None:
+    assert cli_check.COLOURS.keys() == {severity for severity, _ in KINDS.values()}
