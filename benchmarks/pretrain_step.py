@@ -98,11 +98,12 @@ class Peer(nn.Module):
         self.teacher = copy.deepcopy(self.student.encoder).requires_grad_(requires_grad=False)
         self.outputs: list[Tensor] = []
         for layer in self.teacher.layers[-online.top_k :]:
-            layer.feed_forward.register_forward_hook(lambda module, args, output: self.outputs.append(output))
+            layer.feed_forward.register_forward_hook(lambda *seen: self.outputs.append(seen[2]))
         self.regression = nn.Linear(encoder.dim, encoder.dim)
         self.classes = nn.Linear(encoder.dim, config.targets.offline.clusters)
 
     def forward(self, batch: Batch) -> Tensor:
+        """The mean loss per masked frame."""
         student = self.student
         frames, _ = student.feature_projection(student.feature_extractor(batch.waveforms).transpose(1, 2))
         with torch.no_grad():

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from mt4ssl_bench.config import load
-from mt4ssl_bench.upstream.config import PretrainConfig
+from mt4ssl_bench.upstream.config import EncoderConfig, PretrainConfig
+from mt4ssl_bench.upstream.encoder import Encoder, take
 from mt4ssl_bench.upstream.masking import draw_masks
 from mt4ssl_bench.upstream.model import MT4SSL
 
@@ -81,3 +82,14 @@ def test_the_teacher_stays_in_evaluation_mode() -> None:
     online = dict(model.named_extractors())["online"]
     frames = torch.randn(1, 20, 32)
     assert online.targets(None, frames, None).equal(online.targets(None, frames, None))
+
+
+def test_the_last_layer_at_some_frames_equals_those_frames_of_the_whole() -> None:
+    torch.manual_seed(0)
+    encoder = Encoder(EncoderConfig(layers=2, dim=16, ffn=32, heads=2, pos_depth=1)).eval().double()
+    x = torch.randn(2, 20, 16, dtype=torch.float64)
+    padding = torch.arange(20)[None] >= torch.tensor([20, 14])[:, None]
+    at = torch.tensor([[0, 7, 19], [2, 3, 13]])
+    whole, some = encoder(x, padding).hidden, encoder(x, padding, at).hidden
+    assert torch.equal(whole[0], some[0])
+    torch.testing.assert_close(some[1], take(whole[1], at), atol=1e-12, rtol=0)

@@ -1,6 +1,6 @@
 """The encoder: positional convolutions and a post-LayerNorm Transformer; every layer's outputs are returned.
 
-Shapes: B batch, T frames, D dimension, H heads.
+Shapes: B batch, T frames, D dimension, H heads, Q frames that are asked for.
 """
 
 from typing import NamedTuple
@@ -12,6 +12,12 @@ from torch.utils.checkpoint import checkpoint
 
 from mt4ssl_bench.upstream.config import EncoderConfig
 from mt4ssl_bench.upstream.frontend import EPS
+from mt4ssl_bench.upstream.kernels import attention, dropout
+
+
+def take(x: Tensor, at: Tensor) -> Tensor:
+    """Return the frames `at` (B, Q) of x (B, T, D)."""
+    return x.gather(1, at[..., None].expand(-1, -1, x.shape[2]))
 
 
 class EncoderOutput(NamedTuple):
@@ -41,18 +47,29 @@ class EncoderLayer(nn.Module):
             nn.init.normal_(linear.weight, std=0.02)
             nn.init.zeros_(linear.bias)
 
-    def forward(self, x: Tensor, keys: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return (layer output, feed-forward output), each (B, T, D); `keys` (B, 1, 1, T) is True where attended."""
-        batch, frames, dim = x.shape
-        q, k, v = self.qkv(x).view(batch, frames, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
-        a = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=keys, dropout_p=self.attention_dropout if self.training else 0.0
-        )  # (B, H, T, D/H)
-        a = self.out(a.transpose(1, 2).reshape(batch, frames, dim))
-        x = self.attention_norm(x + F.dropout(a, self.dropout, self.training))
-        f = F.dropout(F.gelu(self.fc1(x)), self.activation_dropout, self.training)
+    def forward(self, x: Tensor, keys: Tensor | None, at: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return (layer output, feed-forward output), each (B, T, D), or (B, Q, D) at the frames `at` (B, Q) alone.
+
+        `keys` (B, 1, 1, T) is True where attended.
+        """
+        if at is None:
+            q, k, v = self._heads(self.qkv(x), 3)
+        else:  # every frame is attended to, but few attend
+            dim = x.shape[2]
+            k, v = self._heads(F.linear(x, self.qkv.weight[dim:], self.qkv.bias[dim:]), 2)
+            x = take(x, at)
+            (q,) = self._heads(F.linear(x, self.qkv.weight[:dim], self.qkv.bias[:dim]), 1)
+        a = attention(q, k, v, keys, self.attention_dropout if self.training else 0.0)  # (B, H, Q, D/H)
+        a = self.out(a.transpose(1, 2).reshape(x.shape))
+        x = self.attention_norm(x + dropout(a, self.dropout, self.training))
+        f = dropout(F.gelu(self.fc1(x)), self.activation_dropout, self.training)
         f = self.fc2(f)
-        return self.final_norm(x + F.dropout(f, self.dropout, self.training)), f
+        return self.final_norm(x + dropout(f, self.dropout, self.training)), f
+
+    def _heads(self, projected: Tensor, parts: int) -> Tensor:
+        """Return (parts, B, H, T, D/H) of (B, T, parts * D)."""
+        batch, frames, dim = projected.shape
+        return projected.view(batch, frames, parts, self.heads, dim // parts // self.heads).permute(2, 0, 3, 1, 4)
 
 
 class Encoder(nn.Module):
@@ -78,10 +95,11 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(config.dim, eps=EPS)
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
 
-    def forward(self, x: Tensor, padding: Tensor | None = None) -> EncoderOutput:
+    def forward(self, x: Tensor, padding: Tensor | None = None, at: Tensor | None = None) -> EncoderOutput:
         """Encode frames (B, T, D); `padding` (B, T) is True at frames that are not real.
 
-        A batch without padded frames should come without a mask: attention is faster then.
+        A batch without padded frames should come without a mask: attention is faster then. With frame numbers `at`
+        (B, Q) the last layer computes these frames alone, and its outputs are (B, Q, D).
         """
         keys = None
         if padding is not None:
@@ -89,13 +107,16 @@ class Encoder(nn.Module):
             keys = ~padding[:, None, None, :]
         x = self.norm(x + self.positions(x, padding))
         embedded = x
-        x = F.dropout(x, self.dropout, self.training)
+        x = dropout(x, self.dropout, self.training)
         hidden, ffn = [], []
         again = self.checkpointing and self.training
-        for layer in self.layers:
+        for number, layer in enumerate(self.layers, start=1):
+            frames = at if number == len(self.layers) else None
             if not (self.training and self.layer_drop > 0 and torch.rand(()).item() <= self.layer_drop):
-                x, f = checkpoint(layer, x, keys, use_reentrant=False) if again else layer(x, keys)
+                x, f = checkpoint(layer, x, keys, frames, use_reentrant=False) if again else layer(x, keys, frames)
                 ffn.append(f)
+            elif frames is not None:
+                x = take(x, frames)
             hidden.append(x)  # a dropped layer is the identity
         return EncoderOutput(embedded, hidden, ffn)
 

@@ -34,39 +34,57 @@ def normalize(waveform: Tensor) -> Tensor:
     return F.layer_norm(waveform, waveform.shape, eps=EPS)
 
 
-class _StridedConv(torch.autograd.Function):
-    """Convolution of stride 2 and kernel 2 or 3 over (B, T, C), as products over windows that are views.
+class _NormedConv(torch.autograd.Function):
+    """LayerNorm, GELU, then a convolution of stride 2 and kernel 2 or 3 over (B, T, C), as products over views.
 
     The first two taps of every window lie side by side in memory: (B, T, C) seen as (B, T/2, 2C). The third is every
-    second frame. So the convolution is one product, or two, without a copy; the backward pass likewise.
+    second frame. So the convolution is one product, or two, without a copy; the backward pass likewise. Of the three
+    large tensors only the first is kept; LayerNorm and GELU, cheap beside the products, are computed again.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:  # noqa: ANN401 - autograd's context has no type
-        ctx.save_for_backward(x, weight)
-        pairs, two, count = _pairs(x, weight)
+    def forward(ctx: Any, x: Tensor, gain: Tensor, bias: Tensor, weight: Tensor) -> Tensor:  # noqa: ANN401 - autograd's context has no type
+        ctx.save_for_backward(x, gain, bias, weight)
+        h = F.gelu(F.layer_norm(_full(x), x.shape[-1:], gain, bias, EPS)).to(x.dtype)
+        pairs, two, count = _pairs(h, weight)
         y = torch.bmm(pairs, two.expand(len(x), -1, -1))  # (B, T', O)
         if weight.shape[2] == 3:
-            y.baddbmm_(x[:, 2 : 2 * count + 1 : 2], weight[:, :, 2].t().expand(len(x), -1, -1))
+            y.baddbmm_(h[:, 2 : 2 * count + 1 : 2], weight[:, :, 2].t().expand(len(x), -1, -1))
         return y
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ANN401
-        x, weight = ctx.saved_tensors
-        grad = grads[0].contiguous()  # (B, T', O)
-        out, channels, kernel = weight.shape
-        pairs, two, count = _pairs(x, weight)
-        grad_x = torch.empty_like(x)
-        grad_x[:, 2 * count :] = 0
-        target = grad_x[:, : 2 * count].view(len(x), count, 2 * channels)
-        torch.bmm(grad, two.t().expand(len(x), -1, -1), out=target)
-        grad_two = torch.bmm(pairs.transpose(1, 2), grad).sum(0)  # (2C, O)
-        grad_weight = torch.empty_like(weight)
-        grad_weight[:, :, :2] = grad_two.view(2, channels, out).permute(2, 1, 0)
-        if kernel == 3:
-            grad_x[:, 2 : 2 * count + 1 : 2].baddbmm_(grad, weight[:, :, 2].expand(len(x), -1, -1))
-            grad_weight[:, :, 2] = torch.bmm(grad.transpose(1, 2), x[:, 2 : 2 * count + 1 : 2]).sum(0)
-        return grad_x, grad_weight
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:  # noqa: ANN401
+        x, gain, bias, weight = ctx.saved_tensors
+        full = _full(x)
+        normed, mean, rstd = torch.native_layer_norm(full, x.shape[-1:], gain, bias, EPS)
+        grad_h, grad_weight = _conv_backward(F.gelu(normed).to(x.dtype), weight, grads[0].contiguous())
+        grad_normed = torch.ops.aten.gelu_backward(grad_h.to(full.dtype), normed)
+        grad_x, grad_gain, grad_bias = torch.ops.aten.native_layer_norm_backward(
+            grad_normed, full, x.shape[-1:], mean, rstd, gain, bias, [True, True, True]
+        )
+        return grad_x.to(x.dtype), grad_gain, grad_bias, grad_weight
+
+
+def _full(x: Tensor) -> Tensor:
+    """Return half-precision x in fp32: LayerNorm is never computed in less."""
+    return x.float() if x.dtype in {torch.float16, torch.bfloat16} else x
+
+
+def _conv_backward(h: Tensor, weight: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradients of the convolution's input (B, T, C) and weight (O, C, K), given that of its output."""
+    out, channels, kernel = weight.shape
+    pairs, two, count = _pairs(h, weight)
+    grad_h = torch.empty_like(h)
+    grad_h[:, 2 * count :] = 0
+    target = grad_h[:, : 2 * count].view(len(h), count, 2 * channels)
+    torch.bmm(grad, two.t().expand(len(h), -1, -1), out=target)
+    grad_two = torch.bmm(pairs.transpose(1, 2), grad).sum(0)  # (2C, O)
+    grad_weight = torch.empty_like(weight)
+    grad_weight[:, :, :2] = grad_two.view(2, channels, out).permute(2, 1, 0)
+    if kernel == 3:
+        grad_h[:, 2 : 2 * count + 1 : 2].baddbmm_(grad, weight[:, :, 2].expand(len(h), -1, -1))
+        grad_weight[:, :, 2] = torch.bmm(grad.transpose(1, 2), h[:, 2 : 2 * count + 1 : 2]).sum(0)
+    return grad_h, grad_weight
 
 
 def _pairs(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, int]:
@@ -97,14 +115,12 @@ class Frontend(nn.Module):
 
     def convolve(self, waveforms: Tensor) -> Tensor:
         """Return the convolutions' output (B, T, C) of normalised 16 kHz waveforms (B, N), N >= 400."""
-        x = waveforms.unfold(1, KERNELS[0], STRIDES[0])  # (B, T0, 10)
-        for i, (weight, norm) in enumerate(zip(self.convs, self.conv_norms, strict=True)):
-            if torch.is_autocast_enabled(x.device.type):  # before apply(): forward and backward then agree on the type
-                kind = torch.get_autocast_dtype(x.device.type)
-                x, weight = x.to(kind), weight.to(kind)  # noqa: PLW2901
-            x = x @ weight[:, 0].t() if i == 0 else _StridedConv.apply(x.contiguous(), weight)
-            x = F.gelu(norm(x))
-        return x
+        first, *rest = self.convs
+        x = (waveforms.unfold(1, KERNELS[0], STRIDES[0]) @ first[:, 0].t()).contiguous()  # (B, T0, C)
+        for weight, norm in zip(rest, self.conv_norms, strict=False):
+            x = _NormedConv.apply(x, norm.weight, norm.bias, weight.to(x.dtype))
+        normed: Tensor = self.conv_norms[-1](x)
+        return F.gelu(normed)
 
     def forward(self, waveforms: Tensor) -> Tensor:
         """Return frames (B, T, D) of normalised waveforms (B, N)."""

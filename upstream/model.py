@@ -58,8 +58,10 @@ class MT4SSL(nn.Module):
         row, time = mask.nonzero(as_tuple=True)  # (M,) in row-major order
         views = len(mask) // len(frames)
         x = torch.where(mask[..., None], self.mask_emb.to(frames.dtype), frames.repeat(views, 1, 1))
-        output = self.encoder(x, None if padding is None else padding.repeat(views, 1))
-        hidden = output.hidden[-1][row, time]  # (M, D)
+        # masked frames first, in order: all that the last layer has to compute; rows may have unequal numbers of them
+        at = mask.int().argsort(dim=1, descending=True, stable=True)[:, : int(mask.sum(1).max())]
+        output = self.encoder(x, None if padding is None else padding.repeat(views, 1), at)
+        hidden = output.hidden[-1][mask.gather(1, at)]  # (M, D)
         utterance = row % len(frames)
         sums = {
             name: extractor.loss(hidden, extractor.targets(labels, frames, padding)[utterance, time])
