@@ -4,17 +4,20 @@ Shapes: L hidden states (encoder input and every layer), B batch, N samples, T f
 """
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mt4ssl_bench.audio import RATE
 from mt4ssl_bench.checkpoint import fingerprint
 from mt4ssl_bench.errors import UpstreamError
 from mt4ssl_bench.features import Features, Upstream
 
-RATE = 16_000
+LOGGER = logging.getLogger(__name__)
+MAX_SECONDS = 600  # attention's memory grows as the square of the length, the first layer's takes 6 MB a second at base
 LEAK = 1e-4  # largest relative change that padding may make before a model is run on equal lengths alone
 WHERE_FROM = {
     "_name_or_path",
@@ -46,6 +49,8 @@ def load_model(name: str) -> tuple[Any, Any, dict[str, Any]]:
     transformers = import_transformers(f"hf:{name}")
     if not name:
         raise UpstreamError("hf: name a folder or a hub id, for example hf:facebook/hubert-base-ls960")
+    if not Path(name).is_dir():
+        LOGGER.info("hf:%s: from the cache, or from huggingface.co", name)
     try:
         model, info = transformers.AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
         extractor = transformers.AutoFeatureExtractor.from_pretrained(name)
@@ -86,10 +91,13 @@ class HuggingFaceUpstream:
 
     @torch.no_grad()
     def extract(self, waveforms: Tensor, lengths: Tensor) -> Features:
-        """See Upstream.extract; raises UpstreamError for audio shorter than the model's first frame."""
+        """See Upstream.extract; raises UpstreamError for audio shorter than a frame or longer than MAX_SECONDS."""
         frames = self.frame_counts(lengths)
         if int(frames.min()) < 1:
             raise UpstreamError(f"{self.name}: audio of {int(lengths.min())} samples is too short for one frame")
+        if int(lengths.max()) > MAX_SECONDS * RATE:
+            seconds = int(lengths.max()) / RATE
+            raise UpstreamError(f"{self.name}: audio of {seconds:.0f} s, at most {MAX_SECONDS}; cut it into utterances")
         groups = [list(range(len(lengths)))]
         if not self.pads:
             groups = [(lengths == n).nonzero()[:, 0].tolist() for n in sorted(set(lengths.tolist()))]

@@ -119,9 +119,12 @@ def test_models_that_do_not_read_waveforms_are_refused(tmp_path: Path) -> None:
         load_upstream(f"hf:{tmp_path / 'w'}")
 
 
-def test_too_short_audio_is_refused(hubert: Path) -> None:
+def test_too_short_and_too_long_audio_is_refused(hubert: Path) -> None:
+    upstream = load_upstream(f"hf:{hubert}")
     with pytest.raises(UpstreamError, match="399 samples is too short"):
-        load_upstream(f"hf:{hubert}").extract(torch.zeros(1, 399), torch.tensor([399]))
+        upstream.extract(torch.zeros(1, 399), torch.tensor([399]))
+    with pytest.raises(UpstreamError, match="audio of 1800 s, at most 600"):
+        upstream.extract(torch.zeros(1, 1).expand(1, 1800 * 16_000), torch.tensor([1800 * 16_000]))
 
 
 def test_without_transformers_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -47,8 +47,8 @@ def convert(source: str, out: Path, keys: Sequence[str] = ()) -> Conversion:
         raise CheckpointError(f"{out}: holds a checkpoint already; choose another --out")
     found = read(source)
     name = Path(source.removeprefix("hf:")).name
-    about = f"about=converted from {name} ({found.kind})".replace("'", "")
-    config = check(load(PretrainConfig, None, [about, *infer(source, found, keys), *found.keys, *keys]))
+    config = load(PretrainConfig, None, [*infer(source, found, keys), *found.keys, *keys])
+    config = check(replace(config, about=f"converted from {name} ({found.kind})"))
     notes = list(found.notes)
     state = dict(found.state)
     if "mask_emb" not in state:

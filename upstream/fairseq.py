@@ -91,20 +91,23 @@ def read_fairseq(path: Path) -> Found:
     else:
         notes.append("its settings do not say whether waveforms are normalised: assumed they are, as published")
     kind = settings.get("_name") or ("multi2vec" if "final_proj_hubert.weight" in state else "data2vec_audio")
-    history = plain(payload.get("optimizer_history")) or [{}]
-    return Found(
-        kind=f"fairseq {kind}", state=renamed, keys=keys, notes=notes, updates=(history[-1] or {}).get("num_updates")
-    )
+    history = plain(payload.get("optimizer_history"))
+    updates = _dict(history[-1]).get("num_updates") if isinstance(history, list) and history else None
+    return Found(kind=f"fairseq {kind}", state=renamed, keys=keys, notes=notes, updates=updates)
+
+
+def _dict(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _read_settings(payload: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the model's and the task's settings; older files have both in one namespace, `args`."""
-    args, config = plain(payload.get("args")) or {}, plain(payload.get("cfg")) or {}
-    model, task = config.get("model") or {}, config.get("task") or {}
-    pretrained = model.get("w2v_args") or {}  # what a fine-tuned model was before
-    places = (pretrained.get("model") or {}, pretrained, model, args)
+    args, config = _dict(plain(payload.get("args"))), _dict(plain(payload.get("cfg")))
+    model, task = _dict(config.get("model")), _dict(config.get("task"))
+    before = _dict(model.get("w2v_args"))  # what a fine-tuned model was
+    places = (_dict(before.get("model")), before, model, args)
     settings = next((place for place in places if "encoder_embed_dim" in place), {})
-    return settings, next((place for place in (pretrained.get("task") or {}, pretrained, task, args) if place), {})
+    return settings, next((place for place in (_dict(before.get("task")), before, task, args) if place), {})
 
 
 def _check_architecture(path: Path, state: Iterable[str], settings: Mapping[str, Any]) -> None:
@@ -125,7 +128,7 @@ def _check_architecture(path: Path, state: Iterable[str], settings: Mapping[str,
     if differences:
         raise CheckpointError(
             f"{path}: not MT4SSL's architecture: {'; '.join(differences)}; evaluate it through s3prl instead, "
-            f"for example as hubert_local:{path}, wav2vec2_local:{path} or data2vec_local:{path}"
+            f"for example as hubert_local:{path} or wav2vec2_local:{path}"
         )
 
 

@@ -69,6 +69,7 @@ def write_huggingface(model: MT4SSL, folder: Path) -> None:
     own = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("extractors.")}
     other.load_state_dict(rename(own, "ours", "huggingface"))
     other.save_pretrained(folder)
+    (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode)  # not for the owner alone
     transformers.Wav2Vec2FeatureExtractor(
         do_normalize=config.frontend.normalize, return_attention_mask=True
     ).save_pretrained(folder)
