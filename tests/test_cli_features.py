@@ -1,5 +1,6 @@
-"""The command line's features as a user types it: the store seen and cleared."""
+"""The command line's features as a user types it: extraction, the store seen and cleared."""
 
+import json
 import os
 from pathlib import Path
 
@@ -74,3 +75,31 @@ def test_a_folder_that_is_not_there_and_help(
     assert "error: nowhere: no such feature store" in capsys.readouterr().err
     assert call(monkeypatch, *command, "--help") == 0
     assert f"mt4ssl-bench {' '.join(command)} results/store" in " ".join(capsys.readouterr().out.split())
+
+
+def test_extract_prints_where_the_features_are_and_a_second_time_computes_nothing(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy = f"random:{Path(__file__).parent / 'data' / 'toy.yaml'}"
+    command = ["extract", toy, "--corpus", corpus.root, "--split", "test", "--layer", -1, "--dtype", "fp16"]
+    for _ in range(2):
+        assert call(monkeypatch, *command, "--out", tmp_path) == 0
+        assert capsys.readouterr().out == f"{tmp_path / 'index.json'}\n"
+        monkeypatch.setattr("mt4ssl_bench.passes.Pass._forward", None)
+    about = json.loads((tmp_path / "index.json").read_text(encoding="utf-8"))
+    assert (about["layer"], about["dtype"], sorted(about["files"])) == (2, "fp16", ["s0-0", "s1-0", "s2-0"])
+
+
+def test_what_extract_cannot_do_is_said_in_one_line(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for options, message in (
+        (["--corpus", corpus.root, "--layer", "third"], "--layer third: expected a number or all"),
+        ([], "name what to read, either --corpus or --folder"),
+        (["--corpus", corpus.root, "--folder", tmp_path], "name what to read, either --corpus or --folder"),
+        (["--corpus", corpus.root, "--units", tmp_path / "nothing"], "nothing: missing or damaged"),
+    ):
+        assert call(monkeypatch, "extract", "fbank", "--out", tmp_path / "out", *options) == 2
+        assert message in " ".join(capsys.readouterr().err.split())
+    assert call(monkeypatch, "extract", "--help") == 0
+    assert "mt4ssl-bench extract runs/first --folder recordings" in " ".join(capsys.readouterr().out.split())

@@ -144,3 +144,18 @@ def test_nothing_starts_when_one_name_is_wrong(corpus: Corpus, upstreams: dict[s
         evaluate(["good"], [PHONEME, "nonsense"], corpus.root, out=tmp_path / "r", device="cpu")
     assert upstreams["good"].calls == 0
     assert not (tmp_path / "r").exists()
+
+
+def test_without_room_to_store_one_pass_per_batch_feeds_every_learning_rate_and_the_score_is_the_same(
+    corpus: Corpus, upstreams: dict[str, Spectrum], tmp_path: Path
+) -> None:
+    keys = ["steps=20", "validate_every=10", "store.precision=fp32"]
+    (stored,) = evaluate(["good"], [PHONEME], corpus.root, out=tmp_path / "a", device="cpu", overrides=keys).results
+    model = upstreams["good"]
+    model.calls = 0
+    keys.append("store.limit_gb=0")
+    (live,) = evaluate(["good"], [PHONEME], corpus.root, out=tmp_path / "b", device="cpu", overrides=keys).results
+    assert len(live.sweep) == 2
+    assert model.calls == 20 + 2 + 1  # updates, validations and the test, each of one batch
+    assert (live.metrics, live.sweep) == (stored.metrics, stored.sweep)
+    assert live.layer_weights == pytest.approx(stored.layer_weights, abs=1e-5)
