@@ -1,5 +1,6 @@
 """A cut to 16 kHz mono float32 samples; anything that cannot be read raises CorpusError naming the utterance."""
 
+import io
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,31 +22,33 @@ Samples = NDArray[np.float32]
 
 def read(cut: Any) -> Samples:  # noqa: ANN401 - lhotse ships no types
     """Return the cut's audio (N,) at 16 kHz, channels averaged; raises CorpusError for what cannot be read."""
-    source = cut.recording.sources[0]
-    if source.type != "file":  # audio inside a shard
-        mixed = cut.resample(RATE).load_audio() if cut.sampling_rate != RATE else cut.load_audio()
-        return np.ascontiguousarray(mixed.mean(axis=0), dtype=np.float32)
-    rate = cut.recording.sampling_rate
+    source, rate = cut.recording.sources[0], cut.recording.sampling_rate
+    start, count = round(cut.start * rate), round(cut.duration * rate)
     try:
-        samples = read_file(Path(source.source), start=round(cut.start * rate), count=round(cut.duration * rate))
+        if source.type == "memory":  # audio inside a shard
+            return _read(io.BytesIO(source.source), "its shard", start, count)
+        return read_file(Path(source.source), start=start, count=count)
     except CorpusError as error:
         raise CorpusError(f"utterance '{cut.id}': {error}") from None
-    return samples
 
 
 def read_file(path: Path, *, start: int = 0, count: int = -1) -> Samples:
     """Return `count` samples from `start`, both at the file's own rate, as 16 kHz mono (N,); -1 reads to the end."""
+    return _read(path, path, start, count)
+
+
+def _read(file: Path | io.BytesIO, name: object, start: int, count: int) -> Samples:
     try:
-        samples, rate = soundfile.read(path, start=start, frames=count, dtype="float32", always_2d=True)
+        samples, rate = soundfile.read(file, start=start, frames=count, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
-        raise CorpusError(f"{path}: {_reason(path, error)}") from None
+        raise CorpusError(f"{name}: {_reason(file, error)}") from None
     if not len(samples) or len(samples) < count - SHORT * rate:
-        raise CorpusError(f"{path}: truncated or changed: {len(samples)} samples from {start}, not {max(count, 1)}")
+        raise CorpusError(f"{name}: truncated or changed: {len(samples)} samples from {start}, not {max(count, 1)}")
     mono: Samples = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
     if rate != RATE:
         mono = _resample(mono, rate)
     if not np.isfinite(mono).all():
-        raise CorpusError(f"{path}: holds NaN or infinite samples")
+        raise CorpusError(f"{name}: holds NaN or infinite samples")
     return np.ascontiguousarray(mono, dtype=np.float32)
 
 
@@ -129,7 +132,7 @@ def _resampler(rate: int) -> Any:  # noqa: ANN401 - torchaudio ships no types
     return torchaudio.transforms.Resample(rate, RATE)
 
 
-def _reason(path: Path, error: Exception) -> str:
-    if not path.exists():
+def _reason(file: Path | io.BytesIO, error: Exception) -> str:
+    if isinstance(file, Path) and not file.exists():
         return "no such file"
     return f"unreadable audio ({str(error).split(': ')[-1].rstrip('.')})"

@@ -7,7 +7,16 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from mt4ssl_bench import __version__, cli_check, cli_corpora, cli_features, cli_models, cli_results, cli_upstreams
+from mt4ssl_bench import (
+    __version__,
+    cli_check,
+    cli_corpora,
+    cli_features,
+    cli_models,
+    cli_reshape,
+    cli_results,
+    cli_upstreams,
+)
 from mt4ssl_bench.cli_results import Format, print_leaderboard
 from mt4ssl_bench.console import setup_logging, stderr, stdout
 from mt4ssl_bench.errors import BenchError
@@ -19,6 +28,7 @@ app = typer.Typer(
     help="Pretrain speech models with MT4SSL and evaluate any speech encoder with SUPERB's protocol.",
 )
 app.add_typer(cli_corpora.prepare, name="prepare")
+app.add_typer(cli_reshape.app)
 app.add_typer(cli_features.app)
 app.add_typer(cli_models.app)
 app.add_typer(cli_check.app)

@@ -10,6 +10,7 @@ from typing import Any
 from mt4ssl_bench.cuts import Cuts, write_cuts
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.registry import hint
+from mt4ssl_bench.shards import Shards, fetch, is_url
 
 FORMAT = 1
 SID_PREFIX = "sid_"  # splits of their own for speaker tasks, where the plain ones are speaker-disjoint
@@ -37,41 +38,42 @@ class CorpusInfo:
     licence: str = "unknown"
     synthetic: bool = False  # made by a synthesiser: never a speech benchmark
     phones_from: str = ""  # "manifest", or the lexicon that made them
+    shards: int = 0  # cuts per shard, where the splits lie in shards and not in files
+    labels: dict[str, Any] = field(default_factory=dict)  # of the label store whose labels the shards carry
     notes: dict[str, Any] = field(default_factory=dict)  # exclusions by reason, out-of-vocabulary words
 
 
 class Corpus:
     """An opened corpus: `info`, `root`, and cuts by split."""
 
-    def __init__(self, root: Path, info: CorpusInfo) -> None:
-        self.root, self.info = root, info
+    def __init__(self, where: str | Path, info: CorpusInfo) -> None:
+        self.where, self.root, self.info = str(where), Path(where), info
 
     @classmethod
     def open(cls, path: str | Path) -> "Corpus":
         """Open the corpus folder `path`; raises CorpusError when it is not one."""
+        if is_url(str(path)):
+            where = str(path).rstrip("/")
+            return cls(where, _parse(fetch(f"{where}/corpus.json").read(), f"{where}/corpus.json"))
         root = Path(path)
         file = root / "corpus.json"
         if not root.is_dir():
             raise CorpusError(f"corpus {root}: no such folder; 'mt4ssl-bench prepare --help' shows how to make one")
         if not file.is_file():
             raise CorpusError(f"corpus {root}: holds no corpus.json; 'mt4ssl-bench prepare' makes one")
-        try:
-            raw = json.loads(file.read_text(encoding="utf-8"))
-            raw["splits"] = {name: SplitInfo(**split) for name, split in raw["splits"].items()}
-            info = CorpusInfo(**raw)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise CorpusError(f"{file}: not a corpus of this version ({error}); prepare it again") from None
-        if info.format != FORMAT:
-            raise CorpusError(f"{file}: format {info.format}, this version reads {FORMAT}; prepare it again")
-        return cls(root, info)
+        return cls(root, _parse(file.read_bytes(), str(file)))
 
-    def cuts(self, split: str) -> Cuts:
+    def cuts(self, split: str) -> Cuts | Shards:
         """Return the split's cuts, parsed as they are asked for; raises CorpusError for a split that cannot be used."""
         if split not in self.info.splits:
             raise CorpusError(f"corpus {self.root}: no split '{split}'; {hint(split, self.info.splits)}")
         stated = self.info.splits[split].utterances
         if not stated:
             raise CorpusError(f"corpus {self.root}: split '{split}' holds no utterance")
+        if self.info.shards:
+            return Shards(f"{self.where}/{split}")
+        if is_url(self.where):
+            raise CorpusError(f"corpus {self.where}: only shards are read from a URL; 'mt4ssl-bench shard' makes them")
         file = self.root / f"{split}.jsonl.gz"
         if not file.is_file():
             raise CorpusError(f"{file}: missing from the corpus; prepare it again into an empty folder")
@@ -116,11 +118,27 @@ def write_corpus(root: Path, cuts: Mapping[str, Iterable[Any]], **facts: Any) ->
         tally = Tally()
         write_cuts(root / f"{split}.jsonl.gz", tally.of(members))
         splits[split] = tally.info
-    info = CorpusInfo(splits=splits, **{key: fact() if callable(fact) else fact for key, fact in facts.items()})
+    return write_info(root, CorpusInfo(splits=splits, **{k: v() if callable(v) else v for k, v in facts.items()}))
+
+
+def write_info(root: Path, info: CorpusInfo) -> Corpus:
+    """Write corpus.json, the last file of a corpus; returns it opened."""
     aside = root / f".corpus.{os.getpid()}.json"
     aside.write_text(json.dumps(asdict(info), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     aside.replace(root / "corpus.json")
     return Corpus.open(root)
+
+
+def _parse(content: bytes, where: str) -> CorpusInfo:
+    try:
+        raw = json.loads(content.decode())
+        raw["splits"] = {name: SplitInfo(**split) for name, split in raw["splits"].items()}
+        info = CorpusInfo(**raw)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CorpusError(f"{where}: not a corpus of this version ({error}); prepare it again") from None
+    if info.format != FORMAT:
+        raise CorpusError(f"{where}: format {info.format}, this version reads {FORMAT}; prepare it again")
+    return info
 
 
 class Tally:

@@ -12,7 +12,7 @@ HOMES = {  # library -> the only modules that import it
     "typer": CLI,
     "rich": {"console", "leaderboard", "report", *CLI},
     "omegaconf": {"config"},
-    "lhotse": {"cuts", "shards", "layouts", "exchange"},
+    "lhotse": {"cuts", "shards", "sharding", "layouts", "exchange"},
     "s3prl": {"features", "expert", "s3prl_programs"},
     "transformers": {"huggingface"},
     "huggingface_hub": {"huggingface", "s3prl_programs"},

@@ -22,7 +22,7 @@ from mt4ssl_bench.cuts import Joined
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.upstream.config import DataConfig
 from mt4ssl_bench.upstream.frontend import STRIDE, frame_count, normalize
-from mt4ssl_bench.upstream.labels import LabelStore
+from mt4ssl_bench.upstream.labels import CarriedLabels, LabelStore
 
 LOGGER = logging.getLogger(__name__)
 TRIES = 100  # utterances tried in place of a batch that cannot be read, before the run stops
@@ -68,7 +68,7 @@ class PretrainData:
         corpora: Sequence[Corpus],
         split: str,
         config: DataConfig,
-        labels: LabelStore | None,
+        labels: LabelStore | CarriedLabels | None,
         *,
         normalized: bool,
         seed: int = 0,
@@ -148,7 +148,7 @@ class PretrainData:
         wave = whole[first * STRIDE :][: round(self.config.max_seconds * audio.RATE)]
         if self.labels is None:
             return wave, np.zeros(0, np.int64)
-        labels = self.labels.get(cut.id, frame_count(len(whole)))
+        labels = self.labels.of(cut, frame_count(len(whole)))
         return wave, labels[first : first + frame_count(len(wave))].astype(np.int64)
 
     def _noted(self, batch: Batch) -> Batch:

@@ -3,13 +3,14 @@
 Shapes: T frames, V clusters, F features.
 """
 
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from mt4ssl_bench.errors import CheckpointError
 
 FORMAT = 1
+AGAIN = 'run "mt4ssl-bench kmeans" again'
 FRAME_RATE = 50  # labels per second: one per frame of the front end
 
 
@@ -41,29 +43,42 @@ class LabelStore:
         try:
             self.info = LabelInfo(**json.loads((folder / "labels.json").read_text(encoding="utf-8")))
             self._values: NDArray[np.uint16] = np.load(folder / "labels.npy", mmap_mode="r")
-            ids = (folder / "ids.txt").read_text(encoding="utf-8").splitlines()
-            offsets = np.load(folder / "offsets.npy")
+            keys = _keys((folder / "ids.txt").read_bytes())
+            self._offsets: NDArray[np.int64] = np.load(folder / "offsets.npy")
         except (OSError, ValueError, TypeError) as error:
             raise CheckpointError(f"labels {folder}: missing or damaged ({error}); run 'mt4ssl-bench kmeans'") from None
         if self.info.format != FORMAT:
             raise CheckpointError(f"labels {folder}: format {self.info.format}, this version reads {FORMAT}")
+        if len(self._offsets) != len(keys) + 1:
+            raise CheckpointError(f"labels {folder}: damaged ({len(keys)} ids, {len(self._offsets)} offsets); {AGAIN}")
         self.folder = folder
-        self._places = {name: (int(a), int(b)) for name, a, b in zip(ids, offsets[:-1], offsets[1:], strict=True)}
+        self._order = np.argsort(keys)
+        self._keys = keys[self._order]
+        if (self._keys[1:] == self._keys[:-1]).any():
+            raise CheckpointError(f"labels {folder}: an utterance stands in it twice; {AGAIN}")
 
     def __contains__(self, name: str) -> bool:
-        return name in self._places
+        return self._place(name) is not None
+
+    def all_of(self, name: str) -> NDArray[np.uint16]:
+        """Return all labels (T,) of utterance `name`; raises CheckpointError when it has none."""
+        place = self._place(name)
+        if place is None:
+            raise CheckpointError(f"labels {self.folder}: none for utterance '{name}'; {AGAIN}")
+        return self._values[self._offsets[place] : self._offsets[place + 1]]
 
     def get(self, name: str, frames: int) -> NDArray[np.uint16]:
         """Return the labels (frames,) of utterance `name`; raises CheckpointError when it has none or too few."""
-        if name not in self._places:
-            raise CheckpointError(f"labels {self.folder}: none for utterance '{name}'; run 'mt4ssl-bench kmeans' again")
-        start, end = self._places[name]
-        if end - start < frames:
-            raise CheckpointError(
-                f"labels {self.folder}: utterance '{name}' has {end - start} labels for {frames} frames at "
-                f"{FRAME_RATE} Hz; made from other audio or at another frame rate"
-            )
-        return self._values[start : start + frames]
+        return _enough(self.all_of(name), frames, name, f"labels {self.folder}")
+
+    def of(self, cut: Any, frames: int) -> NDArray[np.uint16]:  # noqa: ANN401 - lhotse ships no types
+        """Return the labels (frames,) of a cut; see get."""
+        return self.get(cut.id, frames)
+
+    def _place(self, name: str) -> int | None:
+        key = _keys(name.encode())
+        found = int(np.searchsorted(self._keys, key[0]))
+        return int(self._order[found]) if found < len(self._keys) and self._keys[found] == key[0] else None
 
     def centres(self) -> NDArray[np.float32]:
         """Return the clusters' centres (V, F); raises CheckpointError for a store without them."""
@@ -77,19 +92,46 @@ class LabelStore:
 
     def check(self, digest: str, clusters: int) -> "LabelStore":
         """Return self; raises CheckpointError when the labels belong to another corpus or codebook."""
-        again = 'run "mt4ssl-bench kmeans" again'
-        if self.info.digest != digest:
-            raise CheckpointError(
-                f"targets.offline.labels={self.folder}: made from another corpus "
-                f"({self.info.digest}, not {digest}); {again}"
-            )
-        if self.info.clusters != clusters:
-            raise CheckpointError(
-                f"targets.offline.clusters={clusters}: {self.folder} has {self.info.clusters} clusters; {again}"
-            )
-        if self.info.frame_rate != FRAME_RATE:
-            raise CheckpointError(f"labels {self.folder}: {self.info.frame_rate} Hz, expected {FRAME_RATE}; {again}")
+        _check(self.info, f"targets.offline.labels={self.folder}", digest, clusters)
         return self
+
+
+class CarriedLabels:
+    """The labels that the shards of some corpora carry, made by one k-means; the same face as a store's."""
+
+    def __init__(self, infos: Sequence[dict[str, Any]], digest: str, clusters: int) -> None:
+        self.info = LabelInfo(**infos[0])
+        if any(info != infos[0] for info in infos):
+            raise CheckpointError("data.corpus: their shards carry labels of different codebooks; shard them again")
+        _check(self.info, "the labels in the shards", digest, clusters)
+
+    def of(self, cut: Any, frames: int) -> NDArray[np.uint16]:  # noqa: ANN401 - lhotse ships no types
+        """Return the labels (frames,) of a cut; raises CheckpointError when there are too few."""
+        return _enough(cut.load_labels(), frames, cut.id, "the labels in the shards")
+
+
+def _enough(values: NDArray[np.uint16], frames: int, name: str, where: str) -> NDArray[np.uint16]:
+    if len(values) < frames:
+        raise CheckpointError(
+            f"{where}: utterance '{name}' has {len(values)} labels for {frames} frames at "
+            f"{FRAME_RATE} Hz; made from other audio or at another frame rate"
+        )
+    return values[:frames]
+
+
+def _check(info: LabelInfo, where: str, digest: str, clusters: int) -> None:
+    if info.digest != digest:
+        raise CheckpointError(f"{where}: made from another corpus ({info.digest}, not {digest}); {AGAIN}")
+    if info.clusters != clusters:
+        raise CheckpointError(f"targets.offline.clusters={clusters}: {where} has {info.clusters} clusters; {AGAIN}")
+    if info.frame_rate != FRAME_RATE:
+        raise CheckpointError(f"{where}: {info.frame_rate} Hz, expected {FRAME_RATE}; {AGAIN}")
+
+
+def _keys(names: bytes) -> NDArray[np.uint64]:
+    """Return a number for each line: a million of them take 8 MB, their names as Python objects 150."""
+    lines = names.split(b"\n") if names else []
+    return np.array([int.from_bytes(hashlib.blake2b(n, digest_size=8).digest()) for n in lines], dtype=np.uint64)
 
 
 def write_labels(
@@ -105,12 +147,15 @@ def write_labels(
     aside = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    ids, parts, offsets = [], [], [0]
-    for name, values in labels:
-        ids.append(name)
-        parts.append(values.astype(np.uint16))
-        offsets.append(offsets[-1] + len(values))
-    np.save(aside / "labels.npy", np.concatenate(parts) if parts else np.zeros(0, np.uint16))
+    ids, offsets = [], [0]
+    with (aside / "labels.npy").open("wb") as out:
+        _write_header(out, 0)
+        for name, values in labels:
+            ids.append(name)
+            out.write(values.astype("<u2").tobytes())
+            offsets.append(offsets[-1] + len(values))
+        out.seek(0)
+        _write_header(out, offsets[-1])  # as long as the first: numpy leaves room for any length
     np.save(aside / "offsets.npy", np.asarray(offsets, dtype=np.int64))
     if centres is not None:
         np.save(aside / "centres.npy", centres)
@@ -120,3 +165,8 @@ def write_labels(
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
     return LabelStore(folder)
+
+
+def _write_header(out: IO[bytes], count: int) -> None:
+    header = {"descr": "<u2", "fortran_order": False, "shape": (count,)}
+    np.lib.format.write_array_header_1_0(out, header)

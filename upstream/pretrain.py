@@ -17,6 +17,7 @@ from mt4ssl_bench.config import load, to_dict
 from mt4ssl_bench.corpus import Corpus
 from mt4ssl_bench.distributed import ALONE, World, joined, no_sync
 from mt4ssl_bench.errors import ConfigError, TrainingError
+from mt4ssl_bench.shards import is_url
 from mt4ssl_bench.training import Fit, FitReport, StepLoss
 from mt4ssl_bench.upstream.config import PretrainConfig, check
 from mt4ssl_bench.upstream.data import Batch, PretrainData
@@ -24,7 +25,7 @@ from mt4ssl_bench.upstream.encoder import EncoderLayer
 from mt4ssl_bench.upstream.expert import KIND
 from mt4ssl_bench.upstream.frontend import frame_counts
 from mt4ssl_bench.upstream.kmeans import joint_digest, make_labels
-from mt4ssl_bench.upstream.labels import LabelStore
+from mt4ssl_bench.upstream.labels import CarriedLabels, LabelStore
 from mt4ssl_bench.upstream.masking import draw_masks
 from mt4ssl_bench.upstream.model import MT4SSL, Losses
 from mt4ssl_bench.upstream.warmstart import start_from
@@ -35,7 +36,7 @@ VALID_SECONDS = 600.0  # audio that one validation pass reads at most
 FREE = (  # keys that a run may change on its way: how it is computed and looked at, not what
     "about",
     *(f"fit.{key}" for key in ("accumulate", "log_every", "save_every", "validate_every", "compile", "checkpointing")),
-    *(f"data.{key}" for key in ("workers", "cache_hours")),
+    *(f"data.{key}" for key in ("workers", "cache_hours", "max_unreadable")),
 )
 
 
@@ -215,9 +216,16 @@ def build_model(config: PretrainConfig, device: str) -> MT4SSL:
     return model.to(device)
 
 
-def open_labels(config: PretrainConfig, corpora: list[Corpus], digest: str, device: str) -> LabelStore:
-    """Return the run's label store: the one that the recipe names, or one made from the corpora."""
+def open_labels(config: PretrainConfig, corpora: list[Corpus], digest: str, device: str) -> LabelStore | CarriedLabels:
+    """Return the run's labels: the store that the recipe names, what all shards carry, or new ones of the corpora."""
     offline, data = config.targets.offline, config.data
     if offline.labels:
         return LabelStore(Path(offline.labels)).check(digest, offline.clusters)
+    if all(corpus.info.labels for corpus in corpora):
+        return CarriedLabels([corpus.info.labels for corpus in corpora], digest, offline.clusters)
+    if remote := [corpus.where for corpus in corpora if is_url(corpus.where)]:
+        raise ConfigError(
+            f"{remote[0]}: its shards carry no labels; shard it with --labels, name targets.offline.labels, or set "
+            "targets.offline.weight=0"
+        )
     return make_labels(corpora, (data.train, data.valid), offline, out=None, seed=config.fit.seed, device=device)

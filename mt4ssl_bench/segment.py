@@ -1,0 +1,137 @@
+"""Long recordings to pieces for pretraining: cut where it is quiet or into equal windows; what is lost is counted."""
+
+import hashlib
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from mt4ssl_bench import audio
+from mt4ssl_bench.console import progress
+from mt4ssl_bench.corpus import Corpus, write_corpus
+from mt4ssl_bench.errors import CorpusError
+
+LOGGER = logging.getLogger(__name__)
+HOP = 0.02  # seconds between two places where a piece may end
+QUIET = 0.2  # seconds over which a place's loudness is measured: a pause, not the closure of a stop
+CHUNK = 256  # recordings read ahead at a time
+
+By = Literal["silence", "windows"]
+
+
+def segment_corpus(
+    corpus: Corpus, out: Path, *, max_seconds: float = 30.0, min_seconds: float = 2.0, by: By = "silence"
+) -> Corpus:
+    """Write a corpus in which nothing lasts longer than `max_seconds`; the audio itself stays where it is.
+
+    Shorter recordings stay whole. A longer one becomes pieces `<id>-0000`, ..., without its text and phones. Those
+    under `min_seconds` and those that cannot be read are left out and counted by reason in corpus.json.
+    Raises CorpusError for limits that do not fit, an `out` that holds another corpus, or when nothing is left.
+    """
+    if not 0 < min_seconds <= max_seconds / 4:  # no piece is shorter than a quarter
+        raise CorpusError(f"--min-seconds {min_seconds:g}: must be over 0 and at most a quarter of {max_seconds:g}")
+    if corpus.info.shards:
+        raise CorpusError(f"{corpus.root}: holds shards; segment the corpus that they were made from, then shard that")
+    digest = hashlib.sha256(f"{corpus.info.digest} {by} {max_seconds} {min_seconds}".encode()).hexdigest()[:16]
+    if (out / "corpus.json").exists():
+        if (existing := Corpus.open(out)).info.digest == digest:
+            LOGGER.info("%s: already segmented, unchanged", out)
+            return existing
+        raise CorpusError(f"{out}: holds another corpus ({existing.info.name}); choose another --out")
+    counts: Counter[str] = Counter()
+    root = out.resolve()
+
+    def pieces(split: str) -> Iterator[dict[str, Any]]:
+        cuts = corpus.cuts(split)
+        with progress(f"segment {split}", len(cuts)) as advance, ThreadPoolExecutor() as pool:
+            for start in range(0, len(cuts), CHUNK):
+                members = cuts[start : start + CHUNK]
+                for cut, ends in zip(members, pool.map(lambda cut: _ends(cut, max_seconds, by), members), strict=True):
+                    yield from _pieces(cut, ends, min_seconds, root, counts)
+                advance(len(members), "")
+
+    return write_corpus(
+        out,
+        {split: pieces(split) for split, info in corpus.info.splits.items() if info.utterances},
+        name=f"{corpus.info.name}-segments",
+        digest=digest,
+        fields=lambda: [f for f in corpus.info.fields if f == "speaker" or not counts["cut"]],
+        languages=corpus.info.languages,
+        licence=corpus.info.licence,
+        synthetic=corpus.info.synthetic,
+        phones_from=corpus.info.phones_from,
+        notes=lambda: {
+            "segmented": {"from": corpus.info.digest, "by": by, "max_seconds": max_seconds, "min_seconds": min_seconds},
+            **counts,
+        },
+    )
+
+
+def _ends(cut: Any, most: float, by: By) -> list[float] | None:  # noqa: ANN401 - lhotse ships no types
+    """Return where the cut's pieces end, in seconds from its start; None when it cannot be read."""
+    if cut.duration <= most:
+        return [cut.duration]
+    if by == "windows":
+        count = math.ceil(cut.duration / most)
+        return [cut.duration * (n + 1) / count for n in range(count)]
+    try:
+        return quiet_ends(audio.read(cut), cut.duration, most)
+    except CorpusError as error:
+        LOGGER.warning("left out: %s", error)
+        return None
+
+
+def quiet_ends(samples: audio.Samples, seconds: float, most: float) -> list[float]:
+    """Return the ends of pieces of 16 kHz audio (N,): each is the quietest place between half of `most` and `most`.
+
+    Loudness is the mean energy of the QUIET seconds around a place. No piece is under a quarter of `most`.
+    """
+    hop = round(HOP * audio.RATE)
+    frames = samples[: len(samples) // hop * hop].reshape(-1, hop)
+    energy = np.convolve(np.square(frames).mean(1), np.ones(round(QUIET / HOP)), mode="same")
+    ends, start = [], 0.0
+    while seconds - start > most:
+        last = min(start + most, seconds - most / 4)  # so that no piece is under a quarter
+        first = min(start + most / 2, last - HOP)
+        low, high = round(first / HOP), round(last / HOP)
+        start = (low + int(np.argmin(energy[low:high]))) * HOP
+        ends.append(start)
+    return [*ends, seconds]
+
+
+def _pieces(
+    cut: Any,  # noqa: ANN401
+    ends: Sequence[float] | None,
+    least: float,
+    root: Path,
+    counts: Counter[str],
+) -> Iterator[dict[str, Any]]:
+    """Yield the cut's pieces as lhotse writes them, counting what becomes of it."""
+    if ends is None:
+        counts["unreadable"] += 1
+        return
+    raw = cut.to_dict()
+    for source in raw["recording"]["sources"]:
+        path = Path(source["source"]).resolve()
+        source["source"] = str(path.relative_to(root) if path.is_relative_to(root) else path)
+    if len(ends) == 1:
+        if cut.duration < least:
+            counts["too_short"] += 1
+        else:
+            yield raw
+        return
+    counts["cut"] += 1
+    counts["pieces"] += len(ends)
+    heard = [{k: v for k, v in one.items() if k not in {"text", "custom", "alignment"}} for one in raw["supervisions"]]
+    for number, (start, end) in enumerate(zip([0.0, *ends[:-1]], ends, strict=True)):
+        name, place = (
+            f"{cut.id}-{number:04d}",
+            {"start": round(cut.start + start, 6), "duration": round(end - start, 6)},
+        )
+        said = [{**one, "id": name, "start": 0.0, "duration": place["duration"]} for one in heard[:1]]
+        yield {**raw, **place, "id": name, "supervisions": said}

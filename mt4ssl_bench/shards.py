@@ -1,0 +1,155 @@
+"""A split in Lhotse Shar: tar files of some hundred cuts with their audio and labels, read from disk or any URL."""
+
+import gzip
+import json
+import logging
+import os
+import shutil
+import tarfile
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any, overload
+
+import numpy as np
+
+from mt4ssl_bench.cuts import DAMAGE
+from mt4ssl_bench.errors import CorpusError
+from mt4ssl_bench.order import STREAMS, WINDOW
+
+LOGGER = logging.getLogger(__name__)
+TRIES, PAUSE, TIMEOUT = 3, 1.0, 60.0  # of a download: attempts, and seconds between and without a byte
+LABELS = "labels"  # the field of a cut that carries its labels
+
+
+class Shards(Sequence[Any]):
+    """One split's cuts in shards, each with its audio in memory; a shard is fetched when one of its cuts is asked for.
+
+    Attributes:
+        durations: (N,) seconds of every cut.
+        shards: (N,) the number of the shard that it lies in.
+    """
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        try:
+            with open_any(f"{where}/index.npz") as file, tempfile.TemporaryFile() as copy:
+                shutil.copyfileobj(file, copy)
+                copy.seek(0)
+                with np.load(copy) as arrays:
+                    self.durations, self._bytes = arrays["durations"], arrays["bytes"]
+                    self._starts = np.concatenate([[0], np.cumsum(arrays["counts"])])
+        except (*DAMAGE, AttributeError) as error:
+            raise CorpusError(f"{where}/index.npz: missing or damaged ({error}); make the shards again") from None
+        self.shards = np.repeat(np.arange(len(self._bytes)), np.diff(self._starts))
+
+    def __len__(self) -> int:
+        return len(self.durations)
+
+    @overload
+    def __getitem__(self, place: int) -> Any: ...  # noqa: ANN401 - lhotse ships no types
+    @overload
+    def __getitem__(self, place: slice) -> list[Any]: ...
+    def __getitem__(self, place: int | slice) -> Any:
+        if isinstance(place, slice):
+            return [self[i] for i in range(*place.indices(len(self)))]
+        place = range(len(self))[place]
+        shard = int(self.shards[place])
+        return _shard(self.where, shard, tuple(self._bytes[shard].tolist())).cut(place - int(self._starts[shard]))
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[place] for place in range(len(self)))
+
+
+@dataclass(frozen=True)
+class Shard:
+    """An opened shard: the lines of its cuts, and of each tar file the places of its members."""
+
+    lines: list[bytes]
+    tars: Mapping[str, tuple[IO[bytes], list[tuple[str, int, int]]]]  # field -> file, (name, offset, bytes) of members
+
+    def cut(self, number: int) -> Any:  # noqa: ANN401
+        """Return a cut with its audio and labels."""
+        from lhotse.serialization import deserialize_item
+        from lhotse.shar.utils import fill_shar_placeholder
+
+        cut = deserialize_item(json.loads(self.lines[number]))
+        for field, (file, members) in self.tars.items():
+            (name, *data), (_, *meta) = members[2 * number : 2 * number + 2]  # the data, then what it is
+            if Path(name).with_suffix("").as_posix() != cut.id:
+                raise CorpusError(f"{file.name}: '{name}' where '{cut.id}' should be; make the shards again")
+            manifest = deserialize_item(json.loads(_read_at(file, *meta)))
+            fill_shar_placeholder(manifest, _read_at(file, *data), name)
+            setattr(cut, field, manifest)
+        return cut
+
+
+@lru_cache(maxsize=STREAMS * WINDOW + STREAMS)  # what the order of an epoch has open at a time
+def _shard(where: str, number: int, sizes: tuple[int, ...]) -> Shard:
+    fields = ("recording", LABELS)[: len(sizes)]
+    try:
+        with fetch(f"{where}/cuts.{number:06d}.jsonl.gz") as file:
+            lines = gzip.decompress(file.read()).splitlines()
+        tars = {}
+        for field, size in zip(fields, sizes, strict=True):
+            file = fetch(f"{where}/{field}.{number:06d}.tar", size)
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                tars[field] = (file, [(member.name, member.offset_data, member.size) for member in tar])
+    except (*DAMAGE, tarfile.TarError) as error:
+        raise CorpusError(f"{where}, shard {number:06d}: damaged ({error}); copy it or make the shards again") from None
+    return Shard(lines, tars)
+
+
+def _read_at(file: IO[bytes], offset: int, size: int) -> bytes:
+    return os.pread(file.fileno(), size, offset)  # leaves the position alone: processes may share the file
+
+
+def fetch(where: str, size: int | None = None) -> IO[bytes]:
+    """Return the file at a path or URL, opened; a URL's is copied to a temporary file that vanishes when closed.
+
+    Raises CorpusError when it cannot be had, or has not `size` bytes.
+    """
+    file: IO[bytes] = _download(where) if is_url(where) else open(where, "rb")  # noqa: SIM115, PTH123
+    found = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    if size is not None and found != size:
+        file.close()
+        raise CorpusError(f"{where}: cut short or changed: {found} bytes, not {size}; copy it or make the shards again")
+    return file
+
+
+def _download(url: str) -> IO[bytes]:
+    for attempt in range(TRIES):
+        file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
+        try:
+            with open_any(url) as source:
+                shutil.copyfileobj(source, file)
+        except OSError as error:
+            file.close()
+            if attempt + 1 == TRIES:
+                raise CorpusError(f"{url}: {error}, {TRIES} times") from None
+            LOGGER.warning("%s: %s; trying again", url, error)
+            time.sleep(PAUSE * 2**attempt)
+        else:
+            return file
+    raise AssertionError
+
+
+def is_url(where: str) -> bool:
+    """Return whether `where` is a URL and no path."""
+    return "://" in where
+
+
+def open_any(where: str) -> Any:  # noqa: ANN401 - a file that can be read and closed
+    """Return a path or URL opened for reading bytes; what is not http or https goes through lhotse (s3://, gs://)."""
+    if where.startswith(("http://", "https://")):
+        return urllib.request.urlopen(where, timeout=TIMEOUT)  # noqa: S310 - the schemes are those above
+    if is_url(where):
+        from lhotse.serialization import open_best
+
+        return open_best(where, "rb")
+    return Path(where).open("rb")

@@ -1,0 +1,185 @@
+"""Shards: the same utterances, audio and labels as from files, from disk and over HTTP; what is cut short is named."""
+
+import functools
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lhotse import CutSet
+
+from mt4ssl_bench import audio, shards
+from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.errors import CheckpointError, ConfigError, CorpusError
+from mt4ssl_bench.sharding import shard_corpus
+from mt4ssl_bench.upstream.config import DataConfig, OfflineConfig, PretrainConfig, TargetsConfig
+from mt4ssl_bench.upstream.data import Batch, PretrainData
+from mt4ssl_bench.upstream.frontend import frame_count
+from mt4ssl_bench.upstream.labels import CarriedLabels, LabelInfo, LabelStore, write_labels
+from mt4ssl_bench.upstream.pretrain import open_labels
+
+CONFIG = DataConfig(batch_seconds=6, max_seconds=1.0, min_seconds=0.5, workers=0)
+SIZE = 4
+
+
+@pytest.fixture(scope="module")
+def store(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> LabelStore:
+    counts = [(c.id, frame_count(round(c.duration * audio.RATE))) for s in ("train", "valid") for c in corpus.cuts(s)]
+    info = LabelInfo(digest=corpus.info.digest, clusters=1000)
+    return write_labels(tmp_path_factory.mktemp("l") / "labels", info, [(name, np.arange(n)) for name, n in counts])
+
+
+@pytest.fixture(scope="module")
+def made(corpus: Corpus, store: LabelStore, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    out = tmp_path_factory.mktemp("shards") / "tones"
+    return shard_corpus(
+        corpus, out, splits=("train", "valid"), size=SIZE, labels=store.all_of, about=asdict(store.info)
+    )
+
+
+@pytest.fixture(scope="module")
+def url(made: Corpus) -> Iterator[str]:
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    handler = functools.partial(Quiet, directory=str(made.root))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def utterances(batches: list[Batch]) -> dict[str, tuple[bytes, list[int]]]:
+    """Return each utterance's audio and labels, whatever batch it is in."""
+    found = {}
+    for batch in batches:
+        assert batch.labels is not None
+        for name, wave, length, row in zip(batch.ids, batch.waveforms, batch.lengths, batch.labels, strict=True):
+            assert name not in found
+            found[name] = (wave[:length].numpy().tobytes(), row[: frame_count(int(length))].tolist())
+    return found
+
+
+def test_lhotse_reads_the_shards(made: Corpus, corpus: Corpus) -> None:
+    cuts = list(_theirs(made.root / "train"))
+    assert sorted(cut.id for cut in cuts) == sorted(cut.id for cut in corpus.cuts("train"))
+    assert all(len(cut.load_labels()) == frame_count(cut.num_samples) for cut in cuts)
+
+
+def _theirs(folder: Path) -> CutSet:
+    fields = {"cuts": sorted(folder.glob("cuts.*")), "recording": sorted(folder.glob("recording.*"))}
+    fields["labels"] = sorted(folder.glob("labels.*"))
+    return CutSet.from_shar(fields=fields)
+
+
+def test_a_sharded_corpus_is_the_same_corpus(made: Corpus, corpus: Corpus) -> None:
+    assert made.info.digest == corpus.info.digest
+    assert (made.info.shards, made.info.labels["clusters"]) == (SIZE, 1000)
+    ours = {cut.id: cut for cut in made.cuts("train")}
+    for cut in corpus.cuts("train"):
+        assert np.array_equal(audio.read(ours[cut.id]), audio.read(cut))
+        assert ours[cut.id].supervisions[0].text == cut.supervisions[0].text
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_shards_and_files_give_the_same_batches_as_sets(
+    corpus: Corpus, made: Corpus, store: LabelStore, url: str, workers: int
+) -> None:
+    config = replace(CONFIG, workers=workers)
+    carried = CarriedLabels([made.info.labels], corpus.info.digest, 1000)
+    plain = list(PretrainData([corpus], "train", config, store, normalized=True)(1))
+    for source, labels in ((made, store), (made, carried), (Corpus.open(url), carried)):
+        sharded = list(PretrainData([source], "train", config, labels, normalized=True)(1))
+        assert utterances(sharded) == utterances(plain)
+
+
+def test_the_order_changes_with_the_epoch_and_skipping_gives_its_tail(made: Corpus) -> None:
+    data = PretrainData([made], "train", replace(CONFIG, batch_seconds=2), None, normalized=True)
+    whole = [batch.ids for batch in data(2)]
+    assert [batch.ids for batch in data(2, 3)] == whole[3:]
+    assert [batch.ids for batch in data(1)] != whole
+    shares = [[batch.ids for batch in data(2, rank=rank, world=2)] for rank in (0, 1)]
+    assert [shares[n % 2][n // 2] for n in range(len(whole))] == whole
+
+
+def test_labels_in_the_shards_need_no_store(made: Corpus, corpus: Corpus, store: LabelStore, url: str) -> None:
+    config = PretrainConfig(targets=TargetsConfig(offline=OfflineConfig(clusters=1000)))
+    digest = corpus.info.digest
+    assert isinstance(open_labels(config, [Corpus.open(url)], digest, "cpu"), CarriedLabels)
+    with pytest.raises(CheckpointError, match=r"clusters=500: the labels in the shards has 1000 clusters"):
+        open_labels(PretrainConfig(), [made], digest, "cpu")
+    bare = Corpus(url, replace(made.info, labels={}))
+    with pytest.raises(ConfigError, match="carry no labels; shard it with --labels"):
+        open_labels(config, [bare], digest, "cpu")
+
+
+def test_sharding_again_makes_nothing_again_and_something_else_is_refused(
+    corpus: Corpus, made: Corpus, store: LabelStore
+) -> None:
+    file = made.root / "train" / "recording.000000.tar"
+    before = file.stat().st_mtime_ns
+    again = functools.partial(shard_corpus, corpus, made.root, splits=("train", "valid"), size=SIZE)
+    assert again(labels=store.all_of, about=asdict(store.info)).info == made.info
+    assert file.stat().st_mtime_ns == before
+    with pytest.raises(CorpusError, match="holds shards of another corpus, size or labels"):
+        again()
+
+
+def test_an_interrupted_sharding_continues(corpus: Corpus, tmp_path: Path) -> None:
+    whole = shard_corpus(corpus, tmp_path / "s", splits=("train",), size=SIZE)
+    folder = tmp_path / "s" / "train"
+    (tmp_path / "s" / "corpus.json").unlink()
+    (folder / "index.npz").unlink()
+    (folder / "cuts.000002.jsonl.gz").unlink()  # moved last: without it, the shard is not there
+    first = (folder / "recording.000001.tar").stat().st_mtime_ns
+    assert shard_corpus(corpus, tmp_path / "s", splits=("train",), size=SIZE).info == whole.info
+    assert (folder / "recording.000001.tar").stat().st_mtime_ns == first
+    assert len(list(Corpus.open(tmp_path / "s").cuts("train"))) == 18
+    assert not [p for p in folder.iterdir() if p.name.startswith(".")]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_shard_cut_short_is_named_and_never_a_hang(corpus: Corpus, tmp_path: Path, workers: int) -> None:
+    made = shard_corpus(corpus, tmp_path / "s", splits=("train",), size=SIZE)
+    file = tmp_path / "s" / "train" / "recording.000002.tar"
+    file.write_bytes(file.read_bytes()[:3000])
+    data = PretrainData([made], "train", replace(CONFIG, workers=workers), None, normalized=True)
+    with pytest.raises(CorpusError, match=r"recording\.000002\.tar: cut short or changed: 3000 bytes, not \d+"):
+        list(data(0))
+
+
+def test_a_file_that_cannot_be_read_is_left_out_and_counted(corpus: Corpus, tmp_path: Path) -> None:
+    class Without:
+        info, root = corpus.info, corpus.root
+
+        def cuts(self, split: str) -> list[object]:
+            cuts = list(corpus.cuts(split))
+            cuts[3].recording.sources[0].source = "nowhere.flac"
+            return cuts
+
+    made = shard_corpus(Without(), tmp_path / "s", splits=("train",), size=SIZE)  # type: ignore[arg-type]
+    name = corpus.cuts("train")[3].id
+    assert made.info.splits["train"].utterances == 17
+    assert made.info.notes == {**corpus.info.notes, "unreadable": 1, "unreadable_examples": [name]}
+    assert name not in {cut.id for cut in made.cuts("train")}
+
+
+def test_a_server_that_fails_is_tried_again_and_named(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setattr(shards, "PAUSE", 0.0)
+    with pytest.raises(CorpusError, match=r"/none\.tar: HTTP Error 404: File not found, 3 times"):
+        shards.fetch(f"{url}/none.tar")
+    assert json.loads(shards.fetch(f"{url}/corpus.json").read())["shards"] == SIZE
+    with pytest.raises(CorpusError, match="only shards are read from a URL"):
+        Corpus(url, replace(Corpus.open(url).info, shards=0)).cuts("train")
+
+
+def test_shards_and_files_are_not_mixed(corpus: Corpus, made: Corpus) -> None:
+    with pytest.raises(CorpusError, match="cannot be read together"):
+        PretrainData([corpus, made], "train", CONFIG, None, normalized=True)
+    both = PretrainData([made, made], "train", CONFIG, None, normalized=True)
+    assert sum(len(batch.ids) for batch in both(0)) == 36
