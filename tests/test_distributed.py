@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,12 +11,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 from torch import nn
 
 from mt4ssl_bench import checkpoint
 from mt4ssl_bench.corpus import Corpus
 from mt4ssl_bench.distributed import ALONE, joined, no_sync
+from mt4ssl_bench.prepare import prepare_table
 
 TOY = str(Path(__file__).parent / "data" / "toy.yaml")
 LAYOUTS = [(1, 4), (2, 2), (4, 1)]  # processes, batches per update of each
@@ -128,6 +132,24 @@ def test_an_error_is_said_once_and_no_process_is_left(
     assert said.count("error:") == 1
     assert re.search(message, said)
     assert "Traceback" not in said
+
+
+def test_what_one_process_finds_not_finite_stops_all_and_names_its_utterances(
+    prefork: Any, manifest: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(manifest.parent, tmp_path / "loud")
+    manifest, audio = tmp_path / "loud" / "manifest.tsv", tmp_path / "loud" / "audio"
+    count = soundfile.info(audio / "s1-3.flac").frames
+    loud = np.full(count, 3e38, dtype=np.float32)  # finite, and its mean is not
+    soundfile.write(audio / "s1-3.wav", loud, 16_000, subtype="FLOAT")
+    manifest.write_text(manifest.read_text().replace("s1-3.flac", "s1-3.wav"))
+    corpus = prepare_table(manifest, tmp_path / "corpus", name="loud", synthetic=True)
+    keys = ["targets.offline.weight=0", "data.batch_seconds=0.5"]  # one utterance per batch
+    started = prefork.world(2, *command(corpus, tmp_path / "run", 1, *keys))
+    assert [prefork.wait(pid) for pid, _ in started] == [2, 2]
+    said = [line for _, out in started for line in out.read_text().splitlines() if "error:" in line]
+    assert len(said) == 1
+    assert re.search(r"the loss is nan at update \d, utterances s1-3; the last checkpoint stays", said[0])
 
 
 def test_when_one_process_is_killed_the_other_ends_and_says_so(prefork: Any, corpus: Corpus, tmp_path: Path) -> None:

@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from mt4ssl_bench import checkpoint
 from mt4ssl_bench.config import load
 from mt4ssl_bench.corpus import Corpus
 from mt4ssl_bench.errors import BenchError, CheckpointError, TrainingError
 from mt4ssl_bench.upstream.config import PretrainConfig
+from mt4ssl_bench.upstream.encoder import EncoderLayer
 from mt4ssl_bench.upstream.pretrain import open_pretraining
 
 TOY = str(Path(__file__).parent / "data" / "toy.yaml")
@@ -165,3 +167,92 @@ def test_the_base_recipe_takes_three_updates_at_the_papers_size(corpus: Corpus, 
     lines = [line for line in log(tmp_path / "run") if "lr" in line]
     assert [line["step"] for line in lines] == [1, 2, 3]
     assert all(line["target_var"] > 0.1 for line in lines)
+
+
+# ---- precision, compilation, memory ----
+
+
+def trained(corpus: Corpus, run: Path, *keys: str) -> dict[str, torch.Tensor]:
+    open_pretraining(config(corpus, "optim.lr=2e-3", "optim.phases=[0,1,0]", *keys)).run(run)
+    state: dict[str, torch.Tensor] = checkpoint.load(run / "checkpoint.pt")["model"]
+    return state
+
+
+def largest_difference(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
+    assert ours.keys() == theirs.keys()
+    return max((ours[name] - theirs[name]).abs().max().item() for name in ours)
+
+
+@pytest.mark.parametrize("kind", ["bf16", "fp16"])
+def test_half_precision_makes_nearly_the_same_updates_and_keeps_fp32_weights(
+    corpus: Corpus, tmp_path: Path, kind: str
+) -> None:
+    full, half = (trained(corpus, tmp_path / key, f"fit.autocast={key}") for key in ("none", kind))
+    assert {value.dtype for value in half.values()} == {torch.float32}
+    assert 0 < largest_difference(full, half) < 0.03  # six updates of 2e-3 move a weight by 0.012
+    for ours, theirs in zip(log(tmp_path / "none"), log(tmp_path / kind), strict=True):
+        for key in {"offline", "online", "target_var", "valid_offline"} & ours.keys():
+            assert ours[key] == pytest.approx(theirs[key], rel=0.03), key
+    scale = checkpoint.load(tmp_path / kind / "checkpoint.pt")["scaler"].get("scale")
+    assert scale == (128.0 if kind == "fp16" else None)
+
+
+def test_losses_and_targets_stay_in_fp32_under_autocast(corpus: Corpus) -> None:
+    pretraining = open_pretraining(config(corpus, "fit.autocast=bf16"))
+    online = pretraining.model.extractors["online"]
+    seen: list[torch.dtype] = []
+    original = online.loss
+
+    def loss(hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        seen.extend([online.head(hidden).dtype, targets.dtype])
+        return original(hidden, targets)
+
+    online.loss = loss
+    part = pretraining.loss(next(iter(pretraining.train(0))), 0, 0)
+    assert seen == [torch.bfloat16, torch.float32]
+    assert {part.total.dtype, *(value.dtype for value in part.sums.values())} == {torch.float32}
+
+
+def test_recomputed_activations_give_the_same_gradients_with_dropout_and_dropped_layers(
+    corpus: Corpus, tmp_path: Path
+) -> None:
+    grads = []
+    for again in ("false", "true"):
+        keys = ["encoder.layer_drop=0.3", "encoder.layers=4", f"fit.checkpointing={again}"]
+        pretraining = open_pretraining(config(corpus, *keys))
+        pretraining.model.train()
+        batch = next(iter(pretraining.train(0)))
+        torch.manual_seed(5)
+        pretraining.loss(batch, 0, 0).total.backward()
+        grads.append({name: p.grad for name, p in pretraining.model.named_parameters()})
+    assert identical(*grads)
+    assert sum(grad is not None for grad in grads[0].values()) > 20
+
+
+def test_compiled_layers_keep_names_and_updates_and_may_be_switched_on_midway(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[EncoderLayer] = []
+
+    def compile_fast(layer: EncoderLayer, **options: Any) -> None:
+        """Trace the whole layer as inductor would, without its minutes of C++."""
+        compiled.append(layer)
+        nn.Module.compile(layer, backend="aot_eager", fullgraph=True, **options)
+
+    monkeypatch.setattr(EncoderLayer, "compile", compile_fast)
+    keys = ["encoder.dropout=0", "encoder.attention_dropout=0"]
+    plain = trained(corpus, tmp_path / "plain", *keys)
+    run = tmp_path / "compiled"
+    assert largest_difference(plain, trained(corpus, run, *keys, "fit.compile=true")) < 1e-5
+    assert len(compiled) == 4  # student's and teacher's
+    assert trained(corpus, run, *keys).keys() == plain.keys()  # continued without
+
+
+def test_how_a_run_is_computed_may_change_on_its_way_but_not_what(corpus: Corpus, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    open_pretraining(config(corpus)).run(run)
+    changed = ["fit.checkpointing=true", "fit.accumulate=2", "fit.log_every=1", "data.workers=1"]
+    assert open_pretraining(config(corpus, *changed)).run(run).finished
+    for key in ("fit.autocast=bf16", "masking.prob=0.5", "fit.steps=7"):
+        with pytest.raises(CheckpointError, match="other settings"):
+            open_pretraining(config(corpus, key)).run(run)

@@ -5,11 +5,13 @@ Run as a program (python test_training.py RUN MODE), it is the child process tha
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -247,13 +249,121 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(t
     assert [row["step"] for row in log(tmp_path)] == [1, 2, 3, 4, 5, 6, 7]
 
 
-def test_a_disk_that_takes_no_checkpoint_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(payload: object, file: object) -> None:
-        raise OSError(28, "No space left on device")
+def test_a_loss_that_is_not_finite_names_the_utterances_of_its_own_batch(tmp_path: Path) -> None:
+    model = network()
 
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(CheckpointError, match=r"could not be saved .*No space left on device"):
+    def loss(batch: Batch, step: int, number: int) -> StepLoss:
+        total = model(batch[0]).square().sum()
+        bad = (step, number) == (3, 1)
+        return StepLoss(
+            total=total * float("nan") if bad else total, count=8, ids=[f"u{step}{number}a", f"u{step}{number}b"]
+        )
+
+    with pytest.raises(TrainingError, match=r"the loss is nan at update 3, utterances u31a, u31b; the last"):
+        build(tmp_path, model, loss=loss, accumulate=2)()
+
+
+def root_of_zero(model: nn.Module, batch: Batch) -> Tensor:
+    """Return a loss of 0 whose gradient is NaN."""
+    total: Tensor = (model(batch[0]) * 0).sum().sqrt()
+    return total
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_move(tmp_path: Path) -> None:
+    model = network()
+
+    def loss(batch: Batch, step: int, number: int) -> StepLoss:
+        total = root_of_zero(model, batch) if step == 7 else model(batch[0]).square().sum()
+        return StepLoss(total=total, count=8, ids=[f"u{step}"])
+
+    with pytest.raises(TrainingError, match=r"the gradient is not finite at update 7, utterances u7; the last"):
+        build(tmp_path, model, loss=loss)()
+    assert checkpoint.load(tmp_path / "checkpoint.pt")["step"] == 5
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+
+
+def test_groups_with_rates_of_their_own_may_diverge_alone() -> None:
+    well, ill = network(), network()
+
+    def loss(batch: Batch, step: int, number: int) -> StepLoss:
+        total = well(batch[0]).square().sum()
+        return StepLoss(total=total + root_of_zero(ill, batch) if step == 0 else total, count=8)
+
+    groups = [{"params": list(model.parameters())} for model in (well, ill)]
+    assert build(model=nn.ModuleList([well, ill]), loss=loss, groups=groups)().finished
+    assert all(value.isfinite().all() for value in well.state_dict().values())
+
+
+@contextmanager
+def disk_of(size: int) -> Iterator[None]:
+    """Let no file grow beyond `size` bytes: writing more fails as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_stops_the_run_and_the_last_checkpoint_stays_whole(tmp_path: Path, whole: Path) -> None:
+    build(tmp_path, after_step=signal_at(5, signal.SIGINT))()
+    size = (tmp_path / "checkpoint.pt").stat().st_size
+    with disk_of(size - 1000), pytest.raises(CheckpointError, match=r"could not be saved .*; the previous one"):
         build(tmp_path)()
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt", "log.jsonl"}
+    assert checkpoint.load(tmp_path / "checkpoint.pt")["step"] == 5
+    with disk_of(600), pytest.raises(TrainingError, match=r"log.jsonl: could not be written .*File too large"):
+        build(tmp_path)()
+    build(tmp_path)()
+    assert_equals_whole(tmp_path, whole)
+
+
+# ---- fp16 ----
+
+
+def scaler() -> torch.amp.GradScaler:
+    return torch.amp.GradScaler("cpu", init_scale=2.0**126, growth_interval=6)  # over fp32: some updates overflow
+
+
+def test_an_update_that_overflows_is_tried_again_on_the_next_batches_at_half_the_scale(tmp_path: Path) -> None:
+    seen: list[int] = []
+    model = network()
+
+    def loss(batch: Batch, step: int, number: int) -> StepLoss:
+        seen.append(step)
+        return StepLoss(total=(model(batch[0]) - batch[1]).square().sum(), count=8)
+
+    build(tmp_path, model, loss=loss, scaler=scaler())()
+    stored = checkpoint.load(tmp_path / "checkpoint.pt")
+    assert stored["step"] == STEPS
+    assert seen.count(0) > 1  # the scale had to come down first
+    assert sorted(set(seen)) == list(range(STEPS))
+    assert 6 * stored["epoch"] + stored["position"] == len(seen)
+    assert 1.0 < stored["scaler"]["scale"] < 2.0**126
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+
+
+def test_loss_scaling_changes_no_update_and_continues_exactly(tmp_path: Path) -> None:
+    plain, scaled = network(), network()
+    build(model=plain)()
+    build(tmp_path / "whole", model=scaled, scaler=torch.amp.GradScaler("cpu", init_scale=128.0))()
+    for ours, theirs in zip(plain.parameters(), scaled.parameters(), strict=True):
+        assert torch.allclose(ours, theirs, rtol=0, atol=1e-6)
+    build(tmp_path / "a", scaler=scaler())()
+    with pytest.raises(Stop):
+        build(tmp_path / "b", scaler=scaler(), after_step=stop_at(8, Stop()))()
+    build(tmp_path / "b", scaler=scaler())()
+    assert same(*(checkpoint.load(tmp_path / name / "checkpoint.pt") for name in "ab"))
+
+
+def test_fp16_that_overflows_at_every_scale_stops_the_run() -> None:
+    model = network()
+
+    def loss(batch: Batch, step: int, number: int) -> StepLoss:
+        return StepLoss(total=root_of_zero(model, batch), count=8)
+
+    with pytest.raises(TrainingError, match=r"fp16 overflows at update 0; fit.autocast=bf16 does not"):
+        build(model=model, loss=loss, scaler=torch.amp.GradScaler("cpu", init_scale=128.0))()
 
 
 def test_the_signal_handlers_of_the_caller_come_back(tmp_path: Path) -> None:
@@ -371,8 +481,11 @@ def test_a_run_folder_with_other_settings_is_refused_naming_the_key(tmp_path: Pa
     )
     with pytest.raises(CheckpointError, match=r"\(corpus: abcd there, ef01 here\)"):
         build(tmp_path, meta={**meta, "corpus": "ef01"})()
+    with pytest.raises(CheckpointError, match=r"\(corpus: abcd"):
+        build(tmp_path, meta={**other, "corpus": "ef01"}, free=["config.optim.lr"])()
     assert (tmp_path / "checkpoint.pt").read_bytes() == kept
     assert build(tmp_path, steps=5, meta=meta)().finished
+    assert build(tmp_path, steps=5, meta=other, free=["config.optim.lr"])().finished
 
 
 def test_a_damaged_checkpoint_is_named_and_not_overwritten(tmp_path: Path) -> None:
