@@ -240,7 +240,7 @@ def test_compiled_layers_keep_names_and_updates_and_may_be_switched_on_midway(
         nn.Module.compile(layer, backend="aot_eager", fullgraph=True, **options)
 
     monkeypatch.setattr(EncoderLayer, "compile", compile_fast)
-    keys = ["encoder.dropout=0", "encoder.attention_dropout=0"]
+    keys = ["encoder.dropout=0", "encoder.attention_dropout=0", "fit.steps=3"]
     plain = trained(corpus, tmp_path / "plain", *keys)
     run = tmp_path / "compiled"
     assert largest_difference(plain, trained(corpus, run, *keys, "fit.compile=true")) < 1e-5
