@@ -15,8 +15,11 @@ from torch import Tensor
 
 from mt4ssl_bench import checkpoint
 from mt4ssl_bench.config import load, to_dict
+from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.downstream.evaluate import evaluate
 from mt4ssl_bench.errors import BenchError, CheckpointError, UpstreamError
 from mt4ssl_bench.features import load_upstream
+from mt4ssl_bench.leaderboard import Leaderboard
 from mt4ssl_bench.upstream import expert
 from mt4ssl_bench.upstream.config import PretrainConfig
 from mt4ssl_bench.upstream.expert import KIND, UpstreamExpert, register
@@ -272,3 +275,36 @@ def test_waveforms_that_cannot_be_used_are_named(run: Path, waves: list[Any], sa
 def test_another_sample_rate_is_refused_where_it_is_stated(run: Path) -> None:
     with pytest.raises(UpstreamError, match="8000 Hz: expected 16000"):
         UpstreamExpert(str(run))([torch.zeros(800)], sample_rate=8_000)
+
+
+ENERGY = """
+class Energy:
+    num_layers, dim, stride = 1, 40, 320
+
+    def extract(self, waveforms, lengths):
+        frames = waveforms[:, : waveforms.shape[1] // 320 * 320].unflatten(1, (-1, 40, 8))
+        return frames.square().mean(-1).add(1e-6).log()[None], lengths // 320
+"""
+
+
+def test_s3prls_bases_our_models_and_a_users_class_stand_on_one_leaderboard(
+    corpus: Corpus, run: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(ENERGY, encoding="utf-8")
+    names = [
+        "fbank",
+        "mel",
+        "mfcc",
+        "stft_mag:log_stft_mag.yaml",
+        f"random:{TOY}",
+        str(run),
+        f"{tmp_path}/mine.py:Energy",
+    ]
+    task = str(Path(TOY).parent / "toy_phoneme.yaml")
+    done = evaluate([*names, "mell"], [task], corpus.root, out=tmp_path / "results", device="cpu")
+    assert [result.upstream["stride"] for result in done.results] == [160, 160, 160, 320, 320, 320, 320]
+    assert len({result.upstream["fingerprint"] for result in done.results}) == 7
+    assert [failure.partition("; ")[2] for failure in done.failures] == ["did you mean mel?"]
+    shown = Leaderboard.from_folder(tmp_path / "results").to_markdown()
+    for name in ("fbank", "mel", "mfcc", "stft_mag:log_stft_mag.yaml", "random:", "toy", "mine:Energy"):
+        assert f"| {name}" in shown
