@@ -42,11 +42,11 @@ class Crops:
     seed: int = 0
 
     def waveforms(self, cut: Any) -> list[audio.Samples]:  # noqa: ANN401 - lhotse ships no types
-        """Return the cut's crops, which depend on the seed and its id alone; a cut shorter than a crop comes whole."""
+        """Return the cut's crops, which depend on the seed and its id alone; a cut shorter than a crop whole, once."""
         samples = audio.read(cut)
         length = round(self.seconds * audio.RATE)
         if not length or len(samples) <= length:
-            return [samples] * self.count
+            return [samples]
         drawn = hashlib.blake2b(f"{self.seed} {cut.id}".encode(), digest_size=8).digest()
         starts = np.random.default_rng(int.from_bytes(drawn)).integers(0, len(samples) - length + 1, self.count)
         return [samples[start : start + length] for start in starts]
@@ -81,7 +81,7 @@ class Pass:
         batches = [batch for batch in order if any(cut.id not in done for cut in batch)]
         shown = progress(title, len(cuts), start=len(cuts) - left) if title else nullcontext(_silent)
         with shown as advance, ThreadPoolExecutor(READERS) as pool:
-            ahead: deque[tuple[list[Any], Future[list[audio.Samples]]]] = deque()
+            ahead: deque[tuple[list[Any], Future[list[list[audio.Samples]]]]] = deque()
             for batch in [*batches, *[None] * READERS]:
                 if batch is not None:
                     ahead.append((batch, pool.submit(self._read, batch)))
@@ -92,21 +92,20 @@ class Pass:
                     yield found
                     advance(len(found), "")
 
-    def _read(self, cuts: Sequence[Any]) -> list[audio.Samples]:
-        return [wave for cut in cuts for wave in (self.crops.waveforms(cut) if self.crops else [audio.read(cut)])]
+    def _read(self, cuts: Sequence[Any]) -> list[list[audio.Samples]]:
+        return [self.crops.waveforms(cut) if self.crops else [audio.read(cut)] for cut in cuts]
 
-    def _forward(self, ids: Sequence[str], waves: Sequence[audio.Samples]) -> Found:
+    def _forward(self, ids: Sequence[str], views: Sequence[Sequence[audio.Samples]]) -> Found:
         """Return a batch's features; one that fails is run again one by one, which tells whose fault it is."""
-        count = len(waves) // len(ids)
         rows: list[Tensor] = []
         with suppress(Exception):  # out of memory, too short, any way in which a stranger's model may fail
-            rows = self._extract(waves)
+            rows = self._extract([wave for view in views for wave in view])
         if not rows or not _finite(rows):
-            parts = [waves[b * count : (b + 1) * count] for b in range(len(ids))]
-            rows = [row for name, part in zip(ids, parts, strict=True) for row in self._alone(name, part)]
+            rows = [row for name, view in zip(ids, views, strict=True) for row in self._alone(name, view)]
         if self.crops:
-            means = torch.stack([row.mean(0) for row in rows])  # (B K, L, D)
-            rows = list(means.view(len(ids), count, *means.shape[1:]))
+            means = iter([row.mean(0) for row in rows])
+            each = [torch.stack([next(means) for _ in view]) for view in views]  # (K or 1, L, D)
+            rows = [mean.expand(self.crops.count, -1, -1) for mean in each]
         return [(name, row.numpy()) for name, row in zip(ids, rows, strict=True)]
 
     def _alone(self, name: str, waves: Sequence[audio.Samples]) -> list[Tensor]:

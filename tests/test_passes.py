@@ -65,6 +65,27 @@ def test_means_are_the_means_of_frames(upstream: Upstream, cuts: list[Any]) -> N
         assert np.allclose(means[name][0], row.mean(0), rtol=0, atol=1e-4 * np.abs(row).max())
 
 
+def test_a_cut_that_its_crops_cover_whole_is_heard_once(cuts: list[Any]) -> None:
+    heard: list[int] = []
+
+    class Counting(Nosy):
+        fingerprint = "c"
+
+        def extract(self, waveforms: Tensor, lengths: Tensor) -> Features:
+            heard.extend(lengths.tolist())
+            return Features(waveforms.unfold(1, 320, 320).mean(-1, keepdim=True)[None], lengths // 320)
+
+    padding_is_safe(Counting())
+    heard.clear()
+    found = collect(Pass(Counting(), Crops(seconds=8, count=4)), cuts)
+    assert len(heard) == len(cuts)
+    assert all(row.shape == (4, 1, 1) and np.ptp(row) == 0 for row in found.values())
+    heard.clear()
+    found = collect(Pass(Counting(), Crops(seconds=0.5, count=4)), cuts)
+    assert heard == [8_000] * 4 * len(cuts)
+    assert all(row.shape == (4, 1, 1) and np.ptp(row) > 0 for row in found.values())
+
+
 def test_a_model_that_padding_changes_hears_every_utterance_alone(
     cuts: list[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
