@@ -5,13 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 import torch
 
+from mt4ssl_bench import checkpoint
+from mt4ssl_bench.config import load, to_dict
 from mt4ssl_bench.corpus import Corpus
 from mt4ssl_bench.downstream.evaluate import evaluate
 from mt4ssl_bench.errors import CheckpointError, UpstreamError
 from mt4ssl_bench.features import load_upstream
+from mt4ssl_bench.upstream.config import PretrainConfig
 from mt4ssl_bench.upstream.convert import convert
+from mt4ssl_bench.upstream.export import to_huggingface
+from mt4ssl_bench.upstream.model import MT4SSL
 
 transformers = pytest.importorskip("transformers")
 TOY = Path(__file__).parent / "data" / "toy_phoneme.yaml"
@@ -125,6 +131,22 @@ def test_too_short_and_too_long_audio_is_refused(hubert: Path) -> None:
         upstream.extract(torch.zeros(1, 399), torch.tensor([399]))
     with pytest.raises(UpstreamError, match="audio of 1800 s, at most 600"):
         upstream.extract(torch.zeros(1, 1).expand(1, 1800 * 16_000), torch.tensor([1800 * 16_000]))
+
+
+@pytest.mark.speech
+def test_an_exported_model_hears_real_speech_as_the_run_does(speech: Path, tmp_path: Path) -> None:
+    config = load(PretrainConfig, str(TOY.with_name("toy.yaml")))
+    torch.manual_seed(0)
+    payload = {"kind": "mt4ssl", "config": to_dict(config), "model": MT4SSL(config).state_dict()}
+    checkpoint.save(payload, tmp_path / "run" / "checkpoint.pt")
+    to_huggingface(tmp_path / "run", tmp_path / "hf")
+    ours, theirs = load_upstream(str(tmp_path / "run")), load_upstream(f"hf:{tmp_path / 'hf'}")
+    files = sorted((speech / "fsdd_strings").rglob("*.flac")) or sorted((speech / "fsdd_strings").rglob("*.wav"))
+    for file in files[:: len(files) // 8]:
+        wave = torch.from_numpy(soundfile.read(file, dtype="float32")[0])[None]
+        a, b = (upstream.extract(wave, torch.tensor([wave.shape[1]])).layers for upstream in (ours, theirs))
+        # the extractor adds 1e-7 to the variance, training 1e-5: the quietest recording's variance is 1e-4
+        assert ((a - b).norm() / a.norm()).item() < 1e-3
 
 
 def test_without_transformers_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

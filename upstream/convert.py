@@ -1,7 +1,6 @@
 """Checkpoints of others to a run folder of ours: weights move bit by bit, and what does not fit is refused by name."""
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,11 +13,11 @@ from mt4ssl_bench.config import load, to_dict
 from mt4ssl_bench.errors import CheckpointError, ConfigError
 from mt4ssl_bench.upstream.config import PretrainConfig, check
 from mt4ssl_bench.upstream.expert import KIND
-from mt4ssl_bench.upstream.fairseq import Found, read_fairseq
+from mt4ssl_bench.upstream.fairseq import read_fairseq
+from mt4ssl_bench.upstream.foreign import Found
 from mt4ssl_bench.upstream.model import MT4SSL
 from mt4ssl_bench.upstream.names import TEACHER
 
-LOGGER = logging.getLogger(__name__)
 HEAD_DIM = 64  # of every published model of this family; weights do not show the number of heads
 
 

@@ -2,14 +2,11 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from mt4ssl_bench.errors import CheckpointError
-from mt4ssl_bench.upstream.foreign import plain, read_foreign, tensors
+from mt4ssl_bench.upstream.foreign import Found, plain, read_foreign, tensors
 from mt4ssl_bench.upstream.frontend import KERNELS, STRIDES
 from mt4ssl_bench.upstream.names import from_official
 
@@ -39,25 +36,6 @@ _OTHERS = (
     (r"encoder\.layers\.\d+\.self_attn\.(grep_.*|relative_.*)", "WavLM's relative positions"),
 )  # fmt: skip
 _FINETUNED = "w2v_encoder.w2v_model."
-
-
-@dataclass(frozen=True, kw_only=True)
-class Found:
-    """A foreign checkpoint in our terms.
-
-    Attributes:
-        kind: what wrote it, in words.
-        state: tensors under our names, fp32.
-        keys: recipe keys ("encoder.heads=4") that its settings state.
-        notes: what was assumed and what was left behind.
-        updates: how many updates it was trained for, where it says so.
-    """
-
-    kind: str
-    state: dict[str, Tensor]
-    keys: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    updates: int | None = None
 
 
 def read_fairseq(path: Path) -> Found:

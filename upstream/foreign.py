@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -9,6 +10,25 @@ import torch
 from torch import Tensor
 
 from mt4ssl_bench.errors import CheckpointError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A foreign checkpoint in our terms.
+
+    Attributes:
+        kind: what wrote it, in words.
+        state: tensors under our names, fp32.
+        keys: recipe keys ("encoder.heads=4") that its settings state.
+        notes: what was assumed and what was left behind.
+        updates: how many updates it was trained for, where it says so.
+    """
+
+    kind: str
+    state: dict[str, Tensor]
+    keys: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    updates: int | None = None
 
 
 class Inert:

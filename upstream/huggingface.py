@@ -5,8 +5,7 @@ from typing import Any
 
 from mt4ssl_bench.errors import CheckpointError
 from mt4ssl_bench.huggingface import import_transformers, load_model
-from mt4ssl_bench.upstream.fairseq import Found
-from mt4ssl_bench.upstream.foreign import tensors
+from mt4ssl_bench.upstream.foreign import Found, tensors
 from mt4ssl_bench.upstream.frontend import EPS, KERNELS, STRIDES
 from mt4ssl_bench.upstream.model import MT4SSL
 from mt4ssl_bench.upstream.names import rename
