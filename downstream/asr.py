@@ -9,6 +9,7 @@ from mt4ssl_bench.corpus import text_of
 from mt4ssl_bench.downstream.ctc import CTCTask
 from mt4ssl_bench.downstream.heads import RecurrentHead
 from mt4ssl_bench.downstream.units import Characters, Pieces, Units
+from mt4ssl_bench.errors import ConfigError
 from mt4ssl_bench.metrics import Score, error_counts, error_rate
 
 
@@ -21,12 +22,17 @@ class ASR(CTCTask):
     needs: ClassVar[str] = "text"
 
     def build_units(self, texts: Sequence[str]) -> Units:
-        """Return characters, or sentencepiece units where the recipe asks for them."""
-        return Pieces(texts, self.config.vocabulary) if self.config.units == "sentencepiece" else Characters(texts)
+        """Return characters or sentencepiece units, as the recipe asks; raises ConfigError for other ones."""
+        if self.config.units == "phonemes":
+            raise ConfigError("units=phonemes: task 'asr' writes words; expected characters or sentencepiece")
+        self.words = sorted({word for text in texts for word in text.split()})
+        if self.config.units == "sentencepiece":
+            return Pieces.train(texts, self.config.vocabulary)
+        return Characters(texts)
 
     def head(self, num_layers: int, dim: int) -> nn.Module:
         """Return a RecurrentHead."""
-        return RecurrentHead(num_layers, dim, len(self.fitted), self.config.head)
+        return RecurrentHead(num_layers, dim, self.outputs, self.config.head)
 
     def units_in(self, cut: Any) -> list[str]:  # noqa: ANN401
         """Return the characters of the transcript."""

@@ -1,18 +1,19 @@
-"""Connectionist temporal classification, shared by asr and phoneme: loss and greedy decoding.
+"""Connectionist temporal classification, shared by asr and phoneme: loss and decoding.
 
 Shapes: B batch, T frames, V outputs.
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mt4ssl_bench.downstream.task import Task, TaskConfig
-from mt4ssl_bench.downstream.units import BLANK, Units
+from mt4ssl_bench.downstream.decoding import BeamDecoder, tuned
+from mt4ssl_bench.downstream.task import Answers, DecodeConfig, Task, TaskConfig, WithLM
+from mt4ssl_bench.downstream.units import BLANK, Units, restore
 from mt4ssl_bench.metrics import error_counts, rate
 
 
@@ -22,6 +23,8 @@ class CTCTask(Task):
     def __init__(self, config: TaskConfig) -> None:
         super().__init__(config)
         self.units: Units | None = None
+        self.decoder: BeamDecoder | None = None
+        self.words: list[str] = []  # of the training split, where units spell words
 
     @abstractmethod
     def build_units(self, texts: Sequence[str]) -> Units:
@@ -30,12 +33,47 @@ class CTCTask(Task):
     def fit_units(self, cuts: Sequence[Any]) -> None:
         """See Task.fit_units."""
         self.units = self.build_units([self.reference(cut) for cut in cuts])
+        # a wrong language model must show before any training
+        self.decoder = self.beam(self.config.decode) if self.config.decode.lm else None
 
     @property
     def fitted(self) -> Units:
         """Return the units, which fit_units() has made."""
         assert self.units is not None, "fit_units() comes first"
         return self.units
+
+    @property
+    def outputs(self) -> int:
+        """See Task.outputs."""
+        return len(self.fitted)
+
+    def state(self) -> dict[str, Any]:
+        """See Task.state."""
+        return {**self.fitted.state(), "words": self.words}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """See Task.restore."""
+        self.units, self.words = restore(state), list(state["words"])
+
+    def beam(self, config: DecodeConfig) -> BeamDecoder:
+        """Return the search with a language model; raises ConfigError where there can be none."""
+        return BeamDecoder(self.fitted, self.words, config)
+
+    def answer_with_lm(self, logits: Callable[[str], Iterable[Answers]]) -> WithLM | None:
+        """Return the test split's hypotheses with the recipe's language model, tuned on valid where it says so.
+
+        `logits` gives a split's (cuts, logits, lengths), by role, in the order of its references.
+        """
+        decoder = self.decoder
+        if decoder is None:
+            return None
+        if self.config.decode.tune:
+            kept = list(logits("valid"))
+            references = [self.reference(cut) for cuts, _, _ in kept for cut in cuts]
+            pairs = [(values.cpu(), lengths) for _, values, lengths in kept]
+            decoder = tuned(decoder, pairs, lambda texts: self.measure(references, texts))
+        texts = [text for _, values, lengths in logits("test") for text in decoder.decode(values, lengths)]
+        return WithLM(hypotheses=texts, lm_weight=decoder.config.lm_weight, word_score=decoder.config.word_score)
 
     def target(self, cut: Any) -> Tensor:  # noqa: ANN401 - lhotse ships no types
         """Return the ids of the cut's units (S,)."""
@@ -57,6 +95,11 @@ class CTCTask(Task):
         ids = torch.cat(targets).to(logits.device)
         found = F.ctc_loss(log_probs, ids, lengths, sizes, blank=BLANK, reduction="none", zero_infinity=True)
         return found / sizes.clamp(min=1).to(found.device)
+
+    def summed_loss(self, logits: Tensor, lengths: Tensor, targets: list[Tensor]) -> Tensor:
+        """Return CTC's sum over utterances, not divided by target lengths (fairseq's)."""
+        rows = self.loss(logits, lengths, targets)
+        return (rows * torch.tensor([len(target) for target in targets], device=rows.device)).sum()
 
     def decode(self, logits: Tensor, lengths: Tensor) -> list[str]:
         """Return the best path of each row: argmax, repeats collapsed, blanks dropped."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from mt4ssl_bench import results
 from mt4ssl_bench.corpus import Corpus
 from mt4ssl_bench.downstream.checks import check_references
+from mt4ssl_bench.downstream.finetune import train_finetuned
 from mt4ssl_bench.downstream.frozen import train_frozen
 from mt4ssl_bench.downstream.plan import ROLES, Job, plan
 from mt4ssl_bench.downstream.record import Clock, write_record
@@ -56,20 +57,22 @@ def evaluate(
             _report(outcome, name, error)
             continue
         for job in jobs:
-            _fill(outcome, model, job, out, FeatureStore(Path(store or out / "store"), job.config.store), where)
+            _fill(outcome, model, name, job, out, FeatureStore(Path(store or out / "store"), job.config.store), where)
     if len(unloaded) == len(upstreams):
         raise unloaded[0]
     return outcome
 
 
-def _fill(outcome: Outcome, model: Upstream, job: Job, out: Path, store: FeatureStore, device: str) -> None:
+def _fill(
+    outcome: Outcome, model: Upstream, source: str, job: Job, out: Path, store: FeatureStore, device: str
+) -> None:
     """Add one row to the outcome: the record that exists, a new one, or a failure."""
     try:
         existing = results.find(out, job.key(model))
         if existing:
             LOGGER.info("%s, %s: already evaluated", model.name, job.recipe)
             outcome.reused += 1
-        outcome.results.append(existing or _run(model, job, out, store, device))
+        outcome.results.append(existing or _run(model, source, job, out, store, device))
     except (BenchError, RuntimeError, MemoryError, OSError) as error:
         _report(outcome, f"{model.name}, {job.recipe}", error)
 
@@ -80,13 +83,19 @@ def _report(outcome: Outcome, row: str, error: Exception) -> None:
     LOGGER.error("%s", outcome.failures[-1])
 
 
-def _run(model: Upstream, job: Job, out: Path, store: FeatureStore, device: str) -> Result:
+def _run(model: Upstream, source: str, job: Job, out: Path, store: FeatureStore, device: str) -> Result:
     clock, task = Clock(), job.kind(job.config)
     cuts = {role: job.cuts(role) for role in ROLES}
     task.fit_units(cuts["train"])
     counts = {f"{role}_utterances": len(members) for role, members in cuts.items()}
     counts |= check_references(job, task, cuts)
-    trained = train_frozen(model, job, task, cuts, store=store, device=device, clock=clock)
+    folder = out / "runs" / results.stem(task.name, model.name, job.key(model, training=True))
+    if job.config.mode == "finetune":
+        trained = train_finetuned(model, job, task, cuts, folder=folder, device=device, clock=clock)
+    else:
+        trained = train_frozen(
+            model, job, task, cuts, folder=folder, source=source, store=store, device=device, clock=clock
+        )
     result, path = write_record(model, job, task, trained, counts=counts, device=device, clock=clock, out=out)
     main = result.metrics[task.metric]
     chosen = next(trial for trial in result.sweep if trial["chosen"])

@@ -1,12 +1,14 @@
 """Training on a frozen upstream: one pass over the audio, then every head of the sweep from stored features."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, cast
 
 from mt4ssl_bench import results
 from mt4ssl_bench.downstream.checks import learnable
 from mt4ssl_bench.downstream.plan import Job
 from mt4ssl_bench.downstream.record import Clock
+from mt4ssl_bench.downstream.saved import save_model
 from mt4ssl_bench.downstream.sweep import Split, Sweep, Trial
 from mt4ssl_bench.downstream.task import Task, Trained
 from mt4ssl_bench.features import Upstream
@@ -20,11 +22,16 @@ def train_frozen(
     task: Task,
     cuts: Mapping[str, list[Any]],
     *,
+    folder: Path,
+    source: str,
     store: FeatureStore,
     device: str,
     clock: Clock,
 ) -> Trained:
-    """Return the answers on test of the head that is best on valid; `cuts` are by role."""
+    """Return the answers on test of the head that is best on valid, and keep it in `folder`.
+
+    `cuts` are by role; `source` is what the upstream is loaded by.
+    """
     splits = {role: _split(model, job, store, role, members, device) for role, members in cuts.items()}
     train = splits["train"]
     train.cuts, left_out = learnable(
@@ -33,6 +40,7 @@ def train_frozen(
     clock.lap("features")
     sweep = Sweep(task, model.num_layers, model.dim, device=device)
     chosen = sweep.run(train, splits["valid"], f"{job.recipe} on {model.name}")
+    save_model(folder, task, model, chosen.head, source=source)
     clock.lap("train")
     references, (hypotheses,), members = sweep.decode([chosen.head], splits["test"])
     return Trained(
@@ -41,6 +49,7 @@ def train_frozen(
         cuts=members,
         trials=[_trial(trial, chosen) for trial in sweep.trials],
         layer_weights=cast("Any", chosen.head).sum.weights.tolist(),
+        with_lm=task.answer_with_lm(lambda role: sweep.logits(chosen.head, splits[role])),
         counts={"train_too_long": left_out} if left_out else {},
     )
 

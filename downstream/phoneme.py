@@ -1,15 +1,22 @@
 """Phoneme recognition: frame-level linear head, CTC, phoneme error rate."""
 
-from collections.abc import Sequence
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import nn
 
-from mt4ssl_bench.corpus import phones_of
+from mt4ssl_bench.corpus import phones_of, text_of
 from mt4ssl_bench.downstream.ctc import CTCTask
 from mt4ssl_bench.downstream.heads import LinearHead
+from mt4ssl_bench.downstream.task import TaskConfig
 from mt4ssl_bench.downstream.units import Phonemes, Units, drop_stress
+from mt4ssl_bench.lexicon import UNKNOWN, open_lexicon, pronounce
 from mt4ssl_bench.metrics import Score, error_counts, error_rate
+
+LOGGER = logging.getLogger(__name__)
 
 
 class Phoneme(CTCTask):
@@ -20,13 +27,36 @@ class Phoneme(CTCTask):
     version: ClassVar[int] = 1
     needs: ClassVar[str] = "phones"
 
+    def __init__(self, config: TaskConfig) -> None:
+        super().__init__(config)
+        self.lexicon: Mapping[str, str] = {}
+        self.missing: Counter[str] = Counter()
+
     def build_units(self, texts: Sequence[str]) -> Units:
         """Return every phoneme of the training split."""
         return Phonemes(texts)
 
     def head(self, num_layers: int, dim: int) -> nn.Module:
         """Return a LinearHead."""
-        return LinearHead(num_layers, dim, len(self.fitted), self.config.head)
+        return LinearHead(num_layers, dim, self.outputs, self.config.head)
+
+    @classmethod
+    def reads(cls, config: TaskConfig) -> str:
+        """See Task.reads: the text, where the recipe's lexicon makes phones of it."""
+        return "text" if config.lexicon else cls.needs
+
+    def fit_units(self, cuts: Sequence[Any]) -> None:
+        """See Task.fit_units; says how many words the lexicon lacks."""
+        if name := self.config.lexicon:
+            self.lexicon = open_lexicon([] if name == "cmudict" else [Path(name)]).words
+        self.missing.clear()
+        super().fit_units(cuts)
+        if self.missing:
+            examples = ", ".join(word for word, _ in self.missing.most_common(5))
+            LOGGER.warning(
+                "lexicon=%s: %d words of the training text are not in it (%s), %d times; they become %s",
+                self.config.lexicon, len(self.missing), examples, self.missing.total(), UNKNOWN,
+            )  # fmt: skip
 
     def units_in(self, cut: Any) -> list[str]:  # noqa: ANN401
         """Return the cut's phonemes."""
@@ -34,7 +64,7 @@ class Phoneme(CTCTask):
 
     def reference(self, cut: Any) -> str:  # noqa: ANN401 - lhotse ships no types
         """Return the cut's phones, stress kept or dropped as the recipe says."""
-        phones = phones_of(cut)
+        phones = pronounce(text_of(cut), self.lexicon, self.missing) if self.config.lexicon else phones_of(cut)
         return phones if self.config.stress == "keep" else drop_stress(phones)
 
     def score(self, references: list[str], hypotheses: list[str], speakers: list[str] | None) -> dict[str, Score]:

@@ -1,15 +1,16 @@
 """What an evaluation will do: a task recipe and a corpus, checked against each other before any work."""
 
+import hashlib
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mt4ssl_bench import results
 from mt4ssl_bench.config import load, read_recipe, recipe_names, to_dict
 from mt4ssl_bench.corpus import Corpus, phones_of, speaker_of, text_of
-from mt4ssl_bench.downstream.task import TASKS, Task, TaskConfig, rates
+from mt4ssl_bench.downstream.task import TASKS, DecodeConfig, Task, TaskConfig, rates
 from mt4ssl_bench.errors import ConfigError, CorpusError
 from mt4ssl_bench.features import Upstream
 from mt4ssl_bench.registry import hint
@@ -17,6 +18,7 @@ from mt4ssl_bench.registry import hint
 FULL_HOURS = 50.0  # a task's name alone means SUPERB's full recipe from here on, and the tiny one below
 ROLES = ("train", "valid", "test")
 FIELDS: Mapping[str, Callable[[Any], str]] = {"text": text_of, "phones": phones_of, "speaker": speaker_of}
+UNREAD = {"frozen": ("mode", "tune"), "finetune": ("head", "store", "batch", "crops", "patience")}  # by mode
 NAMED = 3  # examples in a message
 
 
@@ -42,20 +44,42 @@ class Job:
         """Return the cuts of a split, at most `limit` of them."""
         return sample(self.corpus.cuts(self.split(role)), self.limit)
 
-    def key(self, upstream: Upstream) -> str:
-        """Return what a record of this job on `upstream` is found by."""
-        recipe = comparable(self.config)
+    def key(self, upstream: Upstream, *, training: bool = False) -> str:
+        """Return what a record of this job on `upstream` is found by; `training`: whatever decodes what was trained."""
+        config = replace(self.config, decode=DecodeConfig()) if training else self.config
+        recipe = comparable(config)
         return results.key(
             upstream.fingerprint, self.corpus.info.digest, self.recipe, recipe, self.kind.version, self.limit
         )
 
 
 def comparable(config: TaskConfig) -> dict[str, Any]:
-    """Return the recipe without what cannot move a score: its description and the store's size."""
+    """Return the recipe without what cannot move a score: its description, the store's size, what its mode ignores.
+
+    Files stand by their content. Raises ConfigError for one that is not there.
+    """
     values = to_dict(config)
-    values.pop("about")
     values["store"].pop("limit_gb")
+    for name in ("about", *UNREAD[config.mode]):
+        values.pop(name)
+    if not config.lexicon:
+        values.pop("lexicon")
+    elif config.lexicon != "cmudict":
+        values["lexicon"] = _content(config.lexicon, "lexicon")
+    if not config.decode.lm:
+        values.pop("decode")
+    else:
+        for name in ("lm", "lexicon"):
+            values["decode"][name] = _content(values["decode"][name], f"decode.{name}")
     return values
+
+
+def _content(path: str, key: str) -> str:
+    """Return a digest of a file, or "" for no file."""
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16] if path else ""
+    except OSError as error:
+        raise ConfigError(f"{key}={path}: cannot be read ({error.strerror or error})") from None
 
 
 def plan(name: str, corpus: Corpus, overrides: Sequence[str] = (), limit: int | None = None) -> Job:
@@ -71,6 +95,7 @@ def plan(name: str, corpus: Corpus, overrides: Sequence[str] = (), limit: int | 
     if not config.seeds or len(set(config.seeds)) < len(config.seeds):
         raise ConfigError(f"recipe {recipe}: seeds={list(config.seeds)}; expected one or several different numbers")
     rates(config)
+    comparable(config)  # its files must be there
     job = Job(Path(recipe).stem, config, corpus, limit)  # a recipe file is known by its name, wherever it lies
     _check_fields(job)
     return job
@@ -96,7 +121,7 @@ def _task_recipe(recipe: str) -> str:
 
 def _check_fields(job: Job) -> None:
     """Raise CorpusError where an utterance of a split lacks what the task reads, or there is only one speaker."""
-    needs, task, corpus = job.kind.needs, job.config.task, job.corpus
+    needs, task, corpus = job.kind.reads(job.config), job.config.task, job.corpus
     for role in ROLES:
         split = job.split(role)
         cuts = corpus.cuts(split)

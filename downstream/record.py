@@ -10,6 +10,7 @@ from mt4ssl_bench import results
 from mt4ssl_bench.corpus import speaker_of
 from mt4ssl_bench.downstream.plan import Job, comparable
 from mt4ssl_bench.downstream.task import Task, Trained
+from mt4ssl_bench.environment import environment
 from mt4ssl_bench.features import Upstream
 from mt4ssl_bench.metrics import error_counts
 from mt4ssl_bench.results import Hypothesis, Result
@@ -41,8 +42,11 @@ def write_record(
 ) -> tuple[Result, Path]:
     """Score the answers on test, and write record and hypotheses into `out`; returns the record and its path."""
     metrics = task.score(trained.references, trained.hypotheses, speakers_of(trained.cuts))
+    if trained.with_lm:
+        again = task.score(trained.references, trained.with_lm.hypotheses, speakers_of(trained.cuts))
+        metrics |= {f"{name}+lm": score for name, score in again.items()}
     clock.lap("test")
-    environment = results.environment()
+    made_with = environment()
     result = Result(
         task=task.name,
         task_version=task.version,
@@ -63,13 +67,14 @@ def write_record(
         layer_weights=trained.layer_weights,
         seeds=list(job.config.seeds),
         limit=job.limit,
-        mode="frozen",
-        versions=environment["versions"],
-        git=environment["git"],
+        mode=job.config.mode,
+        versions=made_with["versions"],
+        git=made_with["git"],
         device=device,
         wall_seconds=clock.laps,
         counts={**counts, **trained.counts},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        lm_weights=_weights(trained),
     )
     return result, results.save(result, _hypotheses(task, trained), out)
 
@@ -99,7 +104,7 @@ def _hypotheses(task: Task, trained: Trained) -> list[Hypothesis]:
     else:
         counts = [tuple(row) for row in error_counts(references, hypotheses, by="words").tolist()]
     speakers: Sequence[str | None] = speakers_of(cuts) or [None for _ in cuts]
-    return [
+    rows: list[Hypothesis] = [
         {
             "id": cut.id,
             "speaker": speaker,
@@ -114,3 +119,11 @@ def _hypotheses(task: Task, trained: Trained) -> list[Hypothesis]:
             cuts, speakers, references, hypotheses, counts, strict=True
         )
     ]
+    for row, text in zip(rows, trained.with_lm.hypotheses if trained.with_lm else [], strict=False):
+        row["with_lm"] = text
+    return rows
+
+
+def _weights(trained: Trained) -> dict[str, float]:
+    found = trained.with_lm
+    return {"lm_weight": found.lm_weight, "word_score": found.word_score} if found else {}

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mt4ssl_bench.corpus import speaker_of
 from mt4ssl_bench.downstream.heads import PooledHead
 from mt4ssl_bench.downstream.task import Task
+from mt4ssl_bench.errors import ConfigError
 from mt4ssl_bench.metrics import Score, accuracy
 
 
@@ -24,12 +25,27 @@ class Speaker(Task):
     speakers: list[str]
 
     def fit_units(self, cuts: Sequence[Any]) -> None:
-        """Take the table of speakers from the training split."""
+        """Take the table of speakers from the training split; raises ConfigError for a language model."""
+        if self.config.decode.lm:
+            raise ConfigError("decode.lm: task 'speaker' writes no text; expected none")
         self.speakers = sorted({speaker_of(cut) for cut in cuts})
+
+    @property
+    def outputs(self) -> int:
+        """See Task.outputs."""
+        return len(self.speakers)
+
+    def state(self) -> dict[str, Any]:
+        """See Task.state."""
+        return {"speakers": self.speakers}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """See Task.restore."""
+        self.speakers = list(state["speakers"])
 
     def head(self, num_layers: int, dim: int) -> nn.Module:
         """Return a PooledHead."""
-        return PooledHead(num_layers, dim, len(self.speakers), self.config.head)
+        return PooledHead(num_layers, dim, self.outputs, self.config.head)
 
     def reference(self, cut: Any) -> str:  # noqa: ANN401 - lhotse ships no types
         """Return the cut's speaker."""

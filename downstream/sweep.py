@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mt4ssl_bench.batching import Batches, endless
 from mt4ssl_bench.downstream.heads import run_heads
-from mt4ssl_bench.downstream.task import Task, rates
+from mt4ssl_bench.downstream.task import Answers, Task, rates
 from mt4ssl_bench.errors import TrainingError
 from mt4ssl_bench.feature_file import FeatureSet
 from mt4ssl_bench.metrics import METRICS
@@ -165,6 +165,13 @@ class Sweep:
         if not self.active:
             raise _EnoughError
         return found
+
+    @torch.no_grad()
+    def logits(self, head: nn.Module, split: Split) -> Iterator[Answers]:
+        """Yield one head's answers to a split, in the order of decode()."""
+        head.eval()
+        for cuts, features, lengths in split.batches(EVALUATION_BATCH):
+            yield cuts, *head(features, lengths)
 
     @torch.no_grad()
     def decode(self, heads: Sequence[nn.Module], split: Split) -> tuple[list[str], list[list[str]], list[Any]]:

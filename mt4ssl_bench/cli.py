@@ -15,6 +15,7 @@ from mt4ssl_bench import (
     cli_models,
     cli_reshape,
     cli_results,
+    cli_speech,
     cli_upstreams,
 )
 from mt4ssl_bench.cli_results import Format, print_leaderboard
@@ -33,6 +34,7 @@ app.add_typer(cli_features.app)
 app.add_typer(cli_models.app)
 app.add_typer(cli_check.app)
 app.add_typer(cli_results.app)
+app.add_typer(cli_speech.app)
 app.add_typer(cli_upstreams.app)
 
 INTERRUPTED = 130  # the exit code after Ctrl-C

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mt4ssl_bench.checkpoint import fingerprint
 from mt4ssl_bench.errors import UpstreamError
@@ -125,6 +125,7 @@ class S3PRLUpstream:
             raise UpstreamError(f"upstream '{name}': {_why_not_built(model, error)}") from None
         self.model = built.to(device).eval()
         self.name, self.device = name, device
+        self.blueprint = {"kind": "s3prl", "name": name}
         self.stride = int(self.model.get_downsample_rates("hidden_states"))
         state = {k: v for k, v in self.model.state_dict().items() if isinstance(v, Tensor)}
         self.parameters = sum(p.numel() for p in self.model.parameters())
@@ -136,6 +137,16 @@ class S3PRLUpstream:
     @torch.no_grad()
     def extract(self, waveforms: Tensor, lengths: Tensor) -> Features:
         """See Upstream.extract; raises UpstreamError where the model's layers differ in shape."""
+        return self.hidden_states(waveforms, lengths)
+
+    def trainable(self, config: object) -> nn.Module:  # noqa: ARG002 - s3prl's models keep their own settings
+        """See tuning.Trainable: the model built anew, since s3prl's hooks do not survive copying."""
+        from mt4ssl_bench.tuning import TunedS3PRL
+
+        return TunedS3PRL(S3PRLUpstream(self.name, self.device))
+
+    def hidden_states(self, waveforms: Tensor, lengths: Tensor) -> Features:
+        """Return what extract() does, with gradients."""
         waves = [wave[:length].to(self.device) for wave, length in zip(waveforms, lengths.tolist(), strict=True)]
         hidden = self.model(waves)["hidden_states"]
         if len({tuple(h.shape) for h in hidden}) != 1:

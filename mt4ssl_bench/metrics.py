@@ -70,6 +70,9 @@ METRICS = {
         Metric(name="wer", unit="%", higher_is_better=False),
         Metric(name="cer", unit="%", higher_is_better=False),
         Metric(name="acc", unit="%", higher_is_better=True),
+        Metric(name="per+lm", unit="%", higher_is_better=False),  # the same, decoded with a language model
+        Metric(name="wer+lm", unit="%", higher_is_better=False),
+        Metric(name="cer+lm", unit="%", higher_is_better=False),
     )
 }
 

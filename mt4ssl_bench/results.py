@@ -5,22 +5,16 @@ import hashlib
 import json
 import math
 import os
-import platform
 import re
-import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
-import mt4ssl_bench
 from mt4ssl_bench.errors import CheckpointError
 from mt4ssl_bench.metrics import Score
 
 SCHEMA = 1  # raised when a field changes its meaning; older records are then refused, not guessed at
-PACKAGES = ("torch", "torchaudio", "lhotse", "jiwer", "numpy", "espnet-s3prl", "s3prl")
 
 
 class UpstreamRecord(TypedDict):
@@ -75,13 +69,7 @@ class Hypothesis(TypedDict):
     deletions: int
     insertions: int
     tokens: int
-
-
-class Environment(TypedDict):
-    """Package versions, and the git revision of the checkout the package runs from (None outside one)."""
-
-    versions: dict[str, str]
-    git: str | None
+    with_lm: NotRequired[str]  # decoded with a language model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +103,7 @@ class Result:
     wall_seconds: dict[str, float]
     counts: dict[str, int]
     created: str
+    lm_weights: dict[str, float] = dataclasses.field(default_factory=dict)  # of decoding with a language model
 
     def __post_init__(self) -> None:
         if next(iter(self.metrics), None) != self.main_metric:
@@ -159,8 +148,13 @@ def key(
 
 def record_path(result: Result, folder: Path) -> Path:
     """Return where save() puts this record: <task>-<upstream slug>-<key>.json."""
-    slug = re.sub(r"[^A-Za-z0-9_]+", "-", result.upstream["name"]).strip("-")[:60] or "upstream"
-    return folder / f"{result.task}-{slug}-{result.key}.json"
+    return folder / f"{stem(result.task, result.upstream['name'], result.key)}.json"
+
+
+def stem(task: str, upstream: str, key: str) -> str:
+    """Return how the files of one evaluation are called: <task>-<upstream slug>-<key>."""
+    slug = re.sub(r"[^A-Za-z0-9_]+", "-", upstream).strip("-")[:60] or "upstream"
+    return f"{task}-{slug}-{key}"
 
 
 def save(result: Result, hypotheses: Sequence[Hypothesis], folder: Path) -> Path:
@@ -227,30 +221,6 @@ def load_hypotheses(path: Path) -> list[Hypothesis]:
             raise _damaged(path, f"line {len(rows) + 1} lacks {', '.join(sorted(missing))}")
         rows.append(row)
     return rows
-
-
-def environment() -> Environment:
-    """Return what the numbers were made with, for `versions` and `git`; imports nothing heavy."""
-    versions = {"python": platform.python_version(), "mt4ssl_bench": mt4ssl_bench.__version__}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return Environment(versions=versions, git=_revision(Path(__file__).parents[1]))
-
-
-def _revision(root: Path) -> str | None:
-    """The commit of `root`, "-dirty" where files differ from it; None unless `root` itself is a checkout.
-
-    A wheel in a virtual environment that lies inside someone's repository must not report that repository.
-    """
-    git = shutil.which("git")
-    if git is None or not (root / ".git").exists():
-        return None
-    command = [git, "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or None
 
 
 def _plain(value: object) -> object:

@@ -1,10 +1,12 @@
 """Shared fixtures: a tiny synthetic corpus for fast tests, and real speech where it is there."""
 
+import itertools
 import json
+import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,3 +117,23 @@ def prefork(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefork]:
     assert server.server.stdin is not None
     server.server.stdin.close()
     server.server.wait(timeout=30)
+
+
+def bigrams(file: Path, sentences: list[str]) -> str:
+    """Write the sentences' bigrams by relative frequency, backing off to equally likely words."""
+    pairs = [pair for s in sentences for pair in itertools.pairwise(["<s>", *s.split(), "</s>"])]
+    first = [a for a, _ in pairs]
+    vocabulary = sorted({word for pair in pairs for word in pair})
+    bigrams = sorted(set(pairs))
+    lines = ["\\data\\", f"ngram 1={len(vocabulary) + 1}", f"ngram 2={len(bigrams)}", "", "\\1-grams:", "-3\t<unk>\t0"]
+    lines += [f"{-99 if word == '<s>' else -1}\t{word}\t-1" for word in vocabulary]
+    lines += ["", "\\2-grams:"]
+    lines += [f"{math.log10(pairs.count(p) / first.count(p[0])):.4f}\t{p[0]} {p[1]}" for p in bigrams]
+    file.write_text("\n".join([*lines, "", "\\end\\", ""]), encoding="utf-8")
+    return str(file)
+
+
+@pytest.fixture(scope="session")
+def write_arpa() -> Callable[[Path, list[str]], str]:
+    """A function that writes a language model of some sentences, and returns its path as a key's value."""
+    return bigrams

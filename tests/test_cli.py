@@ -83,8 +83,8 @@ def test_help_is_fast_and_imports_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["pretrain"], ["kmeans"], ["evaluate"], ["leaderboard"], ["compare"], ["show"], ["list"],
-                *(["prepare", name] for name in CATALOGUE)],
+    "command", [[], ["pretrain"], ["kmeans"], ["evaluate"], ["transcribe"], ["leaderboard"], ["compare"], ["show"],
+                ["list"], *(["prepare", name] for name in CATALOGUE)],
 )  # fmt: skip
 def test_every_command_has_help_with_an_example(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert call(*command, "--help") == 0

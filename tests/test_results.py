@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mt4ssl_bench import results
+from mt4ssl_bench import environment, results
 from mt4ssl_bench.errors import CheckpointError
 from mt4ssl_bench.metrics import Score
 from mt4ssl_bench.results import Hypothesis, Result
@@ -225,7 +225,7 @@ def test_a_failed_save_leaves_the_old_record_whole(tmp_path: Path, monkeypatch: 
 
 def test_the_environment_names_versions_without_importing_them() -> None:
     code = (
-        "import sys; from mt4ssl_bench import results; print(sorted(results.environment()['versions']));"
+        "import sys; from mt4ssl_bench.environment import environment; print(sorted(environment()['versions']));"
         "print([name for name in ('torch', 's3prl', 'lhotse') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -248,7 +248,7 @@ def test_the_revision_is_the_checkouts_own_and_marked_when_files_differ(tmp_path
     commit = git("rev-parse", "HEAD")
     inside = tmp_path / "site-packages"
     inside.mkdir()
-    assert results._revision(tmp_path) == commit
-    assert results._revision(inside) is None  # the package is only installed inside someone's repository
+    assert environment._revision(tmp_path) == commit
+    assert environment._revision(inside) is None  # the package is only installed inside someone's repository
     (tmp_path / "file").write_text("two", encoding="utf-8")
-    assert results._revision(tmp_path) == f"{commit}-dirty"
+    assert environment._revision(tmp_path) == f"{commit}-dirty"

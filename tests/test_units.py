@@ -1,15 +1,18 @@
 """Units and CTC's greedy path."""
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from mt4ssl_bench.downstream.asr import ASR
 from mt4ssl_bench.downstream.phoneme import Phoneme
 from mt4ssl_bench.downstream.task import TaskConfig
-from mt4ssl_bench.downstream.units import Characters, Phonemes, Pieces, drop_stress
-from mt4ssl_bench.errors import CorpusError
+from mt4ssl_bench.downstream.units import Characters, Phonemes, Pieces, Units, drop_stress, restore
+from mt4ssl_bench.errors import CheckpointError, ConfigError, CorpusError
 
 
 def test_characters_come_from_the_training_text_and_go_back() -> None:
@@ -29,12 +32,12 @@ def test_phonemes_are_tokens() -> None:
 
 def test_pieces_go_back_to_text_and_refuse_an_impossible_size() -> None:
     texts = ["THE CAT SAT ON THE MAT", "A DOG SAT ON THE LOG", "THE LOG IS ON THE MAT"] * 3
-    units = Pieces(texts, 20)
+    units = Pieces.train(texts, 20)
     assert len(units) == 21
     assert units.decode(units.encode("THE DOG SAT")) == "THE DOG SAT"
     assert min(units.encode("THE DOG SAT")) >= 1  # 0 is CTC's blank
     with pytest.raises(CorpusError, match="vocabulary=5000"):
-        Pieces(texts, 5000)
+        Pieces.train(texts, 5000)
 
 
 def test_stress_is_dropped_from_vowels() -> None:
@@ -60,3 +63,72 @@ def test_ctc_loss_of_a_certain_path_is_zero_and_of_an_impossible_one_too() -> No
     logits = 100 * torch.nn.functional.one_hot(torch.tensor([[1, 0, 2]]), 3).float()
     assert task.loss(logits, torch.tensor([3]), [torch.tensor([1, 2])]).item() == pytest.approx(0, abs=1e-5)
     assert task.loss(logits, torch.tensor([3]), [torch.tensor([1, 1, 1, 1])]).item() == 0
+
+
+@pytest.mark.parametrize("made", [Characters(["IT'S A CAT"]), Phonemes(["K AE T"]), Pieces.train(["A CAT SAT"] * 3, 9)])
+def test_units_come_back_from_what_a_file_holds(made: Units) -> None:
+    stored = json.loads(json.dumps(made.state()))
+    again = restore(stored)
+    assert type(again) is type(made)
+    assert len(again) == len(made)
+    for text in ("A CAT", "K T AE"):
+        assert again.encode(text) == made.encode(text)
+        assert again.decode(again.encode(text)) == made.decode(made.encode(text))
+    with pytest.raises(CheckpointError, match="kind 'syllables', expected characters, phonemes or sentencepiece"):
+        restore({"kind": "syllables"})
+
+
+@pytest.mark.parametrize(
+    ("texts", "size", "message"),
+    [
+        (["THE CAT"], 5000, "vocabulary=5000: .*too high.* <= 9"),
+        (["THE CAT"], 3, "vocabulary=3: .*smaller than required_chars"),
+        (["THE CAT"], 0, "vocabulary=0: .*no unit asked for"),
+        ([""], 10, "vocabulary=10: .*no text"),
+    ],
+)
+def test_pieces_say_why_a_size_does_not_fit(texts: list[str], size: int, message: str) -> None:
+    with pytest.raises(CorpusError, match=message):
+        Pieces.train(texts, size)
+
+
+class Spoken:
+    """A cut with a text and phones of its own."""
+
+    def __init__(self, text: str, phones: str = "X Y1") -> None:
+        self.supervisions: list[Any] = [SimpleNamespace(text=text, custom={"phones": phones})]
+
+
+def test_a_lexicon_replaces_the_corpus_s_phones(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "lexicon.txt"
+    file.write_text("cat\tK AE1 T\ncat(2) K AE0 T\nSAT  S AE1 T\n", encoding="utf-8")
+    task = Phoneme(TaskConfig(lexicon=str(file)))
+    assert Phoneme.reads(task.config) == "text"
+    assert Phoneme.reads(TaskConfig()) == "phones"
+    with caplog.at_level("WARNING", logger="mt4ssl_bench"):
+        task.fit_units([Spoken("Cat sat"), Spoken("CAT RAN")])
+    assert "1 words of the training text are not in it (RAN), 1 times; they become SPN" in caplog.text
+    assert task.reference(Spoken("cat ran sat")) == "K AE1 T SPN S AE1 T"
+    assert task.state() == {"kind": "phonemes", "symbols": ["AE1", "K", "S", "SPN", "T"], "words": []}
+    plain = Phoneme(TaskConfig(stress="drop"))
+    assert plain.reference(Spoken("CAT", "K AE1 T")) == "K AE T"
+    common = Phoneme(TaskConfig(lexicon="cmudict", stress="drop"))
+    common.fit_units([Spoken("HELLO")])
+    assert common.reference(Spoken("hello")) == "HH AH L OW"
+
+
+def test_speech_recognition_refuses_phonemes_as_units() -> None:
+    with pytest.raises(ConfigError, match="units=phonemes: task 'asr' writes words; expected characters or sentencep"):
+        ASR(TaskConfig(units="phonemes")).fit_units([Spoken("A CAT")])
+    pieces = ASR(TaskConfig(units="sentencepiece", vocabulary=8))
+    pieces.fit_units([Spoken("a cat sat")])
+    assert pieces.decode(*_say(pieces, "A CAT SAT")) == ["A CAT SAT"]
+    assert pieces.words == ["A", "CAT", "SAT"]
+    again = ASR(TaskConfig(units="sentencepiece", vocabulary=8))
+    again.restore(pieces.state())
+    assert (again.outputs, again.words) == (9, pieces.words)
+
+
+def _say(task: ASR, text: str) -> tuple[torch.Tensor, torch.Tensor]:
+    path = [i for unit in task.fitted.encode(text) for i in (unit, 0)]
+    return torch.nn.functional.one_hot(torch.tensor([path]), task.outputs).float(), torch.tensor([len(path)])

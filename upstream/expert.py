@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from mt4ssl_bench import checkpoint
 from mt4ssl_bench.audio import RATE
-from mt4ssl_bench.config import from_dict, load
+from mt4ssl_bench.config import from_dict, load, to_dict
 from mt4ssl_bench.errors import CheckpointError, UpstreamError
 from mt4ssl_bench.features import Features, Upstream, s3prl_hub
+from mt4ssl_bench.tuning import TuneConfig
 from mt4ssl_bench.upstream.config import PretrainConfig, check
 from mt4ssl_bench.upstream.frontend import RECEPTIVE_FIELD, STRIDE, frame_count, frame_counts, normalize
 from mt4ssl_bench.upstream.model import MT4SSL
@@ -33,6 +34,7 @@ class MT4SSLUpstream:
         self.name, self.device, self.stride = name, device, STRIDE
         config = model.config.encoder
         self.num_layers, self.dim = config.layers + 1, config.dim
+        self.blueprint = {"kind": KIND, "config": to_dict(model.config)}
         self.parameters = sum(p.numel() for p in model.parameters())
         self.fingerprint = checkpoint.fingerprint(model.state_dict())
 
@@ -42,6 +44,14 @@ class MT4SSLUpstream:
         waves = [wave[:length] for wave, length in zip(waveforms.to(self.device), lengths.tolist(), strict=True)]
         layers, frames = hidden_states(self.model, waves)
         return Features(torch.stack(layers), frames.cpu())
+
+    def trainable(self, config: TuneConfig) -> nn.Module:
+        """See tuning.Trainable: the student with the dropouts of `config`."""
+        from mt4ssl_bench.upstream.tuned import build  # which needs check_waveforms() from here
+
+        tuned = build(self.blueprint, config)
+        tuned.model.load_state_dict(self.model.state_dict())
+        return tuned.to(self.device)
 
 
 class UpstreamExpert(nn.Module):

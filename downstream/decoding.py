@@ -1,0 +1,153 @@
+"""Beam search with an n-gram language model: flashlight's decoder and KenLM, words by a lexicon or units alone.
+
+Shapes: B batch, T frames, V outputs.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from mt4ssl_bench.downstream.task import DecodeConfig
+from mt4ssl_bench.downstream.units import BLANK, Characters, Phonemes, Units
+from mt4ssl_bench.errors import ConfigError
+
+LM_WEIGHTS = (0.5, 1.0, 2.0, 3.0)  # what decode.tune tries on valid, with each of the word scores
+WORD_SCORES = (-1.0, 0.0, 1.0)
+NEVER = -1e4  # log probability of what the added last frame does not allow
+
+
+class BeamDecoder:
+    """A language model over the words that `units` spell, or over the units themselves where they are phonemes.
+
+    Raises ConfigError for what cannot be searched: no [lm] extra, a missing model, a lexicon without a usable word.
+    """
+
+    def __init__(self, units: Units, words: Sequence[str], config: DecodeConfig) -> None:
+        flashlight = _flashlight()
+        self.units, self.config = units, config
+        self._lib = flashlight
+        self._boundary = BLANK
+        if isinstance(units, Phonemes):
+            self._entries = ["<blank>", *units.symbols]  # position is id: the model's words are the units
+        elif isinstance(units, Characters) and " " in units.symbols:
+            self._boundary = units.encode(" ")[0]
+            self._entries = _spelled(read_words(Path(config.lexicon)) if config.lexicon else words, units, config)
+        else:
+            raise ConfigError(
+                "decode.lm: needs units that spell words with a boundary between them; expected units=characters, "
+                "and texts of several words"
+            )
+        dictionary = flashlight.Dictionary()
+        for entry in self._entries:
+            dictionary.add_entry(entry)
+        self._lm = _load(flashlight, config.lm, dictionary)
+        self._trie = None if isinstance(units, Phonemes) else self._spell(flashlight, units)
+        self._decoder = self._build()
+
+    def weighted(self, lm_weight: float, word_score: float) -> "BeamDecoder":
+        """Return the same search with other weights; the model and the lexicon are shared."""
+        other = object.__new__(BeamDecoder)
+        other.__dict__ = {**self.__dict__, "config": replace(self.config, lm_weight=lm_weight, word_score=word_score)}
+        other._decoder = other._build()
+        return other
+
+    def decode(self, logits: Tensor, lengths: Tensor) -> list[str]:
+        """Return the best hypothesis of each row of logits (B, T, V)."""
+        log_probs = logits.float().log_softmax(-1).cpu().numpy()
+        return [self._search(row[:length]) for row, length in zip(log_probs, lengths.tolist(), strict=True)]
+
+    def _search(self, emissions: Any) -> str:  # noqa: ANN401 - a numpy array (T, V)
+        if self._trie is not None:  # texts end without the boundary that every spelling ends with: one more frame
+            last = np.full((1, emissions.shape[1]), NEVER, dtype=np.float32)
+            last[0, self._boundary] = 0.0
+            emissions = np.concatenate([emissions, last])
+        emissions = np.ascontiguousarray(emissions, dtype=np.float32)
+        best = self._decoder.decode(emissions.ctypes.data, *emissions.shape)[0]
+        if self._trie is None:
+            return self.units.decode([token for token, _ in itertools.groupby(best.tokens) if token != BLANK])
+        return " ".join(self._entries[word] for word in best.words if word >= 0)
+
+    def _spell(self, flashlight: Any, units: Units) -> Any:  # noqa: ANN401 - the binding has no types
+        """Return the prefix tree of every word's units, each node with the best score below it."""
+        trie = flashlight.Trie(len(units), self._boundary)
+        start = self._lm.start(False)  # noqa: FBT003 - the binding's signature
+        for number, word in enumerate(self._entries):
+            _, score = self._lm.score(start, number)
+            trie.insert([*units.encode(word), self._boundary], number, score)
+        trie.smear(flashlight.SmearingMode.MAX)
+        return trie
+
+    def _build(self) -> Any:  # noqa: ANN401
+        lib, config = self._lib, self.config
+        options = {
+            "beam_size": config.beam,
+            "beam_size_token": len(self.units),
+            "beam_threshold": config.threshold,
+            "lm_weight": config.lm_weight,
+            "sil_score": 0.0,
+            "log_add": False,
+            "criterion_type": lib.CriterionType.CTC,
+        }
+        if self._trie is None:
+            return lib.LexiconFreeDecoder(lib.LexiconFreeDecoderOptions(**options), self._lm, self._boundary, BLANK, [])
+        settings = lib.LexiconDecoderOptions(**options, word_score=config.word_score, unk_score=-math.inf)
+        return lib.LexiconDecoder(settings, self._trie, self._lm, self._boundary, BLANK, -1, [], False)  # noqa: FBT003
+
+
+def tuned(
+    decoder: BeamDecoder, batches: Iterable[tuple[Tensor, Tensor]], errors: Callable[[list[str]], float]
+) -> BeamDecoder:
+    """Return the decoder with the weights of the grid that make `errors` of the batches' hypotheses smallest."""
+    kept = list(batches)
+    found = {}
+    for lm_weight, word_score in itertools.product(LM_WEIGHTS, WORD_SCORES):
+        tried = decoder.weighted(lm_weight, word_score)
+        texts = [text for logits, lengths in kept for text in tried.decode(logits, lengths)]
+        found[lm_weight, word_score] = errors(texts)
+    return decoder.weighted(*min(found, key=lambda weights: found[weights]))
+
+
+def read_words(file: Path) -> list[str]:
+    """Return the first field of every line, in upper case; raises ConfigError when the file cannot be read."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"decode.lexicon={file}: cannot be read ({error})") from None
+    return sorted({line.split()[0].upper() for line in lines if line.strip()})
+
+
+def _spelled(words: Sequence[str], units: Characters, config: DecodeConfig) -> list[str]:
+    known = [word for word in words if all(character in units.symbols for character in word)]
+    if not known:
+        raise ConfigError(
+            f"decode.lexicon={config.lexicon}: none of its {len(words)} words can be spelled with the characters of "
+            "the training text"
+        )
+    return known
+
+
+def _load(flashlight: Any, lm: str, dictionary: Any) -> Any:  # noqa: ANN401
+    if not Path(lm).is_file():
+        raise ConfigError(f"decode.lm={lm}: no such file; expected a KenLM model, ARPA or binary")
+    try:
+        return flashlight.KenLM(lm, dictionary)
+    except RuntimeError as error:
+        raise ConfigError(f"decode.lm={lm}: not a KenLM model ({str(error).splitlines()[-1][:120]})") from None
+
+
+def _flashlight() -> Any:  # noqa: ANN401
+    """Return flashlight-text's names in one place."""
+    try:
+        from flashlight.lib.text import decoder
+        from flashlight.lib.text.decoder.kenlm import KenLM
+        from flashlight.lib.text.dictionary import Dictionary
+    except ImportError as error:
+        raise ConfigError(f"decode.lm: needs flashlight-text ({error}); pip install 'mt4ssl-bench[lm]'") from None
+    names = {name: getattr(decoder, name) for name in dir(decoder) if not name.startswith("_")}
+    return type("flashlight", (), {**names, "KenLM": KenLM, "Dictionary": Dictionary})

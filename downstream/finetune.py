@@ -1,0 +1,241 @@
+"""Fine-tuning: the upstream is trained with a linear head; a folder holds the run, and the best model on valid.
+
+Shapes: B batch, N samples, T frames, V outputs.
+"""
+
+import hashlib
+import itertools
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mt4ssl_bench import audio, results
+from mt4ssl_bench.batching import Batches, pad
+from mt4ssl_bench.downstream.checks import learnable
+from mt4ssl_bench.downstream.plan import Job
+from mt4ssl_bench.downstream.record import Clock
+from mt4ssl_bench.downstream.saved import read_model, save_model
+from mt4ssl_bench.downstream.task import Answers, Task, TaskConfig, Trained, rates
+from mt4ssl_bench.downstream.tuned import Tuned, TunedHead
+from mt4ssl_bench.errors import TrainingError
+from mt4ssl_bench.features import Upstream
+from mt4ssl_bench.metrics import METRICS
+from mt4ssl_bench.optim import OptimConfig
+from mt4ssl_bench.training import Fit, FitConfig, StepLoss
+from mt4ssl_bench.tuning import trainable
+
+LOGGER = logging.getLogger(__name__)
+
+
+def train_finetuned(
+    model: Upstream,
+    job: Job,
+    task: Task,
+    cuts: Mapping[str, list[Any]],
+    *,
+    folder: Path,
+    device: str,
+    clock: Clock,
+) -> Trained:
+    """Return the answers on test of the model that is best on valid, and keep it in `folder`; `cuts` are by role."""
+    frames = {cut.id: int(cut.duration * audio.RATE / model.stride) for cut in cuts["train"]}
+    train, left_out = learnable(job, task, cuts["train"], frames)
+    best: Finetuning | None = None
+    trials: list[results.Trial] = []
+    tried = list(itertools.product(task.config.seeds, rates(task.config)))
+    for seed, lr in tried:
+        place = folder / f"lr-{lr:g}-seed-{seed}" if len(tried) > 1 else folder
+        one = Finetuning(task, model, lr=lr, seed=seed, folder=place, device=device)
+        trials.append({"lr": lr, "seed": seed, "valid": None, "steps": 0, "chosen": False})
+        try:
+            one.run(train, cuts["valid"], f"{job.recipe} on {model.name}, lr {lr:g}")
+        except TrainingError as error:
+            LOGGER.warning("%s", error)
+            continue
+        trials[-1]["valid"], trials[-1]["steps"] = one.best, one.best_step
+        if best is None or worse(task, best.best, one.best):
+            best = one
+    if best is None:
+        raise TrainingError(f"{job.recipe}: no learning rate of {list(rates(task.config))} went well; try lower ones")
+    for trial in trials:
+        trial["chosen"] = (trial["lr"], trial["seed"]) == (best.lr, best.seed)
+    if best.folder != folder:
+        save_model(folder, task, model, best.model.head, encoder=best.model.encoder)
+    clock.lap("train")
+    chosen, crop = best, task.config.test_crop_seconds if task.pooled else 0.0
+    splits = {role: Audio(cuts[role], task.config, crop=crop) for role in ("valid", "test")}
+    references, hypotheses, members = chosen.decode(splits["test"])
+    return Trained(
+        references=references,
+        hypotheses=hypotheses,
+        cuts=members,
+        trials=trials,
+        layer_weights=chosen.model.head.layer_weights,
+        with_lm=task.answer_with_lm(lambda role: chosen.logits(splits[role])),
+        counts={"train_too_long": left_out} if left_out else {},
+    )
+
+
+def worse(task: Task, value: float, other: float) -> bool:
+    """Return whether one value of the task's main metric is worse than another."""
+    return value < other if METRICS[task.metric].higher_is_better else value > other
+
+
+class Batch(NamedTuple):
+    """Cuts with their zero-padded audio (B, N) and its lengths (B,)."""
+
+    cuts: list[Any]
+    waveforms: Tensor
+    lengths: Tensor
+
+
+class Audio:
+    """One split's audio in batches; `crop` seconds of each utterance, from a place that depends on the epoch, or 0."""
+
+    def __init__(self, cuts: Sequence[Any], config: TaskConfig, *, crop: float = 0.0) -> None:
+        self.cuts, self.config, self.crop = list(cuts), config, crop
+        hours = sum(cut.duration for cut in cuts) / 3600
+        self._keep = not crop and not config.tune.workers and hours <= config.tune.cache_hours
+        self._kept: dict[str, NDArray[np.float32]] = {}
+
+    def batches(self, *, shuffle: bool) -> Batches[Batch]:
+        """Return length-bucketed batches of at most tune.batch_seconds."""
+        tune = self.config.tune
+        return Batches(
+            self.cuts,
+            self.make,
+            seconds=tune.batch_seconds,
+            seed=self.config.seeds[0],
+            shuffle=shuffle,
+            workers=tune.workers,
+            crop=self._crop if self.crop else None,
+        )
+
+    def make(self, cuts: Sequence[Any]) -> Batch:
+        """Read the cuts' audio."""
+        return Batch(list(cuts), *pad([self._read(cut) for cut in cuts]))
+
+    def _read(self, cut: Any) -> NDArray[np.float32]:  # noqa: ANN401 - lhotse ships no types
+        if cut.id in self._kept:
+            return self._kept[cut.id]
+        samples = audio.read(cut)
+        if self._keep:
+            self._kept[cut.id] = samples
+        return samples
+
+    def _crop(self, cut: Any, epoch: int) -> Any:  # noqa: ANN401
+        if cut.duration <= self.crop:
+            return cut
+        drawn = hashlib.blake2b(f"{self.config.seeds[0]} {epoch} {cut.id}".encode(), digest_size=8).digest()
+        offset = (cut.duration - self.crop) * (int.from_bytes(drawn) / 2**64)
+        return cut.truncate(offset=offset, duration=self.crop, preserve_id=True)
+
+
+class Finetuning:
+    """One upstream trained for one task at one rate and seed, in `folder`; run() continues an interrupted run."""
+
+    def __init__(self, task: Task, upstream: Upstream, *, lr: float, folder: Path, device: str, seed: int = 0) -> None:
+        self.task, self.config, self.lr, self.seed = task, task.config, lr, seed
+        self.folder, self.device = folder, torch.device(device)
+        encoder = trainable(upstream, self.config.tune)
+        torch.manual_seed(seed)
+        head = TunedHead(upstream.num_layers, upstream.dim, task.outputs, self.config.tune, pooled=task.pooled)
+        self.upstream, self.model = upstream, Tuned(encoder, head).to(device)
+        self.targets: dict[str, Tensor] = {}
+        self.best, self.best_step = math.nan, 0
+
+    def run(self, train: Sequence[Any], valid: Sequence[Any], title: str) -> None:
+        """Train, then hold the model that was best on valid; raises TrainingError when the loss is not finite."""
+        config, metric = self.config, self.task.metric
+        data = Audio(train, config, crop=config.crop_seconds if self.task.pooled else 0.0)
+        checked = Audio(valid, config, crop=config.test_crop_seconds if self.task.pooled else 0.0)
+        self.targets = {cut.id: self.task.target(cut) for cut in train}
+
+        def validate(step: int) -> dict[str, float]:  # noqa: ARG001 - fit's signature
+            references, hypotheses, _ = self.decode(checked)
+            value = self.task.measure(references, hypotheses)
+            # as fairseq does, the later of two equal ones is kept
+            if not any(worse(self.task, value, found[metric]) for found in fit.validations):
+                save_model(self.folder, self.task, self.upstream, self.model.head, encoder=self.model.encoder)
+            return {metric: value}
+
+        fit: Fit[Batch] = Fit(
+            self.model.train(),
+            data.batches(shuffle=True).stream(),
+            self.loss,
+            OptimConfig(
+                lr=self.lr,
+                betas=(0.9, 0.98),
+                eps=1e-8,
+                weight_decay=0.0,
+                phases=config.tune.phases,
+                final_scale=config.tune.final_scale,
+                clip_norm=config.clip_norm,
+            ),
+            FitConfig(
+                steps=config.steps,
+                seed=self.seed,
+                accumulate=config.accumulate,
+                log_every=max(config.validate_every // 4, 1),
+                save_every=config.validate_every,
+                validate_every=config.validate_every,
+            ),
+            groups=[
+                {"params": [p for p in self.model.encoder.parameters() if p.requires_grad]},
+                {"params": list(self.model.head.parameters()), "lr": self.lr * config.tune.head_lr},
+            ],
+            run=self.folder,
+            meta={"kind": "finetuning", "task": self.task.state()},
+            validate=validate,
+            title=title,
+        )
+        if not fit().finished:
+            raise KeyboardInterrupt
+        for found in fit.validations:
+            if not worse(self.task, found[metric], self.best):
+                self.best, self.best_step = found[metric], int(found["step"])
+        stored = read_model(self.folder)
+        self.model.encoder.load_state_dict(stored["encoder"])
+        self.model.head.load_state_dict(stored["head"])
+
+    def loss(self, batch: Batch, step: int, micro: int) -> StepLoss:
+        """Return one batch's loss, summed over utterances; masks come from a generator that belongs to this update."""
+        generator = np.random.default_rng((self.seed, step, micro))
+        frozen = step < self.config.tune.freeze_updates
+        with self._autocast():
+            logits, lengths = self.model(batch.waveforms, batch.lengths, generator, frozen=frozen)
+        total = self.task.summed_loss(logits, lengths, [self.targets[cut.id] for cut in batch.cuts])
+        seconds = float(batch.lengths.sum()) / audio.RATE
+        ids = [cut.id for cut in batch.cuts]
+        return StepLoss(total=total, count=len(ids), sums={"loss": total}, seconds=seconds, ids=ids)
+
+    def decode(self, data: Audio) -> tuple[list[str], list[str], list[Any]]:
+        """Return a split's references, hypotheses and cuts, in one order."""
+        references: list[str] = []
+        hypotheses: list[str] = []
+        members: list[Any] = []
+        for cuts, logits, lengths in self.logits(data):
+            references += [self.task.reference(cut) for cut in cuts]
+            hypotheses += self.task.decode(logits, lengths)
+            members += cuts
+        return references, hypotheses, members
+
+    @torch.no_grad()
+    def logits(self, data: Audio) -> Iterator[Answers]:
+        """Yield the answers to a split, without masks and dropout."""
+        self.model.eval()
+        for batch in data.batches(shuffle=False)():
+            with self._autocast():
+                logits, lengths = self.model(batch.waveforms, batch.lengths)
+            yield batch.cuts, logits, lengths
+        self.model.train()
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type != "cpu")

@@ -1,0 +1,48 @@
+"""A trained task on disk: model.pt holds recipe, units and head, and the upstream's weights where they were trained."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from mt4ssl_bench import checkpoint
+from mt4ssl_bench.config import to_dict
+from mt4ssl_bench.downstream.task import Task
+from mt4ssl_bench.errors import CheckpointError
+from mt4ssl_bench.features import Upstream
+from mt4ssl_bench.tuning import Trainable
+
+KIND = "task"
+
+
+def save_model(
+    folder: Path, task: Task, upstream: Upstream, head: nn.Module, *, encoder: nn.Module | None = None, source: str = ""
+) -> None:
+    """Write model.pt: with `encoder`, the trained upstream itself, else `source`, the name that it is loaded by."""
+    about: dict[str, Any] = {
+        "name": upstream.name,
+        "fingerprint": upstream.fingerprint,
+        "num_layers": upstream.num_layers,
+        "dim": upstream.dim,
+        "stride": upstream.stride,
+        "source": str(Path(source).resolve()) if Path(source).exists() else source,
+    }
+    payload = {"kind": KIND, "task": task.name, "config": to_dict(task.config), "state": task.state()}
+    trained: dict[str, Any] = {"head": head.state_dict()}
+    if encoder is not None:
+        assert isinstance(upstream, Trainable)
+        trained |= {"encoder": encoder.state_dict(), "blueprint": upstream.blueprint}
+    checkpoint.save({**payload, "upstream": about, **trained}, folder / "model.pt")
+
+
+def read_model(folder: Path) -> dict[str, Any]:
+    """Return what save_model() wrote; raises CheckpointError when there is no such file."""
+    file = folder / "model.pt" if folder.is_dir() or not folder.suffix else folder
+    if not file.is_file():
+        raise CheckpointError(
+            f"{folder}: holds no model.pt; 'mt4ssl-bench evaluate' leaves one in <out>/runs for every row it computes"
+        )
+    stored = checkpoint.load(file)
+    if stored.get("kind") != KIND:
+        raise CheckpointError(f"{file}: not a trained task ({stored.get('kind', 'no kind')})")
+    return stored

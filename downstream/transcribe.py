@@ -1,0 +1,158 @@
+"""Audio files to text with a trained asr or phoneme model; a file that cannot be read does not stop the others.
+
+Shapes: N samples, T frames, V outputs.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mt4ssl_bench import audio
+from mt4ssl_bench.config import from_dict
+from mt4ssl_bench.console import progress
+from mt4ssl_bench.downstream.ctc import CTCTask
+from mt4ssl_bench.downstream.saved import read_model
+from mt4ssl_bench.downstream.task import TASKS, TaskConfig
+from mt4ssl_bench.downstream.tuned import Tuned, TunedHead
+from mt4ssl_bench.errors import BenchError, CheckpointError, ConfigError, CorpusError
+from mt4ssl_bench.features import Upstream, load_upstream
+from mt4ssl_bench.tuning import rebuild
+
+LOGGER = logging.getLogger(__name__)
+CHUNK, CONTEXT = 30 * audio.RATE, 2 * audio.RATE  # longer audio is read in chunks, each with context on both sides
+
+
+def transcribe(
+    model: Path,
+    files: Sequence[Path],
+    *,
+    decode: Mapping[str, Any] | None = None,
+    upstream: str = "",
+    device: str = "cpu",
+) -> Iterator[tuple[Path, str | None]]:
+    """Yield each file with its text, None where it could not be read; `decode` are DecodeConfig's keys that differ.
+
+    Raises BenchError, before any audio is read, for a wrong model, language model or path.
+    """
+    paths = audio_files(files)
+    recognizer = Recognizer(model, upstream=upstream, device=device)
+    if decode:
+        recognizer.use(decode)
+    with progress(f"transcribe with {model.name}", len(paths)) as advance:
+        for path in paths:
+            text = None
+            try:
+                text = recognizer.text(audio.read_file(path))
+            except BenchError as error:
+                LOGGER.error("%s", error if str(path) in str(error) else f"{path}: {error}")  # noqa: TRY400 - one line
+            yield path, text
+            advance(1, "")
+
+
+def audio_files(paths: Sequence[Path]) -> list[Path]:
+    """Return the files, folders replaced by the audio files within; raises CorpusError for what does not exist."""
+    found: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise CorpusError(f"{path}: no such file or folder")
+        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in audio.SUFFIXES) if path.is_dir() else [path]
+        if not inside:
+            raise CorpusError(f"{path}: holds no audio file ({', '.join(sorted(audio.SUFFIXES))})")
+        found += inside
+    return found
+
+
+class Recognizer:
+    """A trained asr or phoneme model: audio to logits and text.
+
+    Args:
+        folder: what an evaluation left in <out>/runs, or its model.pt.
+        upstream: for models on frozen features, how the upstream is named now; default: as it was named then.
+    """
+
+    def __init__(self, folder: Path, *, upstream: str = "", device: str = "cpu") -> None:
+        stored = read_model(folder)
+        task = TASKS.get(stored["task"])(from_dict(TaskConfig, stored["config"]))
+        if not isinstance(task, CTCTask):
+            raise CheckpointError(f"{folder}: holds a model for task '{stored['task']}', which writes no text")
+        task.restore(stored["state"])
+        self.task, self._decode = task, task.decode
+        self._about, self._device = stored["upstream"], device
+        if "encoder" in stored:
+            self._model: nn.Module = self._tuned(stored)
+        else:
+            self._model = self._frozen(stored, upstream)
+        self._model.to(device).eval()
+
+    def use(self, decode: Mapping[str, Any]) -> None:
+        """Decode by beam search with a language model from here on; `decode` are DecodeConfig's keys that differ."""
+        if not decode.get("lm"):
+            raise ConfigError(f"--{', --'.join(decode)}: of no use without --lm, a KenLM file")
+        self._decode = self.task.beam(replace(self.task.config.decode, **decode)).decode
+
+    def text(self, samples: NDArray[np.float32]) -> str:
+        """Return what was said in 16 kHz audio (N,)."""
+        logits = self.logits(samples)
+        return self._decode(logits[None], torch.tensor([len(logits)]))[0]
+
+    @torch.no_grad()
+    def logits(self, samples: NDArray[np.float32]) -> Tensor:
+        """Return the logits (T, V) of 16 kHz audio (N,); what is longer than 30 s is read in overlapping chunks."""
+        waveform = torch.from_numpy(samples)
+        if len(waveform) <= CHUNK:
+            return self._read(waveform)
+        stride = int(self._about["stride"])
+        context = CONTEXT // stride  # frames
+        parts = []
+        for start in range(0, len(waveform), (CHUNK // stride - 2 * context) * stride):
+            end = min(start + CHUNK, len(waveform))
+            logits = self._read(waveform[start:end])
+            last = end == len(waveform)
+            parts.append(logits[context if start else 0 : None if last else CHUNK // stride - context])
+            if last:
+                break
+        return torch.cat(parts)
+
+    def _read(self, waveform: Tensor) -> Tensor:
+        logits, lengths = self._model(waveform[None], torch.tensor([len(waveform)]))
+        rows: Tensor = logits[0, : int(lengths[0])].float().cpu()
+        return rows
+
+    def _tuned(self, stored: dict[str, Any]) -> nn.Module:
+        tune, about = self.task.config.tune, self._about
+        head = TunedHead(about["num_layers"], about["dim"], self.task.outputs, tune, pooled=False)
+        head.load_state_dict(stored["head"])
+        return Tuned(rebuild(stored["blueprint"], tune, stored["encoder"]), head)
+
+    def _frozen(self, stored: dict[str, Any], name: str) -> nn.Module:
+        about = self._about
+        upstream = load_upstream(name or about["source"] or about["name"], device=self._device)
+        if upstream.fingerprint != about["fingerprint"]:
+            raise CheckpointError(
+                f"its head was trained on '{about['name']}' ({about['fingerprint']}), not on '{upstream.name}' "
+                f"({upstream.fingerprint}); --upstream names the right one"
+            )
+        head = self.task.head(about["num_layers"], about["dim"])
+        head.load_state_dict(stored["head"])
+        return _Frozen(upstream, head)
+
+
+class _Frozen(nn.Module):
+    """An upstream's features read by a head, called as Tuned is."""
+
+    def __init__(self, upstream: Upstream, head: nn.Module) -> None:
+        super().__init__()
+        self.upstream, self.head = upstream, head
+
+    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.upstream.extract(waveforms, lengths)
+        device = next(self.head.parameters()).device
+        logits, frames = self.head(features.layers.permute(1, 2, 0, 3).to(device), features.lengths.to(device))
+        return logits, frames

@@ -1,0 +1,71 @@
+"""An upstream and a linear head in one module: what fine-tuning trains, keeps and reads speech with.
+
+Shapes: B batch, N samples, T frames, L hidden states, D dimension, V outputs.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mt4ssl_bench.downstream.heads import WeightedSum
+from mt4ssl_bench.errors import ConfigError
+from mt4ssl_bench.features import Features
+from mt4ssl_bench.tuning import TuneConfig
+
+
+class TunedHead(nn.Module):
+    """Linear on one hidden state, or on their weighted sum; averaged over real frames first for pooled tasks."""
+
+    def __init__(self, num_layers: int, dim: int, outputs: int, config: TuneConfig, *, pooled: bool) -> None:
+        super().__init__()
+        self.pooled = pooled
+        self.layer = None if config.layer == "weighted" else _layer(config.layer, num_layers)
+        self.num_layers = num_layers
+        self.sum = WeightedSum(num_layers, layer_norm=False) if self.layer is None else None
+        self.output = nn.Linear(dim, outputs)
+        nn.init.xavier_uniform_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    @property
+    def layer_weights(self) -> list[float]:
+        """Return how much each hidden state counts."""
+        if self.sum is not None:
+            return [float(weight) for weight in self.sum.weights.detach()]
+        return [float(i == self.layer) for i in range(self.num_layers)]
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (B, T, V), or (B, V) where pooled, of features (L, B, T, D), and the lengths as they came."""
+        x = features[self.layer] if self.sum is None else self.sum(features.permute(1, 2, 0, 3))  # (B, T, D)
+        if self.pooled:
+            real = torch.arange(x.shape[1], device=x.device)[None] < lengths[:, None]
+            x = (x * real[..., None]).sum(1) / lengths[:, None]
+        return self.output(x), lengths
+
+
+class Tuned(nn.Module):
+    """The upstream and its head, what a run trains and keeps."""
+
+    def __init__(self, encoder: nn.Module, head: TunedHead) -> None:
+        super().__init__()
+        self.encoder, self.head = encoder, head
+
+    def forward(
+        self,
+        waveforms: Tensor,
+        lengths: Tensor,
+        generator: np.random.Generator | None = None,
+        *,
+        frozen: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the head's logits and lengths of waveforms (B, N); `frozen` lets no gradient into the upstream."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            features: Features = self.encoder(waveforms, lengths, generator)
+        logits, frames = self.head(features.layers, features.lengths.to(features.layers.device))
+        return logits, frames
+
+
+def _layer(name: str, num_layers: int) -> int:
+    """Return the number of a hidden state, counted from the first; raises ConfigError where there is none."""
+    if name.lstrip("-").isdecimal() and -num_layers <= int(name) < num_layers:
+        return int(name) % num_layers
+    raise ConfigError(f"tune.layer={name}: expected weighted, or a number from {-num_layers} to {num_layers - 1}")

@@ -1,0 +1,121 @@
+"""Fine-tuning's side of the Upstream protocol: a model that can be trained further, and rebuilt from what a file holds.
+
+Shapes: L hidden states, B batch, N samples, T frames, D dimension.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from torch import Tensor, nn
+
+from mt4ssl_bench.errors import UpstreamError
+from mt4ssl_bench.features import Features, S3PRLUpstream, Upstream
+from mt4ssl_bench.registry import Registry
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneConfig:
+    """How an upstream is trained with a head; the defaults are wav2vec 2.0's for 10 hours of labelled speech.
+
+    Dropouts and masks are for models of ours: what s3prl builds keeps its own dropouts and is not masked.
+    """
+
+    layer: str = "-1"  # the hidden state that the head reads, or "weighted": all of them, as the frozen heads do
+    freeze_updates: int = 0  # updates in which the head alone learns
+    head_lr: float = 1.0  # the head's learning rate, relative to the encoder's
+    phases: tuple[float, float, float] = (0.1, 0.4, 0.5)  # warm-up, hold, decay, as shares of all updates
+    final_scale: float = 0.05  # the last update's learning rate, relative to the peak
+    batch_seconds: float = 200.0  # audio per batch, padding included
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    activation_dropout: float = 0.1
+    layer_drop: float = 0.05
+    time_prob: float = 0.65  # masked spans of frames, which become the model's mask embedding
+    time_length: int = 10
+    channel_prob: float = 0.5  # masked spans of dimensions, which become zero over the whole utterance
+    channel_length: int = 64
+    workers: int = 0  # loader processes; 0 reads audio in the trainer itself
+    cache_hours: float = 1.0  # with workers=0, keep this much decoded audio in memory (230 MB per hour)
+
+
+class TunedModel(Protocol):
+    """What Trainable.trainable() returns is an nn.Module that is called like this."""
+
+    def __call__(self, waveforms: Tensor, lengths: Tensor, generator: np.random.Generator | None = None) -> Features:
+        """Return features with gradients of 16 kHz waveforms (B, N); a generator draws masks, None masks nothing."""
+        ...
+
+
+@runtime_checkable
+class Trainable(Protocol):
+    """An upstream whose weights can be trained; `blueprint` rebuilds it without them, its "kind" says by whom."""
+
+    blueprint: dict[str, Any]
+
+    def trainable(self, config: TuneConfig) -> nn.Module:
+        """Return a copy to train, a TunedModel; what stays fixed (the convolutions) has requires_grad off."""
+        ...
+
+
+class Rebuilder(Protocol):
+    """Builds the module of a blueprint, its weights still to be loaded."""
+
+    def __call__(self, blueprint: dict[str, Any], config: TuneConfig) -> nn.Module:
+        """Return the module; raises BenchError when it cannot be built here."""
+        ...
+
+
+REBUILDERS: Registry[Rebuilder] = Registry(
+    "kind of trained upstream",
+    {"mt4ssl": "mt4ssl_bench.upstream.tuned:build", "s3prl": "mt4ssl_bench.tuning:rebuild_s3prl"},
+)
+
+
+def trainable(upstream: Upstream, config: TuneConfig) -> nn.Module:
+    """Return a copy of `upstream` to train; raises UpstreamError when it has nothing to train."""
+    if not isinstance(upstream, Trainable):
+        raise UpstreamError(f"upstream '{upstream.name}': cannot be fine-tuned, it offers frozen features only")
+    if not upstream.parameters:
+        raise UpstreamError(f"upstream '{upstream.name}': cannot be fine-tuned, it has no weights; use mode=frozen")
+    return upstream.trainable(config)
+
+
+def rebuild(blueprint: dict[str, Any], config: TuneConfig, state: dict[str, Tensor]) -> nn.Module:
+    """Return the trained module that a file holds; raises UpstreamError when the weights do not fit."""
+    module = REBUILDERS.get(str(blueprint.get("kind")))(blueprint, config)
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise UpstreamError(f"the stored weights do not fit their model ({str(error).splitlines()[0]})") from None
+    return module
+
+
+FROZEN_PART = "feature_extractor"  # what wav2vec 2.0, HuBERT, WavLM and data2vec call their convolutions
+
+
+class TunedS3PRL(nn.Module):
+    """A model of s3prl's, trained further, without masks: its hub has no common place to put them."""
+
+    def __init__(self, upstream: S3PRLUpstream) -> None:
+        super().__init__()
+        self.upstream = upstream
+        self.model: nn.Module = upstream.model.requires_grad_(requires_grad=True)
+        for name, parameter in self.model.named_parameters():
+            if FROZEN_PART in name.split("."):
+                parameter.requires_grad = False
+
+    def forward(
+        self,
+        waveforms: Tensor,
+        lengths: Tensor,
+        generator: np.random.Generator | None = None,  # noqa: ARG002 - the protocol's signature
+    ) -> Features:
+        """See TunedModel."""
+        self.upstream.device = str(next(self.model.parameters()).device)
+        return self.upstream.hidden_states(waveforms, lengths)
+
+
+def rebuild_s3prl(blueprint: dict[str, Any], config: TuneConfig) -> nn.Module:
+    """Return the s3prl upstream of a blueprint, built anew: s3prl may have to download it once more."""
+    return S3PRLUpstream(str(blueprint["name"]), "cpu").trainable(config)

@@ -1,0 +1,76 @@
+"""The student trained further: convolutions fixed, masks over time and channels in training, no extractor.
+
+Shapes: B batch, N samples, T frames, D dimension.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from mt4ssl_bench.config import from_dict
+from mt4ssl_bench.features import Features
+from mt4ssl_bench.tuning import TuneConfig
+from mt4ssl_bench.upstream.config import MaskingConfig, PretrainConfig, TargetsConfig
+from mt4ssl_bench.upstream.expert import check_waveforms
+from mt4ssl_bench.upstream.frontend import frame_counts, normalize
+from mt4ssl_bench.upstream.masking import draw_masks
+from mt4ssl_bench.upstream.model import MT4SSL, padding_mask
+
+
+class TunedMT4SSL(nn.Module):
+    """See tuning.TunedModel; the masks and what is fixed are wav2vec 2.0's (fairseq's wav2vec_ctc)."""
+
+    def __init__(self, model: MT4SSL, config: TuneConfig) -> None:
+        super().__init__()
+        self.model = model
+        self.time = MaskingConfig(prob=config.time_prob, length=config.time_length)
+        self.channel = MaskingConfig(prob=config.channel_prob, length=config.channel_length, min_masks=0)
+        for part in (model.frontend.convs, model.frontend.conv_norms):
+            part.requires_grad_(requires_grad=False)
+
+    def forward(self, waveforms: Tensor, lengths: Tensor, generator: np.random.Generator | None = None) -> Features:
+        """See TunedModel; raises UpstreamError for what is no waveform."""
+        model = self.model
+        device = model.mask_emb.device
+        waves = [wave[:length] for wave, length in zip(waveforms.to(device), lengths.tolist(), strict=True)]
+        check_waveforms(waves)
+        padded = pad_sequence([normalize(w) if model.config.frontend.normalize else w for w in waves], batch_first=True)
+        with torch.no_grad():
+            x = model.frontend.convolve(padded)
+        x = model.frontend.projection(model.frontend.norm(x))  # (B, T, D)
+        counts = frame_counts(lengths)
+        if generator is not None:
+            x = self._mask(x, counts.tolist(), generator)
+        output = model.encoder(x, padding_mask(lengths.to(x.device), x.shape[1]))
+        return Features(torch.stack([output.embedded, *output.hidden]), counts)
+
+    def _mask(self, x: Tensor, counts: list[int], generator: np.random.Generator) -> Tensor:
+        """Frames become the mask embedding, then channels zero."""
+        batch, frames, dim = x.shape
+        if self.time.prob > 0:
+            mask = draw_masks(counts, frames, self.time, generator).to(x.device)
+            x = torch.where(mask[..., None], self.model.mask_emb.to(x.dtype), x)
+        if self.channel.prob > 0:
+            mask = draw_masks([dim] * batch, dim, self.channel, generator).to(x.device)
+            x = x.masked_fill(mask[:, None], 0)
+        return x
+
+
+def build(blueprint: dict[str, Any], config: TuneConfig) -> TunedMT4SSL:
+    """Return the module of a blueprint, untrained, without extractors and with the dropouts of `config`."""
+    stored = from_dict(PretrainConfig, blueprint["config"])
+    none = TargetsConfig(
+        offline=replace(stored.targets.offline, weight=0.0), online=replace(stored.targets.online, weight=0.0)
+    )
+    encoder = replace(
+        stored.encoder,
+        dropout=config.dropout,
+        attention_dropout=config.attention_dropout,
+        activation_dropout=config.activation_dropout,
+        layer_drop=config.layer_drop,
+    )
+    return TunedMT4SSL(MT4SSL(replace(stored, encoder=encoder, targets=none)), config)
