@@ -115,6 +115,18 @@ CATALOGUE: dict[str, Entry] = {
     ),
     "table": Entry(about="a TSV of your own", tasks="what its columns allow"),
     "folder": Entry(about="any tree of audio files", tasks="pretrain"),
+    "fairseq": Entry(
+        about="fairseq's .tsv lists with .ltr, .wrd or .km beside them",
+        tasks="pretrain; with .ltr or .wrd: asr, phoneme",
+    ),
+    "lhotse": Entry(
+        about="Lhotse's manifests, cuts or Shar: whatever its 100 and more recipes write",
+        tasks="what its supervisions allow",
+    ),
+    "hf": Entry(
+        about="a dataset of Hugging Face, by its name or on disk (the extra hf-data)",
+        tasks="what its columns allow",
+    ),
     "demo": Entry(
         about="synthetic English speech ([demo]); checks the code, not models",
         hours="0.5",

@@ -11,6 +11,7 @@ from mt4ssl_bench import (
     __version__,
     cli_check,
     cli_corpora,
+    cli_exchange,
     cli_features,
     cli_models,
     cli_reshape,
@@ -28,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Pretrain speech models with MT4SSL and evaluate any speech encoder with SUPERB's protocol.",
 )
-app.add_typer(cli_corpora.prepare, name="prepare")
+app.add_typer(cli_exchange.prepare, name="prepare")
 app.add_typer(cli_reshape.app)
 app.add_typer(cli_features.app)
 app.add_typer(cli_models.app)

@@ -75,7 +75,7 @@ def prepare_librispeech(
     wanted = [part for named in parts.values() for part in named]
     read = bind(librispeech, train=parts["train"], valid=parts["valid"], test=parts["test"])
     notes = {role: ", ".join(named) for role, named in parts.items()}
-    _show(
+    show_corpus(
         prepare_published(
             "librispeech", out, read, source=source, download=wanted if download else None,
             mirror=mirror, partial=partial, lexicon=lexicon or (), notes=notes,
@@ -114,7 +114,7 @@ def prepare_librilight(
     else:
         read = bind(layouts.librilight, subset=subset)
     parts = ["labelled" if labelled else subset]
-    _show(
+    show_corpus(
         prepare_published(
             "librilight", out, read, source=source, download=parts if download else None,
             mirror=mirror, partial=partial, lexicon=lexicon or (), notes={"part": labelled or subset},
@@ -138,7 +138,7 @@ def prepare_voxceleb1(
     from mt4ssl_bench.published import prepare_published
 
     read = bind(voxceleb1, split_file=split_file)
-    _show(prepare_published("voxceleb1", out, read, source=source, partial=partial))
+    show_corpus(prepare_published("voxceleb1", out, read, source=source, partial=partial))
 
 
 @prepare.command("speechcommands")
@@ -153,7 +153,7 @@ def prepare_speechcommands(
     from mt4ssl_bench.published import prepare_published
 
     parts = ["v0.02"] if download else None
-    _show(
+    show_corpus(
         prepare_published(
             "speechcommands", out, speechcommands, source=source, download=parts, mirror=mirror, partial=partial
         )
@@ -171,7 +171,7 @@ def prepare_timit(*, out: Out, source: From = None, partial: Partial = False) ->
 
     notes = {"left_out": "SA sentences; test speakers outside the 50 for validation and the core test's 24"}
     phones = "TIMIT's labels, 39 phones"
-    _show(prepare_published("timit", out, timit, source=source, partial=partial, phones_from=phones, notes=notes))
+    show_corpus(prepare_published("timit", out, timit, source=source, partial=partial, phones_from=phones, notes=notes))
 
 
 @prepare.command("speechocean762")
@@ -185,7 +185,7 @@ def prepare_speechocean762(
     from mt4ssl_bench.layouts import speechocean762
     from mt4ssl_bench.published import prepare_published
 
-    _show(
+    show_corpus(
         prepare_published(
             "speechocean762", out, speechocean762, source=source, download=["speechocean762"] if download else None,
             mirror=mirror, partial=partial, phones_from="its annotators",
@@ -205,7 +205,7 @@ def prepare_fsdd(
     from mt4ssl_bench.published import prepare_published
 
     parts = ["fsdd"] if download else None
-    _show(prepare_published("fsdd", out, fsdd, source=source, download=parts, mirror=mirror, partial=partial))
+    show_corpus(prepare_published("fsdd", out, fsdd, source=source, download=parts, mirror=mirror, partial=partial))
 
 
 @prepare.command("table")
@@ -227,7 +227,7 @@ def prepare_table(
     """
     from mt4ssl_bench.prepare import prepare_table as run
 
-    _show(run(manifest, out, name=name, licence=licence, lexicon=lexicon or ()))
+    show_corpus(run(manifest, out, name=name, licence=licence, lexicon=lexicon or ()))
 
 
 @prepare.command("folder")
@@ -243,7 +243,7 @@ def prepare_folder(
     """
     from mt4ssl_bench.prepare import prepare_folder as run
 
-    _show(run(folder, out, name=name, licence=licence))
+    show_corpus(run(folder, out, name=name, licence=licence))
 
 
 @prepare.command("demo")
@@ -256,7 +256,7 @@ def prepare_demo(out: Out) -> None:
     """
     from mt4ssl_bench.prepare import prepare_demo as run
 
-    _show(run(out))
+    show_corpus(run(out))
 
 
 def print_catalogue() -> None:
@@ -274,7 +274,8 @@ def _names(parts: str) -> list[str]:
     return [part.strip() for part in parts.split(",") if part.strip()]
 
 
-def _show(corpus: "Corpus") -> None:
+def show_corpus(corpus: "Corpus") -> None:
+    """Print what a prepared corpus holds."""
     info = corpus.info
     stdout.print(f"{corpus.root}: {info.name} ({info.digest})", highlight=False)
     for name, split in sorted(info.splits.items()):

@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from mt4ssl_bench.cli_corpora import Out
-from mt4ssl_bench.cli_corpora import _show as show
+from mt4ssl_bench.cli_corpora import Out, show_corpus
 
 LOGGER = logging.getLogger(__name__)
 
@@ -38,7 +37,7 @@ def segment(
     from mt4ssl_bench.segment import segment_corpus
 
     made = segment_corpus(Corpus.open(corpus), out, max_seconds=max_seconds, min_seconds=min_seconds, by=by)
-    show(made)
+    show_corpus(made)
     for key, value in made.info.notes.items():
         if isinstance(value, int):
             typer.echo(f"  {key}: {value}")
@@ -73,4 +72,4 @@ def shard(
         get, about = store.all_of, asdict(store.info)
         if store.info.digest != opened.info.digest:
             LOGGER.warning("%s: not made from %s alone; train on all corpora that it was made from", labels, corpus)
-    show(shard_corpus(opened, out, splits=split or (), size=size, labels=get, about=about))
+    show_corpus(shard_corpus(opened, out, splits=split or (), size=size, labels=get, about=about))

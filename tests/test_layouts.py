@@ -12,6 +12,7 @@ import soundfile
 from mt4ssl_bench import layouts
 from mt4ssl_bench.corpus import Corpus, phones_of, speaker_of, text_of
 from mt4ssl_bench.errors import ConfigError, CorpusError
+from mt4ssl_bench.inspection import check_corpus
 from mt4ssl_bench.manifest import Row
 from mt4ssl_bench.prepare import prepare_rows
 from mt4ssl_bench.published import prepare_published
@@ -264,3 +265,25 @@ def test_what_cannot_be_downloaded_says_how_it_is_obtained(tmp_path: Path) -> No
         prepare_published("timit", tmp_path, layouts.timit, source=None)
     with pytest.raises(ConfigError, match=r"no part 'train-clean-10' to download; did you mean train-clean-100"):
         prepare_published("librispeech", tmp_path, LIBRI, source=None, download=["train-clean-10"])
+
+
+@pytest.mark.speech
+def test_a_real_librispeech_tree_reaches_the_leaderboard(speech: Path, tmp_path: Path) -> None:
+    """Three rows of a few updates; the tree's transcripts are machine-made, so that no number here means anything."""
+    from mt4ssl_bench.downstream.evaluate import evaluate
+
+    read = partial(LIBRI, test=["test-other"])
+    source = speech / "librispeech_mini"
+    corpus = prepare_published("librispeech", tmp_path / "ls", read, source=source)
+    assert sizes(corpus) == {"train": 45, "valid": 5, "test": 60}
+    assert {name: corpus.info.splits[name].speakers for name in ("train", "test", "sid_train")} == {
+        "train": 45, "test": 6, "sid_train": 56,
+    }  # fmt: skip
+    report = check_corpus(corpus, full=True)
+    assert not report.invalid
+    data = Path(__file__).parent / "data"
+    recipes = [str(data / f"toy_{task}.yaml") for task in ("phoneme", "asr", "speaker")]
+    keys = ["steps=4", "validate_every=2", "sweep=[1e-2]"]
+    outcome = evaluate(["fbank"], recipes, corpus.root, out=tmp_path / "results", overrides=keys, device="cpu")
+    assert not outcome.failures
+    assert {next(iter(result.metrics)) for result in outcome.results} == {"per", "wer", "acc"}

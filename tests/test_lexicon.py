@@ -1,8 +1,14 @@
 """Words to phones: CMUdict's first pronunciation, and SPN, counted, for what it lacks."""
 
+import hashlib
 from collections import Counter
+from pathlib import Path
 
-from mt4ssl_bench.lexicon import UNKNOWN, cmudict, pronounce
+import pytest
+
+from mt4ssl_bench.errors import CorpusError
+from mt4ssl_bench.lexicon import UNKNOWN, Coverage, add_phones, cmudict, open_lexicon, pronounce
+from mt4ssl_bench.manifest import Row
 
 
 def test_cmudict_gives_the_first_pronunciation_of_upper_case_words_with_stress() -> None:
@@ -33,3 +39,39 @@ def test_words_may_be_parted_by_any_white_space() -> None:
 
 def test_an_apostrophe_belongs_to_its_word() -> None:
     assert pronounce("don't", cmudict(), Counter()) == "D OW1 N T"
+
+
+def test_lexicon_files_are_read_as_superb_librispeech_and_cmudict_write_them(tmp_path: Path) -> None:
+    first, second = tmp_path / "words.txt", tmp_path / "more.dict"
+    first.write_text("HALLO\tH A L O\nhallo  X\n\nWELT V E L T\n", encoding="utf-8")
+    second.write_bytes(b"\xef\xbb\xbf;;; a comment\r\nWELT(2)  W E L T\r\n\xc3\x9cBER  Y B 6\r\n")
+    lexicon = open_lexicon([first, second])
+    assert dict(lexicon.words) == {"HALLO": "H A L O", "WELT": "V E L T", "ÜBER": "Y B 6"}
+    digests = [hashlib.sha256(file.read_bytes()).hexdigest()[:8] for file in (first, second)]
+    assert lexicon.name == f"words.txt ({digests[0]}), more.dict ({digests[1]}), first pronunciation"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"HALLO\n", "line 1: 'HALLO' has no phones; expected WORD PHONE"),
+        (b"", "holds no word"),
+        ("ÜBER Y".encode("latin-1"), "not UTF-8"),
+        (None, "no such file"),
+    ],
+)
+def test_a_bad_lexicon_is_named(tmp_path: Path, content: bytes | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "l.txt").write_bytes(content)
+    with pytest.raises(CorpusError, match=message):
+        open_lexicon([tmp_path / "l.txt"])
+
+
+def test_found_and_missing_words_are_counted_and_none_is_guessed() -> None:
+    coverage = Coverage()
+    rows = [Row(id="u", path=Path("u.wav"), text="two blorf two")]
+    assert [row.phones for row in add_phones(rows, open_lexicon(), coverage)] == ["T UW1 SPN T UW1"]
+    assert coverage.notes() == {
+        "lexicon": {"words": 3, "found": 2, "guessed": 0, "missing": 1},
+        "out_of_vocabulary": {"BLORF": 1},
+    }

@@ -168,6 +168,42 @@ def test_a_file_of_two_channels_at_another_rate_keeps_its_own_numbers_on_disk(tm
     assert len(audio.read(cut)) == 1_600
 
 
+@pytest.mark.parametrize("text", ["id,path\nu,a.wav\n", "id, path, text\nu, a.wav, one\n"])
+def test_a_table_of_commas_is_told_to_use_tabs(folder: Path, text: str) -> None:
+    with pytest.raises(CorpusError, match="no column 'id'; its columns are parted by tabs, not commas"):
+        table(folder, text)
+
+
+def test_a_tab_inside_a_text_and_utf_16_are_named(folder: Path) -> None:
+    with pytest.raises(CorpusError, match=r"line 2: 3 columns expected.*, found 4; is there a tab inside a text\?"):
+        table(folder, "id | path | text\nu | a.wav | one | two\n")
+    with pytest.raises(CorpusError, match=r"not UTF-8 \(byte 0\)"):
+        table(folder, "id\tpath\nu\ta.wav\n".encode("utf-16"))
+    with pytest.raises(CorpusError, match=r"zero bytes: UTF-16\?"):
+        table(folder, "id\tpath\nu\ta.wav\n".encode("utf-16-le"))
+
+
+def test_relative_absolute_and_linked_paths_may_be_mixed(tmp_path: Path) -> None:
+    sound(tmp_path / "far away" / "é 1.wav")
+    sound(tmp_path / "here" / "b.wav", 0.2)
+    (tmp_path / "here" / "link.wav").symlink_to(tmp_path / "far away" / "é 1.wav")
+    (tmp_path / "here" / "folder").symlink_to(tmp_path / "far away")
+    rows = f"u | b.wav\nv | {tmp_path / 'far away' / 'é 1.wav'}\nw | link.wav\nx | folder/é 1.wav\ny | ../here/b.wav\n"
+    corpus = table(tmp_path / "here", "id | path\n" + rows)
+    cuts = [cut for split in corpus.info.splits for cut in corpus.cuts(split)]
+    assert {cut.id: len(audio.read(cut)) for cut in cuts} == {"u": 3_200, "y": 3_200} | dict.fromkeys("vwx", 1_600)
+
+
+def test_a_lexicon_of_another_language_gives_its_phones(folder: Path) -> None:
+    (folder / "nl.txt").write_text("TWEE t w e:\n", encoding="utf-8")
+    (folder / "m.tsv").write_text("id\tpath\tlanguage\ttext\nu\ta.wav\tnl\ttwee\n", encoding="utf-8")
+    corpus = prepare_table(folder / "m.tsv", folder / "out", lexicon=[folder / "nl.txt"])
+    assert phones_of(next(iter(corpus.cuts("train")))) == "t w e:"
+    assert corpus.info.phones_from.startswith("nl.txt (")
+    other = prepare_table(folder / "m.tsv", folder / "other")
+    assert other.info.digest != corpus.info.digest
+
+
 # ---- digests ----
 
 ROWS = ["u | a.wav | ann | one | train", "v | b.wav | bob | two | train", "w | c.wav | ann | six | test"]
@@ -345,6 +381,15 @@ def test_a_folder_gives_ids_from_its_sub_folders_and_keeps_some_for_validation(t
     assert ids(corpus, "train") | ids(corpus, "valid") == {"x-a", "x-deep-b", "c", "x y-d.e"}
     assert {name: split.utterances for name, split in corpus.info.splits.items()} == {"train": 3, "valid": 1}
     assert (corpus.info.name, corpus.info.fields, corpus.info.notes) == ("in", [], {})
+
+
+def test_linked_folders_are_followed_and_loops_end(tmp_path: Path) -> None:
+    sound(tmp_path / "disk" / "a.wav")
+    sound(tmp_path / "in" / "b.wav")
+    (tmp_path / "in" / "more").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk" / "loop").symlink_to(tmp_path / "in")
+    corpus = prepare_folder(tmp_path / "in", tmp_path / "out")
+    assert ids(corpus, "train") | ids(corpus, "valid") == {"more-a", "b"}
 
 
 def test_a_hundred_files_keep_two_for_validation(tmp_path: Path) -> None:

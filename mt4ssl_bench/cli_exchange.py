@@ -1,0 +1,106 @@
+"""The command line's other sources: prepare fairseq, lhotse and hf; nothing heavy is imported before a command runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mt4ssl_bench.cli_corpora import Licence, Name, Out, Partial, Words, show_corpus
+from mt4ssl_bench.cli_corpora import prepare as prepare  # noqa: PLC0414 - with the commands below
+from mt4ssl_bench.console import stdout
+
+Splits = Annotated[list[str], typer.Argument(metavar="SPLIT=PATH...", help="For example train=data/train.tsv.")]
+
+
+@prepare.command("fairseq")
+def prepare_fairseq(
+    splits: Splits,
+    *,
+    out: Out,
+    name: Name = "fairseq",
+    licence: Licence = "unknown",
+    clusters: Annotated[int, typer.Option(help="Of the .km files; default: the largest label and one.")] = 0,
+    lexicon: Words = None,
+    partial: Partial = False,
+) -> None:
+    """fairseq's .tsv lists; .wrd or .ltr beside them are texts, .phn phones, .km labels for the offline targets.
+
+    Example: mt4ssl-bench prepare fairseq train=data/train.tsv valid=data/dev_other.tsv --out corpora/mine
+    """
+    from mt4ssl_bench.exchange import fairseq, fairseq_labels, read_splits
+    from mt4ssl_bench.prepare import prepare_rows
+
+    files = read_splits(splits)
+    corpus = prepare_rows(
+        fairseq(files), out, source=next(iter(files.values())), partial=partial, lexicon=lexicon or (),
+        phones_from=".phn", name=name, licence=licence,
+    )  # fmt: skip
+    show_corpus(corpus)
+    labels = list(fairseq_labels(files))
+    if labels:
+        import numpy as np
+
+        from mt4ssl_bench.upstream.labels import LabelInfo, write_labels
+
+        highest = max(max(values, default=0) for _, values in labels) + 1
+        info = LabelInfo(digest=corpus.info.digest, clusters=clusters or highest, features="fairseq .km")
+        store = write_labels(out / "labels-km", info, ((key, np.array(values)) for key, values in labels))
+        stdout.print(f"  labels: targets.offline.labels={store.folder} targets.offline.clusters={info.clusters}")
+
+
+@prepare.command("lhotse")
+def prepare_lhotse(
+    splits: Splits,
+    *,
+    out: Out,
+    name: Name = "lhotse",
+    licence: Licence = "unknown",
+    lexicon: Words = None,
+    partial: Partial = False,
+) -> None:
+    """Lhotse's cuts (.jsonl.gz), supervisions with their recordings beside them, or a Shar folder, for each split.
+
+    Whatever 'lhotse prepare' writes (100 corpora and more) is taken so. The audio of Shar goes to <out>/audio.
+
+    Example: mt4ssl-bench prepare lhotse train=cuts_train.jsonl.gz test=shar/test --out corpora/mine
+    """
+    from mt4ssl_bench.exchange import lhotse, read_splits
+    from mt4ssl_bench.prepare import prepare_rows
+
+    files = read_splits(splits)
+    show_corpus(
+        prepare_rows(
+            lhotse(files, out / "audio"), out, source=next(iter(files.values())), partial=partial,
+            lexicon=lexicon or (), phones_from="supervisions", name=name, licence=licence,
+        )
+    )  # fmt: skip
+
+
+@prepare.command("hf")
+def prepare_hf(
+    dataset: Annotated[str, typer.Argument(help="A name on the hub, or a folder of save_to_disk.")],
+    *,
+    out: Out,
+    config: Annotated[str | None, typer.Option(help="The dataset's configuration.")] = None,
+    text: Annotated[str, typer.Option(help="Column; default: text, sentence, transcription, ...")] = "",
+    speaker: Annotated[str, typer.Option(help="Column; default: speaker_id, speaker, client_id.")] = "",
+    language: Annotated[str, typer.Option(help="Of all texts; English ones get phones.")] = "en",
+    name: Name = "",
+    licence: Licence = "unknown",
+    lexicon: Words = None,
+    partial: Partial = False,
+) -> None:
+    """A dataset of Hugging Face; its audio goes to <out>/audio as it is. Needs the extra hf-data.
+
+    Example: mt4ssl-bench prepare hf google/fleurs --config en_us --text transcription --out corpora/fleurs
+    """
+    from mt4ssl_bench.exchange import hugging_face
+    from mt4ssl_bench.prepare import prepare_rows
+
+    rows = hugging_face(dataset, config, out / "audio", text=text, speaker=speaker, language=language)
+    show_corpus(
+        prepare_rows(
+            rows, out, source=Path(dataset), partial=partial, lexicon=lexicon or (),
+            name=name or Path(dataset).name, licence=licence,
+        )
+    )  # fmt: skip
