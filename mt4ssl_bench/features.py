@@ -22,6 +22,7 @@ from mt4ssl_bench.errors import UpstreamError
 from mt4ssl_bench.registry import Registry, hint
 
 LOGGER = logging.getLogger(__name__)
+SECOND = 16_000  # samples
 
 
 class Features(NamedTuple):
@@ -126,13 +127,34 @@ class S3PRLUpstream:
         self.model = built.to(device).eval()
         self.name, self.device = name, device
         self.blueprint = {"kind": "s3prl", "name": name}
+        self.anchor: tuple[int, int] | None = None
         self.stride = int(self.model.get_downsample_rates("hidden_states"))
         state = {k: v for k, v in self.model.state_dict().items() if isinstance(v, Tensor)}
         self.parameters = sum(p.numel() for p in self.model.parameters())
         # models without weights (fbank, mel) are their code and settings
         self.fingerprint = fingerprint(state if self.parameters else {**state, "code": _code(entry, options)})
-        probe = self.extract(torch.randn(1, 16_000, generator=torch.Generator().manual_seed(0)), torch.tensor([16_000]))
+        noise = torch.randn(1, SECOND, generator=torch.Generator().manual_seed(0))
+        probe = self.extract(noise, torch.tensor([SECOND]))
         self.num_layers, self.dim = probe.layers.shape[0], probe.layers.shape[-1]
+        self.anchor = self._anchor(noise)
+
+    def _anchor(self, noise: Tensor) -> tuple[int, int] | None:
+        """Return (samples, frames): the least samples that give as many frames as a second does.
+
+        From there, every `stride` samples give one frame more, so that an utterance's own frames are known in any
+        batch. None where a model does not count like this.
+        """
+
+        def count(samples: int) -> int:
+            return self.extract(noise[:, :samples], torch.tensor([samples])).layers.shape[2]
+
+        frames, low, high = count(SECOND), SECOND - self.stride, SECOND
+        if count(low) != frames - 1:
+            return None
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if count(middle) == frames else (middle, high)
+        return high, frames
 
     @torch.no_grad()
     def extract(self, waveforms: Tensor, lengths: Tensor) -> Features:
@@ -152,9 +174,12 @@ class S3PRLUpstream:
         if len({tuple(h.shape) for h in hidden}) != 1:
             raise UpstreamError(f"upstream '{self.name}': its hidden states differ in shape; one size is needed")
         layers = torch.stack(list(hidden))  # (L, B, T, D)
-        # s3prl's own rule (s3prl/nn/upstream.py): round(n / stride) frames, never more than there are
-        frames = torch.tensor([round(n / self.stride) for n in lengths.tolist()]).clamp(1, layers.shape[2])
-        return Features(layers, frames)
+        if self.anchor:
+            samples, count = self.anchor
+            frames = count + torch.div(lengths.cpu() - samples, self.stride, rounding_mode="floor")
+        else:  # s3prl's own rule (s3prl/nn/upstream.py)
+            frames = torch.tensor([round(n / self.stride) for n in lengths.tolist()])
+        return Features(layers, frames.clamp(1, layers.shape[2]))
 
 
 def _entry_options(model: str, entry: Callable[..., Any], argument: str) -> dict[str, str]:

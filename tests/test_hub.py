@@ -18,7 +18,7 @@ from mt4ssl_bench.config import load, to_dict
 from mt4ssl_bench.corpus import Corpus
 from mt4ssl_bench.downstream.evaluate import evaluate
 from mt4ssl_bench.errors import BenchError, CheckpointError, UpstreamError
-from mt4ssl_bench.features import load_upstream
+from mt4ssl_bench.features import S3PRLUpstream, load_upstream
 from mt4ssl_bench.leaderboard import Leaderboard
 from mt4ssl_bench.upstream import expert
 from mt4ssl_bench.upstream.config import PretrainConfig
@@ -219,6 +219,17 @@ def test_bases_without_weights_are_known_by_their_code_and_settings(tmp_path: Pa
     assert a.fingerprint == b.fingerprint == load_upstream("stft_mag:log_stft_mag.yaml").fingerprint
     assert a.fingerprint != c.fingerprint
     assert (a.stride, c.stride) == (320, 160)
+
+
+@pytest.mark.parametrize("name", ["fbank", "mfcc", "spectrogram", "stft_mag:log_stft_mag.yaml", "mt4ssl_hub"])
+def test_an_utterances_frames_are_its_own_in_any_batch(name: str, run: Path) -> None:
+    register()
+    model = S3PRLUpstream(f"mt4ssl_local:{run}/checkpoint.pt" if name == "mt4ssl_hub" else name, "cpu")
+    lengths = torch.tensor([16_000, 5_079, 5_080, 5_039, 5_040, 801])
+    waves = torch.randn(6, 16_000) * (torch.arange(16_000) < lengths[:, None])
+    together = model.extract(waves, lengths)
+    for b, n in enumerate(lengths.tolist()):
+        assert together.lengths[b] == model.extract(waves[b : b + 1, :n], lengths[b : b + 1]).layers.shape[2]
 
 
 def test_replicas_for_several_devices_compute_the_same(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,7 @@ def test_features_in_any_batch_are_those_of_a_batch_of_one(
     upstream: Upstream, cuts: list[Any], monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
     work = Pass(upstream)
-    assert padding_is_safe(upstream) or upstream.name == "fbank"  # whose frame count is cut to the batch's longest
+    assert padding_is_safe(upstream)
     alone = {name: row for cut in cuts for name, row in collect(work, [cut]).items()}
     monkeypatch.setattr(passes, "BATCH_SECONDS", seconds)
     together = collect(work, cuts)
