@@ -12,7 +12,7 @@ from mt4ssl_bench.downstream.saved import save_model
 from mt4ssl_bench.downstream.sweep import Split, Sweep, Trial
 from mt4ssl_bench.downstream.task import Task, Trained
 from mt4ssl_bench.features import Upstream
-from mt4ssl_bench.passes import Crops
+from mt4ssl_bench.passes import Crops, Pass
 from mt4ssl_bench.store import FeatureStore
 
 
@@ -32,7 +32,11 @@ def train_frozen(
 
     `cuts` are by role; `source` is what the upstream is loaded by.
     """
-    splits = {role: _split(model, job, store, role, members, device) for role, members in cuts.items()}
+    corpus, splits = job.corpus.info, {}
+    for role, members in cuts.items():
+        work = pass_of(model, job, role)
+        features = store.features(work, corpus.digest, job.split(role), members, corpus=corpus.name)
+        splits[role] = Split(members, features, pooled=task.pooled, device=device)
     train = splits["train"]
     train.cuts, left_out = learnable(
         job, task, train.cuts, {cut.id: train.features.count(cut.id) for cut in train.cuts}
@@ -54,16 +58,13 @@ def train_frozen(
     )
 
 
-def _split(model: Upstream, job: Job, store: FeatureStore, role: str, cuts: list[Any], device: str) -> Split:
-    config, split, corpus = job.config, job.split(role), job.corpus.info
+def pass_of(model: Upstream, job: Job, role: str) -> Pass:
+    """Return the pass over the audio of a split that the job needs."""
     if not job.kind.pooled:
-        features = store.frames(model, corpus.digest, split, cuts, corpus=corpus.name)
-        return Split(cuts, features, pooled=False, device=device)
-    training = role == "train"
+        return Pass(model)
+    config, training = job.config, role == "train"
     seconds = config.crop_seconds if training else config.test_crop_seconds
-    crops = Crops(seconds=seconds, count=config.crops if training else 1, seed=config.seeds[0])
-    features = store.means(model, corpus.digest, split, cuts, crops, corpus=corpus.name)
-    return Split(cuts, features, pooled=True, device=device)
+    return Pass(model, Crops(seconds=seconds, count=config.crops if training else 1, seed=config.seeds[0]))
 
 
 def _trial(trial: Trial, chosen: Trial) -> results.Trial:

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -19,7 +19,7 @@ from mt4ssl_bench import (
     cli_speech,
     cli_upstreams,
 )
-from mt4ssl_bench.cli_results import Format, print_leaderboard
+from mt4ssl_bench.cli_results import Format, print_estimate, print_leaderboard, print_sweeps
 from mt4ssl_bench.console import setup_logging, stderr, stdout
 from mt4ssl_bench.errors import BenchError
 
@@ -132,7 +132,10 @@ def evaluate(
     out: Out = Path("results"),
     store: Annotated[Path | None, typer.Option(help="Where features are kept; default: <out>/store.")] = None,
     device: Device = "auto",
-    limit: Annotated[int | None, typer.Option(min=1, help="A dry run on N utterances per split; never ranked.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only N utterances per split: never ranked.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print plan, time and disk needed; compute nothing.")
+    ] = False,
 ) -> None:
     """Evaluate upstreams on tasks and print the leaderboard; rows that have a record are not computed again.
 
@@ -147,8 +150,13 @@ def evaluate(
     names = [name for name in upstreams if "=" not in name]
     if not names:
         raise ConfigError("evaluate: name at least one upstream, for example fbank")
-    outcome = run(names, task, corpus, out=out, overrides=overrides, device=device, store=store, limit=limit)
+    where: dict[str, Any] = {"out": out, "overrides": overrides, "device": device, "store": store, "limit": limit}
+    if dry_run:
+        print_estimate(names, task, corpus, **where)
+        return
+    outcome = run(names, task, corpus, **where)
     if outcome.results:
+        print_sweeps(outcome.results)
         print_leaderboard(out, Format.TABLE)
     for failure in outcome.failures:
         stderr.print(f"failed: {escape(failure)}", highlight=False)

@@ -1,13 +1,18 @@
 """The command line's results: leaderboards, comparisons, records; nothing heavy is imported before a command runs."""
 
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.filesize import decimal
 
 from mt4ssl_bench.console import stdout
+
+if TYPE_CHECKING:
+    from mt4ssl_bench.results import Result
 
 app = typer.Typer()
 
@@ -33,10 +38,9 @@ def leaderboard(
     Example: mt4ssl-bench leaderboard results --format markdown > RESULTS.md
     """
     if sweep:
-        from mt4ssl_bench.report import sweep_tables
         from mt4ssl_bench.results import load_all
 
-        stdout.print(sweep_tables(load_all(results)))
+        print_sweeps(load_all(results))
         return
     print_leaderboard(results, form)
 
@@ -86,3 +90,28 @@ def print_leaderboard(folder: Path, form: Format) -> None:
         return
     text = {Format.MARKDOWN: board.to_markdown, Format.CSV: board.to_csv, Format.JSON: board.to_json}[form]()
     sys.stdout.write(text if text.endswith("\n") else text + "\n")
+
+
+def print_sweeps(results: Sequence["Result"]) -> None:
+    """Print every learning rate's score on valid, a table for each corpus and recipe."""
+    from mt4ssl_bench.report import sweep_tables
+
+    stdout.print(sweep_tables(results))
+
+
+def print_estimate(upstreams: list[str], tasks: list[str], corpus: Path, **where: Any) -> None:  # noqa: ANN401
+    """Print what an evaluation would do and cost."""
+    from mt4ssl_bench.downstream.estimate import estimate
+
+    found = estimate(upstreams, tasks, corpus, **where)
+    lines = [f"{row.upstream}, {row.recipe}: {row.about}" for row in found.rows]
+    lines += [f"failed: {failure}" for failure in found.failures]
+    lines.append(
+        f"audio to pass: {found.hours:.2f} h, about {found.seconds / 60:.1f} min at the speed of a few seconds of it; "
+        "training heads comes on top"
+    )
+    lines.append(f"features to keep: {decimal(found.bytes)}; free on that disk: {decimal(found.free)}")
+    for line in lines:
+        stdout.print(line, highlight=False, markup=False, soft_wrap=True)
+    if found.failures:
+        raise typer.Exit(1)

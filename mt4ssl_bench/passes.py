@@ -61,6 +61,18 @@ class Pass:
     def __init__(self, upstream: Upstream, crops: Crops | None = None) -> None:
         self.upstream, self.crops = upstream, crops
 
+    @property
+    def kind(self) -> str:
+        """Return what comes of it: "frames", or which means."""
+        return f"means-{self.crops.seconds:g}s-{self.crops.count}-{self.crops.seed}" if self.crops else "frames"
+
+    def seconds(self, cuts: Sequence[Any]) -> float:
+        """Return how much audio the upstream hears."""
+        if self.crops is None:
+            return float(sum(cut.duration for cut in cuts))
+        longest = self.crops.seconds or float("inf")
+        return float(sum(min(cut.duration, longest) for cut in cuts) * self.crops.count)
+
     def rows(self, cuts: Sequence[Any]) -> int:
         """Return about how many (L, D) rows the cuts will give, from their durations alone."""
         if self.crops:

@@ -74,33 +74,21 @@ class FeatureStore:
         self, upstream: Upstream, digest: str, split: str, cuts: Sequence[Any], *, corpus: str = ""
     ) -> FeatureSet:
         """Return every frame's hidden states of the cuts; `corpus` is a name for people, `digest` what counts."""
-        return self._get(Pass(upstream), digest, split, cuts, corpus, "frames")
+        return self.features(Pass(upstream), digest, split, cuts, corpus=corpus)
 
     def means(
         self, upstream: Upstream, digest: str, split: str, cuts: Sequence[Any], crops: Crops, *, corpus: str = ""
     ) -> FeatureSet:
         """Return the mean over real frames of each crop: exact for heads that are linear up to a mean over time."""
-        kind = f"means-{crops.seconds:g}s-{crops.count}-{crops.seed}"
-        return self._get(Pass(upstream, crops), digest, split, cuts, corpus, kind)
+        return self.features(Pass(upstream, crops), digest, split, cuts, corpus=corpus)
 
-    def _get(self, work: Pass, digest: str, split: str, cuts: Sequence[Any], corpus: str, kind: str) -> FeatureSet:
+    def features(self, work: Pass, digest: str, split: str, cuts: Sequence[Any], *, corpus: str = "") -> FeatureSet:
+        """Return what a pass makes of the cuts, from the store where it is there."""
         upstream = work.upstream
-        header = Header(
-            upstream=upstream.name,
-            fingerprint=upstream.fingerprint,
-            corpus=corpus,
-            digest=digest,
-            split=split,
-            kind=kind,
-            utterances=len(cuts),
-            hours=round(sum(cut.duration for cut in cuts) / 3600, 4),
-            precision=self.config.precision,
-            layers=upstream.num_layers,
-            dim=upstream.dim,
-        )
+        header = header_of(work, cuts, digest, split, self.config.precision, corpus)
         members = hashlib.sha256("\n".join(sorted(cut.id for cut in cuts)).encode()).hexdigest()[:8]
         folder = self.root / f"{upstream.fingerprint}-{digest}-{header.precision}"
-        file = folder / f"{split}.{kind}-{members}.bin"
+        file = folder / f"{split}.{work.kind}-{members}.bin"
         by_id = {cut.id: cut for cut in cuts}
 
         def remake(name: str) -> Values:
@@ -125,7 +113,7 @@ class FeatureStore:
             LOGGER.warning("%s; computing it again", error)
             with _locked(self.root, file, f"features of {split}"):
                 _remove(file)
-            return self._get(work, digest, split, cuts, corpus, kind)
+            return self.features(work, digest, split, cuts, corpus=corpus)
 
     def _write(self, file: Path, header: Header, work: Pass, cuts: Sequence[Any]) -> None:
         try:
@@ -169,6 +157,23 @@ class NoRoom(Exception):  # noqa: N818 - not an error: features are then compute
     def __init__(self, total: float, limit_gb: float, free: float) -> None:
         super().__init__(total, limit_gb, free)
         self.total, self.limit_gb, self.free = total, limit_gb, free
+
+
+def header_of(work: Pass, cuts: Sequence[Any], digest: str, split: str, precision: Precision, corpus: str) -> Header:
+    """Return what the features that a pass makes of the cuts will be called."""
+    return Header(
+        upstream=work.upstream.name,
+        fingerprint=work.upstream.fingerprint,
+        corpus=corpus,
+        digest=digest,
+        split=split,
+        kind=work.kind,
+        utterances=len(cuts),
+        hours=round(sum(cut.duration for cut in cuts) / 3600, 4),
+        precision=precision,
+        layers=work.upstream.num_layers,
+        dim=work.upstream.dim,
+    )
 
 
 def entries(root: Path) -> list[Entry]:

@@ -7,7 +7,9 @@ import torch
 
 from mt4ssl_bench import results
 from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.downstream import estimate as dry_run
 from mt4ssl_bench.downstream import evaluate as job
+from mt4ssl_bench.downstream.estimate import estimate
 from mt4ssl_bench.downstream.evaluate import evaluate
 from mt4ssl_bench.downstream.plan import plan
 from mt4ssl_bench.errors import BenchError, ConfigError, CorpusError
@@ -39,7 +41,8 @@ class Spectrum:
 @pytest.fixture
 def upstreams(monkeypatch: pytest.MonkeyPatch) -> dict[str, Spectrum]:
     made = {"good": Spectrum("good"), "broken": Spectrum("broken", broken=True)}
-    monkeypatch.setattr(job, "load_upstream", lambda name, device: made[name])  # noqa: ARG005
+    for module in (job, dry_run):
+        monkeypatch.setattr(module, "load_upstream", lambda name, device: made[name])  # noqa: ARG005
     return made
 
 
@@ -159,3 +162,45 @@ def test_without_room_to_store_one_pass_per_batch_feeds_every_learning_rate_and_
     assert model.calls == 20 + 2 + 1  # updates, validations and the test, each of one batch
     assert (live.metrics, live.sweep) == (stored.metrics, stored.sweep)
     assert live.layer_weights == pytest.approx(stored.layer_weights, abs=1e-5)
+
+
+def test_an_upstream_that_cannot_be_loaded_does_not_stop_the_others(corpus: Corpus, tmp_path: Path) -> None:
+    outcome = evaluate(
+        ["runs/none", "fbank"], [SPEAKER], corpus.root, out=tmp_path, device="cpu", overrides=["steps=5"]
+    )
+    assert [result.upstream["name"] for result in outcome.results] == ["fbank"]
+    assert len(outcome.failures) == 1
+    assert "runs/none: no such checkpoint" in outcome.failures[0]
+
+
+def test_the_same_seed_gives_the_same_answers_to_the_letter(
+    corpus: Corpus, upstreams: dict[str, Spectrum], tmp_path: Path
+) -> None:
+    lines = []
+    for part in ("one", "two"):
+        (result,) = evaluate(["good"], [ASR], corpus.root, out=tmp_path / part, device="cpu").results
+        lines.append(results.hypotheses_path(results.record_path(result, tmp_path / part)).read_bytes())
+    assert lines[0] == lines[1]
+
+
+def test_a_dry_run_says_what_is_missing_and_writes_nothing(
+    corpus: Corpus, upstreams: dict[str, Spectrum], tmp_path: Path
+) -> None:
+    before = estimate(["good"], [PHONEME, ASR, SPEAKER], corpus.root, out=tmp_path / "r", device="cpu")
+    assert not (tmp_path / "r").exists()
+    assert [row.about for row in before.rows] == [
+        "to do: 300 updates of 2 heads at once", "to do: 20 updates of 1 heads at once",
+        "to do: 60 updates of 2 heads at once",
+    ]  # fmt: skip
+    hours = sum(split.hours for split in corpus.info.splits.values())
+    crops = 18 * 4 * 0.5 / 3600 + sum(corpus.info.splits[name].hours for name in ("valid", "test"))
+    assert before.hours == pytest.approx(hours + crops, abs=2e-4)  # phoneme and asr share one pass
+    assert before.seconds > 0
+    evaluate(["good"], [PHONEME, ASR, SPEAKER], corpus.root, out=tmp_path / "r", device="cpu")
+    kept = sum(file.stat().st_size for file in (tmp_path / "r" / "store").rglob("*.bin"))
+    assert before.bytes == pytest.approx(kept, rel=0.02)
+    after = estimate(["good"], [PHONEME, ASR, SPEAKER], corpus.root, out=tmp_path / "r", device="cpu")
+    assert all("has a record" in row.about for row in after.rows)
+    assert (after.hours, after.bytes) == (0, 0)
+    longer = estimate(["good"], [PHONEME], corpus.root, out=tmp_path / "r", device="cpu", overrides=["steps=301"])
+    assert (longer.rows[0].record, longer.hours) == (None, 0), "the features are there"

@@ -1,0 +1,139 @@
+"""What an evaluation would do and cost, without doing it: rows that are missing, audio to pass, disk for features."""
+
+import shutil
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mt4ssl_bench import results
+from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.downstream.frozen import pass_of
+from mt4ssl_bench.downstream.plan import ROLES, Job, plan
+from mt4ssl_bench.downstream.task import rates
+from mt4ssl_bench.errors import BenchError
+from mt4ssl_bench.feature_file import Header
+from mt4ssl_bench.features import Upstream, load_upstream, pick_device
+from mt4ssl_bench.passes import Pass
+from mt4ssl_bench.results import Result
+from mt4ssl_bench.store import entries, header_of
+
+PROBE_SECONDS = 20.0  # audio on which the speed of a pass is measured
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedRow:
+    """One row: its record where there is one, else the updates and heads that training it takes."""
+
+    upstream: str
+    recipe: str
+    record: Result | None
+    updates: int
+    heads: int
+
+    @property
+    def about(self) -> str:
+        """Return what would be done."""
+        if self.record is None:
+            return f"to do: {self.updates} updates of {self.heads} heads at once"
+        score = self.record.metrics[self.record.main_metric]
+        return f"has a record: {self.record.main_metric.upper()} {score.value:.2f} %"
+
+
+@dataclass
+class Estimate:
+    """The plan of an evaluation; hours of audio to pass, the seconds that takes, bytes of features it would keep."""
+
+    rows: list[PlannedRow] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    hours: float = 0.0
+    seconds: float = 0.0
+    bytes: int = 0
+    free: int = 0
+
+
+def estimate(
+    upstreams: Sequence[str],
+    tasks: Sequence[str],
+    corpus: str | Path,
+    *,
+    out: str | Path,
+    overrides: Sequence[str] = (),
+    device: str = "auto",
+    store: str | Path | None = None,
+    limit: int | None = None,
+) -> Estimate:
+    """Return what evaluate() with the same arguments would do; reads 20 s of audio per upstream and writes nothing.
+
+    Raises BenchError for a wrong task, key or corpus, and when no upstream loads.
+    """
+    out, where, opened = Path(out), pick_device(device), Corpus.open(corpus)
+    jobs = [plan(name, opened, overrides, limit) for name in tasks]
+    kept, found = Path(store or out / "store"), Estimate()
+    errors: list[BenchError] = []
+    for name in upstreams:
+        try:
+            model = load_upstream(name, device=where)
+        except BenchError as error:
+            errors.append(error)
+            found.failures.append(f"{name}: {error}")
+            continue
+        missing = []
+        for job in jobs:
+            record = results.find(out, job.key(model))
+            heads = len(rates(job.config)) * len(job.config.seeds)
+            found.rows.append(
+                PlannedRow(upstream=model.name, recipe=job.recipe, record=record, updates=job.config.steps, heads=heads)
+            )
+            if record is None and job.config.mode == "frozen":
+                missing.append(job)  # fine-tuning keeps no features
+        _add_passes(found, model, missing, kept)
+    if len(errors) == len(upstreams):
+        raise errors[0]
+    found.free = shutil.disk_usage(_existing(kept)).free
+    return found
+
+
+def _add_passes(found: Estimate, model: Upstream, jobs: Sequence[Job], store: Path) -> None:
+    """Add one model's passes that the store does not hold yet; tasks that read the same frames share one."""
+    there = {_pass_key(entry.header) for entry in (entries(store) if store.is_dir() else []) if entry.whole}
+    speed = 0.0
+    for job in jobs:
+        for role in ROLES:
+            work, cuts, corpus = pass_of(model, job, role), job.cuts(role), job.corpus.info
+            header = header_of(work, cuts, corpus.digest, job.split(role), job.config.store.precision, corpus.name)
+            if _pass_key(header) in there:
+                continue
+            there.add(_pass_key(header))
+            speed = speed or _speed(model, cuts)
+            heard = work.seconds(cuts)
+            found.hours += heard / 3600
+            found.seconds += heard / speed
+            found.bytes += work.rows(cuts) * header.row_bytes
+
+
+def _pass_key(header: Header) -> tuple[object, ...]:
+    """What two passes share when one serves for both."""
+    return (
+        header.fingerprint, header.digest, header.split, header.kind, header.precision, header.utterances
+    )  # fmt: skip
+
+
+def _speed(model: Upstream, cuts: Sequence[Any]) -> float:
+    """Return the seconds of audio that the upstream takes in a second, reading included."""
+    probe, heard, work = [], 0.0, Pass(model)
+    for cut in cuts:
+        probe.append(cut)
+        heard += cut.duration
+        if heard >= PROBE_SECONDS:
+            break
+    for members in (probe[:1], probe):  # the first warms up
+        began = time.perf_counter()
+        deque(work(members), maxlen=0)
+    return heard / (time.perf_counter() - began)
+
+
+def _existing(folder: Path) -> Path:
+    return next(path for path in (folder, *folder.absolute().parents) if path.is_dir())

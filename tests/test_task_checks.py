@@ -1,0 +1,130 @@
+"""Data that a task cannot use: named with task, split and number, before any head is trained."""
+
+import copy
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.downstream.checks import check_references, learnable
+from mt4ssl_bench.downstream.plan import ROLES, Job, plan
+from mt4ssl_bench.downstream.task import Task
+from mt4ssl_bench.errors import CorpusError
+
+DATA = Path(__file__).parent / "data"
+
+
+class Changed(Corpus):
+    """A corpus whose cuts are changed as they are read, and which then promises no field for all of them."""
+
+    def __init__(self, corpus: Corpus, change: Callable[[Any, str], None]) -> None:
+        super().__init__(corpus.root, replace(corpus.info, fields=[]))
+        self.change = change
+
+    def cuts(self, split: str) -> list[Any]:  # type: ignore[override]
+        found = [copy.deepcopy(cut) for cut in super().cuts(split)]
+        for cut in found:
+            self.change(cut.supervisions[0], split)
+        return found
+
+
+def opened(corpus: Corpus, name: str) -> tuple[Job, Task, dict[str, list[Any]]]:
+    job = plan(str(DATA / f"toy_{name}.yaml"), corpus)
+    task, cuts = job.kind(job.config), {role: job.cuts(role) for role in ROLES}
+    task.fit_units(cuts["train"])
+    return job, task, cuts
+
+
+@pytest.mark.parametrize(("name", "field"), [("asr", "text"), ("phoneme", "phones"), ("speaker", "speaker")])
+def test_a_missing_field_is_counted_and_named(corpus: Corpus, name: str, field: str) -> None:
+    def change(about: Any, split: str) -> None:
+        if split == "valid" and about.recording_id in {"s0-1", "s2-1"}:
+            about.text, about.custom, about.speaker = "", {}, None
+
+    message = rf"task '{name}': 2 of 3 utterances of split 'valid' have no {field} \(s0-1, s2-1\)"
+    with pytest.raises(CorpusError, match=message):
+        plan(name, Changed(corpus, change))
+
+
+def test_one_speaker_is_too_few(corpus: Corpus) -> None:
+    splits = {name: replace(split, speakers=1) for name, split in corpus.info.splits.items()}
+    one = Corpus(corpus.root, replace(corpus.info, splits=splits))
+    with pytest.raises(CorpusError, match="needs two speakers; split 'train' has one in its 18 utterances"):
+        plan("speaker", one)
+
+
+def test_speakers_that_training_never_hears_are_refused(corpus: Corpus) -> None:
+    def change(about: Any, split: str) -> None:
+        about.speaker += split
+
+    with pytest.raises(CorpusError, match="training shows nothing of split 'valid' .*spk0valid.* in 3 utterances"):
+        check_references(*opened(Changed(corpus, change), "speaker"))
+
+
+def test_unknown_characters_and_phonemes_are_listed_with_counts(
+    corpus: Corpus, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("mt4ssl_bench"), "propagate", True)
+
+    def change(about: Any, split: str) -> None:
+        if split == "test":
+            about.text, about.custom = about.text + " ÄÄ", {"phones": about.custom["phones"] + " ZH"}
+
+    corpus = Changed(corpus, change)
+    assert check_references(*opened(corpus, "asr")) == {"test_unknown_units": 6}
+    assert "split 'test' holds 1 units 6 times that training never shows, so they count as errors: 'Ä' 6" in caplog.text
+    assert check_references(*opened(corpus, "phoneme")) == {"test_unknown_units": 3}
+    assert "'ZH' 3" in caplog.text
+
+
+def test_nothing_is_said_of_sound_data(corpus: Corpus, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("asr", "phoneme", "speaker"):
+        assert check_references(*opened(corpus, name)) == {}
+    assert not caplog.records
+
+
+def test_an_empty_reference_is_named_before_training(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    job, task, cuts = opened(corpus, "phoneme")
+    monkeypatch.setattr(task, "reference", lambda cut: " " if cut.id == "s1-0" else "L OW")
+    with pytest.raises(CorpusError, match=r"reference of s1-0 in split 'test' is empty \(1 of 3 utterances\)"):
+        check_references(job, task, cuts)
+
+
+def test_targets_longer_than_their_frames_are_left_out_of_training_and_named(
+    corpus: Corpus, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("mt4ssl_bench"), "propagate", True)
+    job, task, cuts = opened(corpus, "phoneme")
+    frames = {cut.id: task.frames_needed(cut) for cut in cuts["train"]}
+    kept, left = learnable(job, task, cuts["train"], frames)
+    assert (len(kept), left) == (18, 0), "as many frames as are needed suffice"
+    frames["s0-3"] -= 1
+    kept, left = learnable(job, task, cuts["train"], frames)
+    assert (len(kept), left) == (17, 1)
+    assert "1 of 18 training utterances have targets longer than their frames and are left out: s0-3" in caplog.text
+    with pytest.raises(CorpusError, match="every target of split 'train' is longer"):
+        learnable(job, task, cuts["train"], dict.fromkeys(frames, 1))
+
+
+def test_frames_needed_are_those_that_ctc_needs(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, task, _ = opened(corpus, "phoneme")
+    for phones in ("L OW", "L L OW", "L L L OW OW"):
+        monkeypatch.setattr(task, "reference", lambda _, phones=phones: phones)
+        target, needed = task.target(None), task.frames_needed(None)
+        logits = torch.zeros(1, needed, 9)
+        assert task.loss(logits, torch.tensor([needed]), [target]) > 0
+        assert task.loss(logits[:, 1:], torch.tensor([needed - 1]), [target]) == 0, "impossible: no loss, no gradient"
+
+
+def test_an_empty_hypothesis_is_scored_as_all_deletions(corpus: Corpus) -> None:
+    _, task, cuts = opened(corpus, "asr")
+    references = [task.reference(cut) for cut in cuts["test"]]
+    scores = task.score(references, [""] * 3, None)
+    assert (scores["wer"].value, scores["wer"].deletions, scores["cer"].value) == (100.0, 9, 100.0)
+    assert task.measure(references, [""] * 3) == 100.0
+    assert task.decode(torch.tensor([[[1.0, 0, 0]] * 4]), torch.tensor([4])) == [""], "nothing but blanks"
