@@ -59,8 +59,7 @@ def decode(stored: Bytes, precision: Precision) -> Values:
     if precision == "fp32":
         return stored.view(np.float32)
     if precision == "fp16":
-        half = torch.from_numpy(np.array(stored.view(np.float16)))  # a copy: torch wants memory that it may write
-        return half.float().numpy()  # ten times as fast as numpy's conversion
+        return torch.from_numpy(stored.view(np.float16)).float().numpy()  # ten times as fast as numpy's conversion
     if precision == "bf16":
         return (stored.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
     scale = np.ascontiguousarray(stored[..., -4:]).view(np.float32)  # (T, L, 1)
