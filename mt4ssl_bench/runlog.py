@@ -1,7 +1,6 @@
 """A run's log.jsonl: one line per look, of values that are means over all frames and processes since the last one."""
 
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -72,9 +71,18 @@ def trim(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError):
             continue
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text("".join(kept), encoding="utf-8")
-    aside.replace(path)
+    replace(path, "".join(kept))
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a text file, completely or not at all; raises TrainingError when the disk does not take it."""
+    aside = path.with_name(f".{path.name}.partial")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise TrainingError(f"{path}: could not be written ({error}); what was there is untouched") from error
 
 
 def _short(value: float) -> float | int:

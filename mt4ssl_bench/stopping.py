@@ -1,6 +1,7 @@
 """The polite stop: the first Ctrl-C or SIGTERM asks, the same one again interrupts at once."""
 
 import logging
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,11 +14,14 @@ LOGGER = logging.getLogger(__name__)
 def polite_stop() -> Iterator[Callable[[], bool]]:
     """Yield a function that says whether a stop was asked for; the caller's handlers come back afterwards.
 
-    torchrun passes a Ctrl-C, which the terminal has sent to all, on as SIGTERM: only a repeated one interrupts.
+    A launcher may follow a Ctrl-C with SIGTERM: only the same signal again interrupts.
     """
     asked: set[int] = set()
+    owner = os.getpid()
 
     def ask(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signal's signature
+        if os.getpid() != owner:  # a loader process: it inherits this handler, and ends with its trainer
+            return
         if number in asked:
             raise KeyboardInterrupt
         if not asked:

@@ -106,14 +106,15 @@ def log_steps(run: Path) -> list[int]:
 def test_ctrl_c_saves_and_the_same_command_continues(corpus: Corpus, tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = [sys.executable, "-m", "mt4ssl_bench", "pretrain", TOY, f"data.corpus={corpus.root}"]
-    command += ["fit.steps=100000", "fit.save_every=100000", "--out", str(run)]
-    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    command += ["fit.steps=100000", "fit.save_every=100000", "data.workers=2", "--out", str(run)]
+    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     while not (run / "log.jsonl").exists():
         assert child.poll() is None
         time.sleep(0.02)
-    child.send_signal(signal.SIGINT)
+    os.killpg(child.pid, signal.SIGINT)  # a terminal sends it to the loader processes too
     said = child.communicate()[1]
     assert child.returncode == 130
+    assert said.count("stopping after this update") == 1
     assert "same command continues" in said
     assert "Traceback" not in said
     assert checkpoint.load(run / "checkpoint.pt")["step"] >= 1

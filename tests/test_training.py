@@ -312,8 +312,12 @@ def test_a_full_disk_stops_the_run_and_the_last_checkpoint_stays_whole(tmp_path:
         build(tmp_path)()
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt", "log.jsonl"}
     assert checkpoint.load(tmp_path / "checkpoint.pt")["step"] == 5
-    with disk_of(600), pytest.raises(TrainingError, match=r"log.jsonl: could not be written .*File too large"):
-        build(tmp_path)()
+    lines = "".join((tmp_path / "log.jsonl").read_text().splitlines(keepends=True)[:5])
+    for size, message in ((0, "what was there is untouched"), (len(lines) + 10, "the last checkpoint stays")):
+        with disk_of(size), pytest.raises(TrainingError, match=rf"log.jsonl: could not be written .*{message}"):
+            build(tmp_path)()
+    assert (tmp_path / "log.jsonl").read_text()[: len(lines)] == lines
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt", "log.jsonl"}
     build(tmp_path)()
     assert_equals_whole(tmp_path, whole)
 
@@ -398,7 +402,7 @@ def test_the_same_signal_again_stops_at_once_and_the_last_checkpoint_stays(tmp_p
     assert_equals_whole(tmp_path, whole)
 
 
-def test_a_ctrl_c_that_torchrun_repeats_as_sigterm_is_still_polite(tmp_path: Path) -> None:
+def test_a_ctrl_c_that_a_launcher_follows_with_sigterm_is_still_polite(tmp_path: Path) -> None:
     report = build(tmp_path, after_step=signal_at(13, signal.SIGINT, signal.SIGTERM))()
     assert (report.steps, report.finished) == (13, False)
 

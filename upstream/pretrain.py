@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from mt4ssl_bench import runlog
 from mt4ssl_bench.config import load, to_dict
 from mt4ssl_bench.corpus import Corpus
 from mt4ssl_bench.distributed import ALONE, World, joined, no_sync
@@ -137,7 +138,7 @@ class Pretraining:
         with self.world.main_first():
             if self.world.main:
                 out.mkdir(parents=True, exist_ok=True)
-                (out / "config.json").write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
+                runlog.replace(out / "config.json", json.dumps(stored, indent=1) + "\n")
         return fit()
 
 
