@@ -136,6 +136,7 @@ class Batches(Generic[B]):
             collate_fn=_same,  # the default one turns tuples into lists and arrays into tensors
             num_workers=self.workers,
             prefetch_factor=4,
+            generator=torch.Generator(),  # else it draws from the one that the update's dropout is drawn from
         ):
             if isinstance(batch, BenchError):
                 raise batch

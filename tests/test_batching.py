@@ -146,6 +146,13 @@ def test_two_workers_give_the_same_batches_as_none(corpus: Corpus) -> None:
         assert type(theirs) is tuple
 
 
+def test_starting_workers_draws_no_random_number(corpus: Corpus) -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    next(Batches(corpus.cuts("train"), names, count=4, workers=1)())
+    assert torch.equal(torch.get_rng_state(), before)  # a resumed run starts its workers where another goes on
+
+
 def test_an_error_in_a_worker_reaches_the_caller(corpus: Corpus) -> None:
     def fail(cuts: Sequence[Any]) -> None:
         raise ValueError(f"bad {len(cuts)}")
