@@ -399,7 +399,7 @@ def test_another_architecture_to_start_from_is_refused_by_key(corpus: Corpus, so
         open_pretraining(toy(corpus, source, *keys))
     with pytest.raises(ConfigError, match="frontend.normalize=False, expected True"):
         open_pretraining(toy(corpus, source, "frontend.normalize=false"))
-    with pytest.raises(CheckpointError, match="no such checkpoint"):
+    with pytest.raises(CheckpointError, match="no such checkpoint; convert someone else's first"):
         open_pretraining(toy(corpus, source / "none"))
 
 

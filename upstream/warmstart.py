@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from mt4ssl_bench.config import from_dict
-from mt4ssl_bench.errors import ConfigError
+from mt4ssl_bench.errors import CheckpointError, ConfigError
 from mt4ssl_bench.upstream.config import PretrainConfig
 from mt4ssl_bench.upstream.expert import read_checkpoint
 from mt4ssl_bench.upstream.model import MT4SSL
@@ -24,7 +24,10 @@ def start_from(model: MT4SSL, source: Path) -> None:
 
     Raises ConfigError naming the recipe's keys under which the encoders differ, CheckpointError for a foreign file.
     """
-    stored = read_checkpoint(source)
+    try:
+        stored = read_checkpoint(source)
+    except CheckpointError as error:
+        raise CheckpointError(f"init {error}; convert someone else's first: mt4ssl-bench convert --help") from None
     check_encoder(source, from_dict(PretrainConfig, stored["config"]), model.config)
     own, given = model.state_dict(), dict(stored["model"])
     if any(name.startswith(TEACHER) for name in own.keys() - given.keys()):
