@@ -163,9 +163,9 @@ class S3PRLUpstream:
 
     def trainable(self, config: object) -> nn.Module:  # noqa: ARG002 - s3prl's models keep their own settings
         """See tuning.Trainable: the model built anew, since s3prl's hooks do not survive copying."""
-        from mt4ssl_bench.tuning import TunedS3PRL
+        from mt4ssl_bench.tuning import TunedForeign
 
-        return TunedS3PRL(S3PRLUpstream(self.name, self.device))
+        return TunedForeign(S3PRLUpstream(self.name, self.device))
 
     def hidden_states(self, waveforms: Tensor, lengths: Tensor) -> Features:
         """Return what extract() does, with gradients."""

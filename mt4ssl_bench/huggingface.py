@@ -3,10 +3,11 @@
 Shapes: L hidden states (encoder input and every layer), B batch, N samples, T frames, D dimension.
 """
 
+import copy
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +76,9 @@ class HuggingFaceUpstream:
 
     def __init__(self, argument: str, device: str) -> None:
         model, self.extractor, _ = load_model(argument)
-        self.name = f"hf:{Path(argument).resolve().name if Path(argument).is_dir() else argument}"
+        folder = Path(argument).resolve() if Path(argument).is_dir() else None
+        self.name = f"hf:{folder.name if folder else argument}"
+        self.blueprint = {"kind": "hf", "name": str(folder or argument)}
         self._check(model.config)
         self.model: nn.Module = model.to(device).eval().requires_grad_(requires_grad=False)
         self.device = device
@@ -92,6 +95,22 @@ class HuggingFaceUpstream:
     @torch.no_grad()
     def extract(self, waveforms: Tensor, lengths: Tensor) -> Features:
         """See Upstream.extract; raises UpstreamError for audio shorter than a frame or longer than MAX_SECONDS."""
+        return self.hidden_states(waveforms, lengths)
+
+    def trainable(self, config: object) -> nn.Module:  # noqa: ARG002 - the model keeps its own dropouts
+        """See tuning.Trainable: a copy, without masks, which transformers draws from numpy's global state.
+
+        Nor is a layer dropped: its hidden state would be missing.
+        """
+        from mt4ssl_bench.tuning import TunedForeign
+
+        upstream = copy.deepcopy(self)
+        settings = cast("Any", upstream.model).config
+        settings.apply_spec_augment, settings.layerdrop = False, 0.0
+        return TunedForeign(upstream)
+
+    def hidden_states(self, waveforms: Tensor, lengths: Tensor) -> Features:
+        """Return what extract() does, with gradients."""
         frames = self.frame_counts(lengths)
         if int(frames.min()) < 1:
             raise UpstreamError(f"{self.name}: audio of {int(lengths.min())} samples is too short for one frame")
@@ -156,6 +175,11 @@ class HuggingFaceUpstream:
         text = json.dumps(settings, sort_keys=True, default=str).encode()
         identity = torch.frombuffer(bytearray(text), dtype=torch.uint8)
         return fingerprint({**self.model.state_dict(), "settings": identity})
+
+
+def rebuild(blueprint: dict[str, Any], config: object) -> nn.Module:
+    """Return the module of a blueprint, its weights still to be loaded: the folder or id must be there again."""
+    return HuggingFaceUpstream(str(blueprint["name"]), "cpu").trainable(config)
 
 
 def load_huggingface(argument: str, *, device: str) -> Upstream:

@@ -18,7 +18,7 @@ from mt4ssl_bench.registry import Registry
 class TuneConfig:
     """How an upstream is trained with a head; the defaults are wav2vec 2.0's for 10 hours of labelled speech.
 
-    Dropouts and masks are for models of ours: what s3prl builds keeps its own dropouts and is not masked.
+    Dropouts and masks are for models of ours: what others built keeps its own dropouts and is not masked.
     """
 
     layer: str = "-1"  # the hidden state that the head reads, or "weighted": all of them, as the frozen heads do
@@ -68,7 +68,11 @@ class Rebuilder(Protocol):
 
 REBUILDERS: Registry[Rebuilder] = Registry(
     "kind of trained upstream",
-    {"mt4ssl": "mt4ssl_bench.upstream.tuned:build", "s3prl": "mt4ssl_bench.tuning:rebuild_s3prl"},
+    {
+        "mt4ssl": "mt4ssl_bench.upstream.tuned:build",
+        "s3prl": "mt4ssl_bench.tuning:rebuild_s3prl",
+        "hf": "mt4ssl_bench.huggingface:rebuild",
+    },
 )
 
 
@@ -94,10 +98,21 @@ def rebuild(blueprint: dict[str, Any], config: TuneConfig, state: dict[str, Tens
 FROZEN_PART = "feature_extractor"  # what wav2vec 2.0, HuBERT, WavLM and data2vec call their convolutions
 
 
-class TunedS3PRL(nn.Module):
-    """A model of s3prl's, trained further, without masks: its hub has no common place to put them."""
+class Foreign(Protocol):
+    """An upstream around somebody else's module, `model`."""
 
-    def __init__(self, upstream: S3PRLUpstream) -> None:
+    model: nn.Module
+    device: str
+
+    def hidden_states(self, waveforms: Tensor, lengths: Tensor) -> Features:
+        """Return what extract() does, with gradients."""
+        ...
+
+
+class TunedForeign(nn.Module):
+    """A model of s3prl's or Hugging Face's, trained further, without masks: they have no common place to put them."""
+
+    def __init__(self, upstream: Foreign) -> None:
         super().__init__()
         self.upstream = upstream
         self.model: nn.Module = upstream.model.requires_grad_(requires_grad=True)

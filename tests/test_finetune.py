@@ -79,7 +79,7 @@ def test_masks_need_a_generator_and_depend_on_it_alone() -> None:
 
 def test_s3prls_models_are_trained_through_their_hub(tmp_path: Path) -> None:
     from mt4ssl_bench.features import S3PRLUpstream
-    from mt4ssl_bench.tuning import TunedS3PRL
+    from mt4ssl_bench.tuning import TunedForeign
     from mt4ssl_bench.upstream.expert import KIND, register
 
     register()
@@ -93,7 +93,7 @@ def test_s3prls_models_are_trained_through_their_hub(tmp_path: Path) -> None:
     checkpoint.save(stored, tmp_path / "checkpoint.pt")
     theirs = S3PRLUpstream(f"mt4ssl_local:{tmp_path / 'checkpoint.pt'}", "cpu")
     module = trainable(theirs, TuneConfig())
-    assert isinstance(module, TunedS3PRL)
+    assert isinstance(module, TunedForeign)
     features = module.eval()(*waves())
     torch.testing.assert_close(features.layers, theirs.extract(*waves()).layers)
     features.layers.sum().backward()

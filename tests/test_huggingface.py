@@ -14,6 +14,7 @@ from mt4ssl_bench.corpus import Corpus
 from mt4ssl_bench.downstream.evaluate import evaluate
 from mt4ssl_bench.errors import CheckpointError, UpstreamError
 from mt4ssl_bench.features import load_upstream
+from mt4ssl_bench.tuning import Trainable, TuneConfig, rebuild, trainable
 from mt4ssl_bench.upstream.config import PretrainConfig
 from mt4ssl_bench.upstream.convert import convert
 from mt4ssl_bench.upstream.export import to_huggingface
@@ -102,6 +103,31 @@ def test_a_random_hubert_is_evaluated_by_folder(hubert: Path, corpus: Corpus, tm
     assert outcome.failures == []
     assert [result.upstream["name"] for result in outcome.results] == ["hf:hubert"]
     assert outcome.results[0].upstream["parameters"] > 20_000
+
+
+def test_a_copy_is_trained_and_rebuilt_from_its_weights(tmp_path: Path) -> None:
+    hubert = save(tmp_path / "hubert", "Hubert", masked=False, layerdrop=0.9)
+    upstream = load_upstream(f"hf:{hubert}")
+    module = trainable(upstream, TuneConfig())
+    before = upstream.extract(*waves())
+    features = module.eval()(*waves())
+    assert torch.equal(features.layers, before.layers)
+    features.layers[-1].square().sum().backward()
+    still = {name.split(".")[1] for name, p in module.named_parameters() if p.grad is None}
+    assert still == {"masked_spec_embed", "feature_extractor"}  # no masks, fixed convolutions
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.mul_(1.1)
+    assert torch.equal(upstream.extract(*waves()).layers, before.layers), "the frozen upstream shares no weight"
+    assert isinstance(upstream, Trainable)
+    again = rebuild(upstream.blueprint, TuneConfig(), module.state_dict())
+    assert torch.equal(again.eval()(*waves()).layers, module(*waves()).layers)
+    seeded = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        seeded.append(module.train()(*waves()).layers)
+    assert len(seeded[0]) == 3
+    assert torch.equal(*seeded), "dropout depends on torch's generator alone"
 
 
 def test_names_that_cannot_be_loaded_say_what_is_needed(hubert: Path, tmp_path: Path) -> None:
