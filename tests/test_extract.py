@@ -42,7 +42,7 @@ def expected(upstream: Upstream, cuts: list[Any]) -> dict[str, np.ndarray]:
 def labels(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = OfflineConfig(clusters=6, features=TOY, layer=-1, normalize="utterance")
     folder = tmp_path_factory.mktemp("labels") / "toy"
-    return make_labels([corpus], ("train", "valid"), config, out=folder, seed=0, device="cpu").folder
+    return make_labels([corpus], ("train", "valid"), config, out=folder, seed=0).folder
 
 
 def read(index: Path) -> dict[str, np.ndarray]:
@@ -158,7 +158,7 @@ def test_units_go_on_behind_the_last_whole_line(
 
 def test_units_of_mfcc_codebooks(corpus: Corpus, tmp_path: Path) -> None:
     config = OfflineConfig(clusters=6)
-    store = make_labels([corpus], ("train", "valid"), config, out=tmp_path / "labels", seed=0, device="cpu")
+    store = make_labels([corpus], ("train", "valid"), config, out=tmp_path / "labels", seed=0)
     written = extract("mfcc", tmp_path / "out", corpus=corpus.root, splits=["train"], units=store.folder)
     for line in written.read_text(encoding="utf-8").splitlines():
         name, *units = line.split()

@@ -1,5 +1,7 @@
 """Offline labels: MFCC frames, nearest centres, and a store that refuses what it was not made for."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,19 +9,20 @@ import pytest
 import torch
 from sklearn.cluster import KMeans
 
-from mt4ssl_bench import audio
+from mt4ssl_bench import audio, parts
 from mt4ssl_bench.corpus import Corpus
-from mt4ssl_bench.errors import CheckpointError, CorpusError
+from mt4ssl_bench.errors import CheckpointError, ConfigError, CorpusError
 from mt4ssl_bench.upstream.config import OfflineConfig
 from mt4ssl_bench.upstream.frontend import frame_count
 from mt4ssl_bench.upstream.kmeans import FeatureSource, joint_digest, make_labels, mfcc
 from mt4ssl_bench.upstream.labels import LabelInfo, LabelStore, write_labels
 
 CONFIG = OfflineConfig(clusters=6)
+TOY = str(Path(__file__).parent / "data" / "toy.yaml")
 
 
 def make(corpus: Corpus, out: Path, config: OfflineConfig = CONFIG) -> LabelStore:
-    return make_labels([corpus], ("train", "valid"), config, out=out, seed=0, device="cpu")
+    return make_labels([corpus], ("train", "valid"), config, out=out, seed=0)
 
 
 @pytest.mark.parametrize("samples", [400, 719, 720, 16_000, 31_999])
@@ -32,8 +35,8 @@ def test_every_utterance_is_labelled_with_its_nearest_centre(corpus: Corpus, tmp
     store = make(corpus, tmp_path / "labels")
     cuts = [*corpus.cuts("train"), *corpus.cuts("valid")]
     assert store.info.frames == sum(frame_count(round(cut.duration * audio.RATE)) for cut in cuts)
-    source = FeatureSource(CONFIG)
-    frames = [source(cut).numpy() for cut in cuts]
+    found = {name: frames.numpy() for batch in FeatureSource(CONFIG)(cuts) for name, frames in batch}
+    frames = [found[cut.id] for cut in cuts]
     labels = [store.get(cut.id, len(f)) for cut, f in zip(cuts, frames, strict=True)]
     x, y = np.concatenate(frames), np.concatenate(labels)
     centres = np.stack([x[y == c].mean(0) for c in np.unique(y)])
@@ -53,8 +56,7 @@ def test_labels_are_made_once_and_the_same_each_time(corpus: Corpus, tmp_path: P
 
 
 def test_labels_from_a_layer_of_an_upstream(corpus: Corpus, tmp_path: Path) -> None:
-    toy = str(Path(__file__).parent / "data" / "toy.yaml")
-    store = make(corpus, tmp_path / "labels", OfflineConfig(clusters=6, features=f"random:{toy}", layer=1))
+    store = make(corpus, tmp_path / "labels", OfflineConfig(clusters=6, features=f"random:{TOY}", layer=1))
     assert store.info.features.endswith(":1")
     assert store.info.clusters == 6
 
@@ -95,6 +97,58 @@ def test_several_corpora_have_one_digest_in_any_order(corpus: Corpus) -> None:
 
 
 def test_utterance_normalisation_removes_each_features_mean(corpus: Corpus) -> None:
-    cut = next(iter(corpus.cuts("train")))
-    frames = FeatureSource(OfflineConfig(normalize="utterance"))(cut)
+    cuts = corpus.cuts("train")[:1]
+    ((_, frames),) = next(FeatureSource(OfflineConfig(normalize="utterance"))(cuts))
     torch.testing.assert_close(frames.mean(0), torch.zeros(39), atol=1e-4, rtol=0)
+
+
+def arrays(folder: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
+    ids = (folder / "ids.txt").read_text(encoding="utf-8").splitlines()
+    return ids, np.load(folder / "labels.npy"), np.load(folder / "centres.npy")
+
+
+def test_interrupted_labelling_goes_on_where_it_was(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "ITEMS", 4)
+    whole = arrays(make(corpus, tmp_path / "whole").folder)
+    done: list[str] = []
+    write = parts.Parts.write
+
+    def until_the_sixth(self: parts.Parts, name: str, values: parts.Arrays) -> None:
+        if len(done) == 6:  # four parts of the sample, the centres, one part of labels
+            raise KeyboardInterrupt
+        done.append(name)
+        write(self, name, values)
+
+    monkeypatch.setattr(parts.Parts, "write", until_the_sixth)
+    with pytest.raises(KeyboardInterrupt):
+        make(corpus, tmp_path / "again")
+    monkeypatch.setattr(parts.Parts, "write", lambda self, name, values: (done.append(name), write(self, name, values)))
+    again = arrays(make(corpus, tmp_path / "again").folder)
+    assert len(done) == len(set(done)), "a part was made twice"
+    assert "centres.npz" in done[:6]
+    assert again[0] == whole[0]
+    assert all(np.array_equal(a, b) for a, b in zip(again[1:], whole[1:], strict=True))
+    assert sorted(path.name for path in tmp_path.iterdir() if not path.name.endswith(".lock")) == ["again", "whole"]
+
+
+def test_two_processes_share_the_labelling(corpus: Corpus, tmp_path: Path) -> None:
+    script = tmp_path / "small_parts.py"
+    script.write_text("from mt4ssl_bench import cli, parts\nparts.ITEMS = 4\ncli.main()\n", encoding="utf-8")
+    keys = ["kmeans", TOY, f"data.corpus={corpus.root}", "targets.offline.clusters=6"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for out, argv in ((tmp_path / "one", [sys.executable]), (tmp_path / "two", torchrun)):
+        done = subprocess.run(
+            [*argv, str(script), *keys, "--out", str(out)], check=True, capture_output=True, text=True, timeout=120
+        )
+        assert done.stdout.count("perplexity:") == 1
+        assert "phones: no purity or PNMI without phones in time" in done.stdout
+    one, two = arrays(tmp_path / "one"), arrays(tmp_path / "two")
+    assert one[0] == two[0]
+    assert all(np.array_equal(a, b) for a, b in zip(one[1:], two[1:], strict=True))
+
+
+def test_the_layer_must_exist(corpus: Corpus, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"layer=7: .* has 3 hidden states"):
+        make(corpus, tmp_path / "labels", OfflineConfig(clusters=6, features=f"random:{TOY}", layer=7))

@@ -6,8 +6,10 @@ Shapes: T frames, F features, V clusters.
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +20,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mt4ssl_bench import audio
-from mt4ssl_bench.batching import pad
-from mt4ssl_bench.config import to_dict
-from mt4ssl_bench.console import progress
+from mt4ssl_bench.config import load, to_dict
 from mt4ssl_bench.corpus import Corpus
-from mt4ssl_bench.errors import CorpusError
+from mt4ssl_bench.cuts import Joined
+from mt4ssl_bench.distributed import ALONE, World, joined
+from mt4ssl_bench.errors import ConfigError, CorpusError
 from mt4ssl_bench.features import Features, Upstream, load_upstream
-from mt4ssl_bench.upstream.config import OfflineConfig
+from mt4ssl_bench.parts import Arrays, Parts, one_at_a_time
+from mt4ssl_bench.passes import Pass
+from mt4ssl_bench.upstream.config import OfflineConfig, PretrainConfig, check
 from mt4ssl_bench.upstream.frontend import RECEPTIVE_FIELD, STRIDE, frame_count
 from mt4ssl_bench.upstream.labels import LabelInfo, LabelStore, write_labels
+from mt4ssl_bench.upstream.purity import measure, read_ctm
 
 LOGGER = logging.getLogger(__name__)
+CENTRES = "centres.npz"
+SHORTEST = RECEPTIVE_FIELD / audio.RATE  # seconds: shorter cuts have no frame
 SAMPLED = 1.5  # frames read for the fit, over max_frames, so that the sample covers many utterances
 
 
@@ -91,7 +98,7 @@ def normalized(frames: Tensor, how: str) -> Tensor:
 
 
 class FeatureSource:
-    """Frames (T, F) at 50 Hz of each cut, from MFCC or from one layer of an upstream."""
+    """Frames (T, F) at 50 Hz of cuts, from MFCC or from one layer of an upstream."""
 
     def __init__(self, config: OfflineConfig, device: str = "cpu") -> None:
         self.config = config
@@ -101,13 +108,17 @@ class FeatureSource:
                 f"targets.offline.features={config.features}: one frame per {self.upstream.stride} samples; "
                 f"labels need one per {STRIDE}"
             )
-        self.name = "mfcc" if config.features == "mfcc" else f"{self.upstream.fingerprint}:{config.layer}"
+        layers, layer = self.upstream.num_layers, 0 if config.features == "mfcc" else config.layer
+        if not -layers <= layer < layers:
+            raise ConfigError(f"targets.offline.layer={layer}: '{self.upstream.name}' has {layers} hidden states")
+        self.layer = layer % layers
+        self.name = "mfcc" if config.features == "mfcc" else f"{self.upstream.fingerprint}:{self.layer}"
 
-    def __call__(self, cut: Any) -> Tensor:  # noqa: ANN401 - lhotse ships no types
-        """Return the cut's frames (T, F), normalised as the config says."""
-        layers, _ = self.upstream.extract(*pad([audio.read(cut)]))
-        layer = 0 if self.name == "mfcc" else self.config.layer
-        return normalized(layers[layer, 0].float().cpu(), self.config.normalize)
+    def __call__(self, cuts: Sequence[Any]) -> Iterator[list[tuple[str, Tensor]]]:
+        """Yield (utterance id, frames), normalised as the config says, batch by batch."""
+        for batch in Pass(self.upstream)(cuts):
+            frames = [(name, torch.from_numpy(values[:, self.layer])) for name, values in batch]
+            yield [(name, normalized(found, self.config.normalize)) for name, found in frames]
 
 
 def make_labels(
@@ -117,41 +128,36 @@ def make_labels(
     *,
     out: Path | None,
     seed: int,
-    device: str,
+    world: World = ALONE,
 ) -> LabelStore:
     """Fit k-means on the corpora's first split and label all given splits; a store made before is returned as it is.
 
-    Without `out` the store lies in the first corpus's folder, under a name made of everything that it depends on.
+    Without `out` the store lies in the first corpus's folder, under a name made of everything that it depends on. All
+    processes of `world` share the work; what an interrupted call has done is kept beside the store and not done again.
     """
     digest = joint_digest(corpora)
-    source = FeatureSource(config, device)
+    source = FeatureSource(config, world.device)
     depends = {**to_dict(config), "weight": 0, "labels": "", "features": source.name, "digest": digest}
-    depends |= {"splits": list(splits), "seed": seed}
+    depends |= {"splits": list(splits), "seed": seed, "layer": source.layer}
     key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:12]
     folder = out or corpora[0].root / "labels" / key
-    if (folder / "labels.json").exists():
-        return LabelStore(folder).check(digest, config.clusters)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    cuts = [cut for corpus in corpora for split in splits if split in corpus.info.splits for cut in corpus.cuts(split)]
-    cuts = list({cut.id: cut for cut in cuts if cut.duration * audio.RATE >= RECEPTIVE_FIELD}.values())
-    training = [cut for corpus in corpora for cut in corpus.cuts(splits[0])]
-    centres, report = _fit_centres(training, source, config, seed)
-    info = LabelInfo(
-        digest=digest,
-        clusters=config.clusters,
-        features=source.name,
-        normalize=config.normalize,
-        report=report,
-    )
-    counts = np.zeros(config.clusters, dtype=np.int64)
-    store = write_labels(folder, info, _assign(cuts, source, centres, counts), centres.numpy())
-    usage = counts / max(counts.sum(), 1)
-    perplexity = float(np.exp(-(usage[usage > 0] * np.log(usage[usage > 0])).sum()))
-    LOGGER.info(
-        "labels %s: %d utterances, %d frames, %d of %d clusters used, perplexity %.1f, entropy %.2f nats",
-        folder, len(cuts), counts.sum(), (counts > 0).sum(), config.clusters, perplexity, np.log(perplexity),
-    )  # fmt: skip
-    return store
+    partial = folder.with_name(f".{folder.name}.{key}")
+    with one_at_a_time(partial, world):
+        if not (folder / "labels.json").exists():
+            parts = Parts(partial, world)
+            whole = [Joined([c.cuts(s) for c in corpora if s in c.info.splits], SHORTEST) for s in splits]
+            _sample(parts, source, whole[0], config, seed)
+            with world.main_first():
+                if world.main and not (partial / CENTRES).exists():
+                    _fit(parts, config, seed)
+            _label(parts, source, whole)
+            if world.main:
+                info = LabelInfo(
+                    digest=digest, clusters=config.clusters, features=source.name, normalize=config.normalize
+                )
+                _collect(parts, folder, info)
+                shutil.rmtree(partial)
+    return LabelStore(folder).check(digest, config.clusters)
 
 
 def joint_digest(corpora: Sequence[Corpus]) -> str:
@@ -160,26 +166,34 @@ def joint_digest(corpora: Sequence[Corpus]) -> str:
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
 
 
-def _fit_centres(
-    cuts: Sequence[Any], source: FeatureSource, config: OfflineConfig, seed: int
-) -> tuple[Tensor, dict[str, float]]:
-    """Fit k-means on a seeded sample of frames; returns centres (V, F)."""
+def _sample(parts: Parts, source: FeatureSource, cuts: Joined, config: OfflineConfig, seed: int) -> None:
+    """Write a seeded sample of about max_frames frames: which ones depends on the cuts and the seed alone."""
+    counts = [frame_count(round(seconds * audio.RATE)) for seconds in cuts.durations.tolist()]
+    share = min(1.0, config.max_frames / max(sum(counts), 1))
+    order = np.random.default_rng(seed).permutation(len(cuts))
+    taken = order[: max(1, round(len(cuts) * min(1.0, share * SAMPLED)))].tolist()
+    rate = share * len(cuts) / len(taken)
+
+    def make(places: range) -> Arrays:
+        rows = []
+        for batch in source([cuts[taken[i]] for i in places]):
+            for name, frames in batch:
+                drawn = hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest()
+                keep = np.random.default_rng(int.from_bytes(drawn)).random(len(frames)) < rate
+                rows.append((name, frames[torch.from_numpy(keep)].numpy()))
+        rows.sort(key=itemgetter(0))  # whatever the batches were
+        return {"frames": np.concatenate([row for _, row in rows]).astype(np.float32)}
+
+    parts.make("sample", len(taken), make, "k-means: reading frames")
+
+
+def _fit(parts: Parts, config: OfflineConfig, seed: int) -> None:
+    """Fit the centres (V, F) on the sampled frames."""
     from sklearn.cluster import MiniBatchKMeans
 
-    generator = np.random.default_rng(seed)
-    total = sum(frame_count(round(cut.duration * audio.RATE)) for cut in cuts)
-    share = min(1.0, config.max_frames / max(total, 1))
-    order = generator.permutation(len(cuts))
-    taken = order[: max(1, round(len(cuts) * min(1.0, share * SAMPLED)))]
-    parts = []
-    with progress("k-means: reading frames", len(taken)) as advance:
-        for i in taken:
-            frames = source(cuts[i])
-            keep = generator.random(len(frames)) < share * len(cuts) / len(taken)
-            parts.append(frames[torch.from_numpy(keep)].numpy())
-            advance(1, "")
-    sample = np.concatenate(parts).astype(np.float32)
+    sample = np.concatenate([part["frames"] for part in parts.read("sample")])
     if len(sample) < config.clusters:
+        shutil.rmtree(parts.folder)
         raise CorpusError(
             f"targets.offline.clusters={config.clusters}: the training split has only {len(sample)} frames; use fewer"
         )
@@ -194,21 +208,71 @@ def _fit_centres(
         reassignment_ratio=0.0,
         random_state=seed,
     ).fit(sample)
-    return torch.from_numpy(model.cluster_centers_).float(), {"inertia_per_frame": float(model.inertia_) / len(sample)}
+    centres = model.cluster_centers_.astype(np.float32)
+    parts.write(CENTRES, {"centres": centres, "inertia": np.float64(model.inertia_ / len(sample))})
 
 
-def _assign(
-    cuts: Sequence[Any], source: FeatureSource, centres: Tensor, counts: NDArray[np.int64]
-) -> Iterator[tuple[str, NDArray[np.int64]]]:
-    """Yield (utterance id, nearest centre of each frame), counting the clusters on the way."""
-    with progress("k-means: labelling", len(cuts)) as advance:
-        for cut in cuts:
-            found = nearest(source(cut), centres)
-            counts += np.bincount(found, minlength=len(centres))
-            yield cut.id, found
-            advance(1, "")
+def _label(parts: Parts, source: FeatureSource, splits: Sequence[Joined]) -> None:
+    """Write the nearest centre of every frame of every cut."""
+    with np.load(parts.folder / CENTRES) as found:
+        centres = torch.from_numpy(found["centres"])
+    cuts = Joined(splits)
+
+    def make(places: range) -> Arrays:
+        ids, labels, lengths = [], [], []
+        for batch in source(cuts[places.start : places.stop]):
+            ids += [name for name, _ in batch]
+            lengths += [len(frames) for _, frames in batch]
+            labels.append(nearest(torch.cat([frames for _, frames in batch]), centres).astype(np.uint16))
+        return {"ids": np.array(ids), "lengths": np.array(lengths), "labels": np.concatenate(labels)}
+
+    parts.make("labels", len(cuts), make, "k-means: labelling")
 
 
-def describe(store: LabelStore) -> dict[str, Any]:
-    """Return what `mt4ssl-bench kmeans` prints of a store."""
-    return {"folder": str(store.folder), **asdict(store.info)}
+def _collect(parts: Parts, folder: Path, info: LabelInfo) -> LabelStore:
+    """Make the store of all parts, each utterance once, with a report of how the clusters are used."""
+    with np.load(parts.folder / CENTRES) as found:
+        centres, inertia = found["centres"], float(found["inertia"])
+    counts = np.zeros(info.clusters, dtype=np.int64)
+    seen: set[str] = set()
+
+    def labels() -> Iterator[tuple[str, NDArray[np.uint16]]]:
+        for part in parts.read("labels"):
+            ends = np.cumsum(part["lengths"])
+            for name, start, end in zip(part["ids"].tolist(), ends - part["lengths"], ends, strict=True):
+                if name not in seen:
+                    seen.add(name)
+                    counts[:] += np.bincount(part["labels"][start:end], minlength=len(counts))
+                    yield name, part["labels"][start:end]
+
+    report = {"inertia_per_frame": inertia}
+    store = write_labels(folder, info, labels(), centres)
+    usage = counts / max(counts.sum(), 1)
+    entropy = float(-(usage[usage > 0] * np.log(usage[usage > 0])).sum())
+    report |= {"clusters_used": int((counts > 0).sum()), "entropy_nats": entropy, "perplexity": float(np.exp(entropy))}
+    LOGGER.info(
+        "labels %s: %d utterances, %d frames, %d of %d clusters used, perplexity %.1f, entropy %.2f nats",
+        folder, len(seen), counts.sum(), report["clusters_used"], info.clusters, report["perplexity"], entropy,
+    )  # fmt: skip
+    return store.report(report)
+
+
+def kmeans(
+    recipe: str, *keys: str, out: Path | None = None, alignment: Path | None = None, device: str = "auto"
+) -> dict[str, Any]:
+    """Make the labels of a pretraining recipe; returns what is known of them, and of phones where these have times."""
+    config = check(load(PretrainConfig, recipe, keys))
+    if not config.data.corpus:
+        raise ConfigError("data.corpus: no corpus named; for example data.corpus=corpora/mine")
+    corpora = [Corpus.open(path) for path in config.data.corpus]
+    splits, offline = (config.data.train, config.data.valid), config.targets.offline
+    phones = read_ctm(alignment) if alignment else None  # a damaged file shows before the work
+    with joined(device) as world:
+        store = make_labels(corpora, splits, offline, out=out, seed=config.fit.seed, world=world)
+        if phones and world.main:
+            store = store.report(measure(store, phones))
+    facts = asdict(store.info)
+    report = facts.pop("report")
+    if "pnmi" not in report:
+        report["phones"] = "no purity or PNMI without phones in time; --alignment takes a CTM file"
+    return {"folder": str(store.folder), **facts, **report}

@@ -7,8 +7,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -90,6 +90,12 @@ class LabelStore:
             ) from None
         return found
 
+    def report(self, values: Mapping[str, float]) -> "LabelStore":
+        """Add what has been measured of the labels to labels.json; returns the store opened again."""
+        info = replace(self.info, report={**self.info.report, **values})
+        _write(self.folder / "labels.json", info)
+        return LabelStore(self.folder)
+
     def check(self, digest: str, clusters: int) -> "LabelStore":
         """Return self; raises CheckpointError when the labels belong to another corpus or codebook."""
         _check(self.info, f"targets.offline.labels={self.folder}", digest, clusters)
@@ -160,8 +166,7 @@ def write_labels(
     if centres is not None:
         np.save(aside / "centres.npy", centres)
     (aside / "ids.txt").write_text("\n".join(ids), encoding="utf-8")
-    stated = asdict(info) | {"frames": offsets[-1]}
-    (aside / "labels.json").write_text(json.dumps(stated, indent=1) + "\n", encoding="utf-8")
+    _write(aside / "labels.json", replace(info, frames=offsets[-1]))
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
     return LabelStore(folder)
@@ -170,3 +175,9 @@ def write_labels(
 def _write_header(out: IO[bytes], count: int) -> None:
     header = {"descr": "<u2", "fortran_order": False, "shape": (count,)}
     np.lib.format.write_array_header_1_0(out, header)
+
+
+def _write(file: Path, info: LabelInfo) -> None:
+    aside = file.with_name(f".{file.name}.{os.getpid()}")
+    aside.write_text(json.dumps(asdict(info), indent=1) + "\n", encoding="utf-8")
+    aside.replace(file)

@@ -179,8 +179,7 @@ def open_pretraining(config: PretrainConfig, *, world: World = ALONE) -> Pretrai
     model = build_model(config, world.device)  # before the labels: weights to start from that do not fit show at once
     digest, labels = joint_digest(corpora), None
     if config.targets.offline.weight:
-        with world.main_first():
-            labels = open_labels(config, corpora, digest, world.device)
+        labels = open_labels(config, corpora, digest, world)
     train, valid = (
         PretrainData(
             corpora,
@@ -220,7 +219,7 @@ def build_model(config: PretrainConfig, device: str) -> MT4SSL:
     return model.to(device)
 
 
-def open_labels(config: PretrainConfig, corpora: list[Corpus], digest: str, device: str) -> LabelStore | CarriedLabels:
+def open_labels(config: PretrainConfig, corpora: list[Corpus], digest: str, world: World) -> LabelStore | CarriedLabels:
     """Return the run's labels: the store that the recipe names, what all shards carry, or new ones of the corpora."""
     offline, data = config.targets.offline, config.data
     if offline.labels:
@@ -232,4 +231,4 @@ def open_labels(config: PretrainConfig, corpora: list[Corpus], digest: str, devi
             f"{remote[0]}: its shards carry no labels; shard it with --labels, name targets.offline.labels, or set "
             "targets.offline.weight=0"
         )
-    return make_labels(corpora, (data.train, data.valid), offline, out=None, seed=config.fit.seed, device=device)
+    return make_labels(corpora, (data.train, data.valid), offline, out=None, seed=config.fit.seed, world=world)

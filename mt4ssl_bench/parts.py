@@ -1,0 +1,73 @@
+"""Long work in parts, shared by all processes of a run: a part that has its file is not done again."""
+
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from mt4ssl_bench.console import progress
+from mt4ssl_bench.distributed import World
+
+ITEMS = 256  # of a part: what an interruption costs each process at most
+
+Arrays = Mapping[str, NDArray[Any] | np.generic]
+
+
+class Parts:
+    """Files of arrays in `folder`, which all processes see; the same parts whatever their number."""
+
+    def __init__(self, folder: Path, world: World) -> None:
+        self.folder, self.world = folder, world
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def make(self, name: str, items: int, make: Callable[[range], Arrays], title: str) -> None:
+        """Write the arrays that `make` gives for every ITEMS of `items` items; returns when all processes are done."""
+        ranges = [range(start, min(start + ITEMS, items)) for start in range(0, items, ITEMS)]
+        mine = list(enumerate(ranges))[self.world.rank :: self.world.size]
+        left = [(number, part) for number, part in mine if not (self.folder / _file(name, number)).exists()]
+        total = sum(len(part) for _, part in mine)
+        with progress(title, total, start=total - sum(len(part) for _, part in left)) as advance:
+            for number, part in left:
+                self.write(_file(name, number), make(part))
+                advance(len(part), "")
+        self.world.sum(0)  # wait for the others
+        count = math.ceil(items / ITEMS)
+        assert len(list(self.read(name))) == count, f"{name}: some of {count} parts are missing"
+
+    def read(self, name: str) -> Iterator[dict[str, NDArray[Any]]]:
+        """Yield the parts in order."""
+        for file in sorted(self.folder.glob(f"{name}-*.npz")):
+            with np.load(file) as arrays:
+                yield dict(arrays)
+
+    def write(self, name: str, arrays: Arrays) -> None:
+        """Write one file, completely or not at all."""
+        aside = self.folder / f".{name}.{os.getpid()}"
+        with aside.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+        aside.replace(self.folder / name)
+
+
+@contextmanager
+def one_at_a_time(folder: Path, world: World) -> Iterator[None]:
+    """Let one run at a time work in `folder`; another one waits until it has ended, however it ends."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_name(f"{folder.name}.lock"))
+    if world.main:
+        lock.acquire()
+    world.sum(0)
+    try:
+        yield
+        world.sum(0)
+    finally:
+        lock.release()
+
+
+def _file(name: str, number: int) -> str:
+    return f"{name}-{number:06d}.npz"
