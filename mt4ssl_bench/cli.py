@@ -185,6 +185,7 @@ def list_names(
         stdout.print("[bold]upstreams[/bold]")
         stdout.print("  <run folder>     a model pretrained here, or its checkpoint.pt", highlight=False)
         stdout.print("  random:<recipe>  an untrained model of a pretraining recipe, a baseline", highlight=False)
+        stdout.print("  file.py:Class    a class of yours; check-upstream says whether it will do", highlight=False)
         stdout.print(
             "  hf:<id, folder>  a Hugging Face speech encoder, by folder or hub id",
             highlight=False,
