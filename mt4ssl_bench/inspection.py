@@ -13,12 +13,13 @@ from mt4ssl_bench.console import progress
 from mt4ssl_bench.corpus import SID_PREFIX, Corpus, phones_of, speaker_of, text_of
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.findings import Report
-from mt4ssl_bench.manifest import DURATION_SLACK, WINDOW, Row, content_of
+from mt4ssl_bench.manifest import DURATION_SLACK, Row, content_of
 
 CLIPPED = 0.001  # share of samples at full scale
 QUIET = 0.001  # of full scale: -60 dB
 OFFSET = 0.05  # of full scale
 DROPOUT = 0.5  # seconds of zeros
+WINDOW = 512  # cuts looked at together: those of shards hold their audio
 
 Defect = tuple[str, str]  # kind, example
 
@@ -58,6 +59,9 @@ def row_of(cut: Any) -> Row:  # noqa: ANN401 - lhotse ships no types
     """Return a cut as the row that it was made from."""
     recording = cut.recording
     whole = abs(cut.duration - recording.duration) < 1 / recording.sampling_rate
+    content = str((cut.custom or {}).get("content", ""))
+    if content and not whole and "@" not in content:  # a piece of what was prepared whole
+        content += f"@{cut.start:.3f}+{cut.duration:.3f}"
     return Row(
         id=cut.id,
         path=Path(str(recording.sources[0].source)) if recording.sources[0].type == "file" else Path(),
@@ -69,7 +73,7 @@ def row_of(cut: Any) -> Row:  # noqa: ANN401 - lhotse ships no types
         samples=recording.num_samples,
         rate=recording.sampling_rate,
         channels=recording.num_channels,
-        content=str((cut.custom or {}).get("content", "")),
+        content=content,
     )
 
 

@@ -5,6 +5,7 @@ import itertools
 import logging
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from mt4ssl_bench.registry import hint
 LOGGER = logging.getLogger(__name__)
 REQUIRED = ("id", "path")
 OPTIONAL = ("duration_s", "speaker", "language", "text", "phones", "split", "sid_split")
+REPEATED = ("speaker", "language", "split", "sid_split")
 SPLIT_NAME = re.compile(r"\w[\w.-]*")  # a split's name is its file's
 DURATION_SLACK = 0.1  # seconds by which a manifest may misstate a duration
 WINDOW = 4096  # files looked at together: a pool's queue must not hold a million of them
@@ -55,6 +57,7 @@ def read_table(manifest: Path) -> list[Row]:
     """Return the rows of a TSV; raises CorpusError naming line or utterance for anything that cannot be used."""
     header, lines = _read_cells(manifest)
     rows: list[Row] = []
+    folder = manifest.resolve().parent
     wanted = [c for c in (*REQUIRED, *OPTIONAL) if c in header]
     for number, raw in lines:
         if len(raw) != len(header):
@@ -71,19 +74,19 @@ def read_table(manifest: Path) -> list[Row]:
                 raise CorpusError(
                     f"{manifest}, line {number}: '{cells[column]}' cannot name a split; letters, digits, _ . - can"
                 )
-        path = Path(cells["path"])
         kept: dict[str, Any] = {c: cells[c] for c in wanted if c not in {"path", "duration_s"}}
+        kept |= {c: sys.intern(kept[c]) for c in REPEATED if c in kept}  # one copy of each name, not a million
         kept |= {c: " ".join(kept[c].split()) for c in ("text", "phones") if c in kept}
         kept["stated"] = _seconds(cells.get("duration_s", ""), cells["id"], manifest)
-        rows.append(Row(**kept, path=manifest.resolve().parent / path))
+        rows.append(Row(**kept, path=folder / cells["path"]))
     if not rows:
         raise CorpusError(f"{manifest}: no utterance below its header")
     refuse_duplicates(rows, manifest)
     return rows
 
 
-def _read_cells(manifest: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Return the header, and the other lines with their numbers."""
+def _read_cells(manifest: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """Return the header, and an iterator over the other lines with their numbers."""
     if not manifest.is_file():
         raise CorpusError(f"{manifest}: no such manifest")
     try:
@@ -93,15 +96,15 @@ def _read_cells(manifest: Path) -> tuple[list[str], list[tuple[int, list[str]]]]
     if "\0" in text:
         raise CorpusError(f"{manifest}: not a text table (it holds zero bytes: UTF-16?); save it as UTF-8")
     # split at newlines alone: splitlines() also splits at U+2028 and its like, which texts may hold
-    lines = [(n, line.split("\t")) for n, line in enumerate(text.split("\n"), start=1) if line]
-    header = [column.strip() for column in lines[0][1]] if lines else []
+    lines = ((n, line.split("\t")) for n, line in enumerate(text.split("\n"), start=1) if line)
+    header = [column.strip() for column in next(lines, (0, []))[1]]
     for column in REQUIRED:
         if column not in header:
             commas = "its columns are parted by tabs, not commas; " if "," in "".join(header) else ""
             raise CorpusError(
                 f"{manifest}: no column '{column}'; {commas}{hint(column, header)}; expected {', '.join(REQUIRED)}"
             )
-    return header, lines[1:]
+    return header, lines
 
 
 def _seconds(stated: str, name: str, manifest: Path) -> float | None:

@@ -17,7 +17,7 @@ from mt4ssl_bench.corpus import Corpus
 from mt4ssl_bench.cuts import write_cuts
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.findings import KINDS, Report
-from mt4ssl_bench.inspection import check_corpus
+from mt4ssl_bench.inspection import check_corpus, row_of
 from mt4ssl_bench.prepare import prepare_table
 
 RATE = 16_000
@@ -242,3 +242,10 @@ def test_only_some_examples_are_kept_of_many_defects(tmp_path: Path) -> None:
 
 def test_the_colours_cover_every_severity() -> None:
     assert cli_check.COLOURS.keys() == {severity for severity, _ in KINDS.values()}
+
+
+def test_pieces_of_one_recording_are_no_copies_of_each_other(corpus: Corpus) -> None:
+    cut = next(iter(corpus.cuts("train")))
+    whole, piece = row_of(cut), row_of(cut.truncate(offset=0.1, duration=0.25))
+    assert piece.content == f"{whole.content}@0.100+0.250"
+    assert (piece.duration, len(whole.content)) == (0.25, 32)
