@@ -40,7 +40,8 @@ def sweep_tables(results: Sequence[Result]) -> RenderableType:
     tables: list[RenderableType] = []
     for (corpus, _, name, mark), members in sorted(groups.items()):
         metric = METRICS[members[0].main_metric].label
-        grid = _table(f"{corpus}: {name} ({mark}), {metric} on valid by learning rate (at update)", "upstream")
+        seeds = "; a line for each seed" if any(len(result.seeds) > 1 for result in members) else ""
+        grid = _table(f"{corpus}: {name} ({mark}), {metric} on valid by learning rate (at update){seeds}", "upstream")
         rates = sorted({trial["lr"] for result in members for trial in result.sweep}, reverse=True)
         for rate in rates:
             grid.add_column(Text(f"{rate:g}"), justify="right")

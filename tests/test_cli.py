@@ -33,6 +33,10 @@ def test_from_a_manifest_to_a_leaderboard(manifest: Path, tmp_path: Path) -> Non
     assert "6 updates" in pretrained.stdout
     tasks = [part for name in ("phoneme", "asr", "speaker") for part in ("--task", DATA / f"toy_{name}.yaml")]
     command = ["evaluate", model, f"random:{TOY}", *tasks, "--corpus", corpus, "--out", results]
+    planned = run(*command, "--dry-run")
+    assert planned.stdout.count("to do: ") == 6, planned.stderr
+    assert "features to keep: " in planned.stdout
+    assert not results.exists()
     evaluated = run(*command)
     assert evaluated.returncode == 0, evaluated.stderr
     for text in ("first", "PER % ↓", "WER % ↓", "CER % ↓", "ACC % ↑"):
