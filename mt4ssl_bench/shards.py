@@ -151,5 +151,11 @@ def open_any(where: str) -> Any:  # noqa: ANN401 - a file that can be read and c
     if is_url(where):
         from lhotse.serialization import open_best
 
-        return open_best(where, "rb")
+        try:
+            return open_best(where, "rb")
+        except (ImportError, NotImplementedError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise CorpusError(
+                f"{where}: {reason}; all but http(s) needs smart_open: pip install 'smart_open[s3]'"
+            ) from None
     return Path(where).open("rb")

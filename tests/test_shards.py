@@ -183,3 +183,8 @@ def test_shards_and_files_are_not_mixed(corpus: Corpus, made: Corpus) -> None:
         PretrainData([corpus, made], "train", CONFIG, None, normalized=True)
     both = PretrainData([made, made], "train", CONFIG, None, normalized=True)
     assert sum(len(batch.ids) for batch in both(0)) == 36
+
+
+def test_a_url_that_nothing_here_opens_says_what_would() -> None:
+    with pytest.raises(CorpusError, match=r"^nothing://bucket/corpus\.json: .*pip install 'smart_open\[s3\]'$"):
+        Corpus.open("nothing://bucket")
