@@ -277,13 +277,13 @@ def _names(parts: str) -> list[str]:
 def show_corpus(corpus: "Corpus") -> None:
     """Print what a prepared corpus holds."""
     info = corpus.info
-    stdout.print(f"{corpus.root}: {info.name} ({info.digest})", highlight=False)
+    stdout.print(f"{corpus.root}: {info.name} ({info.digest})", highlight=False, soft_wrap=True)
     for name, split in sorted(info.splits.items()):
         stdout.print(
             f"  {name:10} {split.utterances} utterances, {split.hours * 60:.1f} min, {split.speakers} speakers",
             highlight=False,
         )
-    stdout.print(f"  fields: {', '.join(info.fields) or 'audio only'}", highlight=False)
+    stdout.print(f"  fields: {', '.join(info.fields) or 'audio only'}", highlight=False, soft_wrap=True)
     if "lexicon" in info.notes:
         words = info.notes["lexicon"]
         stdout.print(
@@ -292,8 +292,8 @@ def show_corpus(corpus: "Corpus") -> None:
         )
     for reason in ("missing", "unreadable"):
         if reason in info.notes:
-            stdout.print(f"  left out: {info.notes[reason]} {reason} files", highlight=False)
+            stdout.print(f"  left out: {info.notes[reason]} {reason} files", highlight=False, soft_wrap=True)
     if "check" in info.notes:
         kinds = ", ".join(f"{kind} {count}" for kind, count in info.notes["check"].items())
-        stdout.print(f"  check: {kinds}", highlight=False)
-        stdout.print(f"  next: mt4ssl-bench check {corpus.root}", highlight=False)
+        stdout.print(f"  check: {kinds}", highlight=False, soft_wrap=True)
+        stdout.print(f"  next: mt4ssl-bench check {corpus.root}", highlight=False, soft_wrap=True)

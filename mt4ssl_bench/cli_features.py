@@ -95,7 +95,9 @@ def list_entries(folder: Store = STORE) -> None:
             f"{datetime.fromtimestamp(entry.used).astimezone():%Y-%m-%d}",
         )
     stdout.print(table)
-    stdout.print(f"{len(found)} entries, {decimal(sum(entry.bytes for entry in found))}", highlight=False)
+    stdout.print(
+        f"{len(found)} entries, {decimal(sum(entry.bytes for entry in found))}", highlight=False, soft_wrap=True
+    )
 
 
 @store.command("clear")

@@ -251,6 +251,12 @@ class Fit(Generic[B]):
                     f"{run}: holds a run with other settings ({changed.removeprefix('config.')}); "
                     "choose another --out, or repeat its own"
                 )
+        missing = {"optimizer", "scaler", "step", "epoch", "position", "shares"} - stored.keys()
+        if missing:
+            raise CheckpointError(
+                f"{run}: holds a model but not the state of its training ({', '.join(sorted(missing))}); "
+                f"choose another --out, with init={run} to start from its weights"
+            )
         self.model.load_state_dict(stored["model"])
         self.optimizer.load_state_dict(stored["optimizer"])
         self.scaler.load_state_dict(stored["scaler"])

@@ -569,3 +569,12 @@ def _child(run: Path, mode: str) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     _child(Path(sys.argv[1]), sys.argv[2])
+
+
+def test_a_model_without_the_state_of_its_training_cannot_be_continued(tmp_path: Path) -> None:
+    build(tmp_path, steps=2)()
+    stored = checkpoint.load(tmp_path / "checkpoint.pt")
+    kept = {key: value for key, value in stored.items() if key not in {"format", "optimizer", "shares"}}
+    checkpoint.save(kept, tmp_path / "checkpoint.pt")
+    with pytest.raises(CheckpointError, match=r"not the state of its training \(optimizer, shares\).*init="):
+        build(tmp_path, steps=4)()
