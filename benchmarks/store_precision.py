@@ -26,7 +26,7 @@ def main(upstream: str, corpus: str, *keys: str) -> None:
     task = job.kind(job.config)
     cuts = {role: job.cuts(role) for role in ROLES}
     task.fit_units(cuts["train"])
-    head, exact, seconds = None, None, passes.BATCH_SECONDS
+    head, exact, seconds = None, None, 80.0
     for precision, batch in (
         ("fp32", seconds),
         ("fp32", seconds / 4),

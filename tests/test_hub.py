@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 
 from mt4ssl_bench import checkpoint
@@ -302,6 +303,12 @@ def test_s3prls_bases_our_models_and_a_users_class_stand_on_one_leaderboard(
     corpus: Corpus, run: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "mine.py").write_text(ENERGY, encoding="utf-8")
+    tiny = transformers.HubertConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, conv_dim=(8,) * 7,
+        num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2,
+    )  # fmt: skip
+    transformers.HubertModel(tiny).save_pretrained(tmp_path / "hubert")
+    transformers.Wav2Vec2FeatureExtractor().save_pretrained(tmp_path / "hubert")
     names = [
         "fbank",
         "mel",
@@ -310,12 +317,13 @@ def test_s3prls_bases_our_models_and_a_users_class_stand_on_one_leaderboard(
         f"random:{TOY}",
         str(run),
         f"{tmp_path}/mine.py:Energy",
+        f"hf:{tmp_path}/hubert",
     ]
     task = str(Path(TOY).parent / "toy_phoneme.yaml")
     done = evaluate([*names, "mell"], [task], corpus.root, out=tmp_path / "results", device="cpu")
-    assert [result.upstream["stride"] for result in done.results] == [160, 160, 160, 320, 320, 320, 320]
-    assert len({result.upstream["fingerprint"] for result in done.results}) == 7
+    assert [result.upstream["stride"] for result in done.results] == [160, 160, 160, 320, 320, 320, 320, 320]
+    assert len({result.upstream["fingerprint"] for result in done.results}) == 8
     assert [failure.partition("; ")[2] for failure in done.failures] == ["did you mean mel?"]
     shown = Leaderboard.from_folder(tmp_path / "results").to_markdown()
-    for name in ("fbank", "mel", "mfcc", "stft_mag:log_stft_mag.yaml", "random:", "toy", "mine:Energy"):
+    for name in ("fbank", "mel", "mfcc", "stft_mag:log_stft_mag.yaml", "random:", "toy", "mine:Energy", "hf:hubert"):
         assert f"| {name}" in shown
