@@ -253,8 +253,10 @@ def test_features_that_the_disk_does_not_hold_are_computed_on_the_fly(
 
 @pytest.mark.parametrize("crops", [None, Crops(seconds=0.5, count=3, seed=1)])
 def test_features_on_the_fly_are_the_stored_ones_at_one_pass_per_batch(
-    tmp_path: Path, cuts: list[Any], crops: Crops | None
+    tmp_path: Path, cuts: list[Any], crops: Crops | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("mt4ssl_bench.passes.BATCH_SECONDS", 80.0)  # all four utterances fit into one batch
+
     def get(limit_gb: float, upstream: Fake) -> Any:
         store = FeatureStore(tmp_path / str(limit_gb), StoreConfig(precision="fp32", limit_gb=limit_gb))
         arguments = (upstream, "d1", "train", cuts)
