@@ -1,7 +1,5 @@
 """Long work in parts, shared by all processes of a run: a part that has its file is not done again."""
 
-import math
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +11,8 @@ from numpy.typing import NDArray
 
 from mt4ssl_bench.console import progress
 from mt4ssl_bench.distributed import World
+from mt4ssl_bench.errors import ConfigError
+from mt4ssl_bench.files import written
 
 ITEMS = 256  # of a part: what an interruption costs each process at most
 
@@ -27,7 +27,10 @@ class Parts:
         folder.mkdir(parents=True, exist_ok=True)
 
     def make(self, name: str, items: int, make: Callable[[range], Arrays], title: str) -> None:
-        """Write the arrays that `make` gives for every ITEMS of `items` items; returns when all processes are done."""
+        """Write the arrays that `make` gives for every ITEMS of `items` items; returns when all processes are done.
+
+        Raises ConfigError where the processes do not see one folder.
+        """
         ranges = [range(start, min(start + ITEMS, items)) for start in range(0, items, ITEMS)]
         mine = list(enumerate(ranges))[self.world.rank :: self.world.size]
         left = [(number, part) for number, part in mine if not (self.folder / _file(name, number)).exists()]
@@ -37,8 +40,14 @@ class Parts:
                 self.write(_file(name, number), make(part))
                 advance(len(part), "")
         self.world.sum(0)  # wait for the others
-        count = math.ceil(items / ITEMS)
-        assert len(list(self.read(name))) == count, f"{name}: some of {count} parts are missing"
+        if not self.world.main:
+            return  # the main process collects the parts and removes them: it may have done so by now
+        absent = sum(not (self.folder / _file(name, number)).exists() for number in range(len(ranges)))
+        if absent:
+            raise ConfigError(
+                f"{self.folder}: {absent} of {len(ranges)} parts are missing; all processes need one folder: "
+                "choose one on a disk that their machines share"
+            )
 
     def read(self, name: str) -> Iterator[dict[str, NDArray[Any]]]:
         """Yield the parts in order."""
@@ -48,10 +57,8 @@ class Parts:
 
     def write(self, name: str, arrays: Arrays) -> None:
         """Write one file, completely or not at all."""
-        aside = self.folder / f".{name}.{os.getpid()}"
-        with aside.open("wb") as file:
+        with written(self.folder / name) as file:
             np.savez(file, allow_pickle=False, **arrays)
-        aside.replace(self.folder / name)
 
 
 @contextmanager
