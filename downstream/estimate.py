@@ -15,7 +15,7 @@ from mt4ssl_bench.downstream.plan import ROLES, Job, plan
 from mt4ssl_bench.downstream.task import rates
 from mt4ssl_bench.errors import BenchError
 from mt4ssl_bench.feature_file import Header
-from mt4ssl_bench.features import Upstream, load_upstream, pick_device
+from mt4ssl_bench.features import Upstream, load_each, pick_device
 from mt4ssl_bench.passes import Pass
 from mt4ssl_bench.results import Result
 from mt4ssl_bench.store import entries, header_of
@@ -72,14 +72,11 @@ def estimate(
     out, where, opened = Path(out), pick_device(device), Corpus.open(corpus)
     jobs = [plan(name, opened, overrides, limit) for name in tasks]
     kept, found = Path(store or out / "store"), Estimate()
-    errors: list[BenchError] = []
-    for name in upstreams:
-        try:
-            model = load_upstream(name, device=where)
-        except BenchError as error:
-            errors.append(error)
-            found.failures.append(f"{name}: {error}")
-            continue
+
+    def failed(name: str, error: BenchError) -> None:
+        found.failures.append(f"{name}: {error}")
+
+    for _, model in load_each(upstreams, device=where, failed=failed):
         missing = []
         for job in jobs:
             record = results.find(out, job.key(model))
@@ -90,8 +87,6 @@ def estimate(
             if record is None and job.config.mode == "frozen":
                 missing.append(job)  # fine-tuning keeps no features
         _add_passes(found, model, missing, kept)
-    if len(errors) == len(upstreams):
-        raise errors[0]
     found.free = shutil.disk_usage(_existing(kept)).free
     return found
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from mt4ssl_bench import results
@@ -13,7 +14,7 @@ from mt4ssl_bench.downstream.frozen import train_frozen
 from mt4ssl_bench.downstream.plan import ROLES, Job, plan
 from mt4ssl_bench.downstream.record import Clock, write_record
 from mt4ssl_bench.errors import BenchError
-from mt4ssl_bench.features import Upstream, load_upstream, pick_device
+from mt4ssl_bench.features import Upstream, load_each, pick_device
 from mt4ssl_bench.results import Result
 from mt4ssl_bench.store import FeatureStore
 
@@ -48,18 +49,10 @@ def evaluate(
     out, where = Path(out), pick_device(device)
     opened = Corpus.open(corpus)
     jobs = [plan(name, opened, overrides, limit) for name in tasks]
-    outcome, unloaded = Outcome(), []
-    for name in upstreams:
-        try:
-            model = load_upstream(name, device=where)
-        except BenchError as error:
-            unloaded.append(error)
-            _report(outcome, name, error)
-            continue
+    outcome = Outcome()
+    for name, model in load_each(upstreams, device=where, failed=partial(_report, outcome)):
         for job in jobs:
             _fill(outcome, model, name, job, out, FeatureStore(Path(store or out / "store"), job.config.store), where)
-    if len(unloaded) == len(upstreams):
-        raise unloaded[0]
     return outcome
 
 

@@ -81,12 +81,8 @@ def pretrain(
         raise typer.Exit(INTERRUPTED)
     last = report.validations[-1] if report.validations else {}
     found = ", ".join(f"{key} {value:.3f}" for key, value in last.items() if key != "step")
-    stdout.print(f"{out}: {report.steps} updates{', ' + found if found else ''}", highlight=False, soft_wrap=True)
-    stdout.print(
-        f"next: mt4ssl-bench evaluate {out} fbank --task phoneme --corpus ... --out results",
-        highlight=False,
-        soft_wrap=True,
-    )
+    stdout.print(f"{out}: {report.steps} updates{', ' + found if found else ''}")
+    stdout.print(f"next: mt4ssl-bench evaluate {out} fbank --task phoneme --corpus ... --out results")
 
 
 @app.command()
@@ -111,7 +107,7 @@ def kmeans(
     from mt4ssl_bench.upstream.kmeans import kmeans as run
 
     for key, value in run(recipe, *(keys or []), out=out, alignment=alignment, device=device).items():
-        stdout.print(f"{key}: {value}", highlight=False, soft_wrap=True)
+        stdout.print(f"{key}: {value}")
 
 
 @app.command()
@@ -179,40 +175,23 @@ def list_names(
     found = {name: read_recipe(name) for name in recipe_names()}
     for title, task in (("recipes", False), ("tasks", True)):
         if what in {"", title}:
-            stdout.print(
-                f"[bold]{'pretraining recipes' if title == 'recipes' else 'task recipes'}[/bold]",
-                highlight=False,
-                soft_wrap=True,
-            )
+            stdout.print(f"[bold]{'pretraining recipes' if title == 'recipes' else 'task recipes'}[/bold]")
             for name, values in found.items():
                 if ("task" in values) == task:
-                    stdout.print(f"  {name:16} {escape(values.get('about', ''))}", highlight=False, soft_wrap=True)
+                    stdout.print(f"  {name:16} {escape(values.get('about', ''))}")
     if what in {"", "corpora"}:
         cli_corpora.print_catalogue()
     if what in {"", "upstreams"}:
         stdout.print("[bold]upstreams[/bold]")
-        stdout.print(
-            "  <run folder>     a model pretrained here, or its checkpoint.pt", highlight=False, soft_wrap=True
-        )
-        stdout.print(
-            "  random:<recipe>  an untrained model of a pretraining recipe, a baseline", highlight=False, soft_wrap=True
-        )
-        stdout.print(
-            "  file.py:Class    a class of yours; check-upstream says whether it will do",
-            highlight=False,
-            soft_wrap=True,
-        )
-        stdout.print(
-            "  hf:<id, folder>  a Hugging Face speech encoder, by folder or hub id",
-            highlight=False,
-        )
-        stdout.print(
-            "  <s3prl name>     any upstream of s3prl's hub, for example fbank, hubert", highlight=False, soft_wrap=True
-        )
+        stdout.print("  <run folder>     a model pretrained here, or its checkpoint.pt")
+        stdout.print("  random:<recipe>  an untrained model of a pretraining recipe, a baseline")
+        stdout.print("  file.py:Class    a class of yours; check-upstream says whether it will do")
+        stdout.print("  hf:<id, folder>  a Hugging Face speech encoder, by folder or hub id")
+        stdout.print("  <s3prl name>     any upstream of s3prl's hub, for example fbank, hubert")
     if what == "upstreams":
         from mt4ssl_bench.features import s3prl_names
 
-        stdout.print("  " + ", ".join(s3prl_names()), highlight=False, soft_wrap=True)
+        stdout.print("  " + ", ".join(s3prl_names()))
 
 
 def main() -> None:

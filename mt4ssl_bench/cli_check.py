@@ -1,7 +1,6 @@
 """The command line's check of a corpus: counts first, then examples; nothing heavy is imported before it runs."""
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,9 +39,9 @@ def check(
     _print(report)
     if file is not None:
         about = {"corpus": opened.info.name, "digest": opened.info.digest, "full": full}
-        aside = file.with_name(f".{file.name}.{os.getpid()}")
-        aside.write_text(json.dumps(about | report.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        aside.replace(file)
+        from mt4ssl_bench.files import write_text
+
+        write_text(file, json.dumps(about | report.to_json(), indent=1, ensure_ascii=False) + "\n")
     if report.invalid:
         raise typer.Exit(1)
 
@@ -61,4 +60,4 @@ def _print(report: "Report") -> None:
 
 
 def _say(line: str) -> None:
-    stdout.print(line, highlight=False, soft_wrap=True)
+    stdout.print(line)

@@ -265,9 +265,9 @@ def print_catalogue() -> None:
 
     stdout.print("[bold]corpora[/bold] (prepare NAME --help)")
     for name, entry in CATALOGUE.items():
-        stdout.print(f"  {name:16} {escape(entry.about)}", highlight=False, soft_wrap=True)
+        stdout.print(f"  {name:16} {escape(entry.about)}")
         facts = f"{entry.hours} h; {entry.licence}; {entry.tasks}" if entry.hours else entry.tasks
-        stdout.print(f"  {'':16} [dim]{escape(facts)}[/dim]", highlight=False, soft_wrap=True)
+        stdout.print(f"  {'':16} [dim]{escape(facts)}[/dim]")
 
 
 def _names(parts: str) -> list[str]:
@@ -277,23 +277,21 @@ def _names(parts: str) -> list[str]:
 def show_corpus(corpus: "Corpus") -> None:
     """Print what a prepared corpus holds."""
     info = corpus.info
-    stdout.print(f"{corpus.root}: {info.name} ({info.digest})", highlight=False, soft_wrap=True)
+    stdout.print(f"{corpus.root}: {info.name} ({info.digest})")
     for name, split in sorted(info.splits.items()):
         stdout.print(
-            f"  {name:10} {split.utterances} utterances, {split.hours * 60:.1f} min, {split.speakers} speakers",
-            highlight=False,
+            f"  {name:10} {split.utterances} utterances, {split.hours * 60:.1f} min, {split.speakers} speakers"
         )
-    stdout.print(f"  fields: {', '.join(info.fields) or 'audio only'}", highlight=False, soft_wrap=True)
+    stdout.print(f"  fields: {', '.join(info.fields) or 'audio only'}")
     if "lexicon" in info.notes:
         words = info.notes["lexicon"]
         stdout.print(
-            f"  phones from {info.phones_from}: {words['found']} words found, 0 guessed, {words['missing']} missing",
-            highlight=False,
+            f"  phones from {info.phones_from}: {words['found']} words found, 0 guessed, {words['missing']} missing"
         )
     for reason in ("missing", "unreadable"):
         if reason in info.notes:
-            stdout.print(f"  left out: {info.notes[reason]} {reason} files", highlight=False, soft_wrap=True)
+            stdout.print(f"  left out: {info.notes[reason]} {reason} files")
     if "check" in info.notes:
         kinds = ", ".join(f"{kind} {count}" for kind, count in info.notes["check"].items())
-        stdout.print(f"  check: {kinds}", highlight=False, soft_wrap=True)
-        stdout.print(f"  next: mt4ssl-bench check {corpus.root}", highlight=False, soft_wrap=True)
+        stdout.print(f"  check: {kinds}")
+        stdout.print(f"  next: mt4ssl-bench check {corpus.root}")

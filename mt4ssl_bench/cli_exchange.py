@@ -45,11 +45,7 @@ def prepare_fairseq(
         highest = max(max(values, default=0) for _, values in labels) + 1
         info = LabelInfo(digest=corpus.info.digest, clusters=clusters or highest, features="fairseq .km")
         store = write_labels(out / "labels-km", info, ((key, np.array(values)) for key, values in labels))
-        stdout.print(
-            f"  labels: targets.offline.labels={store.folder} targets.offline.clusters={info.clusters}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        stdout.print(f"  labels: targets.offline.labels={store.folder} targets.offline.clusters={info.clusters}")
 
 
 @prepare.command("lhotse")

@@ -67,7 +67,7 @@ def extract(
         collapse=collapse,
         device=device,
     )
-    stdout.print(str(written), highlight=False, soft_wrap=True)
+    stdout.print(str(written))
 
 
 @store.command("list")
@@ -94,10 +94,8 @@ def list_entries(folder: Store = STORE) -> None:
             decimal(entry.bytes),
             f"{datetime.fromtimestamp(entry.used).astimezone():%Y-%m-%d}",
         )
-    stdout.print(table)
-    stdout.print(
-        f"{len(found)} entries, {decimal(sum(entry.bytes for entry in found))}", highlight=False, soft_wrap=True
-    )
+    stdout.print(table, soft_wrap=False)
+    stdout.print(f"{len(found)} entries, {decimal(sum(entry.bytes for entry in found))}")
 
 
 @store.command("clear")
@@ -122,7 +120,7 @@ def clear_entries(
         raise ConfigError(f"--upstream {upstream}: none of its features in {folder}; {hint(upstream, known)}")
     gone = clear(folder, upstream=upstream, older_than=older_than)
     size = decimal(sum(entry.bytes for entry in gone))
-    stdout.print(f"{folder}: removed {len(gone)} entries, {size}", highlight=False, soft_wrap=True)
+    stdout.print(f"{folder}: removed {len(gone)} entries, {size}")
 
 
 def _need(folder: Path) -> None:

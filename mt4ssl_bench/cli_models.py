@@ -43,11 +43,9 @@ def convert(
     classes = f", {offline.clusters} classes" if "offline head" in made.parts else ""
     stdout.print(
         f"{out}: {made.kind}, {encoder.layers} layers of {encoder.dim}{classes}; {', '.join(made.parts)}; "
-        f"fingerprint {made.fingerprint}",
-        highlight=False,
-        soft_wrap=True,
+        f"fingerprint {made.fingerprint}"
     )
-    stdout.print(f"next: mt4ssl-bench evaluate {out} ..., or pretrain ... init={out}", highlight=False, soft_wrap=True)
+    stdout.print(f"next: mt4ssl-bench evaluate {out} ..., or pretrain ... init={out}")
 
 
 @app.command()
@@ -72,4 +70,4 @@ def export(
     if to is Target.S3PRL and results is not None:
         raise ConfigError("--results: goes into the model card, which only --to hf writes")
     mark = to_s3prl(run, out) if to is Target.S3PRL else to_huggingface(run, out, results)
-    stdout.print(f"{out}: fingerprint {mark}", highlight=False, soft_wrap=True)
+    stdout.print(f"{out}: fingerprint {mark}")

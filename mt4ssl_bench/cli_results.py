@@ -64,9 +64,7 @@ def compare(
         stdout.print(
             f"{found.corpus}, {found.recipe}: {METRICS[found.metric].label}: {a} {found.a:.2f}, {b} {found.b:.2f}; "
             f"difference {found.value:+.2f} points, 95 % interval [{found.low:+.2f}, {found.high:+.2f}] over "
-            f"{found.utterances} utterances; {found.verdict(a, b)}",
-            highlight=False, markup=False, soft_wrap=True,
-        )  # fmt: skip
+            f"{found.utterances} utterances; {found.verdict(a, b)}", markup=False)  # fmt: skip
 
 
 @app.command()
@@ -77,7 +75,7 @@ def show(record: Annotated[Path, typer.Argument(help="A record file, results/*.j
     """
     from mt4ssl_bench.report import report
 
-    stdout.print(report(record))
+    stdout.print(report(record), soft_wrap=False)
 
 
 def print_leaderboard(folder: Path, form: Format) -> None:
@@ -86,7 +84,7 @@ def print_leaderboard(folder: Path, form: Format) -> None:
 
     board = Leaderboard.from_folder(folder)
     if form is Format.TABLE:
-        stdout.print(board.to_rich())
+        stdout.print(board.to_rich(), soft_wrap=False)
         return
     text = {Format.MARKDOWN: board.to_markdown, Format.CSV: board.to_csv, Format.JSON: board.to_json}[form]()
     sys.stdout.write(text if text.endswith("\n") else text + "\n")
@@ -96,7 +94,7 @@ def print_sweeps(results: Sequence["Result"]) -> None:
     """Print every learning rate's score on valid, a table for each corpus and recipe."""
     from mt4ssl_bench.report import sweep_tables
 
-    stdout.print(sweep_tables(results))
+    stdout.print(sweep_tables(results), soft_wrap=False)
 
 
 def print_estimate(upstreams: list[str], tasks: list[str], corpus: Path, **where: Any) -> None:  # noqa: ANN401
@@ -112,6 +110,6 @@ def print_estimate(upstreams: list[str], tasks: list[str], corpus: Path, **where
     )
     lines.append(f"features to keep: {decimal(found.bytes)}; free on that disk: {decimal(found.free)}")
     for line in lines:
-        stdout.print(line, highlight=False, markup=False, soft_wrap=True)
+        stdout.print(line, markup=False)
     if found.failures:
         raise typer.Exit(1)

@@ -46,13 +46,12 @@ def check_upstream(
         table = Table("check", "", "expected", "got", title=escape(upstream.name), title_justify="left")
         for one in found:
             table.add_row(one.name, MARKS.get(one.outcome, one.outcome), escape(one.expected), escape(one.got))
-        stdout.print(table)
+        stdout.print(table, soft_wrap=False)
     if spent and not as_json:
         stdout.print(
             f"{upstream.num_layers} hidden states of {upstream.dim}, one frame per {upstream.stride} samples, "
             f"{spent.parameters:,} parameters, {spent.macs_per_second / 1e9:.3g} G multiply-accumulates per second of "
-            f"audio, {spent.audio_per_second:.0f} s of audio per second on {spent.device}",
-            highlight=False,
+            f"audio, {spent.audio_per_second:.0f} s of audio per second on {spent.device}"
         )
     for one in broken:
         stderr.print(

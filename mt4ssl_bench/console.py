@@ -19,7 +19,7 @@ from rich.progress import (
 LOGGER = logging.getLogger("mt4ssl_bench")
 PLAIN_SECONDS = 20.0  # off a terminal, one progress line at most this often
 
-stdout = Console()
+stdout = Console(highlight=False, soft_wrap=True)  # lines as they are, to be piped; tables say soft_wrap=False
 stderr = Console(stderr=True)
 
 Advance = Callable[[int, str], None]

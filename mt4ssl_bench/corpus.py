@@ -1,7 +1,6 @@
 """A corpus on disk: a Lhotse manifest (jsonl.gz) per split, and corpus.json, written last, binding them by a digest."""
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 from mt4ssl_bench.cuts import Cuts, write_cuts
 from mt4ssl_bench.errors import CorpusError
+from mt4ssl_bench.files import write_text
 from mt4ssl_bench.registry import hint
 from mt4ssl_bench.shards import Shards, fetch, is_url
 
@@ -123,9 +123,7 @@ def write_corpus(root: Path, cuts: Mapping[str, Iterable[Any]], **facts: Any) ->
 
 def write_info(root: Path, info: CorpusInfo) -> Corpus:
     """Write corpus.json, the last file of a corpus; returns it opened."""
-    aside = root / f".corpus.{os.getpid()}.json"
-    aside.write_text(json.dumps(asdict(info), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    aside.replace(root / "corpus.json")
+    write_text(root / "corpus.json", json.dumps(asdict(info), indent=1, ensure_ascii=False) + "\n")
     return Corpus.open(root)
 
 

@@ -2,8 +2,8 @@
 
 import gzip
 import json
-import os
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -14,13 +14,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mt4ssl_bench.errors import CorpusError
+from mt4ssl_bench.files import written
 
 LINES = 64  # cuts per gzip member: what reading one of them decompresses (about 25 kB)
 LEVEL = 5  # of gzip: level 9 takes three times as long for 3 % less
 DAMAGE = (EOFError, OSError, ValueError, KeyError, TypeError, zlib.error)  # what a cut-short or edited file gives
 
 
-class Cuts(Sequence[Any]):
+class Lazy(Sequence[Any], ABC):
+    """Cuts that are made when they are asked for."""
+
+    @abstractmethod
+    def at(self, place: int) -> Any:  # noqa: ANN401 - lhotse ships no types
+        """Return the cut at `place`, which is not negative."""
+
+    @overload
+    def __getitem__(self, place: int) -> Any: ...  # noqa: ANN401
+    @overload
+    def __getitem__(self, place: slice) -> list[Any]: ...
+    def __getitem__(self, place: int | slice) -> Any:
+        if isinstance(place, slice):
+            return [self[i] for i in range(*place.indices(len(self)))]
+        return self.at(range(len(self))[place])
+
+
+class Cuts(Lazy):
     """The cuts of a `.jsonl.gz` manifest, parsed when they are asked for; only the index is in memory.
 
     Attributes:
@@ -37,14 +55,8 @@ class Cuts(Sequence[Any]):
     def __len__(self) -> int:
         return len(self.durations)
 
-    @overload
-    def __getitem__(self, place: int) -> Any: ...  # noqa: ANN401 - lhotse ships no types
-    @overload
-    def __getitem__(self, place: slice) -> list[Any]: ...
-    def __getitem__(self, place: int | slice) -> Any:
-        if isinstance(place, slice):
-            return [self[i] for i in range(*place.indices(len(self)))]
-        place = range(len(self))[place]
+    def at(self, place: int) -> Any:  # noqa: ANN401
+        """See Lazy.at."""
         first, last = self._starts[place // LINES : place // LINES + 2].tolist()
         try:
             with self.file.open("rb") as file:
@@ -73,7 +85,7 @@ def write_cuts(file: Path, cuts: Iterable[Any]) -> None:
     _write(file, (_line(cut if isinstance(cut, dict) else cut.to_dict()) for cut in cuts))
 
 
-class Joined(Sequence[Any]):
+class Joined(Lazy):
     """The cuts of several manifests that last `seconds` or longer, as one sequence; only their indices are in memory.
 
     Attributes:
@@ -94,13 +106,8 @@ class Joined(Sequence[Any]):
     def __len__(self) -> int:
         return len(self._places)
 
-    @overload
-    def __getitem__(self, place: int) -> Any: ...  # noqa: ANN401
-    @overload
-    def __getitem__(self, place: slice) -> list[Any]: ...
-    def __getitem__(self, place: int | slice) -> Any:
-        if isinstance(place, slice):
-            return [self[i] for i in range(*place.indices(len(self)))]
+    def at(self, place: int) -> Any:  # noqa: ANN401
+        """See Lazy.at."""
         place = int(self._places[place])
         part = int(np.searchsorted(self._starts, place, side="right")) - 1
         return self.parts[part][place - int(self._starts[part])]
@@ -136,22 +143,15 @@ def _write(file: Path, lines: Iterable[tuple[float, bytes]]) -> tuple[NDArray[np
     """Write (duration, JSON) pairs; the manifest appears first, and an index that does not fit it is made again."""
     durations: list[float] = []
     starts = [0]
-    aside = file.with_name(f".{os.getpid()}.{file.name}")
-    index = _index_of(file)
     members = iter(lines)
-    try:
-        with aside.open("wb") as out:
-            while block := list(islice(members, LINES)):
-                durations += [seconds for seconds, _ in block]
-                out.write(gzip.compress(b"\n".join(line for _, line in block) + b"\n", LEVEL, mtime=0))
-                starts.append(out.tell())
-        aside.replace(file)
-        arrays = np.array(durations, dtype=np.float64), np.array(starts, dtype=np.int64)
-        with aside.open("wb") as out:
-            np.savez(out, durations=arrays[0], starts=arrays[1])
-        aside.replace(index)
-    finally:
-        aside.unlink(missing_ok=True)
+    with written(file) as out:
+        while block := list(islice(members, LINES)):
+            durations += [seconds for seconds, _ in block]
+            out.write(gzip.compress(b"\n".join(line for _, line in block) + b"\n", LEVEL, mtime=0))
+            starts.append(out.tell())
+    arrays = np.array(durations, dtype=np.float64), np.array(starts, dtype=np.int64)
+    with written(_index_of(file)) as out:
+        np.savez(out, durations=arrays[0], starts=arrays[1])
     return arrays
 
 

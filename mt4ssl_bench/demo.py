@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mt4ssl_bench import console
 from mt4ssl_bench.errors import BenchError, CorpusError
+from mt4ssl_bench.files import write_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -271,9 +272,7 @@ def _write_corpus(out: Path, plan: Sequence[Utterance]) -> None:
         sys.stdout.flush()
     header = "id path duration_s speaker language text split sid_split".replace(" ", "\t")
     (out / DIGEST).write_text(f"{plan_digest(plan)}\n", encoding="ascii", newline="\n")
-    aside = out / f"{MANIFEST}.part"
-    aside.write_text("\n".join([header, *sorted(rows), ""]), encoding="ascii", newline="\n")
-    aside.replace(out / MANIFEST)
+    write_text(out / MANIFEST, "\n".join([header, *sorted(rows), ""]))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 from mt4ssl_bench import audio
 from mt4ssl_bench.errors import ConfigError, CorpusError
+from mt4ssl_bench.files import written
 from mt4ssl_bench.manifest import SPLIT_NAME, Row
 from mt4ssl_bench.registry import hint
 
@@ -237,6 +238,5 @@ def _store(path: Path, content: bytes) -> None:
     if path.is_file() and path.stat().st_size == len(content):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}")
-    aside.write_bytes(content)
-    aside.replace(path)
+    with written(path) as file:
+        file.write(content)

@@ -5,7 +5,6 @@ Shapes: T frames, L hidden states, D dimension.
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from mt4ssl_bench import audio
 from mt4ssl_bench.corpus import Corpus
 from mt4ssl_bench.errors import BenchError, CheckpointError, ConfigError, CorpusError
 from mt4ssl_bench.features import Upstream, load_upstream, pick_device
+from mt4ssl_bench.files import write_text, written
 from mt4ssl_bench.passes import Pass, Values
 from mt4ssl_bench.prepare import prepare_folder
 from mt4ssl_bench.registry import Registry
@@ -94,12 +94,11 @@ def extract_features(
     def flush() -> None:
         if held:
             name = f"features-{len(set(files.values())):05d}.safetensors"
-            aside = out / f".{name}.{os.getpid()}"
-            aside.write_bytes(save(held))  # save_file would let nobody else read it
-            aside.replace(out / name)
+            with written(out / name) as file:
+                file.write(save(held))  # save_file would let nobody else read it
             files.update(dict.fromkeys(held, name))
             held.clear()
-        _write(index, json.dumps({**about, "files": files}, indent=1) + "\n")
+        write_text(index, json.dumps({**about, "files": files}, indent=1) + "\n")
 
     try:
         for batch in work(cuts, done=files, title=f"extract from {upstream.name}"):
@@ -136,8 +135,8 @@ def extract_units(
         _continued(index, about)
         done = dict(_lines(journal)) or dict(_lines(file))
     else:
-        _write(index, json.dumps(about, indent=1) + "\n")
-    _write(journal, "".join(f"{name} {units}\n" for name, units in done.items()))
+        write_text(index, json.dumps(about, indent=1) + "\n")
+    write_text(journal, "".join(f"{name} {units}\n" for name, units in done.items()))
     with journal.open("a", encoding="utf-8") as lines:
         for batch in Pass(upstream)(cuts, done=set(done), title=f"units from {upstream.name}"):
             for name, values in batch:
@@ -147,7 +146,7 @@ def extract_units(
                 done[name] = " ".join(map(str, units.tolist()))
                 lines.write(f"{name} {done[name]}\n")
             lines.flush()
-    _write(file, "".join(f"{cut.id} {done[cut.id]}\n" for cut in cuts))
+    write_text(file, "".join(f"{cut.id} {done[cut.id]}\n" for cut in cuts))
     journal.unlink()
     return file
 
@@ -245,9 +244,3 @@ def _lines(file: Path) -> Iterator[tuple[str, str]]:
     for line in text[: text.rfind("\n") + 1].split("\n")[:-1]:
         name, _, units = line.partition(" ")
         yield name, units
-
-
-def _write(file: Path, text: str) -> None:
-    aside = file.with_name(f".{file.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(file)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mt4ssl_bench.errors import CheckpointError, UpstreamError
+from mt4ssl_bench.files import write_text
 from mt4ssl_bench.passes import Found, Values
 
 LOGGER = logging.getLogger(__name__)
@@ -232,9 +233,7 @@ class Writer:
 def write_index(file: Path, header: Header, entries: Sequence[Sequence[Any]]) -> None:
     """Write the index of a whole file: header, [id, rows, checksum] lines, and a line with a checksum of them all."""
     text = _line(asdict(header)) + "".join(map(_line, entries))
-    aside = file.with_suffix(".index.new")
-    aside.write_text(text + _line({"checksum": zlib.crc32(text.encode())}), encoding="utf-8")
-    aside.replace(file.with_suffix(".index"))
+    write_text(file.with_suffix(".index"), text + _line({"checksum": zlib.crc32(text.encode())}))
 
 
 def read_index(file: Path) -> tuple[Header, dict[str, tuple[int, int, int]]]:

@@ -10,7 +10,7 @@ import io
 import logging
 import os
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mt4ssl_bench.checkpoint import fingerprint
-from mt4ssl_bench.errors import UpstreamError
+from mt4ssl_bench.errors import BenchError, UpstreamError
 from mt4ssl_bench.registry import Registry, hint
 
 LOGGER = logging.getLogger(__name__)
@@ -86,6 +86,26 @@ def load_upstream(name: str, *, device: str = "cpu") -> Upstream:
     if Path(name).exists() or (not argument and (name.endswith(".pt") or "/" in name)):
         return LOADERS.get("checkpoint")(name, device=device)
     return LOADERS.get("s3prl")(name, device=device)
+
+
+def load_each(
+    names: Sequence[str], *, device: str, failed: Callable[[str, BenchError], None]
+) -> Iterator[tuple[str, Upstream]]:
+    """Yield (name, upstream) for every name that loads; failed() hears of the others.
+
+    Raises the first one's BenchError when none loads.
+    """
+    errors: list[BenchError] = []
+    for name in names:
+        try:
+            upstream = load_upstream(name, device=device)
+        except BenchError as error:
+            errors.append(error)
+            failed(name, error)
+        else:
+            yield name, upstream
+    if errors and len(errors) == len(names):
+        raise errors[0]
 
 
 def pick_device(name: str = "auto") -> str:

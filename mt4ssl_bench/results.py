@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
 from mt4ssl_bench.errors import CheckpointError
+from mt4ssl_bench.files import write_text
 from mt4ssl_bench.metrics import Score
 
 SCHEMA = 1  # raised when a field changes its meaning; older records are then refused, not guessed at
@@ -236,16 +236,12 @@ def _plain(value: object) -> object:
 
 def _write(path: Path, text: str) -> None:
     """Write aside in the same folder, then rename."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(path)
+        write_text(path, text)
     except OSError as error:
         raise CheckpointError(
             f"result {path}: could not be saved ({error}); free the disk or choose another folder"
         ) from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> str:

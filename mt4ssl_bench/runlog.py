@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mt4ssl_bench.distributed import World
 from mt4ssl_bench.errors import TrainingError
+from mt4ssl_bench.files import write_text
 
 
 class Window:
@@ -76,12 +77,9 @@ def trim(path: Path, step: int) -> None:
 
 def replace(path: Path, text: str) -> None:
     """Write a text file, completely or not at all; raises TrainingError when the disk does not take it."""
-    aside = path.with_name(f".{path.name}.partial")
     try:
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(path)
+        write_text(path, text)
     except OSError as error:
-        aside.unlink(missing_ok=True)
         raise TrainingError(f"{path}: could not be written ({error}); what was there is untouched") from error
 
 

@@ -17,6 +17,7 @@ from mt4ssl_bench import audio
 from mt4ssl_bench.console import progress
 from mt4ssl_bench.corpus import Corpus, write_info
 from mt4ssl_bench.errors import CorpusError
+from mt4ssl_bench.files import write_text, written
 from mt4ssl_bench.shards import LABELS, Shards
 
 LOGGER = logging.getLogger(__name__)
@@ -74,9 +75,7 @@ def _claim(out: Path, plan: dict[str, Any]) -> None:
     elif any(out.iterdir()):
         raise CorpusError(f"{out}: not empty; choose another --out")
     else:
-        aside = out / f".shards.{os.getpid()}.json"
-        aside.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
-        aside.replace(file)
+        write_text(file, json.dumps(plan, indent=1) + "\n")
 
 
 def _write_split(cuts: Sequence[Any], out: Path, labels: Labels | None, *, size: int, title: str) -> list[str]:
@@ -94,17 +93,16 @@ def _write_split(cuts: Sequence[Any], out: Path, labels: Labels | None, *, size:
         def work(number: int) -> tuple[list[tuple[str, float]], list[int]]:
             return _write_shard([cuts[place] for place in parts[number].tolist()], out, labels, number)
 
-        for number, (written, stored) in enumerate(pool.map(work, range(len(parts)))):
-            durations += [seconds for _, seconds in written]
-            counts.append(len(written))
+        for number, (made, stored) in enumerate(pool.map(work, range(len(parts)))):
+            durations += [seconds for _, seconds in made]
+            counts.append(len(made))
             sizes.append(stored)
-            if len(written) < len(parts[number]):
-                kept = {name for name, _ in written}
+            if len(made) < len(parts[number]):
+                kept = {name for name, _ in made}
                 left_out += [name for place in parts[number].tolist() if (name := cuts[place].id) not in kept]
             advance(len(parts[number]), "")
-    aside = out / f".index.{os.getpid()}.npz"
-    np.savez(aside, durations=np.array(durations), counts=np.array(counts), bytes=np.array(sizes))
-    aside.replace(out / "index.npz")
+    with written(out / "index.npz") as file:
+        np.savez(file, durations=np.array(durations), counts=np.array(counts), bytes=np.array(sizes))
     return left_out
 
 
@@ -133,5 +131,5 @@ def _write_shard(
     if not manifest.exists():  # nothing could be read
         return [], [0] * len(fields)
     with gzip.open(manifest) as lines:
-        written = [(raw["id"], raw["duration"]) for raw in map(json.loads, lines)]
-    return written, [(out / f"{field}.{number:06d}.tar").stat().st_size for field in fields]
+        made = [(raw["id"], raw["duration"]) for raw in map(json.loads, lines)]
+    return made, [(out / f"{field}.{number:06d}.tar").stat().st_size for field in fields]

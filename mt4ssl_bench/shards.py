@@ -9,15 +9,15 @@ import tarfile
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, overload
+from typing import IO, Any
 
 import numpy as np
 
-from mt4ssl_bench.cuts import DAMAGE
+from mt4ssl_bench.cuts import DAMAGE, Lazy
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.order import STREAMS, WINDOW
 
@@ -26,7 +26,7 @@ TRIES, PAUSE, TIMEOUT = 3, 1.0, 60.0  # of a download: attempts, and seconds bet
 LABELS = "labels"  # the field of a cut that carries its labels
 
 
-class Shards(Sequence[Any]):
+class Shards(Lazy):
     """One split's cuts in shards, each with its audio in memory; a shard is fetched when one of its cuts is asked for.
 
     Attributes:
@@ -50,14 +50,8 @@ class Shards(Sequence[Any]):
     def __len__(self) -> int:
         return len(self.durations)
 
-    @overload
-    def __getitem__(self, place: int) -> Any: ...  # noqa: ANN401 - lhotse ships no types
-    @overload
-    def __getitem__(self, place: slice) -> list[Any]: ...
-    def __getitem__(self, place: int | slice) -> Any:
-        if isinstance(place, slice):
-            return [self[i] for i in range(*place.indices(len(self)))]
-        place = range(len(self))[place]
+    def at(self, place: int) -> Any:  # noqa: ANN401 - lhotse ships no types
+        """See Lazy.at."""
         shard = int(self.shards[place])
         return _shard(self.where, shard, tuple(self._bytes[shard].tolist())).cut(place - int(self._starts[shard]))
 

@@ -255,7 +255,7 @@ def _remove_unused(root: Path, entry: Entry) -> bool:
 
 def _remove(file: Path) -> None:
     """Remove the index first: values without one count for nothing."""
-    for suffix in (".index", ".index.partial", ".index.new", ".bin"):
+    for suffix in (".index", ".index.partial", ".bin"):
         file.with_suffix(suffix).unlink(missing_ok=True)
     with suppress(OSError):  # not empty
         file.parent.rmdir()

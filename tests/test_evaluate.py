@@ -5,10 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mt4ssl_bench import results
+from mt4ssl_bench import features, results
 from mt4ssl_bench.corpus import Corpus
-from mt4ssl_bench.downstream import estimate as dry_run
-from mt4ssl_bench.downstream import evaluate as job
 from mt4ssl_bench.downstream.estimate import estimate
 from mt4ssl_bench.downstream.evaluate import evaluate
 from mt4ssl_bench.downstream.plan import plan
@@ -41,8 +39,7 @@ class Spectrum:
 @pytest.fixture
 def upstreams(monkeypatch: pytest.MonkeyPatch) -> dict[str, Spectrum]:
     made = {"good": Spectrum("good"), "broken": Spectrum("broken", broken=True)}
-    for module in (job, dry_run):
-        monkeypatch.setattr(module, "load_upstream", lambda name, device: made[name])  # noqa: ARG005
+    monkeypatch.setattr(features, "load_upstream", lambda name, device: made[name])  # noqa: ARG005
     return made
 
 

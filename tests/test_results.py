@@ -213,10 +213,10 @@ def test_a_failed_save_leaves_the_old_record_whole(tmp_path: Path, monkeypatch: 
     path = results.save(old, [a_hypothesis()], tmp_path)
     before = path.read_bytes()
 
-    def full_disk(*_: object, **__: object) -> int:
+    def full_disk(*_: object) -> Path:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full_disk)
+    monkeypatch.setattr(Path, "replace", full_disk)
     with pytest.raises(CheckpointError, match=r"could not be saved .*no space"):
         results.save(dataclasses.replace(old, device="cuda"), [], tmp_path)
     assert path.read_bytes() == before

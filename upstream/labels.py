@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mt4ssl_bench.errors import CheckpointError
+from mt4ssl_bench.files import write_text
 
 FORMAT = 1
 AGAIN = 'run "mt4ssl-bench kmeans" again'
@@ -93,7 +94,7 @@ class LabelStore:
     def report(self, values: Mapping[str, float]) -> "LabelStore":
         """Add what has been measured of the labels to labels.json; returns the store opened again."""
         info = replace(self.info, report={**self.info.report, **values})
-        _write(self.folder / "labels.json", info)
+        _write_info(self.folder, info)
         return LabelStore(self.folder)
 
     def check(self, digest: str, clusters: int) -> "LabelStore":
@@ -166,7 +167,7 @@ def write_labels(
     if centres is not None:
         np.save(aside / "centres.npy", centres)
     (aside / "ids.txt").write_text("\n".join(ids), encoding="utf-8")
-    _write(aside / "labels.json", replace(info, frames=offsets[-1]))
+    _write_info(aside, replace(info, frames=offsets[-1]))
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
     return LabelStore(folder)
@@ -177,7 +178,5 @@ def _write_header(out: IO[bytes], count: int) -> None:
     np.lib.format.write_array_header_1_0(out, header)
 
 
-def _write(file: Path, info: LabelInfo) -> None:
-    aside = file.with_name(f".{file.name}.{os.getpid()}")
-    aside.write_text(json.dumps(asdict(info), indent=1) + "\n", encoding="utf-8")
-    aside.replace(file)
+def _write_info(folder: Path, info: LabelInfo) -> None:
+    write_text(folder / "labels.json", json.dumps(asdict(info), indent=1) + "\n")
