@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mt4ssl_bench.upstream import frontend as module
 from mt4ssl_bench.upstream.config import FrontendConfig
 from mt4ssl_bench.upstream.frontend import STRIDES, Frontend, frame_count, frame_counts, normalize
 
@@ -16,8 +17,12 @@ def plain(frontend: Frontend, waveforms: Tensor) -> Tensor:
     return x.transpose(1, 2)
 
 
+@pytest.mark.parametrize("tile", [1, 160, 2**20])  # windows at a time: one, ten, all
 @pytest.mark.parametrize("samples", [400, 401, 719, 720, 8_000, 8_123])
-def test_outputs_and_gradients_equal_torch_convolutions(samples: int) -> None:
+def test_outputs_and_gradients_equal_torch_convolutions(
+    samples: int, tile: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TILE", tile)
     torch.manual_seed(0)
     frontend = Frontend(FrontendConfig(channels=8), dim=8).double()
     waveforms = torch.randn(2, samples, dtype=torch.float64)

@@ -4,6 +4,7 @@ Shapes: B batch, N samples, T frames, C channels, D encoder dimension, K kernel.
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ STRIDES = (5, 2, 2, 2, 2, 2, 2)
 STRIDE = math.prod(STRIDES)  # 320 samples: one frame per 20 ms at 16 kHz
 RECEPTIVE_FIELD = 400  # samples that one frame sees
 EPS = 1e-5
+TILE = 2**20  # numbers (4 MB) that a CPU has between LayerNorm and product at a time
 
 
 def frame_count(samples: int) -> int:
@@ -38,31 +40,51 @@ class _NormedConv(torch.autograd.Function):
     """LayerNorm, GELU, then a convolution of stride 2 and kernel 2 or 3 over (B, T, C), as products over views.
 
     The first two taps of every window lie side by side in memory: (B, T, C) seen as (B, T/2, 2C). The third is every
-    second frame. So the convolution is one product, or two, without a copy; the backward pass likewise. Of the three
-    large tensors only the first is kept; LayerNorm and GELU, cheap beside the products, are computed again.
+    second frame. So the convolution is one product, or two, without a copy; the backward pass likewise. On a CPU some
+    hundred windows are made at a time, so that what lies between LayerNorm and product stays in its cache. Only x is
+    kept for the backward pass; LayerNorm and GELU, cheap beside the products, are computed again.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, bias: Tensor, weight: Tensor) -> Tensor:  # noqa: ANN401 - autograd's context has no type
         ctx.save_for_backward(x, gain, bias, weight)
-        h = F.gelu(F.layer_norm(_full(x), x.shape[-1:], gain, bias, EPS)).to(x.dtype)
-        pairs, two, count = _pairs(h, weight)
-        y = torch.bmm(pairs, two.expand(len(x), -1, -1))  # (B, T', O)
-        if weight.shape[2] == 3:
-            y.baddbmm_(h[:, 2 : 2 * count + 1 : 2], weight[:, :, 2].t().expand(len(x), -1, -1))
+        pairs, last = _taps(weight)
+        y = x.new_empty(len(x), _windows(x, weight), len(weight))
+        for rows, first, end in _tiles(y, x.shape[2]):
+            part, out = _frames(x[rows], first, end, weight), y[rows, first:end]
+            h = F.gelu(F.layer_norm(_full(part), x.shape[-1:], gain, bias, EPS)).to(x.dtype)
+            torch.bmm(_side_by_side(h, end - first), pairs.expand(len(h), -1, -1), out=out)
+            if last is not None:
+                out.baddbmm_(h[:, 2::2], last.expand(len(h), -1, -1))
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:  # noqa: ANN401
         x, gain, bias, weight = ctx.saved_tensors
-        full = _full(x)
-        normed, mean, rstd = torch.native_layer_norm(full, x.shape[-1:], gain, bias, EPS)
-        grad_h, grad_weight = _conv_backward(F.gelu(normed).to(x.dtype), weight, grads[0].contiguous())
-        grad_normed = torch.ops.aten.gelu_backward(grad_h.to(full.dtype), normed)
-        grad_x, grad_gain, grad_bias = torch.ops.aten.native_layer_norm_backward(
-            grad_normed, full, x.shape[-1:], mean, rstd, gain, bias, [True, True, True]
-        )
-        return grad_x.to(x.dtype), grad_gain, grad_bias, grad_weight
+        grad_y, (pairs, last) = grads[0].contiguous(), _taps(weight)
+        grad_x = torch.zeros_like(x)
+        grad_gain, grad_bias = torch.zeros_like(gain), torch.zeros_like(bias)
+        grad_taps = [torch.zeros_like(tap, dtype=gain.dtype) for tap in (pairs, last) if tap is not None]
+        for rows, first, end in _tiles(grad_y, x.shape[2]):
+            part, grad = _frames(x[rows], first, end, weight), grad_y[rows, first:end]
+            full = _full(part)
+            normed, mean, rstd = torch.native_layer_norm(full, x.shape[-1:], gain, bias, EPS)
+            h = F.gelu(normed).to(x.dtype)
+            grad_h = torch.zeros_like(h)
+            torch.bmm(grad, pairs.t().expand(len(h), -1, -1), out=_side_by_side(grad_h, end - first))
+            grad_taps[0] += torch.bmm(_side_by_side(h, end - first).transpose(1, 2), grad).sum(0)
+            if last is not None:
+                grad_h[:, 2::2].baddbmm_(grad, last.t().expand(len(h), -1, -1))
+                grad_taps[1] += torch.bmm(h[:, 2::2].transpose(1, 2), grad).sum(0)
+            grad_normed = torch.ops.aten.gelu_backward(grad_h.to(full.dtype), normed)
+            found = torch.ops.aten.native_layer_norm_backward(
+                grad_normed, full, x.shape[-1:], mean, rstd, gain, bias, [True, True, True]
+            )
+            _frames(grad_x[rows], first, end, weight).add_(found[0])  # neighbouring tiles share a frame
+            grad_gain += found[1]
+            grad_bias += found[2]
+        grad_weight = torch.cat(grad_taps).view(weight.shape[2], -1, len(weight)).permute(2, 1, 0)  # (O, C, K)
+        return grad_x, grad_gain, grad_bias, grad_weight.to(weight.dtype)
 
 
 def _full(x: Tensor) -> Tensor:
@@ -70,29 +92,32 @@ def _full(x: Tensor) -> Tensor:
     return x.float() if x.dtype in {torch.float16, torch.bfloat16} else x
 
 
-def _conv_backward(h: Tensor, weight: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the gradients of the convolution's input (B, T, C) and weight (O, C, K), given that of its output."""
-    out, channels, kernel = weight.shape
-    pairs, two, count = _pairs(h, weight)
-    grad_h = torch.empty_like(h)
-    grad_h[:, 2 * count :] = 0
-    target = grad_h[:, : 2 * count].view(len(h), count, 2 * channels)
-    torch.bmm(grad, two.t().expand(len(h), -1, -1), out=target)
-    grad_two = torch.bmm(pairs.transpose(1, 2), grad).sum(0)  # (2C, O)
-    grad_weight = torch.empty_like(weight)
-    grad_weight[:, :, :2] = grad_two.view(2, channels, out).permute(2, 1, 0)
-    if kernel == 3:
-        grad_h[:, 2 : 2 * count + 1 : 2].baddbmm_(grad, weight[:, :, 2].expand(len(h), -1, -1))
-        grad_weight[:, :, 2] = torch.bmm(grad.transpose(1, 2), h[:, 2 : 2 * count + 1 : 2]).sum(0)
-    return grad_h, grad_weight
+def _taps(weight: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return the first two taps of a weight (O, C, K) as (2C, O), and the third as (C, O) where there is one."""
+    first, second, *third = weight.permute(2, 1, 0)
+    return torch.cat([first, second]), third[0] if third else None
 
 
-def _pairs(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Return x as windows of two frames (B, T', 2C), the weight's first two taps as (2C, O), and T'."""
-    out, channels, kernel = weight.shape
-    count = (x.shape[1] - kernel) // 2 + 1
-    pairs = x[:, : 2 * count].view(len(x), count, 2 * channels)
-    return pairs, weight[:, :, :2].permute(2, 1, 0).reshape(2 * channels, out), count
+def _windows(x: Tensor, weight: Tensor) -> int:
+    return (x.shape[1] - weight.shape[2]) // 2 + 1
+
+
+def _frames(x: Tensor, first: int, end: int, weight: Tensor) -> Tensor:
+    """Return the frames of x (B, T, C) that the windows first ... end - 1 cover."""
+    return x[:, 2 * first : 2 * end + weight.shape[2] - 2]
+
+
+def _side_by_side(x: Tensor, count: int) -> Tensor:
+    """Return x (B, T, C) as `count` windows of two frames (B, count, 2C)."""
+    return x[:, : 2 * count].view(len(x), count, 2 * x.shape[2])
+
+
+def _tiles(y: Tensor, channels: int) -> Iterator[tuple[slice, int, int]]:
+    """Yield (rows, first window, end) that together cover an output (B, T', O): all at once but on a CPU."""
+    rows, windows = (1, max(1, TILE // (2 * channels))) if y.is_cpu else (len(y), y.shape[1])
+    for row in range(0, len(y), rows):
+        for first in range(0, y.shape[1], windows):
+            yield slice(row, row + rows), first, min(first + windows, y.shape[1])
 
 
 class Frontend(nn.Module):
