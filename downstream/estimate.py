@@ -18,7 +18,8 @@ from mt4ssl_bench.feature_file import Header
 from mt4ssl_bench.features import Upstream, load_each, pick_device
 from mt4ssl_bench.passes import Pass
 from mt4ssl_bench.results import Result
-from mt4ssl_bench.store import entries, header_of
+from mt4ssl_bench.store import GIB, entries, header_of
+from mt4ssl_bench.tuning import check_trainable
 
 PROBE_SECONDS = 20.0  # audio on which the speed of a pass is measured
 
@@ -28,16 +29,19 @@ class PlannedRow:
     """One row: its record where there is one, else the updates and heads that training it takes."""
 
     upstream: str
-    recipe: str
+    job: Job
     record: Result | None
-    updates: int
-    heads: int
 
     @property
     def about(self) -> str:
         """Return what would be done."""
         if self.record is None:
-            return f"to do: {self.updates} updates of {self.heads} heads at once"
+            config = self.job.config
+            count = len(rates(config)) * len(config.seeds)
+            if config.mode == "frozen":
+                return f"to do: {config.steps} updates of {count} heads at once"
+            heard = config.steps * config.accumulate * config.tune.batch_seconds / 3600
+            return f"to do: {config.steps} updates of the model, {count} times; {heard:.3g} h of audio each"
         score = self.record.metrics[self.record.main_metric]
         return f"has a record: {self.record.main_metric.upper()} {score.value:.2f} %"
 
@@ -80,12 +84,15 @@ def estimate(
         missing = []
         for job in jobs:
             record = results.find(out, job.key(model))
-            heads = len(rates(job.config)) * len(job.config.seeds)
-            found.rows.append(
-                PlannedRow(upstream=model.name, recipe=job.recipe, record=record, updates=job.config.steps, heads=heads)
-            )
-            if record is None and job.config.mode == "frozen":
+            if record is None and job.config.mode == "finetune":
+                try:
+                    check_trainable(model)
+                except BenchError as error:
+                    failed(f"{model.name}, {job.recipe}", error)
+                    continue
+            elif record is None:
                 missing.append(job)  # fine-tuning keeps no features
+            found.rows.append(PlannedRow(upstream=model.name, job=job, record=record))
         _add_passes(found, model, missing, kept)
     found.free = shutil.disk_usage(_existing(kept)).free
     return found
@@ -103,10 +110,20 @@ def _add_passes(found: Estimate, model: Upstream, jobs: Sequence[Job], store: Pa
                 continue
             there.add(_pass_key(header))
             speed = speed or _speed(model, cuts)
-            heard = work.seconds(cuts)
+            heard, need = work.seconds(cuts), work.rows(cuts) * header.row_bytes
+            if need > job.config.store.limit_gb * GIB:  # computed on the fly, again in every epoch
+                heard, need = heard * _times(job, role, len(cuts)), 0
             found.hours += heard / 3600
             found.seconds += heard / speed
-            found.bytes += work.rows(cuts) * header.row_bytes
+            found.bytes += need
+
+
+def _times(job: Job, role: str, utterances: int) -> float:
+    """Return how often training reads a split."""
+    config = job.config
+    if role == "train":
+        return config.steps * config.accumulate * config.batch / max(utterances, 1)
+    return config.steps / config.validate_every if role == "valid" else 1.0
 
 
 def _pass_key(header: Header) -> tuple[object, ...]:

@@ -66,13 +66,15 @@ def _fill(
             LOGGER.info("%s, %s: already evaluated", model.name, job.recipe)
             outcome.reused += 1
         outcome.results.append(existing or _run(model, source, job, out, store, device))
-    except (BenchError, RuntimeError, MemoryError, OSError) as error:
+    except Exception as error:  # noqa: BLE001 - whatever one row meets, the others go on
         _report(outcome, f"{model.name}, {job.recipe}", error)
 
 
 def _report(outcome: Outcome, row: str, error: Exception) -> None:
     LOGGER.debug("failed", exc_info=error)
-    outcome.failures.append(f"{row}: {(str(error).splitlines() or [type(error).__name__])[0]}")
+    reason = (str(error).splitlines() or [""])[0]
+    kind = "" if reason and isinstance(error, BenchError | RuntimeError | OSError) else f"{type(error).__name__}: "
+    outcome.failures.append(f"{row}: {kind}{reason}")
     LOGGER.error("%s", outcome.failures[-1])
 
 

@@ -26,6 +26,7 @@ class Phoneme(CTCTask):
     metric: ClassVar[str] = "per"
     version: ClassVar[int] = 1
     needs: ClassVar[str] = "phones"
+    unit_kinds: ClassVar[tuple[str, ...]] = ("phonemes",)
 
     def __init__(self, config: TaskConfig) -> None:
         super().__init__(config)

@@ -8,7 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from mt4ssl_bench import results
-from mt4ssl_bench.config import load, read_recipe, recipe_names, to_dict
+from mt4ssl_bench.config import (
+    AT_LEAST_1,
+    NOT_NEGATIVE,
+    POSITIVE,
+    PROBABILITY,
+    SHARE,
+    SHARES,
+    Bound,
+    check_bounds,
+    load,
+    read_recipe,
+    recipe_names,
+    to_dict,
+)
 from mt4ssl_bench.corpus import Corpus, phones_of, speaker_of, text_of
 from mt4ssl_bench.downstream.task import TASKS, DecodeConfig, Task, TaskConfig, rates
 from mt4ssl_bench.errors import ConfigError, CorpusError
@@ -20,6 +33,16 @@ ROLES = ("train", "valid", "test")
 FIELDS: Mapping[str, Callable[[Any], str]] = {"text": text_of, "phones": phones_of, "speaker": speaker_of}
 UNREAD = {"frozen": ("mode", "tune"), "finetune": ("head", "store", "batch", "crops", "patience")}  # by mode
 NAMED = 3  # examples in a message
+BOUNDS: Mapping[Bound, str] = {
+    AT_LEAST_1: "steps batch accumulate validate_every crops vocabulary head.projection head.hidden head.lstm_layers "
+    "decode.beam tune.time_length tune.channel_length",
+    POSITIVE: "tune.batch_seconds tune.head_lr decode.threshold",
+    NOT_NEGATIVE: "clip_norm patience crop_seconds test_crop_seconds store.limit_gb tune.freeze_updates "
+    "tune.final_scale tune.workers tune.cache_hours",
+    PROBABILITY: "head.dropout tune.dropout tune.attention_dropout tune.activation_dropout tune.layer_drop",
+    SHARE: "tune.time_prob tune.channel_prob",
+    SHARES: "tune.phases",
+}
 
 
 @dataclass(frozen=True)
@@ -89,11 +112,14 @@ def plan(name: str, corpus: Corpus, overrides: Sequence[str] = (), limit: int | 
         train = corpus.info.splits.get("train")
         recipe = name if train and train.hours >= FULL_HOURS else f"{name}_tiny"
     config = load(TaskConfig, _task_recipe(recipe), overrides)
-    TASKS.get(config.task)
-    if config.steps < 1 or config.batch < 1:
-        raise ConfigError(f"recipe {recipe}: steps={config.steps}, batch={config.batch}; expected at least 1")
-    if not config.seeds or len(set(config.seeds)) < len(config.seeds):
-        raise ConfigError(f"recipe {recipe}: seeds={list(config.seeds)}; expected one or several different numbers")
+    check_bounds(config, BOUNDS)
+    if not config.seeds or len(set(config.seeds)) < len(config.seeds) or min(config.seeds) < 0:
+        raise ConfigError(f"seeds={list(config.seeds)}: expected one or several different numbers from 0")
+    kinds = TASKS.get(config.task).unit_kinds
+    if kinds and config.units not in kinds:
+        raise ConfigError(f"units={config.units}: task '{config.task}' predicts {' or '.join(kinds)}")
+    if config.lexicon and "phonemes" not in kinds:
+        raise ConfigError(f"lexicon={config.lexicon}: task '{config.task}' has no phones, only decode.lexicon")
     rates(config)
     comparable(config)  # its files must be there
     job = Job(Path(recipe).stem, config, corpus, limit)  # a recipe file is known by its name, wherever it lies
@@ -115,7 +141,7 @@ def named(names: Sequence[str]) -> str:
 def _task_recipe(recipe: str) -> str:
     known = [name for name in recipe_names() if "task" in read_recipe(name)]
     if not recipe.endswith((".yaml", ".yml")) and recipe not in known:
-        raise ConfigError(f"unknown task '{recipe}'; {hint(recipe, [*TASKS, *known])}")
+        raise ConfigError(f"unknown task '{recipe}'; {hint(recipe, {*TASKS, *known})}")
     return recipe
 
 

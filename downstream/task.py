@@ -121,6 +121,7 @@ class Task(ABC):
     metric: ClassVar[str]
     version: ClassVar[int]
     needs: ClassVar[str]
+    unit_kinds: ClassVar[tuple[str, ...]] = ()  # what the recipe's `units` may be; none where it is not read
     pooled: ClassVar[bool] = False  # reads means over time instead of frames
 
     def __init__(self, config: TaskConfig) -> None:

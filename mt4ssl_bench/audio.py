@@ -15,7 +15,12 @@ from mt4ssl_bench.errors import CorpusError
 RATE = 16_000
 SHORT = 0.1  # seconds by which a compressed file may fall short of its header
 FULL = 0.999  # of full scale: where a clipped sample stands
-SUFFIXES = frozenset({".flac", ".wav", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au"})
+SUFFIXES = frozenset(  # what libsndfile reads, as it is named in corpora
+    {".flac", ".wav", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".sph", ".nist", ".w64", ".rf64", ".caf"}
+)
+OTHER = frozenset({".m4a", ".aac", ".mp4", ".wma", ".webm", ".amr", ".ape", ".mka"})  # audio that it does not
+
+UNREADABLE = (soundfile.LibsndfileError, OSError, RuntimeError, UnicodeEncodeError)
 
 Samples = NDArray[np.float32]
 
@@ -40,7 +45,7 @@ def read_file(path: Path, *, start: int = 0, count: int = -1) -> Samples:
 def _read(file: Path | io.BytesIO, name: object, start: int, count: int) -> Samples:
     try:
         samples, rate = soundfile.read(file, start=start, frames=count, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
+    except UNREADABLE as error:
         raise CorpusError(f"{name}: {_reason(file, error)}") from None
     if not len(samples) or len(samples) < count - SHORT * rate:
         raise CorpusError(f"{name}: truncated or changed: {len(samples)} samples from {start}, not {max(count, 1)}")
@@ -56,7 +61,7 @@ def probe(path: Path) -> tuple[int, int, int]:
     """Return a file's (frames, sample rate, channels) from its header; raises CorpusError when there is none."""
     try:
         info = soundfile.info(path)
-    except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
+    except UNREADABLE as error:
         raise CorpusError(f"{path}: {_reason(path, error)}") from None
     if info.frames <= 0:
         raise CorpusError(f"{path}: holds no samples")
@@ -96,7 +101,7 @@ def examine(path: Path, *, start: int = 0, count: int = -1) -> Signal:
                 square += float(np.einsum("nc,nc->", block, block, dtype=np.float64))
                 total += float(block.sum(dtype=np.float64))
                 run = max(run, _longest_run(loud.max(axis=1) == 0))
-    except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
+    except UNREADABLE as error:
         raise CorpusError(f"{path}: {_reason(path, error)}") from None
     values = max(frames * channels, 1)
     return Signal(
@@ -135,4 +140,6 @@ def _resampler(rate: int) -> Any:  # noqa: ANN401 - torchaudio ships no types
 def _reason(file: Path | io.BytesIO, error: Exception) -> str:
     if isinstance(file, Path) and not file.exists():
         return "no such file"
+    if isinstance(error, UnicodeEncodeError):
+        return "its name is not in the system's encoding; rename it"
     return f"unreadable audio ({str(error).split(': ')[-1].rstrip('.')})"

@@ -39,6 +39,11 @@ def load(path: Path) -> dict[str, Any]:
     try:
         payload = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # noqa: BLE001 - a damaged file fails in many ways, all meaning the same to the user
+        if "weights_only" in str(error):
+            raise CheckpointError(
+                f"{path}: holds objects, not tensors and plain containers alone, and none is ever built; "
+                "'mt4ssl-bench convert' reads the tensors of other people's checkpoints"
+            ) from None
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise CheckpointError(f"{path}: truncated, damaged or not a checkpoint of tensors ({reason})") from None
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:

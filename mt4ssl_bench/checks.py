@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 
@@ -34,8 +34,8 @@ class Rules:
         self.fields = fields
         self.found = Collector()
         self.sizes: Counter[str] = Counter()
-        self.seconds: dict[str, float] = {}
-        self.rates: dict[str, Counter[int]] = {}
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.rates: defaultdict[str, Counter[int]] = defaultdict(Counter)
         self.speakers: dict[str, Counter[str]] = {}
         self._symbols: dict[tuple[str, str], dict[str, str]] = {}  # (kind, split) -> symbol -> its first utterance
         self._ids: set[bytes] = set()
@@ -45,8 +45,8 @@ class Rules:
     def add(self, split: str, row: Row) -> None:
         """Take one utterance of `split`."""
         self.sizes[split] += 1
-        self.seconds[split] = self.seconds.get(split, 0.0) + row.duration
-        self.rates.setdefault(split, Counter())[row.rate] += 1
+        self.seconds[split] += row.duration
+        self.rates[split][row.rate] += 1
         if row.speaker:
             self.speakers.setdefault(split, Counter())[row.speaker] += 1
         self._content(split, row)
@@ -61,6 +61,11 @@ class Rules:
                 self.found.add(f"no_{field}", split, row.id)
         self._shape(split, row)
         self._text(split, row)
+
+    def lose(self, split: str, reason: str, count: int) -> None:
+        """Take `count` utterances of `split` of which nothing is known but the reason."""
+        self.sizes[split] += 0  # so that a split that is lost is no split that is missing
+        self.found.add("unreadable", split, reason, count=count)
 
     def _content(self, split: str, row: Row) -> None:
         if not row.content:

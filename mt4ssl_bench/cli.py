@@ -1,6 +1,7 @@
 """The mt4ssl-bench command: thin commands over the jobs; nothing heavy is imported before a command runs."""
 
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -151,7 +152,7 @@ def evaluate(
         print_sweeps(outcome.results)
         print_leaderboard(out, Format.TABLE)
     for failure in outcome.failures:
-        stderr.print(f"failed: {escape(failure)}", highlight=False)
+        stderr.print(f"failed: {escape(failure)}", highlight=False, soft_wrap=True)
     if outcome.failures:
         raise typer.Exit(1)
 
@@ -196,6 +197,8 @@ def list_names(
 
 def main() -> None:
     """Run the command line: one line and exit code 2 for a user's error, 130 for an interruption."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files that a terminal cannot show
     try:
         code = app(standalone_mode=False)  # a command's exit code; typer makes 130 of Ctrl-C
     except BenchError as error:

@@ -1,5 +1,6 @@
 """The command line's other sources: prepare fairseq, lhotse and hf; nothing heavy is imported before a command runs."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,24 @@ from mt4ssl_bench.cli_corpora import prepare as prepare  # noqa: PLC0414 - with 
 from mt4ssl_bench.console import stdout
 
 Splits = Annotated[list[str], typer.Argument(metavar="SPLIT=PATH...", help="For example train=data/train.tsv.")]
+
+
+def read_splits(given: Iterable[str]) -> dict[str, Path]:
+    """Return "train=PATH" arguments as a table; raises ConfigError for anything else, CorpusError for no such path."""
+    from mt4ssl_bench.errors import ConfigError, CorpusError
+    from mt4ssl_bench.manifest import SPLIT_NAME
+
+    splits: dict[str, Path] = {}
+    for one in given:
+        name, equals, path = one.partition("=")
+        if not equals or not path or not SPLIT_NAME.fullmatch(name):
+            raise ConfigError(f"'{one}': expected SPLIT=PATH, for example train=data/train.tsv")
+        if not Path(path).exists():
+            raise CorpusError(f"{path}: no such file or folder")
+        splits[name] = Path(path)
+    if not splits:
+        raise ConfigError("no split named; expected SPLIT=PATH, for example train=data/train.tsv")
+    return splits
 
 
 @prepare.command("fairseq")
@@ -27,24 +46,25 @@ def prepare_fairseq(
 
     Example: mt4ssl-bench prepare fairseq train=data/train.tsv valid=data/dev_other.tsv --out corpora/mine
     """
-    from mt4ssl_bench.exchange import fairseq, fairseq_labels, read_splits
+    from mt4ssl_bench.errors import ConfigError
+    from mt4ssl_bench.exchange import fairseq, fairseq_labels
     from mt4ssl_bench.prepare import prepare_rows
 
     files = read_splits(splits)
+    labels = list(fairseq_labels(files))  # all are read before anything is written
+    least = max((int(values.max()) + 1 for _, values in labels if len(values)), default=0)
+    if clusters and clusters < least:
+        raise ConfigError(f"--clusters {clusters}: the .km files hold label {least - 1}; expected {least} or more")
     corpus = prepare_rows(
         fairseq(files), out, source=next(iter(files.values())), partial=partial, lexicon=lexicon or (),
         phones_from=".phn", name=name, licence=licence,
     )  # fmt: skip
     show_corpus(corpus)
-    labels = list(fairseq_labels(files))
     if labels:
-        import numpy as np
-
         from mt4ssl_bench.upstream.labels import LabelInfo, write_labels
 
-        highest = max(max(values, default=0) for _, values in labels) + 1
-        info = LabelInfo(digest=corpus.info.digest, clusters=clusters or highest, features="fairseq .km")
-        store = write_labels(out / "labels-km", info, ((key, np.array(values)) for key, values in labels))
+        info = LabelInfo(digest=corpus.info.digest, clusters=clusters or least, features="fairseq .km")
+        store = write_labels(out / "labels-km", info, labels)
         stdout.print(f"  labels: targets.offline.labels={store.folder} targets.offline.clusters={info.clusters}")
 
 
@@ -60,11 +80,13 @@ def prepare_lhotse(
 ) -> None:
     """Lhotse's cuts (.jsonl.gz), supervisions with their recordings beside them, or a Shar folder, for each split.
 
-    Whatever 'lhotse prepare' writes (100 corpora and more) is taken so. The audio of Shar goes to <out>/audio.
+    Whatever 'lhotse prepare' writes (100 corpora and more) is taken so.
+
+    <out>/audio gets the audio of Shar and, as FLAC, of cuts that take some of a file's channels or change its speed.
 
     Example: mt4ssl-bench prepare lhotse train=cuts_train.jsonl.gz test=shar/test --out corpora/mine
     """
-    from mt4ssl_bench.exchange import lhotse, read_splits
+    from mt4ssl_bench.exchange import lhotse
     from mt4ssl_bench.prepare import prepare_rows
 
     files = read_splits(splits)

@@ -64,12 +64,12 @@ def shard(
     from mt4ssl_bench.corpus import Corpus
     from mt4ssl_bench.sharding import shard_corpus
 
-    opened, get, about = Corpus.open(corpus), None, None
+    opened, store, about = Corpus.open(corpus), None, None
     if labels is not None:
         from mt4ssl_bench.upstream.labels import LabelStore
 
         store = LabelStore(labels)
-        get, about = store.all_of, asdict(store.info)
+        about = asdict(store.info)
         if store.info.digest != opened.info.digest:
             LOGGER.warning("%s: not made from %s alone; train on all corpora that it was made from", labels, corpus)
-    show_corpus(shard_corpus(opened, out, splits=split or (), size=size, labels=get, about=about))
+    show_corpus(shard_corpus(opened, out, splits=split or (), size=size, labels=store, about=about))

@@ -102,7 +102,7 @@ def print_estimate(upstreams: list[str], tasks: list[str], corpus: Path, **where
     from mt4ssl_bench.downstream.estimate import estimate
 
     found = estimate(upstreams, tasks, corpus, **where)
-    lines = [f"{row.upstream}, {row.recipe}: {row.about}" for row in found.rows]
+    lines = [f"{row.upstream}, {row.job.recipe}: {row.about}" for row in found.rows]
     lines += [f"failed: {failure}" for failure in found.failures]
     lines.append(
         f"audio to pass: {found.hours:.2f} h, about {found.seconds / 60:.1f} min at the speed of a few seconds of it; "

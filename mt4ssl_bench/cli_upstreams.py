@@ -69,7 +69,7 @@ def s3prl(
 ) -> None:
     """Run s3prl's own programs with our upstreams in their hub: a problem (SuperbPR, ...), or else run_downstream.
 
-    Needs the [s3prl] extra.
+    Needs the \\[s3prl] extra.
 
     Example: mt4ssl-bench s3prl -- -m train -u mt4ssl_local -k runs/first/checkpoint.pt -d phone_linear -c config.yaml -n first
     """  # noqa: E501 - the example must stay one line

@@ -13,6 +13,7 @@ from mt4ssl_bench.registry import hint
 from mt4ssl_bench.shards import Shards, fetch, is_url
 
 FORMAT = 1
+SCHEMES = ("http:/", "https:/", "s3:/", "gs:/")  # of URLs, as they begin once they were taken for a path
 SID_PREFIX = "sid_"  # splits of their own for speaker tasks, where the plain ones are speaker-disjoint
 
 
@@ -51,12 +52,15 @@ class Corpus:
 
     @classmethod
     def open(cls, path: str | Path) -> "Corpus":
-        """Open the corpus folder `path`; raises CorpusError when it is not one."""
+        """Open the corpus folder `path`, or the URL of one in shards; raises CorpusError when it is not one."""
         if is_url(str(path)):
             where = str(path).rstrip("/")
             return cls(where, _parse(fetch(f"{where}/corpus.json").read(), f"{where}/corpus.json"))
         root = Path(path)
         file = root / "corpus.json"
+        if str(root).startswith(SCHEMES) and not root.is_dir():
+            url = str(root).replace(":/", "://", 1)
+            raise CorpusError(f"corpus {url}: only pretraining reads a URL; copy the shards to a folder and name that")
         if not root.is_dir():
             raise CorpusError(f"corpus {root}: no such folder; 'mt4ssl-bench prepare --help' shows how to make one")
         if not file.is_file():

@@ -3,6 +3,7 @@
 Shapes: T frames, L hidden states, D dimension.
 """
 
+import hashlib
 import json
 import logging
 import shutil
@@ -82,7 +83,7 @@ def extract_features(
     the index. Raises ConfigError for a layer that is not there, BenchError for a full disk or an `out` in other use.
     """
     layer = None if layer is None else _layer(upstream, layer)
-    about = _about(upstream, corpus, layer) | {"dtype": dtype}
+    about = _about(upstream, corpus, cuts, layer) | {"dtype": dtype}
     index, files = out / "index.json", {}
     if index.exists():
         files = _continued(index, about)["files"]
@@ -100,8 +101,9 @@ def extract_features(
             held.clear()
         write_text(index, json.dumps({**about, "files": files}, indent=1) + "\n")
 
+    unreadable: dict[str, str] = {}
     try:
-        for batch in work(cuts, done=files, title=f"extract from {upstream.name}"):
+        for batch in work(cuts, done=files, title=f"extract from {upstream.name}", unreadable=unreadable):
             for name, values in batch:
                 chosen = values.transpose(1, 0, 2) if layer is None else values[:, layer]
                 held[name] = _narrow(chosen, dtype, name)
@@ -128,7 +130,7 @@ def extract_units(
     odd = next((cut.id for cut in cuts if cut.id.split() != [cut.id]), None)
     if odd is not None:
         raise CorpusError(f"utterance id '{odd}': units.txt needs ids without white space; rename it in the manifest")
-    about = _about(upstream, corpus, _layer(upstream, codebook.layer)) | {"collapse": collapse}
+    about = _about(upstream, corpus, cuts, _layer(upstream, codebook.layer)) | {"collapse": collapse}
     index, file, journal = out / "index.json", out / "units.txt", out / "units.partial"
     done: dict[str, str] = {}
     if index.exists():
@@ -137,8 +139,9 @@ def extract_units(
     else:
         write_text(index, json.dumps(about, indent=1) + "\n")
     write_text(journal, "".join(f"{name} {units}\n" for name, units in done.items()))
+    work, unreadable = Pass(upstream), dict[str, str]()
     with journal.open("a", encoding="utf-8") as lines:
-        for batch in Pass(upstream)(cuts, done=set(done), title=f"units from {upstream.name}"):
+        for batch in work(cuts, done=set(done), title=f"units from {upstream.name}", unreadable=unreadable):
             for name, values in batch:
                 units = codebook(torch.from_numpy(np.ascontiguousarray(values[:, codebook.layer])))
                 if collapse:
@@ -146,7 +149,7 @@ def extract_units(
                 done[name] = " ".join(map(str, units.tolist()))
                 lines.write(f"{name} {done[name]}\n")
             lines.flush()
-    write_text(file, "".join(f"{cut.id} {done[cut.id]}\n" for cut in cuts))
+    write_text(file, "".join(f"{cut.id} {done[cut.id]}\n" for cut in cuts if cut.id in done))
     journal.unlink()
     return file
 
@@ -191,7 +194,8 @@ def _layer(upstream: Upstream, layer: int) -> int:
     return layer % upstream.num_layers
 
 
-def _about(upstream: Upstream, corpus: Corpus, layer: int | None) -> dict[str, Any]:
+def _about(upstream: Upstream, corpus: Corpus, cuts: Sequence[Any], layer: int | None) -> dict[str, Any]:
+    ids = hashlib.sha256("\n".join(cut.id for cut in cuts).encode()).hexdigest()[:8]
     return {
         "upstream": upstream.name,
         "fingerprint": upstream.fingerprint,
@@ -200,6 +204,7 @@ def _about(upstream: Upstream, corpus: Corpus, layer: int | None) -> dict[str, A
         "layer": "all" if layer is None else layer,
         "sample_rate": audio.RATE,
         "stride": upstream.stride,
+        "selection": f"{len(cuts)} utterances, {ids}",
     }
 
 

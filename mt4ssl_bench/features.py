@@ -61,6 +61,7 @@ LOADERS: Registry[Loader] = Registry(
     "kind of upstream",
     {
         "checkpoint": "mt4ssl_bench.upstream.expert:load_checkpoint",
+        "mt4ssl": "mt4ssl_bench.upstream.expert:load_default",
         "mt4ssl_local": "mt4ssl_bench.upstream.expert:load_checkpoint",  # the names that register() adds to s3prl's hub
         "mt4ssl_url": "mt4ssl_bench.upstream.expert:load_custom",
         "mt4ssl_custom": "mt4ssl_bench.upstream.expert:load_custom",
@@ -79,7 +80,7 @@ def load_upstream(name: str, *, device: str = "cpu") -> Upstream:
     Raises UpstreamError, ConfigError or CheckpointError for a name that leads nowhere.
     """
     kind, colon, argument = name.partition(":")
-    if colon and kind in list(LOADERS):
+    if kind == "mt4ssl" or (colon and kind in list(LOADERS)):
         return LOADERS.get(kind)(argument, device=device)
     if kind.endswith(".py"):
         return LOADERS.get("file")(name, device=device)
@@ -122,8 +123,8 @@ def pick_device(name: str = "auto") -> str:
 
 def s3prl_names() -> list[str]:
     """Return every upstream name of the installed s3prl; its hub takes some seconds to import."""
-    names: list[str] = s3prl_hub().options(only_registered_ckpt=False)
-    return sorted(names)
+    hub = s3prl_hub()  # whose options() also list classes that it imports for itself
+    return sorted(name for name in hub.options(only_registered_ckpt=False) if inspect.isfunction(getattr(hub, name)))
 
 
 class S3PRLUpstream:
@@ -132,10 +133,11 @@ class S3PRLUpstream:
     def __init__(self, name: str, device: str) -> None:
         hub = s3prl_hub()
         model, _, argument = name.partition(":")
-        if model not in hub.options(only_registered_ckpt=False):
+        names = s3prl_names()
+        if model not in names:
             raise UpstreamError(
                 f"unknown upstream '{model}': no such file or folder, and not in s3prl's hub; "
-                f"{hint(model, [*hub.options(only_registered_ckpt=False), 'random:mt4ssl_tiny'])}"
+                f"{hint(model, {*names, *LOADERS, 'random:mt4ssl_tiny'})}"
             )
         entry = getattr(hub, model)
         options = _entry_options(model, entry, argument)
@@ -211,8 +213,12 @@ def _entry_options(model: str, entry: Callable[..., Any], argument: str) -> dict
         argument = str(beside)
     if (model.endswith("_local") or key == "model_config") and not Path(argument).is_file():
         raise UpstreamError(f"upstream '{model}': no such file '{argument}'; write {model}:<path of a file>")
-    if not argument and model.endswith(("_custom", "_url", "_gdriveid")):
+    takes_checkpoint = model.endswith(("_local", "_custom", "_url", "_gdriveid"))
+    if not argument and takes_checkpoint:
         raise UpstreamError(f"upstream '{model}': needs a checkpoint; write {model}:<path or URL>")
+    if argument and not takes_checkpoint and key == "ckpt":  # the published model would run under the file's name
+        near = hint(f"{model}_local", [name for name in s3prl_names() if name.endswith("_local")])
+        raise UpstreamError(f"upstream '{model}': has weights of its own and takes no '{argument}'; {near}")
     return {key: argument} if argument else {}
 
 
@@ -226,6 +232,11 @@ def _why_not_built(model: str, error: Exception) -> str:
                 f"s3prl could not download {url} ({type(error).__name__}); fetch it some other way and keep it as "
                 f"{file}, or give the path of one that you have to an entry whose name ends in _local ({near})"
             )
+    if model.startswith("hf_"):
+        return (
+            f"s3prl could not build it ({_first_line(error)}); an id of Hugging Face needs the network, "
+            f"the folder of a model that save_pretrained() wrote does not: {model}:<folder>"
+        )
     return f"s3prl could not build it ({_first_line(error)})"
 
 

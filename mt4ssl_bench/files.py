@@ -1,10 +1,14 @@
-"""Files that appear complete or not at all: written aside in the same folder, then renamed."""
+"""Files that appear complete or not at all, written aside and renamed; folders that one process at a time works in."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+from filelock import FileLock, Timeout
+
+PATIENCE = 30.0  # seconds: the loader processes of a run that was killed let go of its folder after some
 
 
 @contextmanager
@@ -26,3 +30,17 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8; see written()."""
     with written(path) as file:
         file.write(text.encode())
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other processes that ask the same out of `folder` during the block; raises TimeoutError where one is in it.
+
+    A process that dies lets go of it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=PATIENCE):
+            yield
+    except Timeout:
+        raise TimeoutError(f"{folder}: another process works there; wait for it, or choose another folder") from None

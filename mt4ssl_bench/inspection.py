@@ -1,6 +1,7 @@
 """A prepared corpus looked at again: every file's header, or every sample; a bad file is counted, never an end."""
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,9 +12,11 @@ from mt4ssl_bench import audio
 from mt4ssl_bench.checks import Rules, in_order
 from mt4ssl_bench.console import progress
 from mt4ssl_bench.corpus import SID_PREFIX, Corpus, phones_of, speaker_of, text_of
+from mt4ssl_bench.cuts import Cuts
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.findings import Report
 from mt4ssl_bench.manifest import DURATION_SLACK, Row, content_of
+from mt4ssl_bench.shards import Shards
 
 CLIPPED = 0.001  # share of samples at full scale
 QUIET = 0.001  # of full scale: -60 dB
@@ -40,7 +43,8 @@ def check_corpus(corpus: Corpus, *, full: bool = False) -> Report:
         for split in splits:
             if not corpus.info.splits[split].utterances:
                 continue
-            cuts = iter(corpus.cuts(split))
+            lost: Counter[str] = Counter()
+            cuts = _readable(corpus.cuts(split), lost)
             while window := list(itertools.islice(cuts, WINDOW)):
                 rows = [row_of(cut) for cut in window]
                 if split.startswith(SID_PREFIX):  # the same utterances again: their files are not looked at twice
@@ -52,7 +56,24 @@ def check_corpus(corpus: Corpus, *, full: bool = False) -> Report:
                     for kind, example in defects:
                         rules.found.add(kind, split, example)
                     advance(1, "")
+            for reason, count in lost.items():
+                rules.lose(split, reason, count)
+                advance(count, "")
     return rules.report()
+
+
+def _readable(cuts: Cuts | Shards, lost: Counter[str]) -> Iterator[Any]:
+    """Yield the cuts, counting by reason in `lost` those of damaged shards."""
+    if not isinstance(cuts, Shards):
+        yield from cuts
+        return
+    for place in range(len(cuts)):
+        try:
+            cut = cuts[place]
+        except CorpusError as error:
+            lost[str(error)] += 1
+        else:
+            yield cut
 
 
 def row_of(cut: Any) -> Row:  # noqa: ANN401 - lhotse ships no types
@@ -60,8 +81,8 @@ def row_of(cut: Any) -> Row:  # noqa: ANN401 - lhotse ships no types
     recording = cut.recording
     whole = abs(cut.duration - recording.duration) < 1 / recording.sampling_rate
     content = str((cut.custom or {}).get("content", ""))
-    if content and not whole and "@" not in content:  # a piece of what was prepared whole
-        content += f"@{cut.start:.3f}+{cut.duration:.3f}"
+    if content and not whole:  # a part of its file, perhaps a piece of what was prepared as one
+        content = f"{content.partition('@')[0]}@{cut.start:.3f}+{cut.duration:.3f}"
     return Row(
         id=cut.id,
         path=Path(str(recording.sources[0].source)) if recording.sources[0].type == "file" else Path(),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.manifest import Row, audio_files
+from mt4ssl_bench.registry import hint
 
 LOGGER = logging.getLogger(__name__)
 
@@ -70,6 +71,8 @@ def librispeech(given: Path, *, train: Sequence[str], valid: Sequence[str], test
         if part not in present:
             raise CorpusError(f"{root}: no {part} in it; it holds {', '.join(present)}; --train names parts")
     for part in (*valid, *test):
+        if part not in LIBRISPEECH_PARTS:
+            raise CorpusError(f"LibriSpeech has no part '{part}'; {hint(part, LIBRISPEECH_PARTS)}")
         if part not in present:
             LOGGER.warning("%s: no %s in it", root, part)
     roles = dict.fromkeys(train, "train") | dict.fromkeys(valid, "valid") | dict.fromkeys(test, "test")

@@ -48,8 +48,8 @@ def open_lexicon(files: Sequence[Path] = ()) -> Lexicon:
         try:
             raw = file.read_bytes()
             lines = raw.decode("utf-8-sig").split("\n")
-        except FileNotFoundError:
-            raise CorpusError(f"lexicon {file}: no such file") from None
+        except OSError as error:
+            raise CorpusError(f"lexicon {file}: {(error.strerror or str(error)).lower()}") from None
         except UnicodeDecodeError as error:
             raise CorpusError(f"lexicon {file}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
         for number, line in enumerate(lines, start=1):

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -121,7 +121,7 @@ def refuse_duplicates(rows: Sequence[Row], source: Path) -> None:
         raise CorpusError(f"{source}: {len(twice)} ids stand more than once, the first is '{twice[0]}'")
 
 
-def audio_files(folder: Path) -> Iterator[Path]:
+def audio_files(folder: Path, suffixes: Container[str] = audio.SUFFIXES) -> Iterator[Path]:
     """Yield every audio file below `folder` in a fixed order; linked folders are followed, each once."""
     seen = set()
     for root, folders, names in os.walk(folder, followlinks=True):
@@ -131,7 +131,7 @@ def audio_files(folder: Path) -> Iterator[Path]:
             continue
         seen.add(real)
         folders.sort()
-        yield from (Path(root, n) for n in sorted(names) if Path(n).suffix.lower() in audio.SUFFIXES)
+        yield from (Path(root, n) for n in sorted(names) if Path(n).suffix.lower() in suffixes)
 
 
 def content_of(path: Path) -> str:

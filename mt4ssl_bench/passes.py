@@ -20,7 +20,7 @@ from torch import Tensor
 from mt4ssl_bench import audio
 from mt4ssl_bench.batching import Batches, pad
 from mt4ssl_bench.console import progress
-from mt4ssl_bench.errors import UpstreamError
+from mt4ssl_bench.errors import CorpusError, UpstreamError
 from mt4ssl_bench.features import Upstream
 
 LOGGER = logging.getLogger(__name__)
@@ -80,12 +80,19 @@ class Pass:
             return len(cuts) * self.crops.count
         return int(sum(cut.duration for cut in cuts) * audio.RATE / self.upstream.stride)
 
-    def __call__(self, cuts: Sequence[Any], *, done: Container[str] = (), title: str = "") -> Iterator[Found]:
+    def __call__(
+        self,
+        cuts: Sequence[Any],
+        *,
+        done: Container[str] = (),
+        title: str = "",
+        unreadable: dict[str, str] | None = None,
+    ) -> Iterator[Found]:
         """Yield batch by batch what is not `done` yet; a title shows progress.
 
         The batches depend on `cuts` alone, so that an interrupted pass ends with the very values of a whole one.
-        Raises CorpusError for audio that cannot be read, UpstreamError naming the utterance that a model fails on or
-        whose features hold NaN.
+        Raises UpstreamError naming the utterance that a model fails on or whose features hold NaN, and CorpusError for
+        audio that cannot be read; with `unreadable` it is left out instead, logged, and noted there: id -> reason.
         """
         left = sum(cut.id not in done for cut in cuts)
         views = self.crops.count if self.crops else 1
@@ -96,19 +103,28 @@ class Pass:
         batches = [batch for batch in order if any(cut.id not in done for cut in batch)]
         shown = progress(title, len(cuts), start=len(cuts) - left) if title else nullcontext(_silent)
         with shown as advance, ThreadPoolExecutor(READERS) as pool:
-            ahead: deque[tuple[list[Any], Future[list[list[audio.Samples]]]]] = deque()
+            ahead: deque[tuple[list[Any], Future[list[list[audio.Samples] | CorpusError]]]] = deque()
             for batch in [*batches, *[None] * READERS]:
                 if batch is not None:
                     ahead.append((batch, pool.submit(self._read, batch)))
                 if ahead and (batch is None or len(ahead) > READERS):
                     members, waves = ahead.popleft()
-                    values = self._forward([cut.id for cut in members], waves.result())
+                    read = _readable([cut.id for cut in members], waves.result(), unreadable)
+                    values = self._forward(list(read), list(read.values())) if read else []
+                    new = sum(cut.id not in done for cut in members)
                     found = [pair for pair in values if pair[0] not in done]
-                    yield found
-                    advance(len(found), "")
+                    if found:
+                        yield found
+                    advance(new, "")
 
-    def _read(self, cuts: Sequence[Any]) -> list[list[audio.Samples]]:
-        return [self.crops.waveforms(cut) if self.crops else [audio.read(cut)] for cut in cuts]
+    def _read(self, cuts: Sequence[Any]) -> list[list[audio.Samples] | CorpusError]:
+        found: list[list[audio.Samples] | CorpusError] = []
+        for cut in cuts:
+            try:
+                found.append(self.crops.waveforms(cut) if self.crops else [audio.read(cut)])
+            except CorpusError as error:
+                found.append(error)
+        return found
 
     def _forward(self, ids: Sequence[str], views: Sequence[Sequence[audio.Samples]]) -> Found:
         """Return a batch's features; one that fails is run again one by one, which tells whose fault it is."""
@@ -148,6 +164,22 @@ class Pass:
             )
         layers = layers.float().cpu()
         return [layers[:, b, :count].transpose(0, 1) for b, count in enumerate(lengths.tolist())]
+
+
+def _readable(
+    ids: Sequence[str], waves: Sequence[list[audio.Samples] | CorpusError], unreadable: dict[str, str] | None
+) -> dict[str, list[audio.Samples]]:
+    """Return the waveforms by id, without what cannot be read; see Pass."""
+    found = {}
+    for name, wave in zip(ids, waves, strict=True):
+        if not isinstance(wave, CorpusError):
+            found[name] = wave
+        elif unreadable is None:
+            raise wave
+        elif name not in unreadable:
+            unreadable[name] = str(wave)
+            LOGGER.warning("left out, %d so far: %s", len(unreadable), wave)
+    return found
 
 
 def padding_is_safe(upstream: Upstream) -> bool:

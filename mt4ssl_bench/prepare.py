@@ -45,14 +45,19 @@ def prepare_folder(folder: Path, out: Path, *, name: str = "", licence: str = "u
     """
     if not folder.is_dir():
         raise CorpusError(f"{folder}: no such folder")
-    rows = [
-        Row(id="-".join(file.relative_to(folder).with_suffix("").parts), path=file.absolute(), split="train")
-        for file in audio_files(folder)
-    ]
+    skipped = [f"{file}: libsndfile reads no {file.suffix}" for file in audio_files(folder, audio.OTHER)]
+    rows = []
+    for file in audio_files(folder):
+        if _is_text(file):
+            place = "-".join(file.relative_to(folder).with_suffix("").parts)
+            rows.append(Row(id=place, path=file.absolute(), split="train"))
+        else:
+            skipped.append(f"{str(file)!a}: its name is not UTF-8; rename it")
     if not rows:
         raise CorpusError(f"{folder}: no audio file below it (looked for {', '.join(sorted(audio.SUFFIXES))})")
     refuse_duplicates(rows, folder)
-    skipped: list[str] = []
+    for line in skipped:
+        LOGGER.warning("left out: %s", line)
     found = list(probe_files(rows, skip=skipped, total=len(rows)))
     if not found:
         raise CorpusError(f"{folder}: none of its {len(rows)} audio files can be read; the first: {skipped[0]}")
@@ -143,6 +148,14 @@ def _finish(
         notes=said | ({"check": counts} if (counts := report.counts()) else {}),
         **facts,
     )
+
+
+def _is_text(file: Path) -> bool:
+    """Return whether a file's name is text: on Linux it may be any bytes."""
+    try:
+        return bool(str(file).encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def _hold_out(rows: list[Row]) -> list[Row]:

@@ -114,6 +114,9 @@ def _shapes(upstream: Upstream) -> Check:
     batch = 3 if upstream.num_layers != 3 else 2  # axes of unequal sizes cannot be mistaken for each other
     features = upstream.extract(*_noise(*(1.0, 0.7, 0.4)[:batch]))
     layers, frames = features.layers, features.lengths
+    if not (isinstance(layers, Tensor) and isinstance(frames, Tensor)):
+        got = f"{type(layers).__name__} and {type(frames).__name__}"
+        return Check("shapes", "failed", "two tensors: layers (L, B, T, D) and frames (B,)", got)
     longest = int(frames.max()) if frames.dim() == 1 and len(frames) else 0
     expected = f"layers ({upstream.num_layers}, {batch}, {longest}, {upstream.dim}) float, frames ({batch},) integer"
     good = (

@@ -247,6 +247,9 @@ def _write(path: Path, text: str) -> None:
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
+    except (FileNotFoundError, IsADirectoryError) as error:
+        reason = "a folder, not a record" if path.is_dir() else "no such file"
+        raise CheckpointError(f"result {path}: {reason}; records are the .json files of a results folder") from error
     except (OSError, UnicodeDecodeError) as error:
         raise _damaged(path, str(error)) from None
 

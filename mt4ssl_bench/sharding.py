@@ -4,27 +4,37 @@ import gzip
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mt4ssl_bench import audio
 from mt4ssl_bench.console import progress
-from mt4ssl_bench.corpus import Corpus, write_info
+from mt4ssl_bench.corpus import SID_PREFIX, Corpus, write_info
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.files import write_text, written
-from mt4ssl_bench.shards import LABELS, Shards
+from mt4ssl_bench.inspection import row_of
+from mt4ssl_bench.shards import LABELS, Shards, index_of
 
 LOGGER = logging.getLogger(__name__)
 SIZE = 200  # cuts per shard: about 40 MB of read speech
 EXAMPLES = 20  # left-out utterances named in corpus.json
 
-Labels = Callable[[str], NDArray[Any]]  # utterance id -> labels (T,)
+
+class Labels(Protocol):
+    """Labels by utterance id, as a label store has them."""
+
+    def __contains__(self, name: str) -> bool: ...
+
+    def all_of(self, name: str) -> NDArray[Any]:
+        """Return all labels (T,) of utterance `name`; raises BenchError when it has none."""
 
 
 def shard_corpus(
@@ -41,18 +51,21 @@ def shard_corpus(
     Args:
         splits: which of them; none named: all.
         size: cuts per shard.
-        labels, about: labels by utterance id, and what they are, for corpus.json.
+        labels, about: labels by utterance id, and what they are, for corpus.json. A split of which none has labels
+            is written without (so is a speaker split of which not all have), one of which some have none is an error.
 
     Repeating it continues. What cannot be read is left out and counted. Raises CorpusError when `out` holds other
-    shards, a split does not exist, or nothing can be read.
+    shards, a split does not exist, nothing can be read, or no split has labels.
     """
     found = splits or [name for name, info in corpus.info.splits.items() if info.utterances]
     wanted = {name: corpus.cuts(name) for name in found}
+    labelled = _labelled(wanted, labels, corpus)
     said = dict(about or {})
     _claim(out, {"digest": corpus.info.digest, "size": size, "labels": said})
+    _tidy(out)
     infos, left_out = {}, []
     for name, cuts in wanted.items():
-        missing = _write_split(cuts, out / name, labels, size=size, title=f"shards of {name}")
+        missing = _write_split(cuts, out / name, labelled.get(name), size=size, title=f"shards of {name}")
         seconds = float(Shards(str(out / name)).durations.sum())
         if not seconds:
             raise CorpusError(f"corpus {corpus.root}: nothing of split '{name}' can be read")
@@ -63,6 +76,22 @@ def shard_corpus(
     if left_out:
         notes |= {"unreadable": len(left_out), "unreadable_examples": left_out[:EXAMPLES]}
     return write_info(out, replace(corpus.info, splits=infos, shards=size, notes=notes, labels=said))
+
+
+def _labelled(wanted: Mapping[str, Sequence[Any]], labels: Labels | None, corpus: Corpus) -> dict[str, Labels]:
+    """Return the labels by split, for the splits that carry some."""
+    if labels is None:
+        return {}
+    found = {}
+    for name, cuts in wanted.items():
+        enough = all if name.startswith(SID_PREFIX) else any  # speaker splits mix utterances of the others
+        if enough(cut.id in labels for cut in cuts):
+            found[name] = labels
+        else:
+            LOGGER.warning("split '%s': the label store does not cover it; sharded without labels", name)
+    if not found:
+        raise CorpusError(f"corpus {corpus.root}: the label store has none of its utterances; name one made from it")
+    return found
 
 
 def _claim(out: Path, plan: dict[str, Any]) -> None:
@@ -76,6 +105,24 @@ def _claim(out: Path, plan: dict[str, Any]) -> None:
         raise CorpusError(f"{out}: not empty; choose another --out")
     else:
         write_text(file, json.dumps(plan, indent=1) + "\n")
+
+
+def _tidy(out: Path) -> None:
+    """Remove the unfinished shards that killed runs left: to Lhotse they would be a field more."""
+    for aside in out.glob("*/.*"):
+        pid = aside.name.rpartition(".")[2]
+        if pid.isdigit() and not _runs_elsewhere(int(pid)):
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _runs_elsewhere(pid: int) -> bool:
+    if pid == os.getpid():  # ours have not begun: in a container, the killed run had the same number
+        return False
+    try:
+        os.kill(pid, 0)  # signal 0 does nothing but ask
+    except OSError as error:
+        return isinstance(error, PermissionError)
+    return True
 
 
 def _write_split(cuts: Sequence[Any], out: Path, labels: Labels | None, *, size: int, title: str) -> list[str]:
@@ -101,7 +148,7 @@ def _write_split(cuts: Sequence[Any], out: Path, labels: Labels | None, *, size:
                 kept = {name for name, _ in made}
                 left_out += [name for place in parts[number].tolist() if (name := cuts[place].id) not in kept]
             advance(len(parts[number]), "")
-    with written(out / "index.npz") as file:
+    with written(Path(index_of(str(out)))) as file:
         np.savez(file, durations=np.array(durations), counts=np.array(counts), bytes=np.array(sizes))
     return left_out
 
@@ -115,19 +162,18 @@ def _write_shard(
     fields = {"recording": "flac", **({LABELS: "numpy"} if labels else {})}
     manifest = out / f"cuts.{number:06d}.jsonl.gz"
     if not manifest.exists():  # it is moved last
-        aside = out / f".{number:06d}.{os.getpid()}"
-        aside.mkdir(exist_ok=True)
-        with SharWriter(aside, fields, shard_size=None, shard_suffix=f".{number:06d}") as writer:
-            for cut in cuts:
-                try:
-                    audio.read(cut)  # lhotse's own reader takes a file that is cut short as it comes
-                except CorpusError as error:
-                    LOGGER.warning("left out: %s", error)
-                    continue
-                writer.write(cut.attach_tensor(LABELS, np.asarray(labels(cut.id))) if labels else cut)
-        for file in sorted(aside.iterdir(), key=lambda file: file.name == manifest.name):
-            file.replace(out / file.name)
-        aside.rmdir()
+        with tempfile.TemporaryDirectory(prefix=f".{number:06d}.", suffix=f".{os.getpid()}", dir=out) as aside:
+            with SharWriter(aside, fields, shard_size=None, shard_suffix=f".{number:06d}") as writer:
+                for cut in cuts:
+                    try:
+                        audio.read(cut)  # lhotse's own reader takes a file that is cut short as it comes
+                    except CorpusError as error:
+                        LOGGER.warning("left out: %s", error)
+                        continue
+                    kept = cut.with_custom("content", row_of(cut).content)  # in its shard, a piece is a whole recording
+                    writer.write(kept.attach_tensor(LABELS, np.asarray(labels.all_of(cut.id))) if labels else kept)
+            for file in sorted(Path(aside).iterdir(), key=lambda file: file.name == manifest.name):
+                file.replace(out / file.name)
     if not manifest.exists():  # nothing could be read
         return [], [0] * len(fields)
     with gzip.open(manifest) as lines:

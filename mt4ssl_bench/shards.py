@@ -1,6 +1,7 @@
 """A split in Lhotse Shar: tar files of some hundred cuts with their audio and labels, read from disk or any URL."""
 
 import gzip
+import http.client
 import json
 import logging
 import os
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -36,15 +38,13 @@ class Shards(Lazy):
 
     def __init__(self, where: str) -> None:
         self.where = where
+        index = index_of(where)
         try:
-            with open_any(f"{where}/index.npz") as file, tempfile.TemporaryFile() as copy:
-                shutil.copyfileobj(file, copy)
-                copy.seek(0)
-                with np.load(copy) as arrays:
-                    self.durations, self._bytes = arrays["durations"], arrays["bytes"]
-                    self._starts = np.concatenate([[0], np.cumsum(arrays["counts"])])
-        except (*DAMAGE, AttributeError) as error:
-            raise CorpusError(f"{where}/index.npz: missing or damaged ({error}); make the shards again") from None
+            with fetch(index) as file, np.load(file) as arrays:
+                self.durations, self._bytes = arrays["durations"], arrays["bytes"]
+                self._starts = np.concatenate([[0], np.cumsum(arrays["counts"])])
+        except (*DAMAGE, BadZipFile, AttributeError) as error:
+            raise CorpusError(f"{index}: missing or damaged ({error}); make the shards again") from None
         self.shards = np.repeat(np.arange(len(self._bytes)), np.diff(self._starts))
 
     def __len__(self) -> int:
@@ -52,11 +52,22 @@ class Shards(Lazy):
 
     def at(self, place: int) -> Any:  # noqa: ANN401 - lhotse ships no types
         """See Lazy.at."""
-        shard = int(self.shards[place])
-        return _shard(self.where, shard, tuple(self._bytes[shard].tolist())).cut(place - int(self._starts[shard]))
+        number = int(self.shards[place])
+        try:
+            shard = _shard(self.where, number, tuple(self._bytes[number].tolist()))
+            return shard.cut(place - int(self._starts[number]))
+        except (*DAMAGE, IndexError, tarfile.TarError) as error:
+            raise CorpusError(
+                f"{self.where}, shard {number:06d}: damaged ({error}); copy it or make the shards again"
+            ) from None
 
     def __iter__(self) -> Iterator[Any]:
         return (self[place] for place in range(len(self)))
+
+
+def index_of(where: str) -> str:
+    """Return the path or URL of the index of the split at `where`: beside its folder, whose files Lhotse reads all."""
+    return f"{where}.index.npz"
 
 
 @dataclass(frozen=True)
@@ -85,16 +96,13 @@ class Shard:
 @lru_cache(maxsize=STREAMS * WINDOW + STREAMS)  # what the order of an epoch has open at a time
 def _shard(where: str, number: int, sizes: tuple[int, ...]) -> Shard:
     fields = ("recording", LABELS)[: len(sizes)]
-    try:
-        with fetch(f"{where}/cuts.{number:06d}.jsonl.gz") as file:
-            lines = gzip.decompress(file.read()).splitlines()
-        tars = {}
-        for field, size in zip(fields, sizes, strict=True):
-            file = fetch(f"{where}/{field}.{number:06d}.tar", size)
-            with tarfile.open(fileobj=file, mode="r:") as tar:
-                tars[field] = (file, [(member.name, member.offset_data, member.size) for member in tar])
-    except (*DAMAGE, tarfile.TarError) as error:
-        raise CorpusError(f"{where}, shard {number:06d}: damaged ({error}); copy it or make the shards again") from None
+    with fetch(f"{where}/cuts.{number:06d}.jsonl.gz") as file:
+        lines = gzip.decompress(file.read()).splitlines()
+    tars = {}
+    for field, size in zip(fields, sizes, strict=True):
+        file = fetch(f"{where}/{field}.{number:06d}.tar", size)
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            tars[field] = (file, [(member.name, member.offset_data, member.size) for member in tar])
     return Shard(lines, tars)
 
 
@@ -122,7 +130,7 @@ def _download(url: str) -> IO[bytes]:
         try:
             with open_any(url) as source:
                 shutil.copyfileobj(source, file)
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             file.close()
             if attempt + 1 == TRIES:
                 raise CorpusError(f"{url}: {error}, {TRIES} times") from None
@@ -139,9 +147,17 @@ def is_url(where: str) -> bool:
 
 
 def open_any(where: str) -> Any:  # noqa: ANN401 - a file that can be read and closed
-    """Return a path or URL opened for reading bytes; what is not http or https goes through lhotse (s3://, gs://)."""
+    """Return a path or URL opened for reading bytes; what is not http or https goes through lhotse (s3://, gs://).
+
+    Raises CorpusError for a URL that is malformed or that nothing here opens, OSError when it cannot be had.
+    """
     if where.startswith(("http://", "https://")):
-        return urllib.request.urlopen(where, timeout=TIMEOUT)  # noqa: S310 - the schemes are those above
+        try:
+            return urllib.request.urlopen(where, timeout=TIMEOUT)  # noqa: S310 - the schemes are those above
+        except (http.client.InvalidURL, ValueError) as error:
+            raise CorpusError(
+                f"{where}: not a URL ({error}); expected http://host:8000/folder, a space as %20"
+            ) from None
     if is_url(where):
         from lhotse.serialization import open_best
 

@@ -89,10 +89,10 @@ class FeatureStore:
         members = hashlib.sha256("\n".join(sorted(cut.id for cut in cuts)).encode()).hexdigest()[:8]
         folder = self.root / f"{upstream.fingerprint}-{digest}-{header.precision}"
         file = folder / f"{split}.{work.kind}-{members}.bin"
-        by_id = {cut.id: cut for cut in cuts}
+        names = {cut.id for cut in cuts}
 
-        def remake(name: str) -> Values:
-            return next(found for batch in work([by_id[name]]) for _, found in batch)
+        def remake(name: str) -> Values:  # in the batch that it was made in, whose shapes decide the last bits
+            return next(found for batch in work(cuts, done=names - {name}) for _, found in batch)
 
         if not _whole(file):
             need = work.rows(cuts) * header.row_bytes

@@ -1,5 +1,6 @@
 """fit(): the only training loop; repeating an interrupted run continues it from its last checkpoint, exactly."""
 
+import json
 import logging
 import math
 import time
@@ -17,6 +18,7 @@ from mt4ssl_bench.batching import Place, Stream
 from mt4ssl_bench.console import progress
 from mt4ssl_bench.distributed import ALONE, World
 from mt4ssl_bench.errors import CheckpointError, TrainingError
+from mt4ssl_bench.files import alone
 from mt4ssl_bench.optim import OptimConfig, build_optimizer, factor, set_rates
 from mt4ssl_bench.stopping import polite_stop
 
@@ -75,6 +77,7 @@ class Fit(Generic[B]):
             must be finite.
         run: folder for checkpoint.pt and log.jsonl; None keeps nothing.
         meta: stored in the checkpoint; a run folder whose meta differs is refused, but for the dotted keys in `free`.
+            Its "config" is kept as config.json too.
         after_step: completed updates, log values (only where logged) -> extra log values; may raise TrainingError.
         validate: completed updates -> values for the log, the same in every process.
         title: what the progress bar says.
@@ -112,8 +115,12 @@ class Fit(Generic[B]):
         self.validations: list[dict[str, float]] = []
 
     def __call__(self) -> FitReport:
-        """Train to config.steps, from the run folder's checkpoint if there is one."""
-        self._resume()
+        """Train to config.steps, from the run folder's checkpoint if there is one; nobody else trains there then."""
+        with alone(self.run) if self.run and self.world.main else nullcontext():
+            self._resume()
+            return self._train()
+
+    def _train(self) -> FitReport:
         began, source = time.monotonic(), self.batches(self.place)
         window = runlog.Window()
         with (
@@ -237,6 +244,8 @@ class Fit(Generic[B]):
             self._load(checkpoint.load(self.run / "checkpoint.pt"), self.run)
         elif self.world.main:
             (self.run / "log.jsonl").unlink(missing_ok=True)  # of a run that ended before its first checkpoint
+        if self.world.main and "config" in self.meta:
+            runlog.replace(self.run / "config.json", json.dumps(self.meta["config"], indent=1) + "\n")
         steps = self.world.gather(self.step)
         if len(set(steps)) > 1:
             raise CheckpointError(

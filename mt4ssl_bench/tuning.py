@@ -76,13 +76,18 @@ REBUILDERS: Registry[Rebuilder] = Registry(
 )
 
 
-def trainable(upstream: Upstream, config: TuneConfig) -> nn.Module:
-    """Return a copy of `upstream` to train; raises UpstreamError when it has nothing to train."""
+def check_trainable(upstream: Upstream) -> Trainable:
+    """Return `upstream`; raises UpstreamError when it has nothing to train."""
     if not isinstance(upstream, Trainable):
         raise UpstreamError(f"upstream '{upstream.name}': cannot be fine-tuned, it offers frozen features only")
     if not upstream.parameters:
         raise UpstreamError(f"upstream '{upstream.name}': cannot be fine-tuned, it has no weights; use mode=frozen")
-    return upstream.trainable(config)
+    return upstream
+
+
+def trainable(upstream: Upstream, config: TuneConfig) -> nn.Module:
+    """Return a copy of `upstream` to train; raises UpstreamError when it has nothing to train."""
+    return check_trainable(upstream).trainable(config)
 
 
 def rebuild(blueprint: dict[str, Any], config: TuneConfig, state: dict[str, Tensor]) -> nn.Module:

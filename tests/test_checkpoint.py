@@ -120,7 +120,7 @@ def test_an_object_in_a_checkpoint_is_refused_and_its_code_is_not_run(tmp_path: 
     for name, write in (("torch.pt", torch.save), ("plain.pt", _pickle)):
         path, trace = tmp_path / name, tmp_path / f"{name} was here"
         write({"format": checkpoint.FORMAT, "model": Evil(trace)}, path)
-        with pytest.raises(CheckpointError, match="not a checkpoint of tensors"):
+        with pytest.raises(CheckpointError, match="holds objects|not a checkpoint of tensors"):
             checkpoint.load(path)
         assert not trace.exists()
 

@@ -19,6 +19,7 @@ from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.findings import KINDS, Report
 from mt4ssl_bench.inspection import check_corpus, row_of
 from mt4ssl_bench.prepare import prepare_table
+from mt4ssl_bench.sharding import shard_corpus
 
 RATE = 16_000
 RNG = np.random.default_rng(0)
@@ -223,6 +224,24 @@ def test_a_damaged_split_and_a_folder_that_is_no_corpus_are_one_line(planted: Co
         check_corpus(planted)
     with pytest.raises(CorpusError, match=r"holds no corpus\.json"):
         check(Corpus(tmp_path, planted.info))
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_shard_cut_short_is_counted_and_the_rest_is_checked(corpus: Corpus, tmp_path: Path, *, full: bool) -> None:
+    made = shard_corpus(corpus, tmp_path / "s", size=4)
+    for file in ("train/recording.000001.tar", "valid/recording.000000.tar"):
+        (made.root / file).write_bytes((made.root / file).read_bytes()[:3000])
+    report = check_corpus(made, full=full)
+    assert report.counts()["unreadable"] == 4 + 3
+    assert {split: facts["utterances"] for split, facts in report.splits.items()} == {
+        "train": 14,
+        "valid": 0,
+        "test": 3,
+    }
+    found = next(finding for finding in report.findings if finding.kind == "unreadable" and finding.split == "train")
+    assert "train/recording.000001.tar: cut short or changed: 3000 bytes, not" in found.examples[0]
+    assert "no_split" not in named(report)
+    assert check(made) == 1
 
 
 def test_a_file_that_vanishes_after_preparing_is_named_when_it_is_read(planted: Corpus) -> None:

@@ -178,6 +178,15 @@ def test_a_folder_that_cannot_be_made_is_one_line(
     assert "file" in refused(capsys, "prepare", "folder", manifest.parent, "--out", tmp_path / "file" / "corpus")
 
 
+def test_names_that_a_terminal_cannot_show_are_printed_with_escapes(manifest: Path, tmp_path: Path) -> None:
+    shutil.copytree(manifest.parent / "audio", tmp_path / "Töne")
+    done = subprocess.run(
+        [sys.executable, "-m", "mt4ssl_bench", "prepare", "folder", tmp_path / "Töne", "--out", tmp_path / "aus"],
+        env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True, check=True,
+    )  # fmt: skip
+    assert b"T\\xf6ne" in done.stdout
+
+
 def test_a_truncated_split_is_one_line(corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(corpus.root, tmp_path / "cut")
     whole = (tmp_path / "cut" / "train.jsonl.gz").read_bytes()

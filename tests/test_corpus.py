@@ -71,6 +71,12 @@ def test_a_folder_without_corpus_json_is_named_with_what_to_run(tmp_path: Path) 
         Corpus.open(tmp_path)
 
 
+@pytest.mark.parametrize("url", ["http://127.0.0.1:8765/shards", "https://host/shards", "s3://bucket/shards"])
+def test_a_url_that_was_taken_for_a_path_is_named_with_what_to_do(url: str) -> None:
+    with pytest.raises(CorpusError, match=f"^corpus {url}: only pretraining reads a URL; copy the shards to a folder"):
+        Corpus.open(Path(url))
+
+
 def _drop_digest(raw: dict[str, Any]) -> str:
     return json.dumps({key: value for key, value in raw.items() if key != "digest"})
 

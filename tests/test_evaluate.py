@@ -1,12 +1,14 @@
 """The evaluation job: what is refused before any work, what a record holds, and what is not computed twice."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from mt4ssl_bench import features, results
 from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.downstream import evaluate as job
 from mt4ssl_bench.downstream.estimate import estimate
 from mt4ssl_bench.downstream.evaluate import evaluate
 from mt4ssl_bench.downstream.plan import plan
@@ -96,6 +98,22 @@ def test_a_failed_row_does_not_stop_the_others(corpus: Corpus, upstreams: dict[s
     assert "NaN" in outcome.failures[0]
 
 
+def test_a_row_that_fails_in_an_unforeseen_way_does_not_stop_the_others(
+    corpus: Corpus, upstreams: dict[str, Spectrum], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = job.train_frozen
+
+    def odd(model: Spectrum, *arguments: Any, **options: Any) -> Any:
+        if model.name == "broken":
+            raise ZeroDivisionError
+        return train(model, *arguments, **options)
+
+    monkeypatch.setattr(job, "train_frozen", odd)
+    outcome = evaluate(["broken", "good"], [PHONEME], corpus.root, out=tmp_path, device="cpu")
+    assert len(outcome.results) == 1
+    assert outcome.failures == ["broken, toy_phoneme: ZeroDivisionError: "]
+
+
 def test_a_limited_run_is_marked_and_never_ranked(
     corpus: Corpus, upstreams: dict[str, Spectrum], tmp_path: Path
 ) -> None:
@@ -124,7 +142,17 @@ def test_a_tasks_name_means_the_recipe_that_fits_the_corpus(corpus: Corpus) -> N
         ("mt4ssl_tiny", [], "unknown task 'mt4ssl_tiny'"),
         ("asr", ["stepz=3"], "unknown key 'stepz'; did you mean steps"),
         ("asr", ["steps=many"], "steps"),
-        ("asr", ["steps=0"], "at least 1"),
+        ("asr", ["steps=0"], "steps=0: expected 1 or more"),
+        ("asr", ["validate_every=0"], "validate_every=0: expected 1 or more"),
+        ("asr", ["accumulate=0"], "accumulate=0"),
+        ("asr", ["head.dropout=1"], "head.dropout=1.0: expected a number from 0 to below 1"),
+        ("asr", ["seeds=-1"], r"seeds=\[-1\]: expected"),
+        ("asr", ["decode.beam=0"], "decode.beam=0"),
+        ("asr", ["store.limit_gb=-1"], "store.limit_gb=-1.0: expected 0 or more"),
+        ("asr", ["units=phonemes"], "units=phonemes: task 'asr' predicts characters or sentencepiece"),
+        ("asr", ["lexicon=cmudict"], "lexicon=cmudict: task 'asr' has no phones"),
+        ("phoneme", ["units=sentencepiece"], "units=sentencepiece: task 'phoneme' predicts phonemes"),
+        ("speaker", ["crops=0"], "crops=0: expected 1 or more"),
         ("asr", ["store.precision=fp8"], "store.precision.*expected one of .*int8"),
     ],
 )
@@ -178,6 +206,18 @@ def test_the_same_seed_gives_the_same_answers_to_the_letter(
         (result,) = evaluate(["good"], [ASR], corpus.root, out=tmp_path / part, device="cpu").results
         lines.append(results.hypotheses_path(results.record_path(result, tmp_path / part)).read_bytes())
     assert lines[0] == lines[1]
+
+
+def test_a_dry_run_counts_audio_again_that_cannot_be_stored_and_refuses_what_cannot_be_tuned(
+    corpus: Corpus, upstreams: dict[str, Spectrum], tmp_path: Path
+) -> None:
+    found = estimate(["good"], [PHONEME], corpus.root, out=tmp_path, device="cpu", overrides=["store.limit_gb=0"])
+    epochs = 300 * found.rows[0].job.config.batch / corpus.info.splits["train"].utterances
+    assert found.bytes == 0
+    assert found.hours > epochs * corpus.info.splits["train"].hours
+    tuned = estimate(["good"], [PHONEME], corpus.root, out=tmp_path, device="cpu", overrides=["mode=finetune"])
+    assert not tuned.rows
+    assert "cannot be fine-tuned" in tuned.failures[0]
 
 
 def test_a_dry_run_says_what_is_missing_and_writes_nothing(

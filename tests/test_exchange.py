@@ -1,5 +1,8 @@
 """Corpora of other toolkits: fairseq's lists, Lhotse's manifests and Shar, Hugging Face; their faults are named."""
 
+import os
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,9 +13,10 @@ import soundfile
 
 from mt4ssl_bench import audio
 from mt4ssl_bench.cli import app
+from mt4ssl_bench.cli_exchange import read_splits
 from mt4ssl_bench.corpus import Corpus, phones_of, speaker_of, text_of
 from mt4ssl_bench.errors import ConfigError, CorpusError
-from mt4ssl_bench.exchange import fairseq, lhotse, read_splits
+from mt4ssl_bench.exchange import fairseq, hugging_face, lhotse
 from mt4ssl_bench.manifest import Row
 from mt4ssl_bench.prepare import prepare_rows
 from mt4ssl_bench.upstream.labels import LabelStore
@@ -87,6 +91,47 @@ def test_a_bad_list_is_named_and_nothing_is_written(
         prepare_rows(fairseq({"train": folder / "train.tsv"}), tmp_path / "out", source=folder, name="x")
     assert message in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (f"{'3 ' * 49}\n{'7 ' * 50}x {'7 ' * 48}\n", "train.km, line 2: '7 7 7"),
+        (f"{'3 ' * 48}-1\n{'7 ' * 99}\n", "expected cluster numbers from 0 to 65535"),
+        (f"{'3 ' * 49}\n{'7 ' * 199}\n", "train.km, line 2: 199 labels for 2.00 s; expected 50 a second"),
+        (f"\n{'7 ' * 99}\n", "train.km, line 1: 0 labels for 1.00 s"),
+        (f"{'3 ' * 49}\n", "train.km: 1 lines for 2 utterances"),
+    ],
+)
+def test_bad_labels_are_named_by_line_before_anything_is_written(
+    tmp_path: Path, sounds: Path, content: str, message: str
+) -> None:
+    folder = lists(tmp_path, sounds)
+    (folder / "train.km").write_text(content, encoding="utf-8")
+    with pytest.raises(CorpusError) as caught:
+        run("fairseq", f"train={folder / 'train.tsv'}", "--out", tmp_path / "out")
+    assert message in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_fewer_clusters_than_labels_are_refused_before_anything_is_written(tmp_path: Path, sounds: Path) -> None:
+    folder = lists(tmp_path, sounds)
+    with pytest.raises(ConfigError, match="--clusters 7: the .km files hold label 7; expected 8 or more"):
+        run("fairseq", f"train={folder / 'train.tsv'}", "--clusters", 7, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_empty_lines_at_the_end_count_only_as_texts_that_are_missing_there(tmp_path: Path, sounds: Path) -> None:
+    folder = lists(tmp_path, sounds)
+    (folder / "train.ltr").unlink()
+    with (folder / "train.tsv").open("a") as file:
+        file.write("\n\n")
+    for content, texts in (("ONE\nTWO\n\n\n", ["ONE", "TWO"]), ("ONE\nTWO", ["ONE", "TWO"]), ("ONE\n\n", ["ONE", ""])):
+        (folder / "train.wrd").write_text(content, encoding="utf-8")
+        assert [row.text for row in fairseq({"train": folder / "train.tsv"})] == texts
+    (folder / "train.wrd").write_text("ONE\n", encoding="utf-8")
+    with pytest.raises(CorpusError, match="train.wrd: 1 lines for 2 utterances"):
+        list(fairseq({"train": folder / "train.tsv"}))
 
 
 def test_splits_are_named_on_the_command_line(tmp_path: Path) -> None:
@@ -179,6 +224,150 @@ def test_what_is_not_lhotses_or_not_a_plain_cut_is_named(tmp_path: Path, sounds:
         list(read({"train": tmp_path / "far.jsonl"}))
 
 
+def rows_of(cuts: list[Any], folder: Path) -> list[Row]:
+    from lhotse import CutSet
+
+    CutSet.from_cuts(cuts).to_file(folder / "some.jsonl")
+    return list(lhotse({"train": folder / "some.jsonl"}, folder / "audio"))
+
+
+def samples_of(row: Row) -> Any:
+    return audio.read_file(row.path, start=round(row.start * RATE), count=round(row.seconds * RATE) or -1)
+
+
+@pytest.fixture
+def stereo(tmp_path: Path) -> Any:
+    """A recording of 2 s with other noise in each of its two channels."""
+    from lhotse import Recording
+
+    soundfile.write(tmp_path / "s.wav", 0.1 * np.random.default_rng(1).standard_normal((2 * RATE, 2)), RATE)
+    return Recording.from_file(tmp_path / "s.wav")
+
+
+@pytest.mark.parametrize("shar", [False, True])
+def test_a_cut_of_one_channel_is_heard_without_the_other(tmp_path: Path, stereo: Any, *, shar: bool) -> None:
+    from lhotse import CutSet, MonoCut, SupervisionSegment
+
+    cuts = [
+        MonoCut(f"call.{c}", 0.5, 1.0, c, [SupervisionSegment(f"s{c}", "s", 0, 1, c, f"T{c}")], recording=stereo)
+        for c in (0, 1)
+    ]
+    source = tmp_path / ("shar" if shar else "cuts.jsonl")
+    if shar:
+        source.mkdir()
+        CutSet.from_cuts(cuts).to_shar(source, fields={"recording": "flac"}, warn_unused_fields=False)
+    else:
+        CutSet.from_cuts(cuts).to_file(source)
+    run("lhotse", f"train={source}", "--out", tmp_path / "out")
+    corpus = Corpus.open(tmp_path / "out")
+    found = {cut.id: cut for split in ("train", "valid") for cut in corpus.cuts(split)}
+    both = soundfile.read(tmp_path / "s.wav", dtype="float32")[0][8_000:24_000]
+    for channel in (0, 1):
+        cut = found[f"call.{channel}"]
+        assert np.allclose(audio.read(cut), both[:, channel], atol=1e-4)
+        assert text_of(cut) == f"T{channel}"
+    assert "leak" not in corpus.info.notes["check"]  # they are no copies of each other
+
+
+def test_a_cut_of_all_channels_is_read_where_it_lies_and_its_supervisions_say_which_they_mean(
+    tmp_path: Path, stereo: Any
+) -> None:
+    from lhotse import SupervisionSegment
+
+    cut = stereo.to_cut()
+    assert [row.path for row in rows_of([cut], tmp_path)] == [tmp_path / "s.wav"]
+    cut.supervisions = [SupervisionSegment("left", "s", 0, 1.5, 0), SupervisionSegment("right", "s", 0.5, 1.5, 1)]
+    left, right = rows_of([cut], tmp_path)
+    both = soundfile.read(tmp_path / "s.wav", dtype="float32")[0]
+    assert (left.id, right.id) == ("left", "right")
+    assert np.allclose(samples_of(left), both[:24_000, 0], atol=1e-4)
+    assert np.allclose(samples_of(right), both[8_000:, 1], atol=1e-4)
+    cut.supervisions = [SupervisionSegment("third", "s", 0, 2, 2)]
+    with pytest.raises(CorpusError, match=r"'s' has audio of type other channels than \[2\]; expected one file"):
+        rows_of([cut], tmp_path)
+
+
+def test_a_cut_with_another_speed_is_written_as_it_sounds(tmp_path: Path, sounds: Path) -> None:
+    from lhotse import Recording
+
+    cut = Recording.from_file(sounds / "deep" / "b.wav").to_cut()
+    plain, fast = rows_of([cut, cut.perturb_speed(1.25)], tmp_path)
+    assert plain.path == sounds / "deep" / "b.wav"
+    assert len(samples_of(fast)) == 25_600
+    assert np.allclose(samples_of(fast), cut.perturb_speed(1.25).load_audio()[0], atol=1e-4)
+    (sounds / "deep" / "b.wav").write_bytes(b"RIFF, but no more")
+    with pytest.raises(CorpusError, match="the audio of 'b_sp1.25' cannot be read"):
+        rows_of([cut.perturb_speed(1.25)], tmp_path)
+    (sounds / "deep" / "b.wav").unlink()
+    with pytest.raises(CorpusError, match=r"1 of its 1 audio files are missing, the first is .*b\.wav"):
+        prepare_rows(rows_of([cut.perturb_speed(1.25)], tmp_path), tmp_path / "out", source=sounds, name="x")
+
+
+def test_a_text_belongs_to_its_part_of_a_cut_alone(tmp_path: Path, sounds: Path) -> None:
+    from lhotse import Recording, SupervisionSegment
+
+    cut = Recording.from_file(sounds / "c.flac").to_cut()
+
+    def row(start: float, seconds: float) -> Row:
+        cut.supervisions = [SupervisionSegment("said", "c", start, seconds, text="ONE")]
+        (found,) = rows_of([cut], tmp_path)
+        return found
+
+    whole = soundfile.read(sounds / "c.flac", dtype="float32")[0]
+    assert (row(0.005, 2.99).id, row(0.005, 2.99).seconds) == ("c", 0.0)
+    assert row(1, 1).id == "said"
+    assert np.array_equal(samples_of(row(1, 1)), whole[16_000:32_000])
+    assert np.array_equal(samples_of(row(2, 1.05)), whole[32_000:])
+    with pytest.raises(
+        CorpusError, match=r"supervision 'said' goes from 2\.00 to 4\.00 s of a cut of 3\.00 s; expected"
+    ):
+        row(2, 2)
+
+
+def test_overlapping_supervisions_keep_their_own_texts(tmp_path: Path, sounds: Path) -> None:
+    from lhotse import Recording, SupervisionSegment
+
+    cut = Recording.from_file(sounds / "c.flac").to_cut()
+    cut.supervisions = [
+        SupervisionSegment("long", "c", 0, 3, text="LONG"),
+        SupervisionSegment("short", "c", 1, 1, text="SHORT"),
+    ]
+    found = {row.id: (row.text, row.start, row.seconds) for row in rows_of([cut], tmp_path)}
+    assert found == {"long": ("LONG", 0.0, 0.0), "short": ("SHORT", 1.0, 1.0)}
+
+
+def test_what_is_empty_or_of_another_kind_is_said_with_what_was_expected(tmp_path: Path, sounds: Path) -> None:
+    def message(name: str) -> str:
+        with pytest.raises(CorpusError) as caught:
+            list(lhotse({"train": tmp_path / name}, tmp_path / "audio"))
+        return str(caught.value)
+
+    (tmp_path / "empty.jsonl").touch()
+    assert message("empty.jsonl").endswith("empty.jsonl: expected a CutSet of Lhotse's, found an empty file")
+    (tmp_path / "folder").mkdir()
+    expected = "folder: expected a Shar folder with cuts.000000.jsonl.gz in it, found"
+    assert message("folder").endswith(f"{expected} nothing")
+    (tmp_path / "folder" / "a.tar").touch()
+    assert message("folder").endswith(f"{expected} a.tar")
+    manifests(tmp_path, sounds)
+    assert message("x_recordings_train.jsonl.gz").endswith("expected a CutSet of Lhotse's, found a RecordingSet")
+    (tmp_path / "supervisions.jsonl.gz").touch()
+    (tmp_path / "x_recordings_train.jsonl.gz").rename(tmp_path / "recordings.jsonl.gz")
+    assert "supervisions.jsonl.gz: expected a SupervisionSet of" in message("supervisions.jsonl.gz")
+
+
+def test_dotted_ids_in_shar_keep_their_own_audio(tmp_path: Path, sounds: Path) -> None:
+    from lhotse import CutSet, Recording
+
+    source = tmp_path / "shar"
+    source.mkdir()
+    files = {"utt.0": "a.flac", "utt.1": "deep/b.wav", "utt.2": "c.flac"}
+    cuts = [Recording.from_file(sounds / file, recording_id=name).to_cut() for name, file in files.items()]
+    CutSet.from_cuts(cuts).to_shar(source, fields={"recording": "wav"}, warn_unused_fields=False)
+    rows = list(lhotse({"train": source}, tmp_path / "audio"))
+    assert [(row.id, len(samples_of(row)) // RATE) for row in rows] == [("utt.0", 1), ("utt.1", 2), ("utt.2", 3)]
+
+
 # ---- Hugging Face ----
 
 
@@ -207,3 +396,53 @@ def test_a_dataset_of_hugging_face_on_disk_becomes_a_corpus(tmp_path: Path, soun
         run("hf", tmp_path / "set", "--text", "sentense", "--out", tmp_path / "none")
     with pytest.raises(CorpusError, match="sounds: not a dataset that can be opened"):
         run("hf", sounds, "--out", tmp_path / "none")
+
+
+def dataset(folder: Path, columns: dict[str, list[Any]]) -> Path:
+    datasets = pytest.importorskip("datasets")
+    made = datasets.Dataset.from_dict(columns).cast_column("audio", datasets.Audio(decode=False))
+    made.save_to_disk(str(folder / "set"))
+    return folder / "set"
+
+
+def test_ids_that_look_alike_as_file_names_keep_their_own_audio(tmp_path: Path) -> None:
+    ids = ["utt.0", "utt.1", "a/b", "a-b", "a_b", "../up", "A_B", "\u00e4" * 300]
+    sounds = []
+    for number in range(len(ids)):
+        soundfile.write(tmp_path / "one.wav", np.full(RATE, 0.01 * number), RATE)  # all of one length
+        sounds.append({"path": None, "bytes": (tmp_path / "one.wav").read_bytes()})
+    source = dataset(tmp_path, {"id": ids, "audio": sounds})
+    run("hf", source, "--out", tmp_path / "out")
+    corpus = Corpus.open(tmp_path / "out")
+    found = {cut.id: cut for split in ("train", "valid") for cut in corpus.cuts(split)}
+    assert {name: round(float(audio.read(cut)[0]) * 100) for name, cut in found.items()} == dict(
+        zip(ids, range(len(ids)), strict=True)
+    )
+    assert len(list((tmp_path / "out" / "audio" / "train").iterdir())) == len(ids)
+
+
+def test_nulls_are_missing_values_not_words(tmp_path: Path, sounds: Path) -> None:
+    files = [{"path": str(sounds / file), "bytes": None} for file in ("a.flac", "deep/b.wav")]
+    texts, voices = ["one", None], [None, 7]
+    source = dataset(tmp_path, {"id": [0, None], "audio": files, "text": texts, "speaker": voices})
+    rows = list(hugging_face(str(source), None, tmp_path / "audio"))
+    assert [(row.id, row.text, row.speaker) for row in rows] == [("0", "one", ""), ("train-0000001", "", "7")]
+
+
+def test_a_row_without_audio_is_named(tmp_path: Path) -> None:
+    source = dataset(tmp_path, {"audio": [None], "text": ["one"]})
+    with pytest.raises(CorpusError, match="set: 'train-0000000', row 0 of train, has no audio"):
+        list(hugging_face(str(source), None, tmp_path / "audio"))
+
+
+def test_a_hub_out_of_reach_is_said_in_one_line_with_what_to_do(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    command = [sys.executable, "-m", "mt4ssl_bench", "prepare", "hf", "some/speech", "--config", "en", "--out", "out"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: some/speech: the hub is out of reach (")
+    assert "datasets.load_dataset('some/speech', 'en').save_to_disk('speech')" in line
+    assert not (tmp_path / "out").exists()

@@ -115,10 +115,36 @@ def test_another_extraction_is_refused_and_a_missing_file_named(corpus: Corpus, 
     with pytest.raises(CheckpointError, match=r"another layer \(1, not 2\); choose another --out"):
         extract(TOY, tmp_path, corpus=corpus.root, layer=2)
     with pytest.raises(CheckpointError, match=r"another dtype \(fp32, not fp16\)"):
-        extract(TOY, tmp_path, corpus=corpus.root, layer=1, dtype="fp16")
+        extract(TOY, tmp_path, corpus=corpus.root, splits=["test"], layer=1, dtype="fp16")
+    with pytest.raises(CheckpointError, match=r"another selection \(\d+ utterances, \w+, not \d+ utterances, \w+\)"):
+        extract(TOY, tmp_path, corpus=corpus.root, layer=1)
     (tmp_path / "features-00000.safetensors").unlink()
     with pytest.raises(CheckpointError, match="features-00000.safetensors is gone"):
-        extract(TOY, tmp_path, corpus=corpus.root, layer=1)
+        extract(TOY, tmp_path, corpus=corpus.root, splits=["test"], layer=1)
+
+
+@pytest.mark.parametrize("units", [False, True])
+def test_files_cut_short_are_left_out_said_and_tried_again(
+    manifest: Path, labels: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, *, units: bool
+) -> None:
+    folder = tmp_path / "audio"
+    folder.mkdir()
+    for name in ("s0-0", "s0-1"):
+        (folder / f"{name}.flac").write_bytes((manifest.parent / "audio" / f"{name}.flac").read_bytes())
+    whole = (folder / "s0-1.flac").read_bytes()
+    (folder / "s0-1.flac").write_bytes(whole[: len(whole) // 2])
+
+    def ids() -> list[str]:
+        made = extract(TOY, tmp_path / "out", folder=folder, units=labels if units else None)
+        if units:
+            return [line.split()[0] for line in made.read_text(encoding="utf-8").splitlines()]
+        return sorted(read(made))
+
+    assert ids() == ["s0-0"]
+    assert "left out, 1 so far: utterance 's0-1'" in caplog.text
+    caplog.clear()
+    assert ids() == ["s0-0"]
+    assert "left out, 1 so far: utterance 's0-1'" in caplog.text
 
 
 def test_units_are_the_labels_that_k_means_gave_and_collapse_to_runs(

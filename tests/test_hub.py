@@ -203,6 +203,11 @@ def test_s3prls_failed_download_is_named_with_the_place_where_the_file_may_be_pu
         ("hf_hubert_custom", "needs a checkpoint"),
         ("mt4ssl_local:none.pt", "no such checkpoint"),
         ("stft_mag", "write stft_mag:<path"),
+        ("wavlm_base_plus:own.pt", "has weights of its own and takes no 'own.pt'; did you mean wavlm_local"),
+        ("fbank:own.pt", "takes no 'own.pt'"),
+        ("mt4ssl", "mt4ssl-bench pretrain"),
+        ("mt4ssl_locl:own.pt", "did you mean mt4ssl_local"),
+        ("Path", "unknown upstream 'Path'"),
     ],
 )
 def test_hub_names_without_their_file_say_what_to_write(name: str, says: str) -> None:

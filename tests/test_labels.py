@@ -1,5 +1,6 @@
 """Offline labels: MFCC frames, nearest centres, and a store that refuses what it was not made for."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from sklearn.cluster import KMeans
 from mt4ssl_bench import audio, parts
 from mt4ssl_bench.corpus import Corpus
 from mt4ssl_bench.errors import CheckpointError, ConfigError, CorpusError
+from mt4ssl_bench.prepare import prepare_table
 from mt4ssl_bench.upstream.config import OfflineConfig
 from mt4ssl_bench.upstream.frontend import frame_count
 from mt4ssl_bench.upstream.kmeans import FeatureSource, joint_digest, make_labels, mfcc
@@ -53,6 +55,38 @@ def test_labels_are_made_once_and_the_same_each_time(corpus: Corpus, tmp_path: P
     stamp = (tmp_path / "a" / "labels.npy").stat().st_mtime_ns
     make(corpus, tmp_path / "a")
     assert (tmp_path / "a" / "labels.npy").stat().st_mtime_ns == stamp
+
+
+def test_audio_that_cannot_be_read_has_no_labels_and_stops_nothing(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(parts, "ITEMS", 1)  # a part of nothing but unreadable audio
+    shutil.copytree(manifest.parent, tmp_path / "in")
+    corpus = prepare_table(tmp_path / "in" / manifest.name, tmp_path / "corpus")
+    gone, kept, *_ = corpus.cuts("train")
+    Path(gone.recording.sources[0].source).unlink()
+    store = make(corpus, tmp_path / "labels")
+    assert len(store.get(kept.id, frame_count(round(kept.duration * audio.RATE))))
+    with pytest.raises(CheckpointError, match=f"none for utterance '{gone.id}'"):
+        store.get(gone.id, 1)
+    assert caplog.text.count(f"left out, 1 so far: utterance '{gone.id}'") == 1
+
+
+def test_labels_made_in_another_way_are_not_taken_for_those_that_are_asked_for(corpus: Corpus, tmp_path: Path) -> None:
+    make(corpus, tmp_path / "labels")
+    other = OfflineConfig(clusters=6, features=f"random:{TOY}", layer=1)
+    with pytest.raises(ConfigError, match="holds labels made in another way .6 clusters of mfcc.*choose another --out"):
+        make(corpus, tmp_path / "labels", other)
+    with pytest.raises(ConfigError, match="holds labels made in another way"):
+        make_labels([corpus], ("train",), CONFIG, out=tmp_path / "labels", seed=0)
+
+
+def test_a_label_beyond_the_clusters_is_named(tmp_path: Path) -> None:
+    values = {"a": np.array([3, 19]), "b": np.array([999])}
+    store = write_labels(tmp_path / "labels", LabelInfo(digest="d", clusters=20), values.items())
+    assert store.get("a", 2).tolist() == [3, 19]
+    with pytest.raises(CheckpointError, match="utterance 'b' has label 999 of 20 clusters"):
+        store.get("b", 1)
 
 
 def test_labels_from_a_layer_of_an_upstream(corpus: Corpus, tmp_path: Path) -> None:

@@ -81,6 +81,8 @@ def test_librispeech_parts_become_splits_and_other_ones_keep_their_names(tmp_pat
     assert sizes(prepared(both, root, tmp_path / "both"))["train"] == 8
     with pytest.raises(CorpusError, match="no train-other-500 in it; it holds train-clean-100, train-clean-360, dev"):
         prepared(partial(LIBRI, train=["train-other-500"]), root, tmp_path / "none")
+    with pytest.raises(CorpusError, match="LibriSpeech has no part 'test-othr'; did you mean test-other"):
+        prepared(partial(LIBRI, test=["test-othr"]), root, tmp_path / "none")
 
 
 def test_librispeech_without_a_validation_part_keeps_training_speakers_for_it(tmp_path: Path, voice: Voice) -> None:

@@ -1,5 +1,6 @@
 """A pass over audio: an utterance's features do not depend on its batch, for models of several kinds."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from mt4ssl_bench import passes
 from mt4ssl_bench.corpus import Corpus
-from mt4ssl_bench.errors import UpstreamError
+from mt4ssl_bench.errors import CorpusError, UpstreamError
 from mt4ssl_bench.features import Features, Upstream, load_upstream
 from mt4ssl_bench.passes import Crops, Pass, padding_is_safe
 
@@ -107,6 +108,21 @@ def test_what_is_done_is_not_yielded_and_the_rest_is_the_same(upstream: Upstream
     for name, row in rest.items():
         assert np.array_equal(row, whole[name])
     assert collect(Pass(upstream), cuts, done=set(whole)) == {}
+
+
+def test_audio_that_cannot_be_read_is_an_error_or_left_out_where_that_is_allowed(
+    upstream: Upstream, cuts: list[Any], tmp_path: Path
+) -> None:
+    gone = copy.deepcopy(cuts[3])
+    gone.recording.sources[0].source = str(tmp_path / "gone.flac")
+    members = [*cuts[:3], gone, *cuts[4:]]
+    with pytest.raises(CorpusError, match=f"utterance '{gone.id}': .*no such file"):
+        collect(Pass(upstream), members)
+    unreadable: dict[str, str] = {}
+    found = collect(Pass(upstream), members, unreadable=unreadable)
+    assert set(found) == {cut.id for cut in cuts} - {gone.id}
+    assert list(unreadable) == [gone.id]
+    assert collect(Pass(upstream), [gone], unreadable=unreadable) == {}
 
 
 def test_hidden_states_of_another_size_than_stated_are_refused_with_both_sizes(cuts: list[Any]) -> None:

@@ -1,6 +1,7 @@
 """Manifests and folders to corpora: a bad one names its fault and writes nothing; the digest follows the content."""
 
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -411,6 +412,25 @@ def test_unreadable_files_are_left_out_named_and_counted(tmp_path: Path, log: py
     assert first.startswith(f"utterance 'broken': {tmp_path / 'in' / 'broken.wav'}: unreadable audio")
     assert second == f"utterance 'empty': {tmp_path / 'in' / 'empty.wav'}: holds no samples"
     assert log.messages == [f"left out: {first}", f"left out: {second}"]
+
+
+def test_audio_that_libsndfile_does_not_read_is_counted(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+    sound(tmp_path / "in" / "a.wav")
+    soundfile.write(tmp_path / "in" / "b.w64", np.zeros(RATE), RATE)
+    (tmp_path / "in" / "a.m4a").write_bytes(b"somebody's phone")
+    (tmp_path / "in" / "notes.txt").write_text("no audio", encoding="utf-8")
+    corpus = prepare_folder(tmp_path / "in", tmp_path / "out")
+    assert ids(corpus, "train") | ids(corpus, "valid") == {"a", "b"}
+    assert corpus.info.notes["unreadable_examples"] == [f"{tmp_path / 'in' / 'a.m4a'}: libsndfile reads no .m4a"]
+    assert f"left out: {tmp_path / 'in' / 'a.m4a'}: libsndfile reads no .m4a" in log.messages
+
+
+def test_a_name_that_is_not_utf_8_is_one_line(tmp_path: Path) -> None:
+    sound(tmp_path / "in" / "a.wav")
+    shutil.copy(os.fsencode(tmp_path / "in" / "a.wav"), os.fsencode(tmp_path / "in") + b"/stra\xdfe.wav")
+    corpus = prepare_folder(tmp_path / "in", tmp_path / "out")
+    assert corpus.info.notes["unreadable"] == 1
+    assert corpus.info.notes["unreadable_examples"][0].endswith("stra\\udcdfe.wav': its name is not UTF-8; rename it")
 
 
 def test_a_folder_that_gives_nothing_is_an_error_and_writes_nothing(tmp_path: Path) -> None:

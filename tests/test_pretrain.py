@@ -124,8 +124,10 @@ def test_a_finished_run_returns_at_once_and_other_settings_are_refused(corpus: C
     run = tmp_path / "run"
     open_pretraining(config(corpus)).run(run)
     assert open_pretraining(config(corpus)).run(run).finished
+    before = (run / "config.json").read_bytes()
     with pytest.raises(CheckpointError, match=r"other settings \(optim.lr: 0.001 there, 0.002 here\)"):
         open_pretraining(config(corpus, "optim.lr=2e-3")).run(run)
+    assert (run / "config.json").read_bytes() == before
 
 
 def test_a_collapsed_run_stops_with_advice(corpus: Corpus, tmp_path: Path) -> None:
@@ -145,7 +147,18 @@ def test_one_extractor_alone_trains(corpus: Corpus, tmp_path: Path) -> None:
     [
         ("encoder.heads=3", "heads=3: encoder.dim=32"),
         ("targets.online.top_k=9", "top_k=9: encoder.layers is 2"),
-        ("masking.clones=0", "at least 1"),
+        ("masking.clones=0", "masking.clones=0: expected 1 or more"),
+        ("optim.lr=-1", "optim.lr=-1.0: expected a number above 0"),
+        ("optim.lr=nan", "optim.lr=nan: expected a number above 0"),
+        ("optim.phases=0.5,0.4,0.3", r"optim.phases=\(0.5, 0.4, 0.3\): expected shares that add up to 1"),
+        ("fit.steps=-5", "fit.steps=-5: expected 1 or more"),
+        ("fit.save_every=0", "fit.save_every=0"),
+        ("masking.length=0", "masking.length=0"),
+        ("targets.online.ema_start=2", "targets.online.ema_start=2.0: expected a number from 0 to 1"),
+        ("targets.offline.weight=-1", "targets.offline.weight=-1.0: expected 0 or more"),
+        ("encoder.dropout=2", "encoder.dropout=2.0"),
+        ("data.workers=-1", "data.workers=-1"),
+        ("data.batch_seconds=0", "data.batch_seconds=0.0"),
         ("data.train=trian", "did you mean train"),
         ("targets.offline.labels=/nowhere", "mt4ssl-bench kmeans"),
         ("targets={offline: {weight: 0}, online: {weight: 0}}", "both weights are 0"),

@@ -77,6 +77,29 @@ def test_a_class_that_breaks_the_protocol_is_told_which_check(mine: Path, name: 
 
 
 @pytest.mark.parametrize(
+    ("made", "got"),
+    [
+        ("None", "NoneType and NoneType"),
+        ("[energy, energy]", "Tensor and Tensor"),
+        ("torch.stack([energy, energy])", "Tensor and NoneType"),
+        ("(torch.stack([energy, energy]), 3)", "Tensor and int"),
+    ],
+)
+def test_what_extract_returns_is_named_where_it_is_something_else(mine: Path, made: str, got: str) -> None:
+    good = "torch.stack([energy, self.net(frames)]), lengths // 320"
+    mine.write_text(GOOD.replace(good, made), encoding="utf-8")
+    expected = "shapes: expected .*layers" if got == "Tensor and Tensor" else f"shapes: expected two tensors.*got {got}"
+    with pytest.raises(UpstreamError, match=expected):
+        load_upstream(f"{mine}:Energy")
+
+
+def test_sizes_may_be_numpys_integers(mine: Path) -> None:
+    sizes = "num_layers, dim, stride = __import__('numpy').array([2, 4, 320])"
+    mine.write_text(GOOD.replace("num_layers, dim, stride = 2, 4, 320", sizes), encoding="utf-8")
+    assert type(load_upstream(f"{mine}:Energy").dim) is int
+
+
+@pytest.mark.parametrize(
     ("change", "name", "says"),
     [
         (("class Energy", "class Energie"), "Energy", "did you mean Energie"),
@@ -84,6 +107,7 @@ def test_a_class_that_breaks_the_protocol_is_told_which_check(mine: Path, name: 
         (("self.device = device", "raise OSError('no weights')"), "Energy", "could not be built .OSError: no weights"),
         (("def extract", "def forward"), "Energy", "no class with extract"),
         (("", ""), "", "write .*:<Class>"),
+        (("import torch\n", "import sys; sys.exit(4)\n"), "Energy", "could not be imported .SystemExit: 4"),
     ],
 )
 def test_a_file_without_the_class_says_so(mine: Path, change: tuple[str, str], name: str, says: str) -> None:

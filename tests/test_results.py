@@ -200,6 +200,13 @@ def test_the_main_metric_must_be_the_first() -> None:
         a_result(main_metric="wer")
 
 
+def test_what_is_no_record_is_said_without_advice_to_delete_it(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"none\.json: no such file; records are the \.json files"):
+        results.load(tmp_path / "none.json")
+    with pytest.raises(CheckpointError, match="a folder, not a record"):
+        results.load(tmp_path)
+
+
 def test_missing_hypotheses_are_an_error_that_names_the_file(tmp_path: Path) -> None:
     path = results.save(a_result(), [], tmp_path)
     assert results.load_hypotheses(path) == []

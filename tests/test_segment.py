@@ -10,8 +10,10 @@ import soundfile
 from mt4ssl_bench import audio
 from mt4ssl_bench.corpus import Corpus, speaker_of, text_of
 from mt4ssl_bench.errors import CorpusError
+from mt4ssl_bench.inspection import check_corpus
 from mt4ssl_bench.prepare import prepare_table
 from mt4ssl_bench.segment import quiet_ends, segment_corpus
+from mt4ssl_bench.sharding import shard_corpus
 
 PAUSES = (3.1, 7.4, 10.9, 15.2)  # seconds at which the long recording is silent for 0.3 s
 SECONDS = 19.0
@@ -58,6 +60,13 @@ def test_every_exclusion_is_counted_and_whole_recordings_keep_their_text(long: C
         "whole": ("hello", "ann"),
         **{f"long-{n:04d}": ("", "ann") for n in range(notes["pieces"])},
     }
+
+
+def test_pieces_are_no_duplicates_as_files_or_in_shards_or_cut_again(long: Corpus, tmp_path: Path) -> None:
+    made = segment_corpus(long, tmp_path / "s", max_seconds=6, min_seconds=1)
+    again = segment_corpus(made, tmp_path / "again", max_seconds=4, min_seconds=1)
+    for one in (made, again, shard_corpus(made, tmp_path / "shards"), shard_corpus(again, tmp_path / "shards_again")):
+        assert "duplicate" not in check_corpus(one).counts()
 
 
 def test_windows_are_equal_and_as_few_as_fit(long: Corpus, tmp_path: Path) -> None:

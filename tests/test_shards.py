@@ -1,8 +1,12 @@
 """Shards: the same utterances, audio and labels as from files, from disk and over HTTP; what is cut short is named."""
 
 import functools
+import gzip
 import http.server
 import json
+import logging
+import os
+import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -13,7 +17,8 @@ import pytest
 from lhotse import CutSet
 
 from mt4ssl_bench import audio, shards
-from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.cli import app
+from mt4ssl_bench.corpus import Corpus, text_of, write_corpus
 from mt4ssl_bench.errors import CheckpointError, ConfigError, CorpusError
 from mt4ssl_bench.sharding import shard_corpus
 from mt4ssl_bench.upstream.config import DataConfig, OfflineConfig, PretrainConfig, TargetsConfig
@@ -36,9 +41,7 @@ def store(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> LabelStor
 @pytest.fixture(scope="module")
 def made(corpus: Corpus, store: LabelStore, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     out = tmp_path_factory.mktemp("shards") / "tones"
-    return shard_corpus(
-        corpus, out, splits=("train", "valid"), size=SIZE, labels=store.all_of, about=asdict(store.info)
-    )
+    return shard_corpus(corpus, out, splits=("train", "valid"), size=SIZE, labels=store, about=asdict(store.info))
 
 
 @pytest.fixture(scope="module")
@@ -66,15 +69,16 @@ def utterances(batches: list[Batch]) -> dict[str, tuple[bytes, list[int]]]:
 
 
 def test_lhotse_reads_the_shards(made: Corpus, corpus: Corpus) -> None:
-    cuts = list(_theirs(made.root / "train"))
+    cuts = list(CutSet.from_shar(in_dir=made.root / "train"))
     assert sorted(cut.id for cut in cuts) == sorted(cut.id for cut in corpus.cuts("train"))
     assert all(len(cut.load_labels()) == frame_count(cut.num_samples) for cut in cuts)
 
 
-def _theirs(folder: Path) -> CutSet:
-    fields = {"cuts": sorted(folder.glob("cuts.*")), "recording": sorted(folder.glob("recording.*"))}
-    fields["labels"] = sorted(folder.glob("labels.*"))
-    return CutSet.from_shar(fields=fields)
+def test_shards_are_prepared_again_as_lhotses(made: Corpus, corpus: Corpus, tmp_path: Path) -> None:
+    out = tmp_path / "again"
+    app(["prepare", "lhotse", f"train={made.root / 'train'}", "--out", str(out)], standalone_mode=False)
+    found = {cut.id: text_of(cut) for split in ("train", "valid") for cut in Corpus.open(out).cuts(split)}
+    assert found == {cut.id: text_of(cut) for cut in corpus.cuts("train")}
 
 
 def test_a_sharded_corpus_is_the_same_corpus(made: Corpus, corpus: Corpus) -> None:
@@ -124,7 +128,7 @@ def test_sharding_again_makes_nothing_again_and_something_else_is_refused(
     file = made.root / "train" / "recording.000000.tar"
     before = file.stat().st_mtime_ns
     again = functools.partial(shard_corpus, corpus, made.root, splits=("train", "valid"), size=SIZE)
-    assert again(labels=store.all_of, about=asdict(store.info)).info == made.info
+    assert again(labels=store, about=asdict(store.info)).info == made.info
     assert file.stat().st_mtime_ns == before
     with pytest.raises(CorpusError, match="holds shards of another corpus, size or labels"):
         again()
@@ -134,13 +138,20 @@ def test_an_interrupted_sharding_continues(corpus: Corpus, tmp_path: Path) -> No
     whole = shard_corpus(corpus, tmp_path / "s", splits=("train",), size=SIZE)
     folder = tmp_path / "s" / "train"
     (tmp_path / "s" / "corpus.json").unlink()
-    (folder / "index.npz").unlink()
+    (tmp_path / "s" / "train.index.npz").unlink()
     (folder / "cuts.000002.jsonl.gz").unlink()  # moved last: without it, the shard is not there
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    left = [folder / f".000002.{dead.pid}", tmp_path / "s" / "test" / f".000000.ab12.{dead.pid}"]
+    running = folder / f".000003.ab12.{os.getppid()}"
+    for aside in (*left, running):
+        aside.mkdir(parents=True)
     first = (folder / "recording.000001.tar").stat().st_mtime_ns
     assert shard_corpus(corpus, tmp_path / "s", splits=("train",), size=SIZE).info == whole.info
     assert (folder / "recording.000001.tar").stat().st_mtime_ns == first
     assert len(list(Corpus.open(tmp_path / "s").cuts("train"))) == 18
-    assert not [p for p in folder.iterdir() if p.name.startswith(".")]
+    assert [p for p in folder.iterdir() if p.name.startswith(".")] == [running]
+    assert not any(aside.exists() for aside in left)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -151,6 +162,64 @@ def test_a_shard_cut_short_is_named_and_never_a_hang(corpus: Corpus, tmp_path: P
     data = PretrainData([made], "train", replace(CONFIG, workers=workers), None, normalized=True)
     with pytest.raises(CorpusError, match=r"recording\.000002\.tar: cut short or changed: 3000 bytes, not \d+"):
         list(data(0))
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("train/cuts.000001.jsonl.gz", b"not gzip"),
+        ("train/cuts.000001.jsonl.gz", gzip.compress(b'{"id": "half')),
+        ("train/recording.000001.tar", None),
+    ],
+    ids=["foreign lines", "half a line", "zeros"],
+)
+def test_a_damaged_shard_is_named(corpus: Corpus, tmp_path: Path, file: str, content: bytes | None) -> None:
+    made = shard_corpus(corpus, tmp_path / "s", splits=("train",), size=SIZE)
+    path = made.root / file
+    path.write_bytes(bytes(path.stat().st_size) if content is None else content)
+    cuts = made.cuts("train")
+    assert cuts[0].id
+    for place in range(SIZE, 2 * SIZE):
+        with pytest.raises(CorpusError, match=r"train, shard 000001: damaged \(.*\); copy it or make the shards again"):
+            cuts[place]
+
+
+def test_an_index_cut_short_is_named(corpus: Corpus, tmp_path: Path) -> None:
+    made = shard_corpus(corpus, tmp_path / "s", splits=("valid",), size=SIZE)
+    index = made.root / "valid.index.npz"
+    index.write_bytes(index.read_bytes()[:100])
+    with pytest.raises(CorpusError, match=r"valid\.index\.npz: missing or damaged \(.*\); make the shards again"):
+        made.cuts("valid")
+
+
+def test_a_split_that_the_labels_leave_out_is_sharded_without(
+    corpus: Corpus,
+    store: LabelStore,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(logging.getLogger("mt4ssl_bench"), "propagate", True)
+    cuts = {split: list(corpus.cuts(split)) for split in ("train", "valid", "test")}
+    cuts |= {"sid_train": cuts["train"], "sid_test": cuts["valid"] + cuts["test"]}
+    whole = write_corpus(tmp_path / "c", cuts, name="tones", digest=corpus.info.digest, fields=[])
+    made = shard_corpus(whole, tmp_path / "s", size=SIZE, labels=store, about=asdict(store.info))
+    said = {split: f"split '{split}': the label store does not cover it" in caplog.text for split in whole.info.splits}
+    assert said == {"train": False, "valid": False, "test": True, "sid_train": False, "sid_test": True}
+    assert {p.name.split(".")[0] for p in (made.root / "test").iterdir()} == {"cuts", "recording"}
+    assert len(list(made.cuts("test"))) == 3
+    assert all(len(cut.load_labels()) for cut in made.cuts("valid"))
+
+
+def test_a_split_with_some_labels_is_an_error_that_leaves_nothing_half_done(corpus: Corpus, tmp_path: Path) -> None:
+    first = corpus.cuts("train")[0].id
+    some = write_labels(tmp_path / "l", LabelInfo(digest=corpus.info.digest, clusters=9), [(first, np.arange(9))])
+    with pytest.raises(CheckpointError, match="none for utterance"):
+        shard_corpus(corpus, tmp_path / "s", splits=("train",), size=SIZE, labels=some)
+    assert not list((tmp_path / "s" / "train").glob(".*"))
+    with pytest.raises(CorpusError, match="the label store has none of its utterances; name one made from it"):
+        shard_corpus(corpus, tmp_path / "t", splits=("test",), size=SIZE, labels=some)
+    assert not (tmp_path / "t").exists()
 
 
 def test_a_file_that_cannot_be_read_is_left_out_and_counted(corpus: Corpus, tmp_path: Path) -> None:
@@ -188,3 +257,11 @@ def test_shards_and_files_are_not_mixed(corpus: Corpus, made: Corpus) -> None:
 def test_a_url_that_nothing_here_opens_says_what_would() -> None:
     with pytest.raises(CorpusError, match=r"^nothing://bucket/corpus\.json: .*pip install 'smart_open\[s3\]'$"):
         Corpus.open("nothing://bucket")
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:8765/lang s", "http://127.0.0.1:abc/x", "http://[::1/x"])
+def test_a_malformed_url_is_one_line(url: str) -> None:
+    with pytest.raises(
+        CorpusError, match=r"^http://.*/corpus\.json: not a URL \(.*\); expected http://host:8000/folder"
+    ):
+        Corpus.open(url)

@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mt4ssl_bench import checkpoint
+from mt4ssl_bench import checkpoint, files
 from mt4ssl_bench.batching import endless
 from mt4ssl_bench.errors import CheckpointError, TrainingError
 from mt4ssl_bench.optim import OptimConfig, factor
@@ -310,16 +310,30 @@ def test_a_full_disk_stops_the_run_and_the_last_checkpoint_stays_whole(tmp_path:
     size = (tmp_path / "checkpoint.pt").stat().st_size
     with disk_of(size - 1000), pytest.raises(CheckpointError, match=r"could not be saved .*; the previous one"):
         build(tmp_path)()
-    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt", "log.jsonl"}
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "checkpoint.pt", "log.jsonl"}
     assert checkpoint.load(tmp_path / "checkpoint.pt")["step"] == 5
     lines = "".join((tmp_path / "log.jsonl").read_text().splitlines(keepends=True)[:5])
     for size, message in ((0, "what was there is untouched"), (len(lines) + 10, "the last checkpoint stays")):
         with disk_of(size), pytest.raises(TrainingError, match=rf"log.jsonl: could not be written .*{message}"):
             build(tmp_path)()
     assert (tmp_path / "log.jsonl").read_text()[: len(lines)] == lines
-    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt", "log.jsonl"}
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "checkpoint.pt", "log.jsonl"}
     build(tmp_path)()
     assert_equals_whole(tmp_path, whole)
+
+
+def test_a_folder_in_which_a_run_is_going_on_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "PATIENCE", 0.1)
+
+    def meanwhile(done: int, values: Mapping[str, float]) -> Mapping[str, float]:
+        if done == 3:
+            with pytest.raises(TimeoutError, match="another process works there; wait for it, or choose another"):
+                build(tmp_path)()
+        return {}
+
+    assert build(tmp_path, after_step=meanwhile)().finished
+    assert [line["step"] for line in map(json.loads, (tmp_path / "log.jsonl").open())] == list(range(1, STEPS + 1))
+    assert build(tmp_path)().finished
 
 
 # ---- fp16 ----

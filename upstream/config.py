@@ -1,8 +1,19 @@
 """What a pretraining recipe may say: the defaults are the paper's Base model (Ma et al., arXiv 2211.07321)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from mt4ssl_bench.config import (
+    AT_LEAST_1,
+    NOT_NEGATIVE,
+    POSITIVE,
+    PROBABILITY,
+    SHARE,
+    SHARES,
+    Bound,
+    check_bounds,
+)
 from mt4ssl_bench.errors import ConfigError
 from mt4ssl_bench.optim import OptimConfig
 from mt4ssl_bench.training import FitConfig
@@ -109,8 +120,22 @@ class PretrainConfig:
     min_pred_var: float = 0.01
 
 
+BOUNDS: Mapping[Bound, str] = {
+    AT_LEAST_1: "fit.steps fit.accumulate fit.log_every fit.save_every fit.validate_every frontend.channels "
+    "encoder.layers encoder.dim encoder.ffn encoder.heads encoder.pos_groups encoder.pos_kernel masking.length "
+    "masking.clones targets.online.top_k targets.online.ema_steps targets.offline.max_frames",
+    POSITIVE: "optim.lr optim.eps data.batch_seconds",
+    NOT_NEGATIVE: "optim.weight_decay optim.clip_norm optim.init_scale optim.final_scale encoder.pos_depth "
+    "masking.min_masks targets.offline.weight targets.online.weight data.workers data.max_unreadable data.cache_hours",
+    PROBABILITY: "encoder.dropout encoder.attention_dropout encoder.activation_dropout encoder.layer_drop",
+    SHARE: "targets.online.ema_start targets.online.ema_end",
+    SHARES: "optim.phases",
+}
+
+
 def check(config: PretrainConfig) -> PretrainConfig:
     """Return `config` unchanged if its values fit together; raises ConfigError naming the key that does not."""
+    check_bounds(config, BOUNDS)
     encoder, targets = config.encoder, config.targets
     rules = {
         f"encoder.heads={encoder.heads}: encoder.dim={encoder.dim} is not divisible by it": encoder.dim % encoder.heads,
@@ -122,7 +147,6 @@ def check(config: PretrainConfig) -> PretrainConfig:
         "targets: both weights are 0; leave at least one extractor": targets.offline.weight == 0
         and targets.online.weight == 0,
         f"targets.offline.clusters={targets.offline.clusters}: must be at least 2": targets.offline.clusters < 2,
-        f"masking.clones={config.masking.clones}: must be at least 1": config.masking.clones < 1,
         f"masking.prob={config.masking.prob}: must lie in (0, 1]": not 0 < config.masking.prob <= 1,
         f"data.min_seconds={config.data.min_seconds}: must be at least 0.05": config.data.min_seconds < 0.05,
         f"data.max_seconds={config.data.max_seconds}: must be over data.min_seconds={config.data.min_seconds}": (

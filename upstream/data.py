@@ -156,7 +156,7 @@ class PretrainData:
         for name, reason in batch.skipped.items():
             if name not in self.unreadable:
                 self.unreadable[name] = reason
-                LOGGER.warning("left out, %d so far: %s", len(self.unreadable), reason)
+                LOGGER.error("left out, %d so far: %s", len(self.unreadable), reason)  # said by every process
         if len(self.unreadable) > max(1, self.config.max_unreadable * len(self.cuts)):
             first = next(iter(self.unreadable.values()))
             raise CorpusError(

@@ -184,6 +184,13 @@ def load_custom(argument: str, *, device: str) -> Upstream:
     return MT4SSLUpstream(read_model(download(argument)), Path(argument.partition("?")[0]).stem, device)
 
 
+def load_default(argument: str, *, device: str) -> Upstream:
+    """Return what mt4ssl is in s3prl's hub: the default checkpoint, or the path or URL that is named."""
+    if not argument:
+        mt4ssl()
+    return load_custom(argument, device=device)
+
+
 def mt4ssl_local(ckpt: str | None = None, model_config: object = None, refresh: object = None) -> UpstreamExpert:
     """s3prl and torch.hub entry: an MT4SSL run folder or checkpoint file; its config is in the file."""
     del model_config, refresh  # s3prl passes both to every entry

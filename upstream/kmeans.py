@@ -112,11 +112,15 @@ class FeatureSource:
         if not -layers <= layer < layers:
             raise ConfigError(f"targets.offline.layer={layer}: '{self.upstream.name}' has {layers} hidden states")
         self.layer = layer % layers
+        self.unreadable: dict[str, str] = {}  # utterance id -> reason, each said once
         self.name = "mfcc" if config.features == "mfcc" else f"{self.upstream.fingerprint}:{self.layer}"
 
     def __call__(self, cuts: Sequence[Any]) -> Iterator[list[tuple[str, Tensor]]]:
-        """Yield (utterance id, frames), normalised as the config says, batch by batch."""
-        for batch in Pass(self.upstream)(cuts):
+        """Yield (utterance id, frames), normalised as the config says, batch by batch.
+
+        Audio that cannot be read has no frames: training leaves it out too, and stops where there is too much of it.
+        """
+        for batch in Pass(self.upstream)(cuts, unreadable=self.unreadable):
             frames = [(name, torch.from_numpy(values[:, self.layer])) for name, values in batch]
             yield [(name, normalized(found, self.config.normalize)) for name, found in frames]
 
@@ -153,11 +157,21 @@ def make_labels(
             _label(parts, source, whole)
             if world.main:
                 info = LabelInfo(
-                    digest=digest, clusters=config.clusters, features=source.name, normalize=config.normalize
+                    digest=digest,
+                    clusters=config.clusters,
+                    features=source.name,
+                    normalize=config.normalize,
+                    made_by=key,
                 )
                 _collect(parts, folder, info)
                 shutil.rmtree(partial)
-    return LabelStore(folder).check(digest, config.clusters)
+    store = LabelStore(folder).check(digest, config.clusters)
+    if store.info.made_by not in {"", key}:
+        raise ConfigError(
+            f"{folder}: holds labels made in another way ({store.info.clusters} clusters of {store.info.features}, "
+            f"not of {source.name}, or other splits, seed or targets.offline keys); choose another --out"
+        )
+    return store
 
 
 def joint_digest(corpora: Sequence[Corpus]) -> str:
@@ -182,7 +196,8 @@ def _sample(parts: Parts, source: FeatureSource, cuts: Joined, config: OfflineCo
                 keep = np.random.default_rng(int.from_bytes(drawn)).random(len(frames)) < rate
                 rows.append((name, frames[torch.from_numpy(keep)].numpy()))
         rows.sort(key=itemgetter(0))  # whatever the batches were
-        return {"frames": np.concatenate([row for _, row in rows]).astype(np.float32)}
+        none = np.zeros((0, source.upstream.dim), dtype=np.float32)
+        return {"frames": np.concatenate([none, *(row for _, row in rows)]).astype(np.float32)}
 
     parts.make("sample", len(taken), make, "k-means: reading frames")
 
@@ -195,7 +210,8 @@ def _fit(parts: Parts, config: OfflineConfig, seed: int) -> None:
     if len(sample) < config.clusters:
         shutil.rmtree(parts.folder)
         raise CorpusError(
-            f"targets.offline.clusters={config.clusters}: the training split has only {len(sample)} frames; use fewer"
+            f"targets.offline.clusters={config.clusters}: only {len(sample)} frames of the training split to fit "
+            f"(targets.offline.max_frames={config.max_frames}); use fewer clusters"
         )
     LOGGER.info("k-means: fitting %d clusters on %d frames of %d features", config.clusters, *sample.shape)
     model = MiniBatchKMeans(  # HuBERT's settings
@@ -219,12 +235,16 @@ def _label(parts: Parts, source: FeatureSource, splits: Sequence[Joined]) -> Non
     cuts = Joined(splits)
 
     def make(places: range) -> Arrays:
-        ids, labels, lengths = [], [], []
+        ids, lengths, labels = [], [], [np.zeros(0, dtype=np.uint16)]
         for batch in source(cuts[places.start : places.stop]):
             ids += [name for name, _ in batch]
             lengths += [len(frames) for _, frames in batch]
             labels.append(nearest(torch.cat([frames for _, frames in batch]), centres).astype(np.uint16))
-        return {"ids": np.array(ids), "lengths": np.array(lengths), "labels": np.concatenate(labels)}
+        return {
+            "ids": np.array(ids, dtype=np.str_),
+            "lengths": np.array(lengths, dtype=np.int64),
+            "labels": np.concatenate(labels),
+        }
 
     parts.make("labels", len(cuts), make, "k-means: labelling")
 

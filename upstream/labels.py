@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from mt4ssl_bench.errors import CheckpointError
 from mt4ssl_bench.files import write_text
+from mt4ssl_bench.shards import LABELS
 
 FORMAT = 1
-AGAIN = 'run "mt4ssl-bench kmeans" again'
+AGAIN = 'run "mt4ssl-bench kmeans" into another --out'
 FRAME_RATE = 50  # labels per second: one per frame of the front end
 
 
@@ -34,6 +35,7 @@ class LabelInfo:
     features: str = ""  # "mfcc", or "<an upstream's fingerprint>:<layer>"
     normalize: str = "none"  # of the features, before they met the centres
     frames: int = 0
+    made_by: str = ""  # digest of the corpora and of every key that the labels depend on
     report: dict[str, float] = field(default_factory=dict)
 
 
@@ -70,7 +72,7 @@ class LabelStore:
 
     def get(self, name: str, frames: int) -> NDArray[np.uint16]:
         """Return the labels (frames,) of utterance `name`; raises CheckpointError when it has none or too few."""
-        return _enough(self.all_of(name), frames, name, f"labels {self.folder}")
+        return _enough(self.all_of(name), frames, name, f"labels {self.folder}", self.info.clusters)
 
     def of(self, cut: Any, frames: int) -> NDArray[np.uint16]:  # noqa: ANN401 - lhotse ships no types
         """Return the labels (frames,) of a cut; see get."""
@@ -113,11 +115,15 @@ class CarriedLabels:
         _check(self.info, "the labels in the shards", digest, clusters)
 
     def of(self, cut: Any, frames: int) -> NDArray[np.uint16]:  # noqa: ANN401 - lhotse ships no types
-        """Return the labels (frames,) of a cut; raises CheckpointError when there are too few."""
-        return _enough(cut.load_labels(), frames, cut.id, "the labels in the shards")
+        """Return the labels (frames,) of a cut; raises CheckpointError when there are none or too few."""
+        if LABELS not in (cut.custom or {}):
+            raise CheckpointError(f"the labels in the shards: none for utterance '{cut.id}'; shard all with labels")
+        return _enough(cut.load_labels(), frames, cut.id, "the labels in the shards", self.info.clusters)
 
 
-def _enough(values: NDArray[np.uint16], frames: int, name: str, where: str) -> NDArray[np.uint16]:
+def _enough(values: NDArray[np.uint16], frames: int, name: str, where: str, clusters: int) -> NDArray[np.uint16]:
+    if len(values) and int(values.max()) >= clusters:
+        raise CheckpointError(f"{where}: utterance '{name}' has label {values.max()} of {clusters} clusters; {AGAIN}")
     if len(values) < frames:
         raise CheckpointError(
             f"{where}: utterance '{name}' has {len(values)} labels for {frames} frames at "

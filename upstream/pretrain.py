@@ -1,7 +1,6 @@
 """The pretraining job: recipe to data to model to fit; a run folder says all that is needed to continue it."""
 
 import contextlib
-import json
 import logging
 import math
 from collections.abc import Mapping
@@ -13,7 +12,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from mt4ssl_bench import runlog
 from mt4ssl_bench.config import load, to_dict
 from mt4ssl_bench.corpus import Corpus
 from mt4ssl_bench.distributed import ALONE, World, joined, no_sync
@@ -118,15 +116,14 @@ class Pretraining:
 
     def run(self, out: Path) -> FitReport:
         """Train, keeping checkpoint.pt, config.json and log.jsonl in `out`; repeating it continues."""
-        stored = to_dict(self.config)
-        fit = Fit(
+        return Fit(
             self.model.train(),
             self.train.stream(rank=self.world.rank, world=self.world.size),
             self.loss,
             self.config.optim,
             self.config.fit,
             run=out,
-            meta={"kind": KIND, "config": stored, "corpus_digest": self.digest},
+            meta={"kind": KIND, "config": to_dict(self.config), "corpus_digest": self.digest},
             free=[f"config.{key}" for key in FREE],
             after_step=self.after_step,
             validate=self.validate,
@@ -134,12 +131,7 @@ class Pretraining:
             world=self.world,
             no_sync=partial(no_sync, self.net),
             scaler=loss_scaler(self.config.fit.autocast, self.world.device),
-        )
-        with self.world.main_first():
-            if self.world.main:
-                out.mkdir(parents=True, exist_ok=True)
-                runlog.replace(out / "config.json", json.dumps(stored, indent=1) + "\n")
-        return fit()
+        )()
 
 
 def autocast(kind: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
