@@ -101,6 +101,8 @@ def load_each(
         try:
             upstream = load_upstream(name, device=device)
         except BenchError as error:
+            if len(names) == 1:
+                raise
             errors.append(error)
             failed(name, error)
         else:

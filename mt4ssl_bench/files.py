@@ -1,5 +1,6 @@
 """Files that appear complete or not at all, written aside and renamed; folders that one process at a time works in."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from typing import IO
 
 from filelock import FileLock, Timeout
 
+LOGGER = logging.getLogger(__name__)
 PATIENCE = 30.0  # seconds: the loader processes of a run that was killed let go of its folder after some
 
 
@@ -39,8 +41,14 @@ def alone(folder: Path) -> Iterator[None]:
     A process that dies lets go of it.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
     try:
-        with FileLock(folder / ".lock", timeout=PATIENCE):
-            yield
+        lock.acquire(timeout=PATIENCE)
     except Timeout:
         raise TimeoutError(f"{folder}: another process works there; wait for it, or choose another folder") from None
+    except (OSError, NotImplementedError) as error:
+        LOGGER.debug("%s: no lock, this file system may have none (%s)", folder, error)
+    try:
+        yield
+    finally:
+        lock.release()

@@ -187,6 +187,14 @@ def test_names_that_a_terminal_cannot_show_are_printed_with_escapes(manifest: Pa
     assert b"T\\xf6ne" in done.stdout
 
 
+def test_a_file_where_a_run_should_go_is_refused_before_labels_are_made(
+    corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    said = refused(capsys, "pretrain", TOY, f"data.corpus={corpus.root}", "--out", tmp_path / "file")
+    assert said.endswith("file: a file; expected a folder, or none yet")
+
+
 def test_a_truncated_split_is_one_line(corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(corpus.root, tmp_path / "cut")
     whole = (tmp_path / "cut" / "train.jsonl.gz").read_bytes()

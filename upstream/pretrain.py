@@ -155,6 +155,8 @@ def pretrain(recipe: str, *keys: str, out: str | Path, device: str = "auto") -> 
     missing. Under torchrun, all processes train one model. Raises BenchError for a wrong recipe, key or corpus, before
     any long work.
     """
+    if Path(out).exists() and not Path(out).is_dir():
+        raise ConfigError(f"--out {out}: a file; expected a folder, or none yet")
     with joined(device) as world:
         return open_pretraining(load(PretrainConfig, recipe, keys), world=world).run(Path(out))
 
