@@ -26,7 +26,7 @@ PROBE_SECONDS = 20.0  # audio on which the speed of a pass is measured
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedRow:
-    """One row: its record where there is one, else the updates and heads that training it takes."""
+    """One row: what would be trained, and its record where there is one."""
 
     upstream: str
     job: Job

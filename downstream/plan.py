@@ -7,21 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mt4ssl_bench import results
-from mt4ssl_bench.config import (
-    AT_LEAST_1,
-    NOT_NEGATIVE,
-    POSITIVE,
-    PROBABILITY,
-    SHARE,
-    SHARES,
-    Bound,
-    check_bounds,
-    load,
-    read_recipe,
-    recipe_names,
-    to_dict,
-)
+from mt4ssl_bench import bounds, results
+from mt4ssl_bench.config import load, read_recipe, recipe_names, to_dict
 from mt4ssl_bench.corpus import Corpus, phones_of, speaker_of, text_of
 from mt4ssl_bench.downstream.task import TASKS, DecodeConfig, Task, TaskConfig, rates
 from mt4ssl_bench.errors import ConfigError, CorpusError
@@ -33,15 +20,15 @@ ROLES = ("train", "valid", "test")
 FIELDS: Mapping[str, Callable[[Any], str]] = {"text": text_of, "phones": phones_of, "speaker": speaker_of}
 UNREAD = {"frozen": ("mode", "tune"), "finetune": ("head", "store", "batch", "crops", "patience")}  # by mode
 NAMED = 3  # examples in a message
-BOUNDS: Mapping[Bound, str] = {
-    AT_LEAST_1: "steps batch accumulate validate_every crops vocabulary head.projection head.hidden head.lstm_layers "
-    "decode.beam tune.time_length tune.channel_length",
-    POSITIVE: "tune.batch_seconds tune.head_lr decode.threshold",
-    NOT_NEGATIVE: "clip_norm patience crop_seconds test_crop_seconds store.limit_gb tune.freeze_updates "
+BOUNDS: bounds.Bounds = {
+    bounds.AT_LEAST_1: "steps batch accumulate validate_every crops vocabulary head.projection head.hidden "
+    "head.lstm_layers decode.beam tune.time_length tune.channel_length",
+    bounds.POSITIVE: "tune.batch_seconds tune.head_lr decode.threshold",
+    bounds.NOT_NEGATIVE: "clip_norm patience crop_seconds test_crop_seconds store.limit_gb tune.freeze_updates "
     "tune.final_scale tune.workers tune.cache_hours",
-    PROBABILITY: "head.dropout tune.dropout tune.attention_dropout tune.activation_dropout tune.layer_drop",
-    SHARE: "tune.time_prob tune.channel_prob",
-    SHARES: "tune.phases",
+    bounds.PROBABILITY: "head.dropout tune.dropout tune.attention_dropout tune.activation_dropout tune.layer_drop",
+    bounds.SHARE: "tune.time_prob tune.channel_prob",
+    bounds.SHARES: "tune.phases",
 }
 
 
@@ -112,7 +99,7 @@ def plan(name: str, corpus: Corpus, overrides: Sequence[str] = (), limit: int | 
         train = corpus.info.splits.get("train")
         recipe = name if train and train.hours >= FULL_HOURS else f"{name}_tiny"
     config = load(TaskConfig, _task_recipe(recipe), overrides)
-    check_bounds(config, BOUNDS)
+    bounds.check(config, BOUNDS)
     if not config.seeds or len(set(config.seeds)) < len(config.seeds) or min(config.seeds) < 0:
         raise ConfigError(f"seeds={list(config.seeds)}: expected one or several different numbers from 0")
     kinds = TASKS.get(config.task).unit_kinds

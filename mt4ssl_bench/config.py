@@ -2,9 +2,7 @@
 
 import dataclasses
 import json
-import math
-from collections.abc import Callable, Mapping, Sequence
-from functools import reduce
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -76,24 +74,6 @@ def load(schema: type[C], recipe: str | None = None, overrides: Sequence[str] = 
         return cast("C", OmegaConf.to_object(node))
     except OmegaConfBaseException as error:
         raise ConfigError(f"{recipe or schema.__name__}: {_explain(error, node)}") from None
-
-
-Bound = tuple[str, Callable[[Any], bool]]  # what is expected, and whether a value is that
-POSITIVE: Bound = ("a number above 0", lambda value: 0 < value < math.inf)
-NOT_NEGATIVE: Bound = ("0 or more", lambda value: 0 <= value < math.inf)
-AT_LEAST_1: Bound = ("1 or more", lambda value: value >= 1)
-PROBABILITY: Bound = ("a number from 0 to below 1", lambda value: 0 <= value < 1)
-SHARE: Bound = ("a number from 0 to 1", lambda value: 0 <= value <= 1)
-SHARES: Bound = ("shares that add up to 1", lambda value: min(value) >= 0 and math.isclose(sum(value), 1, abs_tol=1e-6))
-
-
-def check_bounds(config: object, bounds: Mapping[Bound, str]) -> None:
-    """Raise ConfigError for the first value of a config dataclass out of its bound; keys (a.b) stand behind theirs."""
-    for (expected, good), keys in bounds.items():
-        for key in keys.split():
-            value = reduce(getattr, key.split("."), config)
-            if not good(value):
-                raise ConfigError(f"{key}={value}: expected {expected}")
 
 
 def to_dict(config: object) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def load_upstream(name: str, *, device: str = "cpu") -> Upstream:
 def load_each(
     names: Sequence[str], *, device: str, failed: Callable[[str, BenchError], None]
 ) -> Iterator[tuple[str, Upstream]]:
-    """Yield (name, upstream) for every name that loads; failed() hears of the others.
+    """Yield (name, upstream) for every name that loads; failed() hears of the others, if there are several names.
 
     Raises the first one's BenchError when none loads.
     """

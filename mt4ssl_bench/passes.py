@@ -110,7 +110,7 @@ class Pass:
                 if ahead and (batch is None or len(ahead) > READERS):
                     members, waves = ahead.popleft()
                     read = _readable([cut.id for cut in members], waves.result(), unreadable)
-                    values = self._forward(list(read), list(read.values())) if read else []
+                    values = self._forward([name for name, _ in read], [views for _, views in read]) if read else []
                     new = sum(cut.id not in done for cut in members)
                     found = [pair for pair in values if pair[0] not in done]
                     if found:
@@ -168,12 +168,12 @@ class Pass:
 
 def _readable(
     ids: Sequence[str], waves: Sequence[list[audio.Samples] | CorpusError], unreadable: dict[str, str] | None
-) -> dict[str, list[audio.Samples]]:
-    """Return the waveforms by id, without what cannot be read; see Pass."""
-    found = {}
+) -> list[tuple[str, list[audio.Samples]]]:
+    """Return ids with their waveforms, without what cannot be read; see Pass."""
+    found = []
     for name, wave in zip(ids, waves, strict=True):
         if not isinstance(wave, CorpusError):
-            found[name] = wave
+            found.append((name, wave))
         elif unreadable is None:
             raise wave
         elif name not in unreadable:

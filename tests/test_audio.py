@@ -1,5 +1,6 @@
 """Audio comes out as 16 kHz mono float32; what cannot be read raises CorpusError naming the file and the utterance."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -151,3 +152,12 @@ def test_real_speech_at_its_own_rate_is_read_at_16_khz(speech: Path) -> None:
         samples = audio.read_file(path)
         assert abs(len(samples) / audio.RATE - frames / rate) < 1e-3
         assert 0.01 < np.abs(samples).max() <= 1.5
+
+
+def test_a_name_in_no_encoding_is_named_as_the_fault(tmp_path: Path) -> None:
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/stra\xdfe.wav"))
+    soundfile.write(tmp_path / "a.wav", np.zeros(160), 16_000)
+    (tmp_path / "a.wav").rename(odd)
+    for look in (audio.probe, audio.read_file, audio.examine):
+        with pytest.raises(CorpusError, match="its name is not in the system's encoding; rename it"):
+            look(odd)

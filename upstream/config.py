@@ -1,19 +1,9 @@
 """What a pretraining recipe may say: the defaults are the paper's Base model (Ma et al., arXiv 2211.07321)."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mt4ssl_bench.config import (
-    AT_LEAST_1,
-    NOT_NEGATIVE,
-    POSITIVE,
-    PROBABILITY,
-    SHARE,
-    SHARES,
-    Bound,
-    check_bounds,
-)
+from mt4ssl_bench import bounds
 from mt4ssl_bench.errors import ConfigError
 from mt4ssl_bench.optim import OptimConfig
 from mt4ssl_bench.training import FitConfig
@@ -120,22 +110,22 @@ class PretrainConfig:
     min_pred_var: float = 0.01
 
 
-BOUNDS: Mapping[Bound, str] = {
-    AT_LEAST_1: "fit.steps fit.accumulate fit.log_every fit.save_every fit.validate_every frontend.channels "
+BOUNDS: bounds.Bounds = {
+    bounds.AT_LEAST_1: "fit.steps fit.accumulate fit.log_every fit.save_every fit.validate_every frontend.channels "
     "encoder.layers encoder.dim encoder.ffn encoder.heads encoder.pos_groups encoder.pos_kernel masking.length "
     "masking.clones targets.online.top_k targets.online.ema_steps targets.offline.max_frames",
-    POSITIVE: "optim.lr optim.eps data.batch_seconds",
-    NOT_NEGATIVE: "optim.weight_decay optim.clip_norm optim.init_scale optim.final_scale encoder.pos_depth "
+    bounds.POSITIVE: "optim.lr optim.eps data.batch_seconds",
+    bounds.NOT_NEGATIVE: "optim.weight_decay optim.clip_norm optim.init_scale optim.final_scale encoder.pos_depth "
     "masking.min_masks targets.offline.weight targets.online.weight data.workers data.max_unreadable data.cache_hours",
-    PROBABILITY: "encoder.dropout encoder.attention_dropout encoder.activation_dropout encoder.layer_drop",
-    SHARE: "targets.online.ema_start targets.online.ema_end",
-    SHARES: "optim.phases",
+    bounds.PROBABILITY: "encoder.dropout encoder.attention_dropout encoder.activation_dropout encoder.layer_drop",
+    bounds.SHARE: "targets.online.ema_start targets.online.ema_end",
+    bounds.SHARES: "optim.phases",
 }
 
 
 def check(config: PretrainConfig) -> PretrainConfig:
     """Return `config` unchanged if its values fit together; raises ConfigError naming the key that does not."""
-    check_bounds(config, BOUNDS)
+    bounds.check(config, BOUNDS)
     encoder, targets = config.encoder, config.targets
     rules = {
         f"encoder.heads={encoder.heads}: encoder.dim={encoder.dim} is not divisible by it": encoder.dim % encoder.heads,
