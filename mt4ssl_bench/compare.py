@@ -82,8 +82,10 @@ def _differences(a: Found, b: Found) -> list[Difference]:
 
 def _counts(metric: str, rows: Sequence[Hypothesis]) -> Counts:
     """The edits of each utterance in the metric's own tokens; a record's file has those of the main metric."""
-    if metric == "cer":
-        return error_counts([row["reference"] for row in rows], [row["hypothesis"] for row in rows], by="characters")
+    name, lm, _ = metric.partition("+")
+    if lm or name == "cer":
+        said = [row["with_lm"] if lm else row["hypothesis"] for row in rows]
+        return error_counts([row["reference"] for row in rows], said, by="characters" if name == "cer" else "words")
     return np.array([[row["substitutions"], row["deletions"], row["insertions"], row["tokens"]] for row in rows])
 
 

@@ -22,12 +22,24 @@ def spoil(sentence: str, every: int) -> str:
     return " ".join(token for i, token in enumerate(sentence.split()) if (i + 1) % every)
 
 
-def save(folder: Path, model: str, said: list[str], *, task: str = "phoneme", order: int = 1, **changes: Any) -> Path:
+def save(
+    folder: Path,
+    model: str,
+    said: list[str],
+    *,
+    task: str = "phoneme",
+    order: int = 1,
+    with_lm: list[str] | None = None,
+    **changes: Any,
+) -> Path:
     """Write a record of what `model` said to SENTENCES, in this order or backwards."""
     metric, rows = MAIN[task], list(zip(SENTENCES, said, strict=True))
     scores: dict[str, Score] = {metric: error_rate(error_counts(SENTENCES, said, by="words"))}
     if task == "asr":
         scores["cer"] = error_rate(error_counts(SENTENCES, said, by="characters"))
+        if with_lm:
+            scores["wer+lm"] = error_rate(error_counts(SENTENCES, with_lm, by="words"))
+            scores["cer+lm"] = error_rate(error_counts(SENTENCES, with_lm, by="characters"))
     counts = error_counts(SENTENCES, said, by="words").tolist()
     if task == "speaker":
         scores = {metric: accuracy([a == b for a, b in rows])}
@@ -49,6 +61,8 @@ def save(folder: Path, model: str, said: list[str], *, task: str = "phoneme", or
         {"id": f"u{i}", "speaker": None, "reference": a, "hypothesis": b, **dict(zip(names, edits, strict=True))}
         for i, ((a, b), edits) in enumerate(zip(rows, counts, strict=True))
     ]
+    for row, one in zip(hypotheses, with_lm or [], strict=False):
+        row["with_lm"] = one
     kept: list[Hypothesis] = hypotheses[::order]
     return results.save(Result(**(fields | changes)), kept, folder)
 
@@ -86,10 +100,11 @@ def test_a_small_difference_is_not_called_one(tmp_path: Path) -> None:
 
 
 def test_every_metric_is_compared_in_its_own_tokens(tmp_path: Path) -> None:
-    save(tmp_path, "good", GOOD, task="asr")
-    save(tmp_path, "bad", BAD, task="asr")
+    save(tmp_path, "good", GOOD, task="asr", with_lm=SENTENCES)
+    save(tmp_path, "bad", BAD, task="asr", with_lm=GOOD)
     found = compare("good", "bad", task="asr", folder=tmp_path)
-    assert [each.metric for each in found] == ["wer", "cer"]
+    assert [each.metric for each in found] == ["wer", "cer", "wer+lm", "cer+lm"]
+    assert found[2].a == 0.0
     for each in found:
         assert each.value == pytest.approx(each.a - each.b)
 
