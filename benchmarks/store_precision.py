@@ -47,8 +47,8 @@ def main(upstream: str, corpus: str, *keys: str) -> None:
             head = head or own
 
             def per(one: torch.nn.Module) -> float:
-                references, (hypotheses,), _ = sweep.decode([one], splits["test"])  # noqa: B023 - called here
-                return float(task.measure(references, hypotheses))
+                (hypotheses,), members = sweep.decode([one], splits["test"])  # noqa: B023 - called here
+                return float(task.measure(task.references(members, hypotheses), hypotheses))
 
             found = per(head), per(own)
             exact = exact or found

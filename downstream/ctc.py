@@ -69,9 +69,9 @@ class CTCTask(Task):
             return None
         if self.config.decode.tune:
             kept = list(logits("valid"))
-            references = [self.reference(cut) for cuts, _, _ in kept for cut in cuts]
+            members = [cut for cuts, _, _ in kept for cut in cuts]
             pairs = [(values.cpu(), lengths) for _, values, lengths in kept]
-            decoder = tuned(decoder, pairs, lambda texts: self.measure(references, texts))
+            decoder = tuned(decoder, pairs, lambda texts: self.measure(self.references(members, texts), texts))
         texts = [text for _, values, lengths in logits("test") for text in decoder.decode(values, lengths)]
         return WithLM(hypotheses=texts, lm_weight=decoder.config.lm_weight, word_score=decoder.config.word_score)
 

@@ -71,9 +71,8 @@ def train_finetuned(
     clock.lap("train")
     chosen, crop = best, task.config.test_crop_seconds if task.pooled else 0.0
     splits = {role: Audio(cuts[role], task.config, crop=crop) for role in ("valid", "test")}
-    references, hypotheses, members = chosen.decode(splits["test"])
+    hypotheses, members = chosen.decode(splits["test"])
     return Trained(
-        references=references,
         hypotheses=hypotheses,
         cuts=members,
         trials=trials,
@@ -159,8 +158,8 @@ class Finetuning:
         self.targets = {cut.id: self.task.target(cut) for cut in train}
 
         def validate(step: int) -> dict[str, float]:  # noqa: ARG001 - fit's signature
-            references, hypotheses, _ = self.decode(checked)
-            value = self.task.measure(references, hypotheses)
+            hypotheses, cuts = self.decode(checked)
+            value = self.task.measure(self.task.references(cuts, hypotheses), hypotheses)
             # as fairseq does, the later of two equal ones is kept
             if not any(worse(self.task, value, found[metric]) for found in fit.validations):
                 save_model(self.folder, self.task, self.upstream, self.model.head, encoder=self.model.encoder)
@@ -216,16 +215,14 @@ class Finetuning:
         ids = [cut.id for cut in batch.cuts]
         return StepLoss(total=total, count=len(ids), sums={"loss": total}, seconds=seconds, ids=ids)
 
-    def decode(self, data: Audio) -> tuple[list[str], list[str], list[Any]]:
-        """Return a split's references, hypotheses and cuts, in one order."""
-        references: list[str] = []
+    def decode(self, data: Audio) -> tuple[list[str], list[Any]]:
+        """Return a split's hypotheses and cuts, in one order."""
         hypotheses: list[str] = []
         members: list[Any] = []
         for cuts, logits, lengths in self.logits(data):
-            references += [self.task.reference(cut) for cut in cuts]
             hypotheses += self.task.decode(logits, lengths)
             members += cuts
-        return references, hypotheses, members
+        return hypotheses, members
 
     @torch.no_grad()
     def logits(self, data: Audio) -> Iterator[Answers]:

@@ -46,9 +46,8 @@ def train_frozen(
     chosen = sweep.run(train, splits["valid"], f"{job.recipe} on {model.name}")
     save_model(folder, task, model, chosen.head, source=source)
     clock.lap("train")
-    references, (hypotheses,), members = sweep.decode([chosen.head], splits["test"])
+    (hypotheses,), members = sweep.decode([chosen.head], splits["test"])
     return Trained(
-        references=references,
         hypotheses=hypotheses,
         cuts=members,
         trials=[_trial(trial, chosen) for trial in sweep.trials],

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,9 +11,10 @@ from torch import nn
 from mt4ssl_bench.corpus import phones_of, text_of
 from mt4ssl_bench.downstream.ctc import CTCTask
 from mt4ssl_bench.downstream.heads import LinearHead
+from mt4ssl_bench.downstream.nearest import nearest
 from mt4ssl_bench.downstream.task import TaskConfig
 from mt4ssl_bench.downstream.units import Phonemes, Units, drop_stress
-from mt4ssl_bench.lexicon import UNKNOWN, open_lexicon, pronounce
+from mt4ssl_bench.lexicon import UNKNOWN, Words, open_lexicon, pronounce, pronunciations
 from mt4ssl_bench.metrics import Score, error_counts, error_rate
 
 LOGGER = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ class Phoneme(CTCTask):
 
     def __init__(self, config: TaskConfig) -> None:
         super().__init__(config)
-        self.lexicon: Mapping[str, str] = {}
+        self.lexicon: Words = {}
         self.missing: Counter[str] = Counter()
 
     def build_units(self, texts: Sequence[str]) -> Units:
@@ -66,6 +67,19 @@ class Phoneme(CTCTask):
     def reference(self, cut: Any) -> str:  # noqa: ANN401 - lhotse ships no types
         """Return the cut's phones, stress kept or dropped as the recipe says."""
         phones = pronounce(text_of(cut), self.lexicon, self.missing) if self.config.lexicon else phones_of(cut)
+        return self._stressed(phones)
+
+    def references(self, cuts: Sequence[Any], hypotheses: Sequence[str]) -> list[str]:
+        """See Task.references: each word in the pronunciation that fits best, where the recipe says all."""
+        if self.config.pronunciations == "first":
+            return super().references(cuts, hypotheses)
+        return [nearest(self._variants(cut), said) for cut, said in zip(cuts, hypotheses, strict=True)]
+
+    def _variants(self, cut: Any) -> list[list[str]]:  # noqa: ANN401
+        words = pronunciations(text_of(cut), self.lexicon, self.missing)
+        return [[self._stressed(phones) for phones in variants] for variants in words]
+
+    def _stressed(self, phones: str) -> str:
         return phones if self.config.stress == "keep" else drop_stress(phones)
 
     def score(self, references: list[str], hypotheses: list[str], speakers: list[str] | None) -> dict[str, Score]:

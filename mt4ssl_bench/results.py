@@ -59,7 +59,10 @@ class Trial(TypedDict):
 
 
 class Hypothesis(TypedDict):
-    """What was decoded for one test utterance, with its edit counts in the main metric's tokens."""
+    """What was decoded for one test utterance, with its edit counts in the main metric's tokens.
+
+    `reference` is what it is scored against: with pronunciations=all, the one nearest to `hypothesis`.
+    """
 
     id: str
     speaker: str | None
@@ -70,6 +73,7 @@ class Hypothesis(TypedDict):
     insertions: int
     tokens: int
     with_lm: NotRequired[str]  # decoded with a language model
+    with_lm_reference: NotRequired[str]  # the reference nearest to `with_lm`, where it is another
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +126,11 @@ class Result:
             self.task_version,
             self.limit,
         )
+
+
+def lm_reference(row: Hypothesis) -> str:
+    """Return what `with_lm` is scored against."""
+    return row.get("with_lm_reference", row["reference"])
 
 
 def digest(value: object) -> str:

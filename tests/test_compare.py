@@ -164,6 +164,17 @@ def test_records_with_other_utterances_are_refused(tmp_path: Path) -> None:
         compare("good", "bad", task="phoneme", folder=tmp_path)
 
 
+def test_records_with_other_references_are_refused_where_there_is_only_one(tmp_path: Path) -> None:
+    for choice in ("first", "all"):
+        folder, recipe = tmp_path / choice, {"task": "phoneme", "pronunciations": choice}
+        save(folder, "good", GOOD, recipe=recipe)
+        path = results.hypotheses_path(save(folder, "bad", BAD, recipe=recipe))
+        path.write_text(path.read_text().replace("AY L AY K", "AY L AY", 1))
+    assert compare("good", "bad", task="phoneme", folder=tmp_path / "all")[0].utterances == 40
+    with pytest.raises(BenchError, match="different references of 1 utterances, for example 'u0'"):
+        compare("good", "bad", task="phoneme", folder=tmp_path / "first")
+
+
 def test_confusions_count_what_was_said_for_what() -> None:
     found = confusions(["A B C", "A B C", "A"], ["A X C", "A X C Y", ""])
     assert found == {("B", "X"): 2, ("", "Y"): 1, ("A", ""): 1}

@@ -151,6 +151,8 @@ def test_a_tasks_name_means_the_recipe_that_fits_the_corpus(corpus: Corpus) -> N
         ("asr", ["store.limit_gb=-1"], "store.limit_gb=-1.0: expected 0 or more"),
         ("asr", ["units=phonemes"], "units=phonemes: task 'asr' predicts characters or sentencepiece"),
         ("asr", ["lexicon=cmudict"], "lexicon=cmudict: task 'asr' has no phones"),
+        ("phoneme", ["pronunciations=all"], "pronunciations=all: a corpus holds one of each word; lexicon=cmudict"),
+        ("phoneme", ["pronunciations=some"], "pronunciations.*expected one of .*first.*all"),
         ("phoneme", ["units=sentencepiece"], "units=sentencepiece: task 'phoneme' predicts phonemes"),
         ("speaker", ["crops=0"], "crops=0: expected 1 or more"),
         ("asr", ["store.precision=fp8"], "store.precision.*expected one of .*int8"),

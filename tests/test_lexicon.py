@@ -7,34 +7,36 @@ from pathlib import Path
 import pytest
 
 from mt4ssl_bench.errors import CorpusError
-from mt4ssl_bench.lexicon import UNKNOWN, Coverage, add_phones, cmudict, open_lexicon, pronounce
+from mt4ssl_bench.lexicon import UNKNOWN, Coverage, add_phones, cmudict, open_lexicon, pronounce, pronunciations
 from mt4ssl_bench.manifest import Row
 
 
-def test_cmudict_gives_the_first_pronunciation_of_upper_case_words_with_stress() -> None:
+def test_cmudict_gives_every_pronunciation_of_upper_case_words_with_stress() -> None:
     lexicon = cmudict()
-    assert lexicon["HELLO"] == "HH AH0 L OW1"
-    assert lexicon["READ"] == "R EH1 D"  # the second one, R IY1 D, is not taken
+    assert lexicon["HELLO"] == ("HH AH0 L OW1", "HH EH0 L OW1")
+    assert lexicon["READ"] == ("R EH1 D", "R IY1 D")
+    assert pronounce("read", lexicon, Counter()) == "R EH1 D", "the first one alone"
+    assert pronunciations("read blorf", lexicon, Counter()) == [("R EH1 D", "R IY1 D"), (UNKNOWN,)]
     assert "hello" not in lexicon
     assert len(lexicon) > 120_000
 
 
 def test_a_text_becomes_the_phones_of_its_words_in_order() -> None:
     missing: Counter[str] = Counter()
-    assert pronounce("one Two", {"ONE": "W AH1 N", "TWO": "T UW1"}, missing) == "W AH1 N T UW1"
+    assert pronounce("one Two", {"ONE": ("W AH1 N",), "TWO": ("T UW1",)}, missing) == "W AH1 N T UW1"
     assert missing == {}
 
 
 def test_a_word_outside_the_lexicon_becomes_one_spn_and_is_counted_in_upper_case() -> None:
     missing: Counter[str] = Counter()
-    assert pronounce("one blorf one BLORF zu", {"ONE": "W AH1 N"}, missing) == (
+    assert pronounce("one blorf one BLORF zu", {"ONE": ("W AH1 N",)}, missing) == (
         f"W AH1 N {UNKNOWN} W AH1 N {UNKNOWN} {UNKNOWN}"
     )
     assert missing == {"BLORF": 2, "ZU": 1}
 
 
 def test_words_may_be_parted_by_any_white_space() -> None:
-    assert pronounce("  a\t b ", {"A": "AH0", "B": "B IY1"}, Counter()) == "AH0 B IY1"
+    assert pronounce("  a\t b ", {"A": ("AH0", "EY1"), "B": ("B IY1",)}, Counter()) == "AH0 B IY1"
 
 
 def test_an_apostrophe_belongs_to_its_word() -> None:
@@ -44,9 +46,13 @@ def test_an_apostrophe_belongs_to_its_word() -> None:
 def test_lexicon_files_are_read_as_superb_librispeech_and_cmudict_write_them(tmp_path: Path) -> None:
     first, second = tmp_path / "words.txt", tmp_path / "more.dict"
     first.write_text("HALLO\tH A L O\nhallo  X\n\nWELT V E L T\n", encoding="utf-8")
-    second.write_bytes(b"\xef\xbb\xbf;;; a comment\r\nWELT(2)  W E L T\r\n\xc3\x9cBER  Y B 6\r\n")
+    second.write_bytes(b"\xef\xbb\xbf;;; a comment\r\nWELT  V E L T\r\nWELT(2)  W E L T\r\n\xc3\x9cBER  Y B 6\r\n")
     lexicon = open_lexicon([first, second])
-    assert dict(lexicon.words) == {"HALLO": "H A L O", "WELT": "V E L T", "ÜBER": "Y B 6"}
+    assert dict(lexicon.words) == {
+        "HALLO": ("H A L O", "X"),
+        "WELT": ("V E L T", "W E L T"),
+        "ÜBER": ("Y B 6",),
+    }
     digests = [hashlib.sha256(file.read_bytes()).hexdigest()[:8] for file in (first, second)]
     assert lexicon.name == f"words.txt ({digests[0]}), more.dict ({digests[1]}), first pronunciation"
 
