@@ -3,36 +3,29 @@
 from enum import StrEnum
 from functools import partial as bind
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 
+from mt4ssl_bench.cli_shared import (
+    Download,
+    From,
+    Licence,
+    Mirror,
+    Name,
+    Out,
+    Partial,
+    Shards,
+    Words,
+    finish,
+)
 from mt4ssl_bench.console import stdout
-
-if TYPE_CHECKING:
-    from mt4ssl_bench.corpus import Corpus
 
 prepare = typer.Typer(
     no_args_is_help=True,
     help="Make a corpus: one that is published, by its name, or audio of your own. 'list corpora' says more of each.",
 )
-
-Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
-Name = Annotated[str, typer.Option(help="The corpus's name in tables; default: the folder's.")]
-Licence = Annotated[str, typer.Option(help="Kept with the corpus.")]
-From = Annotated[
-    Path | None, typer.Option("--from", help="Where it lies, or where to download it to (default: <out>/source).")
-]
-Download = Annotated[bool, typer.Option("--download", help="Fetch it first; an interrupted download continues.")]
-Mirror = Annotated[str, typer.Option(help="Download from this address, which holds the same archives.")]
-Partial = Annotated[
-    bool, typer.Option("--partial", help="Leave out files that are missing or unreadable, and count them.")
-]
-Words = Annotated[
-    list[Path] | None,
-    typer.Option("--lexicon", help="Word and phones a line, any language; may be repeated. Default: CMUdict."),
-]
 
 
 class Amount(StrEnum):
@@ -55,6 +48,7 @@ def prepare_librispeech(
     lexicon: Words = None,
     partial: Partial = False,
     mirror: Mirror = "",
+    shards: Shards = None,
 ) -> None:
     """LibriSpeech: train-clean-100, dev-clean and test-clean are SUPERB's; other dev and test parts keep their names.
 
@@ -75,11 +69,12 @@ def prepare_librispeech(
     wanted = [part for named in parts.values() for part in named]
     read = bind(librispeech, train=parts["train"], valid=parts["valid"], test=parts["test"])
     notes = {role: ", ".join(named) for role, named in parts.items()}
-    show_corpus(
+    finish(
         prepare_published(
             "librispeech", out, read, source=source, download=wanted if download else None,
             mirror=mirror, partial=partial, lexicon=lexicon or (), notes=notes,
-        )
+        ),
+        shards,
     )  # fmt: skip
 
 
@@ -97,6 +92,7 @@ def prepare_librilight(
     lexicon: Words = None,
     partial: Partial = False,
     mirror: Mirror = "",
+    shards: Shards = None,
 ) -> None:
     """Libri-light: a subset without transcripts, or the 10 min, 1 h and 10 h sets for fine-tuning.
 
@@ -114,11 +110,12 @@ def prepare_librilight(
     else:
         read = bind(layouts.librilight, subset=subset)
     parts = ["labelled" if labelled else subset]
-    show_corpus(
+    finish(
         prepare_published(
             "librilight", out, read, source=source, download=parts if download else None,
             mirror=mirror, partial=partial, lexicon=lexicon or (), notes={"part": labelled or subset},
-        )
+        ),
+        shards,
     )  # fmt: skip
 
 
@@ -129,6 +126,7 @@ def prepare_voxceleb1(
     source: From = None,
     split_file: Annotated[Path | None, typer.Option(help="iden_split.txt; default: beside wav/.")] = None,
     partial: Partial = False,
+    shards: Shards = None,
 ) -> None:
     """VoxCeleb1 for speaker identification, by its official split (iden_split.txt).
 
@@ -138,12 +136,18 @@ def prepare_voxceleb1(
     from mt4ssl_bench.published import prepare_published
 
     read = bind(voxceleb1, split_file=split_file)
-    show_corpus(prepare_published("voxceleb1", out, read, source=source, partial=partial))
+    finish(prepare_published("voxceleb1", out, read, source=source, partial=partial), shards)
 
 
 @prepare.command("speechcommands")
 def prepare_speechcommands(
-    *, out: Out, source: From = None, download: Download = False, partial: Partial = False, mirror: Mirror = ""
+    *,
+    out: Out,
+    source: From = None,
+    download: Download = False,
+    partial: Partial = False,
+    mirror: Mirror = "",
+    shards: Shards = None,
 ) -> None:
     """Speech Commands 0.02: single words, by its own validation and testing lists.
 
@@ -153,15 +157,16 @@ def prepare_speechcommands(
     from mt4ssl_bench.published import prepare_published
 
     parts = ["v0.02"] if download else None
-    show_corpus(
+    finish(
         prepare_published(
             "speechcommands", out, speechcommands, source=source, download=parts, mirror=mirror, partial=partial
-        )
+        ),
+        shards,
     )
 
 
 @prepare.command("timit")
-def prepare_timit(*, out: Out, source: From = None, partial: Partial = False) -> None:
+def prepare_timit(*, out: Out, source: From = None, partial: Partial = False, shards: Shards = None) -> None:
     """TIMIT with its own phones folded to 39; the usual 50 validation speakers, the core test's 24, no SA sentences.
 
     Example: mt4ssl-bench prepare timit --from TIMIT --out corpora/timit
@@ -171,12 +176,20 @@ def prepare_timit(*, out: Out, source: From = None, partial: Partial = False) ->
 
     notes = {"left_out": "SA sentences; test speakers outside the 50 for validation and the core test's 24"}
     phones = "TIMIT's labels, 39 phones"
-    show_corpus(prepare_published("timit", out, timit, source=source, partial=partial, phones_from=phones, notes=notes))
+    finish(
+        prepare_published("timit", out, timit, source=source, partial=partial, phones_from=phones, notes=notes), shards
+    )
 
 
 @prepare.command("speechocean762")
 def prepare_speechocean762(
-    *, out: Out, source: From = None, download: Download = False, partial: Partial = False, mirror: Mirror = ""
+    *,
+    out: Out,
+    source: From = None,
+    download: Download = False,
+    partial: Partial = False,
+    mirror: Mirror = "",
+    shards: Shards = None,
 ) -> None:
     """speechocean762: English by learners, phones by annotators; free, 6 hours.
 
@@ -185,17 +198,24 @@ def prepare_speechocean762(
     from mt4ssl_bench.layouts import speechocean762
     from mt4ssl_bench.published import prepare_published
 
-    show_corpus(
+    finish(
         prepare_published(
             "speechocean762", out, speechocean762, source=source, download=["speechocean762"] if download else None,
             mirror=mirror, partial=partial, phones_from="its annotators",
-        )
+        ),
+        shards,
     )  # fmt: skip
 
 
 @prepare.command("fsdd")
 def prepare_fsdd(
-    *, out: Out, source: From = None, download: Download = False, partial: Partial = False, mirror: Mirror = ""
+    *,
+    out: Out,
+    source: From = None,
+    download: Download = False,
+    partial: Partial = False,
+    mirror: Mirror = "",
+    shards: Shards = None,
 ) -> None:
     """Free Spoken Digit Dataset: 3,000 English digits by six speakers; the smallest real corpus here.
 
@@ -205,7 +225,7 @@ def prepare_fsdd(
     from mt4ssl_bench.published import prepare_published
 
     parts = ["fsdd"] if download else None
-    show_corpus(prepare_published("fsdd", out, fsdd, source=source, download=parts, mirror=mirror, partial=partial))
+    finish(prepare_published("fsdd", out, fsdd, source=source, download=parts, mirror=mirror, partial=partial), shards)
 
 
 @prepare.command("table")
@@ -217,6 +237,7 @@ def prepare_table(
     name: Name = "",
     licence: Licence = "unknown",
     lexicon: Words = None,
+    shards: Shards = None,
 ) -> None:
     """Make a corpus from a TSV with a header; missing columns limit which tasks it serves.
 
@@ -227,7 +248,7 @@ def prepare_table(
     """
     from mt4ssl_bench.prepare import prepare_table as run
 
-    show_corpus(run(manifest, out, name=name, licence=licence, lexicon=lexicon or ()))
+    finish(run(manifest, out, name=name, licence=licence, lexicon=lexicon or ()), shards)
 
 
 @prepare.command("folder")
@@ -236,6 +257,7 @@ def prepare_folder(
     out: Out,
     name: Name = "",
     licence: Licence = "unknown",
+    shards: Shards = None,
 ) -> None:
     """Make a corpus for pretraining from every audio file below a folder.
 
@@ -243,11 +265,11 @@ def prepare_folder(
     """
     from mt4ssl_bench.prepare import prepare_folder as run
 
-    show_corpus(run(folder, out, name=name, licence=licence))
+    finish(run(folder, out, name=name, licence=licence), shards)
 
 
 @prepare.command("demo")
-def prepare_demo(out: Out) -> None:
+def prepare_demo(out: Out, shards: Shards = None) -> None:
     """Make the demo corpus: 30 minutes of synthetic English speech with transcripts, phonemes and 16 speakers.
 
     Needs the [demo] extra (eSpeak NG, GPL-3+). Scores on it check the code; they are not a speech benchmark.
@@ -256,7 +278,7 @@ def prepare_demo(out: Out) -> None:
     """
     from mt4ssl_bench.prepare import prepare_demo as run
 
-    show_corpus(run(out))
+    finish(run(out), shards)
 
 
 def print_catalogue() -> None:
@@ -272,26 +294,3 @@ def print_catalogue() -> None:
 
 def _names(parts: str) -> list[str]:
     return [part.strip() for part in parts.split(",") if part.strip()]
-
-
-def show_corpus(corpus: "Corpus") -> None:
-    """Print what a prepared corpus holds."""
-    info = corpus.info
-    stdout.print(f"{corpus.root}: {info.name} ({info.digest})")
-    for name, split in sorted(info.splits.items()):
-        stdout.print(
-            f"  {name:10} {split.utterances} utterances, {split.hours * 60:.1f} min, {split.speakers} speakers"
-        )
-    stdout.print(f"  fields: {', '.join(info.fields) or 'audio only'}")
-    if "lexicon" in info.notes:
-        words = info.notes["lexicon"]
-        stdout.print(
-            f"  phones from {info.phones_from}: {words['found']} words found, 0 guessed, {words['missing']} missing"
-        )
-    for reason in ("missing", "unreadable"):
-        if reason in info.notes:
-            stdout.print(f"  left out: {info.notes[reason]} {reason} files")
-    if "check" in info.notes:
-        kinds = ", ".join(f"{kind} {count}" for kind, count in info.notes["check"].items())
-        stdout.print(f"  check: {kinds}")
-        stdout.print(f"  next: mt4ssl-bench check {corpus.root}")

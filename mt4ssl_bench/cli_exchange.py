@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from mt4ssl_bench.cli_corpora import Licence, Name, Out, Partial, Words, show_corpus
 from mt4ssl_bench.cli_corpora import prepare as prepare  # noqa: PLC0414 - with the commands below
+from mt4ssl_bench.cli_shared import Licence, Name, Out, Partial, Shards, Words, finish, show_corpus, write_shards
 from mt4ssl_bench.console import stdout
 
 Splits = Annotated[list[str], typer.Argument(metavar="SPLIT=PATH...", help="For example train=data/train.tsv.")]
@@ -41,6 +41,7 @@ def prepare_fairseq(
     clusters: Annotated[int, typer.Option(help="Of the .km files; default: the largest label and one.")] = 0,
     lexicon: Words = None,
     partial: Partial = False,
+    shards: Shards = None,
 ) -> None:
     """fairseq's .tsv lists; .wrd or .ltr beside them are texts, .phn phones, .km labels for the offline targets.
 
@@ -60,12 +61,14 @@ def prepare_fairseq(
         phones_from=".phn", name=name, licence=licence,
     )  # fmt: skip
     show_corpus(corpus)
+    store = None
     if labels:
         from mt4ssl_bench.upstream.labels import LabelInfo, write_labels
 
         info = LabelInfo(digest=corpus.info.digest, clusters=clusters or least, features="fairseq .km")
         store = write_labels(out / "labels-km", info, labels)
         stdout.print(f"  labels: targets.offline.labels={store.folder} targets.offline.clusters={info.clusters}")
+    write_shards(corpus, shards, store)
 
 
 @prepare.command("lhotse")
@@ -77,6 +80,7 @@ def prepare_lhotse(
     licence: Licence = "unknown",
     lexicon: Words = None,
     partial: Partial = False,
+    shards: Shards = None,
 ) -> None:
     """Lhotse's cuts (.jsonl.gz), supervisions with their recordings beside them, or a Shar folder, for each split.
 
@@ -90,11 +94,12 @@ def prepare_lhotse(
     from mt4ssl_bench.prepare import prepare_rows
 
     files = read_splits(splits)
-    show_corpus(
+    finish(
         prepare_rows(
             lhotse(files, out / "audio"), out, source=next(iter(files.values())), partial=partial,
             lexicon=lexicon or (), phones_from="supervisions", name=name, licence=licence,
-        )
+        ),
+        shards,
     )  # fmt: skip
 
 
@@ -111,6 +116,7 @@ def prepare_hf(
     licence: Licence = "unknown",
     lexicon: Words = None,
     partial: Partial = False,
+    shards: Shards = None,
 ) -> None:
     """A dataset of Hugging Face; its audio goes to <out>/audio as it is. Needs the extra hf-data.
 
@@ -120,9 +126,10 @@ def prepare_hf(
     from mt4ssl_bench.prepare import prepare_rows
 
     rows = hugging_face(dataset, config, out / "audio", text=text, speaker=speaker, language=language)
-    show_corpus(
+    finish(
         prepare_rows(
             rows, out, source=Path(dataset), partial=partial, lexicon=lexicon or (),
             name=name or Path(dataset).name, licence=licence,
-        )
+        ),
+        shards,
     )  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from mt4ssl_bench.cli_corpora import Out, show_corpus
+from mt4ssl_bench.cli_shared import Out, show_corpus
 
 LOGGER = logging.getLogger(__name__)
 
@@ -59,17 +59,14 @@ def shard(
 
     Example: mt4ssl-bench shard corpora/librispeech --split train --split valid --out /data/shards
     """
-    from dataclasses import asdict
-
     from mt4ssl_bench.corpus import Corpus
     from mt4ssl_bench.sharding import shard_corpus
 
-    opened, store, about = Corpus.open(corpus), None, None
+    opened, store = Corpus.open(corpus), None
     if labels is not None:
         from mt4ssl_bench.upstream.labels import LabelStore
 
         store = LabelStore(labels)
-        about = asdict(store.info)
         if store.info.digest != opened.info.digest:
             LOGGER.warning("%s: not made from %s alone; train on all corpora that it was made from", labels, corpus)
-    show_corpus(shard_corpus(opened, out, splits=split or (), size=size, labels=store, about=about))
+    show_corpus(shard_corpus(opened, out, splits=split or (), size=size, labels=store))

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,11 +25,14 @@ from mt4ssl_bench.shards import LABELS, Shards, index_of
 
 LOGGER = logging.getLogger(__name__)
 SIZE = 200  # cuts per shard: about 40 MB of read speech
+PLAN = "shards.json"  # what a folder of shards is made from
 EXAMPLES = 20  # left-out utterances named in corpus.json
 
 
 class Labels(Protocol):
-    """Labels by utterance id, as a label store has them."""
+    """Labels by utterance id, as a label store has them; `info`, a dataclass, says what they are."""
+
+    info: Any
 
     def __contains__(self, name: str) -> bool: ...
 
@@ -44,15 +47,14 @@ def shard_corpus(
     splits: Sequence[str] = (),
     size: int = SIZE,
     labels: Labels | None = None,
-    about: Mapping[str, Any] | None = None,
 ) -> Corpus:
     """Write a corpus's splits as shards: FLAC (16 bit, at the recordings' own rates), texts, and labels if given.
 
     Args:
         splits: which of them; none named: all.
         size: cuts per shard.
-        labels, about: labels by utterance id, and what they are, for corpus.json. A split of which none has labels
-            is written without (so is a speaker split of which not all have), one of which some have none is an error.
+        labels: carried along. A split of which no utterance has labels is written without (so is a speaker split of
+            which not all have), one of which some have none is an error.
 
     Repeating it continues. What cannot be read is left out and counted. Raises CorpusError when `out` holds other
     shards, a split does not exist, nothing can be read, or no split has labels.
@@ -60,7 +62,7 @@ def shard_corpus(
     found = splits or [name for name, info in corpus.info.splits.items() if info.utterances]
     wanted = {name: corpus.cuts(name) for name in found}
     labelled = _labelled(wanted, labels, corpus)
-    said = dict(about or {})
+    said = asdict(labels.info) if labels else {}
     _claim(out, {"digest": corpus.info.digest, "size": size, "labels": said})
     _tidy(out)
     infos, left_out = {}, []
@@ -94,17 +96,21 @@ def _labelled(wanted: Mapping[str, Sequence[Any]], labels: Labels | None, corpus
     return found
 
 
+def check_free(out: Path) -> None:
+    """Raise CorpusError where `out` is neither a new or empty folder nor one of shards."""
+    if out.exists() and not (out / PLAN).exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise CorpusError(f"{out}: holds something else than shards; choose another folder for them")
+
+
 def _claim(out: Path, plan: dict[str, Any]) -> None:
     """Note in `out` what is going to lie there; raises CorpusError when it is something else."""
-    out.mkdir(parents=True, exist_ok=True)
-    file = out / "shards.json"
-    if file.exists():
-        if json.loads(file.read_text(encoding="utf-8")) != plan:
-            raise CorpusError(f"{out}: holds shards of another corpus, size or labels; choose another --out")
-    elif any(out.iterdir()):
-        raise CorpusError(f"{out}: not empty; choose another --out")
-    else:
+    check_free(out)
+    file = out / PLAN
+    if not file.exists():
+        out.mkdir(parents=True, exist_ok=True)
         write_text(file, json.dumps(plan, indent=1) + "\n")
+    elif json.loads(file.read_text(encoding="utf-8")) != plan:
+        raise CorpusError(f"{out}: holds shards of another corpus, size or labels; choose another folder for them")
 
 
 def _tidy(out: Path) -> None:

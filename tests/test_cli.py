@@ -94,6 +94,7 @@ def test_every_command_has_help_with_an_example(command: list[str], capsys: pyte
     assert call(*command, "--help") == 0
     said = capsys.readouterr().out
     assert not command or "mt4ssl-bench" in said.split("Usage:")[1].split("\n", 1)[1]
+    assert ("--shards" in said) == ("prepare" in command)
 
 
 def call(*arguments: object) -> int:

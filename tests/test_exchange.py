@@ -58,13 +58,17 @@ def test_fairseqs_lists_become_a_corpus_with_texts_and_labels(
     tmp_path: Path, sounds: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, out = lists(tmp_path, sounds), tmp_path / "out"
-    run("fairseq", f"train={folder / 'train.tsv'}", f"valid={folder / 'valid.tsv'}", "--out", out)
+    shards = tmp_path / "shards"
+    run("fairseq", f"train={folder / 'train.tsv'}", f"valid={folder / 'valid.tsv'}", "--out", out, "--shards", shards)
     corpus = Corpus.open(out)
     assert {key: text_of(cut) for key, cut in by_id(corpus, "train").items()} == {"a": "ONE TWO", "deep-b": "THREE"}
     assert text_of(by_id(corpus, "valid")["c"]) == "FOUR"
     assert phones_of(by_id(corpus, "train")["a"]) == "W AH1 N T UW1"
     store = LabelStore(out / "labels-km").check(corpus.info.digest, 8)
     assert store.get("deep-b", 99).tolist() == [7] * 99
+    sharded = Corpus.open(shards)
+    assert sharded.info.labels["clusters"] == 8
+    assert by_id(sharded, "train")["deep-b"].load_labels().tolist() == [7] * 99
     assert f"targets.offline.labels={out / 'labels-km'} targets.offline.clusters=8" in capsys.readouterr().out.replace(
         "\n", ""
     )

@@ -9,7 +9,7 @@ import os
 import subprocess
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +41,7 @@ def store(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> LabelStor
 @pytest.fixture(scope="module")
 def made(corpus: Corpus, store: LabelStore, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     out = tmp_path_factory.mktemp("shards") / "tones"
-    return shard_corpus(corpus, out, splits=("train", "valid"), size=SIZE, labels=store, about=asdict(store.info))
+    return shard_corpus(corpus, out, splits=("train", "valid"), size=SIZE, labels=store)
 
 
 @pytest.fixture(scope="module")
@@ -128,10 +128,39 @@ def test_sharding_again_makes_nothing_again_and_something_else_is_refused(
     file = made.root / "train" / "recording.000000.tar"
     before = file.stat().st_mtime_ns
     again = functools.partial(shard_corpus, corpus, made.root, splits=("train", "valid"), size=SIZE)
-    assert again(labels=store, about=asdict(store.info)).info == made.info
+    assert again(labels=store).info == made.info
     assert file.stat().st_mtime_ns == before
     with pytest.raises(CorpusError, match="holds shards of another corpus, size or labels"):
         again()
+
+
+def test_prepare_writes_shards_beside_the_corpus_and_repeating_it_makes_none_again(
+    manifest: Path, corpus: Corpus, tmp_path: Path
+) -> None:
+    command = ["prepare", "table", str(manifest), "--name", "tones", "--out", str(tmp_path / "c"), "--shards"]
+    times = []
+    for _ in range(2):
+        app([*command, str(tmp_path / "s")], standalone_mode=False)
+        times.append((tmp_path / "s" / "train" / "recording.000000.tar").stat().st_mtime_ns)
+    assert times[0] == times[1]
+    made = Corpus.open(tmp_path / "s")
+    assert made.info.digest == Corpus.open(tmp_path / "c").info.digest
+    assert {name: split.utterances for name, split in made.info.splits.items()} == {
+        name: split.utterances for name, split in corpus.info.splits.items()
+    }
+
+
+def test_a_folder_of_something_else_is_refused_before_the_corpus_is_prepared(manifest: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("")
+    for taken in (tmp_path / "file", tmp_path / "mine"):
+        with pytest.raises(CorpusError, match=f"{taken.name}: holds something else than shards; choose another"):
+            app(
+                ["prepare", "table", str(manifest), "--out", str(tmp_path / "c"), "--shards", str(taken)],
+                standalone_mode=False,
+            )
+    assert not (tmp_path / "c").exists()
 
 
 def test_an_interrupted_sharding_continues(corpus: Corpus, tmp_path: Path) -> None:
@@ -203,7 +232,7 @@ def test_a_split_that_the_labels_leave_out_is_sharded_without(
     cuts = {split: list(corpus.cuts(split)) for split in ("train", "valid", "test")}
     cuts |= {"sid_train": cuts["train"], "sid_test": cuts["valid"] + cuts["test"]}
     whole = write_corpus(tmp_path / "c", cuts, name="tones", digest=corpus.info.digest, fields=[])
-    made = shard_corpus(whole, tmp_path / "s", size=SIZE, labels=store, about=asdict(store.info))
+    made = shard_corpus(whole, tmp_path / "s", size=SIZE, labels=store)
     said = {split: f"split '{split}': the label store does not cover it" in caplog.text for split in whole.info.splits}
     assert said == {"train": False, "valid": False, "test": True, "sid_train": False, "sid_test": True}
     assert {p.name.split(".")[0] for p in (made.root / "test").iterdir()} == {"cuts", "recording"}

@@ -1,0 +1,80 @@
+"""What the commands that make corpora share: their options, and what they print; nothing heavy is imported here."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mt4ssl_bench.console import stdout
+
+if TYPE_CHECKING:
+    from mt4ssl_bench.corpus import Corpus
+    from mt4ssl_bench.upstream.labels import LabelStore
+
+Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
+Name = Annotated[str, typer.Option(help="The corpus's name in tables; default: the folder's.")]
+Licence = Annotated[str, typer.Option(help="Kept with the corpus.")]
+From = Annotated[
+    Path | None, typer.Option("--from", help="Where it lies, or where to download it to (default: <out>/source).")
+]
+Download = Annotated[bool, typer.Option("--download", help="Fetch it first; an interrupted download continues.")]
+Mirror = Annotated[str, typer.Option(help="Download from this address, which holds the same archives.")]
+Partial = Annotated[
+    bool, typer.Option("--partial", help="Leave out files that are missing or unreadable, and count them.")
+]
+Words = Annotated[
+    list[Path] | None,
+    typer.Option("--lexicon", help="Word and phones a line, any language; may be repeated. Default: CMUdict."),
+]
+
+
+def _free(shards: Path | None) -> Path | None:
+    """Refuse at once what would be refused when the corpus is made."""
+    if shards:
+        from mt4ssl_bench.sharding import check_free
+
+        check_free(shards)
+    return shards
+
+
+Shards = Annotated[
+    Path | None,
+    typer.Option("--shards", help="Also write it here as Lhotse Shar, as 'mt4ssl-bench shard' does.", callback=_free),
+]
+
+
+def finish(corpus: "Corpus", shards: Path | None) -> None:
+    """Print what a prepared corpus holds, and write it as shards where --shards says."""
+    show_corpus(corpus)
+    write_shards(corpus, shards)
+
+
+def write_shards(corpus: "Corpus", shards: Path | None, labels: "LabelStore | None" = None) -> None:
+    """Write a prepared corpus as shards where --shards says."""
+    if shards:
+        from mt4ssl_bench.sharding import shard_corpus
+
+        show_corpus(shard_corpus(corpus, shards, labels=labels))
+
+
+def show_corpus(corpus: "Corpus") -> None:
+    """Print what a prepared corpus holds."""
+    info = corpus.info
+    stdout.print(f"{corpus.root}: {info.name} ({info.digest})")
+    for name, split in sorted(info.splits.items()):
+        stdout.print(
+            f"  {name:10} {split.utterances} utterances, {split.hours * 60:.1f} min, {split.speakers} speakers"
+        )
+    stdout.print(f"  fields: {', '.join(info.fields) or 'audio only'}")
+    if "lexicon" in info.notes:
+        words = info.notes["lexicon"]
+        stdout.print(
+            f"  phones from {info.phones_from}: {words['found']} words found, 0 guessed, {words['missing']} missing"
+        )
+    for reason in ("missing", "unreadable"):
+        if reason in info.notes:
+            stdout.print(f"  left out: {info.notes[reason]} {reason} files")
+    if "check" in info.notes:
+        kinds = ", ".join(f"{kind} {count}" for kind, count in info.notes["check"].items())
+        stdout.print(f"  check: {kinds}")
+        stdout.print(f"  next: mt4ssl-bench check {corpus.root}")
