@@ -122,7 +122,7 @@ def prepare_hf(
 
     Example: mt4ssl-bench prepare hf google/fleurs --config en_us --text transcription --out corpora/fleurs
     """
-    from mt4ssl_bench.exchange import hugging_face
+    from mt4ssl_bench.hf_datasets import hugging_face
     from mt4ssl_bench.prepare import prepare_rows
 
     rows = hugging_face(dataset, config, out / "audio", text=text, speaker=speaker, language=language)

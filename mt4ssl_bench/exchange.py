@@ -1,9 +1,6 @@
-"""Corpora of other toolkits as rows: fairseq's lists, Lhotse's manifests and Shar, datasets of Hugging Face."""
+"""Corpora of other toolkits as rows: fairseq's lists, Lhotse's manifests and Shar."""
 
-import hashlib
 import io
-import logging
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,15 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mt4ssl_bench import audio
-from mt4ssl_bench.errors import ConfigError, CorpusError
-from mt4ssl_bench.files import written
-from mt4ssl_bench.manifest import DURATION_SLACK, Row
-from mt4ssl_bench.registry import hint
+from mt4ssl_bench.errors import CorpusError
+from mt4ssl_bench.kept import keep_audio
+from mt4ssl_bench.manifest import DURATION_SLACK, Row, one_line
 
-LOGGER = logging.getLogger(__name__)
-TEXTS = ("text", "sentence", "transcription", "transcript", "normalized_text")
-SPEAKERS = ("speaker_id", "speaker", "client_id")
-SAME = {"validation": "valid", "dev": "valid"}  # other names of our splits
 LABEL_RATE = 50  # cluster labels per second
 SPAN_SLACK = 0.01  # seconds by which a text may begin or end off its cut and still be the whole cut's
 
@@ -124,7 +116,7 @@ def lhotse(splits: Mapping[str, Path], keep: Path) -> Iterator[Row]:
                 for said in cut.supervisions or [None]:
                     yield _row(cut, said, split, path, keep)
         except (OSError, EOFError, ValueError, KeyError, TypeError, AssertionError, AttributeError) as error:
-            raise CorpusError(f"{path}: not a manifest of Lhotse's ({_line(error)[:200] or repr(error)})") from None
+            raise CorpusError(f"{path}: not a manifest of Lhotse's ({one_line(error)[:200] or repr(error)})") from None
 
 
 def _cuts(path: Path) -> Iterator[Any]:
@@ -161,12 +153,12 @@ def _row(cut: Any, said: Any, split: str, manifest: Path, keep: Path) -> Row:  #
         raise CorpusError(f"{manifest}: '{cut.id}' is a {kind}; only plain cuts of recordings can be taken")
     name, start, seconds = _stretch(cut, said, manifest)
     aligned = ((said and said.alignment) or {}).get("phone", ())
-    language = _line(said and said.language)
+    language = one_line(said and said.language)
     row = Row(
         id=name, path=Path(), start=start, seconds=seconds, split=split,
-        speaker=_line(said and said.speaker), text=_line(said and said.text),
+        speaker=one_line(said and said.speaker), text=one_line(said and said.text),
         language="en" if language.lower() == "english" else language,
-        phones=_line(((said and said.custom) or {}).get("phones")) or " ".join(one.symbol for one in aligned),
+        phones=one_line(((said and said.custom) or {}).get("phones")) or " ".join(one.symbol for one in aligned),
     )  # fmt: skip
     channel = said.channel if said and kind == "MultiCut" else cut.channel
     return _with_audio(row, cut.recording, {channel} if isinstance(channel, int) else set(channel), manifest, keep)
@@ -200,10 +192,12 @@ def _with_audio(row: Row, recording: Any, channels: set[int], manifest: Path, ke
         try:
             made = _decoded(recording, channels, row)
         except Exception as error:
-            raise CorpusError(f"{manifest}: the audio of '{row.id}' cannot be read ({_line(error)[:200]})") from error
-        return replace(row, path=_store(keep / row.split, row.id, made), start=0.0, seconds=0.0)
+            raise CorpusError(
+                f"{manifest}: the audio of '{row.id}' cannot be read ({one_line(error)[:200]})"
+            ) from error
+        return replace(row, path=keep_audio(keep / row.split, row.id, made), start=0.0, seconds=0.0)
     if source.type == "memory":
-        path = _store(keep / row.split, recording.id, source.source)
+        path = keep_audio(keep / row.split, recording.id, source.source)
     if abs(row.seconds - recording.duration) < 1 / recording.sampling_rate:
         row = replace(row, start=0.0, seconds=0.0)
     return replace(row, path=path.absolute())
@@ -218,83 +212,3 @@ def _decoded(recording: Any, channels: set[int], row: Row) -> bytes:  # noqa: AN
     file = io.BytesIO()
     save_audio(file, torch.from_numpy(samples), recording.sampling_rate, format="flac")
     return file.getvalue()
-
-
-# ---- Hugging Face ----
-
-
-def hugging_face(
-    name: str, config: str | None, keep: Path, *, text: str = "", speaker: str = "", language: str = ""
-) -> Iterator[Row]:
-    """Yield the rows of a dataset of Hugging Face, on disk (save_to_disk) or by its name on the hub.
-
-    Args:
-        keep: where its audio is written to, as it is; files that it only names stay where they are.
-        text, speaker: columns; "" takes the first of TEXTS and SPEAKERS that there is. Their nulls become "".
-
-    Raises ConfigError without the `datasets` package, CorpusError for a dataset or a row without audio.
-    """
-    parts, audio_kind = _open_dataset(name, config)
-    for part, members in parts.items():
-        columns = {key: type(kind).__name__ for key, kind in members.features.items()}
-        heard = [key for key, kind in columns.items() if kind == "Audio"]
-        if not heard:
-            raise CorpusError(f"{name}: no column of audio; its columns: {', '.join(columns)}")
-        for wanted in (text, speaker):
-            if wanted and wanted not in columns:
-                raise ConfigError(f"{name}: no column '{wanted}'; {hint(wanted, columns)}")
-        words = text or next((key for key in TEXTS if key in columns), "")
-        voice = speaker or next((key for key in SPEAKERS if key in columns), "")
-        split = SAME.get(str(part), str(part))
-        for number, one in enumerate(members.cast_column(heard[0], audio_kind)):
-            said = _line(one.get("id")) or f"{split}-{number:07}"
-            sound = one[heard[0]] or {}
-            raw = sound.get("bytes")
-            if raw is None and not sound.get("path"):
-                raise CorpusError(f"{name}: '{said}', row {number} of {part}, has no audio; leave it out with filter()")
-            yield Row(
-                id=said, speaker=_line(one.get(voice)), text=_line(one.get(words)), language=language, split=split,
-                path=Path(sound["path"]).absolute() if raw is None else _store(keep / split, said, raw),
-            )  # fmt: skip
-
-
-def _open_dataset(name: str, config: str | None) -> tuple[Mapping[Any, Any], Any]:
-    """Return a dataset's parts by name, and the type of a column of audio that is not decoded."""
-    try:
-        import datasets
-    except ImportError:
-        raise ConfigError("prepare hf: needs the datasets package; pip install 'mt4ssl-bench[hf-data]'") from None
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # or it warns of five retries, two lines each
-    if not Path(name).is_dir():
-        LOGGER.info("%s: no folder here, so the hub is asked; one out of reach takes half a minute", name)
-    try:
-        found = datasets.load_from_disk(name) if Path(name).is_dir() else datasets.load_dataset(name, config)
-    except ConnectionError as error:
-        asked = f"'{name}', '{config}'" if config else f"'{name}'"
-        fetch = f"datasets.load_dataset({asked}).save_to_disk('{Path(name).name}')"
-        what = f"{name}: the hub is out of reach ({_line(error)[:200]})"
-        raise CorpusError(f"{what}; run {fetch} elsewhere, copy that folder here and name it instead") from error
-    except Exception as error:
-        raise CorpusError(f"{name}: not a dataset that can be opened ({_line(error)[:200]})") from error
-    return found if isinstance(found, dict) else {"train": found}, datasets.Audio(decode=False)
-
-
-def _line(value: object) -> str:
-    """Return a value in one line; nothing for None, which is how a missing one is said."""
-    return "" if value is None else " ".join(str(value).split())
-
-
-MAGIC = {b"fLaC": "flac", b"RIFF": "wav", b"OggS": "ogg", b"ID3": "mp3", b"\xff\xfb": "mp3", b"FORM": "aiff"}
-
-
-def _store(folder: Path, name: str, content: bytes) -> Path:
-    """Write audio into a folder, completely or not at all, and return its file."""
-    suffix = next((suffix for magic, suffix in MAGIC.items() if content.startswith(magic)), "wav")
-    # names may be alike once they are a file's: the digest keeps one's audio from taking the place of another's
-    digest = hashlib.blake2b(content, digest_size=8).hexdigest()
-    path = (folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)[:80]}-{digest}.{suffix}").absolute()
-    if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        with written(path) as file:
-            file.write(content)
-    return path

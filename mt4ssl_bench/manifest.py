@@ -173,3 +173,8 @@ def _look(row: Row) -> Row | CorpusError:
     if row.seconds:
         content += f"@{row.start:.3f}+{row.seconds:.3f}"
     return replace(row, samples=samples, rate=rate, channels=channels, content=content)
+
+
+def one_line(value: object) -> str:
+    """Return a value in one line; nothing for None, which is how a missing one is said."""
+    return "" if value is None else " ".join(str(value).split())

