@@ -72,7 +72,7 @@ class TaskConfig:
     tune: TuneConfig = field(default_factory=TuneConfig)  # read where mode is finetune
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     lexicon: str = ""  # phoneme: a file of words and phones, or cmudict; default: the corpus's own phones
-    pronunciations: Literal["first", "all"] = "first"  # all: a word of the lexicon counts as the nearest of its own
+    pronunciations: Literal["first", "all"] = "first"  # all: scoring takes what fits best
 
 
 def rates(config: TaskConfig) -> tuple[float, ...]:
