@@ -110,7 +110,9 @@ def plan(name: str, corpus: Corpus, overrides: Sequence[str] = (), limit: int | 
     if config.lexicon and "phonemes" not in kinds:
         raise ConfigError(f"lexicon={config.lexicon}: task '{config.task}' has no phones, only decode.lexicon")
     if config.pronunciations == "all" and not config.lexicon:
-        raise ConfigError("pronunciations=all: a corpus holds one of each word; lexicon=cmudict or a file has more")
+        raise ConfigError(
+            "pronunciations=all: needs lexicon=cmudict or a file, for task 'phoneme'; a corpus's own phones are one a word"
+        )
     rates(config)
     comparable(config)  # its files must be there
     job = Job(Path(recipe).stem, config, corpus, limit)  # a recipe file is known by its name, wherever it lies
