@@ -111,7 +111,7 @@ def plan(name: str, corpus: Corpus, overrides: Sequence[str] = (), limit: int | 
         raise ConfigError(f"lexicon={config.lexicon}: task '{config.task}' has no phones, only decode.lexicon")
     if config.pronunciations == "all" and not config.lexicon:
         raise ConfigError(
-            "pronunciations=all: needs lexicon=cmudict or a file, for task 'phoneme'; a corpus's own phones are one each"
+            "pronunciations=all: needs lexicon=cmudict or a file, for task 'phoneme': a corpus holds one of each"
         )
     rates(config)
     comparable(config)  # its files must be there
