@@ -8,18 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from mt4ssl_bench.cli_shared import (
-    Download,
-    From,
-    Licence,
-    Mirror,
-    Name,
-    Out,
-    Partial,
-    Shards,
-    Words,
-    finish,
-)
+from mt4ssl_bench.cli_shared import Download, From, Licence, Mirror, Name, Out, Partial, Shards, Words, finish
 from mt4ssl_bench.console import stdout
 
 prepare = typer.Typer(
