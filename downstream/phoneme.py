@@ -3,7 +3,6 @@
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import nn
@@ -14,7 +13,7 @@ from mt4ssl_bench.downstream.heads import LinearHead
 from mt4ssl_bench.downstream.nearest import nearest
 from mt4ssl_bench.downstream.task import TaskConfig
 from mt4ssl_bench.downstream.units import Phonemes, Units, drop_stress
-from mt4ssl_bench.lexicon import UNKNOWN, Words, open_lexicon, pronounce, pronunciations
+from mt4ssl_bench.lexicon import UNKNOWN, Words, named_lexicon, pronounce, pronunciations
 from mt4ssl_bench.metrics import Score, error_counts, error_rate
 
 LOGGER = logging.getLogger(__name__)
@@ -49,8 +48,8 @@ class Phoneme(CTCTask):
 
     def fit_units(self, cuts: Sequence[Any]) -> None:
         """See Task.fit_units; says how many words the lexicon lacks."""
-        if name := self.config.lexicon:
-            self.lexicon = open_lexicon([] if name == "cmudict" else [Path(name)]).words
+        if self.config.lexicon:
+            self.lexicon = named_lexicon(self.config.lexicon).words
         self.missing.clear()
         super().fit_units(cuts)
         if self.missing:

@@ -13,6 +13,7 @@ from mt4ssl_bench.corpus import Corpus, phones_of, speaker_of, text_of
 from mt4ssl_bench.downstream.task import TASKS, DecodeConfig, Task, TaskConfig, rates
 from mt4ssl_bench.errors import ConfigError, CorpusError
 from mt4ssl_bench.features import Upstream
+from mt4ssl_bench.lexicon import named_lexicon
 from mt4ssl_bench.registry import hint
 
 FULL_HOURS = 50.0  # a task's name alone means SUPERB's full recipe from here on, and the tiny one below
@@ -115,6 +116,8 @@ def plan(name: str, corpus: Corpus, overrides: Sequence[str] = (), limit: int | 
         )
     rates(config)
     comparable(config)  # its files must be there
+    if config.lexicon:
+        named_lexicon(config.lexicon)  # and readable
     job = Job(Path(recipe).stem, config, corpus, limit)  # a recipe file is known by its name, wherever it lies
     _check_fields(job)
     return job

@@ -1,5 +1,6 @@
 """What the commands that make corpora share: their options, and what they print; nothing heavy is imported here."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -77,4 +78,4 @@ def show_corpus(corpus: "Corpus") -> None:
     if "check" in info.notes:
         kinds = ", ".join(f"{kind} {count}" for kind, count in info.notes["check"].items())
         stdout.print(f"  check: {kinds}")
-        stdout.print(f"  next: mt4ssl-bench check {corpus.root}")
+        stdout.print(f"  next: mt4ssl-bench check {shlex.quote(str(corpus.root))}")

@@ -15,6 +15,7 @@ from mt4ssl_bench.kept import keep_audio
 from mt4ssl_bench.manifest import DURATION_SLACK, Row, one_line
 
 LABEL_RATE = 50  # cluster labels per second
+WINDOW = 400  # samples that the first label stands for: the receptive field of HuBERT's convolutions
 SPAN_SLACK = 0.01  # seconds by which a text may begin or end off its cut and still be the whole cut's
 
 
@@ -54,8 +55,10 @@ def fairseq_labels(splits: Mapping[str, Path]) -> Iterator[tuple[str, NDArray[np
             if not all(label.isdecimal() and int(label) < 1 << 16 for label in labels):
                 raise CorpusError(f"{where}: '{line[:40]}'; expected cluster numbers from 0 to 65535")
             seconds = samples / audio.RATE
-            if not abs(len(labels) / LABEL_RATE - seconds) <= DURATION_SLACK:
-                raise CorpusError(f"{where}: {len(labels)} labels for {seconds:.2f} s; expected {LABEL_RATE} a second")
+            frames = max(0, (samples - WINDOW) // (audio.RATE // LABEL_RATE) + 1)  # what training asks for
+            if len(labels) < frames or abs(len(labels) / LABEL_RATE - seconds) > DURATION_SLACK:
+                wanted = f"{LABEL_RATE} a second, {frames} at least"
+                raise CorpusError(f"{where}: {len(labels)} labels for {seconds:.2f} s; expected {wanted}")
             yield _name(relative), np.array(labels, dtype=np.uint16)
 
 

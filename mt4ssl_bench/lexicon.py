@@ -68,6 +68,11 @@ def open_lexicon(files: Sequence[Path] = ()) -> Lexicon:
     return Lexicon(f"{', '.join(names)}, first pronunciation", {word: tuple(kept) for word, kept in words.items()})
 
 
+def named_lexicon(name: str) -> Lexicon:
+    """Return the lexicon that a recipe names, cmudict or a file; raises CorpusError as open_lexicon() does."""
+    return open_lexicon([] if name == "cmudict" else [Path(name)])
+
+
 def pronunciations(text: str, lexicon: Words, missing: Counter[str]) -> list[tuple[str, ...]]:
     """Return all pronunciations of each word of `text`; a word without any has SPN and is added to `missing`."""
     words = text.upper().split()

@@ -164,6 +164,12 @@ def test_wrong_names_and_keys_are_refused(corpus: Corpus, task: str, overrides: 
         plan(task, corpus, overrides)
 
 
+def test_a_bad_lexicon_shows_before_any_work(corpus: Corpus, tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("LOW  L OW\nMID\n")
+    with pytest.raises(CorpusError, match="words.txt, line 2: 'MID' has no phones"):
+        plan("phoneme", corpus, [f"lexicon={tmp_path / 'words.txt'}"])
+
+
 def test_a_corpus_without_the_field_cannot_serve_the_task(manifest: Path, tmp_path: Path) -> None:
     audio_only = prepare_folder(manifest.parent, tmp_path / "audio")
     with pytest.raises(CorpusError, match="cannot serve task 'phoneme': .* utterances of split 'train' have no phones"):

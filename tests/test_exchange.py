@@ -105,6 +105,7 @@ def test_a_bad_list_is_named_and_nothing_is_written(
         (f"{'3 ' * 48}-1\n{'7 ' * 99}\n", "expected cluster numbers from 0 to 65535"),
         (f"{'3 ' * 49}\n{'7 ' * 199}\n", "train.km, line 2: 199 labels for 2.00 s; expected 50 a second"),
         (f"\n{'7 ' * 99}\n", "train.km, line 1: 0 labels for 1.00 s"),
+        (f"{'3 ' * 48}\n{'7 ' * 99}\n", "train.km, line 1: 48 labels for 1.00 s; expected 50 a second, 49 at least"),
         (f"{'3 ' * 49}\n", "train.km: 1 lines for 2 utterances"),
     ],
 )
