@@ -104,6 +104,12 @@ def _read_cells(manifest: Path) -> tuple[list[str], Iterator[tuple[int, list[str
             raise CorpusError(
                 f"{manifest}: no column '{column}'; {commas}{hint(column, header)}; expected {', '.join(REQUIRED)}"
             )
+    twice = [column for column, count in Counter(header).items() if column and count > 1]
+    if twice:
+        raise CorpusError(f"{manifest}: column '{twice[0]}' is there twice; leave one out")
+    unread = [column for column in header if column and column not in {*REQUIRED, *OPTIONAL}]
+    if unread:
+        LOGGER.info("%s: columns that are not read: %s", manifest, ", ".join(unread))
     return header, lines
 
 

@@ -184,6 +184,16 @@ def test_a_tab_inside_a_text_and_utf_16_are_named(folder: Path) -> None:
         table(folder, "id\tpath\nu\ta.wav\n".encode("utf-16-le"))
 
 
+def test_a_column_that_is_there_twice_is_refused_and_one_that_is_not_read_is_named(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(CorpusError, match="column 'text' is there twice; leave one out"):
+        table(folder, "id | path | text | text\nu | a.wav | one | two\n")
+    with caplog.at_level("INFO", logger="mt4ssl_bench"):
+        table(folder, "id | path | Text | speakers\t\t\nu | a.wav | one | ann\t\t\n")
+    assert "columns that are not read: Text, speakers\n" in caplog.text
+
+
 def test_relative_absolute_and_linked_paths_may_be_mixed(tmp_path: Path) -> None:
     sound(tmp_path / "far away" / "é 1.wav")
     sound(tmp_path / "here" / "b.wav", 0.2)
