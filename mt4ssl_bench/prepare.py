@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -46,13 +47,15 @@ def prepare_folder(folder: Path, out: Path, *, name: str = "", licence: str = "u
     if not folder.is_dir():
         raise CorpusError(f"{folder}: no such folder")
     skipped = [f"{file}: libsndfile reads no {file.suffix}" for file in audio_files(folder, audio.OTHER)]
-    rows = []
-    for file in audio_files(folder):
-        if _is_text(file):
-            place = "-".join(file.relative_to(folder).with_suffix("").parts)
-            rows.append(Row(id=place, path=file.absolute(), split="train"))
-        else:
-            skipped.append(f"{str(file)!a}: its name is not UTF-8; rename it")
+    files = list(audio_files(folder))
+    skipped += [f"{str(file)!a}: its name is not UTF-8; rename it" for file in files if not _is_text(file)]
+    places = [file.relative_to(folder) for file in files if _is_text(file)]
+    names = ["-".join(place.with_suffix("").parts) for place in places]
+    often = Counter(names)  # one.wav and one.mp3, or a/b.wav and a-b.wav, keep their paths as ids
+    rows = [
+        Row(id=name if often[name] == 1 else place.as_posix(), path=(folder / place).absolute(), split="train")
+        for place, name in zip(places, names, strict=True)
+    ]
     if not rows:
         raise CorpusError(f"{folder}: no audio file below it (looked for {', '.join(sorted(audio.SUFFIXES))})")
     refuse_duplicates(rows, folder)

@@ -455,13 +455,6 @@ def test_a_folder_that_gives_nothing_is_an_error_and_writes_nothing(tmp_path: Pa
     assert not (tmp_path / "out").exists()
 
 
-def test_two_files_that_would_share_an_id_are_an_error(tmp_path: Path) -> None:
-    sound(tmp_path / "in" / "a.wav")
-    sound(tmp_path / "in" / "a.flac")
-    with pytest.raises(CorpusError, match="1 ids stand more than once, the first is 'a'"):
-        prepare_folder(tmp_path / "in", tmp_path / "out")
-
-
 # ---- moving ----
 
 
@@ -479,3 +472,11 @@ def test_a_corpus_that_holds_its_audio_can_be_moved(tmp_path: Path) -> None:
 def test_a_corpus_whose_audio_lies_elsewhere_can_be_moved_without_it(folder: Path) -> None:
     table(folder, "id | path\nu | a.wav\n").root.rename(folder / "moved")
     assert len(audio.read(next(iter(Corpus.open(folder / "moved").cuts("train"))))) == 1_600
+
+
+def test_files_whose_names_would_give_one_id_keep_their_paths(tmp_path: Path) -> None:
+    for place in ("one.wav", "one.flac", "a/b.wav", "a-b.wav", "two.wav"):
+        sound(tmp_path / "in" / place)
+    corpus = prepare_folder(tmp_path / "in", tmp_path / "out")
+    found = {cut.id for split in corpus.info.splits for cut in corpus.cuts(split)}
+    assert found == {"one.wav", "one.flac", "a/b.wav", "a-b.wav", "two"}
