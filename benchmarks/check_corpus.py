@@ -32,7 +32,9 @@ def copies(corpus: Corpus, root: Path, hours: float) -> Corpus:
             made.append(copy)
     write_cuts(root / "train.jsonl.gz", made)
     facts = {"utterances": len(made), "hours": once * (turn + 1), "speakers": 1}
-    info = json.loads((corpus.root / "corpus.json").read_text(encoding="utf-8")) | {"splits": {"train": facts}}
+    info = json.loads((corpus.root / "corpus.json").read_text(encoding="utf-8")) | {
+        "splits": {"train": facts}
+    }
     (root / "corpus.json").write_text(json.dumps(info), encoding="utf-8")
     return Corpus.open(root)
 
@@ -43,13 +45,17 @@ def main() -> None:
         corpus = copies(Corpus.open(sys.argv[1]), Path(folder), hours)
         held = corpus.info.splits["train"]
         seconds = 3600 * held.hours / held.utterances
-        print(f"{os.cpu_count()} cores; {held.utterances:,} FLAC files, {held.hours:.1f} h, {seconds:.1f} s each")
+        print(
+            f"{os.cpu_count()} cores; {held.utterances:,} FLAC files, {held.hours:.1f} h, {seconds:.1f} s each"
+        )
         for full, target in ((False, 200), (True, 20)):
             began = time.monotonic()
             check_corpus(corpus, full=full)
             rate = held.hours / (time.monotonic() - began) * 60
             what = "every sample" if full else "headers"
-            print(f"{what}: {rate:,.0f} h of audio a minute (target {target}), ratio {rate / target:.1f}")
+            print(
+                f"{what}: {rate:,.0f} h of audio a minute (target {target}), ratio {rate / target:.1f}"
+            )
 
 
 if __name__ == "__main__":

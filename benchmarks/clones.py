@@ -59,8 +59,13 @@ def main() -> None:
     arguments = parser.parse_args()
     curves = {clones: curve(arguments, clones) for clones in arguments.clones}
     goal = max(min(loss for _, loss in points) for points, _ in curves.values())
-    first = {c: next(spent for spent, loss in points if loss <= goal) for c, (points, _) in curves.items()}
-    print(f"{arguments.recipe}, {arguments.corpus.name}: processor seconds to a validation loss of {goal:.3f}")
+    first = {
+        c: next(spent for spent, loss in points if loss <= goal)
+        for c, (points, _) in curves.items()
+    }
+    print(
+        f"{arguments.recipe}, {arguments.corpus.name}: processor seconds to a validation loss of {goal:.3f}"
+    )
     for clones, (points, steps) in curves.items():
         print(
             f"clones {clones}: {first[clones]:.0f} s, ratio {first[clones] / first[arguments.clones[0]]:.2f}; "

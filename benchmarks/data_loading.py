@@ -58,14 +58,18 @@ def speed(folder: Path, workers: int) -> None:
                     pass
                 runs[name].append(time.perf_counter() - began)
         plain = runs["soundfile"][1:]
-        print(f"{corpus.info.splits['train'].utterances} utterances, {hours:.2f} h, {workers} workers")
+        print(
+            f"{corpus.info.splits['train'].utterances} utterances, {hours:.2f} h, {workers} workers"
+        )
         print(f"soundfile, one process: {hours / statistics.median(plain):.2f} h/s")
         for name in ("files", "shards"):
             ratio = statistics.median(p / t for p, t in zip(plain, runs[name][1:], strict=True))
             rate = hours / statistics.median(runs[name][1:])
             print(f"batches from {name}: {rate:.2f} h/s, {ratio:.2f} x soundfile")
         for seconds in (16.0, 80.0, 237.5):
-            print(f"padding in batches of {seconds:g} s: {padding(data_of(corpus, workers, seconds=seconds)):.1%}")
+            print(
+                f"padding in batches of {seconds:g} s: {padding(data_of(corpus, workers, seconds=seconds)):.1%}"
+            )
         waiting(corpus, workers)
 
 
@@ -106,7 +110,9 @@ def waiting(corpus: Corpus, workers: int) -> None:
         if number >= 5:  # the workers have started
             waited += ready - began
             worked += time.perf_counter() - began
-    print(f"a step of mt4ssl_tiny waits {waited / worked:.1%} of its time for its batch ({worked / 40:.2f} s per step)")
+    print(
+        f"a step of mt4ssl_tiny waits {waited / worked:.1%} of its time for its batch ({worked / 40:.2f} s per step)"
+    )
 
 
 def scale(folder: Path, counts: list[int]) -> None:
@@ -124,7 +130,10 @@ def scale(folder: Path, counts: list[int]) -> None:
             cuts = Corpus.open(corpus).cuts("train")
             write_labels(labels, info, fake_labels(cuts))
             out = subprocess.run(
-                [sys.executable, __file__, "open", str(corpus), str(labels)], capture_output=True, text=True, check=True
+                [sys.executable, __file__, "open", str(corpus), str(labels)],
+                capture_output=True,
+                text=True,
+                check=True,
             )
             found = json.loads(out.stdout)
             print(
@@ -164,7 +173,9 @@ def timed(command: list[str], *, fails: bool = False) -> tuple[float, float]:
         "print(code, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6)"
     )
     began = time.perf_counter()
-    out = subprocess.run([sys.executable, "-c", measured, *command], capture_output=True, text=True, check=True)
+    out = subprocess.run(
+        [sys.executable, "-c", measured, *command], capture_output=True, text=True, check=True
+    )
     code, most = out.stdout.split()
     if code != "0" and not fails:
         raise SystemExit(f"{' '.join(command)}: exit code {code}")
@@ -198,7 +209,9 @@ def resident() -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     kinds = parser.add_subparsers(dest="kind", required=True)
     fast = kinds.add_parser("speed")
     fast.add_argument("folder", type=Path)

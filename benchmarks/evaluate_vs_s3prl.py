@@ -58,7 +58,9 @@ def main() -> None:
     parser.add_argument("--passes", type=float, default=20, help="passes over the training audio")
     parser.add_argument("--limit", type=int, help="utterances per split")
     parser.add_argument("--workers", type=int, default=1, help="s3prl's loader processes")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch, on both sides")
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count(), help="of torch, on both sides"
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     scratch = Path(tempfile.mkdtemp(prefix="evaluate_vs_s3prl_"))
@@ -72,7 +74,9 @@ def main() -> None:
 def compare(task: str, options: argparse.Namespace, scratch: Path) -> None:
     """Run one task on both sides and print what came."""
     problem, metric, lr = RECIPES[task]
-    batch, accumulate = (8, 4) if task == "speaker" else (16, 2)  # SUPERB's, whatever the small recipes say
+    batch, accumulate = (
+        (8, 4) if task == "speaker" else (16, 2)
+    )  # SUPERB's, whatever the small recipes say
     keys = [f"batch={batch}", f"accumulate={accumulate}", f"sweep=[{lr}]"]
     if task == "speaker":
         keys += ["crop_seconds=8", "test_crop_seconds=0"]
@@ -87,7 +91,10 @@ def compare(task: str, options: argparse.Namespace, scratch: Path) -> None:
         flush=True,
     )
     ours = run_ours(task, keys, options, scratch / f"{task}_ours", passes)
-    print(f"  ours   {ours.seconds:8.1f} s  {ours.value:.2f} % [{ours.low:.2f}, {ours.high:.2f}]", flush=True)
+    print(
+        f"  ours   {ours.seconds:8.1f} s  {ours.value:.2f} % [{ours.low:.2f}, {ours.high:.2f}]",
+        flush=True,
+    )
     overrides = {
         "build_batch_sampler.train.batch_size": batch,
         "build_optimizer.conf.lr": lr,
@@ -98,7 +105,9 @@ def compare(task: str, options: argparse.Namespace, scratch: Path) -> None:
         "train.log_step": every,
         "num_workers": options.workers,
     }
-    theirs = run_theirs(problem, metric, job, options.upstream, overrides, scratch / f"{task}_s3prl", passes)
+    theirs = run_theirs(
+        problem, metric, job, options.upstream, overrides, scratch / f"{task}_s3prl", passes
+    )
     inside = "inside" if ours.low <= theirs.value <= ours.high else "outside"
     print(f"  s3prl  {theirs.seconds:8.1f} s  {theirs.value:.2f} %, {inside} our 95 % interval")
     print(f"  ratio  {theirs.seconds / ours.seconds:8.1f}")
@@ -109,23 +118,39 @@ def compare(task: str, options: argparse.Namespace, scratch: Path) -> None:
     )
 
 
-def run_ours(task: str, keys: list[str], options: argparse.Namespace, out: Path, passes: float) -> Side:
+def run_ours(
+    task: str, keys: list[str], options: argparse.Namespace, out: Path, passes: float
+) -> Side:
     """Evaluate through this toolkit, from nothing stored."""
     began = time.perf_counter()
     done = evaluate(
-        [str(options.upstream)], [task], options.corpus, out=out, overrides=keys, device="cpu", limit=options.limit
+        [str(options.upstream)],
+        [task],
+        options.corpus,
+        out=out,
+        overrides=keys,
+        device="cpu",
+        limit=options.limit,
     )
     seconds = time.perf_counter() - began
     if done.failures:
         raise SystemExit("; ".join(done.failures))
     (result,) = done.results
     found = result.metrics[result.main_metric]
-    print("         " + ", ".join(f"{name} {lap:.1f} s" for name, lap in result.wall_seconds.items()))
+    print(
+        "         " + ", ".join(f"{name} {lap:.1f} s" for name, lap in result.wall_seconds.items())
+    )
     return Side(seconds, result.wall_seconds["train"] / passes, found.value, found.low, found.high)
 
 
 def run_theirs(
-    name: str, metric: str, job: Job, upstream: Path, overrides: dict[str, Any], out: Path, passes: float
+    name: str,
+    metric: str,
+    job: Job,
+    upstream: Path,
+    overrides: dict[str, Any],
+    out: Path,
+    passes: float,
 ) -> Side:
     """Run one of s3prl's problems, from nothing cached."""
     register()
@@ -162,8 +187,12 @@ def run_theirs(
     with quiet(out / "log"):
         OnOurCorpus().main(arguments)
     seconds = time.perf_counter() - began
-    found = yaml.safe_load(next(out.glob("evaluate/*/*/result.yaml")).read_text(encoding="utf-8"))[metric]
-    print(f"         training {seconds - evaluating:.1f} s, validations and test {evaluating:.1f} s")
+    found = yaml.safe_load(next(out.glob("evaluate/*/*/result.yaml")).read_text(encoding="utf-8"))[
+        metric
+    ]
+    print(
+        f"         training {seconds - evaluating:.1f} s, validations and test {evaluating:.1f} s"
+    )
     return Side(seconds, (seconds - evaluating) / passes, 100 * found)
 
 
@@ -181,7 +210,10 @@ def write_tables(job: Job, folder: Path) -> tuple[Path, Path, list[Path]]:
         with path.open("w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file)
             rows.writerow(["id", "wav_path", column])
-            rows.writerows([cut.id, cut.recording.sources[0].source, task.reference(cut)] for cut in job.cuts(name))
+            rows.writerows(
+                [cut.id, cut.recording.sources[0].source, task.reference(cut)]
+                for cut in job.cuts(name)
+            )
     return train, valid, tests
 
 

@@ -33,7 +33,9 @@ def ours(frontend: Frontend, waveforms: Tensor) -> Tensor:
     return frontend.convolve(waveforms)
 
 
-def timed(form: Callable[[Frontend, Tensor], Tensor], frontend: Frontend, waveforms: Tensor) -> float:
+def timed(
+    form: Callable[[Frontend, Tensor], Tensor], frontend: Frontend, waveforms: Tensor
+) -> float:
     """Seconds of one forward and backward pass."""
     began = time.perf_counter()
     form(frontend, waveforms).square().sum().backward()
@@ -46,7 +48,9 @@ def main() -> None:
     for channels in [int(argument) for argument in sys.argv[1:]] or [64, 512]:
         frontend = Frontend(FrontendConfig(channels=channels), dim=64)
         difference = (plain(frontend, waveforms) - frontend.convolve(waveforms)).abs().max().item()
-        pairs = [[timed(form, frontend, waveforms) for form in (ours, plain)] for _ in range(PAIRS + 1)][1:]
+        pairs = [
+            [timed(form, frontend, waveforms) for form in (ours, plain)] for _ in range(PAIRS + 1)
+        ][1:]
         mine, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
         ratio = statistics.median(a / b for a, b in pairs)
         print(

@@ -45,7 +45,9 @@ class Batch:
         self.waveforms = torch.randn(count, seconds * 16_000, generator=generator)
         self.lengths = torch.full((count,), seconds * 16_000)
         self.mask = draw_masks([frames] * count, frames, config.masking, np.random.default_rng(0))
-        self.labels = torch.randint(config.targets.offline.clusters, (count, frames), generator=generator)
+        self.labels = torch.randint(
+            config.targets.offline.clusters, (count, frames), generator=generator
+        )
 
 
 def recipe(size: str) -> PretrainConfig:
@@ -58,7 +60,9 @@ def our_step(size: str) -> Step:
     config = recipe(size)
     torch.manual_seed(0)
     model, batch = MT4SSL(config).train(), Batch(size, config)
-    optimizer = build_optimizer([{"params": [p for p in model.parameters() if p.requires_grad]}], config.optim)
+    optimizer = build_optimizer(
+        [{"params": [p for p in model.parameters() if p.requires_grad]}], config.optim
+    )
     completed = 0
 
     def step() -> float:
@@ -105,11 +109,15 @@ class Peer(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """The mean loss per masked frame."""
         student = self.student
-        frames, _ = student.feature_projection(student.feature_extractor(batch.waveforms).transpose(1, 2))
+        frames, _ = student.feature_projection(
+            student.feature_extractor(batch.waveforms).transpose(1, 2)
+        )
         with torch.no_grad():
             self.outputs.clear()
             self.teacher.eval()(frames.detach().clone())
-            normalized = [F.instance_norm(f.float().transpose(1, 2)).transpose(1, 2) for f in self.outputs]
+            normalized = [
+                F.instance_norm(f.float().transpose(1, 2)).transpose(1, 2) for f in self.outputs
+            ]
             targets = torch.stack(normalized).mean(0)[batch.mask]
         hidden = student._mask_hidden_states(frames.clone(), mask_time_indices=batch.mask)
         x = student.encoder(hidden).last_hidden_state[batch.mask]
@@ -134,7 +142,9 @@ def their_step(size: str) -> Step:
         optimizer.step()
         optimizer.zero_grad()
         with torch.no_grad():
-            for kept, current in zip(peer.teacher.parameters(), peer.student.encoder.parameters(), strict=True):
+            for kept, current in zip(
+                peer.teacher.parameters(), peer.student.encoder.parameters(), strict=True
+            ):
                 kept.mul_(0.999).add_(current, alpha=0.001)
         return loss.item()
 
@@ -191,9 +201,14 @@ def matrix_peak() -> float:
 def flops(size: str) -> int:
     """Floating-point operations of our update: all products, forward and backward, without layer drop."""
     config = recipe(size)
-    config = dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, layer_drop=0.0))
+    config = dataclasses.replace(
+        config, encoder=dataclasses.replace(config.encoder, layer_drop=0.0)
+    )
     model, batch = MT4SSL(config).train(), Batch(size, config)
-    with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+    with (
+        FlopCounterMode(display=False) as counter,
+        torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
+    ):
         model.total(model(batch.waveforms, batch.lengths, batch.labels, batch.mask)).backward()
     return int(counter.get_total_flops())
 

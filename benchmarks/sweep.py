@@ -54,9 +54,16 @@ def cuts_of(case: Case, rng: np.random.Generator) -> list[Any]:
         phones = rng.integers(0, case.units, int(10 * case.seconds))
         said = {"phones": " ".join(f"P{(phone + number) % case.units}" for phone in phones)}
         about = SupervisionSegment(
-            f"{number}", f"{number}", 0, case.seconds, speaker=f"S{number % case.units}", custom=said
+            f"{number}",
+            f"{number}",
+            0,
+            case.seconds,
+            speaker=f"S{number % case.units}",
+            custom=said,
         )
-        found.append(MonoCut(f"{number}", 0, case.seconds, 0, [about], recording=dummy_recording(number)))
+        found.append(
+            MonoCut(f"{number}", 0, case.seconds, 0, [about], recording=dummy_recording(number))
+        )
     return found
 
 
@@ -93,14 +100,18 @@ def main() -> None:
             steps = updates * (10 if pooled else 1)
             tasks = []
             for rates in (RATES[:1], RATES):
-                config = TaskConfig(task=case.task, sweep=rates, steps=steps, batch=case.batch, validate_every=steps)
+                config = TaskConfig(
+                    task=case.task, sweep=rates, steps=steps, batch=case.batch, validate_every=steps
+                )
                 tasks.append(TASKS.get(case.task)(config))
                 tasks[-1].fit_units(cuts)
             seconds(case, tasks[1], train, valid)  # pages and checksums are read once
             one, five = (statistics.median(times) for times in zip(
                 *([seconds(case, task, train, valid) for task in tasks] for _ in range(PAIRS)), strict=True
             ))  # fmt: skip
-        print(f"{case.name}: one rate {1e3 * one:.1f} ms, five {1e3 * five:.1f} ms per update, ratio {five / one:.2f}")
+        print(
+            f"{case.name}: one rate {1e3 * one:.1f} ms, five {1e3 * five:.1f} ms per update, ratio {five / one:.2f}"
+        )
 
 
 if __name__ == "__main__":

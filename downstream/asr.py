@@ -40,9 +40,13 @@ class ASR(CTCTask):
         """Return the transcript in upper case, otherwise as it is."""
         return text_of(cut).upper()
 
-    def score(self, references: list[str], hypotheses: list[str], speakers: list[str] | None) -> dict[str, Score]:
+    def score(
+        self, references: list[str], hypotheses: list[str], speakers: list[str] | None
+    ) -> dict[str, Score]:
         """Return word and character error rates."""
         return {
             "wer": error_rate(error_counts(references, hypotheses, by="words"), speakers=speakers),
-            "cer": error_rate(error_counts(references, hypotheses, by="characters"), speakers=speakers),
+            "cer": error_rate(
+                error_counts(references, hypotheses, by="characters"), speakers=speakers
+            ),
         }

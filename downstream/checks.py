@@ -46,7 +46,9 @@ def check_references(job: Job, task: Task, cuts: Mapping[str, Sequence[Any]]) ->
     return counts
 
 
-def learnable(job: Job, task: Task, cuts: Sequence[Any], frames: Mapping[str, int]) -> tuple[list[Any], int]:
+def learnable(
+    job: Job, task: Task, cuts: Sequence[Any], frames: Mapping[str, int]
+) -> tuple[list[Any], int]:
     """Return the training cuts whose targets fit into their frames, and how many do not; warns of those.
 
     `frames` is by utterance id. CTC gives an impossible alignment no gradient; such utterances would only dilute

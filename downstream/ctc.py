@@ -71,9 +71,19 @@ class CTCTask(Task):
             kept = list(logits("valid"))
             members = [cut for cuts, _, _ in kept for cut in cuts]
             pairs = [(values.cpu(), lengths) for _, values, lengths in kept]
-            decoder = tuned(decoder, pairs, lambda texts: self.measure(self.references(members, texts), texts))
-        texts = [text for _, values, lengths in logits("test") for text in decoder.decode(values, lengths)]
-        return WithLM(hypotheses=texts, lm_weight=decoder.config.lm_weight, word_score=decoder.config.word_score)
+            decoder = tuned(
+                decoder, pairs, lambda texts: self.measure(self.references(members, texts), texts)
+            )
+        texts = [
+            text
+            for _, values, lengths in logits("test")
+            for text in decoder.decode(values, lengths)
+        ]
+        return WithLM(
+            hypotheses=texts,
+            lm_weight=decoder.config.lm_weight,
+            word_score=decoder.config.word_score,
+        )
 
     def target(self, cut: Any) -> Tensor:  # noqa: ANN401 - lhotse ships no types
         """Return the ids of the cut's units (S,)."""
@@ -93,7 +103,9 @@ class CTCTask(Task):
         log_probs = logits.float().log_softmax(-1).transpose(0, 1)  # (T, B, V)
         sizes = torch.tensor([len(target) for target in targets])
         ids = torch.cat(targets).to(logits.device)
-        found = F.ctc_loss(log_probs, ids, lengths, sizes, blank=BLANK, reduction="none", zero_infinity=True)
+        found = F.ctc_loss(
+            log_probs, ids, lengths, sizes, blank=BLANK, reduction="none", zero_infinity=True
+        )
         return found / sizes.clamp(min=1).to(found.device)
 
     def summed_loss(self, logits: Tensor, lengths: Tensor, targets: list[Tensor]) -> Tensor:
@@ -104,7 +116,10 @@ class CTCTask(Task):
     def decode(self, logits: Tensor, lengths: Tensor) -> list[str]:
         """Return the best path of each row: argmax, repeats collapsed, blanks dropped."""
         best = logits.argmax(-1).cpu()
-        paths = [row[:length].unique_consecutive() for row, length in zip(best, lengths.tolist(), strict=True)]
+        paths = [
+            row[:length].unique_consecutive()
+            for row, length in zip(best, lengths.tolist(), strict=True)
+        ]
         return [self.fitted.decode(path[path != BLANK].tolist()) for path in paths]
 
     def measure(self, references: list[str], hypotheses: list[str]) -> float:

@@ -34,10 +34,15 @@ class BeamDecoder:
         self._lib = flashlight
         self._boundary = BLANK
         if isinstance(units, Phonemes):
-            self._entries = ["<blank>", *units.symbols]  # position is id: the model's words are the units
+            self._entries = [
+                "<blank>",
+                *units.symbols,
+            ]  # position is id: the model's words are the units
         elif isinstance(units, Characters) and " " in units.symbols:
             self._boundary = units.encode(" ")[0]
-            self._entries = _spelled(read_words(Path(config.lexicon)) if config.lexicon else words, units, config)
+            self._entries = _spelled(
+                read_words(Path(config.lexicon)) if config.lexicon else words, units, config
+            )
         else:
             raise ConfigError(
                 "decode.lm: needs units that spell words with a boundary between them; expected units=characters, "
@@ -53,24 +58,34 @@ class BeamDecoder:
     def weighted(self, lm_weight: float, word_score: float) -> "BeamDecoder":
         """Return the same search with other weights; the model and the lexicon are shared."""
         other = object.__new__(BeamDecoder)
-        other.__dict__ = {**self.__dict__, "config": replace(self.config, lm_weight=lm_weight, word_score=word_score)}
+        other.__dict__ = {
+            **self.__dict__,
+            "config": replace(self.config, lm_weight=lm_weight, word_score=word_score),
+        }
         other._decoder = other._build()
         return other
 
     def decode(self, logits: Tensor, lengths: Tensor) -> list[str]:
         """Return the best hypothesis of each row of logits (B, T, V)."""
         log_probs = logits.float().log_softmax(-1).cpu().numpy()
-        return [self._search(row[:length]) for row, length in zip(log_probs, lengths.tolist(), strict=True)]
+        return [
+            self._search(row[:length])
+            for row, length in zip(log_probs, lengths.tolist(), strict=True)
+        ]
 
     def _search(self, emissions: Any) -> str:  # noqa: ANN401 - a numpy array (T, V)
-        if self._trie is not None:  # texts end without the boundary that every spelling ends with: one more frame
+        if (
+            self._trie is not None
+        ):  # texts end without the boundary that every spelling ends with: one more frame
             last = np.full((1, emissions.shape[1]), NEVER, dtype=np.float32)
             last[0, self._boundary] = 0.0
             emissions = np.concatenate([emissions, last])
         emissions = np.ascontiguousarray(emissions, dtype=np.float32)
         best = self._decoder.decode(emissions.ctypes.data, *emissions.shape)[0]
         if self._trie is None:
-            return self.units.decode([token for token, _ in itertools.groupby(best.tokens) if token != BLANK])
+            return self.units.decode(
+                [token for token, _ in itertools.groupby(best.tokens) if token != BLANK]
+            )
         return " ".join(self._entries[word] for word in best.words if word >= 0)
 
     def _spell(self, flashlight: Any, units: Units) -> Any:  # noqa: ANN401 - the binding has no types
@@ -95,13 +110,22 @@ class BeamDecoder:
             "criterion_type": lib.CriterionType.CTC,
         }
         if self._trie is None:
-            return lib.LexiconFreeDecoder(lib.LexiconFreeDecoderOptions(**options), self._lm, self._boundary, BLANK, [])
-        settings = lib.LexiconDecoderOptions(**options, word_score=config.word_score, unk_score=-math.inf)
-        return lib.LexiconDecoder(settings, self._trie, self._lm, self._boundary, BLANK, -1, [], False)  # noqa: FBT003
+            return lib.LexiconFreeDecoder(
+                lib.LexiconFreeDecoderOptions(**options), self._lm, self._boundary, BLANK, []
+            )
+        settings = lib.LexiconDecoderOptions(
+            **options, word_score=config.word_score, unk_score=-math.inf
+        )
+        no_word, no_scores, by_word = -1, list[float](), False  # no <unk>, no acoustic transitions
+        return lib.LexiconDecoder(
+            settings, self._trie, self._lm, self._boundary, BLANK, no_word, no_scores, by_word
+        )
 
 
 def tuned(
-    decoder: BeamDecoder, batches: Iterable[tuple[Tensor, Tensor]], errors: Callable[[list[str]], float]
+    decoder: BeamDecoder,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    errors: Callable[[list[str]], float],
 ) -> BeamDecoder:
     """Return the decoder with the weights of the grid that make `errors` of the batches' hypotheses smallest."""
     kept = list(batches)
@@ -138,7 +162,9 @@ def _load(flashlight: Any, lm: str, dictionary: Any) -> Any:  # noqa: ANN401
     try:
         return flashlight.KenLM(lm, dictionary)
     except RuntimeError as error:
-        raise ConfigError(f"decode.lm={lm}: not a KenLM model ({str(error).splitlines()[-1][:120]})") from None
+        raise ConfigError(
+            f"decode.lm={lm}: not a KenLM model ({str(error).splitlines()[-1][:120]})"
+        ) from None
 
 
 def _flashlight() -> Any:  # noqa: ANN401
@@ -148,6 +174,8 @@ def _flashlight() -> Any:  # noqa: ANN401
         from flashlight.lib.text.decoder.kenlm import KenLM
         from flashlight.lib.text.dictionary import Dictionary
     except ImportError as error:
-        raise ConfigError(f"decode.lm: needs flashlight-text ({error}); pip install 'mt4ssl-bench[lm]'") from None
+        raise ConfigError(
+            f"decode.lm: needs flashlight-text ({error}); pip install 'mt4ssl-bench[lm]'"
+        ) from None
     names = {name: getattr(decoder, name) for name in dir(decoder) if not name.startswith("_")}
     return type("flashlight", (), {**names, "KenLM": KenLM, "Dictionary": Dictionary})

@@ -100,12 +100,18 @@ def estimate(
 
 def _add_passes(found: Estimate, model: Upstream, jobs: Sequence[Job], store: Path) -> None:
     """Add one model's passes that the store does not hold yet; tasks that read the same frames share one."""
-    there = {_pass_key(entry.header) for entry in (entries(store) if store.is_dir() else []) if entry.whole}
+    there = {
+        _pass_key(entry.header)
+        for entry in (entries(store) if store.is_dir() else [])
+        if entry.whole
+    }
     speed = 0.0
     for job in jobs:
         for role in ROLES:
             work, cuts, corpus = pass_of(model, job, role), job.cuts(role), job.corpus.info
-            header = header_of(work, cuts, corpus.digest, job.split(role), job.config.store.precision, corpus.name)
+            header = header_of(
+                work, cuts, corpus.digest, job.split(role), job.config.store.precision, corpus.name
+            )
             if _pass_key(header) in there:
                 continue
             there.add(_pass_key(header))

@@ -52,12 +52,26 @@ def evaluate(
     outcome = Outcome()
     for name, model in load_each(upstreams, device=where, failed=partial(_report, outcome)):
         for job in jobs:
-            _fill(outcome, model, name, job, out, FeatureStore(Path(store or out / "store"), job.config.store), where)
+            _fill(
+                outcome,
+                model,
+                name,
+                job,
+                out,
+                FeatureStore(Path(store or out / "store"), job.config.store),
+                where,
+            )
     return outcome
 
 
 def _fill(
-    outcome: Outcome, model: Upstream, source: str, job: Job, out: Path, store: FeatureStore, device: str
+    outcome: Outcome,
+    model: Upstream,
+    source: str,
+    job: Job,
+    out: Path,
+    store: FeatureStore,
+    device: str,
 ) -> None:
     """Add one row to the outcome: the record that exists, a new one, or a failure."""
     try:
@@ -73,12 +87,18 @@ def _fill(
 def _report(outcome: Outcome, row: str, error: Exception) -> None:
     LOGGER.debug("failed", exc_info=error)
     reason = (str(error).splitlines() or [""])[0]
-    kind = "" if reason and isinstance(error, BenchError | RuntimeError | OSError) else f"{type(error).__name__}: "
+    kind = (
+        ""
+        if reason and isinstance(error, BenchError | RuntimeError | OSError)
+        else f"{type(error).__name__}: "
+    )
     outcome.failures.append(f"{row}: {kind}{reason}")
     LOGGER.error("%s", outcome.failures[-1])
 
 
-def _run(model: Upstream, source: str, job: Job, out: Path, store: FeatureStore, device: str) -> Result:
+def _run(
+    model: Upstream, source: str, job: Job, out: Path, store: FeatureStore, device: str
+) -> Result:
     clock, task = Clock(), job.kind(job.config)
     cuts = {role: job.cuts(role) for role in ROLES}
     task.fit_units(cuts["train"])
@@ -89,9 +109,19 @@ def _run(model: Upstream, source: str, job: Job, out: Path, store: FeatureStore,
         trained = train_finetuned(model, job, task, cuts, folder=folder, device=device, clock=clock)
     else:
         trained = train_frozen(
-            model, job, task, cuts, folder=folder, source=source, store=store, device=device, clock=clock
+            model,
+            job,
+            task,
+            cuts,
+            folder=folder,
+            source=source,
+            store=store,
+            device=device,
+            clock=clock,
         )
-    result, path = write_record(model, job, task, trained, counts=counts, device=device, clock=clock, out=out)
+    result, path = write_record(
+        model, job, task, trained, counts=counts, device=device, clock=clock, out=out
+    )
     main = result.metrics[task.metric]
     chosen = next(trial for trial in result.sweep if trial["chosen"])
     LOGGER.info(

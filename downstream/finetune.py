@@ -63,7 +63,9 @@ def train_finetuned(
         if best is None or worse(task, best.best, one.best):
             best = one
     if best is None:
-        raise TrainingError(f"{job.recipe}: no learning rate of {list(rates(task.config))} went well; try lower ones")
+        raise TrainingError(
+            f"{job.recipe}: no learning rate of {list(rates(task.config))} went well; try lower ones"
+        )
     for trial in trials:
         trial["chosen"] = (trial["lr"], trial["seed"]) == (best.lr, best.seed)
     if best.folder != folder:
@@ -132,7 +134,9 @@ class Audio:
     def _crop(self, cut: Any, epoch: int) -> Any:  # noqa: ANN401
         if cut.duration <= self.crop:
             return cut
-        drawn = hashlib.blake2b(f"{self.config.seeds[0]} {epoch} {cut.id}".encode(), digest_size=8).digest()
+        drawn = hashlib.blake2b(
+            f"{self.config.seeds[0]} {epoch} {cut.id}".encode(), digest_size=8
+        ).digest()
         offset = (cut.duration - self.crop) * (int.from_bytes(drawn) / 2**64)
         return cut.truncate(offset=offset, duration=self.crop, preserve_id=True)
 
@@ -140,12 +144,16 @@ class Audio:
 class Finetuning:
     """One upstream trained for one task at one rate and seed, in `folder`; run() continues an interrupted run."""
 
-    def __init__(self, task: Task, upstream: Upstream, *, lr: float, folder: Path, device: str, seed: int = 0) -> None:
+    def __init__(
+        self, task: Task, upstream: Upstream, *, lr: float, folder: Path, device: str, seed: int = 0
+    ) -> None:
         self.task, self.config, self.lr, self.seed = task, task.config, lr, seed
         self.folder, self.device = folder, torch.device(device)
         encoder = trainable(upstream, self.config.tune)
         torch.manual_seed(seed)
-        head = TunedHead(upstream.num_layers, upstream.dim, task.outputs, self.config.tune, pooled=task.pooled)
+        head = TunedHead(
+            upstream.num_layers, upstream.dim, task.outputs, self.config.tune, pooled=task.pooled
+        )
         self.upstream, self.model = upstream, Tuned(encoder, head).to(device)
         self.targets: dict[str, Tensor] = {}
         self.best, self.best_step = math.nan, 0
@@ -162,7 +170,13 @@ class Finetuning:
             value = self.task.measure(self.task.references(cuts, hypotheses), hypotheses)
             # as fairseq does, the later of two equal ones is kept
             if not any(worse(self.task, value, found[metric]) for found in fit.validations):
-                save_model(self.folder, self.task, self.upstream, self.model.head, encoder=self.model.encoder)
+                save_model(
+                    self.folder,
+                    self.task,
+                    self.upstream,
+                    self.model.head,
+                    encoder=self.model.encoder,
+                )
             return {metric: value}
 
         fit: Fit[Batch] = Fit(
@@ -235,4 +249,6 @@ class Finetuning:
         self.model.train()
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type != "cpu")
+        return torch.autocast(
+            self.device.type, dtype=torch.bfloat16, enabled=self.device.type != "cpu"
+        )

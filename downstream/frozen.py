@@ -63,9 +63,17 @@ def pass_of(model: Upstream, job: Job, role: str) -> Pass:
         return Pass(model)
     config, training = job.config, role == "train"
     seconds = config.crop_seconds if training else config.test_crop_seconds
-    return Pass(model, Crops(seconds=seconds, count=config.crops if training else 1, seed=config.seeds[0]))
+    return Pass(
+        model, Crops(seconds=seconds, count=config.crops if training else 1, seed=config.seeds[0])
+    )
 
 
 def _trial(trial: Trial, chosen: Trial) -> results.Trial:
     valid = None if trial.state is None else trial.best
-    return {"lr": trial.lr, "seed": trial.seed, "valid": valid, "steps": trial.step, "chosen": trial is chosen}
+    return {
+        "lr": trial.lr,
+        "seed": trial.seed,
+        "valid": valid,
+        "steps": trial.step,
+        "chosen": trial is chosen,
+    }

@@ -89,7 +89,9 @@ def project(heads: Sequence[LinearHead], x: Tensor) -> Tensor:
     return logits.reshape(*x.shape[:-1], outputs)
 
 
-def run_heads(heads: Sequence[nn.Module], features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+def run_heads(
+    heads: Sequence[nn.Module], features: Tensor, lengths: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return the logits (K, B, ..., V) of K heads of one kind and their lengths (B,): each head's own, at once.
 
     Linear heads are one batched problem. Others run in turn, with the same dropout and masks, so that none depends
@@ -116,8 +118,12 @@ class RecurrentHead(nn.Module):
         self.sum = WeightedSum(num_layers, layer_norm=config.layer_norm)
         self.projection = nn.Linear(dim, config.projection)
         sizes = [config.projection] + [2 * config.hidden] * (config.lstm_layers - 1)
-        self.forwards = nn.ModuleList(nn.LSTM(size, config.hidden, batch_first=True) for size in sizes)
-        self.backwards = nn.ModuleList(nn.LSTM(size, config.hidden, batch_first=True) for size in sizes)
+        self.forwards = nn.ModuleList(
+            nn.LSTM(size, config.hidden, batch_first=True) for size in sizes
+        )
+        self.backwards = nn.ModuleList(
+            nn.LSTM(size, config.hidden, batch_first=True) for size in sizes
+        )
         self.dropout = nn.Dropout(config.dropout)
         self.output = nn.Linear(2 * config.hidden, outputs)
 

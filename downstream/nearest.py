@@ -18,10 +18,15 @@ def nearest(words: Sequence[Sequence[str]], hypothesis: str) -> str:
     said = np.array(hypothesis.split(), dtype=np.str_)
     ends = np.arange(len(said) + 1)
     costs = ends  # edits from nothing to said[:end]
-    steps: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []  # of each word: variant and start, by end
+    steps: list[
+        tuple[NDArray[np.int64], NDArray[np.int64]]
+    ] = []  # of each word: variant and start, by end
     for variants in words:
         unit = len(ends) * len(variants)  # one edit; below it, variant * len(ends) + start
-        packed = [_aligned(costs * unit + i * len(ends) + ends, v.split(), said, unit) for i, v in enumerate(variants)]
+        packed = [
+            _aligned(costs * unit + i * len(ends) + ends, v.split(), said, unit)
+            for i, v in enumerate(variants)
+        ]
         best = np.min(packed, axis=0)
         costs, variant, start = best // unit, best % unit // len(ends), best % len(ends)
         steps.append((variant, start))
@@ -32,7 +37,9 @@ def nearest(words: Sequence[Sequence[str]], hypothesis: str) -> str:
     return " ".join(reversed(chosen))
 
 
-def _aligned(row: NDArray[np.int64], tokens: Sequence[str], said: NDArray[np.str_], unit: int) -> NDArray[np.int64]:
+def _aligned(
+    row: NDArray[np.int64], tokens: Sequence[str], said: NDArray[np.str_], unit: int
+) -> NDArray[np.int64]:
     """Return the costs (H + 1,) after more reference tokens; one edit adds `unit`."""
     inserted = np.arange(len(row)) * unit
     for token in tokens:

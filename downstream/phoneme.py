@@ -65,14 +65,20 @@ class Phoneme(CTCTask):
 
     def reference(self, cut: Any) -> str:  # noqa: ANN401 - lhotse ships no types
         """Return the cut's phones, stress kept or dropped as the recipe says."""
-        phones = pronounce(text_of(cut), self.lexicon, self.missing) if self.config.lexicon else phones_of(cut)
+        phones = (
+            pronounce(text_of(cut), self.lexicon, self.missing)
+            if self.config.lexicon
+            else phones_of(cut)
+        )
         return self._stressed(phones)
 
     def references(self, cuts: Sequence[Any], hypotheses: Sequence[str]) -> list[str]:
         """See Task.references: each word in the pronunciation that fits best, where the recipe says all."""
         if self.config.pronunciations == "first":
             return super().references(cuts, hypotheses)
-        return [nearest(self._variants(cut), said) for cut, said in zip(cuts, hypotheses, strict=True)]
+        return [
+            nearest(self._variants(cut), said) for cut, said in zip(cuts, hypotheses, strict=True)
+        ]
 
     def _variants(self, cut: Any) -> list[list[str]]:  # noqa: ANN401
         words = pronunciations(text_of(cut), self.lexicon, self.missing)
@@ -81,6 +87,10 @@ class Phoneme(CTCTask):
     def _stressed(self, phones: str) -> str:
         return phones if self.config.stress == "keep" else drop_stress(phones)
 
-    def score(self, references: list[str], hypotheses: list[str], speakers: list[str] | None) -> dict[str, Score]:
+    def score(
+        self, references: list[str], hypotheses: list[str], speakers: list[str] | None
+    ) -> dict[str, Score]:
         """Return the phoneme error rate."""
-        return {"per": error_rate(error_counts(references, hypotheses, by="words"), speakers=speakers)}
+        return {
+            "per": error_rate(error_counts(references, hypotheses, by="words"), speakers=speakers)
+        }

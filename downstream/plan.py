@@ -16,10 +16,19 @@ from mt4ssl_bench.features import Upstream
 from mt4ssl_bench.lexicon import named_lexicon
 from mt4ssl_bench.registry import hint
 
-FULL_HOURS = 50.0  # a task's name alone means SUPERB's full recipe from here on, and the tiny one below
+FULL_HOURS = (
+    50.0  # a task's name alone means SUPERB's full recipe from here on, and the tiny one below
+)
 ROLES = ("train", "valid", "test")
-FIELDS: Mapping[str, Callable[[Any], str]] = {"text": text_of, "phones": phones_of, "speaker": speaker_of}
-UNREAD = {"frozen": ("mode", "tune"), "finetune": ("head", "store", "batch", "crops", "patience")}  # by mode
+FIELDS: Mapping[str, Callable[[Any], str]] = {
+    "text": text_of,
+    "phones": phones_of,
+    "speaker": speaker_of,
+}
+UNREAD = {
+    "frozen": ("mode", "tune"),
+    "finetune": ("head", "store", "batch", "crops", "patience"),
+}  # by mode
 NAMED = 3  # examples in a message
 BOUNDS: bounds.Bounds = {
     bounds.AT_LEAST_1: "steps batch accumulate validate_every crops vocabulary head.projection head.hidden "
@@ -60,7 +69,12 @@ class Job:
         config = replace(self.config, decode=DecodeConfig()) if training else self.config
         recipe = comparable(config)
         return results.key(
-            upstream.fingerprint, self.corpus.info.digest, self.recipe, recipe, self.kind.version, self.limit
+            upstream.fingerprint,
+            self.corpus.info.digest,
+            self.recipe,
+            recipe,
+            self.kind.version,
+            self.limit,
         )
 
 
@@ -104,12 +118,18 @@ def plan(name: str, corpus: Corpus, overrides: Sequence[str] = (), limit: int | 
     config = load(TaskConfig, _task_recipe(recipe), overrides)
     bounds.check(config, BOUNDS)
     if not config.seeds or len(set(config.seeds)) < len(config.seeds) or min(config.seeds) < 0:
-        raise ConfigError(f"seeds={list(config.seeds)}: expected one or several different numbers from 0")
+        raise ConfigError(
+            f"seeds={list(config.seeds)}: expected one or several different numbers from 0"
+        )
     kinds = TASKS.get(config.task).unit_kinds
     if kinds and config.units not in kinds:
-        raise ConfigError(f"units={config.units}: task '{config.task}' predicts {' or '.join(kinds)}")
+        raise ConfigError(
+            f"units={config.units}: task '{config.task}' predicts {' or '.join(kinds)}"
+        )
     if config.lexicon and "phonemes" not in kinds:
-        raise ConfigError(f"lexicon={config.lexicon}: task '{config.task}' has no phones, only decode.lexicon")
+        raise ConfigError(
+            f"lexicon={config.lexicon}: task '{config.task}' has no phones, only decode.lexicon"
+        )
     if config.pronunciations == "all" and not config.lexicon:
         raise ConfigError(
             "pronunciations=all: needs lexicon=cmudict or a file, for task 'phoneme': a corpus holds one of each"
@@ -118,7 +138,9 @@ def plan(name: str, corpus: Corpus, overrides: Sequence[str] = (), limit: int | 
     comparable(config)  # its files must be there
     if config.lexicon:
         named_lexicon(config.lexicon)  # and readable
-    job = Job(Path(recipe).stem, config, corpus, limit)  # a recipe file is known by its name, wherever it lies
+    job = Job(
+        Path(recipe).stem, config, corpus, limit
+    )  # a recipe file is known by its name, wherever it lies
     _check_fields(job)
     return job
 

@@ -94,7 +94,10 @@ def _corpus(job: Job) -> results.CorpusRecord:
         "digest": info.digest,
         "languages": info.languages,
         "synthetic": info.synthetic,
-        "splits": {role: {"utterances": split.utterances, "hours": split.hours} for role, split in used.items()},
+        "splits": {
+            role: {"utterances": split.utterances, "hours": split.hours}
+            for role, split in used.items()
+        },
     }
 
 

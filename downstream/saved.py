@@ -16,7 +16,13 @@ KIND = "task"
 
 
 def save_model(
-    folder: Path, task: Task, upstream: Upstream, head: nn.Module, *, encoder: nn.Module | None = None, source: str = ""
+    folder: Path,
+    task: Task,
+    upstream: Upstream,
+    head: nn.Module,
+    *,
+    encoder: nn.Module | None = None,
+    source: str = "",
 ) -> None:
     """Write model.pt: with `encoder`, the trained upstream itself, else `source`, the name that it is loaded by."""
     about: dict[str, Any] = {
@@ -27,7 +33,12 @@ def save_model(
         "stride": upstream.stride,
         "source": str(Path(source).resolve()) if Path(source).exists() else source,
     }
-    payload = {"kind": KIND, "task": task.name, "config": to_dict(task.config), "state": task.state()}
+    payload = {
+        "kind": KIND,
+        "task": task.name,
+        "config": to_dict(task.config),
+        "state": task.state(),
+    }
     trained: dict[str, Any] = {"head": head.state_dict()}
     if encoder is not None:
         assert isinstance(upstream, Trainable)

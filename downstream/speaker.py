@@ -65,7 +65,9 @@ class Speaker(Task):
 
     def loss(self, logits: Tensor, lengths: Tensor, targets: list[Tensor]) -> Tensor:  # noqa: ARG002
         """Return the cross entropy of each row (B,)."""
-        return F.cross_entropy(logits.float(), torch.cat(targets).to(logits.device), reduction="none")
+        return F.cross_entropy(
+            logits.float(), torch.cat(targets).to(logits.device), reduction="none"
+        )
 
     def decode(self, logits: Tensor, lengths: Tensor) -> list[str]:  # noqa: ARG002
         """Return the most likely speaker of each row."""
@@ -75,7 +77,9 @@ class Speaker(Task):
         """See Task.measure."""
         return 100.0 * sum(map(str.__eq__, references, hypotheses)) / len(references)
 
-    def score(self, references: list[str], hypotheses: list[str], speakers: list[str] | None) -> dict[str, Score]:
+    def score(
+        self, references: list[str], hypotheses: list[str], speakers: list[str] | None
+    ) -> dict[str, Score]:
         """Return the accuracy."""
         correct = [a == b for a, b in zip(references, hypotheses, strict=True)]
         return {"acc": accuracy(correct, speakers=speakers)}

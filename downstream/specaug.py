@@ -19,7 +19,8 @@ def augment(x: Tensor, lengths: Tensor) -> Tensor:
     """
     x = torch.stack([_warp(row, length) for row, length in zip(x, lengths.tolist(), strict=True)])
     hidden = (
-        _masks(x, CHANNEL_MASKS, CHANNEL_WIDTH, axis=2)[:, None] | _masks(x, TIME_MASKS, TIME_WIDTH, axis=1)[..., None]
+        _masks(x, CHANNEL_MASKS, CHANNEL_WIDTH, axis=2)[:, None]
+        | _masks(x, TIME_MASKS, TIME_WIDTH, axis=1)[..., None]
     )
     padding = torch.arange(x.shape[1], device=x.device)[None] >= lengths[:, None]
     return x.masked_fill(hidden | padding[..., None], 0.0)
@@ -33,7 +34,9 @@ def _warp(row: Tensor, length: int) -> Tensor:
     warped = int(torch.randint(center - WARP_WINDOW, center + WARP_WINDOW, (1,))) + 1
     parts = ((row[:center], warped), (row[center:length], length - warped))
     sizes = ((part[None, None], (size, row.shape[1])) for part, size in parts)
-    resized = [F.interpolate(part, size, mode="bicubic", align_corners=False)[0, 0] for part, size in sizes]
+    resized = [
+        F.interpolate(part, size, mode="bicubic", align_corners=False)[0, 0] for part, size in sizes
+    ]
     return torch.cat([*resized, row[length:]])
 
 

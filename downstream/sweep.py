@@ -49,7 +49,9 @@ class Trial:
 class Split:
     """One split's cuts with their features; batches() yields (cuts, features (B, T, L, D), frames (B,))."""
 
-    def __init__(self, cuts: Sequence[Any], features: FeatureSet, *, pooled: bool, device: str) -> None:
+    def __init__(
+        self, cuts: Sequence[Any], features: FeatureSet, *, pooled: bool, device: str
+    ) -> None:
         self.cuts, self.features, self.pooled, self.device = list(cuts), features, pooled, device
 
     def batches(
@@ -60,7 +62,11 @@ class Split:
         for cuts in make(epoch, skip):
             features, lengths = self.features.batch([cut.id for cut in cuts])
             if self.pooled:  # (B, K, L, D): one of the K crops, as if it were the only frame
-                taken = torch.randint(0, features.shape[1], (len(cuts),)) if shuffle else torch.zeros(len(cuts)).long()
+                taken = (
+                    torch.randint(0, features.shape[1], (len(cuts),))
+                    if shuffle
+                    else torch.zeros(len(cuts)).long()
+                )
                 features, lengths = (
                     features[torch.arange(len(cuts)), taken][:, None],
                     torch.ones_like(lengths),
@@ -80,7 +86,9 @@ class Sweep:
         for seed in self.config.seeds:
             torch.manual_seed(seed)
             first = task.head(num_layers, dim).to(device)  # the same initial weights at every rate
-            self.trials += [Trial(lr=lr, seed=seed, head=copy.deepcopy(first)) for lr in rates(self.config)]
+            self.trials += [
+                Trial(lr=lr, seed=seed, head=copy.deepcopy(first)) for lr in rates(self.config)
+            ]
 
     @property
     def active(self) -> list[Trial]:
@@ -93,7 +101,9 @@ class Sweep:
         targets = {cut.id: self.task.target(cut) for cut in train.cuts}
 
         def batches(epoch: int, skip: int) -> Iterator[tuple[list[Any], Tensor, Tensor]]:
-            return train.batches(config.batch, epoch=epoch, skip=skip, seed=config.seeds[0], shuffle=True)
+            return train.batches(
+                config.batch, epoch=epoch, skip=skip, seed=config.seeds[0], shuffle=True
+            )
 
         def loss(batch: tuple[list[Any], Tensor, Tensor], step: int, micro: int) -> StepLoss:  # noqa: ARG001
             cuts, features, lengths = batch
@@ -102,23 +112,25 @@ class Sweep:
             for trial, value in zip(trials, losses.tolist(), strict=True):
                 if not math.isfinite(value):
                     trial.diverged = True
-                    LOGGER.info("%s: lr %g, seed %d diverged at update %d", title, trial.lr, trial.seed, step)
+                    LOGGER.info(
+                        "%s: lr %g, seed %d diverged at update %d",
+                        title,
+                        trial.lr,
+                        trial.seed,
+                        step,
+                    )
             kept = losses[torch.tensor([trial.active for trial in trials], device=losses.device)]
             if not len(kept):
-                raise TrainingError(f"{title}: every learning rate of {tried} diverged; try lower ones")
+                raise TrainingError(
+                    f"{title}: every learning rate of {tried} diverged; try lower ones"
+                )
             return StepLoss(total=kept.sum(), count=1)
 
         fit = Fit(
             nn.ModuleList(trial.head for trial in self.trials),
             endless(batches),
             loss,
-            OptimConfig(
-                betas=(0.9, 0.999),
-                eps=1e-8,
-                weight_decay=0.0,
-                schedule="constant",
-                clip_norm=config.clip_norm,  # of each group below, that is of each head
-            ),
+            self._optim(),
             FitConfig(
                 steps=config.steps,
                 seed=config.seeds[0],
@@ -126,17 +138,37 @@ class Sweep:
                 log_every=config.steps,
                 validate_every=config.validate_every,
             ),
-            groups=[{"params": list(trial.head.parameters()), "lr": trial.lr} for trial in self.trials],
+            groups=[
+                {"params": list(trial.head.parameters()), "lr": trial.lr} for trial in self.trials
+            ],
             validate=lambda step: self._validate(valid, step),
             title=title,
         )
         try:
             fit()
         except _EnoughError:
-            LOGGER.info("%s: no head got better in %d validations; stopped early", title, config.patience)
+            LOGGER.info(
+                "%s: no head got better in %d validations; stopped early", title, config.patience
+            )
+        return self._chosen(title)
+
+    def _optim(self) -> OptimConfig:
+        """Return SUPERB's: Adam at a constant rate; the norm is clipped in each head by itself."""
+        return OptimConfig(
+            betas=(0.9, 0.999),
+            eps=1e-8,
+            weight_decay=0.0,
+            schedule="constant",
+            clip_norm=self.config.clip_norm,
+        )
+
+    def _chosen(self, title: str) -> Trial:
+        """Return the best trial, its best weights loaded."""
         alive = [trial for trial in self.trials if trial.state is not None]
         if not alive:
-            raise TrainingError(f"{title}: no learning rate of {tried} gave a finite score; try lower ones")
+            raise TrainingError(
+                f"{title}: no learning rate of {list(rates(self.config))} gave a finite score; try lower ones"
+            )
         chosen = alive[0]
         for trial in alive[1:]:
             chosen = trial if self.better(trial.best, chosen.best) else chosen
@@ -144,10 +176,16 @@ class Sweep:
         chosen.head.load_state_dict(chosen.state)
         return chosen
 
-    def _losses(self, trials: list[Trial], features: Tensor, lengths: Tensor, targets: list[Tensor]) -> Tensor:
+    def _losses(
+        self, trials: list[Trial], features: Tensor, lengths: Tensor, targets: list[Tensor]
+    ) -> Tensor:
         """Return the mean loss of each trial (K,)."""
-        logits, frames = run_heads([trial.head for trial in trials], features, lengths)  # (K, B, ..., V)
-        rows = self.task.loss(logits.flatten(0, 1), frames.repeat(len(trials)), targets * len(trials))
+        logits, frames = run_heads(
+            [trial.head for trial in trials], features, lengths
+        )  # (K, B, ..., V)
+        rows = self.task.loss(
+            logits.flatten(0, 1), frames.repeat(len(trials)), targets * len(trials)
+        )
         return rows.view(logits.shape[:2]).mean(1)
 
     def _validate(self, valid: Split, step: int) -> dict[str, float]:
@@ -155,10 +193,14 @@ class Sweep:
         answers, cuts = self.decode([trial.head for trial in trials], valid)
         for trial, hypotheses in zip(trials, answers, strict=True):
             value = self.task.measure(self.task.references(cuts, hypotheses), hypotheses)
-            found[f"lr {trial.lr:g}" + (f", seed {trial.seed}" if len(self.config.seeds) > 1 else "")] = value
+            found[
+                f"lr {trial.lr:g}" + (f", seed {trial.seed}" if len(self.config.seeds) > 1 else "")
+            ] = value
             if trial.state is None or self.better(value, trial.best):
                 trial.best, trial.step, trial.waited = value, step, 0
-                trial.state = {name: tensor.clone() for name, tensor in trial.head.state_dict().items()}
+                trial.state = {
+                    name: tensor.clone() for name, tensor in trial.head.state_dict().items()
+                }
             else:
                 trial.waited += 1
                 trial.stopped = 0 < self.config.patience <= trial.waited

@@ -37,7 +37,9 @@ class DecodeConfig:
     """Beam search with an n-gram language model; the defaults are SUPERB's (s3prl's asr/config.yaml)."""
 
     lm: str = ""  # a KenLM file, ARPA or binary; without one decoding is greedy
-    lexicon: str = ""  # a file whose lines begin with a word; default: the words of the training split
+    lexicon: str = (
+        ""  # a file whose lines begin with a word; default: the words of the training split
+    )
     beam: int = 5
     threshold: float = 25.0  # hypotheses worse than the best one by more than this are dropped
     lm_weight: float = 2.0
@@ -55,23 +57,37 @@ class TaskConfig:
     units: Literal["characters", "phonemes", "sentencepiece"] = "characters"
     vocabulary: int = 1000  # sentencepiece units
     stress: Literal["keep", "drop"] = "keep"  # of ARPAbet vowels
-    sweep: tuple[float, ...] | None = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # learning rates; the best on valid is taken
+    sweep: tuple[float, ...] | None = (
+        1e-1,
+        1e-2,
+        1e-3,
+        1e-4,
+        1e-5,
+    )  # learning rates; the best on valid is taken
     lr: float | None = None  # one learning rate instead of a sweep
-    seeds: tuple[int, ...] = (0,)  # of initial weights, each at every rate; the first also orders batches and crops
+    seeds: tuple[int, ...] = (
+        0,
+    )  # of initial weights, each at every rate; the first also orders batches and crops
     steps: int = 100_000
     batch: int = 16  # utterances
     accumulate: int = 1
     clip_norm: float = 1.0
     validate_every: int = 1_000
-    patience: int = 0  # validations without a better score after which a head is not trained further; 0: never
+    patience: int = (
+        0  # validations without a better score after which a head is not trained further; 0: never
+    )
     crop_seconds: float = 8.0  # speaker: random crops in training
     crops: int = 4  # speaker: how many per utterance are kept
     test_crop_seconds: float = 0.0  # speaker: 0 evaluates whole utterances
     store: StoreConfig = field(default_factory=StoreConfig)
-    mode: Literal["frozen", "finetune"] = "frozen"  # finetune trains the upstream with a linear head of its own
+    mode: Literal["frozen", "finetune"] = (
+        "frozen"  # finetune trains the upstream with a linear head of its own
+    )
     tune: TuneConfig = field(default_factory=TuneConfig)  # read where mode is finetune
     decode: DecodeConfig = field(default_factory=DecodeConfig)
-    lexicon: str = ""  # phoneme: a file of words and phones, or cmudict; default: the corpus's own phones
+    lexicon: str = (
+        ""  # phoneme: a file of words and phones, or cmudict; default: the corpus's own phones
+    )
     pronunciations: Literal["first", "all"] = "first"  # all: scoring takes what fits best
 
 
@@ -79,7 +95,9 @@ def rates(config: TaskConfig) -> tuple[float, ...]:
     """Return the learning rates to train; raises ConfigError where there is none or one is not positive."""
     found = (config.lr,) if config.lr is not None else config.sweep
     if not found:
-        raise ConfigError("sweep=none: then lr must name the one learning rate, for example lr=1e-2")
+        raise ConfigError(
+            "sweep=none: then lr must name the one learning rate, for example lr=1e-2"
+        )
     if min(found) <= 0 or len(set(found)) < len(found):
         raise ConfigError(f"sweep={list(found)}: expected different learning rates above 0")
     return found
@@ -121,7 +139,9 @@ class Task(ABC):
     metric: ClassVar[str]
     version: ClassVar[int]
     needs: ClassVar[str]
-    unit_kinds: ClassVar[tuple[str, ...]] = ()  # what the recipe's `units` may be; none where it is not read
+    unit_kinds: ClassVar[
+        tuple[str, ...]
+    ] = ()  # what the recipe's `units` may be; none where it is not read
     pooled: ClassVar[bool] = False  # reads means over time instead of frames
 
     def __init__(self, config: TaskConfig) -> None:
@@ -201,7 +221,9 @@ class Task(ABC):
         """Return the main metric alone, without its interval: what validation asks for, often."""
 
     @abstractmethod
-    def score(self, references: list[str], hypotheses: list[str], speakers: list[str] | None) -> dict[str, Score]:
+    def score(
+        self, references: list[str], hypotheses: list[str], speakers: list[str] | None
+    ) -> dict[str, Score]:
         """Return the metrics with their intervals, the main one (`metric`) first."""
 
 

@@ -26,7 +26,10 @@ from mt4ssl_bench.features import Upstream, load_upstream
 from mt4ssl_bench.tuning import rebuild
 
 LOGGER = logging.getLogger(__name__)
-CHUNK, CONTEXT = 30 * audio.RATE, 2 * audio.RATE  # longer audio is read in chunks, each with context on both sides
+CHUNK, CONTEXT = (
+    30 * audio.RATE,
+    2 * audio.RATE,
+)  # longer audio is read in chunks, each with context on both sides
 
 
 def transcribe(
@@ -62,7 +65,11 @@ def audio_files(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise CorpusError(f"{path}: no such file or folder")
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in audio.SUFFIXES) if path.is_dir() else [path]
+        inside = (
+            sorted(p for p in path.rglob("*") if p.suffix.lower() in audio.SUFFIXES)
+            if path.is_dir()
+            else [path]
+        )
         if not inside:
             raise CorpusError(f"{path}: holds no audio file ({', '.join(sorted(audio.SUFFIXES))})")
         found += inside
@@ -81,7 +88,9 @@ class Recognizer:
         stored = read_model(folder)
         task = TASKS.get(stored["task"])(from_dict(TaskConfig, stored["config"]))
         if not isinstance(task, CTCTask):
-            raise CheckpointError(f"{folder}: holds a model for task '{stored['task']}', which writes no text")
+            raise CheckpointError(
+                f"{folder}: holds a model for task '{stored['task']}', which writes no text"
+            )
         task.restore(stored["state"])
         self.task, self._decode = task, task.decode
         self._about, self._device = stored["upstream"], device
@@ -115,7 +124,9 @@ class Recognizer:
             end = min(start + CHUNK, len(waveform))
             logits = self._read(waveform[start:end])
             last = end == len(waveform)
-            parts.append(logits[context if start else 0 : None if last else CHUNK // stride - context])
+            parts.append(
+                logits[context if start else 0 : None if last else CHUNK // stride - context]
+            )
             if last:
                 break
         return torch.cat(parts)
@@ -154,5 +165,7 @@ class _Frozen(nn.Module):
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         features = self.upstream.extract(waveforms, lengths)
         device = next(self.head.parameters()).device
-        logits, frames = self.head(features.layers.permute(1, 2, 0, 3).to(device), features.lengths.to(device))
+        logits, frames = self.head(
+            features.layers.permute(1, 2, 0, 3).to(device), features.lengths.to(device)
+        )
         return logits, frames

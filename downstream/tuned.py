@@ -16,7 +16,9 @@ from mt4ssl_bench.tuning import TuneConfig
 class TunedHead(nn.Module):
     """Linear on one hidden state, or on their weighted sum; averaged over real frames first for pooled tasks."""
 
-    def __init__(self, num_layers: int, dim: int, outputs: int, config: TuneConfig, *, pooled: bool) -> None:
+    def __init__(
+        self, num_layers: int, dim: int, outputs: int, config: TuneConfig, *, pooled: bool
+    ) -> None:
         super().__init__()
         self.pooled = pooled
         self.layer = None if config.layer == "weighted" else _layer(config.layer, num_layers)
@@ -35,7 +37,9 @@ class TunedHead(nn.Module):
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (B, T, V), or (B, V) where pooled, of features (L, B, T, D), and the lengths as they came."""
-        x = features[self.layer] if self.sum is None else self.sum(features.permute(1, 2, 0, 3))  # (B, T, D)
+        x = (
+            features[self.layer] if self.sum is None else self.sum(features.permute(1, 2, 0, 3))
+        )  # (B, T, D)
         if self.pooled:
             real = torch.arange(x.shape[1], device=x.device)[None] < lengths[:, None]
             x = (x * real[..., None]).sum(1) / lengths[:, None]
@@ -68,4 +72,6 @@ def _layer(name: str, num_layers: int) -> int:
     """Return the number of a hidden state, counted from the first; raises ConfigError where there is none."""
     if name.lstrip("-").isdecimal() and -num_layers <= int(name) < num_layers:
         return int(name) % num_layers
-    raise ConfigError(f"tune.layer={name}: expected weighted, or a number from {-num_layers} to {num_layers - 1}")
+    raise ConfigError(
+        f"tune.layer={name}: expected weighted, or a number from {-num_layers} to {num_layers - 1}"
+    )

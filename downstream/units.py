@@ -97,8 +97,13 @@ class Pieces:
                 minloglevel=2,
             )
         except RuntimeError as error:
-            reason = re.sub(r"^.*\] *", "", str(error).splitlines()[0]) or "no text, or no unit asked for"
-            raise CorpusError(f"vocabulary={size}: does not fit the training text ({reason})") from None
+            reason = (
+                re.sub(r"^.*\] *", "", str(error).splitlines()[0])
+                or "no text, or no unit asked for"
+            )
+            raise CorpusError(
+                f"vocabulary={size}: does not fit the training text ({reason})"
+            ) from None
         return cls(model.getvalue())
 
     def __len__(self) -> int:
@@ -126,7 +131,9 @@ def restore(state: dict[str, Any]) -> Units:
             return Phonemes(state["symbols"])
         case "sentencepiece":
             return Pieces(base64.b64decode(state["model"]))
-    raise CheckpointError(f"stored units: kind '{state.get('kind')}', expected characters, phonemes or sentencepiece")
+    raise CheckpointError(
+        f"stored units: kind '{state.get('kind')}', expected characters, phonemes or sentencepiece"
+    )
 
 
 def drop_stress(phones: str) -> str:

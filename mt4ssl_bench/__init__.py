@@ -11,7 +11,9 @@ __all__ = ["Leaderboard", "evaluate", "load_upstream", "pretrain"]
 if not (Path(__file__).parent / "upstream").is_dir():
     __path__.append(str(Path(__file__).parent.parent))
 
-if TYPE_CHECKING:  # what type checkers see; when the program runs, a name is imported when it is first asked for
+if (
+    TYPE_CHECKING
+):  # what type checkers see; when the program runs, a name is imported when it is first asked for
     from mt4ssl_bench.downstream.evaluate import evaluate
     from mt4ssl_bench.features import load_upstream
     from mt4ssl_bench.leaderboard import Leaderboard

@@ -16,9 +16,25 @@ RATE = 16_000
 SHORT = 0.1  # seconds by which a compressed file may fall short of its header
 FULL = 0.999  # of full scale: where a clipped sample stands
 SUFFIXES = frozenset(  # what libsndfile reads, as it is named in corpora
-    {".flac", ".wav", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".sph", ".nist", ".w64", ".rf64", ".caf"}
+    {
+        ".flac",
+        ".wav",
+        ".ogg",
+        ".opus",
+        ".mp3",
+        ".aiff",
+        ".aif",
+        ".au",
+        ".sph",
+        ".nist",
+        ".w64",
+        ".rf64",
+        ".caf",
+    }
 )
-OTHER = frozenset({".m4a", ".aac", ".mp4", ".wma", ".webm", ".amr", ".ape", ".mka"})  # audio that it does not
+OTHER = frozenset(
+    {".m4a", ".aac", ".mp4", ".wma", ".webm", ".amr", ".ape", ".mka"}
+)  # audio that it does not
 
 UNREADABLE = (soundfile.LibsndfileError, OSError, RuntimeError, UnicodeEncodeError)
 
@@ -44,11 +60,15 @@ def read_file(path: Path, *, start: int = 0, count: int = -1) -> Samples:
 
 def _read(file: Path | io.BytesIO, name: object, start: int, count: int) -> Samples:
     try:
-        samples, rate = soundfile.read(file, start=start, frames=count, dtype="float32", always_2d=True)
+        samples, rate = soundfile.read(
+            file, start=start, frames=count, dtype="float32", always_2d=True
+        )
     except UNREADABLE as error:
         raise CorpusError(f"{name}: {_reason(file, error)}") from None
     if not len(samples) or len(samples) < count - SHORT * rate:
-        raise CorpusError(f"{name}: truncated or changed: {len(samples)} samples from {start}, not {max(count, 1)}")
+        raise CorpusError(
+            f"{name}: truncated or changed: {len(samples)} samples from {start}, not {max(count, 1)}"
+        )
     mono: Samples = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
     if rate != RATE:
         mono = _resample(mono, rate)
@@ -92,7 +112,9 @@ def examine(path: Path, *, start: int = 0, count: int = -1) -> Signal:
             heard = np.zeros(channels, bool)
             file.seek(start)
             left = count if count >= 0 else file.frames - start
-            while left > 0 and len(block := file.read(min(left, 60 * rate), dtype="float32", always_2d=True)):
+            while left > 0 and len(
+                block := file.read(min(left, 60 * rate), dtype="float32", always_2d=True)
+            ):
                 frames, left = frames + len(block), left - len(block)
                 finite = finite and bool(np.isfinite(block).all())
                 loud = np.abs(block)

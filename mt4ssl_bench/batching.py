@@ -28,10 +28,14 @@ class Place(NamedTuple):
     position: int = 0  # batches taken from this epoch
 
 
-Stream = Callable[[Place], Iterator[tuple[Place, B]]]  # from a place on: batches, each with the place after it
+Stream = Callable[
+    [Place], Iterator[tuple[Place, B]]
+]  # from a place on: batches, each with the place after it
 
 
-def endless(epochs: Callable[[int, int], Iterable[B]], *, rank: int = 0, world: int = 1) -> Stream[B]:
+def endless(
+    epochs: Callable[[int, int], Iterable[B]], *, rank: int = 0, world: int = 1
+) -> Stream[B]:
     """Return the stream of one process's share of the batches of epoch after epoch.
 
     Rounds of `world` consecutive batches give one to each process, in order of rank; a round may begin in one epoch
@@ -54,7 +58,9 @@ def endless(epochs: Callable[[int, int], Iterable[B]], *, rank: int = 0, world: 
                 if number % world == 0:
                     yield place, mine.pop()
             if not place.position:
-                raise TrainingError("an epoch holds no batch; check the split and the length limits")
+                raise TrainingError(
+                    "an epoch holds no batch; check the split and the length limits"
+                )
             place = Place(place.epoch + 1)
 
     return stream
@@ -63,7 +69,9 @@ def endless(epochs: Callable[[int, int], Iterable[B]], *, rank: int = 0, world: 
 def pad(rows: Sequence[NDArray[Any]]) -> tuple[Tensor, Tensor]:
     """Return rows of unequal length as one zero-padded tensor (B, N) and their lengths (B,)."""
     lengths = torch.tensor([len(row) for row in rows])
-    padded = torch.zeros(len(rows), int(lengths.max()), dtype=torch.from_numpy(rows[0][:0].copy()).dtype)
+    padded = torch.zeros(
+        len(rows), int(lengths.max()), dtype=torch.from_numpy(rows[0][:0].copy()).dtype
+    )
     for target, row in zip(padded, rows, strict=True):
         target[: len(row)] = torch.from_numpy(np.ascontiguousarray(row))
     return padded, lengths
@@ -96,10 +104,18 @@ class Batches(Generic[B]):
         enough: float | None = None,
     ) -> None:
         self.cuts, self.make, self.seconds, self.count = cuts, make, seconds, count
-        self.seed, self.shuffle, self.workers, self.crop, self.enough = seed, shuffle, workers, crop, enough
+        self.seed, self.shuffle, self.workers, self.crop, self.enough = (
+            seed,
+            shuffle,
+            workers,
+            crop,
+            enough,
+        )
         self.durations = np.minimum(durations_of(cuts), longest)
 
-    def __call__(self, epoch: int = 0, skip: int = 0, *, rank: int = 0, world: int = 1) -> Iterator[B]:
+    def __call__(
+        self, epoch: int = 0, skip: int = 0, *, rank: int = 0, world: int = 1
+    ) -> Iterator[B]:
         """Yield the batches of one epoch, without its first `skip`; of these every `world`-th, from `rank` on."""
         mine = itertools.islice(self.order(epoch, skip), rank, None, world)
         return (batch for _, batch in self._load((Place(), key) for key in mine))
@@ -122,7 +138,10 @@ class Batches(Generic[B]):
         for number, places in enumerate(batches):
             if number >= skip:
                 yield Key(epoch, places)
-            if self.enough is not None and (heard := heard + float(self.durations[places].sum())) >= self.enough:
+            if (
+                self.enough is not None
+                and (heard := heard + float(self.durations[places].sum())) >= self.enough
+            ):
                 return
 
     def _load(self, keys: Iterable[tuple[Place, "Key"]]) -> Iterator[tuple[Place, B]]:

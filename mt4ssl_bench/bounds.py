@@ -13,7 +13,10 @@ NOT_NEGATIVE: Bound = ("0 or more", lambda value: 0 <= value < math.inf)
 AT_LEAST_1: Bound = ("1 or more", lambda value: value >= 1)
 PROBABILITY: Bound = ("a number from 0 to below 1", lambda value: 0 <= value < 1)
 SHARE: Bound = ("a number from 0 to 1", lambda value: 0 <= value <= 1)
-SHARES: Bound = ("shares that add up to 1", lambda value: min(value) >= 0 and math.isclose(sum(value), 1, abs_tol=1e-6))
+SHARES: Bound = (
+    "shares that add up to 1",
+    lambda value: min(value) >= 0 and math.isclose(sum(value), 1, abs_tol=1e-6),
+)
 
 Bounds = Mapping[Bound, str]  # a bound -> the keys (a.b) that it holds for, parted by spaces
 

@@ -100,7 +100,9 @@ CATALOGUE: dict[str, Entry] = {
         tasks="pretrain, asr, phoneme, speaker",
         homepage="https://www.openslr.org/101",
         citation="Zhang et al., speechocean762: an open-source non-native English speech corpus, Interspeech 2021",
-        archives={"speechocean762": Archive(f"{OPENSLR}/101/speechocean762.tar.gz")},  # no checksum is published
+        archives={
+            "speechocean762": Archive(f"{OPENSLR}/101/speechocean762.tar.gz")
+        },  # no checksum is published
     ),
     "fsdd": Entry(
         about="Free Spoken Digit Dataset: 3,000 English digits by six speakers, 8 kHz",
@@ -110,7 +112,9 @@ CATALOGUE: dict[str, Entry] = {
         homepage="https://github.com/Jakobovski/free-spoken-digit-dataset",
         citation="Jackson et al., Free Spoken Digit Dataset v1.0.10, Zenodo 2020",
         archives={  # GitHub makes the archive anew, so that no checksum holds for long
-            "fsdd": Archive("https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/tags/v1.0.10.tar.gz")
+            "fsdd": Archive(
+                "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/tags/v1.0.10.tar.gz"
+            )
         },
     ),
     "table": Entry(about="a TSV of your own", tasks="what its columns allow"),

@@ -18,7 +18,9 @@ FORMAT = "mt4ssl-bench 1"
 def save(payload: Mapping[str, Any], path: Path) -> None:
     """Write `payload` to `path`, completely or not at all; raises CheckpointError when the disk does not take it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.partial")  # one writer per run: a killed one leaves it to the next
+    aside = path.with_name(
+        f".{path.name}.partial"
+    )  # one writer per run: a killed one leaves it to the next
     try:
         with aside.open("wb") as file:
             torch.save({"format": FORMAT, **payload}, file)
@@ -45,7 +47,9 @@ def load(path: Path) -> dict[str, Any]:
                 "'mt4ssl-bench convert' reads the tensors of other people's checkpoints"
             ) from None
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: truncated, damaged or not a checkpoint of tensors ({reason})") from None
+        raise CheckpointError(
+            f"{path}: truncated, damaged or not a checkpoint of tensors ({reason})"
+        ) from None
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a checkpoint of mt4ssl-bench (format '{FORMAT}')")
     return cast("dict[str, Any]", payload)
@@ -57,5 +61,7 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        digest.update(tensor.view(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+        digest.update(
+            tensor.view(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+        )
     return digest.hexdigest()[:16]

@@ -37,10 +37,14 @@ class Rules:
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self.rates: defaultdict[str, Counter[int]] = defaultdict(Counter)
         self.speakers: dict[str, Counter[str]] = {}
-        self._symbols: dict[tuple[str, str], dict[str, str]] = {}  # (kind, split) -> symbol -> its first utterance
+        self._symbols: dict[
+            tuple[str, str], dict[str, str]
+        ] = {}  # (kind, split) -> symbol -> its first utterance
         self._ids: set[bytes] = set()
         self._contents: dict[bytes, str] = {}  # digest of audio -> the first split that has it
-        self._texts: dict[str, dict[bytes, str]] = {}  # split -> digest of text -> its first utterance
+        self._texts: dict[
+            str, dict[bytes, str]
+        ] = {}  # split -> digest of text -> its first utterance
 
     def add(self, split: str, row: Row) -> None:
         """Take one utterance of `split`."""
@@ -70,7 +74,11 @@ class Rules:
     def _content(self, split: str, row: Row) -> None:
         if not row.content:
             return
-        family, role = (SID_PREFIX, split.removeprefix(SID_PREFIX)) if split.startswith(SID_PREFIX) else ("", split)
+        family, role = (
+            (SID_PREFIX, split.removeprefix(SID_PREFIX))
+            if split.startswith(SID_PREFIX)
+            else ("", split)
+        )
         first = self._contents.setdefault(key := _key(family + row.content), "")
         if not first:
             self._contents[key] = split
@@ -157,7 +165,9 @@ class Rules:
             if own:
                 train = set(self.speakers.get(SID_PREFIX + "train", ()))
                 tested = set(self.speakers.get(SID_PREFIX + role, ()))
-            if own or tested & train:  # where no speaker is shared, the corpus is not made for identification
+            if (
+                own or tested & train
+            ):  # where no speaker is shared, the corpus is not made for identification
                 for speaker in sorted(tested - train):
                     self.found.add("unheard_speaker", SID_PREFIX + role if own else role, speaker)
 
@@ -172,7 +182,9 @@ class Rules:
 
 def in_order(splits: Iterable[str]) -> list[str]:
     """Return splits as they are checked: train first, so that the others are compared with it; speaker splits last."""
-    return sorted(splits, key=lambda split: (split.startswith(SID_PREFIX), not split.endswith("train"), split))
+    return sorted(
+        splits, key=lambda split: (split.startswith(SID_PREFIX), not split.endswith("train"), split)
+    )
 
 
 def check_rows(splits: Mapping[str, Iterable[Row]], *, fields: Sequence[str]) -> Report:

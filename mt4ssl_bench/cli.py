@@ -43,7 +43,9 @@ INTERRUPTED = 130  # the exit code after Ctrl-C
 
 Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
 Device = Annotated[str, typer.Option(help="auto (cuda, mps, cpu), or a torch device.")]
-Keys = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe keys that differ now.")]
+Keys = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe keys that differ now.")
+]
 
 
 @app.callback()
@@ -61,7 +63,9 @@ def options(
 
 @app.command()
 def pretrain(
-    recipe: Annotated[str, typer.Argument(help="A recipe's name ('mt4ssl-bench list') or a .yaml file.")],
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe's name ('mt4ssl-bench list') or a .yaml file.")
+    ],
     keys: Keys = None,
     *,
     out: Out,
@@ -83,17 +87,24 @@ def pretrain(
     last = report.validations[-1] if report.validations else {}
     found = ", ".join(f"{key} {value:.3f}" for key, value in last.items() if key != "step")
     stdout.print(f"{out}: {report.steps} updates{', ' + found if found else ''}")
-    stdout.print(f"next: mt4ssl-bench evaluate {out} fbank --task phoneme --corpus ... --out results")
+    stdout.print(
+        f"next: mt4ssl-bench evaluate {out} fbank --task phoneme --corpus ... --out results"
+    )
 
 
 @app.command()
 def kmeans(
-    recipe: Annotated[str, typer.Argument(help="A pretraining recipe; its targets.offline says how.")],
+    recipe: Annotated[
+        str, typer.Argument(help="A pretraining recipe; its targets.offline says how.")
+    ],
     keys: Keys = None,
     *,
-    out: Annotated[Path | None, typer.Option("--out", help="Label store; default: inside the first corpus.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Label store; default: inside the first corpus.")
+    ] = None,
     alignment: Annotated[
-        Path | None, typer.Option(help="A CTM file of phones in time: adds purity and PNMI to the report.")
+        Path | None,
+        typer.Option(help="A CTM file of phones in time: adds purity and PNMI to the report."),
     ] = None,
     device: Device = "auto",
 ) -> None:
@@ -107,7 +118,9 @@ def kmeans(
     """  # noqa: E501 - the example must stay one line
     from mt4ssl_bench.upstream.kmeans import kmeans as run
 
-    for key, value in run(recipe, *(keys or []), out=out, alignment=alignment, device=device).items():
+    for key, value in run(
+        recipe, *(keys or []), out=out, alignment=alignment, device=device
+    ).items():
         stdout.print(f"{key}: {value}")
 
 
@@ -116,16 +129,23 @@ def evaluate(
     upstreams: Annotated[
         list[str],
         typer.Argument(
-            metavar="UPSTREAM... [KEY=VALUE]...", help="Run folders, s3prl names, hf:<id or folder>, random:<recipe>."
+            metavar="UPSTREAM... [KEY=VALUE]...",
+            help="Run folders, s3prl names, hf:<id or folder>, random:<recipe>.",
         ),
     ],
     *,
     corpus: Annotated[Path, typer.Option(help="A prepared corpus.")],
-    task: Annotated[list[str], typer.Option(help="asr, phoneme, speaker, or a recipe of one; may be repeated.")],
+    task: Annotated[
+        list[str], typer.Option(help="asr, phoneme, speaker, or a recipe of one; may be repeated.")
+    ],
     out: Out = Path("results"),
-    store: Annotated[Path | None, typer.Option(help="Where features are kept; default: <out>/store.")] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="Where features are kept; default: <out>/store.")
+    ] = None,
     device: Device = "auto",
-    limit: Annotated[int | None, typer.Option(min=1, help="Only N utterances per split: never ranked.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only N utterances per split: never ranked.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print plan, time and disk needed; compute nothing.")
     ] = False,
@@ -143,7 +163,13 @@ def evaluate(
     names = [name for name in upstreams if "=" not in name]
     if not names:
         raise ConfigError("evaluate: name at least one upstream, for example fbank")
-    where: dict[str, Any] = {"out": out, "overrides": overrides, "device": device, "store": store, "limit": limit}
+    where: dict[str, Any] = {
+        "out": out,
+        "overrides": overrides,
+        "device": device,
+        "store": store,
+        "limit": limit,
+    }
     if dry_run:
         print_estimate(names, task, corpus, **where)
         return
@@ -160,7 +186,8 @@ def evaluate(
 @app.command("list")
 def list_names(
     what: Annotated[
-        str, typer.Argument(help="recipes, tasks, corpora, upstreams; default: all but s3prl's names.")
+        str,
+        typer.Argument(help="recipes, tasks, corpora, upstreams; default: all but s3prl's names."),
     ] = "",
 ) -> None:
     """Show the names that other commands take.
@@ -172,11 +199,15 @@ def list_names(
     from mt4ssl_bench.registry import hint
 
     if what not in {"", "recipes", "tasks", "corpora", "upstreams"}:
-        raise ConfigError(f"list: nothing called '{what}'; {hint(what, ['recipes', 'tasks', 'corpora', 'upstreams'])}")
+        raise ConfigError(
+            f"list: nothing called '{what}'; {hint(what, ['recipes', 'tasks', 'corpora', 'upstreams'])}"
+        )
     found = {name: read_recipe(name) for name in recipe_names()}
     for title, task in (("recipes", False), ("tasks", True)):
         if what in {"", title}:
-            stdout.print(f"[bold]{'pretraining recipes' if title == 'recipes' else 'task recipes'}[/bold]")
+            stdout.print(
+                f"[bold]{'pretraining recipes' if title == 'recipes' else 'task recipes'}[/bold]"
+            )
             for name, values in found.items():
                 if ("task" in values) == task:
                     stdout.print(f"  {name:16} {escape(values.get('about', ''))}")
@@ -198,7 +229,9 @@ def list_names(
 def main() -> None:
     """Run the command line: one line and exit code 2 for a user's error, 130 for an interruption."""
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names of files that a terminal cannot show
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # names of files that a terminal cannot show
     try:
         code = app(standalone_mode=False)  # a command's exit code; typer makes 130 of Ctrl-C
     except BenchError as error:
@@ -209,12 +242,20 @@ def main() -> None:
         )
         code = 2
     except OSError as error:  # a folder that is a file, no permission, a full disk
-        stderr.print(f"[bold red]error:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True)
+        stderr.print(
+            f"[bold red]error:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True
+        )
         code = 2
     except Exception as error:
-        if not hasattr(error, "format_message"):  # click's usage errors have it; anything else is our own mistake
+        if not hasattr(
+            error, "format_message"
+        ):  # click's usage errors have it; anything else is our own mistake
             raise
-        stderr.print(f"[bold red]error:[/bold red] {escape(error.format_message())}", highlight=False, soft_wrap=True)
+        stderr.print(
+            f"[bold red]error:[/bold red] {escape(error.format_message())}",
+            highlight=False,
+            soft_wrap=True,
+        )
         code = 2
     if code == INTERRUPTED:
         stderr.print("interrupted; what was complete is kept, and the same command continues")

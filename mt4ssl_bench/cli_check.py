@@ -21,8 +21,12 @@ COLOURS = {"error": "bold red", "warning": "yellow", "note": "dim"}
 def check(
     corpus: Annotated[Path, typer.Argument(help="A prepared corpus.")],
     *,
-    full: Annotated[bool, typer.Option("--full", help="Decode every sample, instead of reading headers.")] = False,
-    file: Annotated[Path | None, typer.Option("--json", help="Write the report to this file too.")] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Decode every sample, instead of reading headers.")
+    ] = False,
+    file: Annotated[
+        Path | None, typer.Option("--json", help="Write the report to this file too.")
+    ] = None,
 ) -> None:
     """Look for what would stop a run or spoil a result: files, samples, duplicates, leaks, texts, speakers.
 
@@ -35,7 +39,11 @@ def check(
 
     opened = Corpus.open(corpus)
     report = check_corpus(opened, full=full)
-    _say(escape(f"{corpus}: {opened.info.name} ({opened.info.digest}), {'decoded' if full else 'headers'}"))
+    _say(
+        escape(
+            f"{corpus}: {opened.info.name} ({opened.info.digest}), {'decoded' if full else 'headers'}"
+        )
+    )
     _print(report)
     if file is not None:
         about = {"corpus": opened.info.name, "digest": opened.info.digest, "full": full}
@@ -48,7 +56,10 @@ def check(
 
 def _print(report: "Report") -> None:
     for split, facts in report.splits.items():
-        rates = ", ".join(f"{count:,} at {int(rate) / 1000:g} kHz" for rate, count in facts["sample_rates"].items())
+        rates = ", ".join(
+            f"{count:,} at {int(rate) / 1000:g} kHz"
+            for rate, count in facts["sample_rates"].items()
+        )
         said = f"{facts['utterances']:,} utterances, {facts['hours']:.2f} h, {facts['speakers']} speakers ({rates})"
         _say(f"  {split:10} {said}")
     kinds = [finding.severity for finding in report.findings]

@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from mt4ssl_bench.cli_shared import Download, From, Licence, Mirror, Name, Out, Partial, Shards, Words, finish
+from mt4ssl_bench.cli_shared import (
+    Download,
+    From,
+    Licence,
+    Mirror,
+    Name,
+    Out,
+    Partial,
+    Shards,
+    Words,
+    finish,
+)
 from mt4ssl_bench.console import stdout
 
 prepare = typer.Typer(
@@ -31,7 +42,9 @@ def prepare_librispeech(
     out: Out,
     source: From = None,
     download: Download = False,
-    train: Annotated[str, typer.Option(help="Parts for training, by commas; 960 is all three.")] = "train-clean-100",
+    train: Annotated[
+        str, typer.Option(help="Parts for training, by commas; 960 is all three.")
+    ] = "train-clean-100",
     valid: Annotated[str, typer.Option(help="Parts for validation.")] = "dev-clean",
     test: Annotated[str, typer.Option(help="Parts for the test.")] = "test-clean",
     lexicon: Words = None,
@@ -51,7 +64,9 @@ def prepare_librispeech(
     from mt4ssl_bench.published import prepare_published
 
     parts: dict[str, list[str]] = {
-        "train": [p for p in LIBRISPEECH_PARTS if p.startswith("train")] if train == "960" else _names(train),
+        "train": [p for p in LIBRISPEECH_PARTS if p.startswith("train")]
+        if train == "960"
+        else _names(train),
         "valid": _names(valid),
         "test": _names(test),
     }
@@ -74,9 +89,12 @@ def prepare_librilight(
     source: From = None,
     download: Download = False,
     subset: Annotated[str, typer.Option(help="small, medium or large.")] = "small",
-    labelled: Annotated[Amount | None, typer.Option(help="The set with transcripts, instead of a subset.")] = None,
+    labelled: Annotated[
+        Amount | None, typer.Option(help="The set with transcripts, instead of a subset.")
+    ] = None,
     librispeech: Annotated[
-        Path | None, typer.Option(help="LibriSpeech's folder, for valid (dev-clean) and test (test-clean).")
+        Path | None,
+        typer.Option(help="LibriSpeech's folder, for valid (dev-clean) and test (test-clean)."),
     ] = None,
     lexicon: Words = None,
     partial: Partial = False,
@@ -95,7 +113,9 @@ def prepare_librilight(
     from mt4ssl_bench.published import prepare_published
 
     if labelled:
-        read = bind(layouts.librilight_labelled, amount=labelled.value, librispeech_folder=librispeech)
+        read = bind(
+            layouts.librilight_labelled, amount=labelled.value, librispeech_folder=librispeech
+        )
     else:
         read = bind(layouts.librilight, subset=subset)
     parts = ["labelled" if labelled else subset]
@@ -113,7 +133,9 @@ def prepare_voxceleb1(
     *,
     out: Out,
     source: From = None,
-    split_file: Annotated[Path | None, typer.Option(help="iden_split.txt; default: beside wav/.")] = None,
+    split_file: Annotated[
+        Path | None, typer.Option(help="iden_split.txt; default: beside wav/.")
+    ] = None,
     partial: Partial = False,
     shards: Shards = None,
 ) -> None:
@@ -148,14 +170,22 @@ def prepare_speechcommands(
     parts = ["v0.02"] if download else None
     finish(
         prepare_published(
-            "speechcommands", out, speechcommands, source=source, download=parts, mirror=mirror, partial=partial
+            "speechcommands",
+            out,
+            speechcommands,
+            source=source,
+            download=parts,
+            mirror=mirror,
+            partial=partial,
         ),
         shards,
     )
 
 
 @prepare.command("timit")
-def prepare_timit(*, out: Out, source: From = None, partial: Partial = False, shards: Shards = None) -> None:
+def prepare_timit(
+    *, out: Out, source: From = None, partial: Partial = False, shards: Shards = None
+) -> None:
     """TIMIT with its own phones folded to 39; the usual 50 validation speakers, the core test's 24, no SA sentences.
 
     Example: mt4ssl-bench prepare timit --from TIMIT --out corpora/timit
@@ -163,10 +193,15 @@ def prepare_timit(*, out: Out, source: From = None, partial: Partial = False, sh
     from mt4ssl_bench.layouts import timit
     from mt4ssl_bench.published import prepare_published
 
-    notes = {"left_out": "SA sentences; test speakers outside the 50 for validation and the core test's 24"}
+    notes = {
+        "left_out": "SA sentences; test speakers outside the 50 for validation and the core test's 24"
+    }
     phones = "TIMIT's labels, 39 phones"
     finish(
-        prepare_published("timit", out, timit, source=source, partial=partial, phones_from=phones, notes=notes), shards
+        prepare_published(
+            "timit", out, timit, source=source, partial=partial, phones_from=phones, notes=notes
+        ),
+        shards,
     )
 
 
@@ -214,13 +249,19 @@ def prepare_fsdd(
     from mt4ssl_bench.published import prepare_published
 
     parts = ["fsdd"] if download else None
-    finish(prepare_published("fsdd", out, fsdd, source=source, download=parts, mirror=mirror, partial=partial), shards)
+    finish(
+        prepare_published(
+            "fsdd", out, fsdd, source=source, download=parts, mirror=mirror, partial=partial
+        ),
+        shards,
+    )
 
 
 @prepare.command("table")
 def prepare_table(
     manifest: Annotated[
-        Path, typer.Argument(help="TSV: id, path and any of speaker, language, text, phones, split, ...")
+        Path,
+        typer.Argument(help="TSV: id, path and any of speaker, language, text, phones, split, ..."),
     ],
     out: Out,
     name: Name = "",

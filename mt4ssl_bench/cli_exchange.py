@@ -7,10 +7,22 @@ from typing import Annotated
 import typer
 
 from mt4ssl_bench.cli_corpora import prepare as prepare  # noqa: PLC0414 - with the commands below
-from mt4ssl_bench.cli_shared import Licence, Name, Out, Partial, Shards, Words, finish, show_corpus, write_shards
+from mt4ssl_bench.cli_shared import (
+    Licence,
+    Name,
+    Out,
+    Partial,
+    Shards,
+    Words,
+    finish,
+    show_corpus,
+    write_shards,
+)
 from mt4ssl_bench.console import stdout
 
-Splits = Annotated[list[str], typer.Argument(metavar="SPLIT=PATH...", help="For example train=data/train.tsv.")]
+Splits = Annotated[
+    list[str], typer.Argument(metavar="SPLIT=PATH...", help="For example train=data/train.tsv.")
+]
 
 
 def read_splits(given: Iterable[str]) -> dict[str, Path]:
@@ -38,7 +50,9 @@ def prepare_fairseq(
     out: Out,
     name: Name = "fairseq",
     licence: Licence = "unknown",
-    clusters: Annotated[int, typer.Option(help="Of the .km files; default: the largest label and one.")] = 0,
+    clusters: Annotated[
+        int, typer.Option(help="Of the .km files; default: the largest label and one.")
+    ] = 0,
     lexicon: Words = None,
     partial: Partial = False,
     shards: Shards = None,
@@ -55,7 +69,9 @@ def prepare_fairseq(
     labels = list(fairseq_labels(files))  # all are read before anything is written
     least = max((int(values.max()) + 1 for _, values in labels if len(values)), default=0)
     if clusters and clusters < least:
-        raise ConfigError(f"--clusters {clusters}: the .km files hold label {least - 1}; expected {least} or more")
+        raise ConfigError(
+            f"--clusters {clusters}: the .km files hold label {least - 1}; expected {least} or more"
+        )
     corpus = prepare_rows(
         fairseq(files), out, source=next(iter(files.values())), partial=partial, lexicon=lexicon or (),
         phones_from=".phn", name=name, licence=licence,
@@ -65,9 +81,13 @@ def prepare_fairseq(
     if labels:
         from mt4ssl_bench.upstream.labels import LabelInfo, write_labels
 
-        info = LabelInfo(digest=corpus.info.digest, clusters=clusters or least, features="fairseq .km")
+        info = LabelInfo(
+            digest=corpus.info.digest, clusters=clusters or least, features="fairseq .km"
+        )
         store = write_labels(out / "labels-km", info, labels)
-        stdout.print(f"  labels: targets.offline.labels={store.folder} targets.offline.clusters={info.clusters}")
+        stdout.print(
+            f"  labels: targets.offline.labels={store.folder} targets.offline.clusters={info.clusters}"
+        )
     write_shards(corpus, shards, store)
 
 
@@ -109,8 +129,12 @@ def prepare_hf(
     *,
     out: Out,
     config: Annotated[str | None, typer.Option(help="The dataset's configuration.")] = None,
-    text: Annotated[str, typer.Option(help="Column; default: text, sentence, transcription, ...")] = "",
-    speaker: Annotated[str, typer.Option(help="Column; default: speaker_id, speaker, client_id.")] = "",
+    text: Annotated[
+        str, typer.Option(help="Column; default: text, sentence, transcription, ...")
+    ] = "",
+    speaker: Annotated[
+        str, typer.Option(help="Column; default: speaker_id, speaker, client_id.")
+    ] = "",
     language: Annotated[str, typer.Option(help="Of all texts; English ones get phones.")] = "en",
     name: Name = "",
     licence: Licence = "unknown",
@@ -125,7 +149,9 @@ def prepare_hf(
     from mt4ssl_bench.hf_datasets import hugging_face
     from mt4ssl_bench.prepare import prepare_rows
 
-    rows = hugging_face(dataset, config, out / "audio", text=text, speaker=speaker, language=language)
+    rows = hugging_face(
+        dataset, config, out / "audio", text=text, speaker=speaker, language=language
+    )
     finish(
         prepare_rows(
             rows, out, source=Path(dataset), partial=partial, lexicon=lexicon or (),

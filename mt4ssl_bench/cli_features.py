@@ -16,7 +16,9 @@ app = typer.Typer()
 store = typer.Typer(no_args_is_help=True, help="See or clear the features that evaluations keep.")
 app.add_typer(store, name="store")
 
-Store = Annotated[Path, typer.Argument(help="A feature store: what evaluate's --store says, else <out>/store.")]
+Store = Annotated[
+    Path, typer.Argument(help="A feature store: what evaluate's --store says, else <out>/store.")
+]
 STORE = Path("results/store")
 
 
@@ -33,12 +35,22 @@ def extract(
     *,
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
     corpus: Annotated[Path | None, typer.Option(help="A prepared corpus.")] = None,
-    split: Annotated[list[str] | None, typer.Option(help="Of the corpus; may be repeated. Default: all.")] = None,
-    folder: Annotated[Path | None, typer.Option(help="Any tree of audio files, instead of a corpus.")] = None,
-    layer: Annotated[str, typer.Option(help="One hidden state: 0 is the encoder's input, -1 the last.")] = "all",
+    split: Annotated[
+        list[str] | None, typer.Option(help="Of the corpus; may be repeated. Default: all.")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Any tree of audio files, instead of a corpus.")
+    ] = None,
+    layer: Annotated[
+        str, typer.Option(help="One hidden state: 0 is the encoder's input, -1 the last.")
+    ] = "all",
     dtype: Annotated[Dtype, typer.Option(help="What features are written as.")] = Dtype.FP32,
-    units: Annotated[Path | None, typer.Option(help="A label store: write its units instead of features.")] = None,
-    collapse: Annotated[bool, typer.Option("--collapse", help="Write a run of one unit once.")] = False,
+    units: Annotated[
+        Path | None, typer.Option(help="A label store: write its units instead of features.")
+    ] = None,
+    collapse: Annotated[
+        bool, typer.Option("--collapse", help="Write a run of one unit once.")
+    ] = False,
     device: Annotated[str, typer.Option(help="auto (cuda, mps, cpu), or a torch device.")] = "auto",
 ) -> None:
     """Write an upstream's hidden states, or k-means units, of a corpus or a folder; the same command continues.
@@ -102,8 +114,12 @@ def list_entries(folder: Store = STORE) -> None:
 def clear_entries(
     folder: Store = STORE,
     *,
-    upstream: Annotated[str, typer.Option(help="Only this upstream's: its name or fingerprint.")] = "",
-    older_than: Annotated[float | None, typer.Option(min=0, help="Only what was not used for so many days.")] = None,
+    upstream: Annotated[
+        str, typer.Option(help="Only this upstream's: its name or fingerprint.")
+    ] = "",
+    older_than: Annotated[
+        float | None, typer.Option(min=0, help="Only what was not used for so many days.")
+    ] = None,
 ) -> None:
     """Delete features from a store; evaluations make again what they need. What is being made now stays.
 
@@ -117,7 +133,9 @@ def clear_entries(
     headers = [entry.header for entry in entries(folder)]
     known = {name for h in headers for name in (h.upstream, h.fingerprint, h.fingerprint[:8])}
     if upstream and upstream not in known:
-        raise ConfigError(f"--upstream {upstream}: none of its features in {folder}; {hint(upstream, known)}")
+        raise ConfigError(
+            f"--upstream {upstream}: none of its features in {folder}; {hint(upstream, known)}"
+        )
     gone = clear(folder, upstream=upstream, older_than=older_than)
     size = decimal(sum(entry.bytes for entry in gone))
     stdout.print(f"{folder}: removed {len(gone)} entries, {size}")
@@ -127,4 +145,6 @@ def _need(folder: Path) -> None:
     from mt4ssl_bench.errors import BenchError
 
     if not folder.is_dir():
-        raise BenchError(f"{folder}: no such feature store; evaluate keeps one in <out>/store, or where --store says")
+        raise BenchError(
+            f"{folder}: no such feature store; evaluate keeps one in <out>/store, or where --store says"
+        )

@@ -20,9 +20,12 @@ class Target(StrEnum):
 
 @app.command()
 def convert(
-    source: Annotated[str, typer.Argument(help="A fairseq .pt file, a Hugging Face folder, or hf:<id or folder>.")],
+    source: Annotated[
+        str, typer.Argument(help="A fairseq .pt file, a Hugging Face folder, or hf:<id or folder>.")
+    ],
     keys: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe keys that the file cannot say.")
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Recipe keys that the file cannot say."),
     ] = None,
     *,
     out: Annotated[Path, typer.Option("--out", help="Run folder to write.")],
@@ -52,10 +55,14 @@ def convert(
 def export(
     run: Annotated[Path, typer.Argument(help="A run folder or its checkpoint.pt.")],
     *,
-    to: Annotated[Target, typer.Option(help="hf: a folder for transformers; s3prl: one .pt file, the encoder alone.")],
+    to: Annotated[
+        Target,
+        typer.Option(help="hf: a folder for transformers; s3prl: one .pt file, the encoder alone."),
+    ],
     out: Annotated[Path, typer.Option("--out", help="Folder (hf) or .pt file (s3prl) to write.")],
     results: Annotated[
-        Path | None, typer.Option(help="Records of this model for the model card (hf); others are left out.")
+        Path | None,
+        typer.Option(help="Records of this model for the model card (hf); others are left out."),
     ] = None,
 ) -> None:
     """Write a model for other people's tools, without heads, teacher and optimiser.

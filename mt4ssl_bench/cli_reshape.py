@@ -21,10 +21,14 @@ def segment(
     *,
     out: Out,
     max_seconds: Annotated[float, typer.Option(help="No piece is longer.")] = 30.0,
-    min_seconds: Annotated[float, typer.Option(help="What is shorter is left out, and counted.")] = 2.0,
+    min_seconds: Annotated[
+        float, typer.Option(help="What is shorter is left out, and counted.")
+    ] = 2.0,
     by: Annotated[
         Literal["silence", "windows"],
-        typer.Option(help="silence: end pieces where 0.2 s are quietest; windows: as few equal ones as fit."),
+        typer.Option(
+            help="silence: end pieces where 0.2 s are quietest; windows: as few equal ones as fit."
+        ),
     ] = "silence",
 ) -> None:
     """Cut long recordings into pieces for pretraining; the audio files stay as they are.
@@ -36,7 +40,9 @@ def segment(
     from mt4ssl_bench.corpus import Corpus
     from mt4ssl_bench.segment import segment_corpus
 
-    made = segment_corpus(Corpus.open(corpus), out, max_seconds=max_seconds, min_seconds=min_seconds, by=by)
+    made = segment_corpus(
+        Corpus.open(corpus), out, max_seconds=max_seconds, min_seconds=min_seconds, by=by
+    )
     show_corpus(made)
     for key, value in made.info.notes.items():
         if isinstance(value, int):
@@ -48,7 +54,9 @@ def shard(
     corpus: Source,
     *,
     out: Out,
-    labels: Annotated[Path | None, typer.Option(help="A label store ('mt4ssl-bench kmeans'), to carry along.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="A label store ('mt4ssl-bench kmeans'), to carry along.")
+    ] = None,
     split: Annotated[list[str] | None, typer.Option(help="Only these; default: all.")] = None,
     size: Annotated[int, typer.Option(min=1, help="Utterances per shard.")] = 200,
 ) -> None:
@@ -68,5 +76,9 @@ def shard(
 
         store = LabelStore(labels)
         if store.info.digest != opened.info.digest:
-            LOGGER.warning("%s: not made from %s alone; train on all corpora that it was made from", labels, corpus)
+            LOGGER.warning(
+                "%s: not made from %s alone; train on all corpora that it was made from",
+                labels,
+                corpus,
+            )
     show_corpus(shard_corpus(opened, out, splits=split or (), size=size, labels=store))

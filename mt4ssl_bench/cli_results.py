@@ -31,7 +31,9 @@ def leaderboard(
     results: Annotated[Path, typer.Argument(help="A folder of result records.")] = Path("results"),
     form: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.TABLE,
     *,
-    sweep: Annotated[bool, typer.Option("--sweep", help="Show every learning rate's score on valid instead.")] = False,
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="Show every learning rate's score on valid instead.")
+    ] = False,
 ) -> None:
     """Print the leaderboard of a folder of records, one table per corpus.
 
@@ -47,7 +49,9 @@ def leaderboard(
 
 @app.command()
 def compare(
-    a: Annotated[str, typer.Argument(help="An upstream's name in the leaderboard, or a record file.")],
+    a: Annotated[
+        str, typer.Argument(help="An upstream's name in the leaderboard, or a record file.")
+    ],
     b: Annotated[str, typer.Argument(help="Another one.")],
     *,
     task: Annotated[str, typer.Option(help="asr, phoneme, speaker, or a recipe of one.")],
@@ -86,7 +90,11 @@ def print_leaderboard(folder: Path, form: Format) -> None:
     if form is Format.TABLE:
         stdout.print(board.to_rich(), soft_wrap=False)
         return
-    text = {Format.MARKDOWN: board.to_markdown, Format.CSV: board.to_csv, Format.JSON: board.to_json}[form]()
+    text = {
+        Format.MARKDOWN: board.to_markdown,
+        Format.CSV: board.to_csv,
+        Format.JSON: board.to_json,
+    }[form]()
     sys.stdout.write(text if text.endswith("\n") else text + "\n")
 
 
@@ -108,7 +116,9 @@ def print_estimate(upstreams: list[str], tasks: list[str], corpus: Path, **where
         f"audio to pass: {found.hours:.2f} h, about {found.seconds / 60:.1f} min at the speed of a few seconds of it; "
         "training heads comes on top"
     )
-    lines.append(f"features to keep: {decimal(found.bytes)}; free on that disk: {decimal(found.free)}")
+    lines.append(
+        f"features to keep: {decimal(found.bytes)}; free on that disk: {decimal(found.free)}"
+    )
     for line in lines:
         stdout.print(line, markup=False)
     if found.failures:

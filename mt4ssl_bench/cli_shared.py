@@ -16,16 +16,28 @@ Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
 Name = Annotated[str, typer.Option(help="The corpus's name in tables; default: the folder's.")]
 Licence = Annotated[str, typer.Option(help="Kept with the corpus.")]
 From = Annotated[
-    Path | None, typer.Option("--from", help="Where it lies, or where to download it to (default: <out>/source).")
+    Path | None,
+    typer.Option(
+        "--from", help="Where it lies, or where to download it to (default: <out>/source)."
+    ),
 ]
-Download = Annotated[bool, typer.Option("--download", help="Fetch it first; an interrupted download continues.")]
-Mirror = Annotated[str, typer.Option(help="Download from this address, which holds the same archives.")]
+Download = Annotated[
+    bool, typer.Option("--download", help="Fetch it first; an interrupted download continues.")
+]
+Mirror = Annotated[
+    str, typer.Option(help="Download from this address, which holds the same archives.")
+]
 Partial = Annotated[
-    bool, typer.Option("--partial", help="Leave out files that are missing or unreadable, and count them.")
+    bool,
+    typer.Option(
+        "--partial", help="Leave out files that are missing or unreadable, and count them."
+    ),
 ]
 Words = Annotated[
     list[Path] | None,
-    typer.Option("--lexicon", help="Word and phones a line, any language; may be repeated. Default: CMUdict."),
+    typer.Option(
+        "--lexicon", help="Word and phones a line, any language; may be repeated. Default: CMUdict."
+    ),
 ]
 
 
@@ -40,7 +52,11 @@ def _free(shards: Path | None) -> Path | None:
 
 Shards = Annotated[
     Path | None,
-    typer.Option("--shards", help="Also write it here as Lhotse Shar, as 'mt4ssl-bench shard' does.", callback=_free),
+    typer.Option(
+        "--shards",
+        help="Also write it here as Lhotse Shar, as 'mt4ssl-bench shard' does.",
+        callback=_free,
+    ),
 ]
 
 

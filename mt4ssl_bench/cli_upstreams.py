@@ -12,12 +12,18 @@ from mt4ssl_bench.console import stderr, stdout
 
 app = typer.Typer()
 
-MARKS = {"ok": "[green]ok[/green]", "warning": "[yellow]warning[/yellow]", "failed": "[bold red]failed[/bold red]"}
+MARKS = {
+    "ok": "[green]ok[/green]",
+    "warning": "[yellow]warning[/yellow]",
+    "failed": "[bold red]failed[/bold red]",
+}
 
 
 @app.command("check-upstream")
 def check_upstream(
-    name: Annotated[str, typer.Argument(help="Any upstream: a run folder, an s3prl name, file.py:Class, ...")],
+    name: Annotated[
+        str, typer.Argument(help="Any upstream: a run folder, an s3prl name, file.py:Class, ...")
+    ],
     *,
     device: Annotated[str, typer.Option(help="auto (cuda, mps, cpu), or a torch device.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -39,13 +45,24 @@ def check_upstream(
     broken = [one for one in found if one.outcome == "failed"]
     spent = None if broken else cost(upstream)
     if as_json:
-        shape = {key: getattr(upstream, key) for key in ("name", "num_layers", "dim", "stride", "fingerprint")}
-        payload = {**shape, "checks": [asdict(one) for one in found], "cost": asdict(spent) if spent else None}
+        shape = {
+            key: getattr(upstream, key)
+            for key in ("name", "num_layers", "dim", "stride", "fingerprint")
+        }
+        payload = {
+            **shape,
+            "checks": [asdict(one) for one in found],
+            "cost": asdict(spent) if spent else None,
+        }
         sys.stdout.write(json.dumps(payload, indent=2) + "\n")
     else:
-        table = Table("check", "", "expected", "got", title=escape(upstream.name), title_justify="left")
+        table = Table(
+            "check", "", "expected", "got", title=escape(upstream.name), title_justify="left"
+        )
         for one in found:
-            table.add_row(one.name, MARKS.get(one.outcome, one.outcome), escape(one.expected), escape(one.got))
+            table.add_row(
+                one.name, MARKS.get(one.outcome, one.outcome), escape(one.expected), escape(one.got)
+            )
         stdout.print(table, soft_wrap=False)
     if spent and not as_json:
         stdout.print(
@@ -65,7 +82,9 @@ def check_upstream(
 
 @app.command("s3prl", context_settings={"ignore_unknown_options": True})
 def s3prl(
-    arguments: Annotated[list[str], typer.Argument(metavar="-- ARGUMENTS...", help="s3prl's own command line.")],
+    arguments: Annotated[
+        list[str], typer.Argument(metavar="-- ARGUMENTS...", help="s3prl's own command line.")
+    ],
 ) -> None:
     """Run s3prl's own programs with our upstreams in their hub: a problem (SuperbPR, ...), or else run_downstream.
 

@@ -43,7 +43,9 @@ def compare(a: str, b: str, *, task: str, folder: Path) -> list[Difference]:
     ours, theirs = _find(a, task, folder), _find(b, task, folder)
     pairs = [(x, y) for x in ours for y in theirs if _protocol(x[1]) == _protocol(y[1])]
     if not pairs:
-        raise BenchError(f"compare: {a} and {b} cannot be compared on '{task}': {_why(ours[0][1], theirs[0][1])}")
+        raise BenchError(
+            f"compare: {a} and {b} cannot be compared on '{task}': {_why(ours[0][1], theirs[0][1])}"
+        )
     if all(x[0] == y[0] for x, y in pairs):
         raise BenchError(f"compare: {a} and {b} are the same record; name two")
     return [difference for x, y in pairs for difference in _differences(x, y)]
@@ -59,8 +61,12 @@ def _differences(a: Found, b: Found) -> list[Difference]:
         )
     names = sorted(rows[0])
     sides = [[side[name] for name in names] for side in rows]
-    other = [name for name, x, y in zip(names, *sides, strict=True) if x["reference"] != y["reference"]]
-    if other and a[1].recipe.get("pronunciations") != "all":  # then each is scored against its nearest
+    other = [
+        name for name, x, y in zip(names, *sides, strict=True) if x["reference"] != y["reference"]
+    ]
+    if (
+        other and a[1].recipe.get("pronunciations") != "all"
+    ):  # then each is scored against its nearest
         raise BenchError(
             f"compare: {a[0]} and {b[0]} hold different references of {len(other)} utterances, for example "
             f"'{other[0]}'; evaluate both again"
@@ -90,10 +96,15 @@ def _counts(metric: str, rows: Sequence[Hypothesis]) -> Counts:
     """The edits of each utterance in the metric's own tokens; a record's file has those of the main metric."""
     name, lm, _ = metric.partition("+")
     if lm or name == "cer":
-        pairs = [(lm_reference(row), row["with_lm"]) if lm else (row["reference"], row["hypothesis"]) for row in rows]
+        pairs = [
+            (lm_reference(row), row["with_lm"]) if lm else (row["reference"], row["hypothesis"])
+            for row in rows
+        ]
         references, hypotheses = zip(*pairs, strict=True)
         return error_counts(references, hypotheses, by="characters" if name == "cer" else "words")
-    return np.array([[row["substitutions"], row["deletions"], row["insertions"], row["tokens"]] for row in rows])
+    return np.array(
+        [[row["substitutions"], row["deletions"], row["insertions"], row["tokens"]] for row in rows]
+    )
 
 
 def _find(name: str, task: str, folder: Path) -> list[Found]:
@@ -101,21 +112,31 @@ def _find(name: str, task: str, folder: Path) -> list[Found]:
     if Path(name).is_file():
         return [(Path(name), load(Path(name)))]
     records = [(path, load(path)) for path in sorted(folder.glob("*.json"))]
-    ranked = [(path, r) for path, r in records if task in {r.task, r.recipe_name} and r.limit is None]
+    ranked = [
+        (path, r) for path, r in records if task in {r.task, r.recipe_name} and r.limit is None
+    ]
     if not ranked:
-        raise BenchError(f"compare: no record of task '{task}' in {folder}; 'mt4ssl-bench evaluate' makes them")
+        raise BenchError(
+            f"compare: no record of task '{task}' in {folder}; 'mt4ssl-bench evaluate' makes them"
+        )
     plain, _, mark = name.partition("@")
     found = [(p, r) for p, r in ranked if r.upstream["name"] == name]
     found = found or [
-        (p, r) for p, r in ranked if mark and r.upstream["name"] == plain and r.upstream["fingerprint"].startswith(mark)
+        (p, r)
+        for p, r in ranked
+        if mark and r.upstream["name"] == plain and r.upstream["fingerprint"].startswith(mark)
     ]
     if not found:
         known = sorted({r.upstream["name"] for _, r in ranked})
-        raise BenchError(f"compare: no record of '{name}' on '{task}' in {folder}; {hint(name, known)}")
+        raise BenchError(
+            f"compare: no record of '{name}' on '{task}' in {folder}; {hint(name, known)}"
+        )
     models = sorted({r.upstream["fingerprint"] for _, r in found})
     if len(models) > 1:
         choices = ", ".join(f"{name}@{model[:6]}" for model in models)
-        raise BenchError(f"compare: '{name}' is {len(models)} models in {folder}; name one: {choices}")
+        raise BenchError(
+            f"compare: '{name}' is {len(models)} models in {folder}; name one: {choices}"
+        )
     newest = {_protocol(r): (p, r) for p, r in sorted(found, key=lambda one: one[1].created)}
     return list(newest.values())
 
@@ -135,5 +156,7 @@ def _why(a: Result, b: Result) -> str:
         return f"one was measured on {one}, the other on {other}"
     keys = [key for key in {**a.recipe, **b.recipe} if a.recipe.get(key) != b.recipe.get(key)]
     if keys:
-        return f"their recipes differ in {keys[0]} ({a.recipe.get(keys[0])}, {b.recipe.get(keys[0])})"
+        return (
+            f"their recipes differ in {keys[0]} ({a.recipe.get(keys[0])}, {b.recipe.get(keys[0])})"
+        )
     return f"recipes {a.recipe_name} ({a.mode}, limit {a.limit}), {b.recipe_name} ({b.mode}, limit {b.limit})"

@@ -19,7 +19,11 @@ C = TypeVar("C")
 def recipe_names() -> list[str]:
     """Return the names of the recipes that come with the package, sorted."""
     folder = resources.files("mt4ssl_bench.recipes")
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return sorted(
+        entry.name.removesuffix(".yaml")
+        for entry in folder.iterdir()
+        if entry.name.endswith(".yaml")
+    )
 
 
 def read_recipe(recipe: str) -> dict[str, Any]:
@@ -29,20 +33,26 @@ def read_recipe(recipe: str) -> dict[str, Any]:
 
 def _read_chain(recipe: str, seen: tuple[str, ...]) -> dict[str, Any]:
     if recipe in seen:
-        raise ConfigError(f"recipe '{seen[0]}': its base chain loops: {' -> '.join((*seen, recipe))}")
+        raise ConfigError(
+            f"recipe '{seen[0]}': its base chain loops: {' -> '.join((*seen, recipe))}"
+        )
     path = Path(recipe)
     if path.suffix in {".yaml", ".yml"}:
         if not path.is_file():
             raise ConfigError(f"recipe file {path}: no such file")
         text = path.read_text(encoding="utf-8")
     elif recipe in recipe_names():
-        text = (resources.files("mt4ssl_bench.recipes") / f"{recipe}.yaml").read_text(encoding="utf-8")
+        text = (resources.files("mt4ssl_bench.recipes") / f"{recipe}.yaml").read_text(
+            encoding="utf-8"
+        )
     else:
         raise ConfigError(f"unknown recipe '{recipe}'; {hint(recipe, recipe_names())}")
     try:
         node = OmegaConf.create(text)
     except Exception as error:  # noqa: BLE001 - the YAML reader raises many kinds, all meaning "not a recipe"
-        raise ConfigError(f"recipe {recipe}: not valid YAML: {str(error).splitlines()[0]}") from None
+        raise ConfigError(
+            f"recipe {recipe}: not valid YAML: {str(error).splitlines()[0]}"
+        ) from None
     if not isinstance(node, DictConfig):
         raise ConfigError(f"recipe {recipe}: expected keys and values, found {type(node).__name__}")
     base = node.pop("base", None)
@@ -58,7 +68,9 @@ def load(schema: type[C], recipe: str | None = None, overrides: Sequence[str] = 
     """
     for override in overrides:
         if "=" not in override or override.startswith("="):
-            raise ConfigError(f"override '{override}': expected key=value, for example optim.lr=1e-3")
+            raise ConfigError(
+                f"override '{override}': expected key=value, for example optim.lr=1e-3"
+            )
     layers: list[tuple[str, Any]] = []
     if recipe is not None:
         layers.append((f"recipe {recipe}", OmegaConf.create(read_recipe(recipe))))
@@ -80,7 +92,10 @@ def to_dict(config: object) -> dict[str, Any]:
     """Return a config dataclass as plain containers, ready for JSON or a checkpoint."""
     assert dataclasses.is_dataclass(config)
     # through JSON, so that a stored config and a new one compare equal: tuples become lists
-    return cast("dict[str, Any]", json.loads(json.dumps(OmegaConf.to_container(OmegaConf.structured(config)))))
+    return cast(
+        "dict[str, Any]",
+        json.loads(json.dumps(OmegaConf.to_container(OmegaConf.structured(config)))),
+    )
 
 
 def from_dict(schema: type[C], values: dict[str, Any]) -> C:
@@ -97,7 +112,9 @@ def _read_override(override: str) -> DictConfig:
     try:
         return OmegaConf.from_dotlist([override])
     except Exception as error:  # noqa: BLE001 - the YAML reader's own kinds, as above
-        raise ConfigError(f"override '{override}': not valid YAML: {str(error).splitlines()[0]}") from None
+        raise ConfigError(
+            f"override '{override}': not valid YAML: {str(error).splitlines()[0]}"
+        ) from None
 
 
 def _culprit(layer: Any, schema: Any) -> str:  # noqa: ANN401 - OmegaConf nodes

@@ -19,7 +19,9 @@ from rich.progress import (
 LOGGER = logging.getLogger("mt4ssl_bench")
 PLAIN_SECONDS = 20.0  # off a terminal, one progress line at most this often
 
-stdout = Console(highlight=False, soft_wrap=True)  # lines as they are, to be piped; tables say soft_wrap=False
+stdout = Console(
+    highlight=False, soft_wrap=True
+)  # lines as they are, to be piped; tables say soft_wrap=False
 stderr = Console(stderr=True)
 
 Advance = Callable[[int, str], None]
@@ -29,7 +31,9 @@ def setup_logging(*, verbose: bool = False) -> None:
     """Send this package's log to stderr: through rich on a terminal, as plain lines elsewhere."""
     handler: logging.Handler
     if stderr.is_terminal:
-        handler = RichHandler(console=stderr, show_path=False, show_level=False, log_time_format="%H:%M:%S")
+        handler = RichHandler(
+            console=stderr, show_path=False, show_level=False, log_time_format="%H:%M:%S"
+        )
     else:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
@@ -79,7 +83,14 @@ def progress(description: str, total: int, *, start: int = 0) -> Iterator[Advanc
         if now - last >= PLAIN_SECONDS:
             last = now
             left = (now - began) / max(done - start, 1) * (total - done)
-            LOGGER.info("%s: %d/%d, %.0f s left%s", description, done, total, left, f", {note}" if note else "")
+            LOGGER.info(
+                "%s: %d/%d, %.0f s left%s",
+                description,
+                done,
+                total,
+                left,
+                f", {note}" if note else "",
+            )
 
     yield advance
     if last > began:

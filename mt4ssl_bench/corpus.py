@@ -13,8 +13,15 @@ from mt4ssl_bench.registry import hint
 from mt4ssl_bench.shards import Shards, fetch, is_url
 
 FORMAT = 1
-SCHEMES = ("http:/", "https:/", "s3:/", "gs:/")  # of URLs, as they begin once they were taken for a path
-SID_PREFIX = "sid_"  # splits of their own for speaker tasks, where the plain ones are speaker-disjoint
+SCHEMES = (
+    "http:/",
+    "https:/",
+    "s3:/",
+    "gs:/",
+)  # of URLs, as they begin once they were taken for a path
+SID_PREFIX = (
+    "sid_"  # splits of their own for speaker tasks, where the plain ones are speaker-disjoint
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +47,12 @@ class CorpusInfo:
     synthetic: bool = False  # made by a synthesiser: never a speech benchmark
     phones_from: str = ""  # "manifest", or the lexicon that made them
     shards: int = 0  # cuts per shard, where the splits lie in shards and not in files
-    labels: dict[str, Any] = field(default_factory=dict)  # of the label store whose labels the shards carry
-    notes: dict[str, Any] = field(default_factory=dict)  # exclusions by reason, out-of-vocabulary words
+    labels: dict[str, Any] = field(
+        default_factory=dict
+    )  # of the label store whose labels the shards carry
+    notes: dict[str, Any] = field(
+        default_factory=dict
+    )  # exclusions by reason, out-of-vocabulary words
 
 
 class Corpus:
@@ -60,27 +71,39 @@ class Corpus:
         file = root / "corpus.json"
         if str(root).startswith(SCHEMES) and not root.is_dir():
             url = str(root).replace(":/", "://", 1)
-            raise CorpusError(f"corpus {url}: only pretraining reads a URL; copy the shards to a folder and name that")
+            raise CorpusError(
+                f"corpus {url}: only pretraining reads a URL; copy the shards to a folder and name that"
+            )
         if not root.is_dir():
-            raise CorpusError(f"corpus {root}: no such folder; 'mt4ssl-bench prepare --help' shows how to make one")
+            raise CorpusError(
+                f"corpus {root}: no such folder; 'mt4ssl-bench prepare --help' shows how to make one"
+            )
         if not file.is_file():
-            raise CorpusError(f"corpus {root}: holds no corpus.json; 'mt4ssl-bench prepare' makes one")
+            raise CorpusError(
+                f"corpus {root}: holds no corpus.json; 'mt4ssl-bench prepare' makes one"
+            )
         return cls(root, _parse(file.read_bytes(), str(file)))
 
     def cuts(self, split: str) -> Cuts | Shards:
         """Return the split's cuts, parsed as they are asked for; raises CorpusError for a split that cannot be used."""
         if split not in self.info.splits:
-            raise CorpusError(f"corpus {self.root}: no split '{split}'; {hint(split, self.info.splits)}")
+            raise CorpusError(
+                f"corpus {self.root}: no split '{split}'; {hint(split, self.info.splits)}"
+            )
         stated = self.info.splits[split].utterances
         if not stated:
             raise CorpusError(f"corpus {self.root}: split '{split}' holds no utterance")
         if self.info.shards:
             return Shards(f"{self.where}/{split}")
         if is_url(self.where):
-            raise CorpusError(f"corpus {self.where}: only shards are read from a URL; 'mt4ssl-bench shard' makes them")
+            raise CorpusError(
+                f"corpus {self.where}: only shards are read from a URL; 'mt4ssl-bench shard' makes them"
+            )
         file = self.root / f"{split}.jsonl.gz"
         if not file.is_file():
-            raise CorpusError(f"{file}: missing from the corpus; prepare it again into an empty folder")
+            raise CorpusError(
+                f"{file}: missing from the corpus; prepare it again into an empty folder"
+            )
         cuts = Cuts(file, self.root)
         if len(cuts) != stated:
             raise CorpusError(
@@ -122,7 +145,9 @@ def write_corpus(root: Path, cuts: Mapping[str, Iterable[Any]], **facts: Any) ->
         tally = Tally()
         write_cuts(root / f"{split}.jsonl.gz", tally.of(members))
         splits[split] = tally.info
-    return write_info(root, CorpusInfo(splits=splits, **{k: v() if callable(v) else v for k, v in facts.items()}))
+    return write_info(
+        root, CorpusInfo(splits=splits, **{k: v() if callable(v) else v for k, v in facts.items()})
+    )
 
 
 def write_info(root: Path, info: CorpusInfo) -> Corpus:
@@ -137,9 +162,13 @@ def _parse(content: bytes, where: str) -> CorpusInfo:
         raw["splits"] = {name: SplitInfo(**split) for name, split in raw["splits"].items()}
         info = CorpusInfo(**raw)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CorpusError(f"{where}: not a corpus of this version ({error}); prepare it again") from None
+        raise CorpusError(
+            f"{where}: not a corpus of this version ({error}); prepare it again"
+        ) from None
     if info.format != FORMAT:
-        raise CorpusError(f"{where}: format {info.format}, this version reads {FORMAT}; prepare it again")
+        raise CorpusError(
+            f"{where}: format {info.format}, this version reads {FORMAT}; prepare it again"
+        )
     return info
 
 
@@ -156,10 +185,16 @@ class Tally:
             raw = cut if isinstance(cut, dict) else cut.to_dict()
             self.utterances += 1
             self.seconds += raw["duration"]
-            self.speakers |= {one.get("speaker", "") for one in raw.get("supervisions", [])[:1]} - {""}
+            self.speakers |= {one.get("speaker", "") for one in raw.get("supervisions", [])[:1]} - {
+                ""
+            }
             yield raw
 
     @property
     def info(self) -> SplitInfo:
         """What has passed so far."""
-        return SplitInfo(utterances=self.utterances, hours=round(self.seconds / 3600, 4), speakers=len(self.speakers))
+        return SplitInfo(
+            utterances=self.utterances,
+            hours=round(self.seconds / 3600, 4),
+            speakers=len(self.speakers),
+        )

@@ -18,7 +18,14 @@ from mt4ssl_bench.files import written
 
 LINES = 64  # cuts per gzip member: what reading one of them decompresses (about 25 kB)
 LEVEL = 5  # of gzip: level 9 takes three times as long for 3 % less
-DAMAGE = (EOFError, OSError, ValueError, KeyError, TypeError, zlib.error)  # what a cut-short or edited file gives
+DAMAGE = (
+    EOFError,
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    zlib.error,
+)  # what a cut-short or edited file gives
 
 
 class Lazy(Sequence[Any], ABC):
@@ -118,9 +125,13 @@ class Joined(Lazy):
         if not kept:
             return None
         if len(kept) < len(found):
-            raise CorpusError("data.corpus: corpora in shards and in files cannot be read together; make shards of all")
+            raise CorpusError(
+                "data.corpus: corpora in shards and in files cannot be read together; make shards of all"
+            )
         first = np.cumsum([0, *(int(shards[-1]) + 1 for shards in kept)])
-        return np.concatenate([shards + start for shards, start in zip(kept, first, strict=False)])[self._places]
+        return np.concatenate([shards + start for shards, start in zip(kept, first, strict=False)])[
+            self._places
+        ]
 
 
 def durations_of(cuts: Sequence[Any]) -> NDArray[np.float64]:
@@ -139,7 +150,9 @@ def _line(cut: dict[str, Any]) -> tuple[float, bytes]:
     return float(cut["duration"]), json.dumps(cut, ensure_ascii=False).encode()
 
 
-def _write(file: Path, lines: Iterable[tuple[float, bytes]]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _write(
+    file: Path, lines: Iterable[tuple[float, bytes]]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Write (duration, JSON) pairs; the manifest appears first, and an index that does not fit it is made again."""
     durations: list[float] = []
     starts = [0]
@@ -172,7 +185,9 @@ def _load_index(file: Path) -> tuple[NDArray[np.float64], NDArray[np.int64]] | N
 def _make_index(file: Path) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Write the manifest of another version or of lhotse, or one edited by hand, again with an index."""
     with gzip.open(file) as lines:
-        return _write(file, ((float(json.loads(line)["duration"]), line.rstrip(b"\n")) for line in lines))
+        return _write(
+            file, ((float(json.loads(line)["duration"]), line.rstrip(b"\n")) for line in lines)
+        )
 
 
 def _damaged(file: Path, error: Exception) -> CorpusError:

@@ -27,7 +27,10 @@ RATE = 16_000  # Hz
 PEAK = 0.9  # of full scale, before the gain: eSpeak's own level differs by 12 dB between voices
 GAIN_DB = 6.0  # recordings are up to this much quieter than PEAK
 NOISE = 1e-3  # rms of the noise floor, of full scale: -60 dB
-PAUSE = (800, 3200)  # samples before and after the voice: 50 to 200 ms, for eSpeak itself leaves none
+PAUSE = (
+    800,
+    3200,
+)  # samples before and after the voice: 50 to 200 ms, for eSpeak itself leaves none
 TAKES = 2  # voices that speak each sentence
 SID_TEST, SID_VALID, SID_CYCLE = {1, 8, 14}, {2, 9, 15}, 20  # 15 % each; all splits in three turns
 MANIFEST, DIGEST = "manifest.tsv", "manifest.digest"
@@ -91,7 +94,11 @@ class Utterance:
 
 def read_sentences() -> list[str]:
     """Read the sentences, as written; their number, from 0, is part of an utterance's id."""
-    return (resources.files("mt4ssl_bench") / "demo_sentences.txt").read_text(encoding="ascii").splitlines()
+    return (
+        (resources.files("mt4ssl_bench") / "demo_sentences.txt")
+        .read_text(encoding="ascii")
+        .splitlines()
+    )
 
 
 def build_plan(limit: int | None = None) -> list[Utterance]:
@@ -106,7 +113,9 @@ def build_plan(limit: int | None = None) -> list[Utterance]:
     for speaker, numbers in _share_out(len(sentences)).items():
         name, split = f"s{speaker:02d}", VOICES[speaker - 1].split
         for turn, (_, number) in enumerate(sorted((_draw("turn", name, n), n) for n in numbers)):
-            made = Utterance(f"{name}-{number:04d}", name, sentences[number], split, _sid_split(turn))
+            made = Utterance(
+                f"{name}-{number:04d}", name, sentences[number], split, _sid_split(turn)
+            )
             turns.append((turn, speaker, made))
     return [made for _, _, made in sorted(turns, key=lambda item: item[:2])][:limit]
 
@@ -114,13 +123,19 @@ def build_plan(limit: int | None = None) -> list[Utterance]:
 def _share_out(count: int) -> dict[int, list[int]]:
     """Return speaker (from 1) -> the sentences (from 0) that it speaks."""
     said: dict[int, list[int]] = {speaker: [] for speaker in range(1, len(VOICES) + 1)}
-    order, begin, shares = sorted(range(count), key=lambda number: _draw("sentence", number)), 0, 0.0
+    order, begin, shares = (
+        sorted(range(count), key=lambda number: _draw("sentence", number)),
+        0,
+        0.0,
+    )
     for split, share in SHARES.items():
         shares += share
         end = round(shares * count)
         own = [speaker for speaker in said if VOICES[speaker - 1].split == split]
         for i, number in enumerate(order[begin:end]):
-            shift = 1 + i // len(own) % (len(own) - 1)  # others meet each round; no voice is drawn twice
+            shift = 1 + i // len(own) % (
+                len(own) - 1
+            )  # others meet each round; no voice is drawn twice
             for take in range(TAKES):
                 said[own[(i + take * shift) % len(own)]].append(number)
         begin = end
@@ -173,14 +188,18 @@ def speak(out: Path, *, limit: int | None = None) -> Path:
         if child.wait() != 0:
             errors.seek(0)
             lines = errors.read().decode(errors="replace").strip().splitlines()
-            raise BenchError(f"prepare demo: {lines[-1] if lines else f'exit status {child.returncode}'}")
+            raise BenchError(
+                f"prepare demo: {lines[-1] if lines else f'exit status {child.returncode}'}"
+            )
     return out / MANIFEST
 
 
 def _is_made(out: Path, plan: Sequence[Utterance]) -> bool:
     manifest, digest = out / MANIFEST, out / DIGEST
     if manifest.exists() and not digest.exists():
-        raise CorpusError(f"{manifest}: not made by prepare demo and not replaced; choose another folder")
+        raise CorpusError(
+            f"{manifest}: not made by prepare demo and not replaced; choose another folder"
+        )
     return manifest.exists() and digest.read_text(encoding="ascii").strip() == plan_digest(plan)
 
 
@@ -198,12 +217,18 @@ class _Espeak:
         data = str(espeakng_loader.get_data_path())
         self._library: Any = ctypes.CDLL(str(espeakng_loader.get_library_path()))
         synchronous, do_not_exit = 2, 0x8000
-        self.rate = int(self._library.espeak_Initialize(synchronous, 0, os.fsencode(data), do_not_exit))
+        self.rate = int(
+            self._library.espeak_Initialize(synchronous, 0, os.fsencode(data), do_not_exit)
+        )
         if self.rate <= 0:
-            raise BenchError(f"eSpeak NG cannot read its data in {data} (a path over 160 characters is cut)")
+            raise BenchError(
+                f"eSpeak NG cannot read its data in {data} (a path over 160 characters is cut)"
+            )
         self._chunks: list[bytes] = []
         signature = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
-        self._callback = signature(self._collect)  # kept: ctypes holds no reference to what it hands to C
+        self._callback = signature(
+            self._collect
+        )  # kept: ctypes holds no reference to what it hands to C
         self._library.espeak_SetSynthCallback(self._callback)
 
     def _collect(self, samples: int | None, count: int, _events: int | None) -> int:
@@ -220,7 +245,9 @@ class _Espeak:
         import numpy as np
 
         if self._library.espeak_ng_SetVoiceByName(voice.name.encode()) != 0:
-            raise BenchError(f"eSpeak NG has no voice {voice.name}; the [demo] extra may be of another version")
+            raise BenchError(
+                f"eSpeak NG has no voice {voice.name}; the [demo] extra may be of another version"
+            )
         for parameter, value in ((1, voice.rate), (3, voice.pitch), (4, voice.range)):
             self._library.espeak_SetParameter(parameter, value, 0)
         self._library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
@@ -254,7 +281,9 @@ def _write_corpus(out: Path, plan: Sequence[Utterance]) -> None:
     import soundfile
     import torch
 
-    torch.set_num_threads(1)  # sums in one order whatever the machine; resampling is a small part of the time
+    torch.set_num_threads(
+        1
+    )  # sums in one order whatever the machine; resampling is a small part of the time
     espeak = _Espeak()
     for speaker in range(1, len(VOICES) + 1):
         (out / "audio" / f"s{speaker:02d}").mkdir(parents=True, exist_ok=True)
@@ -277,7 +306,9 @@ def _write_corpus(out: Path, plan: Sequence[Utterance]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Speak the corpus in this process: OUT [--limit N]; returns the exit status, the reason on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m mt4ssl_bench.demo", description="Speak the demo corpus.")
+    parser = argparse.ArgumentParser(
+        prog="python -m mt4ssl_bench.demo", description="Speak the demo corpus."
+    )
     parser.add_argument("out", type=Path, help="folder of the corpus")
     parser.add_argument("--limit", type=int, help="only the first so many utterances")
     options = parser.parse_args(arguments)

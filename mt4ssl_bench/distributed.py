@@ -18,7 +18,9 @@ from mt4ssl_bench.errors import BenchError, ConfigError, TrainingError
 from mt4ssl_bench.features import pick_device
 
 T = TypeVar("T")
-PATIENCE = timedelta(days=2)  # the others wait this long where the main process works alone: it makes labels, say
+PATIENCE = timedelta(
+    days=2
+)  # the others wait this long where the main process works alone: it makes labels, say
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,9 @@ class World:
     rank: int = 0
     size: int = 1
     device: str = "cpu"
-    control: Any = None  # a gloo group for numbers and objects: the accelerator's queue never waits for them
+    control: Any = (
+        None  # a gloo group for numbers and objects: the accelerator's queue never waits for them
+    )
 
     @property
     def main(self) -> bool:
@@ -130,7 +134,9 @@ def _local_device(asked: str) -> str:
         return where
     local, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if local >= count:
-        raise ConfigError(f"--nproc-per-node: this machine has {count} GPU(s); at most as many, or --device cpu")
+        raise ConfigError(
+            f"--nproc-per-node: this machine has {count} GPU(s); at most as many, or --device cpu"
+        )
     return f"cuda:{local}"
 
 
@@ -144,4 +150,6 @@ def _first_to_fail(store: Any) -> bool:  # noqa: ANN401
 def _is_lost_peer(error: Exception) -> bool:
     if isinstance(error, dist.DistError):
         return True
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in ("peer", "gloo", "Broken pipe"))
+    return isinstance(error, RuntimeError) and any(
+        word in str(error) for word in ("peer", "gloo", "Broken pipe")
+    )

@@ -80,7 +80,13 @@ def download(archive: Archive, folder: Path) -> Path:
                     f"{archive.url}: HTTP {error.code} {error.reason}; --mirror names another address, --from a copy"
                 ) from None
             reason = f"HTTP {error.code}"
-        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
+        except (
+            urllib.error.URLError,
+            http.client.HTTPException,
+            ConnectionError,
+            TimeoutError,
+            ssl.SSLError,
+        ) as error:
             reason = str(getattr(error, "reason", error)) or type(error).__name__
         if _size(part) > before:
             tries, pause = 0, PAUSE
@@ -89,7 +95,9 @@ def download(archive: Archive, folder: Path) -> Path:
             raise CorpusError(
                 f"{archive.url}: interrupted after {_size(part):,} bytes ({reason}); the same command continues"
             )
-        LOGGER.warning("%s: %s after %s bytes, trying again", archive.name, reason, f"{_size(part):,}")
+        LOGGER.warning(
+            "%s: %s after %s bytes, trying again", archive.name, reason, f"{_size(part):,}"
+        )
         time.sleep(pause)
         pause *= 2
     _verify(part, archive)
@@ -130,7 +138,11 @@ def _receive(url: str, part: Path) -> bool:
             start = 0  # the whole file comes: it changed, or the server knows no ranges
         version = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
         _store(_tag(part), version)
-        total = start + int(response.headers["Content-Length"]) if response.headers["Content-Length"] else None
+        total = (
+            start + int(response.headers["Content-Length"])
+            if response.headers["Content-Length"]
+            else None
+        )
         _check_room(part, (total or start) - start)
         return _append(response, part, start, total)
 
@@ -167,7 +179,9 @@ def _store(file: Path, text: str) -> None:
 def _check_room(part: Path, needed: int) -> None:
     free = shutil.disk_usage(part.parent).free
     if needed > free:
-        raise CorpusError(f"{part}: {needed:,} bytes to come, {free:,} are free; --from names another folder")
+        raise CorpusError(
+            f"{part}: {needed:,} bytes to come, {free:,} are free; --from names another folder"
+        )
 
 
 def _mb(count: int) -> int:
@@ -198,16 +212,26 @@ def unpack(file: Path, folder: Path) -> None:
             progress(f"unpacking {file.name} (MB)", _mb(_size(file))) as advance,
         ):
             for member in tar:
-                tar.extract(member, folder, filter="data")  # no links, paths or modes that reach outside
+                tar.extract(
+                    member, folder, filter="data"
+                )  # no links, paths or modes that reach outside
                 advance(_mb(raw.tell()) - shown, "")
                 shown = _mb(raw.tell())
-            while tar.fileobj and tar.fileobj.read(BLOCK):  # to its end, where gzip's own checksum stands
+            while tar.fileobj and tar.fileobj.read(
+                BLOCK
+            ):  # to its end, where gzip's own checksum stands
                 pass
     except tarfile.FilterError as error:
         raise CorpusError(f"{file}: refused: {error}") from None
     except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise CorpusError(f"{file}: damaged or half an archive ({error}); remove it and download it again") from None
+        raise CorpusError(
+            f"{file}: damaged or half an archive ({error}); remove it and download it again"
+        ) from None
     except OSError as error:
         if error.errno is None:  # gzip's own complaints carry no number
-            raise CorpusError(f"{file}: damaged archive ({error}); remove it and download it again") from None
-        raise CorpusError(f"{folder}: {error.strerror} while unpacking {file.name}; make room, then repeat") from None
+            raise CorpusError(
+                f"{file}: damaged archive ({error}); remove it and download it again"
+            ) from None
+        raise CorpusError(
+            f"{folder}: {error.strerror} while unpacking {file.name}; make room, then repeat"
+        ) from None

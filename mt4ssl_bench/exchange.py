@@ -15,8 +15,12 @@ from mt4ssl_bench.kept import keep_audio
 from mt4ssl_bench.manifest import DURATION_SLACK, Row, one_line
 
 LABEL_RATE = 50  # cluster labels per second
-WINDOW = 400  # samples that the first label stands for: the receptive field of HuBERT's convolutions
-SPAN_SLACK = 0.01  # seconds by which a text may begin or end off its cut and still be the whole cut's
+WINDOW = (
+    400  # samples that the first label stands for: the receptive field of HuBERT's convolutions
+)
+SPAN_SLACK = (
+    0.01  # seconds by which a text may begin or end off its cut and still be the whole cut's
+)
 
 
 # ---- fairseq ----
@@ -33,7 +37,11 @@ def fairseq(splits: Mapping[str, Path]) -> Iterator[Row]:
         words = _beside(file, ".wrd", len(entries))
         if words is None:
             letters = _beside(file, ".ltr", len(entries))
-            words = None if letters is None else ["".join(line.split()).replace("|", " ").strip() for line in letters]
+            words = (
+                None
+                if letters is None
+                else ["".join(line.split()).replace("|", " ").strip() for line in letters]
+            )
         phones = _beside(file, ".phn", len(entries))
         for number, (relative, samples) in enumerate(entries):
             yield Row(
@@ -50,15 +58,23 @@ def fairseq_labels(splits: Mapping[str, Path]) -> Iterator[tuple[str, NDArray[np
     for file in splits.values():
         _, entries = _read_list(file)
         lines = _beside(file, ".km", len(entries)) or ()
-        for number, ((relative, samples), line) in enumerate(zip(entries, lines, strict=False), start=1):
+        for number, ((relative, samples), line) in enumerate(
+            zip(entries, lines, strict=False), start=1
+        ):
             where, labels = f"{file.with_suffix('.km')}, line {number}", line.split()
             if not all(label.isdecimal() and int(label) < 1 << 16 for label in labels):
-                raise CorpusError(f"{where}: '{line[:40]}'; expected cluster numbers from 0 to 65535")
+                raise CorpusError(
+                    f"{where}: '{line[:40]}'; expected cluster numbers from 0 to 65535"
+                )
             seconds = samples / audio.RATE
-            frames = max(0, (samples - WINDOW) // (audio.RATE // LABEL_RATE) + 1)  # what training asks for
+            frames = max(
+                0, (samples - WINDOW) // (audio.RATE // LABEL_RATE) + 1
+            )  # what training asks for
             if len(labels) < frames or abs(len(labels) / LABEL_RATE - seconds) > DURATION_SLACK:
                 wanted = f"{LABEL_RATE} a second, {frames} at least"
-                raise CorpusError(f"{where}: {len(labels)} labels for {seconds:.2f} s; expected {wanted}")
+                raise CorpusError(
+                    f"{where}: {len(labels)} labels for {seconds:.2f} s; expected {wanted}"
+                )
             yield _name(relative), np.array(labels, dtype=np.uint16)
 
 
@@ -71,7 +87,9 @@ def _read_list(file: Path) -> tuple[Path, list[tuple[str, int]]]:
     while lines and not lines[-1]:
         lines.pop()
     if not lines or "\t" in lines[0]:
-        raise CorpusError(f"{file}: not a list of fairseq's: its first line is the folder that the paths start from")
+        raise CorpusError(
+            f"{file}: not a list of fairseq's: its first line is the folder that the paths start from"
+        )
     entries = []
     for number, line in enumerate(lines[1:], start=2):
         path, _, samples = line.rpartition("\t")
@@ -86,10 +104,14 @@ def _beside(file: Path, suffix: str, count: int) -> list[str] | None:
     if not labels.is_file():
         return None
     lines = _text(labels)
-    while len(lines) > count and not lines[-1].strip():  # no further: the last utterance's text may be empty
+    while (
+        len(lines) > count and not lines[-1].strip()
+    ):  # no further: the last utterance's text may be empty
         lines.pop()
     if len(lines) != count:
-        raise CorpusError(f"{labels}: {len(lines)} lines for {count} utterances of {file.name}; labels go by line")
+        raise CorpusError(
+            f"{labels}: {len(lines)} lines for {count} utterances of {file.name}; labels go by line"
+        )
     return lines
 
 
@@ -118,8 +140,18 @@ def lhotse(splits: Mapping[str, Path], keep: Path) -> Iterator[Row]:
             for cut in _cuts(path):
                 for said in cut.supervisions or [None]:
                     yield _row(cut, said, split, path, keep)
-        except (OSError, EOFError, ValueError, KeyError, TypeError, AssertionError, AttributeError) as error:
-            raise CorpusError(f"{path}: not a manifest of Lhotse's ({one_line(error)[:200] or repr(error)})") from None
+        except (
+            OSError,
+            EOFError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AssertionError,
+            AttributeError,
+        ) as error:
+            raise CorpusError(
+                f"{path}: not a manifest of Lhotse's ({one_line(error)[:200] or repr(error)})"
+            ) from None
 
 
 def _cuts(path: Path) -> Iterator[Any]:
@@ -128,7 +160,9 @@ def _cuts(path: Path) -> Iterator[Any]:
     if path.is_dir():
         if not any(path.glob("cuts.*.jsonl*")):
             found = ", ".join(sorted(file.name for file in path.iterdir())[:5]) or "nothing"
-            raise CorpusError(f"{path}: expected a Shar folder with cuts.000000.jsonl.gz in it, found {found}")
+            raise CorpusError(
+                f"{path}: expected a Shar folder with cuts.000000.jsonl.gz in it, found {found}"
+            )
         yield from CutSet.from_shar(in_dir=path)
     elif "supervisions" not in path.name:
         yield from _opened(CutSet, path)
@@ -136,14 +170,18 @@ def _cuts(path: Path) -> Iterator[Any]:
         recordings = path.with_name(path.name.replace("supervisions", "recordings"))
         if not recordings.is_file():
             raise CorpusError(f"{recordings}: missing beside {path.name}")
-        for cut in CutSet.from_manifests(_opened(RecordingSet, recordings), _opened(SupervisionSet, path)):
+        for cut in CutSet.from_manifests(
+            _opened(RecordingSet, recordings), _opened(SupervisionSet, path)
+        ):
             if cut.supervisions:  # a recording that nothing is said of is no utterance, and a cut's id is Lhotse's own
                 yield cut.with_id(cut.supervisions[0].id)
 
 
 def _opened(kind: Any, path: Path) -> Any:  # noqa: ANN401 - lhotse ships no types
     found = kind.from_file(path)
-    if not isinstance(found, kind):  # from_file returns None for an empty file, and whatever else it finds
+    if not isinstance(
+        found, kind
+    ):  # from_file returns None for an empty file, and whatever else it finds
         what = "an empty file" if found is None else f"a {type(found).__name__}"
         raise CorpusError(f"{path}: expected a {kind.__name__} of Lhotse's, found {what}")
     return found
@@ -153,7 +191,9 @@ def _row(cut: Any, said: Any, split: str, manifest: Path, keep: Path) -> Row:  #
     """Return the utterance of one supervision of a cut, or of a cut without any (None)."""
     kind = type(cut).__name__
     if kind not in {"MonoCut", "MultiCut"} or not cut.has_recording:
-        raise CorpusError(f"{manifest}: '{cut.id}' is a {kind}; only plain cuts of recordings can be taken")
+        raise CorpusError(
+            f"{manifest}: '{cut.id}' is a {kind}; only plain cuts of recordings can be taken"
+        )
     name, start, seconds = _stretch(cut, said, manifest)
     aligned = ((said and said.alignment) or {}).get("phone", ())
     language = one_line(said and said.language)
@@ -164,16 +204,23 @@ def _row(cut: Any, said: Any, split: str, manifest: Path, keep: Path) -> Row:  #
         phones=one_line(((said and said.custom) or {}).get("phones")) or " ".join(one.symbol for one in aligned),
     )  # fmt: skip
     channel = said.channel if said and kind == "MultiCut" else cut.channel
-    return _with_audio(row, cut.recording, {channel} if isinstance(channel, int) else set(channel), manifest, keep)
+    return _with_audio(
+        row, cut.recording, {channel} if isinstance(channel, int) else set(channel), manifest, keep
+    )
 
 
 def _stretch(cut: Any, said: Any, manifest: Path) -> tuple[str, float, float]:  # noqa: ANN401
     """Return an utterance's id, and its start in the recording and length in seconds."""
-    if not said or (len(cut.supervisions) == 1 and max(abs(said.start), abs(said.end - cut.duration)) <= SPAN_SLACK):
+    if not said or (
+        len(cut.supervisions) == 1
+        and max(abs(said.start), abs(said.end - cut.duration)) <= SPAN_SLACK
+    ):
         return cut.id, cut.start, cut.duration
     if said.start < -DURATION_SLACK or said.end > cut.duration + DURATION_SLACK:
         place = f"{said.start:.2f} to {said.end:.2f} s of a cut of {cut.duration:.2f} s"
-        raise CorpusError(f"{manifest}: supervision '{said.id}' goes from {place}; expected it inside")
+        raise CorpusError(
+            f"{manifest}: supervision '{said.id}' goes from {place}; expected it inside"
+        )
     start = max(said.start, 0.0)
     return said.id, cut.start + start, min(said.end, cut.duration) - start
 
@@ -189,7 +236,9 @@ def _with_audio(row: Row, recording: Any, channels: set[int], manifest: Path, ke
         path = Path(source.source)
         path = path if path.is_file() else manifest.parent / path
         if not path.is_file():
-            return replace(row, path=path.absolute())  # whoever takes the rows counts or refuses those that are missing
+            return replace(
+                row, path=path.absolute()
+            )  # whoever takes the rows counts or refuses those that are missing
         source.source = str(path)
     if recording.transforms or set(source.channels) != channels:
         try:

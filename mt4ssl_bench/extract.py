@@ -27,7 +27,9 @@ from mt4ssl_bench.prepare import prepare_folder
 from mt4ssl_bench.registry import Registry
 
 LOGGER = logging.getLogger(__name__)
-SHARD_BYTES = 2**28  # of a file of features: what an interruption may cost, and what a program reads at once at most
+SHARD_BYTES = (
+    2**28
+)  # of a file of features: what an interruption may cost, and what a program reads at once at most
 SHORTEST = 0.05  # seconds of audio that s3prl asks every upstream to take
 DTYPES = {"fp16": np.float16, "fp32": np.float32}
 
@@ -46,10 +48,14 @@ class Codebook(Protocol):
 CODEBOOKS: Registry[Callable[[Path], Codebook]] = Registry(
     "codebook", {"kmeans": "mt4ssl_bench.upstream.kmeans:Codebook"}
 )
-MODELS: Registry[Callable[[], Upstream]] = Registry("features", {"mfcc": "mt4ssl_bench.upstream.kmeans:MFCC"})
+MODELS: Registry[Callable[[], Upstream]] = Registry(
+    "features", {"mfcc": "mt4ssl_bench.upstream.kmeans:MFCC"}
+)
 
 
-def audio_cuts(corpus: Path | None, splits: Sequence[str], folder: Path | None, out: Path) -> tuple[Corpus, list[Any]]:
+def audio_cuts(
+    corpus: Path | None, splits: Sequence[str], folder: Path | None, out: Path
+) -> tuple[Corpus, list[Any]]:
     """Return the cuts of a corpus's splits (default: all), or of every audio file below a folder, each id once.
 
     A folder is prepared inside `out`, so that what cannot be read is left out and said, and a changed folder is refused
@@ -64,7 +70,9 @@ def audio_cuts(corpus: Path | None, splits: Sequence[str], folder: Path | None, 
     cuts = list({cut.id: cut for name in names for cut in opened.cuts(name)}.values())
     short = [cut.id for cut in cuts if cut.duration < SHORTEST]
     if short:
-        LOGGER.warning("left out: %d utterances under %g s, the first is '%s'", len(short), SHORTEST, short[0])
+        LOGGER.warning(
+            "left out: %d utterances under %g s, the first is '%s'", len(short), SHORTEST, short[0]
+        )
     return opened, [cut for cut in cuts if cut.duration >= SHORTEST]
 
 
@@ -103,7 +111,9 @@ def extract_features(
 
     unreadable: dict[str, str] = {}
     try:
-        for batch in work(cuts, done=files, title=f"extract from {upstream.name}", unreadable=unreadable):
+        for batch in work(
+            cuts, done=files, title=f"extract from {upstream.name}", unreadable=unreadable
+        ):
             for name, values in batch:
                 chosen = values.transpose(1, 0, 2) if layer is None else values[:, layer]
                 held[name] = _narrow(chosen, dtype, name)
@@ -115,7 +125,13 @@ def extract_features(
 
 
 def extract_units(
-    upstream: Upstream, corpus: Corpus, cuts: Sequence[Any], out: Path, codebook: Codebook, *, collapse: bool = False
+    upstream: Upstream,
+    corpus: Corpus,
+    cuts: Sequence[Any],
+    out: Path,
+    codebook: Codebook,
+    *,
+    collapse: bool = False,
 ) -> Path:
     """Write units.txt, a line "id unit unit ..." for each utterance in the corpus's order; returns it.
 
@@ -129,8 +145,12 @@ def extract_units(
         )
     odd = next((cut.id for cut in cuts if cut.id.split() != [cut.id]), None)
     if odd is not None:
-        raise CorpusError(f"utterance id '{odd}': units.txt needs ids without white space; rename it in the manifest")
-    about = _about(upstream, corpus, cuts, _layer(upstream, codebook.layer)) | {"collapse": collapse}
+        raise CorpusError(
+            f"utterance id '{odd}': units.txt needs ids without white space; rename it in the manifest"
+        )
+    about = _about(upstream, corpus, cuts, _layer(upstream, codebook.layer)) | {
+        "collapse": collapse
+    }
     index, file, journal = out / "index.json", out / "units.txt", out / "units.partial"
     done: dict[str, str] = {}
     if index.exists():
@@ -141,7 +161,9 @@ def extract_units(
     write_text(journal, "".join(f"{name} {units}\n" for name, units in done.items()))
     work, unreadable = Pass(upstream), dict[str, str]()
     with journal.open("a", encoding="utf-8") as lines:
-        for batch in work(cuts, done=set(done), title=f"units from {upstream.name}", unreadable=unreadable):
+        for batch in work(
+            cuts, done=set(done), title=f"units from {upstream.name}", unreadable=unreadable
+        ):
             for name, values in batch:
                 units = codebook(torch.from_numpy(np.ascontiguousarray(values[:, codebook.layer])))
                 if collapse:
@@ -178,9 +200,15 @@ def extract(
     out, where = Path(out), pick_device(device)
     codebook = CODEBOOKS.get("kmeans")(Path(units)) if units else None
     kind = codebook and codebook.fingerprint
-    model = MODELS.get("mfcc")() if kind == upstream == "mfcc" else load_upstream(upstream, device=where)
+    model = (
+        MODELS.get("mfcc")()
+        if kind == upstream == "mfcc"
+        else load_upstream(upstream, device=where)
+    )
     out.mkdir(parents=True, exist_ok=True)
-    opened, cuts = audio_cuts(Path(corpus) if corpus else None, splits, Path(folder) if folder else None, out)
+    opened, cuts = audio_cuts(
+        Path(corpus) if corpus else None, splits, Path(folder) if folder else None, out
+    )
     if codebook:
         return extract_units(model, opened, cuts, out, codebook, collapse=collapse)
     return extract_features(model, opened, cuts, out, layer=layer, dtype=dtype)
@@ -194,7 +222,9 @@ def _layer(upstream: Upstream, layer: int) -> int:
     return layer % upstream.num_layers
 
 
-def _about(upstream: Upstream, corpus: Corpus, cuts: Sequence[Any], layer: int | None) -> dict[str, Any]:
+def _about(
+    upstream: Upstream, corpus: Corpus, cuts: Sequence[Any], layer: int | None
+) -> dict[str, Any]:
     ids = hashlib.sha256("\n".join(cut.id for cut in cuts).encode()).hexdigest()[:8]
     return {
         "upstream": upstream.name,

@@ -60,7 +60,9 @@ def decode(stored: Bytes, precision: Precision) -> Values:
     if precision == "fp32":
         return stored.view(np.float32)
     if precision == "fp16":
-        return torch.from_numpy(stored.view(np.float16)).float().numpy()  # ten times as fast as numpy's conversion
+        return (
+            torch.from_numpy(stored.view(np.float16)).float().numpy()
+        )  # ten times as fast as numpy's conversion
     if precision == "bf16":
         return (stored.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
     scale = np.ascontiguousarray(stored[..., -4:]).view(np.float32)  # (T, L, 1)
@@ -153,7 +155,9 @@ class StoredFeatures(FeatureSet):
 
     def _mend(self, name: str) -> None:
         start, end, _ = self._places[name]
-        LOGGER.warning("features %s: utterance '%s' is damaged on disk; it is computed again", self.file, name)
+        LOGGER.warning(
+            "features %s: utterance '%s' is damaged on disk; it is computed again", self.file, name
+        )
         values = encode(self._remake(name), self.header.precision)
         if len(values) != end - start:
             raise CheckpointError(
@@ -173,7 +177,9 @@ class StoredFeatures(FeatureSet):
         shape = (rows, self.layers, self.header.row_bytes // self.layers)
         try:
             if self.file.stat().st_size != rows * self.header.row_bytes:
-                raise ValueError(f"{self.file.stat().st_size} bytes, not {rows * self.header.row_bytes}")  # noqa: TRY301
+                raise ValueError(  # noqa: TRY301 - handled as a file that cannot be mapped
+                    f"{self.file.stat().st_size} bytes, not {rows * self.header.row_bytes}"
+                )
             # copy on write: torch wants arrays that may be written, and nothing written here reaches the file
             self._stored: Bytes = np.memmap(self.file, dtype=np.uint8, mode="c", shape=shape)
         except (OSError, ValueError) as error:

@@ -117,7 +117,9 @@ def pick_device(name: str = "auto") -> str:
         try:
             return str(torch.zeros(1, device=name).device)
         except (RuntimeError, AssertionError) as error:
-            raise UpstreamError(f"--device {name}: not available here ({str(error).splitlines()[0]})") from None
+            raise UpstreamError(
+                f"--device {name}: not available here ({str(error).splitlines()[0]})"
+            ) from None
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
@@ -126,7 +128,11 @@ def pick_device(name: str = "auto") -> str:
 def s3prl_names() -> list[str]:
     """Return every upstream name of the installed s3prl; its hub takes some seconds to import."""
     hub = s3prl_hub()  # whose options() also list classes that it imports for itself
-    return sorted(name for name in hub.options(only_registered_ckpt=False) if inspect.isfunction(getattr(hub, name)))
+    return sorted(
+        name
+        for name in hub.options(only_registered_ckpt=False)
+        if inspect.isfunction(getattr(hub, name))
+    )
 
 
 class S3PRLUpstream:
@@ -144,7 +150,9 @@ class S3PRLUpstream:
         entry = getattr(hub, model)
         options = _entry_options(model, entry, argument)
         try:
-            with contextlib.redirect_stdout(io.StringIO()):  # a download shows its progress on stderr
+            with contextlib.redirect_stdout(
+                io.StringIO()
+            ):  # a download shows its progress on stderr
                 built = entry(**options)
         except Exception as error:  # noqa: BLE001 - each of 196 hub entries fails in its own way
             raise UpstreamError(f"upstream '{name}': {_why_not_built(model, error)}") from None
@@ -156,7 +164,9 @@ class S3PRLUpstream:
         state = {k: v for k, v in self.model.state_dict().items() if isinstance(v, Tensor)}
         self.parameters = sum(p.numel() for p in self.model.parameters())
         # models without weights (fbank, mel) are their code and settings
-        self.fingerprint = fingerprint(state if self.parameters else {**state, "code": _code(entry, options)})
+        self.fingerprint = fingerprint(
+            state if self.parameters else {**state, "code": _code(entry, options)}
+        )
         noise = torch.randn(1, SECOND, generator=torch.Generator().manual_seed(0))
         probe = self.extract(noise, torch.tensor([SECOND]))
         self.num_layers, self.dim = probe.layers.shape[0], probe.layers.shape[-1]
@@ -193,10 +203,15 @@ class S3PRLUpstream:
 
     def hidden_states(self, waveforms: Tensor, lengths: Tensor) -> Features:
         """Return what extract() does, with gradients."""
-        waves = [wave[:length].to(self.device) for wave, length in zip(waveforms, lengths.tolist(), strict=True)]
+        waves = [
+            wave[:length].to(self.device)
+            for wave, length in zip(waveforms, lengths.tolist(), strict=True)
+        ]
         hidden = self.model(waves)["hidden_states"]
         if len({tuple(h.shape) for h in hidden}) != 1:
-            raise UpstreamError(f"upstream '{self.name}': its hidden states differ in shape; one size is needed")
+            raise UpstreamError(
+                f"upstream '{self.name}': its hidden states differ in shape; one size is needed"
+            )
         layers = torch.stack(list(hidden))  # (L, B, T, D)
         if self.anchor:
             samples, count = self.anchor
@@ -210,17 +225,25 @@ def _entry_options(model: str, entry: Callable[..., Any], argument: str) -> dict
     """Return the keyword arguments of a hub entry: what stands after the colon is its checkpoint or its settings."""
     wanted = [p.name for p in inspect.signature(entry).parameters.values() if p.default is p.empty]
     key = "model_config" if "model_config" in wanted else "ckpt"
-    beside = Path(inspect.getfile(entry)).parent / argument  # stft_mag:log_stft_mag.yaml lies in s3prl itself
+    beside = (
+        Path(inspect.getfile(entry)).parent / argument
+    )  # stft_mag:log_stft_mag.yaml lies in s3prl itself
     if argument and key == "model_config" and not Path(argument).exists() and beside.is_file():
         argument = str(beside)
     if (model.endswith("_local") or key == "model_config") and not Path(argument).is_file():
-        raise UpstreamError(f"upstream '{model}': no such file '{argument}'; write {model}:<path of a file>")
+        raise UpstreamError(
+            f"upstream '{model}': no such file '{argument}'; write {model}:<path of a file>"
+        )
     takes_checkpoint = model.endswith(("_local", "_custom", "_url", "_gdriveid"))
     if not argument and takes_checkpoint:
         raise UpstreamError(f"upstream '{model}': needs a checkpoint; write {model}:<path or URL>")
-    if argument and not takes_checkpoint and key == "ckpt":  # the published model would run under the file's name
+    if (
+        argument and not takes_checkpoint and key == "ckpt"
+    ):  # the published model would run under the file's name
         near = hint(f"{model}_local", [name for name in s3prl_names() if name.endswith("_local")])
-        raise UpstreamError(f"upstream '{model}': has weights of its own and takes no '{argument}'; {near}")
+        raise UpstreamError(
+            f"upstream '{model}': has weights of its own and takes no '{argument}'; {near}"
+        )
     return {key: argument} if argument else {}
 
 
@@ -244,7 +267,9 @@ def _why_not_built(model: str, error: Exception) -> str:
 
 def _code(entry: Callable[..., Any], options: dict[str, str]) -> Tensor:
     """Return the digest of a hub entry's code: its package's files, the entry itself and its settings file."""
-    files = sorted(p for p in Path(inspect.getfile(entry)).parent.iterdir() if p.suffix in {".py", ".yaml"})
+    files = sorted(
+        p for p in Path(inspect.getfile(entry)).parent.iterdir() if p.suffix in {".py", ".yaml"}
+    )
     parts = [file.read_bytes() for file in files] + [inspect.getsource(entry).encode()]
     parts += [Path(value).read_bytes() for value in options.values() if Path(value).is_file()]
     return torch.frombuffer(bytearray(hashlib.sha256(b"".join(parts)).digest()), dtype=torch.uint8)

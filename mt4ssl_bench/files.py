@@ -10,7 +10,9 @@ from typing import IO
 from filelock import FileLock, Timeout
 
 LOGGER = logging.getLogger(__name__)
-PATIENCE = 30.0  # seconds: the loader processes of a run that was killed let go of its folder after some
+PATIENCE = (
+    30.0  # seconds: the loader processes of a run that was killed let go of its folder after some
+)
 
 
 @contextmanager
@@ -45,7 +47,9 @@ def alone(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=PATIENCE)
     except Timeout:
-        raise TimeoutError(f"{folder}: another process works there; wait for it, or choose another folder") from None
+        raise TimeoutError(
+            f"{folder}: another process works there; wait for it, or choose another folder"
+        ) from None
     except (OSError, NotImplementedError) as error:
         LOGGER.debug("%s: no lock, this file system may have none (%s)", folder, error)
     try:

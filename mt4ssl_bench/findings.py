@@ -37,22 +37,34 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "duplicate_id": ("error", "ids that stand more than once"),
     "duplicate": ("warning", "utterances with the audio of another one of their split"),
     "leak": ("error", "utterances whose audio is in training and in evaluation"),
-    "leak_speaker": ("warning", "evaluation speakers that are heard in training too (ASR, PR: seen speakers)"),
-    "unheard_speaker": ("error", "evaluation speakers without a training utterance: none can be identified"),
+    "leak_speaker": (
+        "warning",
+        "evaluation speakers that are heard in training too (ASR, PR: seen speakers)",
+    ),
+    "unheard_speaker": (
+        "error",
+        "evaluation speakers without a training utterance: none can be identified",
+    ),
     "single_speaker": ("note", "speakers with one utterance"),
     "similar_speakers": ("warning", "speakers whose names differ in case or spaces alone"),
     # texts
     "no_text": ("error", "utterances without text in a corpus that has texts"),
     "no_phones": ("error", "utterances without phones in a corpus that has phones"),
     "no_speaker": ("error", "utterances without speaker in a corpus that has speakers"),
-    "garbled": ("warning", "texts with control or replacement characters, or UTF-8 read as Latin-1"),
+    "garbled": (
+        "warning",
+        "texts with control or replacement characters, or UTF-8 read as Latin-1",
+    ),
     "not_nfc": ("warning", "texts whose accents are separate characters (not Unicode NFC)"),
     "digits": ("warning", "texts with digits: how they are spoken is not written"),
     "markup": ("warning", "texts with brackets or tags"),
     "punctuation": ("warning", "texts with punctuation, which counts as errors"),
     "new_characters": ("warning", "evaluation characters that training never has"),
     "new_phones": ("warning", "evaluation phones that training never has"),
-    "too_fast": ("warning", "utterances with more letters or phones than CTC has frames (50 a second)"),
+    "too_fast": (
+        "warning",
+        "utterances with more letters or phones than CTC has frames (50 a second)",
+    ),
     "too_slow": ("warning", "utterances with under one letter in two seconds: is this their text?"),
     "same_text": ("note", "evaluation texts that stand in training too"),
     # splits
@@ -158,5 +170,7 @@ class Collector:
             )
             for (kind, split), count in self._counts.items()
         ]
-        found.sort(key=lambda finding: (ranks[finding.severity], places[finding.kind], finding.split))
+        found.sort(
+            key=lambda finding: (ranks[finding.severity], places[finding.kind], finding.split)
+        )
         return Report(splits={name: dict(facts) for name, facts in splits.items()}, findings=found)

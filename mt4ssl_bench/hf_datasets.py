@@ -18,7 +18,13 @@ SAME = {"validation": "valid", "dev": "valid"}  # other names of our splits
 
 
 def hugging_face(
-    name: str, config: str | None, keep: Path, *, text: str = "", speaker: str = "", language: str = ""
+    name: str,
+    config: str | None,
+    keep: Path,
+    *,
+    text: str = "",
+    speaker: str = "",
+    language: str = "",
 ) -> Iterator[Row]:
     """Yield the rows of a dataset of Hugging Face, on disk (save_to_disk) or by its name on the hub.
 
@@ -48,7 +54,9 @@ def hugging_face(
             sound = one[heard[0]] or {}
             raw = sound.get("bytes")
             if raw is None and not sound.get("path"):
-                raise CorpusError(f"{name}: '{said}', row {number} of {part}, has no audio; leave it out with filter()")
+                raise CorpusError(
+                    f"{name}: '{said}', row {number} of {part}, has no audio; leave it out with filter()"
+                )
             yield Row(
                 id=said, speaker=one_line(one.get(voice)), text=one_line(one.get(words)), language=language,
                 split=split,
@@ -58,11 +66,15 @@ def hugging_face(
 
 def _ids_differ(parts: Mapping[Any, Any]) -> bool:
     """Return whether no two rows have one id."""
-    ids = [one_line(value) for part in parts.values() if "id" in part.features for value in part["id"]]
+    ids = [
+        one_line(value) for part in parts.values() if "id" in part.features for value in part["id"]
+    ]
     found: Counter[str] = Counter(filter(None, ids))
     again = found.total() - len(found)
     if again:
-        LOGGER.info("%d rows have the id of another one, so all are named by split and number", again)
+        LOGGER.info(
+            "%d rows have the id of another one, so all are named by split and number", again
+        )
     return not again
 
 
@@ -71,17 +83,31 @@ def _open_dataset(name: str, config: str | None) -> tuple[Mapping[Any, Any], Any
     try:
         import datasets
     except ImportError:
-        raise ConfigError("prepare hf: needs the datasets package; pip install 'mt4ssl-bench[hf-data]'") from None
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # or it warns of five retries, two lines each
+        raise ConfigError(
+            "prepare hf: needs the datasets package; pip install 'mt4ssl-bench[hf-data]'"
+        ) from None
+    logging.getLogger("huggingface_hub").setLevel(
+        logging.ERROR
+    )  # or it warns of five retries, two lines each
     if not Path(name).is_dir():
-        LOGGER.info("%s: no folder here, so the hub is asked; one out of reach takes half a minute", name)
+        LOGGER.info(
+            "%s: no folder here, so the hub is asked; one out of reach takes half a minute", name
+        )
     try:
-        found = datasets.load_from_disk(name) if Path(name).is_dir() else datasets.load_dataset(name, config)
+        found = (
+            datasets.load_from_disk(name)
+            if Path(name).is_dir()
+            else datasets.load_dataset(name, config)
+        )
     except ConnectionError as error:
         asked = f"'{name}', '{config}'" if config else f"'{name}'"
         fetch = f"datasets.load_dataset({asked}).save_to_disk('{Path(name).name}')"
         what = f"{name}: the hub is out of reach ({one_line(error)[:200]})"
-        raise CorpusError(f"{what}; run {fetch} elsewhere, copy that folder here and name it instead") from error
+        raise CorpusError(
+            f"{what}; run {fetch} elsewhere, copy that folder here and name it instead"
+        ) from error
     except Exception as error:
-        raise CorpusError(f"{name}: not a dataset that can be opened ({one_line(error)[:200]})") from error
+        raise CorpusError(
+            f"{name}: not a dataset that can be opened ({one_line(error)[:200]})"
+        ) from error
     return found if isinstance(found, dict) else {"train": found}, datasets.Audio(decode=False)

@@ -35,7 +35,9 @@ def import_transformers(what: str) -> Any:  # noqa: ANN401 - an optional library
         import huggingface_hub
         import transformers
     except ImportError:
-        raise UpstreamError(f"{what}: needs Hugging Face's transformers: pip install 'mt4ssl-bench[hf]'") from None
+        raise UpstreamError(
+            f"{what}: needs Hugging Face's transformers: pip install 'mt4ssl-bench[hf]'"
+        ) from None
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     huggingface_hub.logging.set_verbosity_error()
@@ -49,11 +51,15 @@ def load_model(name: str) -> tuple[Any, Any, dict[str, Any]]:
     """
     transformers = import_transformers(f"hf:{name}")
     if not name:
-        raise UpstreamError("hf: name a folder or a hub id, for example hf:facebook/hubert-base-ls960")
+        raise UpstreamError(
+            "hf: name a folder or a hub id, for example hf:facebook/hubert-base-ls960"
+        )
     if not Path(name).is_dir():
         LOGGER.info("hf:%s: from the cache, or from huggingface.co", name)
     try:
-        model, info = transformers.AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+        model, info = transformers.AutoModel.from_pretrained(
+            name, dtype=torch.float32, output_loading_info=True
+        )
         extractor = transformers.AutoFeatureExtractor.from_pretrained(name)
     except Exception as error:  # noqa: BLE001 - transformers raises many kinds, all meaning the same to the user
         reason = " ".join(str(error).split()).split(" Check your internet")[0][:200]
@@ -113,16 +119,24 @@ class HuggingFaceUpstream:
         """Return what extract() does, with gradients."""
         frames = self.frame_counts(lengths)
         if int(frames.min()) < 1:
-            raise UpstreamError(f"{self.name}: audio of {int(lengths.min())} samples is too short for one frame")
+            raise UpstreamError(
+                f"{self.name}: audio of {int(lengths.min())} samples is too short for one frame"
+            )
         if int(lengths.max()) > MAX_SECONDS * RATE:
             seconds = int(lengths.max()) / RATE
-            raise UpstreamError(f"{self.name}: audio of {seconds:.0f} s, at most {MAX_SECONDS}; cut it into utterances")
+            raise UpstreamError(
+                f"{self.name}: audio of {seconds:.0f} s, at most {MAX_SECONDS}; cut it into utterances"
+            )
         groups = [list(range(len(lengths)))]
         if not self.pads:
-            groups = [(lengths == n).nonzero()[:, 0].tolist() for n in sorted(set(lengths.tolist()))]
+            groups = [
+                (lengths == n).nonzero()[:, 0].tolist() for n in sorted(set(lengths.tolist()))
+            ]
         parts = [self._run(waveforms[rows], lengths[rows]) for rows in groups]
         longest = max(part.shape[2] for part in parts)
-        layers = parts[0].new_zeros(parts[0].shape[0], len(lengths), longest, parts[0].shape[-1])  # (L, B, T, D)
+        layers = parts[0].new_zeros(
+            parts[0].shape[0], len(lengths), longest, parts[0].shape[-1]
+        )  # (L, B, T, D)
         for rows, part in zip(groups, parts, strict=True):
             layers[:, rows, : part.shape[2]] = part
         return Features(layers, frames)
@@ -136,7 +150,9 @@ class HuggingFaceUpstream:
     def _run(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
         """Return the hidden states (L, B, T, D) of one batch, padded where lengths differ."""
         waves = [
-            torch.from_numpy(self.extractor(wave[:length].cpu().numpy(), sampling_rate=RATE).input_values[0])
+            torch.from_numpy(
+                self.extractor(wave[:length].cpu().numpy(), sampling_rate=RATE).input_values[0]
+            )
             for wave, length in zip(waveforms.float(), lengths.tolist(), strict=True)
         ]
         values = nn.utils.rnn.pad_sequence(waves, batch_first=True).to(self.device)
@@ -163,15 +179,27 @@ class HuggingFaceUpstream:
         return bool(leak <= LEAK), len(alone), alone.shape[-1]
 
     def _check(self, config: Any) -> None:  # noqa: ANN401 - transformers' configs
-        if not hasattr(config, "conv_stride") or self.extractor.model_input_names[0] != "input_values":
-            raise UpstreamError(f"{self.name}: a {config.model_type} model does not read waveforms frame by frame")
+        if (
+            not hasattr(config, "conv_stride")
+            or self.extractor.model_input_names[0] != "input_values"
+        ):
+            raise UpstreamError(
+                f"{self.name}: a {config.model_type} model does not read waveforms frame by frame"
+            )
         if self.extractor.sampling_rate != RATE:
-            raise UpstreamError(f"{self.name}: made for {self.extractor.sampling_rate} Hz, expected {RATE}")
+            raise UpstreamError(
+                f"{self.name}: made for {self.extractor.sampling_rate} Hz, expected {RATE}"
+            )
 
     def _fingerprint(self, config: Any) -> str:  # noqa: ANN401 - transformers' configs
         """Return the digest of the weights and of the settings that they run under."""
-        settings = {key: value for key, value in config.to_diff_dict().items() if key not in WHERE_FROM}
-        settings |= {"do_normalize": self.extractor.do_normalize, "return_attention_mask": self.masked}
+        settings = {
+            key: value for key, value in config.to_diff_dict().items() if key not in WHERE_FROM
+        }
+        settings |= {
+            "do_normalize": self.extractor.do_normalize,
+            "return_attention_mask": self.masked,
+        }
         text = json.dumps(settings, sort_keys=True, default=str).encode()
         identity = torch.frombuffer(bytearray(text), dtype=torch.uint8)
         return fingerprint({**self.model.state_dict(), "settings": identity})

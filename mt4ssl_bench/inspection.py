@@ -39,7 +39,10 @@ def check_corpus(corpus: Corpus, *, full: bool = False) -> Report:
     splits = in_order(corpus.info.splits)
     total = sum(corpus.info.splits[split].utterances for split in splits)
     look = _decode if full else _open
-    with progress("decoding" if full else "reading headers", total) as advance, ThreadPoolExecutor() as pool:
+    with (
+        progress("decoding" if full else "reading headers", total) as advance,
+        ThreadPoolExecutor() as pool,
+    ):
         for split in splits:
             if not corpus.info.splits[split].utterances:
                 continue
@@ -47,7 +50,9 @@ def check_corpus(corpus: Corpus, *, full: bool = False) -> Report:
             cuts = _readable(corpus.cuts(split), lost)
             while window := list(itertools.islice(cuts, WINDOW)):
                 rows = [row_of(cut) for cut in window]
-                if split.startswith(SID_PREFIX):  # the same utterances again: their files are not looked at twice
+                if split.startswith(
+                    SID_PREFIX
+                ):  # the same utterances again: their files are not looked at twice
                     found: Iterator[tuple[Row, list[Defect]]] = ((row, []) for row in rows)
                 else:
                     found = pool.map(look, rows, window)
@@ -85,7 +90,9 @@ def row_of(cut: Any) -> Row:  # noqa: ANN401 - lhotse ships no types
         content = f"{content.partition('@')[0]}@{cut.start:.3f}+{cut.duration:.3f}"
     return Row(
         id=cut.id,
-        path=Path(str(recording.sources[0].source)) if recording.sources[0].type == "file" else Path(),
+        path=Path(str(recording.sources[0].source))
+        if recording.sources[0].type == "file"
+        else Path(),
         speaker=speaker_of(cut),
         text=text_of(cut),
         phones=phones_of(cut),
@@ -110,12 +117,19 @@ def _open(row: Row, cut: Any) -> tuple[Row, list[Defect]]:  # noqa: ANN401
     defects: list[Defect] = []
     if (rate, channels) != (row.rate, row.channels):
         said = f"{row.rate} Hz, {row.channels} channels"
-        defects.append(("format", f"{row.id} ({rate} Hz, {channels} channels; the manifest says {said})"))
+        defects.append(
+            ("format", f"{row.id} ({rate} Hz, {channels} channels; the manifest says {said})")
+        )
     elif abs(frames - row.samples) > 1:
         said = f"{frames / rate:.2f} s, the manifest says {row.samples / row.rate:.2f} s"
         defects.append(("duration", f"{row.id} ({said})"))
     if row.start < 0 or row.start + row.duration > frames / rate + DURATION_SLACK:
-        defects.append(("outside", f"{row.id} (ends at {row.start + row.duration:.2f} s of {frames / rate:.2f} s)"))
+        defects.append(
+            (
+                "outside",
+                f"{row.id} (ends at {row.start + row.duration:.2f} s of {frames / rate:.2f} s)",
+            )
+        )
     return row, defects
 
 
@@ -136,7 +150,9 @@ def _decode(row: Row, cut: Any) -> tuple[Row, list[Defect]]:  # noqa: ANN401
     if stated and found != stated:
         defects.append(("changed", row.id))
     if not stated:  # a corpus of Lhotse's own keeps no digests
-        row = replace(row, content=found + (f"@{row.start:.3f}+{row.seconds:.3f}" if row.seconds else ""))
+        row = replace(
+            row, content=found + (f"@{row.start:.3f}+{row.seconds:.3f}" if row.seconds else "")
+        )
     if signal.frames < count - DURATION_SLACK * row.rate:
         defects.append(("truncated", f"{row.id} ({signal.frames} of {count} samples)"))
     return row, defects + [(kind, f"{row.id} {said}".strip()) for kind, said in _judge(signal)]

@@ -6,7 +6,14 @@ from pathlib import Path
 
 from mt4ssl_bench.files import written
 
-MAGIC = {b"fLaC": "flac", b"RIFF": "wav", b"OggS": "ogg", b"ID3": "mp3", b"\xff\xfb": "mp3", b"FORM": "aiff"}
+MAGIC = {
+    b"fLaC": "flac",
+    b"RIFF": "wav",
+    b"OggS": "ogg",
+    b"ID3": "mp3",
+    b"\xff\xfb": "mp3",
+    b"FORM": "aiff",
+}
 
 
 def keep_audio(folder: Path, name: str, content: bytes) -> Path:

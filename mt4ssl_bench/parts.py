@@ -33,7 +33,11 @@ class Parts:
         """
         ranges = [range(start, min(start + ITEMS, items)) for start in range(0, items, ITEMS)]
         mine = list(enumerate(ranges))[self.world.rank :: self.world.size]
-        left = [(number, part) for number, part in mine if not (self.folder / _file(name, number)).exists()]
+        left = [
+            (number, part)
+            for number, part in mine
+            if not (self.folder / _file(name, number)).exists()
+        ]
         total = sum(len(part) for _, part in mine)
         with progress(title, total, start=total - sum(len(part) for _, part in left)) as advance:
             for number, part in left:
@@ -42,7 +46,9 @@ class Parts:
         self.world.sum(0)  # wait for the others
         if not self.world.main:
             return  # the main process collects the parts and removes them: it may have done so by now
-        absent = sum(not (self.folder / _file(name, number)).exists() for number in range(len(ranges)))
+        absent = sum(
+            not (self.folder / _file(name, number)).exists() for number in range(len(ranges))
+        )
         if absent:
             raise ConfigError(
                 f"{self.folder}: {absent} of {len(ranges)} parts are missing; all processes need one folder: "

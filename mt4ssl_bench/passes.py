@@ -49,7 +49,9 @@ class Crops:
         if not length or len(samples) <= length:
             return [samples]
         drawn = hashlib.blake2b(f"{self.seed} {cut.id}".encode(), digest_size=8).digest()
-        starts = np.random.default_rng(int.from_bytes(drawn)).integers(0, len(samples) - length + 1, self.count)
+        starts = np.random.default_rng(int.from_bytes(drawn)).integers(
+            0, len(samples) - length + 1, self.count
+        )
         return [samples[start : start + length] for start in starts]
 
 
@@ -65,7 +67,11 @@ class Pass:
     @property
     def kind(self) -> str:
         """Return what comes of it: "frames", or which means."""
-        return f"means-{self.crops.seconds:g}s-{self.crops.count}-{self.crops.seed}" if self.crops else "frames"
+        return (
+            f"means-{self.crops.seconds:g}s-{self.crops.count}-{self.crops.seed}"
+            if self.crops
+            else "frames"
+        )
 
     def seconds(self, cuts: Sequence[Any]) -> float:
         """Return how much audio the upstream hears."""
@@ -98,19 +104,29 @@ class Pass:
         views = self.crops.count if self.crops else 1
         on_cpu = getattr(self.upstream, "device", "cpu") == "cpu"
         seconds = BATCH_SECONDS if on_cpu else BATCH_SECONDS * ACCELERATED
-        limits: dict[str, Any] = {"seconds": seconds / views} if padding_is_safe(self.upstream) else {"count": 1}
+        limits: dict[str, Any] = (
+            {"seconds": seconds / views} if padding_is_safe(self.upstream) else {"count": 1}
+        )
         order = Batches(cuts, list, **limits)()
         batches = [batch for batch in order if any(cut.id not in done for cut in batch)]
-        shown = progress(title, len(cuts), start=len(cuts) - left) if title else nullcontext(_silent)
+        shown = (
+            progress(title, len(cuts), start=len(cuts) - left) if title else nullcontext(_silent)
+        )
         with shown as advance, ThreadPoolExecutor(READERS) as pool:
-            ahead: deque[tuple[list[Any], Future[list[list[audio.Samples] | CorpusError]]]] = deque()
+            ahead: deque[tuple[list[Any], Future[list[list[audio.Samples] | CorpusError]]]] = (
+                deque()
+            )
             for batch in [*batches, *[None] * READERS]:
                 if batch is not None:
                     ahead.append((batch, pool.submit(self._read, batch)))
                 if ahead and (batch is None or len(ahead) > READERS):
                     members, waves = ahead.popleft()
                     read = _readable([cut.id for cut in members], waves.result(), unreadable)
-                    values = self._forward([name for name, _ in read], [views for _, views in read]) if read else []
+                    values = (
+                        self._forward([name for name, _ in read], [views for _, views in read])
+                        if read
+                        else []
+                    )
                     new = sum(cut.id not in done for cut in members)
                     found = [pair for pair in values if pair[0] not in done]
                     if found:
@@ -129,10 +145,16 @@ class Pass:
     def _forward(self, ids: Sequence[str], views: Sequence[Sequence[audio.Samples]]) -> Found:
         """Return a batch's features; one that fails is run again one by one, which tells whose fault it is."""
         rows: list[Tensor] = []
-        with suppress(Exception):  # out of memory, too short, any way in which a stranger's model may fail
+        with suppress(
+            Exception
+        ):  # out of memory, too short, any way in which a stranger's model may fail
             rows = self._extract([wave for view in views for wave in view])
         if not rows or not _finite(rows):
-            rows = [row for name, view in zip(ids, views, strict=True) for row in self._alone(name, view)]
+            rows = [
+                row
+                for name, view in zip(ids, views, strict=True)
+                for row in self._alone(name, view)
+            ]
         if self.crops:
             means = iter([row.mean(0) for row in rows])
             each = [torch.stack([next(means) for _ in view]) for view in views]  # (K or 1, L, D)
@@ -145,7 +167,9 @@ class Pass:
             rows = self._extract(waves)
         except Exception as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UpstreamError(f"upstream '{self.upstream.name}' failed on {where}: {reason}") from error
+            raise UpstreamError(
+                f"upstream '{self.upstream.name}' failed on {where}: {reason}"
+            ) from error
         if not _finite(rows):
             raise UpstreamError(
                 f"upstream '{self.upstream.name}' returned NaN or infinity for {where}; "
@@ -167,7 +191,9 @@ class Pass:
 
 
 def _readable(
-    ids: Sequence[str], waves: Sequence[list[audio.Samples] | CorpusError], unreadable: dict[str, str] | None
+    ids: Sequence[str],
+    waves: Sequence[list[audio.Samples] | CorpusError],
+    unreadable: dict[str, str] | None,
 ) -> list[tuple[str, list[audio.Samples]]]:
     """Return ids with their waveforms, without what cannot be read; see Pass."""
     found = []
@@ -196,7 +222,10 @@ def padding_is_safe(upstream: Upstream) -> bool:
             error = (both[:, 0, :count].float() - expected).abs().amax((1, 2))
             same = bool((error <= TOLERANCE * expected.abs().amax((1, 2))).all())
         if not same:
-            LOGGER.info("%s: padding would change its features; utterances are run one by one", upstream.name)
+            LOGGER.info(
+                "%s: padding would change its features; utterances are run one by one",
+                upstream.name,
+            )
         _SAFE[upstream.fingerprint] = same
     return _SAFE[upstream.fingerprint]
 

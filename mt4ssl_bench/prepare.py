@@ -46,26 +46,40 @@ def prepare_folder(folder: Path, out: Path, *, name: str = "", licence: str = "u
     """
     if not folder.is_dir():
         raise CorpusError(f"{folder}: no such folder")
-    skipped = [f"{file}: libsndfile reads no {file.suffix}" for file in audio_files(folder, audio.OTHER)]
+    skipped = [
+        f"{file}: libsndfile reads no {file.suffix}" for file in audio_files(folder, audio.OTHER)
+    ]
     files = list(audio_files(folder))
-    skipped += [f"{str(file)!a}: its name is not UTF-8; rename it" for file in files if not _is_text(file)]
+    skipped += [
+        f"{str(file)!a}: its name is not UTF-8; rename it" for file in files if not _is_text(file)
+    ]
     places = [file.relative_to(folder) for file in files if _is_text(file)]
     names = ["-".join(place.with_suffix("").parts) for place in places]
     often = Counter(names)  # one.wav and one.mp3, or a/b.wav and a-b.wav, keep their paths as ids
     rows = [
-        Row(id=name if often[name] == 1 else place.as_posix(), path=(folder / place).absolute(), split="train")
+        Row(
+            id=name if often[name] == 1 else place.as_posix(),
+            path=(folder / place).absolute(),
+            split="train",
+        )
         for place, name in zip(places, names, strict=True)
     ]
     if not rows:
-        raise CorpusError(f"{folder}: no audio file below it (looked for {', '.join(sorted(audio.SUFFIXES))})")
+        raise CorpusError(
+            f"{folder}: no audio file below it (looked for {', '.join(sorted(audio.SUFFIXES))})"
+        )
     refuse_duplicates(rows, folder)
     for line in skipped:
         LOGGER.warning("left out: %s", line)
     found = list(probe_files(rows, skip=skipped, total=len(rows)))
     if not found:
-        raise CorpusError(f"{folder}: none of its {len(rows)} audio files can be read; the first: {skipped[0]}")
+        raise CorpusError(
+            f"{folder}: none of its {len(rows)} audio files can be read; the first: {skipped[0]}"
+        )
     found = _hold_out(found)
-    return _finish(out, found, notes=_excluded(skipped), name=name or folder.resolve().name, licence=licence)
+    return _finish(
+        out, found, notes=_excluded(skipped), name=name or folder.resolve().name, licence=licence
+    )
 
 
 def prepare_rows(
@@ -102,7 +116,9 @@ def prepare_rows(
             )
     found = list(probe_files(rows, skip=skipped if partial else None, total=len(rows)))
     if not found:
-        raise CorpusError(f"{source}: none of its {len(rows):,} audio files can be read; the first: {skipped[0]}")
+        raise CorpusError(
+            f"{source}: none of its {len(rows):,} audio files can be read; the first: {skipped[0]}"
+        )
     said = dict(notes or {}) | _excluded(skipped)
     if "valid" not in {row.split for row in found} and any(row.split == "train" for row in found):
         found = _hold_out(found)
@@ -129,7 +145,9 @@ def _finish(
     **facts: Any,  # noqa: ANN401 - CorpusInfo's fields
 ) -> Corpus:
     """Add phones and splits, check what came of it, and write it."""
-    columns = {field for field in ("speaker", "text", "phones") if all(getattr(row, field) for row in rows)}
+    columns = {
+        field for field in ("speaker", "text", "phones") if all(getattr(row, field) for row in rows)
+    }
     languages = sorted({row.language for row in rows} - {""})
     english = all(lang.startswith("en") for lang in languages or ["en"])
     said = dict(notes or {})
@@ -171,7 +189,10 @@ def _hold_out(rows: list[Row]) -> list[Row]:
     count = max(1, len(groups) // share) if len(groups) > 1 else 0
     held = set(groups[:count])
     return [
-        replace(row, split="valid") if row.split == "train" and getattr(row, column) in held else row for row in rows
+        replace(row, split="valid")
+        if row.split == "train" and getattr(row, column) in held
+        else row
+        for row in rows
     ]
 
 
@@ -179,7 +200,9 @@ def _excluded(skipped: Sequence[str]) -> dict[str, Any]:
     """Return corpus.json's counts of what was left out, by reason."""
     reasons: dict[str, list[str]] = {}
     for line in skipped:
-        reasons.setdefault("missing" if line.endswith("no such file") else "unreadable", []).append(line)
+        reasons.setdefault("missing" if line.endswith("no such file") else "unreadable", []).append(
+            line
+        )
     return {key: len(lines) for key, lines in reasons.items()} | {
         f"{key}_examples": lines[:20] for key, lines in reasons.items()
     }
@@ -204,7 +227,9 @@ def _split(rows: list[Row]) -> dict[str, list[Row]]:
         rows = [
             row
             for speaker in sorted(voices)
-            for row in _assign(voices[speaker], "sid_split", lambda row: row.id, shares=(0.7, 0.15, 0.15))
+            for row in _assign(
+                voices[speaker], "sid_split", lambda row: row.id, shares=(0.7, 0.15, 0.15)
+            )
         ]
     for row in rows:
         if row.sid_split:
@@ -217,8 +242,13 @@ def _assign(
 ) -> list[Row]:
     """Deal groups of rows over train, valid and test in a fixed pseudo-random order."""
     groups = sorted({by(row) for row in rows}, key=_rank)
-    valid, test = (max(1, round(share * len(groups))) if len(groups) > 2 else 0 for share in shares[1:])
-    place = {g: "valid" if i < valid else "test" if i < valid + test else "train" for i, g in enumerate(groups)}
+    valid, test = (
+        max(1, round(share * len(groups))) if len(groups) > 2 else 0 for share in shares[1:]
+    )
+    place = {
+        g: "valid" if i < valid else "test" if i < valid + test else "train"
+        for i, g in enumerate(groups)
+    }
     changes: list[dict[str, Any]] = [{column: place[by(row)]} for row in rows]
     return [replace(row, **change) for row, change in zip(rows, changes, strict=True)]
 
@@ -257,7 +287,9 @@ def _write(out: Path, splits: dict[str, list[Row]], **facts: Any) -> Corpus:  # 
 def _cut(row: Row, root: Path) -> dict[str, Any]:
     """Return the row as lhotse writes a cut: building its objects first takes ten times as long."""
     path = row.path.resolve()
-    source = path.relative_to(root) if path.is_relative_to(root) else path  # a corpus that holds its audio can be moved
+    source = (
+        path.relative_to(root) if path.is_relative_to(root) else path
+    )  # a corpus that holds its audio can be moved
     channels = list(range(row.channels))
     duration = row.duration
     cut: dict[str, Any] = {
@@ -280,7 +312,13 @@ def _cut(row: Row, root: Path) -> dict[str, Any]:
     if row.text or row.speaker or row.phones:
         said = {"text": row.text, "language": row.language, "speaker": row.speaker}
         cut["supervisions"] = [
-            {"id": row.id, "recording_id": row.id, "start": 0.0, "duration": duration, "channel": cut["channel"]}
+            {
+                "id": row.id,
+                "recording_id": row.id,
+                "start": 0.0,
+                "duration": duration,
+                "channel": cut["channel"],
+            }
             | {key: value for key, value in said.items() if value}
             | ({"custom": {"phones": row.phones}} if row.phones else {})
         ]

@@ -72,7 +72,9 @@ def require(upstream: Upstream) -> None:
 def cost(upstream: Upstream) -> Cost:
     """Return size, operations and speed, the last on four utterances of five seconds."""
     waves, lengths = _noise(COUNTED)
-    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.baddbmm_: _baddbmm_operations})
+    counter = FlopCounterMode(
+        display=False, custom_mapping={torch.ops.aten.baddbmm_: _baddbmm_operations}
+    )
     with counter, sdpa_kernel(SDPBackend.MATH):  # a CPU's fused attention is not counted
         device = upstream.extract(waves, lengths).layers.device
     waves, lengths = _noise(5, 5, 5, 5)
@@ -95,11 +97,20 @@ def _noise(*seconds: float) -> tuple[Tensor, Tensor]:
     """Return waveforms (B, N), zero-padded, and lengths (B,): seeded noise as loud as speech."""
     generator = torch.Generator().manual_seed(0)
     rows = [0.1 * torch.randn(round(s * RATE), generator=generator) for s in seconds]
-    return nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows])
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor(
+        [len(row) for row in rows]
+    )
 
 
 def _attributes(upstream: Upstream) -> Check:
-    wanted = {"name": str, "num_layers": int, "dim": int, "stride": int, "fingerprint": str, "parameters": int}
+    wanted = {
+        "name": str,
+        "num_layers": int,
+        "dim": int,
+        "stride": int,
+        "fingerprint": str,
+        "parameters": int,
+    }
     wrong = []
     for key, kind in wanted.items():
         value = getattr(upstream, key, None)
@@ -107,11 +118,15 @@ def _attributes(upstream: Upstream) -> Check:
         if not isinstance(value, kind) or (value < least if isinstance(value, int) else not value):
             wrong.append(f"{key}={value!r}")
     expected = "name and fingerprint: text; num_layers, dim, stride: integers from 1; parameters: an integer"
-    return Check("attributes", "failed" if wrong else "ok", expected, ", ".join(wrong) or "all of them")
+    return Check(
+        "attributes", "failed" if wrong else "ok", expected, ", ".join(wrong) or "all of them"
+    )
 
 
 def _shapes(upstream: Upstream) -> Check:
-    batch = 3 if upstream.num_layers != 3 else 2  # axes of unequal sizes cannot be mistaken for each other
+    batch = (
+        3 if upstream.num_layers != 3 else 2
+    )  # axes of unequal sizes cannot be mistaken for each other
     features = upstream.extract(*_noise(*(1.0, 0.7, 0.4)[:batch]))
     layers, frames = features.layers, features.lengths
     if not (isinstance(layers, Tensor) and isinstance(frames, Tensor)):
@@ -141,22 +156,33 @@ def _frame_counts(upstream: Upstream) -> Check:
     expected = [round(s * RATE) / upstream.stride for s in seconds]
     counts = [int(upstream.extract(*_noise(s)).lengths[0]) for s in seconds]
     good = all(abs(a - b) <= FRAMES_OFF and b > 0 for a, b in zip(expected, counts, strict=True))
-    wanted = "samples / stride: " + ", ".join(f"{x:.1f}" for x in expected) + f" within {FRAMES_OFF}"
+    wanted = (
+        "samples / stride: " + ", ".join(f"{x:.1f}" for x in expected) + f" within {FRAMES_OFF}"
+    )
     return Check("frame counts", "ok" if good else "failed", wanted, ", ".join(map(str, counts)))
 
 
 def _finite(upstream: Upstream) -> Check:
     bad = int((~torch.isfinite(upstream.extract(*_noise(1.0, SHORTEST)).layers)).sum())
-    silent = int((~torch.isfinite(upstream.extract(torch.zeros(1, RATE), torch.tensor([RATE])).layers)).sum())
+    silent = int(
+        (~torch.isfinite(upstream.extract(torch.zeros(1, RATE), torch.tensor([RATE])).layers)).sum()
+    )
     got = f"{bad} values of noise and {silent} of silence are not"
-    return Check("finite", "failed" if bad or silent else "ok", "finite values for noise and silence", got)
+    return Check(
+        "finite", "failed" if bad or silent else "ok", "finite values for noise and silence", got
+    )
 
 
 def _determinism(upstream: Upstream) -> Check:
     waves = _noise(1.0, 0.6)
     a, b = upstream.extract(*waves).layers, upstream.extract(*waves).layers
     off = (a - b).abs().max().item()
-    return Check("determinism", "ok" if torch.allclose(a, b) else "failed", "equal twice", f"largest change {off:.2g}")
+    return Check(
+        "determinism",
+        "ok" if torch.allclose(a, b) else "failed",
+        "equal twice",
+        f"largest change {off:.2g}",
+    )
 
 
 def _padding(upstream: Upstream) -> Check:
@@ -164,7 +190,9 @@ def _padding(upstream: Upstream) -> Check:
     together = upstream.extract(waves, lengths)
     alone = upstream.extract(waves[:1, : lengths[0]], lengths[:1])
     real = min(int(together.lengths[0]), int(alone.lengths[0]))
-    off = (together.layers[:, 0, :real] - alone.layers[:, 0, :real]).abs().max() / alone.layers.abs().max()
+    off = (
+        together.layers[:, 0, :real] - alone.layers[:, 0, :real]
+    ).abs().max() / alone.layers.abs().max()
     outcome = "failed" if off > GROSS_LEAK else "warning" if off > LEAK else "ok"
     return Check(
         "padding", outcome, f"an utterance alone and in a batch equal within {LEAK:g} of the largest value",
@@ -175,9 +203,13 @@ def _padding(upstream: Upstream) -> Check:
 def _gradients(upstream: Upstream) -> Check:
     expected = "gradients reach the weights"
     plain = getattr(type(upstream).extract, "__wrapped__", None)  # extract() without its no_grad
-    weights = [p for v in vars(upstream).values() if isinstance(v, nn.Module) for p in v.parameters()]
+    weights = [
+        p for v in vars(upstream).values() if isinstance(v, nn.Module) for p in v.parameters()
+    ]
     if plain is None or not weights:
-        return Check("gradients", "n/a", expected, "no weights" if not weights else "extract() cuts them off")
+        return Check(
+            "gradients", "n/a", expected, "no weights" if not weights else "extract() cuts them off"
+        )
     before = [p.requires_grad for p in weights]
     try:
         with torch.enable_grad():

@@ -40,10 +40,14 @@ def prepare_published(
     entry = CATALOGUE[name]
     if download is not None:
         if not entry.archives:
-            raise ConfigError(f"prepare {name}: cannot be downloaded by a program; {entry.obtain}; then use --from DIR")
+            raise ConfigError(
+                f"prepare {name}: cannot be downloaded by a program; {entry.obtain}; then use --from DIR"
+            )
         for part in download:
             if part not in entry.archives:
-                raise ConfigError(f"prepare {name}: no part '{part}' to download; {hint(part, entry.archives)}")
+                raise ConfigError(
+                    f"prepare {name}: no part '{part}' to download; {hint(part, entry.archives)}"
+                )
         source = source or out / "source"
         fetch([entry.archives[part] for part in download], source, mirror=mirror)
     elif source is None:

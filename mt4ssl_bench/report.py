@@ -18,7 +18,9 @@ BAR = 40  # characters of the largest layer weight's bar
 def report(path: Path) -> RenderableType:
     """Return a record and its hypotheses as tables; raises CheckpointError when either is damaged."""
     result, rows = load(path), load_hypotheses(path)
-    limited = f"; dry run on {result.limit} utterances per split" if result.limit is not None else ""
+    limited = (
+        f"; dry run on {result.limit} utterances per split" if result.limit is not None else ""
+    )
     head = (
         f"{result.upstream['name']} ({result.upstream['fingerprint'][:8]}) on {result.corpus['name']} "
         f"({result.corpus['digest'][:8]}): {result.recipe_name}, {result.mode}{limited}"
@@ -27,8 +29,16 @@ def report(path: Path) -> RenderableType:
     counts = ", ".join(f"{name} {count}" for name, count in result.counts.items())
     said = "" if result.git is None else f", git {result.git[:12]}"
     lines = [f"{result.created} on {result.device}{said}; {times}", f"counts: {counts}"]
-    parts = [_metrics(result), sweep_tables([result]), _layers(result), _confused(result, rows), _worst(rows)]
-    return Group(Text(head, "bold"), *map(Text, lines), *(line for part in parts for line in (Text(), part)))
+    parts = [
+        _metrics(result),
+        sweep_tables([result]),
+        _layers(result),
+        _confused(result, rows),
+        _worst(rows),
+    ]
+    return Group(
+        Text(head, "bold"), *map(Text, lines), *(line for part in parts for line in (Text(), part))
+    )
 
 
 def sweep_tables(results: Sequence[Result]) -> RenderableType:
@@ -36,12 +46,17 @@ def sweep_tables(results: Sequence[Result]) -> RenderableType:
     groups: defaultdict[tuple[str, ...], list[Result]] = defaultdict(list)
     for result in sorted(results, key=lambda result: result.created):
         recipe = digest([result.recipe, result.task_version, result.mode])[:8]
-        groups[result.corpus["name"], result.corpus["digest"], result.recipe_name, recipe].append(result)
+        groups[result.corpus["name"], result.corpus["digest"], result.recipe_name, recipe].append(
+            result
+        )
     tables: list[RenderableType] = []
     for (corpus, _, name, mark), members in sorted(groups.items()):
         metric = METRICS[members[0].main_metric].label
         seeds = "; a line for each seed" if any(len(result.seeds) > 1 for result in members) else ""
-        grid = _table(f"{corpus}: {name} ({mark}), {metric} on valid by learning rate (at update){seeds}", "upstream")
+        grid = _table(
+            f"{corpus}: {name} ({mark}), {metric} on valid by learning rate (at update){seeds}",
+            "upstream",
+        )
         rates = sorted({trial["lr"] for result in members for trial in result.sweep}, reverse=True)
         for rate in rates:
             grid.add_column(Text(f"{rate:g}"), justify="right")
@@ -61,20 +76,39 @@ def _trials(result: Result, rate: float) -> Text:
 
 
 def _metrics(result: Result) -> Table:
-    grid = _table("test", "metric", "value", "95 % over utterances", "over speakers", "S", "D", "I", "errors", "of")
+    grid = _table(
+        "test",
+        "metric",
+        "value",
+        "95 % over utterances",
+        "over speakers",
+        "S",
+        "D",
+        "I",
+        "errors",
+        "of",
+    )
     for name, score in result.metrics.items():
         label = METRICS[name].label if name in METRICS else name
-        speakers = "-" if score.speaker_low is None else f"[{score.speaker_low:.2f}, {score.speaker_high:.2f}]"
+        speakers = (
+            "-"
+            if score.speaker_low is None
+            else f"[{score.speaker_low:.2f}, {score.speaker_high:.2f}]"
+        )
         edits = (score.substitutions, score.deletions, score.insertions, score.errors, score.total)
         interval = f"[{score.low:.2f}, {score.high:.2f}]"
-        grid.add_row(*map(Text, (label, f"{score.value:.2f}", interval, speakers, *map(str, edits))))
+        grid.add_row(
+            *map(Text, (label, f"{score.value:.2f}", interval, speakers, *map(str, edits)))
+        )
     return grid
 
 
 def _layers(result: Result) -> RenderableType:
     if not result.layer_weights:
         return Text("no layer weights: the upstream was trained with the head")
-    grid = _table("learned weights of the hidden states (0: before the first layer)", "layer", "weight", "")
+    grid = _table(
+        "learned weights of the hidden states (0: before the first layer)", "layer", "weight", ""
+    )
     largest = max(result.layer_weights)
     for layer, weight in enumerate(result.layer_weights):
         grid.add_row(str(layer), f"{weight:.3f}", "█" * round(BAR * weight / largest))
@@ -85,10 +119,18 @@ def _confused(result: Result, rows: Sequence[Hypothesis]) -> Table:
     """The commonest errors: phonemes, words or speakers."""
     pairs = [(row["reference"], row["hypothesis"]) for row in rows]
     whole = result.main_metric == "acc"  # a speaker's name may hold spaces
-    found = Counter(pair for pair in pairs if pair[0] != pair[1]) if whole else confusions(*zip(*pairs, strict=True))
+    found = (
+        Counter(pair for pair in pairs if pair[0] != pair[1])
+        if whole
+        else confusions(*zip(*pairs, strict=True))
+    )
     what = {"phoneme": "phonemes", "asr": "words"}.get(result.task, f"{result.task}s")
-    grid = _table(f"most confused {what} ({found.total()} errors)", "reference", "hypothesis", "times")
-    for (wanted, said), count in sorted(found.items(), key=lambda item: (-item[1], item[0]))[:CONFUSED]:
+    grid = _table(
+        f"most confused {what} ({found.total()} errors)", "reference", "hypothesis", "times"
+    )
+    for (wanted, said), count in sorted(found.items(), key=lambda item: (-item[1], item[0]))[
+        :CONFUSED
+    ]:
         grid.add_row(Text(wanted or "(inserted)"), Text(said or "(left out)"), str(count))
     return grid
 
@@ -99,7 +141,16 @@ def _worst(rows: Sequence[Hypothesis]) -> Table:
     for row in sorted(rows, key=lambda row: (-edits[row["id"]], row["id"]))[:WORST]:
         counts = f"{row['substitutions']}/{row['deletions']}/{row['insertions']}"
         grid.add_row(
-            *map(Text, (row["id"], counts, str(row["tokens"]), row["reference"], row["hypothesis"] or "(nothing)"))
+            *map(
+                Text,
+                (
+                    row["id"],
+                    counts,
+                    str(row["tokens"]),
+                    row["reference"],
+                    row["hypothesis"] or "(nothing)",
+                ),
+            )
         )
     return grid
 

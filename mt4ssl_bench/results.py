@@ -14,7 +14,9 @@ from mt4ssl_bench.errors import CheckpointError
 from mt4ssl_bench.files import write_text
 from mt4ssl_bench.metrics import Score
 
-SCHEMA = 1  # raised when a field changes its meaning; older records are then refused, not guessed at
+SCHEMA = (
+    1  # raised when a field changes its meaning; older records are then refused, not guessed at
+)
 
 
 class UpstreamRecord(TypedDict):
@@ -107,7 +109,9 @@ class Result:
     wall_seconds: dict[str, float]
     counts: dict[str, int]
     created: str
-    lm_weights: dict[str, float] = dataclasses.field(default_factory=dict)  # of decoding with a language model
+    lm_weights: dict[str, float] = dataclasses.field(
+        default_factory=dict
+    )  # of decoding with a language model
 
     def __post_init__(self) -> None:
         if next(iter(self.metrics), None) != self.main_metric:
@@ -152,7 +156,9 @@ def key(
     The upstream's name is left out: the same weights under another name are the same model. Keep out of
     `recipe` what says only where (paths, device), or the same evaluation gets two keys.
     """
-    return digest([upstream_fingerprint, corpus_digest, recipe_name, dict(recipe), task_version, limit])
+    return digest(
+        [upstream_fingerprint, corpus_digest, recipe_name, dict(recipe), task_version, limit]
+    )
 
 
 def record_path(result: Result, folder: Path) -> Path:
@@ -176,7 +182,9 @@ def save(result: Result, hypotheses: Sequence[Hypothesis], folder: Path) -> Path
     path = record_path(result, folder)
     lines = [json.dumps(_plain(row), ensure_ascii=False, allow_nan=False) for row in hypotheses]
     _write(hypotheses_path(path), "".join(f"{line}\n" for line in lines))
-    text = json.dumps(_plain(dataclasses.asdict(result)), ensure_ascii=False, allow_nan=False, indent=2)
+    text = json.dumps(
+        _plain(dataclasses.asdict(result)), ensure_ascii=False, allow_nan=False, indent=2
+    )
     _write(path, text + "\n")
     return path
 
@@ -223,7 +231,9 @@ def load_hypotheses(path: Path) -> list[Hypothesis]:
     """Read the hypotheses beside the record at `path`; raises CheckpointError when missing or damaged."""
     path = hypotheses_path(path)
     rows: list[Hypothesis] = []
-    for line in filter(None, _read(path).split("\n")):  # splitlines() would also cut at U+2028 inside a text
+    for line in filter(
+        None, _read(path).split("\n")
+    ):  # splitlines() would also cut at U+2028 inside a text
         row: Any = _parse(path, line)
         missing = Hypothesis.__required_keys__ - row.keys()
         if missing:
@@ -258,7 +268,9 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (FileNotFoundError, IsADirectoryError) as error:
         reason = "a folder, not a record" if path.is_dir() else "no such file"
-        raise CheckpointError(f"result {path}: {reason}; records are the .json files of a results folder") from error
+        raise CheckpointError(
+            f"result {path}: {reason}; records are the .json files of a results folder"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise _damaged(path, str(error)) from None
 
@@ -274,4 +286,6 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
 
 
 def _damaged(path: Path, what: str) -> CheckpointError:
-    return CheckpointError(f'result {path}: {what}; delete it and run "mt4ssl-bench evaluate" again')
+    return CheckpointError(
+        f'result {path}: {what}; delete it and run "mt4ssl-bench evaluate" again'
+    )

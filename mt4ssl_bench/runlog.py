@@ -33,12 +33,18 @@ class Window:
         yield
         self.waited += time.monotonic() - began
 
-    def add(self, sums: Mapping[str, Tensor], monitors: Mapping[str, Tensor], count: int, seconds: float) -> None:
+    def add(
+        self, sums: Mapping[str, Tensor], monitors: Mapping[str, Tensor], count: int, seconds: float
+    ) -> None:
         """Add one batch: sums over `count`, monitors of the whole batch, seconds of audio."""
         for store, values in ((self.sums, sums), (self.monitors, monitors)):
             for name, value in values.items():
                 store[name] = store.get(name, torch.zeros((), device=value.device)) + value.detach()
-        self.count, self.batches, self.seconds = self.count + count, self.batches + 1, self.seconds + seconds
+        self.count, self.batches, self.seconds = (
+            self.count + count,
+            self.batches + 1,
+            self.seconds + seconds,
+        )
 
     def take(self, world: World) -> dict[str, float]:
         """Return the means over all processes, and begin anew."""
@@ -48,7 +54,10 @@ class Window:
         count, batches, seconds, waited, *values = world.sum(*parts)
         found = {name: values.pop(0) / max(count, 1) for name in self.sums}
         found |= {name: values.pop(0) / max(batches, 1) for name in self.monitors}
-        found |= {"audio_seconds_per_second": seconds / wall, "waiting_share": waited / world.size / wall}
+        found |= {
+            "audio_seconds_per_second": seconds / wall,
+            "waiting_share": waited / world.size / wall,
+        }
         self._clear()
         return found
 
@@ -60,7 +69,9 @@ def write(path: Path, values: Mapping[str, float]) -> None:
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({key: _short(value) for key, value in values.items()}) + "\n")
     except OSError as error:
-        raise TrainingError(f"{path}: could not be written ({error}); the last checkpoint stays") from error
+        raise TrainingError(
+            f"{path}: could not be written ({error}); the last checkpoint stays"
+        ) from error
 
 
 def trim(path: Path, step: int) -> None:
@@ -80,7 +91,9 @@ def replace(path: Path, text: str) -> None:
     try:
         write_text(path, text)
     except OSError as error:
-        raise TrainingError(f"{path}: could not be written ({error}); what was there is untouched") from error
+        raise TrainingError(
+            f"{path}: could not be written ({error}); what was there is untouched"
+        ) from error
 
 
 def _short(value: float) -> float | int:

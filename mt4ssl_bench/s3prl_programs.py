@@ -35,7 +35,11 @@ def run(arguments: Sequence[str]) -> None:
             "pip install 'mt4ssl-bench[s3prl]'"
         ) from None
     if is_problem:
-        known = [name for name in dir(program.problem) if isinstance(getattr(program.problem, name), type)]
+        known = [
+            name
+            for name in dir(program.problem)
+            if isinstance(getattr(program.problem, name), type)
+        ]
         if arguments[0] not in known:
             raise ConfigError(f"s3prl has no problem '{arguments[0]}'; {hint(arguments[0], known)}")
     sys.argv = [program.__name__, *arguments]
@@ -59,7 +63,9 @@ class _Gone:
     """Stands for a class that huggingface_hub no longer has."""
 
     def __init__(self, *_: object, **__: object) -> None:
-        raise UpstreamError("pushing to the Hugging Face Hub from s3prl needs an older package: huggingface_hub<1")
+        raise UpstreamError(
+            "pushing to the Hugging Face Hub from s3prl needs an older package: huggingface_hub<1"
+        )
 
     save_token = __init__
 
@@ -73,6 +79,8 @@ def _load(
     **__: object,
 ) -> tuple[Tensor, int]:
     """Return float samples (channels, N) in [-1, 1] and the file's own rate, as torchaudio.load does."""
-    samples, rate = soundfile.read(uri, frames=num_frames, start=frame_offset, dtype="float32", always_2d=True)
+    samples, rate = soundfile.read(
+        uri, frames=num_frames, start=frame_offset, dtype="float32", always_2d=True
+    )
     found = torch.from_numpy(samples)
     return (found.t() if channels_first else found), rate

@@ -25,7 +25,12 @@ By = Literal["silence", "windows"]
 
 
 def segment_corpus(
-    corpus: Corpus, out: Path, *, max_seconds: float = 30.0, min_seconds: float = 2.0, by: By = "silence"
+    corpus: Corpus,
+    out: Path,
+    *,
+    max_seconds: float = 30.0,
+    min_seconds: float = 2.0,
+    by: By = "silence",
 ) -> Corpus:
     """Write a corpus in which nothing lasts longer than `max_seconds`; the audio itself stays where it is.
 
@@ -33,16 +38,23 @@ def segment_corpus(
     under `min_seconds` and those that cannot be read are left out and counted by reason in corpus.json.
     Raises CorpusError for limits that do not fit, an `out` that holds another corpus, or when nothing is left.
     """
-    if not 0 < min_seconds <= max_seconds / 4:  # no piece is shorter than a quarter
-        raise CorpusError(f"--min-seconds {min_seconds:g}: must be over 0 and at most a quarter of {max_seconds:g}")
-    if corpus.info.shards:
-        raise CorpusError(f"{corpus.root}: holds shards; segment the corpus that they were made from, then shard that")
-    digest = hashlib.sha256(f"{corpus.info.digest} {by} {max_seconds} {min_seconds}".encode()).hexdigest()[:16]
+    _check(corpus, max_seconds, min_seconds)
+    digest = hashlib.sha256(
+        f"{corpus.info.digest} {by} {max_seconds} {min_seconds}".encode()
+    ).hexdigest()[:16]
     if (out / "corpus.json").exists():
         if (existing := Corpus.open(out)).info.digest == digest:
             LOGGER.info("%s: already segmented, unchanged", out)
             return existing
-        raise CorpusError(f"{out}: holds another corpus ({existing.info.name}); choose another --out")
+        raise CorpusError(
+            f"{out}: holds another corpus ({existing.info.name}); choose another --out"
+        )
+    settings = {
+        "from": corpus.info.digest,
+        "by": by,
+        "max_seconds": max_seconds,
+        "min_seconds": min_seconds,
+    }
     counts: Counter[str] = Counter()
     root = out.resolve()
 
@@ -51,7 +63,9 @@ def segment_corpus(
         with progress(f"segment {split}", len(cuts)) as advance, ThreadPoolExecutor() as pool:
             for start in range(0, len(cuts), CHUNK):
                 members = cuts[start : start + CHUNK]
-                for cut, ends in zip(members, pool.map(lambda cut: _ends(cut, max_seconds, by), members), strict=True):
+                for cut, ends in zip(
+                    members, pool.map(lambda cut: _ends(cut, max_seconds, by), members), strict=True
+                ):
                     yield from _pieces(cut, ends, min_seconds, root, counts)
                 advance(len(members), "")
 
@@ -65,11 +79,19 @@ def segment_corpus(
         licence=corpus.info.licence,
         synthetic=corpus.info.synthetic,
         phones_from=corpus.info.phones_from,
-        notes=lambda: {
-            "segmented": {"from": corpus.info.digest, "by": by, "max_seconds": max_seconds, "min_seconds": min_seconds},
-            **counts,
-        },
+        notes=lambda: {"segmented": settings, **counts},
     )
+
+
+def _check(corpus: Corpus, max_seconds: float, min_seconds: float) -> None:
+    if not 0 < min_seconds <= max_seconds / 4:  # no piece is shorter than a quarter
+        raise CorpusError(
+            f"--min-seconds {min_seconds:g}: must be over 0 and at most a quarter of {max_seconds:g}"
+        )
+    if corpus.info.shards:
+        raise CorpusError(
+            f"{corpus.root}: holds shards; segment the corpus that they were made from, then shard that"
+        )
 
 
 def _ends(cut: Any, most: float, by: By) -> list[float] | None:  # noqa: ANN401 - lhotse ships no types
@@ -127,11 +149,16 @@ def _pieces(
         return
     counts["cut"] += 1
     counts["pieces"] += len(ends)
-    heard = [{k: v for k, v in one.items() if k not in {"text", "custom", "alignment"}} for one in raw["supervisions"]]
+    heard = [
+        {k: v for k, v in one.items() if k not in {"text", "custom", "alignment"}}
+        for one in raw["supervisions"]
+    ]
     for number, (start, end) in enumerate(zip([0.0, *ends[:-1]], ends, strict=True)):
         name, place = (
             f"{cut.id}-{number:04d}",
             {"start": round(cut.start + start, 6), "duration": round(end - start, 6)},
         )
-        said = [{**one, "id": name, "start": 0.0, "duration": place["duration"]} for one in heard[:1]]
+        said = [
+            {**one, "id": name, "start": 0.0, "duration": place["duration"]} for one in heard[:1]
+        ]
         yield {**raw, **place, "id": name, "supervisions": said}

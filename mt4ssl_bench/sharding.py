@@ -67,39 +67,55 @@ def shard_corpus(
     _tidy(out)
     infos, left_out = {}, []
     for name, cuts in wanted.items():
-        missing = _write_split(cuts, out / name, labelled.get(name), size=size, title=f"shards of {name}")
+        missing = _write_split(
+            cuts, out / name, labelled.get(name), size=size, title=f"shards of {name}"
+        )
         seconds = float(Shards(str(out / name)).durations.sum())
         if not seconds:
             raise CorpusError(f"corpus {corpus.root}: nothing of split '{name}' can be read")
         stated = corpus.info.splits[name]
-        infos[name] = replace(stated, utterances=len(cuts) - len(missing), hours=round(seconds / 3600, 4))
+        infos[name] = replace(
+            stated, utterances=len(cuts) - len(missing), hours=round(seconds / 3600, 4)
+        )
         left_out += missing
     notes = dict(corpus.info.notes)
     if left_out:
         notes |= {"unreadable": len(left_out), "unreadable_examples": left_out[:EXAMPLES]}
-    return write_info(out, replace(corpus.info, splits=infos, shards=size, notes=notes, labels=said))
+    return write_info(
+        out, replace(corpus.info, splits=infos, shards=size, notes=notes, labels=said)
+    )
 
 
-def _labelled(wanted: Mapping[str, Sequence[Any]], labels: Labels | None, corpus: Corpus) -> dict[str, Labels]:
+def _labelled(
+    wanted: Mapping[str, Sequence[Any]], labels: Labels | None, corpus: Corpus
+) -> dict[str, Labels]:
     """Return the labels by split, for the splits that carry some."""
     if labels is None:
         return {}
     found = {}
     for name, cuts in wanted.items():
-        enough = all if name.startswith(SID_PREFIX) else any  # speaker splits mix utterances of the others
+        enough = (
+            all if name.startswith(SID_PREFIX) else any
+        )  # speaker splits mix utterances of the others
         if enough(cut.id in labels for cut in cuts):
             found[name] = labels
         else:
-            LOGGER.warning("split '%s': the label store does not cover it; sharded without labels", name)
+            LOGGER.warning(
+                "split '%s': the label store does not cover it; sharded without labels", name
+            )
     if not found:
-        raise CorpusError(f"corpus {corpus.root}: the label store has none of its utterances; name one made from it")
+        raise CorpusError(
+            f"corpus {corpus.root}: the label store has none of its utterances; name one made from it"
+        )
     return found
 
 
 def check_free(out: Path) -> None:
     """Raise CorpusError where `out` is neither a new or empty folder nor one of shards."""
     if out.exists() and not (out / PLAN).exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise CorpusError(f"{out}: holds something else than shards; choose another folder for them")
+        raise CorpusError(
+            f"{out}: holds something else than shards; choose another folder for them"
+        )
 
 
 def _claim(out: Path, plan: dict[str, Any]) -> None:
@@ -110,7 +126,9 @@ def _claim(out: Path, plan: dict[str, Any]) -> None:
         out.mkdir(parents=True, exist_ok=True)
         write_text(file, json.dumps(plan, indent=1) + "\n")
     elif json.loads(file.read_text(encoding="utf-8")) != plan:
-        raise CorpusError(f"{out}: holds shards of another corpus, size or labels; choose another folder for them")
+        raise CorpusError(
+            f"{out}: holds shards of another corpus, size or labels; choose another folder for them"
+        )
 
 
 def _tidy(out: Path) -> None:
@@ -122,7 +140,9 @@ def _tidy(out: Path) -> None:
 
 
 def _runs_elsewhere(pid: int) -> bool:
-    if pid == os.getpid():  # ours have not begun: in a container, the killed run had the same number
+    if (
+        pid == os.getpid()
+    ):  # ours have not begun: in a container, the killed run had the same number
         return False
     try:
         os.kill(pid, 0)  # signal 0 does nothing but ask
@@ -131,7 +151,9 @@ def _runs_elsewhere(pid: int) -> bool:
     return True
 
 
-def _write_split(cuts: Sequence[Any], out: Path, labels: Labels | None, *, size: int, title: str) -> list[str]:
+def _write_split(
+    cuts: Sequence[Any], out: Path, labels: Labels | None, *, size: int, title: str
+) -> list[str]:
     """Write one split's shards and, last, their index; returns the ids of what could not be read and was left out.
 
     The cuts are shuffled first, so that each shard is a sample of all. Shards that are there are not made again.
@@ -144,7 +166,9 @@ def _write_split(cuts: Sequence[Any], out: Path, labels: Labels | None, *, size:
     with progress(title, len(cuts)) as advance, ThreadPoolExecutor(os.cpu_count()) as pool:
 
         def work(number: int) -> tuple[list[tuple[str, float]], list[int]]:
-            return _write_shard([cuts[place] for place in parts[number].tolist()], out, labels, number)
+            return _write_shard(
+                [cuts[place] for place in parts[number].tolist()], out, labels, number
+            )
 
         for number, (made, stored) in enumerate(pool.map(work, range(len(parts)))):
             durations += [seconds for _, seconds in made]
@@ -152,10 +176,14 @@ def _write_split(cuts: Sequence[Any], out: Path, labels: Labels | None, *, size:
             sizes.append(stored)
             if len(made) < len(parts[number]):
                 kept = {name for name, _ in made}
-                left_out += [name for place in parts[number].tolist() if (name := cuts[place].id) not in kept]
+                left_out += [
+                    name for place in parts[number].tolist() if (name := cuts[place].id) not in kept
+                ]
             advance(len(parts[number]), "")
     with written(Path(index_of(str(out)))) as file:
-        np.savez(file, durations=np.array(durations), counts=np.array(counts), bytes=np.array(sizes))
+        np.savez(
+            file, durations=np.array(durations), counts=np.array(counts), bytes=np.array(sizes)
+        )
     return left_out
 
 
@@ -168,16 +196,28 @@ def _write_shard(
     fields = {"recording": "flac", **({LABELS: "numpy"} if labels else {})}
     manifest = out / f"cuts.{number:06d}.jsonl.gz"
     if not manifest.exists():  # it is moved last
-        with tempfile.TemporaryDirectory(prefix=f".{number:06d}.", suffix=f".{os.getpid()}", dir=out) as aside:
-            with SharWriter(aside, fields, shard_size=None, shard_suffix=f".{number:06d}") as writer:
+        with tempfile.TemporaryDirectory(
+            prefix=f".{number:06d}.", suffix=f".{os.getpid()}", dir=out
+        ) as aside:
+            with SharWriter(
+                aside, fields, shard_size=None, shard_suffix=f".{number:06d}"
+            ) as writer:
                 for cut in cuts:
                     try:
-                        audio.read(cut)  # lhotse's own reader takes a file that is cut short as it comes
+                        audio.read(
+                            cut
+                        )  # lhotse's own reader takes a file that is cut short as it comes
                     except CorpusError as error:
                         LOGGER.warning("left out: %s", error)
                         continue
-                    kept = cut.with_custom("content", row_of(cut).content)  # in its shard, a piece is a whole recording
-                    writer.write(kept.attach_tensor(LABELS, np.asarray(labels.all_of(cut.id))) if labels else kept)
+                    kept = cut.with_custom(
+                        "content", row_of(cut).content
+                    )  # in its shard, a piece is a whole recording
+                    writer.write(
+                        kept.attach_tensor(LABELS, np.asarray(labels.all_of(cut.id)))
+                        if labels
+                        else kept
+                    )
             for file in sorted(Path(aside).iterdir(), key=lambda file: file.name == manifest.name):
                 file.replace(out / file.name)
     if not manifest.exists():  # nothing could be read

@@ -24,7 +24,11 @@ from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.order import STREAMS, WINDOW
 
 LOGGER = logging.getLogger(__name__)
-TRIES, PAUSE, TIMEOUT = 3, 1.0, 60.0  # of a download: attempts, and seconds between and without a byte
+TRIES, PAUSE, TIMEOUT = (
+    3,
+    1.0,
+    60.0,
+)  # of a download: attempts, and seconds between and without a byte
 LABELS = "labels"  # the field of a cut that carries its labels
 
 
@@ -44,7 +48,9 @@ class Shards(Lazy):
                 self.durations, self._bytes = arrays["durations"], arrays["bytes"]
                 self._starts = np.concatenate([[0], np.cumsum(arrays["counts"])])
         except (*DAMAGE, BadZipFile, AttributeError) as error:
-            raise CorpusError(f"{index}: missing or damaged ({error}); make the shards again") from None
+            raise CorpusError(
+                f"{index}: missing or damaged ({error}); make the shards again"
+            ) from None
         self.shards = np.repeat(np.arange(len(self._bytes)), np.diff(self._starts))
 
     def __len__(self) -> int:
@@ -75,7 +81,9 @@ class Shard:
     """An opened shard: the lines of its cuts, and of each tar file the places of its members."""
 
     lines: list[bytes]
-    tars: Mapping[str, tuple[IO[bytes], list[tuple[str, int, int]]]]  # field -> file, (name, offset, bytes) of members
+    tars: Mapping[
+        str, tuple[IO[bytes], list[tuple[str, int, int]]]
+    ]  # field -> file, (name, offset, bytes) of members
 
     def cut(self, number: int) -> Any:  # noqa: ANN401
         """Return a cut with its audio and labels."""
@@ -84,9 +92,13 @@ class Shard:
 
         cut = deserialize_item(json.loads(self.lines[number]))
         for field, (file, members) in self.tars.items():
-            (name, *data), (_, *meta) = members[2 * number : 2 * number + 2]  # the data, then what it is
+            (name, *data), (_, *meta) = members[
+                2 * number : 2 * number + 2
+            ]  # the data, then what it is
             if Path(name).with_suffix("").as_posix() != cut.id:
-                raise CorpusError(f"{file.name}: '{name}' where '{cut.id}' should be; make the shards again")
+                raise CorpusError(
+                    f"{file.name}: '{name}' where '{cut.id}' should be; make the shards again"
+                )
             manifest = deserialize_item(json.loads(_read_at(file, *meta)))
             fill_shar_placeholder(manifest, _read_at(file, *data), name)
             setattr(cut, field, manifest)
@@ -107,7 +119,9 @@ def _shard(where: str, number: int, sizes: tuple[int, ...]) -> Shard:
 
 
 def _read_at(file: IO[bytes], offset: int, size: int) -> bytes:
-    return os.pread(file.fileno(), size, offset)  # leaves the position alone: processes may share the file
+    return os.pread(
+        file.fileno(), size, offset
+    )  # leaves the position alone: processes may share the file
 
 
 def fetch(where: str, size: int | None = None) -> IO[bytes]:
@@ -120,7 +134,9 @@ def fetch(where: str, size: int | None = None) -> IO[bytes]:
     file.seek(0)
     if size is not None and found != size:
         file.close()
-        raise CorpusError(f"{where}: cut short or changed: {found} bytes, not {size}; copy it or make the shards again")
+        raise CorpusError(
+            f"{where}: cut short or changed: {found} bytes, not {size}; copy it or make the shards again"
+        )
     return file
 
 

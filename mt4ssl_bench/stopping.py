@@ -20,7 +20,9 @@ def polite_stop() -> Iterator[Callable[[], bool]]:
     owner = os.getpid()
 
     def ask(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signal's signature
-        if os.getpid() != owner:  # a loader process: it inherits this handler, and ends with its trainer
+        if (
+            os.getpid() != owner
+        ):  # a loader process: it inherits this handler, and ends with its trainer
             return
         if number in asked:
             raise KeyboardInterrupt

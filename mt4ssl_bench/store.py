@@ -18,7 +18,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from mt4ssl_bench.errors import BenchError, CheckpointError
-from mt4ssl_bench.feature_file import FeatureSet, Header, Precision, StoredFeatures, Writer, read_header
+from mt4ssl_bench.feature_file import (
+    FeatureSet,
+    Header,
+    Precision,
+    StoredFeatures,
+    Writer,
+    read_header,
+)
 from mt4ssl_bench.features import Upstream
 from mt4ssl_bench.passes import Crops, Pass, Values
 
@@ -56,7 +63,9 @@ class LiveFeatures(FeatureSet):
 
     def rows(self, names: Sequence[str]) -> list[Values]:
         """See FeatureSet.rows."""
-        made = dict(pair for batch in self._work([self._cuts[name] for name in names]) for pair in batch)
+        made = dict(
+            pair for batch in self._work([self._cuts[name] for name in names]) for pair in batch
+        )
         return [made[name] for name in names]
 
     def count(self, name: str) -> int:
@@ -77,12 +86,21 @@ class FeatureStore:
         return self.features(Pass(upstream), digest, split, cuts, corpus=corpus)
 
     def means(
-        self, upstream: Upstream, digest: str, split: str, cuts: Sequence[Any], crops: Crops, *, corpus: str = ""
+        self,
+        upstream: Upstream,
+        digest: str,
+        split: str,
+        cuts: Sequence[Any],
+        crops: Crops,
+        *,
+        corpus: str = "",
     ) -> FeatureSet:
         """Return the mean over real frames of each crop: exact for heads that are linear up to a mean over time."""
         return self.features(Pass(upstream, crops), digest, split, cuts, corpus=corpus)
 
-    def features(self, work: Pass, digest: str, split: str, cuts: Sequence[Any], *, corpus: str = "") -> FeatureSet:
+    def features(
+        self, work: Pass, digest: str, split: str, cuts: Sequence[Any], *, corpus: str = ""
+    ) -> FeatureSet:
         """Return what a pass makes of the cuts, from the store where it is there."""
         upstream = work.upstream
         header = header_of(work, cuts, digest, split, self.config.precision, corpus)
@@ -91,7 +109,9 @@ class FeatureStore:
         file = folder / f"{split}.{work.kind}-{members}.bin"
         names = {cut.id for cut in cuts}
 
-        def remake(name: str) -> Values:  # in the batch that it was made in, whose shapes decide the last bits
+        def remake(
+            name: str,
+        ) -> Values:  # in the batch that it was made in, whose shapes decide the last bits
             return next(found for batch in work(cuts, done=names - {name}) for _, found in batch)
 
         if not _whole(file):
@@ -121,10 +141,15 @@ class FeatureStore:
             writer = Writer(file, header)
             if writer.done:
                 LOGGER.info(
-                    "%s: %d of %d utterances are there from an interrupted pass", file, len(writer.done), len(cuts)
+                    "%s: %d of %d utterances are there from an interrupted pass",
+                    file,
+                    len(writer.done),
+                    len(cuts),
                 )
             kind = header.kind.split("-", maxsplit=1)[0]
-            writer.write(work(cuts, done=writer.done, title=f"{kind} {header.split} of {header.upstream}"))
+            writer.write(
+                work(cuts, done=writer.done, title=f"{kind} {header.split} of {header.upstream}")
+            )
         except OSError as error:
             raise BenchError(
                 f"{file}: could not be written ({error}); free disk space or choose another --store"
@@ -147,7 +172,9 @@ class FeatureStore:
         if total > limit or need > free:
             raise NoRoom(total, self.config.limit_gb, free)
         for entry in leaving:
-            LOGGER.info("store: removing %s, unused for longest, to stay within the limit", entry.file)
+            LOGGER.info(
+                "store: removing %s, unused for longest, to stay within the limit", entry.file
+            )
             _remove_unused(self.root, entry)
 
 
@@ -159,7 +186,9 @@ class NoRoom(Exception):  # noqa: N818 - not an error: features are then compute
         self.total, self.limit_gb, self.free = total, limit_gb, free
 
 
-def header_of(work: Pass, cuts: Sequence[Any], digest: str, split: str, precision: Precision, corpus: str) -> Header:
+def header_of(
+    work: Pass, cuts: Sequence[Any], digest: str, split: str, precision: Precision, corpus: str
+) -> Header:
     """Return what the features that a pass makes of the cuts will be called."""
     return Header(
         upstream=work.upstream.name,
@@ -198,7 +227,8 @@ def clear(root: Path, *, upstream: str = "", older_than: float | None = None) ->
     chosen = [
         entry
         for entry in entries(root)
-        if upstream in {"", entry.header.upstream, entry.header.fingerprint, entry.header.fingerprint[:8]}
+        if upstream
+        in {"", entry.header.upstream, entry.header.fingerprint, entry.header.fingerprint[:8]}
         and (older_than is None or time.time() - entry.used > older_than * DAY)
     ]
     return [entry for entry in chosen if _remove_unused(root, entry)]

@@ -24,7 +24,9 @@ from mt4ssl_bench.stopping import polite_stop
 
 LOGGER = logging.getLogger(__name__)
 B = TypeVar("B")
-SEED_STRIDE = 10_000_019  # between the seeds of an update's batches: far more than updates of any run
+SEED_STRIDE = (
+    10_000_019  # between the seeds of an update's batches: far more than updates of any run
+)
 LEAST_SCALE = 1e-4  # fairseq's limit: fp16 that overflows at this scale will not recover
 
 
@@ -34,13 +36,19 @@ class FitConfig:
 
     steps: int = 400_000
     seed: int = 1
-    accumulate: int = 1  # batches per update and process; the gradient is a mean over all of their frames
+    accumulate: int = (
+        1  # batches per update and process; the gradient is a mean over all of their frames
+    )
     log_every: int = 200
     validate_every: int = 5_000
     save_every: int = 1_000
-    autocast: Literal["auto", "none", "bf16", "fp16"] = "auto"  # auto: bf16 on accelerators, none on the CPU
+    autocast: Literal["auto", "none", "bf16", "fp16"] = (
+        "auto"  # auto: bf16 on accelerators, none on the CPU
+    )
     compile: bool = False  # torch.compile the encoder's layers, student and teacher
-    checkpointing: bool = False  # compute activations again in the backward pass: less memory, a third more time
+    checkpointing: bool = (
+        False  # compute activations again in the backward pass: less memory, a third more time
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +112,20 @@ class Fit(Generic[B]):
         no_sync: Callable[[], AbstractContextManager[object]] = nullcontext,
         scaler: torch.amp.GradScaler | None = None,
     ) -> None:
-        self.model, self.batches, self.loss, self.optim, self.config = model, batches, loss, optim, config
-        self.run, self.meta, self.free, self.world, self.no_sync = run, dict(meta or {}), free, world, no_sync
+        self.model, self.batches, self.loss, self.optim, self.config = (
+            model,
+            batches,
+            loss,
+            optim,
+            config,
+        )
+        self.run, self.meta, self.free, self.world, self.no_sync = (
+            run,
+            dict(meta or {}),
+            free,
+            world,
+            no_sync,
+        )
         self.after_step, self.validate, self.title = after_step, validate, title
         self.scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
         self.guarded = groups is None
@@ -185,24 +205,35 @@ class Fit(Generic[B]):
         loss or gradient that is not finite otherwise.
         """
         self.scaler.unscale_(self.optimizer)
-        groups = [[p.grad for p in group["params"] if p.grad is not None] for group in self.optimizer.param_groups]
+        groups = [
+            [p.grad for p in group["params"] if p.grad is not None]
+            for group in self.optimizer.param_groups
+        ]
         sizes = [nn.utils.get_total_norm(grads) for grads in groups if grads]
-        found = torch.stack([*(part.total.float() for part in parts), *sizes]).tolist()  # the update's one wait
+        found = torch.stack(
+            [*(part.total.float() for part in parts), *sizes]
+        ).tolist()  # the update's one wait
         losses, norms = found[: len(parts)], found[len(parts) :]
-        good = all(map(math.isfinite, losses if self.scaler.is_enabled() or not self.guarded else found))
+        good = all(
+            map(math.isfinite, losses if self.scaler.is_enabled() or not self.guarded else found)
+        )
         count, bad = self.world.sum(sum(part.count for part in parts), not good)
         if bad:
             self._refuse(parts, losses)
         scale = self.world.size / max(count, 1)  # the processes' gradients come as their mean
         for grads, norm in zip([grads for grads in groups if grads], norms, strict=True):
-            limit = self.optim.clip_norm / (norm * scale + 1e-6) if self.optim.clip_norm > 0 else 1.0
+            limit = (
+                self.optim.clip_norm / (norm * scale + 1e-6) if self.optim.clip_norm > 0 else 1.0
+            )
             torch._foreach_mul_(grads, scale * min(limit, 1.0))
         before = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         if self.scaler.get_scale() < LEAST_SCALE:
-            raise TrainingError(f"{self.title}: fp16 overflows at update {self.step}; fit.autocast=bf16 does not")
+            raise TrainingError(
+                f"{self.title}: fp16 overflows at update {self.step}; fit.autocast=bf16 does not"
+            )
         return bool(self.scaler.get_scale() >= before)
 
     def _refuse(self, parts: Sequence[StepLoss], losses: Sequence[float]) -> None:
@@ -243,9 +274,13 @@ class Fit(Generic[B]):
         if (self.run / "checkpoint.pt").exists():
             self._load(checkpoint.load(self.run / "checkpoint.pt"), self.run)
         elif self.world.main:
-            (self.run / "log.jsonl").unlink(missing_ok=True)  # of a run that ended before its first checkpoint
+            (self.run / "log.jsonl").unlink(
+                missing_ok=True
+            )  # of a run that ended before its first checkpoint
         if self.world.main and "config" in self.meta:
-            runlog.replace(self.run / "config.json", json.dumps(self.meta["config"], indent=1) + "\n")
+            runlog.replace(
+                self.run / "config.json", json.dumps(self.meta["config"], indent=1) + "\n"
+            )
         steps = self.world.gather(self.step)
         if len(set(steps)) > 1:
             raise CheckpointError(
@@ -286,6 +321,9 @@ def _difference(old: object, new: object, name: str, free: Collection[str]) -> s
     if name in free or old == new:
         return None
     if isinstance(old, dict) and isinstance(new, dict):
-        found = (_difference(old.get(k), new.get(k), f"{name}.{k}", free) for k in sorted({*old, *new}, key=str))
+        found = (
+            _difference(old.get(k), new.get(k), f"{name}.{k}", free)
+            for k in sorted({*old, *new}, key=str)
+        )
         return next(filter(None, found), None)
     return f"{name}: {old} there, {new} here"

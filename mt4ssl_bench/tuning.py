@@ -24,7 +24,11 @@ class TuneConfig:
     layer: str = "-1"  # the hidden state that the head reads, or "weighted": all of them, as the frozen heads do
     freeze_updates: int = 0  # updates in which the head alone learns
     head_lr: float = 1.0  # the head's learning rate, relative to the encoder's
-    phases: tuple[float, float, float] = (0.1, 0.4, 0.5)  # warm-up, hold, decay, as shares of all updates
+    phases: tuple[float, float, float] = (
+        0.1,
+        0.4,
+        0.5,
+    )  # warm-up, hold, decay, as shares of all updates
     final_scale: float = 0.05  # the last update's learning rate, relative to the peak
     batch_seconds: float = 200.0  # audio per batch, padding included
     dropout: float = 0.0
@@ -33,16 +37,22 @@ class TuneConfig:
     layer_drop: float = 0.05
     time_prob: float = 0.65  # masked spans of frames, which become the model's mask embedding
     time_length: int = 10
-    channel_prob: float = 0.5  # masked spans of dimensions, which become zero over the whole utterance
+    channel_prob: float = (
+        0.5  # masked spans of dimensions, which become zero over the whole utterance
+    )
     channel_length: int = 64
     workers: int = 0  # loader processes; 0 reads audio in the trainer itself
-    cache_hours: float = 1.0  # with workers=0, keep this much decoded audio in memory (230 MB per hour)
+    cache_hours: float = (
+        1.0  # with workers=0, keep this much decoded audio in memory (230 MB per hour)
+    )
 
 
 class TunedModel(Protocol):
     """What Trainable.trainable() returns is an nn.Module that is called like this."""
 
-    def __call__(self, waveforms: Tensor, lengths: Tensor, generator: np.random.Generator | None = None) -> Features:
+    def __call__(
+        self, waveforms: Tensor, lengths: Tensor, generator: np.random.Generator | None = None
+    ) -> Features:
         """Return features with gradients of 16 kHz waveforms (B, N); a generator draws masks, None masks nothing."""
         ...
 
@@ -79,9 +89,13 @@ REBUILDERS: Registry[Rebuilder] = Registry(
 def check_trainable(upstream: Upstream) -> Trainable:
     """Return `upstream`; raises UpstreamError when it has nothing to train."""
     if not isinstance(upstream, Trainable):
-        raise UpstreamError(f"upstream '{upstream.name}': cannot be fine-tuned, it offers frozen features only")
+        raise UpstreamError(
+            f"upstream '{upstream.name}': cannot be fine-tuned, it offers frozen features only"
+        )
     if not upstream.parameters:
-        raise UpstreamError(f"upstream '{upstream.name}': cannot be fine-tuned, it has no weights; use mode=frozen")
+        raise UpstreamError(
+            f"upstream '{upstream.name}': cannot be fine-tuned, it has no weights; use mode=frozen"
+        )
     return upstream
 
 
@@ -96,11 +110,15 @@ def rebuild(blueprint: dict[str, Any], config: TuneConfig, state: dict[str, Tens
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
-        raise UpstreamError(f"the stored weights do not fit their model ({str(error).splitlines()[0]})") from None
+        raise UpstreamError(
+            f"the stored weights do not fit their model ({str(error).splitlines()[0]})"
+        ) from None
     return module
 
 
-FROZEN_PART = "feature_extractor"  # what wav2vec 2.0, HuBERT, WavLM and data2vec call their convolutions
+FROZEN_PART = (
+    "feature_extractor"  # what wav2vec 2.0, HuBERT, WavLM and data2vec call their convolutions
+)
 
 
 class Foreign(Protocol):

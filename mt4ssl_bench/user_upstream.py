@@ -28,7 +28,11 @@ class FileUpstream:
 
     def __init__(self, made: Any, name: str, source: bytes) -> None:  # noqa: ANN401 - whatever the user wrote
         self.made = made
-        modules = [made] if isinstance(made, nn.Module) else [v for v in vars(made).values() if _is_module(v)]
+        modules = (
+            [made]
+            if isinstance(made, nn.Module)
+            else [v for v in vars(made).values() if _is_module(v)]
+        )
         self.modules = nn.ModuleList(modules).eval()
         own = getattr(made, "name", None)
         self.name: str = own if isinstance(own, str) else name
@@ -39,14 +43,19 @@ class FileUpstream:
         self.parameters = sum(p.numel() for p in self.modules.parameters())
         code = hashlib.sha256(source + str(getattr(made, "fingerprint", "")).encode()).digest()
         self.fingerprint = fingerprint(
-            {**self.modules.state_dict(), "code": torch.frombuffer(bytearray(code), dtype=torch.uint8)}
+            {
+                **self.modules.state_dict(),
+                "code": torch.frombuffer(bytearray(code), dtype=torch.uint8),
+            }
         )
 
     @torch.no_grad()
     def extract(self, waveforms: Tensor, lengths: Tensor) -> Features:
         """See Upstream.extract."""
         found = self.made.extract(waveforms, lengths)
-        pair: Any = found if isinstance(found, Sequence) and len(found) == 2 else (found, None)  # the check says so
+        pair: Any = (
+            found if isinstance(found, Sequence) and len(found) == 2 else (found, None)
+        )  # the check says so
         return Features(*pair)
 
 
@@ -54,16 +63,24 @@ def build(argument: str, *, device: str) -> FileUpstream:
     """Return the upstream of "file.py:Class", unchecked; raises UpstreamError when it cannot be built."""
     file, _, name = argument.partition(":")
     module = _import(Path(file))
-    classes = [key for key, value in vars(module).items() if inspect.isclass(value) and hasattr(value, "extract")]
+    classes = [
+        key
+        for key, value in vars(module).items()
+        if inspect.isclass(value) and hasattr(value, "extract")
+    ]
     if name not in classes:
-        known = hint(name, classes) if classes else "it has no class with extract(waveforms, lengths)"
+        known = (
+            hint(name, classes) if classes else "it has no class with extract(waveforms, lengths)"
+        )
         raise UpstreamError(f"{file}: no upstream class '{name}'; write {file}:<Class>; {known}")
     kind = getattr(module, name)
     try:
         made = kind(device=device) if "device" in inspect.signature(kind).parameters else kind()
         return FileUpstream(made, f"{Path(file).stem}:{name}", Path(file).read_bytes())
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code raises what it likes
-        raise UpstreamError(f"{argument}: could not be built ({type(error).__name__}: {error})") from None
+        raise UpstreamError(
+            f"{argument}: could not be built ({type(error).__name__}: {error})"
+        ) from None
 
 
 def load_file(argument: str, *, device: str) -> Upstream:
@@ -77,7 +94,9 @@ def load_file(argument: str, *, device: str) -> Upstream:
 
 def _import(file: Path) -> ModuleType:
     if not file.is_file():
-        raise UpstreamError(f"{file}: no such file; an upstream of your own is named path/to/file.py:Class")
+        raise UpstreamError(
+            f"{file}: no such file; an upstream of your own is named path/to/file.py:Class"
+        )
     spec = importlib.util.spec_from_file_location(f"mt4ssl_bench_user_{file.stem}", file)
     assert spec is not None
     assert spec.loader is not None
@@ -86,7 +105,9 @@ def _import(file: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code raises what it likes
-        raise UpstreamError(f"{file}: could not be imported ({type(error).__name__}: {error})") from None
+        raise UpstreamError(
+            f"{file}: could not be imported ({type(error).__name__}: {error})"
+        ) from None
     return module
 
 

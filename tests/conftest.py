@@ -38,7 +38,9 @@ def write_tones(folder: Path, speakers: int = 3, each: int = 8) -> Path:
             split = "test" if u == 0 else "valid" if u == 1 else "train"
             phones = " ".join(WORDS[word][0] for word in words)
             seconds = f"{len(samples) / RATE:.3f}"
-            rows.append(f"{name}\taudio/{name}.flac\t{seconds}\tspk{s}\ten\t{' '.join(words)}\t{phones}\t{split}")
+            rows.append(
+                f"{name}\taudio/{name}.flac\t{seconds}\tspk{s}\ten\t{' '.join(words)}\t{phones}\t{split}"
+            )
     manifest = folder / "manifest.tsv"
     manifest.write_text("\n".join(rows) + "\n", encoding="utf-8")
     return manifest
@@ -61,14 +63,18 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def corpus(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    return prepare_table(manifest, tmp_path_factory.mktemp("corpora") / "tones", name="tones", synthetic=True)
+    return prepare_table(
+        manifest, tmp_path_factory.mktemp("corpora") / "tones", name="tones", synthetic=True
+    )
 
 
 @pytest.fixture(scope="session")
 def speech() -> Path:
     """The folder of real recorded speech; tests that use it are marked `speech`."""
     if not SPEECH or not Path(SPEECH).is_dir():
-        pytest.skip("real speech is not here: set MT4SSL_BENCH_SPEECH to a folder that holds fsdd_strings/manifest.tsv")
+        pytest.skip(
+            "real speech is not here: set MT4SSL_BENCH_SPEECH to a folder that holds fsdd_strings/manifest.tsv"
+        )
     return Path(SPEECH)
 
 
@@ -107,7 +113,9 @@ class Prefork:
         self.stores.append(store)
         env = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port), "WORLD_SIZE": str(size)}
         env |= {"TORCHELASTIC_USE_AGENT_STORE": "True"}
-        return [self.start(*argv, **env, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(size)]
+        return [
+            self.start(*argv, **env, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(size)
+        ]
 
 
 @pytest.fixture(scope="session")
@@ -125,10 +133,19 @@ def bigrams(file: Path, sentences: list[str]) -> str:
     first = [a for a, _ in pairs]
     vocabulary = sorted({word for pair in pairs for word in pair})
     bigrams = sorted(set(pairs))
-    lines = ["\\data\\", f"ngram 1={len(vocabulary) + 1}", f"ngram 2={len(bigrams)}", "", "\\1-grams:", "-3\t<unk>\t0"]
+    lines = [
+        "\\data\\",
+        f"ngram 1={len(vocabulary) + 1}",
+        f"ngram 2={len(bigrams)}",
+        "",
+        "\\1-grams:",
+        "-3\t<unk>\t0",
+    ]
     lines += [f"{-99 if word == '<s>' else -1}\t{word}\t-1" for word in vocabulary]
     lines += ["", "\\2-grams:"]
-    lines += [f"{math.log10(pairs.count(p) / first.count(p[0])):.4f}\t{p[0]} {p[1]}" for p in bigrams]
+    lines += [
+        f"{math.log10(pairs.count(p) / first.count(p[0])):.4f}\t{p[0]} {p[1]}" for p in bigrams
+    ]
     file.write_text("\n".join([*lines, "", "\\end\\", ""]), encoding="utf-8")
     return str(file)
 

@@ -19,7 +19,10 @@ def examples() -> list[str]:
 
 
 def test_the_examples_in_the_readme_run_as_they_stand(
-    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    corpus: Corpus,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "corpora").mkdir()
     (tmp_path / "corpora" / "mine").symlink_to(corpus.root)
@@ -37,7 +40,11 @@ def test_the_examples_in_the_readme_run_as_they_stand(
 
 
 def test_each_name_has_an_example() -> None:
-    imported = {name for example in examples() for name in re.findall(r"from mt4ssl_bench import (\w+)", example)}
+    imported = {
+        name
+        for example in examples()
+        for name in re.findall(r"from mt4ssl_bench import (\w+)", example)
+    }
     assert imported == set(mt4ssl_bench.__all__)
 
 

@@ -14,15 +14,21 @@ from mt4ssl_bench.errors import CorpusError
 
 
 def tone(seconds: float, rate: int, hertz: float = 440.0) -> np.ndarray:
-    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
+    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(
+        np.float32
+    )
 
 
-def write(path: Path, samples: np.ndarray, rate: int = audio.RATE, subtype: str | None = None) -> Path:
+def write(
+    path: Path, samples: np.ndarray, rate: int = audio.RATE, subtype: str | None = None
+) -> Path:
     soundfile.write(path, samples, rate, subtype=subtype)
     return path
 
 
-def test_a_stereo_file_at_44_1_khz_becomes_mono_at_16_khz_of_the_same_duration(tmp_path: Path) -> None:
+def test_a_stereo_file_at_44_1_khz_becomes_mono_at_16_khz_of_the_same_duration(
+    tmp_path: Path,
+) -> None:
     stereo = np.stack([tone(1.5, 44_100), np.zeros(66_150, np.float32)], axis=1)
     samples = audio.read_file(write(tmp_path / "s.wav", stereo, 44_100, "FLOAT"))
     assert samples.shape == (24_000,)
@@ -34,12 +40,19 @@ def test_a_stereo_file_at_44_1_khz_becomes_mono_at_16_khz_of_the_same_duration(t
 
 def test_channels_are_averaged(tmp_path: Path) -> None:
     stereo = np.array([[0.5, 0.25], [-0.5, 0.0], [0.0, 1.0]], np.float32)
-    assert audio.read_file(write(tmp_path / "s.wav", stereo, subtype="FLOAT")).tolist() == [0.375, -0.25, 0.5]
+    assert audio.read_file(write(tmp_path / "s.wav", stereo, subtype="FLOAT")).tolist() == [
+        0.375,
+        -0.25,
+        0.5,
+    ]
 
 
 def test_16_khz_mono_is_read_as_it_is(tmp_path: Path) -> None:
     samples = np.array([0.0, 0.5, -0.25, 1.0], np.float32)
-    assert audio.read_file(write(tmp_path / "m.wav", samples, subtype="FLOAT")).tolist() == samples.tolist()
+    assert (
+        audio.read_file(write(tmp_path / "m.wav", samples, subtype="FLOAT")).tolist()
+        == samples.tolist()
+    )
 
 
 @pytest.mark.parametrize("suffix", ["flac", "wav", "ogg"])
@@ -109,17 +122,23 @@ def test_a_truncated_flac_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["wav", "ogg"])
-def test_a_file_truncated_after_it_was_prepared_is_named_and_not_read_short(tmp_path: Path, suffix: str) -> None:
+def test_a_file_truncated_after_it_was_prepared_is_named_and_not_read_short(
+    tmp_path: Path, suffix: str
+) -> None:
     path = write(tmp_path / f"half.{suffix}", np.random.default_rng(0).uniform(-1, 1, 16_000))
     cut = Recording.from_file(path).to_cut().with_id("u7")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(CorpusError, match=rf"^utterance 'u7': .*half\.{suffix}: truncated or changed"):
+    with pytest.raises(
+        CorpusError, match=rf"^utterance 'u7': .*half\.{suffix}: truncated or changed"
+    ):
         audio.read(cut)
 
 
 def test_a_segment_beyond_the_end_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "m.wav", tone(1, audio.RATE))
-    with pytest.raises(CorpusError, match=r"m\.wav: truncated or changed: 0 samples from 20000, not 10"):
+    with pytest.raises(
+        CorpusError, match=r"m\.wav: truncated or changed: 0 samples from 20000, not 10"
+    ):
         audio.read_file(path, start=20_000, count=10)
 
 
@@ -159,5 +178,7 @@ def test_a_name_in_no_encoding_is_named_as_the_fault(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.zeros(160), 16_000)
     (tmp_path / "a.wav").rename(odd)
     for look in (audio.probe, audio.read_file, audio.examine):
-        with pytest.raises(CorpusError, match="its name is not in the system's encoding; rename it"):
+        with pytest.raises(
+            CorpusError, match="its name is not in the system's encoding; rename it"
+        ):
             look(odd)

@@ -19,7 +19,9 @@ from mt4ssl_bench.errors import CorpusError, TrainingError
 def synthetic(count: int, seed: int = 0) -> CutSet:
     """Return cuts without audio whose durations are spread as those of read speech: median 7.4 s, 0.5 to 30 s."""
     durations = np.clip(np.random.default_rng(seed).lognormal(2.0, 0.4, count), 0.5, 30).round(3)
-    return CutSet.from_cuts(MonoCut(id=f"c{i}", start=0, duration=float(d), channel=0) for i, d in enumerate(durations))
+    return CutSet.from_cuts(
+        MonoCut(id=f"c{i}", start=0, duration=float(d), channel=0) for i, d in enumerate(durations)
+    )
 
 
 def names(cuts: Sequence[Any]) -> tuple[str, ...]:
@@ -64,7 +66,9 @@ def test_every_cut_comes_exactly_once_per_epoch(limit: dict[str, Any], shuffle: 
 def test_few_cuts_are_served_as_well(count: int) -> None:
     cuts = synthetic(count)
     for shuffle in (True, False):
-        served = [name for batch in Batches(cuts, names, seconds=20, shuffle=shuffle)() for name in batch]
+        served = [
+            name for batch in Batches(cuts, names, seconds=20, shuffle=shuffle)() for name in batch
+        ]
         assert sorted(served) == sorted(cuts.ids)
 
 
@@ -78,7 +82,9 @@ def test_no_batch_passes_its_limit_with_padding_counted() -> None:
 
 @pytest.mark.filterwarnings("ignore:We have exceeded the max_duration")
 def test_a_cut_longer_than_the_limit_makes_a_batch_of_its_own() -> None:
-    cuts = CutSet.from_cuts(MonoCut(id=f"c{d}", start=0, duration=d, channel=0) for d in (100, 1, 2))
+    cuts = CutSet.from_cuts(
+        MonoCut(id=f"c{d}", start=0, duration=d, channel=0) for d in (100, 1, 2)
+    )
     assert sorted(Batches(cuts, durations, seconds=80)()) == [[1, 2], [100]]
 
 
@@ -134,7 +140,11 @@ def _waves(cuts: Sequence[Any]) -> tuple[torch.Tensor, torch.Tensor, tuple[str, 
 
 def test_two_workers_give_the_same_batches_as_none(corpus: Corpus) -> None:
     alone, helped = (
-        list(Batches(list(corpus.cuts("train")), _waves, seconds=8, seed=5, shuffle=True, workers=workers)(2, 1))
+        list(
+            Batches(
+                list(corpus.cuts("train")), _waves, seconds=8, seed=5, shuffle=True, workers=workers
+            )(2, 1)
+        )
         for workers in (0, 2)
     )
     assert len(alone) == len(helped) > 2
@@ -150,7 +160,9 @@ def test_starting_workers_draws_no_random_number(corpus: Corpus) -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
     next(Batches(corpus.cuts("train"), names, count=4, workers=1)())
-    assert torch.equal(torch.get_rng_state(), before)  # a resumed run starts its workers where another goes on
+    assert torch.equal(
+        torch.get_rng_state(), before
+    )  # a resumed run starts its workers where another goes on
 
 
 def test_an_error_in_a_worker_reaches_the_caller(corpus: Corpus) -> None:
@@ -173,13 +185,21 @@ def test_processes_share_one_endless_order_in_rounds_that_cross_epochs() -> None
     alone = [batch for _, batch in islice(endless(letters)(Place()), 12)]
     assert " ".join(alone) == "0a 0b 0c 0d 0e 1a 1b 1c 1d 1e 2a 2b"
     for world in (2, 3, 4, 6):
-        shares = [islice(endless(letters, rank=rank, world=world)(Place()), 12 // world) for rank in range(world)]
+        shares = [
+            islice(endless(letters, rank=rank, world=world)(Place()), 12 // world)
+            for rank in range(world)
+        ]
         assert [batch for group in zip(*shares, strict=True) for _, batch in group] == alone
 
 
-def test_every_process_knows_the_place_after_a_round_and_any_number_of_them_goes_on_from_there() -> None:
+def test_every_process_knows_the_place_after_a_round_and_any_number_of_them_goes_on_from_there() -> (
+    None
+):
     order = [batch for _, batch in islice(endless(letters)(Place()), 30)]
-    places = [[place for place, _ in islice(endless(letters, rank=r, world=4)(Place()), 3)] for r in range(4)]
+    places = [
+        [place for place, _ in islice(endless(letters, rank=r, world=4)(Place()), 3)]
+        for r in range(4)
+    ]
     assert places == [[Place(0, 4), Place(1, 3), Place(2, 2)]] * 4
     for rank in range(2):
         rest = islice(endless(letters, rank=rank, world=2)(Place(1, 3)), 6)
@@ -197,7 +217,9 @@ def test_epochs_without_batches_are_an_error_and_no_endless_loop() -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_share_of_the_stream_makes_its_own_batches_alone(corpus: Corpus, workers: int) -> None:
-    batches = Batches(list(corpus.cuts("train")), names, count=4, seed=5, shuffle=True, workers=workers)
+    batches = Batches(
+        list(corpus.cuts("train")), names, count=4, seed=5, shuffle=True, workers=workers
+    )
     assert len(list(batches(0))) == 5
     alone = list(islice(batches.stream()(Place(0, 3)), 8))
     assert [place for place, _ in alone[:3]] == [Place(0, 4), Place(0, 5), Place(1, 1)]
@@ -213,7 +235,9 @@ def test_one_epoch_is_shared_without_rounds_and_ends_with_the_batch_that_is_enou
     heard = [sum(CUTS[name].duration for name in batch) for batch in whole]
     assert sum(heard) >= 800 > sum(heard[:-1])
     assert list(Batches(CUTS, names, seconds=80)())[: len(whole)] == whole
-    assert [list(batches(0, 1, rank=rank, world=3)) for rank in range(3)] == [whole[1 + rank :: 3] for rank in range(3)]
+    assert [list(batches(0, 1, rank=rank, world=3)) for rank in range(3)] == [
+        whole[1 + rank :: 3] for rank in range(3)
+    ]
 
 
 def test_crops_belong_to_their_epoch_and_their_length_decides_the_batches() -> None:

@@ -37,7 +37,11 @@ class Evil:
 
 def test_what_is_saved_is_loaded_with_its_containers(tmp_path: Path) -> None:
     path = tmp_path / "run" / "checkpoint.pt"
-    payload = {"model": weights(), "step": 3, "config": {"lr": 1e-3, "betas": (0.9, 0.98), "names": ["x"]}}
+    payload = {
+        "model": weights(),
+        "step": 3,
+        "config": {"lr": 1e-3, "betas": (0.9, 0.98), "names": ["x"]},
+    }
     checkpoint.save(payload, path)
     loaded = checkpoint.load(path)
     assert loaded["format"] == "mt4ssl-bench 1"
@@ -56,7 +60,9 @@ def test_saving_again_replaces_the_file_while_what_was_loaded_from_it_stays(tmp_
     assert old["w"].sum() == 0
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("PytorchStreamWriter failed")])
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), RuntimeError("PytorchStreamWriter failed")]
+)
 def test_when_writing_fails_the_old_file_stays_and_nothing_else_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
@@ -70,13 +76,18 @@ def test_when_writing_fails_the_old_file_stays_and_nothing_else_is_left(
     monkeypatch.setattr(torch, "save", half)
     with pytest.raises(CheckpointError) as caught:
         checkpoint.save({"step": 2}, path)
-    assert str(caught.value) == f"{path}: could not be saved ({error}); the previous one, if any, is untouched"
+    assert (
+        str(caught.value)
+        == f"{path}: could not be saved ({error}); the previous one, if any, is untouched"
+    )
     monkeypatch.undo()
     assert checkpoint.load(path)["step"] == 1
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_old_file_stays_until_the_new_one_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_old_file_stays_until_the_new_one_is_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "checkpoint.pt"
     checkpoint.save({"step": 1}, path)
     seen = []
@@ -97,22 +108,32 @@ def test_a_truncated_file_is_named(tmp_path: Path, share: float) -> None:
     checkpoint.save({"model": {"w": torch.randn(1000)}}, path)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(CheckpointError, match=r"checkpoint\.pt: truncated, damaged or not a checkpoint of tensors"):
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint\.pt: truncated, damaged or not a checkpoint of tensors"
+    ):
         checkpoint.load(path)
 
 
 def test_a_file_of_another_kind_is_named(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("not a checkpoint", encoding="utf-8")
-    with pytest.raises(CheckpointError, match=r"notes\.txt: truncated, damaged or not a checkpoint"):
+    with pytest.raises(
+        CheckpointError, match=r"notes\.txt: truncated, damaged or not a checkpoint"
+    ):
         checkpoint.load(path)
 
 
-@pytest.mark.parametrize("payload", [{"model": {"w": torch.zeros(2)}}, {"format": "mt4ssl-bench 0"}, [1, 2]])
-def test_a_checkpoint_of_another_program_or_format_is_named(tmp_path: Path, payload: object) -> None:
+@pytest.mark.parametrize(
+    "payload", [{"model": {"w": torch.zeros(2)}}, {"format": "mt4ssl-bench 0"}, [1, 2]]
+)
+def test_a_checkpoint_of_another_program_or_format_is_named(
+    tmp_path: Path, payload: object
+) -> None:
     path = tmp_path / "foreign.pt"
     torch.save(payload, path)
-    with pytest.raises(CheckpointError, match=r"foreign\.pt: not a checkpoint of mt4ssl-bench \(format "):
+    with pytest.raises(
+        CheckpointError, match=r"foreign\.pt: not a checkpoint of mt4ssl-bench \(format "
+    ):
         checkpoint.load(path)
 
 
@@ -136,7 +157,9 @@ def test_equal_weights_have_one_fingerprint_in_any_order_and_layout() -> None:
     strided = weights() | {"a.weight": weights()["a.weight"].t().contiguous().t()}
     assert not strided["a.weight"].is_contiguous()
     assert checkpoint.fingerprint(strided) == first
-    assert checkpoint.fingerprint({name: value.clone() for name, value in weights().items()}) == first
+    assert (
+        checkpoint.fingerprint({name: value.clone() for name, value in weights().items()}) == first
+    )
 
 
 def test_a_fingerprint_is_the_same_on_every_machine_and_in_every_release() -> None:
@@ -161,7 +184,9 @@ def test_weights_keep_their_fingerprint_through_a_file(tmp_path: Path) -> None:
         {"more": torch.zeros(1)},
     ],
 )
-def test_another_value_type_shape_or_name_has_another_fingerprint(change: dict[str, Tensor]) -> None:
+def test_another_value_type_shape_or_name_has_another_fingerprint(
+    change: dict[str, Tensor],
+) -> None:
     assert checkpoint.fingerprint(weights() | change) != checkpoint.fingerprint(weights())
     renamed = {f"x.{name}": value for name, value in weights().items()}
     assert checkpoint.fingerprint(renamed) != checkpoint.fingerprint(weights())

@@ -64,7 +64,9 @@ def named(report: Report) -> dict[str, set[str]]:
     """Return kind -> the first word of each example."""
     found: dict[str, set[str]] = {}
     for finding in report.findings:
-        found.setdefault(finding.kind, set()).update(example.split(" ")[0].rstrip(":") for example in finding.examples)
+        found.setdefault(finding.kind, set()).update(
+            example.split(" ")[0].rstrip(":") for example in finding.examples
+        )
     return found
 
 
@@ -133,7 +135,17 @@ def planted(tmp_path: Path) -> Corpus:
     return Corpus.open(corpus.root)
 
 
-FULL = {"changed", "truncated", "not_finite", "silent", "dropout", "clipped", "quiet", "offset", "dead_channel"}
+FULL = {
+    "changed",
+    "truncated",
+    "not_finite",
+    "silent",
+    "dropout",
+    "clipped",
+    "quiet",
+    "offset",
+    "dead_channel",
+}
 ELSEWHERE = {  # where the example's first word is not the kind
     "duplicate_id": "fine", "leak_speaker": "bob", "unheard_speaker": "zoe", "similar_speakers": "'ann'",
     "new_characters": "'Ñ'", "new_phones": "'ZH'", "mixed_rates": "16000", "single_speaker": "zoe",
@@ -166,7 +178,10 @@ def test_what_is_sound_is_never_named(planted: Corpus) -> None:
     assert {kind: counts[kind] for kind in once} == dict.fromkeys(once, 1)
     # a defect may bring others: the half FLAC has other bytes, too
     assert "fine" not in {
-        example.split(" ")[0] for f in report.findings if f.kind != "duplicate_id" for example in f.examples
+        example.split(" ")[0]
+        for f in report.findings
+        if f.kind != "duplicate_id"
+        for example in f.examples
     }
 
 
@@ -176,7 +191,12 @@ def test_preparing_says_the_same_and_corpus_json_counts_it(tmp_path: Path) -> No
     table.add("a", samples, text="ROOM 101")
     table.add("b", samples, text="MOON", split="test", sid="test")
     corpus = table.prepare()
-    assert corpus.info.notes["check"] == {"leak": 2, "leak_speaker": 1, "digits": 1, "new_characters": 1}
+    assert corpus.info.notes["check"] == {
+        "leak": 2,
+        "leak_speaker": 1,
+        "digits": 1,
+        "new_characters": 1,
+    }
 
 
 def test_a_sound_corpus_gives_nothing_to_say(corpus: Corpus) -> None:
@@ -210,14 +230,19 @@ def test_the_command_prints_counts_first_and_exits_with_1_for_errors(
     assert lines[1].split()[:2] == ["train", "34"]
     first = next(line for line in lines if line.startswith("  found: "))
     assert lines.index(first) < min(n for n, line in enumerate(lines) if line.startswith("  error"))
-    assert any("1 audio files that are not there (missing), for example missing (" in line for line in lines)
+    assert any(
+        "1 audio files that are not there (missing), for example missing (" in line
+        for line in lines
+    )
     stored = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert list(stored)[:5] == ["corpus", "digest", "full", "invalid", "counts"]
     assert (stored["invalid"], stored["counts"]["missing"], stored["full"]) == (True, 1, True)
     assert check(corpus) == 0
 
 
-def test_a_damaged_split_and_a_folder_that_is_no_corpus_are_one_line(planted: Corpus, tmp_path: Path) -> None:
+def test_a_damaged_split_and_a_folder_that_is_no_corpus_are_one_line(
+    planted: Corpus, tmp_path: Path
+) -> None:
     file = planted.root / "test.jsonl.gz"
     file.write_bytes(file.read_bytes()[:-40])
     with pytest.raises(CorpusError, match="damaged"):
@@ -227,7 +252,9 @@ def test_a_damaged_split_and_a_folder_that_is_no_corpus_are_one_line(planted: Co
 
 
 @pytest.mark.parametrize("full", [False, True])
-def test_a_shard_cut_short_is_counted_and_the_rest_is_checked(corpus: Corpus, tmp_path: Path, *, full: bool) -> None:
+def test_a_shard_cut_short_is_counted_and_the_rest_is_checked(
+    corpus: Corpus, tmp_path: Path, *, full: bool
+) -> None:
     made = shard_corpus(corpus, tmp_path / "s", size=4)
     for file in ("train/recording.000001.tar", "valid/recording.000000.tar"):
         (made.root / file).write_bytes((made.root / file).read_bytes()[:3000])
@@ -238,7 +265,11 @@ def test_a_shard_cut_short_is_counted_and_the_rest_is_checked(corpus: Corpus, tm
         "valid": 0,
         "test": 3,
     }
-    found = next(finding for finding in report.findings if finding.kind == "unreadable" and finding.split == "train")
+    found = next(
+        finding
+        for finding in report.findings
+        if finding.kind == "unreadable" and finding.split == "train"
+    )
     assert "train/recording.000001.tar: cut short or changed: 3000 bytes, not" in found.examples[0]
     assert "no_split" not in named(report)
     assert check(made) == 1

@@ -20,7 +20,9 @@ TOY = str(DATA / "toy.yaml")
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     """A real second process; COLUMNS keeps tables from wrapping."""
     command = [sys.executable, "-m", "mt4ssl_bench", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "200"})
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "200"}
+    )
 
 
 def test_from_a_manifest_to_a_leaderboard(manifest: Path, tmp_path: Path) -> None:
@@ -31,7 +33,11 @@ def test_from_a_manifest_to_a_leaderboard(manifest: Path, tmp_path: Path) -> Non
     pretrained = run("pretrain", TOY, f"data.corpus={corpus}", "--out", model)
     assert pretrained.returncode == 0, pretrained.stderr
     assert "6 updates" in pretrained.stdout
-    tasks = [part for name in ("phoneme", "asr", "speaker") for part in ("--task", DATA / f"toy_{name}.yaml")]
+    tasks = [
+        part
+        for name in ("phoneme", "asr", "speaker")
+        for part in ("--task", DATA / f"toy_{name}.yaml")
+    ]
     command = ["evaluate", model, f"random:{TOY}", *tasks, "--corpus", corpus, "--out", results]
     planned = run(*command, "--dry-run")
     assert planned.stdout.count("to do: ") == 6, planned.stderr
@@ -90,7 +96,9 @@ def test_help_is_fast_and_imports_nothing_heavy() -> None:
     "command", [[], ["pretrain"], ["kmeans"], ["evaluate"], ["transcribe"], ["leaderboard"], ["compare"], ["show"],
                 ["list"], *(["prepare", name] for name in CATALOGUE)],
 )  # fmt: skip
-def test_every_command_has_help_with_an_example(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_has_help_with_an_example(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert call(*command, "--help") == 0
     said = capsys.readouterr().out
     assert not command or "mt4ssl-bench" in said.split("Usage:")[1].split("\n", 1)[1]
@@ -131,17 +139,30 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
         (["pretrain", "mt4ssl_tiny", "data.corpus={corpus}", "nonsense"], "expected key=value"),
         (["pretrain", "mt4ssl_tiny"], "data.corpus: no corpus named"),
         (["pretrain", "mt4ssl_tiny", "data.corpus=nowhere"], "corpus nowhere: no such folder"),
-        (["pretrain", "mt4ssl_tiny", "data.corpus={corpus}", "data.valid=vlaid"], "did you mean valid"),
+        (
+            ["pretrain", "mt4ssl_tiny", "data.corpus={corpus}", "data.valid=vlaid"],
+            "did you mean valid",
+        ),
         (["kmeans", "mt4ssl_tiny"], "data.corpus: no corpus named"),
         (["evaluate", "fbank", "--task", "ars", "--corpus", "{corpus}"], "did you mean asr"),
         (["evaluate", "fbnak", "--task", "asr", "--corpus", "{corpus}"], "fbank"),
         (["evaluate", "steps=1", "--task", "asr", "--corpus", "{corpus}"], "at least one upstream"),
-        (["evaluate", "fbank", "--task", "asr", "--corpus", "nowhere"], "corpus nowhere: no such folder"),
-        (["evaluate", "runs/none", "--task", "asr", "--corpus", "{corpus}"], "runs/none: no such checkpoint"),
+        (
+            ["evaluate", "fbank", "--task", "asr", "--corpus", "nowhere"],
+            "corpus nowhere: no such folder",
+        ),
+        (
+            ["evaluate", "runs/none", "--task", "asr", "--corpus", "{corpus}"],
+            "runs/none: no such checkpoint",
+        ),
     ],
 )
 def test_wrong_input_is_one_line_and_writes_nothing(
-    corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+    corpus: Corpus,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
 ) -> None:
     filled = [part.replace("{corpus}", str(corpus.root)) for part in arguments]
     assert message in refused(capsys, *filled, "--out", tmp_path / "out")
@@ -154,7 +175,9 @@ def test_labels_of_another_corpus_are_refused(
     other = manifest.parent / "other.tsv"
     other.write_text("\n".join(manifest.read_text().splitlines()[:15]) + "\n")
     assert call("prepare", "table", other, "--out", tmp_path / "other") == 0
-    assert call("kmeans", TOY, f"data.corpus={tmp_path / 'other'}", "--out", tmp_path / "labels") == 0
+    assert (
+        call("kmeans", TOY, f"data.corpus={tmp_path / 'other'}", "--out", tmp_path / "labels") == 0
+    )
     said = refused(
         capsys, "pretrain", TOY, f"data.corpus={corpus.root}", f"targets.offline.labels={tmp_path / 'labels'}",
         "--out", tmp_path / "run",
@@ -163,11 +186,21 @@ def test_labels_of_another_corpus_are_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_truncated_checkpoint_is_refused(corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_truncated_checkpoint_is_refused(
+    corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoint.pt").write_bytes(b"PK\x03\x04 and then nothing")
     said = refused(
-        capsys, "evaluate", tmp_path / "run", "--task", "asr", "--corpus", corpus.root, "--out", tmp_path / "out"
+        capsys,
+        "evaluate",
+        tmp_path / "run",
+        "--task",
+        "asr",
+        "--corpus",
+        corpus.root,
+        "--out",
+        tmp_path / "out",
     )
     assert "truncated, damaged or not a checkpoint" in said
 
@@ -176,10 +209,14 @@ def test_a_folder_that_cannot_be_made_is_one_line(
     manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
-    assert "file" in refused(capsys, "prepare", "folder", manifest.parent, "--out", tmp_path / "file" / "corpus")
+    assert "file" in refused(
+        capsys, "prepare", "folder", manifest.parent, "--out", tmp_path / "file" / "corpus"
+    )
 
 
-def test_names_that_a_terminal_cannot_show_are_printed_with_escapes(manifest: Path, tmp_path: Path) -> None:
+def test_names_that_a_terminal_cannot_show_are_printed_with_escapes(
+    manifest: Path, tmp_path: Path
+) -> None:
     shutil.copytree(manifest.parent / "audio", tmp_path / "Töne")
     done = subprocess.run(
         [sys.executable, "-m", "mt4ssl_bench", "prepare", "folder", tmp_path / "Töne", "--out", tmp_path / "aus"],
@@ -192,15 +229,21 @@ def test_a_file_where_a_run_should_go_is_refused_before_labels_are_made(
     corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
-    said = refused(capsys, "pretrain", TOY, f"data.corpus={corpus.root}", "--out", tmp_path / "file")
+    said = refused(
+        capsys, "pretrain", TOY, f"data.corpus={corpus.root}", "--out", tmp_path / "file"
+    )
     assert said.endswith("file: a file; expected a folder, or none yet")
 
 
-def test_a_truncated_split_is_one_line(corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_truncated_split_is_one_line(
+    corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.copytree(corpus.root, tmp_path / "cut")
     whole = (tmp_path / "cut" / "train.jsonl.gz").read_bytes()
     (tmp_path / "cut" / "train.jsonl.gz").write_bytes(whole[: len(whole) // 2])
-    said = refused(capsys, "pretrain", TOY, f"data.corpus={tmp_path / 'cut'}", "--out", tmp_path / "run")
+    said = refused(
+        capsys, "pretrain", TOY, f"data.corpus={tmp_path / 'cut'}", "--out", tmp_path / "run"
+    )
     assert "train.jsonl.gz: damaged" in said
 
 
@@ -215,7 +258,9 @@ def test_ctrl_c_outside_training_says_what_is_kept(
     assert "same command continues" in capsys.readouterr().err
 
 
-def test_an_empty_folder_has_no_leaderboard(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_folder_has_no_leaderboard(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert "mt4ssl-bench evaluate" in refused(capsys, "leaderboard", tmp_path)
 
 

@@ -20,7 +20,9 @@ class Energy:
         self.name, self.fingerprint = name, f"{name}0123456789"
 
     def extract(self, waveforms: torch.Tensor, lengths: torch.Tensor) -> Features:
-        return Features(waveforms.unfold(1, 320, 320).square().mean(-1, keepdim=True)[None], lengths // 320)
+        return Features(
+            waveforms.unfold(1, 320, 320).square().mean(-1, keepdim=True)[None], lengths // 320
+        )
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -37,7 +39,13 @@ def store(tmp_path: Path, corpus: Corpus) -> Path:
     folder = tmp_path / "store"
     for name in ("loud", "quiet"):
         made = FeatureStore(folder, StoreConfig(precision="int8"))
-        made.frames(Energy(name), corpus.info.digest, "train", list(corpus.cuts("train")), corpus=corpus.info.name)
+        made.frames(
+            Energy(name),
+            corpus.info.digest,
+            "train",
+            list(corpus.cuts("train")),
+            corpus=corpus.info.name,
+        )
     os.utime(next(folder.glob("quiet*/*.index")), (1e6, 1e6))
     return folder
 
@@ -74,32 +82,60 @@ def test_a_folder_that_is_not_there_and_help(
     assert call(monkeypatch, *command, "nowhere") == 2
     assert "error: nowhere: no such feature store" in capsys.readouterr().err
     assert call(monkeypatch, *command, "--help") == 0
-    assert f"mt4ssl-bench {' '.join(command)} results/store" in " ".join(capsys.readouterr().out.split())
+    assert f"mt4ssl-bench {' '.join(command)} results/store" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 def test_extract_prints_where_the_features_are_and_a_second_time_computes_nothing(
-    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    corpus: Corpus,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     toy = f"random:{Path(__file__).parent / 'data' / 'toy.yaml'}"
-    command = ["extract", toy, "--corpus", corpus.root, "--split", "test", "--layer", -1, "--dtype", "fp16"]
+    command = [
+        "extract",
+        toy,
+        "--corpus",
+        corpus.root,
+        "--split",
+        "test",
+        "--layer",
+        -1,
+        "--dtype",
+        "fp16",
+    ]
     for _ in range(2):
         assert call(monkeypatch, *command, "--out", tmp_path) == 0
         assert capsys.readouterr().out == f"{tmp_path / 'index.json'}\n"
         monkeypatch.setattr("mt4ssl_bench.passes.Pass._forward", None)
     about = json.loads((tmp_path / "index.json").read_text(encoding="utf-8"))
-    assert (about["layer"], about["dtype"], sorted(about["files"])) == (2, "fp16", ["s0-0", "s1-0", "s2-0"])
+    assert (about["layer"], about["dtype"], sorted(about["files"])) == (
+        2,
+        "fp16",
+        ["s0-0", "s1-0", "s2-0"],
+    )
 
 
 def test_what_extract_cannot_do_is_said_in_one_line(
-    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    corpus: Corpus,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     for options, message in (
         (["--corpus", corpus.root, "--layer", "third"], "--layer third: expected a number or all"),
         ([], "name what to read, either --corpus or --folder"),
-        (["--corpus", corpus.root, "--folder", tmp_path], "name what to read, either --corpus or --folder"),
+        (
+            ["--corpus", corpus.root, "--folder", tmp_path],
+            "name what to read, either --corpus or --folder",
+        ),
         (["--corpus", corpus.root, "--units", tmp_path / "nothing"], "nothing: missing or damaged"),
     ):
         assert call(monkeypatch, "extract", "fbank", "--out", tmp_path / "out", *options) == 2
         assert message in " ".join(capsys.readouterr().err.split())
     assert call(monkeypatch, "extract", "--help") == 0
-    assert "mt4ssl-bench extract runs/first --folder recordings" in " ".join(capsys.readouterr().out.split())
+    assert "mt4ssl-bench extract runs/first --folder recordings" in " ".join(
+        capsys.readouterr().out.split()
+    )

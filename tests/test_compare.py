@@ -13,7 +13,12 @@ from mt4ssl_bench.metrics import Score, accuracy, confusions, error_counts, erro
 from mt4ssl_bench.report import report, sweep_tables
 from mt4ssl_bench.results import Hypothesis, Result
 
-SENTENCES = ["AY L AY K DH IH S", "N OW B AA D IY N OW Z", "HH AW D UW Y UW D UW", "W EH R AA R Y UW"] * 10
+SENTENCES = [
+    "AY L AY K DH IH S",
+    "N OW B AA D IY N OW Z",
+    "HH AW D UW Y UW D UW",
+    "W EH R AA R Y UW",
+] * 10
 MAIN = {"phoneme": "per", "asr": "wer", "speaker": "acc"}
 
 
@@ -58,7 +63,13 @@ def save(
     }  # fmt: skip
     names = ("substitutions", "deletions", "insertions", "tokens")
     hypotheses: list[Any] = [
-        {"id": f"u{i}", "speaker": None, "reference": a, "hypothesis": b, **dict(zip(names, edits, strict=True))}
+        {
+            "id": f"u{i}",
+            "speaker": None,
+            "reference": a,
+            "hypothesis": b,
+            **dict(zip(names, edits, strict=True)),
+        }
         for i, ((a, b), edits) in enumerate(zip(rows, counts, strict=True))
     ]
     for row, one in zip(hypotheses, with_lm or [], strict=False):
@@ -136,7 +147,9 @@ def test_models_of_one_name_are_told_apart_by_their_weights(tmp_path: Path) -> N
         ({"mode": "finetune"}, "frozen.*finetune"),
     ],
 )  # fmt: skip
-def test_what_is_not_measured_alike_is_not_compared(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_what_is_not_measured_alike_is_not_compared(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
     a, b = save(tmp_path, "good", GOOD), save(tmp_path, "bad", BAD, **changes)
     for names in (("good", "bad"), (str(a), str(b))):
         with pytest.raises(BenchError, match=message):

@@ -48,7 +48,9 @@ def test_an_empty_recipe_is_the_defaults(tmp_path: Path) -> None:
 
 
 def test_a_base_chain_is_merged_nearest_last(tmp_path: Path) -> None:
-    root = write(tmp_path / "root.yaml", "steps: 1\nmode: drop\noptim: {lr: 1, betas: [0.1, 0.2]}\n")
+    root = write(
+        tmp_path / "root.yaml", "steps: 1\nmode: drop\noptim: {lr: 1, betas: [0.1, 0.2]}\n"
+    )
     middle = write(tmp_path / "middle.yaml", f"base: {root}\nsteps: 2\noptim: {{lr: 3}}\n")
     leaf = write(tmp_path / "leaf.yaml", f"base: {middle}\nsteps: 4\n")
     assert load(Schema, leaf) == Schema(steps=4, mode="drop", optim=Rates(lr=3.0, betas=(0.1, 0.2)))
@@ -57,7 +59,9 @@ def test_a_base_chain_is_merged_nearest_last(tmp_path: Path) -> None:
 
 def test_overrides_come_last_and_the_last_of_them_wins(tmp_path: Path) -> None:
     recipe = write(tmp_path / "r.yaml", "steps: 7\n")
-    assert load(Schema, recipe, ["steps=8", "optim.lr=5e-4", "steps=9"]) == Schema(steps=9, optim=Rates(lr=5e-4))
+    assert load(Schema, recipe, ["steps=8", "optim.lr=5e-4", "steps=9"]) == Schema(
+        steps=9, optim=Rates(lr=5e-4)
+    )
 
 
 def test_a_base_chain_that_loops_is_an_error_that_shows_the_loop(tmp_path: Path) -> None:
@@ -100,7 +104,10 @@ def test_null_unsets_an_optional_key(tmp_path: Path) -> None:
         ("optm.lr=1", "override 'optm.lr=1': unknown key 'optm'; did you mean optim?"),
         ("optim.lrr=1", "override 'optim.lrr=1': unknown key 'optim.lrr'; did you mean lr?"),
         ("zzz=1", "unknown key 'zzz'; known: labels, mode, names, on, optim, rates, steps"),
-        ("steps=many", "override 'steps=many': key 'steps': Value 'many' of type 'str' could not be"),
+        (
+            "steps=many",
+            "override 'steps=many': key 'steps': Value 'many' of type 'str' could not be",
+        ),
         ("steps=1.5", "key 'steps': Value '1.5'"),
         ("steps=null", "key 'steps'"),
         ("mode=lose", "key 'mode': Invalid value 'lose', expected one of ['keep', 'drop']"),
@@ -126,7 +133,10 @@ def test_a_wrong_override_is_named_with_its_key(override: str, message: str) -> 
         ("step: 7", "unknown key 'step'; did you mean steps?"),
         ("optim: {lrr: 7}", "unknown key 'optim.lrr'; did you mean lr?"),
         ("steps: x", "key 'steps': Value 'x' of type 'str' could not be converted to Integer"),
-        ("optim: {lr: x}", "key 'optim.lr': Value 'x' of type 'str' could not be converted to Float"),
+        (
+            "optim: {lr: x}",
+            "key 'optim.lr': Value 'x' of type 'str' could not be converted to Float",
+        ),
         ("optim: 4", "key 'optim': "),
         ("optim: {betas: [1, 2, 3]}", "key 'optim.betas': "),
         ("steps: null", "key 'steps'"),
@@ -161,7 +171,9 @@ def test_an_unknown_recipe_names_its_near_misses() -> None:
         TaskConfig(),
     ],
 )
-def test_a_config_survives_as_plain_containers(config: Schema | PretrainConfig | TaskConfig) -> None:
+def test_a_config_survives_as_plain_containers(
+    config: Schema | PretrainConfig | TaskConfig,
+) -> None:
     assert from_dict(type(config), to_dict(config)) == config
 
 
@@ -178,14 +190,18 @@ def test_plain_containers_hold_no_types_of_ours() -> None:
 
 
 def test_a_stored_config_with_foreign_keys_or_types_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"stored config: unknown key 'stepz'; did you mean steps\?"):
+    with pytest.raises(
+        ConfigError, match=r"stored config: unknown key 'stepz'; did you mean steps\?"
+    ):
         from_dict(Schema, {"stepz": 3})
     with pytest.raises(ConfigError, match="stored config: key 'steps': Value 'x'"):
         from_dict(Schema, {"steps": "x"})
 
 
 def test_the_recipes_of_the_readme_are_shipped() -> None:
-    assert {"mt4ssl_base", "mt4ssl_small", "mt4ssl_tiny", "asr", "phoneme", "speaker"} <= set(recipe_names())
+    assert {"mt4ssl_base", "mt4ssl_small", "mt4ssl_tiny", "asr", "phoneme", "speaker"} <= set(
+        recipe_names()
+    )
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -22,10 +22,12 @@ from mt4ssl_bench.upstream.encoder import Encoder
 from mt4ssl_bench.upstream.model import MT4SSL, padding_mask
 from mt4ssl_bench.upstream.names import from_official, rename
 
-NOISE = (
-    3e-5  # hidden states reach 12; the official fp32 numbers lie 1.4e-5 from this model in fp64, its own fp32 1.2e-5
-)
-CASE = Path(__file__).parent / "data" / "official_case.safetensors"  # made by the official code in fp32, dropout 0
+# hidden states reach 12; the official fp32 numbers lie 1.4e-5 from this model
+# in fp64, its own fp32 numbers 1.2e-5
+NOISE = 3e-5
+CASE = (
+    Path(__file__).parent / "data" / "official_case.safetensors"
+)  # made by the official code in fp32, dropout 0
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +39,17 @@ def case() -> dict[str, Tensor]:
 def model(case: dict[str, Tensor]) -> MT4SSL:
     config = PretrainConfig(
         frontend=FrontendConfig(channels=32),
-        encoder=EncoderConfig(layers=4, dim=48, ffn=96, heads=4, dropout=0, attention_dropout=0, layer_drop=0),
+        encoder=EncoderConfig(
+            layers=4, dim=48, ffn=96, heads=4, dropout=0, attention_dropout=0, layer_drop=0
+        ),
         masking=MaskingConfig(),
         targets=TargetsConfig(offline=OfflineConfig(clusters=25), online=OnlineConfig(top_k=3)),
     )
     built = MT4SSL(config)
-    parts = [{k.removeprefix(p): v for k, v in case.items() if k.startswith(p)} for p in ("student.", "teacher.")]
+    parts = [
+        {k.removeprefix(p): v for k, v in case.items() if k.startswith(p)}
+        for p in ("student.", "teacher.")
+    ]
     built.load_state_dict(from_official(*parts))
     set_isolation(built, isolated=False)
     return built
@@ -59,7 +66,9 @@ def lengths_of(case: dict[str, Tensor]) -> Tensor:
 
 
 def test_hidden_states_equal_the_official_ones(model: MT4SSL, case: dict[str, Tensor]) -> None:
-    torch.testing.assert_close(model.frontend.convolve(case["io.source"]), case["io.conv_out"], atol=NOISE, rtol=0)
+    torch.testing.assert_close(
+        model.frontend.convolve(case["io.source"]), case["io.conv_out"], atol=NOISE, rtol=0
+    )
     frames = model.frontend(case["io.source"])
     torch.testing.assert_close(frames, case["io.post_extract_proj"], atol=1e-5, rtol=0)
     masked = torch.where(case["io.mask_indices"][..., None], model.mask_emb, frames)
@@ -79,26 +88,36 @@ def test_the_frame_padding_mask_is_the_official_one(case: dict[str, Tensor]) -> 
 def test_targets_losses_and_gradients_equal_the_official_ones(
     model: MT4SSL, case: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = targets.normalize_over_time  # the official code lets padded frames count in the target's statistics
+    plain = (
+        targets.normalize_over_time
+    )  # the official code lets padded frames count in the target's statistics
     monkeypatch.setattr(targets, "normalize_over_time", lambda x, padding: plain(x, None))  # noqa: ARG005
     online = dict(model.named_extractors())["online"]
     y = online.targets(None, model.frontend(case["io.source"]), case["io.frame_padding_mask"])
     torch.testing.assert_close(y, case["io.y_full"], atol=5e-6, rtol=0)
 
-    losses = model(case["io.source"], lengths_of(case), case["io.target_labels"], case["io.mask_indices"])
+    losses = model(
+        case["io.source"], lengths_of(case), case["io.target_labels"], case["io.mask_indices"]
+    )
     assert losses.masked == 45
-    torch.testing.assert_close(losses.hidden, case["io.x_last"][case["io.mask_indices"]], atol=NOISE, rtol=0)
+    torch.testing.assert_close(
+        losses.hidden, case["io.x_last"][case["io.mask_indices"]], atol=NOISE, rtol=0
+    )
     assert losses.sums["offline"].item() == pytest.approx(158.511826, rel=1e-6)
     assert losses.sums["online"].item() == pytest.approx(335.866241, rel=1e-6)
     assert online.monitors["target_var"].item() == pytest.approx(0.5831112, rel=1e-5)
     assert online.monitors["pred_var"].item() == pytest.approx(0.2387704, rel=1e-5)
 
     model.total(losses).backward()  # type: ignore[no-untyped-call]
-    expected = from_official({k.removeprefix("io.grad/"): v for k, v in case.items() if k.startswith("io.grad/")})
+    expected = from_official(
+        {k.removeprefix("io.grad/"): v for k, v in case.items() if k.startswith("io.grad/")}
+    )
     found = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
     assert found.keys() == expected.keys()
     for name, grad in expected.items():
-        torch.testing.assert_close(found[name], grad, atol=1e-5 * grad.abs().max().item(), rtol=0, msg=name)
+        torch.testing.assert_close(
+            found[name], grad, atol=1e-5 * grad.abs().max().item(), rtol=0, msg=name
+        )
 
 
 def test_real_frames_alone_decide_the_target(model: MT4SSL, case: dict[str, Tensor]) -> None:
@@ -110,7 +129,9 @@ def test_real_frames_alone_decide_the_target(model: MT4SSL, case: dict[str, Tens
     torch.testing.assert_close(batched[2:, : alone.shape[1]], alone, atol=1e-5, rtol=0)
 
 
-def test_transformers_gives_the_same_hidden_states_in_double_precision(model: MT4SSL, case: dict[str, Tensor]) -> None:
+def test_transformers_gives_the_same_hidden_states_in_double_precision(
+    model: MT4SSL, case: dict[str, Tensor]
+) -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.Data2VecAudioConfig(
         hidden_size=48, num_hidden_layers=4, num_attention_heads=4, intermediate_size=96, conv_dim=(32,) * 7,
@@ -143,7 +164,9 @@ def test_the_base_model_has_the_published_size() -> None:
 
 def test_initial_weights_have_the_published_spread() -> None:
     torch.manual_seed(0)
-    config = PretrainConfig(encoder=EncoderConfig(layers=1), targets=TargetsConfig(online=OnlineConfig(top_k=1)))
+    config = PretrainConfig(
+        encoder=EncoderConfig(layers=1), targets=TargetsConfig(online=OnlineConfig(top_k=1))
+    )
     state = MT4SSL(config).state_dict()
     expected = {
         "frontend.convs.0": 0.447, "frontend.convs.1": 0.0361, "frontend.convs.6": 0.0442,
@@ -188,6 +211,8 @@ def test_the_teacher_follows_the_published_decay_and_copies_the_positions() -> N
         for p in model.encoder.parameters():
             p.add_(1.0)
     assert online.update(15_000) == {"ema_decay": pytest.approx(0.99945)}
-    torch.testing.assert_close(online.teacher.layers[0].fc1.weight, before + 0.00055, atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        online.teacher.layers[0].fc1.weight, before + 0.00055, atol=1e-6, rtol=0
+    )
     assert torch.equal(online.teacher.pos_convs[0].weight, model.encoder.pos_convs[0].weight)
     assert not any(p.requires_grad for p in online.teacher.parameters())

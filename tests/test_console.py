@@ -46,7 +46,9 @@ def test_off_a_terminal_progress_is_plain_lines_in_the_log_and_nothing_on_stdout
     ]
 
 
-def test_what_is_quick_leaves_no_line(clock: list[float], capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_is_quick_leaves_no_line(
+    clock: list[float], capfd: pytest.CaptureFixture[str]
+) -> None:
     console.setup_logging()
     with console.progress("quick", 3) as advance:
         for _ in range(3):
@@ -82,7 +84,9 @@ def test_on_a_terminal_progress_is_a_bar_on_stderr(
     assert capfd.readouterr() == ("", "")
 
 
-def test_the_log_goes_to_stderr_with_the_time_of_day(logger: logging.Logger, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_log_goes_to_stderr_with_the_time_of_day(
+    logger: logging.Logger, capfd: pytest.CaptureFixture[str]
+) -> None:
     console.setup_logging()
     logging.getLogger("mt4ssl_bench.somewhere").info("7 cuts")
     logging.getLogger("mt4ssl_bench.somewhere").debug("details")

@@ -42,7 +42,11 @@ SETTINGS: dict[str, Any] = {
 
 
 def case(part: str) -> dict[str, Tensor]:
-    return {k.removeprefix(part): v for k, v in load_file(DATA / "official_case.safetensors").items() if part in k[:9]}
+    return {
+        k.removeprefix(part): v
+        for k, v in load_file(DATA / "official_case.safetensors").items()
+        if part in k[:9]
+    }
 
 
 def as_namespace(settings: dict[str, Any]) -> dict[str, Any]:
@@ -54,7 +58,10 @@ def as_omegaconf(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def as_containers(settings: dict[str, Any]) -> dict[str, Any]:
-    return {"args": None, "cfg": {"model": settings, "task": {"_name": "multi2vec_pretraining", "normalize": True}}}
+    return {
+        "args": None,
+        "cfg": {"model": settings, "task": {"_name": "multi2vec_pretraining", "normalize": True}},
+    }
 
 
 def write_official(path: Path, settings: dict[str, Any], state: dict[str, Any]) -> Path:
@@ -83,7 +90,9 @@ def converted(official: Path, tmp_path: Path) -> Path:
 
 
 def encoder_of(run: Path) -> dict[str, Tensor]:
-    state: dict[str, Tensor] = checkpoint.load(run / "checkpoint.pt" if run.is_dir() else run)["model"]
+    state: dict[str, Tensor] = checkpoint.load(run / "checkpoint.pt" if run.is_dir() else run)[
+        "model"
+    ]
     return {name: tensor for name, tensor in state.items() if not name.startswith("extractors.")}
 
 
@@ -93,19 +102,28 @@ def assert_equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize("written", [as_namespace, as_omegaconf, as_containers])
-def test_an_official_checkpoint_becomes_a_run_folder(written: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+def test_an_official_checkpoint_becomes_a_run_folder(
+    written: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
     state = {**case("student."), "_ema": case("teacher.")}
-    made = convert(str(write_official(tmp_path / "a.pt", written(SETTINGS), state)), tmp_path / "run")
+    made = convert(
+        str(write_official(tmp_path / "a.pt", written(SETTINGS), state)), tmp_path / "run"
+    )
     assert made.parts == ["encoder", "teacher", "offline head", "online head"]
     assert made.notes == []
     encoder, targets = made.config.encoder, made.config.targets
     assert (encoder.layers, encoder.dim, encoder.ffn, encoder.heads) == (4, 48, 96, 4)
     assert (encoder.pos_depth, encoder.pos_kernel, encoder.pos_groups) == (5, 19, 16)
     assert (encoder.dropout, encoder.layer_drop, made.config.frontend.channels) == (0.0, 0.05, 32)
-    assert (targets.offline.clusters, targets.online.top_k) == (25, 3)  # 21 clusters and fairseq's 4 special classes
+    assert (targets.offline.clusters, targets.online.top_k) == (
+        25,
+        3,
+    )  # 21 clusters and fairseq's 4 special classes
     stored = checkpoint.load(tmp_path / "run" / "checkpoint.pt")
     assert_equal(stored["model"], from_official(case("student."), case("teacher.")))
-    MT4SSL(from_dict(PretrainConfig, stored["config"])).load_state_dict(stored["model"])  # heads and teacher too
+    MT4SSL(from_dict(PretrainConfig, stored["config"])).load_state_dict(
+        stored["model"]
+    )  # heads and teacher too
     assert stored["source"] == {"name": "a.pt", "kind": "fairseq multi2vec", "updates": 400_000}
     assert json.loads((tmp_path / "run" / "config.json").read_text()) == stored["config"]
     assert load_upstream(str(tmp_path / "run")).fingerprint == made.fingerprint
@@ -114,23 +132,38 @@ def test_an_official_checkpoint_becomes_a_run_folder(written: Callable[..., dict
 def test_official_names_come_back_bit_by_bit(converted: Path) -> None:
     state = checkpoint.load(converted / "checkpoint.pt")["model"]
     student = {name: tensor for name, tensor in state.items() if not name.startswith(TEACHER)}
-    teacher = {"encoder." + n.removeprefix(TEACHER): t for n, t in state.items() if n.startswith(TEACHER)}
+    teacher = {
+        "encoder." + n.removeprefix(TEACHER): t for n, t in state.items() if n.startswith(TEACHER)
+    }
     assert_equal(rename(student, "ours", "official"), case("student."))
     assert_equal(
-        {n.removeprefix("encoder."): t for n, t in rename(teacher, "ours", "official").items()}, case("teacher.")
+        {n.removeprefix("encoder."): t for n, t in rename(teacher, "ours", "official").items()},
+        case("teacher."),
     )
 
 
 def test_data2vec_fine_tuned_and_half_precision_files_are_read(tmp_path: Path) -> None:
     alone = {n: t for n, t in case("student.").items() if "hubert" not in n}
-    data2vec = write_official(tmp_path / "d.pt", as_containers(SETTINGS | {"_name": "data2vec_audio"}), alone)
+    data2vec = write_official(
+        tmp_path / "d.pt", as_containers(SETTINGS | {"_name": "data2vec_audio"}), alone
+    )
     made = convert(str(data2vec), tmp_path / "d")
     assert (made.kind, made.parts) == ("fairseq data2vec_audio", ["encoder", "online head"])
     assert made.config.targets.offline.weight == 0
 
-    tuned = {f"w2v_encoder.w2v_model.{n}": t for n, t in alone.items() if "final" not in n or "layer" in n}
-    tuned |= {"w2v_encoder.proj.weight": torch.zeros(32, 48), "w2v_encoder.proj.bias": torch.zeros(32)}
-    settings = {"args": None, "cfg": {"model": {"_name": "wav2vec_ctc", "w2v_args": as_containers(SETTINGS)["cfg"]}}}
+    tuned = {
+        f"w2v_encoder.w2v_model.{n}": t
+        for n, t in alone.items()
+        if "final" not in n or "layer" in n
+    }
+    tuned |= {
+        "w2v_encoder.proj.weight": torch.zeros(32, 48),
+        "w2v_encoder.proj.bias": torch.zeros(32),
+    }
+    settings = {
+        "args": None,
+        "cfg": {"model": {"_name": "wav2vec_ctc", "w2v_args": as_containers(SETTINGS)["cfg"]}},
+    }
     made = convert(str(write_official(tmp_path / "t.pt", settings, tuned)), tmp_path / "t")
     assert made.parts == ["encoder"]
     assert made.notes == ["fine-tuned: w2v_encoder.proj.weight, w2v_encoder.proj.bias left behind"]
@@ -138,7 +171,10 @@ def test_data2vec_fine_tuned_and_half_precision_files_are_read(tmp_path: Path) -
 
     half = {n: t.half() for n, t in alone.items()}
     convert(str(write_official(tmp_path / "h.pt", as_containers(SETTINGS), half)), tmp_path / "h")
-    assert_equal(encoder_of(tmp_path / "h"), {n: t.half().float() for n, t in encoder_of(tmp_path / "d").items()})
+    assert_equal(
+        encoder_of(tmp_path / "h"),
+        {n: t.half().float() for n, t in encoder_of(tmp_path / "d").items()},
+    )
 
 
 def test_what_a_file_does_not_say_is_asked_for_or_noted(tmp_path: Path) -> None:
@@ -147,7 +183,9 @@ def test_what_a_file_does_not_say_is_asked_for_or_noted(tmp_path: Path) -> None:
         convert(str(silent), tmp_path / "run")
     made = convert(str(silent), tmp_path / "run", ["encoder.heads=4", "targets.online.top_k=2"])
     assert made.config.targets.online.top_k == 2
-    assert made.notes == ["its settings do not say whether waveforms are normalised: assumed they are, as published"]
+    assert made.notes == [
+        "its settings do not say whether waveforms are normalised: assumed they are, as published"
+    ]
     with pytest.raises(CheckpointError, match="choose another --out"):
         convert(str(silent), tmp_path / "run", ["encoder.heads=4"])
     with pytest.raises(CheckpointError, match=r"fc1.weight is \(96, 48\), not \(64, 48\)"):
@@ -157,8 +195,14 @@ def test_what_a_file_does_not_say_is_asked_for_or_noted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"feature_extractor.conv_layers.0.2.weight": torch.ones(32)}, "one group norm instead of layer norms"),
-        ({"encoder.pos_conv.0.weight_g": torch.ones(1)}, r"weight-normed positional .*\(encoder.pos_conv.0.weight_g\)"),
+        (
+            {"feature_extractor.conv_layers.0.2.weight": torch.ones(32)},
+            "one group norm instead of layer norms",
+        ),
+        (
+            {"encoder.pos_conv.0.weight_g": torch.ones(1)},
+            r"weight-normed positional .*\(encoder.pos_conv.0.weight_g\)",
+        ),
         ({"quantizer.vars": torch.ones(1)}, "wav2vec 2.0's quantizer .* evaluate it through s3prl"),
         ({"modality_encoders.AUDIO.x": torch.ones(1)}, "data2vec 2.0"),
         ({"who_knows": torch.ones(1)}, "who_knows: MT4SSL has no such tensor"),
@@ -166,15 +210,22 @@ def test_what_a_file_does_not_say_is_asked_for_or_noted(tmp_path: Path) -> None:
         ({"encoder.layers.2.fc2.bias": None}, "missing: encoder.layers.2.fc2.bias"),
         ({"layer_norm_first": True}, "layer_norm_first"),
         ({"activation_fn": "relu"}, "relu, not gelu"),
-        ({"conv_feature_layers": "[(32, 10, 5)] + [(32, 8, 4)] + [(32, 4, 2)] * 3"}, "other convolutions"),
+        (
+            {"conv_feature_layers": "[(32, 10, 5)] + [(32, 8, 4)] + [(32, 4, 2)] * 3"},
+            "other convolutions",
+        ),
     ],
 )
-def test_another_architecture_is_refused_by_what_differs(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_another_architecture_is_refused_by_what_differs(
+    change: dict[str, Any], said: str, tmp_path: Path
+) -> None:
     tensors = {k: v for k, v in change.items() if not isinstance(v, bool | str)}
     state = {k: v for k, v in (case("student.") | tensors).items() if v is not None}
     settings = SETTINGS | {k: v for k, v in change.items() if isinstance(v, bool | str)}
     with pytest.raises(CheckpointError, match=said):
-        convert(str(write_official(tmp_path / "a.pt", as_containers(settings), state)), tmp_path / "run")
+        convert(
+            str(write_official(tmp_path / "a.pt", as_containers(settings), state)), tmp_path / "run"
+        )
     assert not (tmp_path / "run").exists()
 
 
@@ -193,7 +244,12 @@ class Malicious:
         (Malicious(eval, "open('ran', 'w')"), None),
         (Malicious(exec, "open('ran', 'w')"), None),
         (Malicious(subprocess.check_call, ["touch", "ran"]), None),
-        (Malicious(map, Malicious(getattr, Malicious(__import__, "os"), "system"), ["touch ran"]), None),
+        (
+            Malicious(
+                map, Malicious(getattr, Malicious(__import__, "os"), "system"), ["touch ran"]
+            ),
+            None,
+        ),
         (Malicious(Path.touch, "ran"), "unrecognized function"),
     ],
 )
@@ -201,13 +257,19 @@ def test_a_malicious_file_runs_nothing(
     evil: Malicious, refused: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    file = write_official(tmp_path / "evil.pt", as_containers(SETTINGS) | {"evil": evil}, case("student."))
+    file = write_official(
+        tmp_path / "evil.pt", as_containers(SETTINGS) | {"evil": evil}, case("student.")
+    )
     if refused:
         with pytest.raises(CheckpointError, match=refused):
             convert(str(file), tmp_path / "run")
     else:
         assert isinstance(read_foreign(file)["evil"], Inert)
-        assert convert(str(file), tmp_path / "run").parts == ["encoder", "offline head", "online head"]
+        assert convert(str(file), tmp_path / "run").parts == [
+            "encoder",
+            "offline head",
+            "online head",
+        ]
     with pytest.raises(CheckpointError, match="holds objects"):
         checkpoint.load(file)  # a checkpoint that claims to be ours gets no such leniency
     assert not (tmp_path / "ran").exists()
@@ -221,7 +283,9 @@ def test_settings_survive_as_plain_values(tmp_path: Path) -> None:
     assert plain(read["big"]) == 2**70
 
 
-@pytest.mark.parametrize("what", ["missing", "text", "cut", "legacy", "list", "ours", "no model", "folder", "run"])
+@pytest.mark.parametrize(
+    "what", ["missing", "text", "cut", "legacy", "list", "ours", "no model", "folder", "run"]
+)
 def test_what_cannot_be_converted_says_why(what: str, converted: Path, tmp_path: Path) -> None:
     file, said = tmp_path / "bad.pt", "truncated, damaged"
     if what == "missing":
@@ -265,14 +329,18 @@ def test_an_exported_file_holds_the_encoder_alone_and_is_the_same_model_here_and
     register()
     wave = torch.randn(1, 8_000, generator=torch.Generator().manual_seed(0))
     theirs = load_s3prl(f"mt4ssl_local:{file}", device="cpu").extract(wave, torch.tensor([8_000]))
-    torch.testing.assert_close(theirs.layers, ours.extract(wave, torch.tensor([8_000])).layers, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        theirs.layers, ours.extract(wave, torch.tensor([8_000])).layers, atol=1e-5, rtol=0
+    )
     with pytest.raises(CheckpointError, match="exists already"):
         to_s3prl(converted, file)
     with pytest.raises(ConfigError, match=r"must end in \.pt"):
         to_s3prl(converted, tmp_path / "share" / "small")
 
 
-def test_official_to_hugging_face_and_back_is_the_same_model(converted: Path, tmp_path: Path) -> None:
+def test_official_to_hugging_face_and_back_is_the_same_model(
+    converted: Path, tmp_path: Path
+) -> None:
     transformers = pytest.importorskip("transformers")
     mark = to_huggingface(converted, tmp_path / "hf")
     assert sorted(p.name for p in (tmp_path / "hf").iterdir()) == [
@@ -298,9 +366,13 @@ def test_official_to_hugging_face_and_back_is_the_same_model(converted: Path, tm
     found = ours.extract(wave[None], torch.tensor([12_000])).layers
     # the extractor adds 1e-7 to the variance, the published training code 1e-5: 5e-4 of this quiet wave's 0.01
     torch.testing.assert_close(theirs, found, atol=2e-3, rtol=0)
-    exact = ours.model.double().hidden_states(inputs["input_values"].double(), torch.tensor([12_000]))[0]  # type: ignore[attr-defined]
+    exact = ours.model.double().hidden_states(
+        inputs["input_values"].double(), torch.tensor([12_000])
+    )[0]  # type: ignore[attr-defined]
     with torch.no_grad():
-        theirs = model.double()(inputs["input_values"].double(), output_hidden_states=True).hidden_states
+        theirs = model.double()(
+            inputs["input_values"].double(), output_hidden_states=True
+        ).hidden_states
     torch.testing.assert_close(torch.stack(list(theirs)), torch.stack(exact), atol=1e-9, rtol=0)
 
 
@@ -354,7 +426,11 @@ def record(name: str, fingerprint: str, value: float) -> results.Result:
 
 
 def toy(corpus: Corpus, init: Path, *keys: str) -> PretrainConfig:
-    return load(PretrainConfig, str(DATA / "toy.yaml"), [f"data.corpus={corpus.root}", f"init={init}", *keys])
+    return load(
+        PretrainConfig,
+        str(DATA / "toy.yaml"),
+        [f"data.corpus={corpus.root}", f"init={init}", *keys],
+    )
 
 
 @pytest.fixture
@@ -367,7 +443,9 @@ def source(tmp_path: Path) -> Path:
     return tmp_path / "source"
 
 
-def test_pretraining_starts_from_the_weights_of_a_run(corpus: Corpus, source: Path, tmp_path: Path) -> None:
+def test_pretraining_starts_from_the_weights_of_a_run(
+    corpus: Corpus, source: Path, tmp_path: Path
+) -> None:
     run = open_pretraining(toy(corpus, source, "fit.steps=2"))
     assert_equal(run.model.state_dict(), checkpoint.load(source / "checkpoint.pt")["model"])
     assert run.run(tmp_path / "run").finished
@@ -381,7 +459,9 @@ def test_new_heads_and_a_missing_teacher_are_said(
     with caplog.at_level(logging.INFO):
         model = open_pretraining(toy(corpus, tmp_path / "encoder.pt")).model
     own = model.state_dict()
-    assert_equal({n: t for n, t in own.items() if not n.startswith("extractors.")}, encoder_of(source))
+    assert_equal(
+        {n: t for n, t in own.items() if not n.startswith("extractors.")}, encoder_of(source)
+    )
     assert torch.equal(own[TEACHER + "norm.bias"], own["encoder.norm.bias"])
     assert "no teacher in it" in caplog.text
     assert "extractors.offline.head stays new (not in it)" in caplog.text
@@ -393,9 +473,13 @@ def test_new_heads_and_a_missing_teacher_are_said(
     assert "extractors.online.teacher is not taken" in caplog.text
 
 
-def test_another_architecture_to_start_from_is_refused_by_key(corpus: Corpus, source: Path, converted: Path) -> None:
+def test_another_architecture_to_start_from_is_refused_by_key(
+    corpus: Corpus, source: Path, converted: Path
+) -> None:
     keys = ("encoder.layers=1", "encoder.ffn=32", "targets.online.top_k=1", "encoder.dropout=0")
-    with pytest.raises(ConfigError, match=r"encoder.layers=1, expected 2; encoder.ffn=32, expected 64"):
+    with pytest.raises(
+        ConfigError, match=r"encoder.layers=1, expected 2; encoder.ffn=32, expected 64"
+    ):
         open_pretraining(toy(corpus, source, *keys))
     with pytest.raises(ConfigError, match="frontend.normalize=False, expected True"):
         open_pretraining(toy(corpus, source, "frontend.normalize=false"))
@@ -404,7 +488,10 @@ def test_another_architecture_to_start_from_is_refused_by_key(corpus: Corpus, so
 
 
 def test_the_commands_convert_and_export(
-    official: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    official: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def run(*arguments: object) -> tuple[int, str]:
         monkeypatch.setattr("sys.argv", ["mt4ssl-bench", *map(str, arguments)])
@@ -415,11 +502,23 @@ def test_the_commands_convert_and_export(
 
     code, said = run("convert", official, "--out", tmp_path / "run")
     assert code == 0
-    assert "fairseq multi2vec, 4 layers of 48, 25 classes; encoder, teacher, offline head, online head" in said
+    assert (
+        "fairseq multi2vec, 4 layers of 48, 25 classes; encoder, teacher, offline head, online head"
+        in said
+    )
     code, said = run("export", tmp_path / "run", "--to", "s3prl", "--out", tmp_path / "a.pt")
     assert code == 0
     assert load_upstream(str(tmp_path / "a.pt")).fingerprint in said
-    code, said = run("export", tmp_path / "run", "--to", "s3prl", "--out", tmp_path / "b.pt", "--results", "results")
+    code, said = run(
+        "export",
+        tmp_path / "run",
+        "--to",
+        "s3prl",
+        "--out",
+        tmp_path / "b.pt",
+        "--results",
+        "results",
+    )
     assert (code, "only --to hf writes" in said) == (2, True)
     code, said = run("convert", "facebook/hubert", "--out", tmp_path / "x")
     assert (code, "written hf:<id>" in said) == (2, True)

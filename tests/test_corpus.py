@@ -17,7 +17,9 @@ def store(root: Path, **changes: Any) -> dict[str, Any]:
         "format": 1,
         "name": "small",
         "digest": "0123456789abcdef",
-        "splits": {name: {"utterances": 2, "hours": 0.1, "speakers": 1} for name in ("train", "sid_train")},
+        "splits": {
+            name: {"utterances": 2, "hours": 0.1, "speakers": 1} for name in ("train", "sid_train")
+        },
         "fields": ["speaker"],
     }
     raw["splits"]["empty"] = {"utterances": 0, "hours": 0.0, "speakers": 0}
@@ -62,18 +64,27 @@ def test_utterances_hours_and_speakers_are_counted(corpus: Corpus) -> None:
 
 
 def test_a_missing_folder_is_named_with_what_to_run(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match=r"nowhere: no such folder; 'mt4ssl-bench prepare --help'"):
+    with pytest.raises(
+        CorpusError, match=r"nowhere: no such folder; 'mt4ssl-bench prepare --help'"
+    ):
         Corpus.open(tmp_path / "nowhere")
 
 
 def test_a_folder_without_corpus_json_is_named_with_what_to_run(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match=r"holds no corpus\.json; 'mt4ssl-bench prepare' makes one"):
+    with pytest.raises(
+        CorpusError, match=r"holds no corpus\.json; 'mt4ssl-bench prepare' makes one"
+    ):
         Corpus.open(tmp_path)
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:8765/shards", "https://host/shards", "s3://bucket/shards"])
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:8765/shards", "https://host/shards", "s3://bucket/shards"]
+)
 def test_a_url_that_was_taken_for_a_path_is_named_with_what_to_do(url: str) -> None:
-    with pytest.raises(CorpusError, match=f"^corpus {url}: only pretraining reads a URL; copy the shards to a folder"):
+    with pytest.raises(
+        CorpusError,
+        match=f"^corpus {url}: only pretraining reads a URL; copy the shards to a folder",
+    ):
         Corpus.open(Path(url))
 
 
@@ -96,10 +107,14 @@ def _drop_digest(raw: dict[str, Any]) -> str:
         lambda raw: json.dumps({**raw, "splits": {"train": 3}}),
     ],
 )
-def test_a_damaged_corpus_json_is_named(tmp_path: Path, damage: Callable[[dict[str, Any]], str]) -> None:
+def test_a_damaged_corpus_json_is_named(
+    tmp_path: Path, damage: Callable[[dict[str, Any]], str]
+) -> None:
     raw = store(tmp_path)
     (tmp_path / "corpus.json").write_text(damage(raw), encoding="utf-8")
-    with pytest.raises(CorpusError, match=r"corpus\.json: not a corpus of this version .*; prepare it again"):
+    with pytest.raises(
+        CorpusError, match=r"corpus\.json: not a corpus of this version .*; prepare it again"
+    ):
         Corpus.open(tmp_path)
 
 
@@ -111,7 +126,9 @@ def test_bytes_that_are_no_text_are_a_damaged_corpus_json(tmp_path: Path) -> Non
 
 def test_another_format_is_refused_with_both_numbers(tmp_path: Path) -> None:
     store(tmp_path, format=2)
-    with pytest.raises(CorpusError, match=r"corpus\.json: format 2, this version reads 1; prepare it again"):
+    with pytest.raises(
+        CorpusError, match=r"corpus\.json: format 2, this version reads 1; prepare it again"
+    ):
         Corpus.open(tmp_path)
 
 

@@ -19,9 +19,20 @@ COUNT = 2 * LINES + 5
 def cut(i: int) -> dict[str, Any]:
     source = {"type": "file", "channels": [0], "source": f"audio/ü{i}.flac"}
     samples = 16_000 + i
-    recording = {"id": f"u{i}", "sources": [source], "sampling_rate": 16_000, "num_samples": samples}
+    recording = {
+        "id": f"u{i}",
+        "sources": [source],
+        "sampling_rate": 16_000,
+        "num_samples": samples,
+    }
     recording |= {"duration": samples / 16_000, "channel_ids": [0]}
-    place = {"id": f"u{i}", "start": 0.0, "duration": samples / 16_000, "channel": 0, "supervisions": []}
+    place = {
+        "id": f"u{i}",
+        "start": 0.0,
+        "duration": samples / 16_000,
+        "channel": 0,
+        "supervisions": [],
+    }
     return {**place, "recording": recording, "type": "MonoCut"}
 
 
@@ -66,7 +77,9 @@ def test_a_manifest_that_lhotse_wrote_gets_its_index(cuts: Cuts, tmp_path: Path)
 
 def test_several_channels_stay(tmp_path: Path) -> None:
     source = AudioSource(type="file", channels=[0, 1], source="a.wav")
-    recording = Recording(id="u", sources=[source], sampling_rate=8_000, num_samples=8_000, duration=1.0)
+    recording = Recording(
+        id="u", sources=[source], sampling_rate=8_000, num_samples=8_000, duration=1.0
+    )
     write_cuts(tmp_path / "train.jsonl.gz", [recording.to_cut()])
     assert isinstance(Cuts(tmp_path / "train.jsonl.gz", tmp_path)[0], MultiCut)
 
@@ -96,12 +109,16 @@ def test_an_index_that_does_not_fit_is_made_again(cuts: Cuts) -> None:
     for content in (b"", b"half", index.read_bytes()[:50]):
         index.write_bytes(content)
         assert Cuts(cuts.file, cuts.root)[7].id == "u7"
-    cuts.file.write_bytes(gzip.compress("".join(json.dumps(cut(i)) + "\n" for i in (5, 3)).encode()))
+    cuts.file.write_bytes(
+        gzip.compress("".join(json.dumps(cut(i)) + "\n" for i in (5, 3)).encode())
+    )
     edited = Cuts(cuts.file, cuts.root)
     assert [edited[i].id for i in range(2)] == ["u5", "u3"]
 
 
-def test_a_split_that_lost_cuts_is_not_the_one_that_was_prepared(corpus: Corpus, tmp_path: Path) -> None:
+def test_a_split_that_lost_cuts_is_not_the_one_that_was_prepared(
+    corpus: Corpus, tmp_path: Path
+) -> None:
     (tmp_path / "corpus.json").write_bytes((corpus.root / "corpus.json").read_bytes())
     write_cuts(tmp_path / "train.jsonl.gz", corpus.cuts("train")[:4])
     with pytest.raises(CorpusError, match=r"train\.jsonl\.gz: damaged \(4 cuts, not 18\)"):

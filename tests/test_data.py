@@ -25,17 +25,23 @@ def labels(corpus: Corpus, tmp_path: Path) -> LabelStore:
     """Labels that are their own frame number, so that a crop shows where it began."""
     counts = {cut.id: frame_count(round(cut.duration * audio.RATE)) for cut in corpus.cuts("train")}
     info = LabelInfo(digest=corpus.info.digest, clusters=1000)
-    return write_labels(tmp_path / "labels", info, [(name, np.arange(count)) for name, count in counts.items()])
+    return write_labels(
+        tmp_path / "labels", info, [(name, np.arange(count)) for name, count in counts.items()]
+    )
 
 
-def test_labels_and_audio_are_cropped_by_the_same_frames(corpus: Corpus, labels: LabelStore) -> None:
+def test_labels_and_audio_are_cropped_by_the_same_frames(
+    corpus: Corpus, labels: LabelStore
+) -> None:
     whole = {cut.id: normalize(torch.from_numpy(audio.read(cut))) for cut in corpus.cuts("train")}
     data = PretrainData([corpus], "train", CONFIG, labels, normalized=True)
     starts = []
     for batch in data(0):
         assert batch.labels is not None
         assert batch.labels.shape[1] == int(frame_counts(batch.lengths).max())
-        for name, wave, length, row in zip(batch.ids, batch.waveforms, batch.lengths, batch.labels, strict=True):
+        for name, wave, length, row in zip(
+            batch.ids, batch.waveforms, batch.lengths, batch.labels, strict=True
+        ):
             first = int(row[0])
             starts.append(first)
             expected = whole[name][first * STRIDE : first * STRIDE + int(length)]
@@ -46,7 +52,9 @@ def test_labels_and_audio_are_cropped_by_the_same_frames(corpus: Corpus, labels:
     assert max(starts) > 0  # long utterances begin somewhere inside
 
 
-def test_crops_change_with_the_epoch_and_repeat_with_the_seed(corpus: Corpus, labels: LabelStore) -> None:
+def test_crops_change_with_the_epoch_and_repeat_with_the_seed(
+    corpus: Corpus, labels: LabelStore
+) -> None:
     def firsts(epoch: int, seed: int) -> dict[str, int]:
         data = PretrainData([corpus], "train", CONFIG, labels, normalized=True, seed=seed)
         return {n: int(row[0]) for b in data(epoch) for n, row in zip(b.ids, b.labels, strict=True)}  # type: ignore[arg-type]
@@ -62,13 +70,17 @@ def test_without_shuffling_the_order_and_crops_are_fixed(corpus: Corpus) -> None
     assert all(b.labels is None for b in data(0))
 
 
-def test_memory_and_loader_processes_give_the_same_batches(corpus: Corpus, labels: LabelStore) -> None:
+def test_memory_and_loader_processes_give_the_same_batches(
+    corpus: Corpus, labels: LabelStore
+) -> None:
     kinds = [
         CONFIG,
         DataConfig(**{**CONFIG.__dict__, "cache_hours": 1.0}),
         DataConfig(**{**CONFIG.__dict__, "workers": 2}),
     ]
-    found = [list(PretrainData([corpus], "train", kind, labels, normalized=True)(3)) for kind in kinds]
+    found = [
+        list(PretrainData([corpus], "train", kind, labels, normalized=True)(3)) for kind in kinds
+    ]
     for batches in found[1:]:
         for a, b in zip(found[0], batches, strict=True):
             assert a.ids == b.ids
@@ -102,11 +114,17 @@ def spoiled(corpus: Corpus, tmp_path: Path, *names: str) -> Corpus:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_unreadable_file_is_skipped_counted_and_named(
-    corpus: Corpus, labels: LabelStore, tmp_path: Path, workers: int, caplog: pytest.LogCaptureFixture
+    corpus: Corpus,
+    labels: LabelStore,
+    tmp_path: Path,
+    workers: int,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     config = replace(CONFIG, workers=workers)
     whole = [b.ids for b in PretrainData([corpus], "train", config, labels, normalized=True)(0)]
-    data = PretrainData([spoiled(corpus, tmp_path, "s1-3")], "train", config, labels, normalized=True)
+    data = PretrainData(
+        [spoiled(corpus, tmp_path, "s1-3")], "train", config, labels, normalized=True
+    )
     with caplog.at_level("WARNING", logger="mt4ssl_bench"):
         batches = list(data(0))
     assert [b.ids for b in batches] == [[name for name in ids if name != "s1-3"] for ids in whole]
@@ -123,18 +141,27 @@ def test_what_follows_a_skip_is_the_same_after_resuming(corpus: Corpus, tmp_path
     for skip in range(len(whole)):
         resumed = list(data(2, skip))
         assert [b.ids for b in resumed] == [b.ids for b in whole[skip:]]
-        assert all(a.waveforms.equal(b.waveforms) for a, b in zip(resumed, whole[skip:], strict=True))
+        assert all(
+            a.waveforms.equal(b.waveforms) for a, b in zip(resumed, whole[skip:], strict=True)
+        )
 
 
 def test_a_run_stops_when_too_much_cannot_be_read(corpus: Corpus, tmp_path: Path) -> None:
     broken = spoiled(corpus, tmp_path, "s0-5", "s2-7")
-    with pytest.raises(CorpusError, match=r"2 of 18 utterances cannot be read, more than data\.max_unreadable=0\.001"):
+    with pytest.raises(
+        CorpusError,
+        match=r"2 of 18 utterances cannot be read, more than data\.max_unreadable=0\.001",
+    ):
         list(PretrainData([broken], "train", CONFIG, None, normalized=True)(0))
-    allowed = PretrainData([broken], "train", replace(CONFIG, max_unreadable=0.2), None, normalized=True)
+    allowed = PretrainData(
+        [broken], "train", replace(CONFIG, max_unreadable=0.2), None, normalized=True
+    )
     assert sum(len(b.ids) for b in allowed(0)) == 16
 
 
-def test_a_file_that_vanished_after_preparing_is_skipped_too(corpus: Corpus, tmp_path: Path) -> None:
+def test_a_file_that_vanished_after_preparing_is_skipped_too(
+    corpus: Corpus, tmp_path: Path
+) -> None:
     broken = spoiled(corpus, tmp_path)
     (tmp_path / "audio" / "s0-2.flac").unlink()
     data = PretrainData([broken], "train", CONFIG, None, normalized=True)
@@ -142,7 +169,9 @@ def test_a_file_that_vanished_after_preparing_is_skipped_too(corpus: Corpus, tmp
     assert data.unreadable["s0-2"].endswith("s0-2.flac: no such file")
 
 
-def test_a_batch_of_which_nothing_can_be_read_is_made_of_others(corpus: Corpus, tmp_path: Path) -> None:
+def test_a_batch_of_which_nothing_can_be_read_is_made_of_others(
+    corpus: Corpus, tmp_path: Path
+) -> None:
     alone = replace(CONFIG, batch_seconds=1.0)  # one utterance per batch
     whole = list(PretrainData([corpus], "train", alone, None, normalized=True)(0))
     data = PretrainData([spoiled(corpus, tmp_path, "s1-4")], "train", alone, None, normalized=True)
@@ -156,8 +185,12 @@ def test_a_batch_of_which_nothing_can_be_read_is_made_of_others(corpus: Corpus, 
 def test_nothing_readable_at_all_is_an_error(corpus: Corpus, tmp_path: Path) -> None:
     broken = spoiled(corpus, tmp_path)
     shutil.rmtree(tmp_path / "audio")
-    data = PretrainData([broken], "train", replace(CONFIG, max_unreadable=1.0), None, normalized=True)
-    with pytest.raises(CorpusError, match=r"none of 18 utterances in a row can be read; the first: .*no such file"):
+    data = PretrainData(
+        [broken], "train", replace(CONFIG, max_unreadable=1.0), None, normalized=True
+    )
+    with pytest.raises(
+        CorpusError, match=r"none of 18 utterances in a row can be read; the first: .*no such file"
+    ):
         list(data(0))
 
 
@@ -170,7 +203,10 @@ def test_labels_that_do_not_fit_stop_the_run_and_name_the_utterance(
     info = LabelInfo(digest=corpus.info.digest, clusters=1000)
     half = [(name, np.zeros(count // 2)) for name, count in counts.items()]  # made at 25 Hz
     few = [(name, np.zeros(count)) for name, count in counts.items() if name != "s0-4"]
-    for pairs, match in ((half, r"utterance 's\d-\d' has \d+ labels for \d+ frames at 50 Hz"), (few, "'s0-4'")):
+    for pairs, match in (
+        (half, r"utterance 's\d-\d' has \d+ labels for \d+ frames at 50 Hz"),
+        (few, "'s0-4'"),
+    ):
         store = write_labels(tmp_path / "l", info, pairs)
         with pytest.raises(CheckpointError, match=match) as caught:
             list(PretrainData([corpus], "train", config, store, normalized=True)(0))

@@ -42,17 +42,25 @@ def test_the_language_model_mends_a_planted_error(arpa: str) -> None:
     decoder = BeamDecoder(units, WORDS, DecodeConfig(lm=arpa))
     logits = say(units, "THE CAT SAT")
     start = 3 * len("THE ")
-    logits[0, start : start + 2] += 6.5 * torch.nn.functional.one_hot(torch.tensor(units.encode("H")[0]), len(units))
+    logits[0, start : start + 2] += 6.5 * torch.nn.functional.one_hot(
+        torch.tensor(units.encode("H")[0]), len(units)
+    )
     assert greedy(units, logits) == "THE HAT SAT"
     assert decoder.decode(logits, all_of(logits)) == ["THE CAT SAT"]
     assert decoder.weighted(0.0, 0.0).decode(logits, all_of(logits)) == ["THE HAT SAT"]
 
 
-def test_words_come_from_the_lexicon_alone_and_rows_end_at_their_length(arpa: str, tmp_path: Path) -> None:
+def test_words_come_from_the_lexicon_alone_and_rows_end_at_their_length(
+    arpa: str, tmp_path: Path
+) -> None:
     units = Characters(SENTENCES)
     logits = say(units, "THE CATS SAT")
-    assert BeamDecoder(units, WORDS, DecodeConfig(lm=arpa)).decode(logits, all_of(logits)) == ["THE CAT SAT"]
-    (tmp_path / "words.txt").write_text("the\tT H E |\ncats C A T S |\nSAT\n\nZEBRA Z\n", encoding="utf-8")
+    assert BeamDecoder(units, WORDS, DecodeConfig(lm=arpa)).decode(logits, all_of(logits)) == [
+        "THE CAT SAT"
+    ]
+    (tmp_path / "words.txt").write_text(
+        "the\tT H E |\ncats C A T S |\nSAT\n\nZEBRA Z\n", encoding="utf-8"
+    )
     config = DecodeConfig(lm=arpa, lexicon=str(tmp_path / "words.txt"))
     other = BeamDecoder(units, WORDS, config)
     assert other.decode(logits.repeat(2, 1, 1), torch.tensor([36, 12])) == ["THE CATS SAT", "THE"]
@@ -63,14 +71,20 @@ def test_silence_is_no_word(arpa: str) -> None:
     units = Characters(SENTENCES)
     silence = torch.zeros(1, 7, len(units))
     silence[..., 0] = 9.0
-    assert BeamDecoder(units, WORDS, DecodeConfig(lm=arpa)).decode(silence, torch.tensor([7])) == [""]
+    assert BeamDecoder(units, WORDS, DecodeConfig(lm=arpa)).decode(silence, torch.tensor([7])) == [
+        ""
+    ]
 
 
-def test_phonemes_are_searched_with_a_model_of_phonemes(tmp_path: Path, write_arpa: Callable[..., str]) -> None:
+def test_phonemes_are_searched_with_a_model_of_phonemes(
+    tmp_path: Path, write_arpa: Callable[..., str]
+) -> None:
     units = Phonemes(["HH AE T", "K AE T"])
     lm = write_arpa(tmp_path / "phones.arpa", ["K AE T", "K AE T K AE T"])
     logits = say(units, "K AE T")
-    logits[0, :2] += 6.2 * torch.nn.functional.one_hot(torch.tensor(units.encode("HH")[0]), len(units))
+    logits[0, :2] += 6.2 * torch.nn.functional.one_hot(
+        torch.tensor(units.encode("HH")[0]), len(units)
+    )
     decoder = BeamDecoder(units, [], DecodeConfig(lm=lm))
     assert decoder.decode(logits, all_of(logits)) == ["K AE T"]
     assert decoder.weighted(0.0, 0.0).decode(logits, all_of(logits)) == ["HH AE T"]
@@ -123,10 +137,16 @@ def test_tuning_takes_the_weights_with_the_fewest_errors(arpa: str) -> None:
         (Characters(SENTENCES), {"lm": __file__}, "not a KenLM model"),
         (Characters(["ONE"]), {"lm": __file__}, "boundary between them"),
         (Pieces.train(SENTENCES, 11), {"lm": __file__}, "expected units=characters"),
-        (Characters(SENTENCES), {"lm": __file__, "lexicon": "none.txt"}, "decode.lexicon=none.txt: cannot be read"),
+        (
+            Characters(SENTENCES),
+            {"lm": __file__, "lexicon": "none.txt"},
+            "decode.lexicon=none.txt: cannot be read",
+        ),
         (Characters(["Q Q"]), {"lm": __file__}, "none of its 5 words can be spelled"),
     ],
 )
-def test_what_cannot_be_searched_says_why(units: Units, config: dict[str, str], message: str) -> None:
+def test_what_cannot_be_searched_says_why(
+    units: Units, config: dict[str, str], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         BeamDecoder(units, WORDS, DecodeConfig(**config))

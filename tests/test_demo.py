@@ -66,8 +66,12 @@ def test_every_word_is_in_the_lexicon(lexicon: dict[str, list[list[str]]]) -> No
     assert {word for sentence in demo.read_sentences() for word in words(sentence)} <= set(lexicon)
 
 
-def test_all_39_phonemes_occur_often_and_in_every_split(lexicon: dict[str, list[list[str]]]) -> None:
-    counts = Counter(phone for sentence in demo.read_sentences() for phone in phonemes(sentence, lexicon))
+def test_all_39_phonemes_occur_often_and_in_every_split(
+    lexicon: dict[str, list[list[str]]],
+) -> None:
+    counts = Counter(
+        phone for sentence in demo.read_sentences() for phone in phonemes(sentence, lexicon)
+    )
     assert len(counts) == 39
     assert min(counts.values()) >= 15
     for split in ("train", "valid", "test"):
@@ -80,7 +84,9 @@ def test_the_splits_share_no_speaker_and_no_sentence() -> None:
     assert len(plan) == len({made.id for made in plan}) == 720
     assert Counter(made.split for made in plan) == {"train": 504, "valid": 72, "test": 144}
     for field, count in (("speaker", 16), ("text", 360)):
-        groups = [{getattr(made, field) for made in plan if made.split == split} for split in demo.SHARES]
+        groups = [
+            {getattr(made, field) for made in plan if made.split == split} for split in demo.SHARES
+        ]
         assert sum(map(len, groups)) == len(set.union(*groups)) == count
 
 
@@ -91,8 +97,12 @@ def test_each_sentence_is_spoken_by_two_voices_and_each_voice_says_about_as_much
     said = Counter(made.speaker for made in plan)
     assert min(said.values()) == 36
     assert max(said.values()) == 48
-    partners = {frozenset(m.speaker for m in plan if m.sentence == s) for s in demo.read_sentences()}
-    assert len(partners) > 50  # of the 59 pairs within a split: nobody always shares with the same voice
+    partners = {
+        frozenset(m.speaker for m in plan if m.sentence == s) for s in demo.read_sentences()
+    }
+    assert (
+        len(partners) > 50
+    )  # of the 59 pairs within a split: nobody always shares with the same voice
 
 
 def test_every_speaker_is_in_all_three_splits_of_speaker_identification() -> None:
@@ -123,15 +133,26 @@ def test_the_manifest_says_what_the_plan_says(corpus: Path) -> None:
     for row in read:
         made = plan[row["id"]]
         assert (row["path"], row["speaker"], row["language"]) == (made.path, made.speaker, "en")
-        assert (row["text"], row["split"], row["sid_split"]) == (made.text, made.split, made.sid_split)
+        assert (row["text"], row["split"], row["sid_split"]) == (
+            made.text,
+            made.split,
+            made.sid_split,
+        )
         assert set(row["text"]) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZ' ")
 
 
 def test_audio_is_16_khz_mono_of_the_manifests_duration_with_a_noise_floor(corpus: Path) -> None:
     for row in rows(corpus):
         info = soundfile.info(corpus / row["path"])
-        assert (info.samplerate, info.channels, info.format, info.subtype) == (16000, 1, "FLAC", "PCM_16")
-        assert float(row["duration_s"]) == pytest.approx(info.frames / 16000, abs=0.00051)  # rounded to 1 ms
+        assert (info.samplerate, info.channels, info.format, info.subtype) == (
+            16000,
+            1,
+            "FLAC",
+            "PCM_16",
+        )
+        assert float(row["duration_s"]) == pytest.approx(
+            info.frames / 16000, abs=0.00051
+        )  # rounded to 1 ms
         assert 1.0 < float(row["duration_s"]) < 8.0
         wave, _ = soundfile.read(corpus / row["path"])
         assert 0.44 < np.abs(wave).max() < 0.91  # 0.9 less at most 6 dB, give or take the noise
@@ -146,7 +167,9 @@ def test_two_runs_give_identical_bytes(corpus: Path, tmp_path: Path) -> None:
     assert all((corpus / file).read_bytes() == (again / file).read_bytes() for file in files)
 
 
-def test_a_corpus_already_made_is_not_spoken_again(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_corpus_already_made_is_not_spoken_again(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     assert demo.speak(corpus, limit=SPOKEN) == corpus / "manifest.tsv"
     with pytest.raises(FileNotFoundError):
@@ -155,7 +178,9 @@ def test_a_corpus_already_made_is_not_spoken_again(corpus: Path, monkeypatch: py
 
 def test_every_voice_is_further_from_all_others_than_from_itself() -> None:
     pytest.importorskip("espeakng_loader")
-    done = subprocess.run([sys.executable, "-c", SPECTRA], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", SPECTRA], capture_output=True, text=True, check=True
+    )
     first, second = np.array(json.loads(done.stdout))  # (voices, bands) each
     distance = np.sqrt(np.square(first[:, None] - second[None]).mean(-1))  # (voices, voices)
     itself, others = np.diag(distance), distance + np.diag(np.full(len(demo.VOICES), np.inf))
@@ -166,7 +191,9 @@ def test_a_missing_library_names_the_extra(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     with pytest.raises(BenchError) as caught:
         demo.speak(tmp_path)
-    assert str(caught.value) == "prepare demo needs the [demo] extra: pip install 'mt4ssl-bench[demo]'"
+    assert (
+        str(caught.value) == "prepare demo needs the [demo] extra: pip install 'mt4ssl-bench[demo]'"
+    )
 
 
 def test_a_failure_of_the_child_is_told_in_one_line(tmp_path: Path) -> None:

@@ -35,7 +35,13 @@ def command(corpus: Corpus, out: Path, accumulate: int, *keys: str) -> list[str]
         "fit.log_every=5",
         "fit.validate_every=5",
     ]
-    asked = [f"data.corpus={corpus.root}", f"fit.accumulate={accumulate}", "optim.phases=[0,1,0]", *fixed, *keys]
+    asked = [
+        f"data.corpus={corpus.root}",
+        f"fit.accumulate={accumulate}",
+        "optim.phases=[0,1,0]",
+        *fixed,
+        *keys,
+    ]
     return ["pretrain", TOY, *asked, "--device", "cpu", "--out", str(out)]
 
 
@@ -54,7 +60,10 @@ def distance(one: Path, other: Path) -> float:
     ours, theirs = (checkpoint.load(run / "checkpoint.pt") for run in (one, other))
     assert ours["step"] == theirs["step"] == 10
     assert (ours["epoch"], ours["position"]) == (theirs["epoch"], theirs["position"])
-    return max((ours["model"][name] - tensor).abs().max().item() for name, tensor in theirs["model"].items())
+    return max(
+        (ours["model"][name] - tensor).abs().max().item()
+        for name, tensor in theirs["model"].items()
+    )
 
 
 def log(run: Path) -> list[dict[str, float]]:
@@ -90,8 +99,18 @@ def test_the_log_holds_means_over_all_processes(runs: dict[int, Path]) -> None:
             assert ours == pytest.approx(theirs, rel=1e-4)
 
 
-def test_torchrun_and_plain_python_run_the_same_command(corpus: Corpus, runs: dict[int, Path], tmp_path: Path) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+def test_torchrun_and_plain_python_run_the_same_command(
+    corpus: Corpus, runs: dict[int, Path], tmp_path: Path
+) -> None:
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+    ]
     argv = [*torchrun, "mt4ssl_bench", *command(corpus, tmp_path, 2)]
     done = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=120)
     assert distance(runs[1], tmp_path) < 1e-5
@@ -119,8 +138,14 @@ def test_another_number_of_processes_continues_a_stopped_run(
     ("key", "message"),
     [
         ("encoder.heads=3", "heads=3: encoder.dim=32"),  # every process finds it
-        ("targets.offline.clusters=100000", "only 1291 frames of the training split"),  # the main one alone
-        ("optim.lr=1e30", r"(loss|gradient) is .* at update \d, utterances s\d-\d"),  # in the middle of the run
+        (
+            "targets.offline.clusters=100000",
+            "only 1291 frames of the training split",
+        ),  # the main one alone
+        (
+            "optim.lr=1e30",
+            r"(loss|gradient) is .* at update \d, utterances s\d-\d",
+        ),  # in the middle of the run
     ],
 )
 def test_an_error_is_said_once_and_no_process_is_left(
@@ -149,10 +174,14 @@ def test_what_one_process_finds_not_finite_stops_all_and_names_its_utterances(
     assert [prefork.wait(pid) for pid, _ in started] == [2, 2]
     said = [line for _, out in started for line in out.read_text().splitlines() if "error:" in line]
     assert len(said) == 1
-    assert re.search(r"the loss is nan at update \d, utterances s1-3; the last checkpoint stays", said[0])
+    assert re.search(
+        r"the loss is nan at update \d, utterances s1-3; the last checkpoint stays", said[0]
+    )
 
 
-def test_when_one_process_is_killed_the_other_ends_and_says_so(prefork: Any, corpus: Corpus, tmp_path: Path) -> None:
+def test_when_one_process_is_killed_the_other_ends_and_says_so(
+    prefork: Any, corpus: Corpus, tmp_path: Path
+) -> None:
     argv = command(corpus, tmp_path, 2, "fit.save_every=1", "fit.steps=100000")
     started = prefork.world(2, *argv)
     while not (tmp_path / "checkpoint.pt").exists():
@@ -165,7 +194,9 @@ def test_when_one_process_is_killed_the_other_ends_and_says_so(prefork: Any, cor
     assert checkpoint.load(tmp_path / "checkpoint.pt")["step"] >= 1
 
 
-def test_plain_python_is_a_world_of_one_without_a_process_group(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_python_is_a_world_of_one_without_a_process_group(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with joined("cpu") as world:
         assert world == ALONE

@@ -85,7 +85,9 @@ def packed(folder: Path) -> bytes:
 
 def sealed(server: Server, name: str, content: bytes) -> Archive:
     server.files[name] = content
-    return Archive(f"{server.url}/{name}", f"md5:{hashlib.md5(content, usedforsecurity=False).hexdigest()}")
+    return Archive(
+        f"{server.url}/{name}", f"md5:{hashlib.md5(content, usedforsecurity=False).hexdigest()}"
+    )
 
 
 @pytest.fixture
@@ -103,26 +105,37 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path / "made" / "LibriSpeech"
 
 
-def test_an_archive_is_fetched_checked_unpacked_once_and_removed(server: Server, tree: Path, tmp_path: Path) -> None:
+def test_an_archive_is_fetched_checked_unpacked_once_and_removed(
+    server: Server, tree: Path, tmp_path: Path
+) -> None:
     archive = sealed(server, "train.tar.gz", packed(tree))
     fetch([archive], tmp_path / "in")
-    assert sorted(file.name for file in (tmp_path / "in").iterdir()) == [".train.tar.gz.unpacked", "LibriSpeech"]
+    assert sorted(file.name for file in (tmp_path / "in").iterdir()) == [
+        ".train.tar.gz.unpacked",
+        "LibriSpeech",
+    ]
     assert len(list((tmp_path / "in").rglob("*.flac"))) == 6
     fetch([archive], tmp_path / "in")
     assert server.asked == [""]
 
 
-def test_a_broken_connection_is_continued_where_it_broke(server: Server, tree: Path, tmp_path: Path) -> None:
+def test_a_broken_connection_is_continued_where_it_broke(
+    server: Server, tree: Path, tmp_path: Path
+) -> None:
     archive = sealed(server, "train.tar.gz", packed(tree))
     server.cuts = [40_000, 50_000, 0, 10_000]
     fetch([archive], tmp_path / "in")
     assert server.asked == ["", "bytes=40000-", "bytes=90000-", "bytes=90000-", "bytes=100000-"]
 
 
-def test_after_five_vain_tries_the_same_command_continues(server: Server, tree: Path, tmp_path: Path) -> None:
+def test_after_five_vain_tries_the_same_command_continues(
+    server: Server, tree: Path, tmp_path: Path
+) -> None:
     archive = sealed(server, "train.tar.gz", packed(tree))
     server.cuts = [40_000, 0, 0, 0, 0, 0]
-    with pytest.raises(CorpusError, match=r"interrupted after 40,000 bytes \(.*\); the same command continues"):
+    with pytest.raises(
+        CorpusError, match=r"interrupted after 40,000 bytes \(.*\); the same command continues"
+    ):
         fetch([archive], tmp_path / "in")
     assert not (tmp_path / "in" / "train.tar.gz").exists()
     server.cuts = []
@@ -144,7 +157,9 @@ def test_a_file_that_changed_meanwhile_is_never_joined_to_its_old_part(
     assert (tmp_path / "in" / "train-clean-100").is_dir()
 
 
-def test_a_server_without_ranges_sends_it_all_again(server: Server, tree: Path, tmp_path: Path) -> None:
+def test_a_server_without_ranges_sends_it_all_again(
+    server: Server, tree: Path, tmp_path: Path
+) -> None:
     archive = sealed(server, "train.tar.gz", packed(tree))
     server.cuts, server.ranges = [40_000], False
     fetch([archive], tmp_path / "in")
@@ -159,23 +174,34 @@ def test_a_part_that_was_whole_already_is_taken(server: Server, tree: Path, tmp_
     assert (tmp_path / "in" / "LibriSpeech").is_dir()
 
 
-def test_a_wrong_checksum_is_an_error_and_the_file_is_removed(server: Server, tree: Path, tmp_path: Path) -> None:
+def test_a_wrong_checksum_is_an_error_and_the_file_is_removed(
+    server: Server, tree: Path, tmp_path: Path
+) -> None:
     archive = sealed(server, "train.tar.gz", packed(tree))
     server.files["train.tar.gz"] = server.files["train.tar.gz"][:-1] + b"?"
-    with pytest.raises(CorpusError, match=r"md5 [0-9a-f]{32}, its publisher states [0-9a-f]{32}; the file was removed"):
+    with pytest.raises(
+        CorpusError,
+        match=r"md5 [0-9a-f]{32}, its publisher states [0-9a-f]{32}; the file was removed",
+    ):
         fetch([archive], tmp_path / "in")
     assert not (tmp_path / "in" / "LibriSpeech").exists()
     assert not list((tmp_path / "in").glob("*.part"))
 
 
-@pytest.mark.parametrize(("status", "message"), [(404, "HTTP 404 .*; --mirror"), (503, r"interrupted .*\(HTTP 503\)")])
-def test_what_the_server_refuses_is_named(server: Server, tmp_path: Path, status: int, message: str) -> None:
+@pytest.mark.parametrize(
+    ("status", "message"), [(404, "HTTP 404 .*; --mirror"), (503, r"interrupted .*\(HTTP 503\)")]
+)
+def test_what_the_server_refuses_is_named(
+    server: Server, tmp_path: Path, status: int, message: str
+) -> None:
     server.status = status
     with pytest.raises(CorpusError, match=message):
         fetch([Archive(f"{server.url}/train.tar.gz")], tmp_path)
 
 
-def test_no_server_and_no_web_address_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_no_server_and_no_web_address_are_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(download, "PAUSE", 0.0)
     with pytest.raises(CorpusError, match=r"interrupted after 0 bytes \(.*refused.*\)"):
         fetch([Archive("http://127.0.0.1:9/a.tar")], tmp_path)
@@ -183,7 +209,9 @@ def test_no_server_and_no_web_address_are_named(monkeypatch: pytest.MonkeyPatch,
         fetch([Archive("file:///etc/passwd")], tmp_path)
 
 
-def test_a_full_disk_is_one_line_and_the_same_command_continues(server: Server, tree: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_one_line_and_the_same_command_continues(
+    server: Server, tree: Path, tmp_path: Path
+) -> None:
     archive = sealed(server, "train.tar.gz", packed(tree))
     code = (
         "import resource, sys\nfrom pathlib import Path\nfrom mt4ssl_bench.download import Archive, fetch\n"
@@ -205,7 +233,9 @@ def test_too_little_room_is_known_before_a_byte_is_written(
 ) -> None:
     archive = sealed(server, "train.tar.gz", packed(tree))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 0, 10))
-    with pytest.raises(CorpusError, match=r"bytes to come, 10 are free; --from names another folder"):
+    with pytest.raises(
+        CorpusError, match=r"bytes to come, 10 are free; --from names another folder"
+    ):
         fetch([archive], tmp_path / "in")
 
 
@@ -219,7 +249,9 @@ def test_half_an_archive_and_what_is_no_archive_are_named(tree: Path, tmp_path: 
 
 @pytest.mark.parametrize("kind", ["path", "absolute", "link"])
 def test_an_archive_that_reaches_outside_its_folder_is_refused(tmp_path: Path, kind: str) -> None:
-    member = tarfile.TarInfo("/etc/evil" if kind == "absolute" else "../evil" if kind == "path" else "inner")
+    member = tarfile.TarInfo(
+        "/etc/evil" if kind == "absolute" else "../evil" if kind == "path" else "inner"
+    )
     if kind == "link":
         member.type, member.linkname = tarfile.SYMTYPE, "../../evil"
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
@@ -243,23 +275,35 @@ def test_librispeech_goes_from_a_server_to_a_corpus_that_can_be_moved(
         (tree / part).rename(tmp_path / "one" / "LibriSpeech" / part)
         archive = sealed(server, f"{part}.tar.gz", packed(tmp_path / "one" / "LibriSpeech"))
         monkeypatch.setitem(
-            CATALOGUE["librispeech"].archives, part, Archive(f"http://x/{part}.tar.gz", archive.checksum)
+            CATALOGUE["librispeech"].archives,
+            part,
+            Archive(f"http://x/{part}.tar.gz", archive.checksum),
         )
         shutil.rmtree(tmp_path / "one")
     server.cuts = [30_000]
     read = partial(layouts.librispeech, train=parts[:1], valid=parts[1:2], test=parts[2:])
     out = tmp_path / "out"
-    corpus = prepare_published("librispeech", out, read, source=None, download=parts, mirror=server.url)
-    plain = {name: split.utterances for name, split in corpus.info.splits.items() if not name.startswith("sid_")}
+    corpus = prepare_published(
+        "librispeech", out, read, source=None, download=parts, mirror=server.url
+    )
+    plain = {
+        name: split.utterances
+        for name, split in corpus.info.splits.items()
+        if not name.startswith("sid_")
+    }
     assert plain == {"train": 2, "valid": 2, "test": 2}
     assert next(iter(corpus.cuts("train"))).recording.sources[0].source.startswith(str(out))
     assert corpus.info.notes["citation"].startswith("Panayotov")
     asked = len(server.asked)
-    again = prepare_published("librispeech", out, read, source=None, download=parts, mirror=server.url)
+    again = prepare_published(
+        "librispeech", out, read, source=None, download=parts, mirror=server.url
+    )
     assert (again.info, len(server.asked)) == (corpus.info, asked)
 
 
-def test_the_command_takes_a_mirror(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_takes_a_mirror(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "free-spoken-digit-dataset-1.0.10" / "recordings"
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -267,5 +311,8 @@ def test_the_command_takes_a_mirror(server: Server, tmp_path: Path, monkeypatch:
         soundfile.write(folder / f"3_ann_{number}.wav", 0.1 * rng.standard_normal(8_000), 8_000)
     sealed(server, "v1.0.10.tar.gz", packed(folder.parent))
     out = tmp_path / "out"
-    app(["prepare", "fsdd", "--download", "--mirror", server.url, "--out", str(out)], standalone_mode=False)
+    app(
+        ["prepare", "fsdd", "--download", "--mirror", server.url, "--out", str(out)],
+        standalone_mode=False,
+    )
     assert (out / "corpus.json").is_file()

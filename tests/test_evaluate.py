@@ -45,7 +45,9 @@ def upstreams(monkeypatch: pytest.MonkeyPatch) -> dict[str, Spectrum]:
     return made
 
 
-def test_a_head_learns_to_read_the_tones(corpus: Corpus, upstreams: dict[str, Spectrum], tmp_path: Path) -> None:
+def test_a_head_learns_to_read_the_tones(
+    corpus: Corpus, upstreams: dict[str, Spectrum], tmp_path: Path
+) -> None:
     outcome = evaluate(["good"], [PHONEME, ASR, SPEAKER], corpus.root, out=tmp_path, device="cpu")
     assert not outcome.failures
     per, wer, acc = (result.metrics[result.main_metric] for result in outcome.results)
@@ -67,7 +69,9 @@ def test_a_head_learns_to_read_the_tones(corpus: Corpus, upstreams: dict[str, Sp
     assert "good" in Leaderboard.from_folder(tmp_path).to_markdown()
 
 
-def test_features_are_shared_and_records_reused(corpus: Corpus, upstreams: dict[str, Spectrum], tmp_path: Path) -> None:
+def test_features_are_shared_and_records_reused(
+    corpus: Corpus, upstreams: dict[str, Spectrum], tmp_path: Path
+) -> None:
     model = upstreams["good"]
     evaluate(["good"], [PHONEME], corpus.root, out=tmp_path, device="cpu")
     once = model.calls
@@ -76,21 +80,29 @@ def test_features_are_shared_and_records_reused(corpus: Corpus, upstreams: dict[
     assert model.calls == once, "another task reads the stored features"
     again = evaluate(["good"], [PHONEME, ASR], corpus.root, out=tmp_path, device="cpu")
     assert again.reused == 2
-    changed = evaluate(["good"], [PHONEME], corpus.root, out=tmp_path, device="cpu", overrides=["steps=5"])
+    changed = evaluate(
+        ["good"], [PHONEME], corpus.root, out=tmp_path, device="cpu", overrides=["steps=5"]
+    )
     assert changed.reused == 0
     assert model.calls == once
 
 
-def test_the_same_seed_gives_the_same_record(corpus: Corpus, upstreams: dict[str, Spectrum], tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_record(
+    corpus: Corpus, upstreams: dict[str, Spectrum], tmp_path: Path
+) -> None:
     runs = [
-        evaluate(["good"], [PHONEME, SPEAKER], corpus.root, out=tmp_path / str(i), device="cpu").results
+        evaluate(
+            ["good"], [PHONEME, SPEAKER], corpus.root, out=tmp_path / str(i), device="cpu"
+        ).results
         for i in range(2)
     ]
     for a, b in zip(*runs, strict=True):
         assert (a.metrics, a.sweep, a.layer_weights) == (b.metrics, b.sweep, b.layer_weights)
 
 
-def test_a_failed_row_does_not_stop_the_others(corpus: Corpus, upstreams: dict[str, Spectrum], tmp_path: Path) -> None:
+def test_a_failed_row_does_not_stop_the_others(
+    corpus: Corpus, upstreams: dict[str, Spectrum], tmp_path: Path
+) -> None:
     outcome = evaluate(["broken", "good"], [PHONEME], corpus.root, out=tmp_path, device="cpu")
     assert len(outcome.results) == 1
     assert len(outcome.failures) == 1
@@ -122,9 +134,16 @@ def test_a_limited_run_is_marked_and_never_ranked(
     assert not Leaderboard.from_folder(tmp_path).tables
 
 
-def test_a_rate_that_diverges_leaves_the_others(corpus: Corpus, upstreams: dict[str, Spectrum], tmp_path: Path) -> None:
+def test_a_rate_that_diverges_leaves_the_others(
+    corpus: Corpus, upstreams: dict[str, Spectrum], tmp_path: Path
+) -> None:
     outcome = evaluate(
-        ["good"], [PHONEME], corpus.root, out=tmp_path, device="cpu", overrides=["sweep=[1e30,1e-2]", "clip_norm=0"]
+        ["good"],
+        [PHONEME],
+        corpus.root,
+        out=tmp_path,
+        device="cpu",
+        overrides=["sweep=[1e30,1e-2]", "clip_norm=0"],
     )
     trials = outcome.results[0].sweep
     assert [trial["chosen"] for trial in trials] == [False, True]
@@ -149,17 +168,31 @@ def test_a_tasks_name_means_the_recipe_that_fits_the_corpus(corpus: Corpus) -> N
         ("asr", ["seeds=-1"], r"seeds=\[-1\]: expected"),
         ("asr", ["decode.beam=0"], "decode.beam=0"),
         ("asr", ["store.limit_gb=-1"], "store.limit_gb=-1.0: expected 0 or more"),
-        ("asr", ["units=phonemes"], "units=phonemes: task 'asr' predicts characters or sentencepiece"),
+        (
+            "asr",
+            ["units=phonemes"],
+            "units=phonemes: task 'asr' predicts characters or sentencepiece",
+        ),
         ("asr", ["lexicon=cmudict"], "lexicon=cmudict: task 'asr' has no phones"),
-        ("phoneme", ["pronunciations=all"], "pronunciations=all: needs lexicon=cmudict or a file, for task 'phoneme'"),
+        (
+            "phoneme",
+            ["pronunciations=all"],
+            "pronunciations=all: needs lexicon=cmudict or a file, for task 'phoneme'",
+        ),
         ("asr", ["pronunciations=all"], "pronunciations=all: needs .* for task 'phoneme'"),
         ("phoneme", ["pronunciations=some"], "pronunciations.*expected one of .*first.*all"),
-        ("phoneme", ["units=sentencepiece"], "units=sentencepiece: task 'phoneme' predicts phonemes"),
+        (
+            "phoneme",
+            ["units=sentencepiece"],
+            "units=sentencepiece: task 'phoneme' predicts phonemes",
+        ),
         ("speaker", ["crops=0"], "crops=0: expected 1 or more"),
         ("asr", ["store.precision=fp8"], "store.precision.*expected one of .*int8"),
     ],
 )
-def test_wrong_names_and_keys_are_refused(corpus: Corpus, task: str, overrides: list[str], message: str) -> None:
+def test_wrong_names_and_keys_are_refused(
+    corpus: Corpus, task: str, overrides: list[str], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         plan(task, corpus, overrides)
 
@@ -172,11 +205,16 @@ def test_a_bad_lexicon_shows_before_any_work(corpus: Corpus, tmp_path: Path) -> 
 
 def test_a_corpus_without_the_field_cannot_serve_the_task(manifest: Path, tmp_path: Path) -> None:
     audio_only = prepare_folder(manifest.parent, tmp_path / "audio")
-    with pytest.raises(CorpusError, match="cannot serve task 'phoneme': .* utterances of split 'train' have no phones"):
+    with pytest.raises(
+        CorpusError,
+        match="cannot serve task 'phoneme': .* utterances of split 'train' have no phones",
+    ):
         plan("phoneme", audio_only)
 
 
-def test_nothing_starts_when_one_name_is_wrong(corpus: Corpus, upstreams: dict[str, Spectrum], tmp_path: Path) -> None:
+def test_nothing_starts_when_one_name_is_wrong(
+    corpus: Corpus, upstreams: dict[str, Spectrum], tmp_path: Path
+) -> None:
     with pytest.raises(BenchError):
         evaluate(["good"], [PHONEME, "nonsense"], corpus.root, out=tmp_path / "r", device="cpu")
     assert upstreams["good"].calls == 0
@@ -187,20 +225,31 @@ def test_without_room_to_store_one_pass_per_batch_feeds_every_learning_rate_and_
     corpus: Corpus, upstreams: dict[str, Spectrum], tmp_path: Path
 ) -> None:
     keys = ["steps=20", "validate_every=10", "store.precision=fp32"]
-    (stored,) = evaluate(["good"], [PHONEME], corpus.root, out=tmp_path / "a", device="cpu", overrides=keys).results
+    (stored,) = evaluate(
+        ["good"], [PHONEME], corpus.root, out=tmp_path / "a", device="cpu", overrides=keys
+    ).results
     model = upstreams["good"]
     model.calls = 0
     keys.append("store.limit_gb=0")
-    (live,) = evaluate(["good"], [PHONEME], corpus.root, out=tmp_path / "b", device="cpu", overrides=keys).results
+    (live,) = evaluate(
+        ["good"], [PHONEME], corpus.root, out=tmp_path / "b", device="cpu", overrides=keys
+    ).results
     assert len(live.sweep) == 2
     assert model.calls == 20 + 2 + 1  # updates, validations and the test, each of one batch
     assert (live.metrics, live.sweep) == (stored.metrics, stored.sweep)
     assert live.layer_weights == pytest.approx(stored.layer_weights, abs=1e-5)
 
 
-def test_an_upstream_that_cannot_be_loaded_does_not_stop_the_others(corpus: Corpus, tmp_path: Path) -> None:
+def test_an_upstream_that_cannot_be_loaded_does_not_stop_the_others(
+    corpus: Corpus, tmp_path: Path
+) -> None:
     outcome = evaluate(
-        ["runs/none", "fbank"], [SPEAKER], corpus.root, out=tmp_path, device="cpu", overrides=["steps=5"]
+        ["runs/none", "fbank"],
+        [SPEAKER],
+        corpus.root,
+        out=tmp_path,
+        device="cpu",
+        overrides=["steps=5"],
     )
     assert [result.upstream["name"] for result in outcome.results] == ["fbank"]
     assert len(outcome.failures) == 1
@@ -212,19 +261,27 @@ def test_the_same_seed_gives_the_same_answers_to_the_letter(
 ) -> None:
     lines = []
     for part in ("one", "two"):
-        (result,) = evaluate(["good"], [ASR], corpus.root, out=tmp_path / part, device="cpu").results
-        lines.append(results.hypotheses_path(results.record_path(result, tmp_path / part)).read_bytes())
+        (result,) = evaluate(
+            ["good"], [ASR], corpus.root, out=tmp_path / part, device="cpu"
+        ).results
+        lines.append(
+            results.hypotheses_path(results.record_path(result, tmp_path / part)).read_bytes()
+        )
     assert lines[0] == lines[1]
 
 
 def test_a_dry_run_counts_audio_again_that_cannot_be_stored_and_refuses_what_cannot_be_tuned(
     corpus: Corpus, upstreams: dict[str, Spectrum], tmp_path: Path
 ) -> None:
-    found = estimate(["good"], [PHONEME], corpus.root, out=tmp_path, device="cpu", overrides=["store.limit_gb=0"])
+    found = estimate(
+        ["good"], [PHONEME], corpus.root, out=tmp_path, device="cpu", overrides=["store.limit_gb=0"]
+    )
     epochs = 300 * found.rows[0].job.config.batch / corpus.info.splits["train"].utterances
     assert found.bytes == 0
     assert found.hours > epochs * corpus.info.splits["train"].hours
-    tuned = estimate(["good"], [PHONEME], corpus.root, out=tmp_path, device="cpu", overrides=["mode=finetune"])
+    tuned = estimate(
+        ["good"], [PHONEME], corpus.root, out=tmp_path, device="cpu", overrides=["mode=finetune"]
+    )
     assert not tuned.rows
     assert "cannot be fine-tuned" in tuned.failures[0]
 
@@ -232,7 +289,9 @@ def test_a_dry_run_counts_audio_again_that_cannot_be_stored_and_refuses_what_can
 def test_a_dry_run_says_what_is_missing_and_writes_nothing(
     corpus: Corpus, upstreams: dict[str, Spectrum], tmp_path: Path
 ) -> None:
-    before = estimate(["good"], [PHONEME, ASR, SPEAKER], corpus.root, out=tmp_path / "r", device="cpu")
+    before = estimate(
+        ["good"], [PHONEME, ASR, SPEAKER], corpus.root, out=tmp_path / "r", device="cpu"
+    )
     assert not (tmp_path / "r").exists()
     assert [row.about for row in before.rows] == [
         "to do: 300 updates of 2 heads at once", "to do: 20 updates of 1 heads at once",
@@ -245,8 +304,12 @@ def test_a_dry_run_says_what_is_missing_and_writes_nothing(
     evaluate(["good"], [PHONEME, ASR, SPEAKER], corpus.root, out=tmp_path / "r", device="cpu")
     kept = sum(file.stat().st_size for file in (tmp_path / "r" / "store").rglob("*.bin"))
     assert before.bytes == pytest.approx(kept, rel=0.02)
-    after = estimate(["good"], [PHONEME, ASR, SPEAKER], corpus.root, out=tmp_path / "r", device="cpu")
+    after = estimate(
+        ["good"], [PHONEME, ASR, SPEAKER], corpus.root, out=tmp_path / "r", device="cpu"
+    )
     assert all("has a record" in row.about for row in after.rows)
     assert (after.hours, after.bytes) == (0, 0)
-    longer = estimate(["good"], [PHONEME], corpus.root, out=tmp_path / "r", device="cpu", overrides=["steps=301"])
+    longer = estimate(
+        ["good"], [PHONEME], corpus.root, out=tmp_path / "r", device="cpu", overrides=["steps=301"]
+    )
     assert (longer.rows[0].record, longer.hours) == (None, 0), "the features are there"

@@ -47,7 +47,9 @@ def by_id(corpus: Corpus, split: str) -> dict[str, Any]:
 
 
 def lists(folder: Path, sounds: Path) -> Path:
-    (folder / "train.tsv").write_text(f"{sounds}\na.flac\t16000\ndeep/b.wav\t32000\n", encoding="utf-8")
+    (folder / "train.tsv").write_text(
+        f"{sounds}\na.flac\t16000\ndeep/b.wav\t32000\n", encoding="utf-8"
+    )
     (folder / "train.ltr").write_text("O N E | T W O |\nT H R E E |\n", encoding="utf-8")
     (folder / "train.km").write_text(f"{'3 ' * 49}\n{'7 ' * 99}\n", encoding="utf-8")
     (folder / "valid.tsv").write_text(f"{sounds}\nc.flac\t48000\n", encoding="utf-8")
@@ -60,9 +62,20 @@ def test_fairseqs_lists_become_a_corpus_with_texts_and_labels(
 ) -> None:
     folder, out = lists(tmp_path, sounds), tmp_path / "out"
     shards = tmp_path / "shards"
-    run("fairseq", f"train={folder / 'train.tsv'}", f"valid={folder / 'valid.tsv'}", "--out", out, "--shards", shards)
+    run(
+        "fairseq",
+        f"train={folder / 'train.tsv'}",
+        f"valid={folder / 'valid.tsv'}",
+        "--out",
+        out,
+        "--shards",
+        shards,
+    )
     corpus = Corpus.open(out)
-    assert {key: text_of(cut) for key, cut in by_id(corpus, "train").items()} == {"a": "ONE TWO", "deep-b": "THREE"}
+    assert {key: text_of(cut) for key, cut in by_id(corpus, "train").items()} == {
+        "a": "ONE TWO",
+        "deep-b": "THREE",
+    }
     assert text_of(by_id(corpus, "valid")["c"]) == "FOUR"
     assert phones_of(by_id(corpus, "train")["a"]) == "W AH1 N T UW1"
     store = LabelStore(out / "labels-km").check(corpus.info.digest, 8)
@@ -70,8 +83,9 @@ def test_fairseqs_lists_become_a_corpus_with_texts_and_labels(
     sharded = Corpus.open(shards)
     assert sharded.info.labels["clusters"] == 8
     assert by_id(sharded, "train")["deep-b"].load_labels().tolist() == [7] * 99
-    assert f"targets.offline.labels={out / 'labels-km'} targets.offline.clusters=8" in capsys.readouterr().out.replace(
-        "\n", ""
+    assert (
+        f"targets.offline.labels={out / 'labels-km'} targets.offline.clusters=8"
+        in capsys.readouterr().out.replace("\n", "")
     )
 
 
@@ -79,9 +93,21 @@ def test_fairseqs_lists_become_a_corpus_with_texts_and_labels(
     ("file", "content", "message"),
     [
         ("train.tsv", "a.flac\t16000\n", "not a list of fairseq's: its first line is the folder"),
-        ("train.tsv", "{sounds}\na.flac 16000\n", "line 2: 'a.flac 16000'; expected path<tab>samples"),
-        ("train.tsv", "{sounds}\na.flac\t16000\ngone.flac\t1\n", "1 of its 2 audio files are missing"),
-        ("train.tsv", "{sounds}\na.flac\t99000\ndeep/b.wav\t32000\n", "'a' lasts 1.00 s, not 6.19 s as stated"),
+        (
+            "train.tsv",
+            "{sounds}\na.flac 16000\n",
+            "line 2: 'a.flac 16000'; expected path<tab>samples",
+        ),
+        (
+            "train.tsv",
+            "{sounds}\na.flac\t16000\ngone.flac\t1\n",
+            "1 of its 2 audio files are missing",
+        ),
+        (
+            "train.tsv",
+            "{sounds}\na.flac\t99000\ndeep/b.wav\t32000\n",
+            "'a' lasts 1.00 s, not 6.19 s as stated",
+        ),
         ("train.ltr", "O N E |\n", "train.ltr: 1 lines for 2 utterances of train.tsv"),
     ],
 )
@@ -93,7 +119,9 @@ def test_a_bad_list_is_named_and_nothing_is_written(
     if "gone" in content:
         (folder / "train.ltr").unlink()
     with pytest.raises(CorpusError) as caught:
-        prepare_rows(fairseq({"train": folder / "train.tsv"}), tmp_path / "out", source=folder, name="x")
+        prepare_rows(
+            fairseq({"train": folder / "train.tsv"}), tmp_path / "out", source=folder, name="x"
+        )
     assert message in str(caught.value)
     assert not (tmp_path / "out").exists()
 
@@ -103,9 +131,15 @@ def test_a_bad_list_is_named_and_nothing_is_written(
     [
         (f"{'3 ' * 49}\n{'7 ' * 50}x {'7 ' * 48}\n", "train.km, line 2: '7 7 7"),
         (f"{'3 ' * 48}-1\n{'7 ' * 99}\n", "expected cluster numbers from 0 to 65535"),
-        (f"{'3 ' * 49}\n{'7 ' * 199}\n", "train.km, line 2: 199 labels for 2.00 s; expected 50 a second"),
+        (
+            f"{'3 ' * 49}\n{'7 ' * 199}\n",
+            "train.km, line 2: 199 labels for 2.00 s; expected 50 a second",
+        ),
         (f"\n{'7 ' * 99}\n", "train.km, line 1: 0 labels for 1.00 s"),
-        (f"{'3 ' * 48}\n{'7 ' * 99}\n", "train.km, line 1: 48 labels for 1.00 s; expected 50 a second, 49 at least"),
+        (
+            f"{'3 ' * 48}\n{'7 ' * 99}\n",
+            "train.km, line 1: 48 labels for 1.00 s; expected 50 a second, 49 at least",
+        ),
         (f"{'3 ' * 49}\n", "train.km: 1 lines for 2 utterances"),
     ],
 )
@@ -120,19 +154,29 @@ def test_bad_labels_are_named_by_line_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_fewer_clusters_than_labels_are_refused_before_anything_is_written(tmp_path: Path, sounds: Path) -> None:
+def test_fewer_clusters_than_labels_are_refused_before_anything_is_written(
+    tmp_path: Path, sounds: Path
+) -> None:
     folder = lists(tmp_path, sounds)
-    with pytest.raises(ConfigError, match="--clusters 7: the .km files hold label 7; expected 8 or more"):
+    with pytest.raises(
+        ConfigError, match="--clusters 7: the .km files hold label 7; expected 8 or more"
+    ):
         run("fairseq", f"train={folder / 'train.tsv'}", "--clusters", 7, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_empty_lines_at_the_end_count_only_as_texts_that_are_missing_there(tmp_path: Path, sounds: Path) -> None:
+def test_empty_lines_at_the_end_count_only_as_texts_that_are_missing_there(
+    tmp_path: Path, sounds: Path
+) -> None:
     folder = lists(tmp_path, sounds)
     (folder / "train.ltr").unlink()
     with (folder / "train.tsv").open("a") as file:
         file.write("\n\n")
-    for content, texts in (("ONE\nTWO\n\n\n", ["ONE", "TWO"]), ("ONE\nTWO", ["ONE", "TWO"]), ("ONE\n\n", ["ONE", ""])):
+    for content, texts in (
+        ("ONE\nTWO\n\n\n", ["ONE", "TWO"]),
+        ("ONE\nTWO", ["ONE", "TWO"]),
+        ("ONE\n\n", ["ONE", ""]),
+    ):
         (folder / "train.wrd").write_text(content, encoding="utf-8")
         assert [row.text for row in fairseq({"train": folder / "train.tsv"})] == texts
     (folder / "train.wrd").write_text("ONE\n", encoding="utf-8")
@@ -159,7 +203,14 @@ def manifests(folder: Path, sounds: Path) -> tuple[Any, Any]:
         SupervisionSegment("u1", "a", 0, 1, text="ONE  TWO", speaker="ann", language="English"),
         SupervisionSegment("u2", "c", 0.5, 1, text="THREE", speaker="bob", language="English"),
         SupervisionSegment(
-            "u3", "c", 1.5, 1.25, text="FOUR", speaker="bob", language="English", custom={"phones": "F"}
+            "u3",
+            "c",
+            1.5,
+            1.25,
+            text="FOUR",
+            speaker="bob",
+            language="English",
+            custom={"phones": "F"},
         ),
     ]
     pair = RecordingSet.from_recordings(recordings), SupervisionSet.from_segments(said)
@@ -169,7 +220,9 @@ def manifests(folder: Path, sounds: Path) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("kind", ["supervisions", "cuts", "shar"])
-def test_lhotses_manifests_cuts_and_shar_give_the_same_utterances(tmp_path: Path, sounds: Path, kind: str) -> None:
+def test_lhotses_manifests_cuts_and_shar_give_the_same_utterances(
+    tmp_path: Path, sounds: Path, kind: str
+) -> None:
     from lhotse import CutSet
 
     recordings, supervisions = manifests(tmp_path, sounds)
@@ -191,10 +244,15 @@ def test_lhotses_manifests_cuts_and_shar_give_the_same_utterances(tmp_path: Path
     whole = soundfile.read(sounds / "c.flac", dtype="float32")[0]
     assert np.allclose(audio.read(found["FOUR"]), whole[24_000:44_000], atol=1e-4)
     assert len(audio.read(found["ONE TWO"])) == 16_000
-    assert (corpus.info.languages, corpus.info.phones_from) == (["en"], "cmudict, first pronunciation")
+    assert (corpus.info.languages, corpus.info.phones_from) == (
+        ["en"],
+        "cmudict, first pronunciation",
+    )
 
 
-def test_utterances_of_one_recording_are_no_duplicates_and_count_in_the_digest(tmp_path: Path, sounds: Path) -> None:
+def test_utterances_of_one_recording_are_no_duplicates_and_count_in_the_digest(
+    tmp_path: Path, sounds: Path
+) -> None:
     def corpus(seconds: float, out: str) -> Corpus:
         rows = [
             Row(id="u", path=sounds / "c.flac", seconds=1.0, split="train"),
@@ -218,7 +276,10 @@ def test_what_is_not_lhotses_or_not_a_plain_cut_is_named(tmp_path: Path, sounds:
         list(read({"train": tmp_path / "bad.jsonl"}))
     manifests(tmp_path, sounds)
     (tmp_path / "x_recordings_train.jsonl.gz").unlink()
-    with pytest.raises(CorpusError, match="x_recordings_train.jsonl.gz: missing beside x_supervisions_train.jsonl.gz"):
+    with pytest.raises(
+        CorpusError,
+        match="x_recordings_train.jsonl.gz: missing beside x_supervisions_train.jsonl.gz",
+    ):
         list(read({"train": tmp_path / "x_supervisions_train.jsonl.gz"}))
     cut = Recording.from_file(sounds / "a.flac").to_cut()
     CutSet.from_cuts([cut.pad(duration=4)]).to_file(tmp_path / "mixed.jsonl")
@@ -238,7 +299,9 @@ def rows_of(cuts: list[Any], folder: Path) -> list[Row]:
 
 
 def samples_of(row: Row) -> Any:
-    return audio.read_file(row.path, start=round(row.start * RATE), count=round(row.seconds * RATE) or -1)
+    return audio.read_file(
+        row.path, start=round(row.start * RATE), count=round(row.seconds * RATE) or -1
+    )
 
 
 @pytest.fixture
@@ -246,22 +309,35 @@ def stereo(tmp_path: Path) -> Any:
     """A recording of 2 s with other noise in each of its two channels."""
     from lhotse import Recording
 
-    soundfile.write(tmp_path / "s.wav", 0.1 * np.random.default_rng(1).standard_normal((2 * RATE, 2)), RATE)
+    soundfile.write(
+        tmp_path / "s.wav", 0.1 * np.random.default_rng(1).standard_normal((2 * RATE, 2)), RATE
+    )
     return Recording.from_file(tmp_path / "s.wav")
 
 
 @pytest.mark.parametrize("shar", [False, True])
-def test_a_cut_of_one_channel_is_heard_without_the_other(tmp_path: Path, stereo: Any, *, shar: bool) -> None:
+def test_a_cut_of_one_channel_is_heard_without_the_other(
+    tmp_path: Path, stereo: Any, *, shar: bool
+) -> None:
     from lhotse import CutSet, MonoCut, SupervisionSegment
 
     cuts = [
-        MonoCut(f"call.{c}", 0.5, 1.0, c, [SupervisionSegment(f"s{c}", "s", 0, 1, c, f"T{c}")], recording=stereo)
+        MonoCut(
+            f"call.{c}",
+            0.5,
+            1.0,
+            c,
+            [SupervisionSegment(f"s{c}", "s", 0, 1, c, f"T{c}")],
+            recording=stereo,
+        )
         for c in (0, 1)
     ]
     source = tmp_path / ("shar" if shar else "cuts.jsonl")
     if shar:
         source.mkdir()
-        CutSet.from_cuts(cuts).to_shar(source, fields={"recording": "flac"}, warn_unused_fields=False)
+        CutSet.from_cuts(cuts).to_shar(
+            source, fields={"recording": "flac"}, warn_unused_fields=False
+        )
     else:
         CutSet.from_cuts(cuts).to_file(source)
     run("lhotse", f"train={source}", "--out", tmp_path / "out")
@@ -282,14 +358,19 @@ def test_a_cut_of_all_channels_is_read_where_it_lies_and_its_supervisions_say_wh
 
     cut = stereo.to_cut()
     assert [row.path for row in rows_of([cut], tmp_path)] == [tmp_path / "s.wav"]
-    cut.supervisions = [SupervisionSegment("left", "s", 0, 1.5, 0), SupervisionSegment("right", "s", 0.5, 1.5, 1)]
+    cut.supervisions = [
+        SupervisionSegment("left", "s", 0, 1.5, 0),
+        SupervisionSegment("right", "s", 0.5, 1.5, 1),
+    ]
     left, right = rows_of([cut], tmp_path)
     both = soundfile.read(tmp_path / "s.wav", dtype="float32")[0]
     assert (left.id, right.id) == ("left", "right")
     assert np.allclose(samples_of(left), both[:24_000, 0], atol=1e-4)
     assert np.allclose(samples_of(right), both[8_000:, 1], atol=1e-4)
     cut.supervisions = [SupervisionSegment("third", "s", 0, 2, 2)]
-    with pytest.raises(CorpusError, match=r"'s' has audio of type other channels than \[2\]; expected one file"):
+    with pytest.raises(
+        CorpusError, match=r"'s' has audio of type other channels than \[2\]; expected one file"
+    ):
         rows_of([cut], tmp_path)
 
 
@@ -305,8 +386,12 @@ def test_a_cut_with_another_speed_is_written_as_it_sounds(tmp_path: Path, sounds
     with pytest.raises(CorpusError, match="the audio of 'b_sp1.25' cannot be read"):
         rows_of([cut.perturb_speed(1.25)], tmp_path)
     (sounds / "deep" / "b.wav").unlink()
-    with pytest.raises(CorpusError, match=r"1 of its 1 audio files are missing, the first is .*b\.wav"):
-        prepare_rows(rows_of([cut.perturb_speed(1.25)], tmp_path), tmp_path / "out", source=sounds, name="x")
+    with pytest.raises(
+        CorpusError, match=r"1 of its 1 audio files are missing, the first is .*b\.wav"
+    ):
+        prepare_rows(
+            rows_of([cut.perturb_speed(1.25)], tmp_path), tmp_path / "out", source=sounds, name="x"
+        )
 
 
 def test_a_text_belongs_to_its_part_of_a_cut_alone(tmp_path: Path, sounds: Path) -> None:
@@ -325,7 +410,8 @@ def test_a_text_belongs_to_its_part_of_a_cut_alone(tmp_path: Path, sounds: Path)
     assert np.array_equal(samples_of(row(1, 1)), whole[16_000:32_000])
     assert np.array_equal(samples_of(row(2, 1.05)), whole[32_000:])
     with pytest.raises(
-        CorpusError, match=r"supervision 'said' goes from 2\.00 to 4\.00 s of a cut of 3\.00 s; expected"
+        CorpusError,
+        match=r"supervision 'said' goes from 2\.00 to 4\.00 s of a cut of 3\.00 s; expected",
     ):
         row(2, 2)
 
@@ -342,21 +428,27 @@ def test_overlapping_supervisions_keep_their_own_texts(tmp_path: Path, sounds: P
     assert found == {"long": ("LONG", 0.0, 0.0), "short": ("SHORT", 1.0, 1.0)}
 
 
-def test_what_is_empty_or_of_another_kind_is_said_with_what_was_expected(tmp_path: Path, sounds: Path) -> None:
+def test_what_is_empty_or_of_another_kind_is_said_with_what_was_expected(
+    tmp_path: Path, sounds: Path
+) -> None:
     def message(name: str) -> str:
         with pytest.raises(CorpusError) as caught:
             list(lhotse({"train": tmp_path / name}, tmp_path / "audio"))
         return str(caught.value)
 
     (tmp_path / "empty.jsonl").touch()
-    assert message("empty.jsonl").endswith("empty.jsonl: expected a CutSet of Lhotse's, found an empty file")
+    assert message("empty.jsonl").endswith(
+        "empty.jsonl: expected a CutSet of Lhotse's, found an empty file"
+    )
     (tmp_path / "folder").mkdir()
     expected = "folder: expected a Shar folder with cuts.000000.jsonl.gz in it, found"
     assert message("folder").endswith(f"{expected} nothing")
     (tmp_path / "folder" / "a.tar").touch()
     assert message("folder").endswith(f"{expected} a.tar")
     manifests(tmp_path, sounds)
-    assert message("x_recordings_train.jsonl.gz").endswith("expected a CutSet of Lhotse's, found a RecordingSet")
+    assert message("x_recordings_train.jsonl.gz").endswith(
+        "expected a CutSet of Lhotse's, found a RecordingSet"
+    )
     (tmp_path / "supervisions.jsonl.gz").touch()
     (tmp_path / "x_recordings_train.jsonl.gz").rename(tmp_path / "recordings.jsonl.gz")
     assert "supervisions.jsonl.gz: expected a SupervisionSet of" in message("supervisions.jsonl.gz")
@@ -368,10 +460,17 @@ def test_dotted_ids_in_shar_keep_their_own_audio(tmp_path: Path, sounds: Path) -
     source = tmp_path / "shar"
     source.mkdir()
     files = {"utt.0": "a.flac", "utt.1": "deep/b.wav", "utt.2": "c.flac"}
-    cuts = [Recording.from_file(sounds / file, recording_id=name).to_cut() for name, file in files.items()]
+    cuts = [
+        Recording.from_file(sounds / file, recording_id=name).to_cut()
+        for name, file in files.items()
+    ]
     CutSet.from_cuts(cuts).to_shar(source, fields={"recording": "wav"}, warn_unused_fields=False)
     rows = list(lhotse({"train": source}, tmp_path / "audio"))
-    assert [(row.id, len(samples_of(row)) // RATE) for row in rows] == [("utt.0", 1), ("utt.1", 2), ("utt.2", 3)]
+    assert [(row.id, len(samples_of(row)) // RATE) for row in rows] == [
+        ("utt.0", 1),
+        ("utt.1", 2),
+        ("utt.2", 3),
+    ]
 
 
 # ---- Hugging Face ----
@@ -385,7 +484,9 @@ def test_a_dataset_of_hugging_face_on_disk_becomes_a_corpus(tmp_path: Path, soun
     def part(rows: list[int]) -> Any:
         columns = {"audio": [audios[r] for r in rows], "sentence": ["one  two", "three"][: len(rows)],
                    "client_id": ["ann", "bob"][: len(rows)]}  # fmt: skip
-        return datasets.Dataset.from_dict(columns).cast_column("audio", datasets.Audio(decode=False))
+        return datasets.Dataset.from_dict(columns).cast_column(
+            "audio", datasets.Audio(decode=False)
+        )
 
     made = datasets.DatasetDict({"train": part([0, 1]), "validation": part([1])})
     made.save_to_disk(str(tmp_path / "set"))
@@ -415,7 +516,9 @@ def test_ids_that_look_alike_as_file_names_keep_their_own_audio(tmp_path: Path) 
     ids = ["utt.0", "utt.1", "a/b", "a-b", "a_b", "../up", "A_B", "\u00e4" * 300]
     sounds = []
     for number in range(len(ids)):
-        soundfile.write(tmp_path / "one.wav", np.full(RATE, 0.01 * number), RATE)  # all of one length
+        soundfile.write(
+            tmp_path / "one.wav", np.full(RATE, 0.01 * number), RATE
+        )  # all of one length
         sounds.append({"path": None, "bytes": (tmp_path / "one.wav").read_bytes()})
     source = dataset(tmp_path, {"id": ids, "audio": sounds})
     run("hf", source, "--out", tmp_path / "out")
@@ -432,12 +535,19 @@ def test_nulls_are_missing_values_not_words(tmp_path: Path, sounds: Path) -> Non
     texts, voices = ["one", None], [None, 7]
     source = dataset(tmp_path, {"id": [0, None], "audio": files, "text": texts, "speaker": voices})
     rows = list(hugging_face(str(source), None, tmp_path / "audio"))
-    assert [(row.id, row.text, row.speaker) for row in rows] == [("0", "one", ""), ("train-0000001", "", "7")]
+    assert [(row.id, row.text, row.speaker) for row in rows] == [
+        ("0", "one", ""),
+        ("train-0000001", "", "7"),
+    ]
 
 
 def test_rows_whose_ids_repeat_are_named_by_split_and_number(tmp_path: Path, sounds: Path) -> None:
-    files = [{"path": str(sounds / file), "bytes": None} for file in ("a.flac", "deep/b.wav", "c.flac")]
-    source = dataset(tmp_path, {"id": [5, 5, 7], "audio": files, "transcription": ["one", "one", "two"]})  # as FLEURS'
+    files = [
+        {"path": str(sounds / file), "bytes": None} for file in ("a.flac", "deep/b.wav", "c.flac")
+    ]
+    source = dataset(
+        tmp_path, {"id": [5, 5, 7], "audio": files, "transcription": ["one", "one", "two"]}
+    )  # as FLEURS'
     rows = list(hugging_face(str(source), None, tmp_path / "audio"))
     assert [(row.id, row.text) for row in rows] == [
         ("train-0000000", "one"), ("train-0000001", "one"), ("train-0000002", "two")
@@ -452,9 +562,25 @@ def test_a_row_without_audio_is_named(tmp_path: Path) -> None:
 
 def test_a_hub_out_of_reach_is_said_in_one_line_with_what_to_do(tmp_path: Path) -> None:
     pytest.importorskip("datasets")
-    command = [sys.executable, "-m", "mt4ssl_bench", "prepare", "hf", "some/speech", "--config", "en", "--out", "out"]
+    command = [
+        sys.executable,
+        "-m",
+        "mt4ssl_bench",
+        "prepare",
+        "hf",
+        "some/speech",
+        "--config",
+        "en",
+        "--out",
+        "out",
+    ]
     done = subprocess.run(
-        command, cwd=tmp_path, env=os.environ | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, check=False
+        command,
+        cwd=tmp_path,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]

@@ -52,7 +52,9 @@ def test_batching_does_not_change_an_utterance(run: Path) -> None:
 def test_the_fingerprint_is_of_the_weights(run: Path, tmp_path: Path) -> None:
     payload = checkpoint.load(run / "checkpoint.pt")
     payload["model"] = {**payload["model"], "mask_emb": payload["model"]["mask_emb"] + 1}
-    checkpoint.save({k: v for k, v in payload.items() if k != "format"}, tmp_path / "toy" / "checkpoint.pt")
+    checkpoint.save(
+        {k: v for k, v in payload.items() if k != "format"}, tmp_path / "toy" / "checkpoint.pt"
+    )
     assert load_upstream(str(tmp_path / "toy")).fingerprint != load_upstream(str(run)).fingerprint
 
 
@@ -98,7 +100,10 @@ def test_s3prls_filter_banks_come_through_our_protocol() -> None:
     fbank = load_upstream("fbank")
     assert (fbank.num_layers, fbank.dim, fbank.stride, fbank.parameters) == (1, 240, 160, 0)
     features = fbank.extract(*waves())
-    assert features.lengths.tolist() == [48, 29]  # 25 ms windows every 10 ms: 1 + (8000 - 400) // 160, and of 5000
+    assert features.lengths.tolist() == [
+        48,
+        29,
+    ]  # 25 ms windows every 10 ms: 1 + (8000 - 400) // 160, and of 5000
     assert fbank.fingerprint != load_upstream("mel").fingerprint
 
 
@@ -124,7 +129,9 @@ def test_a_hub_name_with_a_checkpoint_goes_to_s3prl(run: Path) -> None:
     through_hub = load_upstream(f"mt4ssl_local:{run / 'checkpoint.pt'}")
     x, lengths = waves()
     ours = load_upstream(str(run)).extract(x, lengths)
-    torch.testing.assert_close(through_hub.extract(x, lengths).layers[:, 0], ours.layers[:, 0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        through_hub.extract(x, lengths).layers[:, 0], ours.layers[:, 0], atol=1e-5, rtol=0
+    )
 
 
 def test_gradients_reach_the_weights_in_train_mode_from_50_ms_up(run: Path) -> None:

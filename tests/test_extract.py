@@ -62,16 +62,25 @@ def test_all_layers_of_a_corpus_stand_under_its_ids(
     assert set(found) == set(expected)
     for name, row in expected.items():
         assert found[name].dtype == np.float32
-        assert np.allclose(found[name], row.transpose(1, 0, 2), rtol=0, atol=1e-4 * np.abs(row).max())
+        assert np.allclose(
+            found[name], row.transpose(1, 0, 2), rtol=0, atol=1e-4 * np.abs(row).max()
+        )
     about = json.loads(index.read_text(encoding="utf-8"))
-    assert (about["layer"], about["dtype"], about["stride"], about["sample_rate"]) == ("all", "fp32", 320, 16_000)
+    assert (about["layer"], about["dtype"], about["stride"], about["sample_rate"]) == (
+        "all",
+        "fp32",
+        320,
+        16_000,
+    )
     assert (about["corpus"], about["digest"]) == ("tones", corpus.info.digest)
 
 
 def test_one_layer_of_a_folder_that_was_never_prepared(
     manifest: Path, expected: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
-    found = read(extract(TOY, tmp_path / "out", folder=manifest.parent / "audio", layer=-1, dtype="fp16"))
+    found = read(
+        extract(TOY, tmp_path / "out", folder=manifest.parent / "audio", layer=-1, dtype="fp16")
+    )
     assert set(found) == set(expected)
     for name, row in expected.items():
         assert found[name].dtype == np.float16
@@ -79,7 +88,11 @@ def test_one_layer_of_a_folder_that_was_never_prepared(
 
 
 def test_an_interrupted_extraction_goes_on_and_computes_nothing_twice(
-    corpus: Corpus, cuts: list[Any], upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    corpus: Corpus,
+    cuts: list[Any],
+    upstream: Upstream,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Watched:
         def __init__(self, fail_at: int) -> None:
@@ -110,13 +123,17 @@ def test_an_interrupted_extraction_goes_on_and_computes_nothing_twice(
         assert np.array_equal(found[name], row)
 
 
-def test_another_extraction_is_refused_and_a_missing_file_named(corpus: Corpus, tmp_path: Path) -> None:
+def test_another_extraction_is_refused_and_a_missing_file_named(
+    corpus: Corpus, tmp_path: Path
+) -> None:
     extract(TOY, tmp_path, corpus=corpus.root, splits=["test"], layer=1)
     with pytest.raises(CheckpointError, match=r"another layer \(1, not 2\); choose another --out"):
         extract(TOY, tmp_path, corpus=corpus.root, layer=2)
     with pytest.raises(CheckpointError, match=r"another dtype \(fp32, not fp16\)"):
         extract(TOY, tmp_path, corpus=corpus.root, splits=["test"], layer=1, dtype="fp16")
-    with pytest.raises(CheckpointError, match=r"another selection \(\d+ utterances, \w+, not \d+ utterances, \w+\)"):
+    with pytest.raises(
+        CheckpointError, match=r"another selection \(\d+ utterances, \w+, not \d+ utterances, \w+\)"
+    ):
         extract(TOY, tmp_path, corpus=corpus.root, layer=1)
     (tmp_path / "features-00000.safetensors").unlink()
     with pytest.raises(CheckpointError, match="features-00000.safetensors is gone"):
@@ -130,7 +147,9 @@ def test_files_cut_short_are_left_out_said_and_tried_again(
     folder = tmp_path / "audio"
     folder.mkdir()
     for name in ("s0-0", "s0-1"):
-        (folder / f"{name}.flac").write_bytes((manifest.parent / "audio" / f"{name}.flac").read_bytes())
+        (folder / f"{name}.flac").write_bytes(
+            (manifest.parent / "audio" / f"{name}.flac").read_bytes()
+        )
     whole = (folder / "s0-1.flac").read_bytes()
     (folder / "s0-1.flac").write_bytes(whole[: len(whole) // 2])
 
@@ -152,7 +171,11 @@ def test_units_are_the_labels_that_k_means_gave_and_collapse_to_runs(
 ) -> None:
     from mt4ssl_bench.upstream.labels import LabelStore
 
-    lines = extract(TOY, tmp_path / "a", corpus=corpus.root, units=labels).read_text(encoding="utf-8").splitlines()
+    lines = (
+        extract(TOY, tmp_path / "a", corpus=corpus.root, units=labels)
+        .read_text(encoding="utf-8")
+        .splitlines()
+    )
     assert [line.split()[0] for line in lines] == [cut.id for cut in cuts]
     units = {line.split()[0]: [int(unit) for unit in line.split()[1:]] for line in lines}
     store = LabelStore(labels)
@@ -174,7 +197,9 @@ def test_units_go_on_behind_the_last_whole_line(
     (tmp_path / "units.partial").write_text("".join(lines[5:12]) + lines[12][:9], encoding="utf-8")
     heard = []
     plain = Pass._forward
-    monkeypatch.setattr(Pass, "_forward", lambda self, ids, waves: heard.extend(ids) or plain(self, ids, waves))
+    monkeypatch.setattr(
+        Pass, "_forward", lambda self, ids, waves: heard.extend(ids) or plain(self, ids, waves)
+    )
     monkeypatch.setattr("mt4ssl_bench.passes.BATCH_SECONDS", 2.0)
     again = extract(TOY, tmp_path, corpus=corpus.root, units=labels).read_text(encoding="utf-8")
     assert len(heard) == len(cuts) - 7
@@ -185,7 +210,9 @@ def test_units_go_on_behind_the_last_whole_line(
 def test_units_of_mfcc_codebooks(corpus: Corpus, tmp_path: Path) -> None:
     config = OfflineConfig(clusters=6)
     store = make_labels([corpus], ("train", "valid"), config, out=tmp_path / "labels", seed=0)
-    written = extract("mfcc", tmp_path / "out", corpus=corpus.root, splits=["train"], units=store.folder)
+    written = extract(
+        "mfcc", tmp_path / "out", corpus=corpus.root, splits=["train"], units=store.folder
+    )
     for line in written.read_text(encoding="utf-8").splitlines():
         name, *units = line.split()
         assert [int(unit) for unit in units] == store.get(name, len(units)).tolist()
@@ -200,7 +227,9 @@ def test_a_codebook_of_another_model_or_without_centres_is_refused(
     bare.mkdir()
     for name in ("labels.json", "labels.npy", "offsets.npy", "ids.txt"):
         (bare / name).write_bytes((labels / name).read_bytes())
-    with pytest.raises(CheckpointError, match="no centres .*run 'mt4ssl-bench kmeans' into another --out"):
+    with pytest.raises(
+        CheckpointError, match="no centres .*run 'mt4ssl-bench kmeans' into another --out"
+    ):
         extract(TOY, tmp_path / "out", corpus=corpus.root, units=bare)
 
 

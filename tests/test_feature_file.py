@@ -20,7 +20,9 @@ from mt4ssl_bench.feature_file import (
 )
 
 RNG = np.random.default_rng(0)
-VALUES = (RNG.standard_normal((50, 3, 96)) * np.array([0.01, 1.0, 300.0])[:, None]).astype(np.float32)
+VALUES = (RNG.standard_normal((50, 3, 96)) * np.array([0.01, 1.0, 300.0])[:, None]).astype(
+    np.float32
+)
 VALUES[7, 1] = 0  # a silent frame
 
 
@@ -38,7 +40,11 @@ def header(precision: Precision = "fp32") -> Header:
         ("fp16", 192, np.abs(VALUES) * 2.0**-11 + 2.0**-25),
         ("bf16", 192, np.abs(VALUES) * 2.0**-8),
         # half a step of 127 from the largest value of that frame of that layer, whatever the other layers hold
-        ("int8", 100, np.broadcast_to(np.abs(VALUES).max(-1, keepdims=True) / 254 * 1.001, VALUES.shape)),
+        (
+            "int8",
+            100,
+            np.broadcast_to(np.abs(VALUES).max(-1, keepdims=True) / 254 * 1.001, VALUES.shape),
+        ),
     ],
 )
 def test_a_precision_moves_no_value_further_than_its_rounding(
@@ -110,5 +116,7 @@ def test_audio_that_changed_since_is_said_when_damage_is_mended(tmp_path: Path) 
     Writer(file, header()).write(iter([[("a", VALUES)]]))
     file.write_bytes(bytes(file.stat().st_size))
     features = StoredFeatures(file, lambda _: VALUES[:7])
-    with pytest.raises(CheckpointError, match="utterance 'a' has 7 rows now, not 50: its audio has changed"):
+    with pytest.raises(
+        CheckpointError, match="utterance 'a' has 7 rows now, not 50: its audio has changed"
+    ):
         features.get("a")

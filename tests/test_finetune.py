@@ -70,7 +70,9 @@ def test_gradients_reach_everything_but_the_convolutions() -> None:
 
 
 def test_masks_need_a_generator_and_depend_on_it_alone() -> None:
-    module = trainable(load_upstream(TOY), TuneConfig(activation_dropout=0, layer_drop=0, channel_length=8))
+    module = trainable(
+        load_upstream(TOY), TuneConfig(activation_dropout=0, layer_drop=0, channel_length=8)
+    )
     embedded = [module(*waves(), np.random.default_rng(seed)).layers[0] for seed in (1, 1, 2)]
     assert embedded[0].equal(embedded[1])
     assert not embedded[0].equal(embedded[2])
@@ -89,7 +91,9 @@ def test_s3prls_models_are_trained_through_their_hub(tmp_path: Path) -> None:
         "config": ours.blueprint["config"],
         "model": trainable(ours, TuneConfig()).model.state_dict(),
     }
-    stored["config"]["targets"]["offline"]["weight"] = stored["config"]["targets"]["online"]["weight"] = 0.0
+    stored["config"]["targets"]["offline"]["weight"] = stored["config"]["targets"]["online"][
+        "weight"
+    ] = 0.0
     checkpoint.save(stored, tmp_path / "checkpoint.pt")
     theirs = S3PRLUpstream(f"mt4ssl_local:{tmp_path / 'checkpoint.pt'}", "cpu")
     module = trainable(theirs, TuneConfig())
@@ -125,25 +129,39 @@ def test_the_head_reads_one_layer_or_all_of_them() -> None:
     torch.testing.assert_close(every(features, lengths)[0], every.output(features.mean(0)))
     assert every.layer_weights == pytest.approx([1 / 3] * 3)
     for wrong in ("3", "last", "-4", ""):
-        with pytest.raises(ConfigError, match="tune.layer=.*expected weighted, or a number from -3 to 2"):
+        with pytest.raises(
+            ConfigError, match="tune.layer=.*expected weighted, or a number from -3 to 2"
+        ):
             TunedHead(3, 4, 7, TuneConfig(layer=wrong), pooled=False)
 
 
 def test_the_loss_is_ctcs_sum_over_utterances(corpus: Corpus, tmp_path: Path) -> None:
-    run, train, _ = make(corpus, tmp_path, "tune.activation_dropout=0", "tune.time_prob=0", "tune.channel_prob=0")
+    run, train, _ = make(
+        corpus, tmp_path, "tune.activation_dropout=0", "tune.time_prob=0", "tune.channel_prob=0"
+    )
     run.targets = {cut.id: run.task.target(cut) for cut in train}
     data = Audio(train, run.config)
-    together, *alone = [run.loss(data.make(cuts), 0, 0) for cuts in (train[:2], train[:1], train[1:2])]
+    together, *alone = [
+        run.loss(data.make(cuts), 0, 0) for cuts in (train[:2], train[:1], train[1:2])
+    ]
     assert together.count == 2
-    assert together.total.item() == pytest.approx(sum(part.total.item() for part in alone), rel=1e-5)
+    assert together.total.item() == pytest.approx(
+        sum(part.total.item() for part in alone), rel=1e-5
+    )
     assert together.total.item() > 20, "a sum, not a mean per symbol"
 
 
 def test_the_encoder_rests_for_the_first_updates(corpus: Corpus, tmp_path: Path) -> None:
-    run, train, valid = make(corpus, tmp_path, "tune.freeze_updates=100", "steps=3", "validate_every=3")
+    run, train, valid = make(
+        corpus, tmp_path, "tune.freeze_updates=100", "steps=3", "validate_every=3"
+    )
     before = weights(run)
     run.run(train, valid, "test")
-    moved = {name.split(".")[0] for name, tensor in weights(run).items() if not tensor.equal(before[name])}
+    moved = {
+        name.split(".")[0]
+        for name, tensor in weights(run).items()
+        if not tensor.equal(before[name])
+    }
     assert moved == {"head"}
 
 
@@ -176,7 +194,9 @@ def overfitted(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> tupl
     """A model that knows two utterances by heart."""
     folder = tmp_path_factory.mktemp("runs") / "asr-toy"
     run, train, _ = make(
-        corpus, folder, *["steps=300", "validate_every=100", "tune.time_prob=0", "tune.channel_prob=0"]
+        corpus,
+        folder,
+        *["steps=300", "validate_every=100", "tune.time_prob=0", "tune.channel_prob=0"],
     )
     run.run(train[:2], train[:2], "test")
     assert run.best == 0
@@ -193,7 +213,10 @@ def test_transcribe_prints_the_text_of_an_utterance_it_was_trained_on(
     assert found == [(file, text_of(cut)) for file, cut in zip(files, cuts, strict=True)]
     assert not missing.exists()
     (tmp_path / "broken.wav").write_bytes(b"no audio")
-    assert list(transcribe(folder, [tmp_path, files[0]])) == [(tmp_path / "broken.wav", None), found[0]]
+    assert list(transcribe(folder, [tmp_path, files[0]])) == [
+        (tmp_path / "broken.wav", None),
+        found[0],
+    ]
     assert len(audio_files([files[0].parent])) == 24
     with pytest.raises(CorpusError, match="no such file or folder"):
         audio_files([tmp_path / "none"])
@@ -211,7 +234,9 @@ def test_long_audio_is_read_in_chunks_that_fit_together(
     recognizer = Recognizer(overfitted[0])
     seen: list[tuple[int, int]] = []
 
-    def position(waveform: torch.Tensor) -> torch.Tensor:  # each frame is the number of its first sample
+    def position(
+        waveform: torch.Tensor,
+    ) -> torch.Tensor:  # each frame is the number of its first sample
         seen.append((int(waveform[0]), len(waveform)))
         return waveform.unfold(0, 400, 320)[:, :1]
 
@@ -224,7 +249,9 @@ def test_long_audio_is_read_in_chunks_that_fit_together(
         assert max(length for _, length in seen) <= module.CHUNK
 
 
-def test_evaluate_finetunes_keeps_modes_apart_and_repeats_nothing(corpus: Corpus, tmp_path: Path) -> None:
+def test_evaluate_finetunes_keeps_modes_apart_and_repeats_nothing(
+    corpus: Corpus, tmp_path: Path
+) -> None:
     short = ["steps=4", "validate_every=2"]
     first = evaluate([TOY], [FINETUNE], corpus.root, out=tmp_path, device="cpu", overrides=short)
     assert not first.failures
@@ -234,10 +261,15 @@ def test_evaluate_finetunes_keeps_modes_apart_and_repeats_nothing(corpus: Corpus
     assert "tune" in record.recipe
     assert "store" not in record.recipe
     assert [trial["steps"] for trial in record.sweep] in ([2], [4])
-    assert evaluate([TOY], [FINETUNE], corpus.root, out=tmp_path, device="cpu", overrides=short).reused == 1
+    assert (
+        evaluate([TOY], [FINETUNE], corpus.root, out=tmp_path, device="cpu", overrides=short).reused
+        == 1
+    )
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name.endswith(record.key)
-    frozen = evaluate([TOY], [str(DATA / "toy_asr.yaml")], corpus.root, out=tmp_path, device="cpu").results[0]
+    frozen = evaluate(
+        [TOY], [str(DATA / "toy_asr.yaml")], corpus.root, out=tmp_path, device="cpu"
+    ).results[0]
     assert frozen.mode == "frozen"
     assert not {"tune", "mode", "decode", "lexicon"} & set(frozen.recipe)
     (table,) = Leaderboard.from_folder(tmp_path).tables
@@ -252,7 +284,9 @@ def test_evaluate_finetunes_keeps_modes_apart_and_repeats_nothing(corpus: Corpus
         Recognizer(kept, upstream="random:mt4ssl_tiny")
 
 
-def test_a_sweep_of_rates_and_a_diverged_one(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_of_rates_and_a_diverged_one(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     outcome = evaluate(
         [TOY], [FINETUNE], corpus.root, out=tmp_path, device="cpu",
         overrides=["steps=4", "validate_every=2", "sweep=[1e30,1e-2]", "clip_norm=0", "tune.phases=[0,1,0]"],
@@ -263,11 +297,18 @@ def test_a_sweep_of_rates_and_a_diverged_one(corpus: Corpus, tmp_path: Path, mon
 
 
 def test_speakers_are_learnt_from_crops_and_hold_no_text(corpus: Corpus, tmp_path: Path) -> None:
-    config = load(TaskConfig, "speaker_finetune_tiny", ["steps=2", "validate_every=1", "tune.channel_length=8"])
+    config = load(
+        TaskConfig,
+        "speaker_finetune_tiny",
+        ["steps=2", "validate_every=1", "tune.channel_length=8"],
+    )
     task, train = Speaker(config), list(corpus.cuts("train"))
     task.fit_units(train)
     data = Audio(train, replace(config, crop_seconds=0.5), crop=0.5)
-    epochs = [{cut.id: cut.start for b in data.batches(shuffle=True)(epoch) for cut in b.cuts} for epoch in (0, 0, 1)]
+    epochs = [
+        {cut.id: cut.start for b in data.batches(shuffle=True)(epoch) for cut in b.cuts}
+        for epoch in (0, 0, 1)
+    ]
     assert epochs[0] == epochs[1] != epochs[2]
     run = Finetuning(task, load_upstream(TOY), lr=1e-3, folder=tmp_path, device="cpu")
     run.run(train, list(corpus.cuts("valid")), "test")
@@ -278,7 +319,12 @@ def test_speakers_are_learnt_from_crops_and_hold_no_text(corpus: Corpus, tmp_pat
 
 def test_the_published_settings_stand_in_the_recipes() -> None:
     config = load(TaskConfig, "asr_finetune")
-    assert (config.steps, config.accumulate, config.sweep, config.clip_norm) == (20_000, 8, (5e-5,), 0)
+    assert (config.steps, config.accumulate, config.sweep, config.clip_norm) == (
+        20_000,
+        8,
+        (5e-5,),
+        0,
+    )
     assert config.tune.phases == (0.1, 0.4, 0.5)
     assert (config.tune.batch_seconds * 16_000, config.tune.final_scale) == (3_200_000, 0.05)
 
@@ -286,14 +332,18 @@ def test_the_published_settings_stand_in_the_recipes() -> None:
 def test_a_language_model_adds_a_column_and_trains_nothing_again(
     corpus: Corpus, tmp_path: Path, write_arpa: Callable[..., str]
 ) -> None:
-    pytest.importorskip("flashlight.lib.text", reason="flashlight-text has no wheel for this Python")
+    pytest.importorskip(
+        "flashlight.lib.text", reason="flashlight-text has no wheel for this Python"
+    )
     arpa = write_arpa(tmp_path / "words.arpa", ["LOW MID HIGH", "HIGH LOW MID"])
     short = ["steps=4", "validate_every=2"]
     evaluate([TOY], [FINETUNE], corpus.root, out=tmp_path, device="cpu", overrides=short)
     (folder,) = (tmp_path / "runs").iterdir()
     before = (folder / "checkpoint.pt").stat().st_mtime_ns
     with_lm = [*short, f"decode.lm={arpa}", "decode.tune=true"]
-    outcome = evaluate([TOY], [FINETUNE], corpus.root, out=tmp_path, device="cpu", overrides=with_lm)
+    outcome = evaluate(
+        [TOY], [FINETUNE], corpus.root, out=tmp_path, device="cpu", overrides=with_lm
+    )
     assert not outcome.failures
     record = outcome.results[0]
     assert list(record.metrics) == ["wer", "cer", "wer+lm", "cer+lm"]
@@ -305,13 +355,22 @@ def test_a_language_model_adds_a_column_and_trains_nothing_again(
     assert all(set(row["with_lm"].split()) <= {"LOW", "MID", "HIGH"} for row in rows)
     assert "asr WER+LM % ↓" in Leaderboard.from_folder(tmp_path).to_markdown()
     frozen = [f"decode.lm={arpa}", "steps=4", "validate_every=4", "sweep=[1e-2]"]
-    asr = evaluate([TOY], [str(DATA / "toy_asr.yaml")], corpus.root, out=tmp_path, device="cpu", overrides=frozen)
+    asr = evaluate(
+        [TOY],
+        [str(DATA / "toy_asr.yaml")],
+        corpus.root,
+        out=tmp_path,
+        device="cpu",
+        overrides=frozen,
+    )
     assert asr.results[0].lm_weights == {"lm_weight": 2.0, "word_score": -1.0}
     with pytest.raises(ConfigError, match="decode.lm=none.arpa: cannot be read"):
         plan(FINETUNE, corpus, ["decode.lm=none.arpa"])
 
 
-def test_a_file_that_is_no_language_model_fails_before_any_training(corpus: Corpus, tmp_path: Path) -> None:
+def test_a_file_that_is_no_language_model_fails_before_any_training(
+    corpus: Corpus, tmp_path: Path
+) -> None:
     recipes = [FINETUNE, str(DATA / "toy_speaker.yaml")]
     overrides = [f"decode.lm={__file__}"]
     outcome = evaluate([TOY], recipes, corpus.root, out=tmp_path, device="cpu", overrides=overrides)

@@ -50,7 +50,9 @@ def test_it_trains_under_autocast() -> None:
     torch.testing.assert_close(frames.float(), frontend(waveforms), atol=0.15, rtol=0)
 
 
-@pytest.mark.parametrize(("samples", "frames"), [(160_000, 499), (320_000, 999), (400, 1), (399, 0), (800, 2)])
+@pytest.mark.parametrize(
+    ("samples", "frames"), [(160_000, 499), (320_000, 999), (400, 1), (399, 0), (800, 2)]
+)
 def test_frame_counts_follow_the_strides(samples: int, frames: int) -> None:
     assert frame_count(samples) == frames
     assert frame_counts(torch.tensor([samples])).item() == frames

@@ -9,7 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mt4ssl_bench.downstream.heads import LinearHead, PooledHead, RecurrentHead, WeightedSum, run_heads
+from mt4ssl_bench.downstream.heads import (
+    LinearHead,
+    PooledHead,
+    RecurrentHead,
+    WeightedSum,
+    run_heads,
+)
 from mt4ssl_bench.downstream.specaug import augment
 from mt4ssl_bench.downstream.task import HeadConfig
 
@@ -30,11 +36,15 @@ def case(request: pytest.FixtureRequest, s3prl: Any) -> tuple[Tensor, Tensor, He
     """Features (B, T, L, D), s3prl's weighted sum of them, and the config that asks for the same."""
     torch.manual_seed(0)
     features = torch.randn(3, int(LENGTHS.max()), LAYERS, DIM)
-    upstream = SimpleNamespace(hidden_sizes=[DIM] * LAYERS, downsample_rates=[320] * LAYERS, num_layers=LAYERS)
+    upstream = SimpleNamespace(
+        hidden_sizes=[DIM] * LAYERS, downsample_rates=[320] * LAYERS, num_layers=LAYERS
+    )
     featurizer = s3prl.Featurizer(upstream, normalize=request.param)
     featurizer.weights.data = scores()
     summed, _ = featurizer(list(features.unbind(2)), [LENGTHS] * LAYERS)
-    norm = HeadConfig(projection=16, hidden=10, lstm_layers=2, dropout=0.2, layer_norm=request.param)
+    norm = HeadConfig(
+        projection=16, hidden=10, lstm_layers=2, dropout=0.2, layer_norm=request.param
+    )
     return features, summed, norm
 
 
@@ -57,12 +67,17 @@ def test_the_weighted_sum_is_their_featurizers(case: tuple[Tensor, Tensor, HeadC
     same(ours(features), summed)
 
 
-@pytest.mark.parametrize("outputs", [OUTPUTS, 400])  # the second is where both linear maps are applied in turn
+@pytest.mark.parametrize(
+    "outputs", [OUTPUTS, 400]
+)  # the second is where both linear maps are applied in turn
 def test_the_linear_head_is_their_frame_level_linear(
     s3prl: Any, case: tuple[Tensor, Tensor, HeadConfig], outputs: int
 ) -> None:
     features, summed, config = case
-    theirs, ours = s3prl.FrameLevelLinear(DIM, outputs, hidden_size=16), LinearHead(LAYERS, DIM, outputs, config)
+    theirs, ours = (
+        s3prl.FrameLevelLinear(DIM, outputs, hidden_size=16),
+        LinearHead(LAYERS, DIM, outputs, config),
+    )
     copy(ours.projection, theirs.hidden_layers[0])
     copy(ours.output, theirs.final_proj)
     ours.sum.scores.data = scores()
@@ -71,16 +86,23 @@ def test_the_linear_head_is_their_frame_level_linear(
     assert lengths.equal(LENGTHS)
 
 
-def test_the_pooled_head_is_their_mean_pooling_linear(s3prl: Any, case: tuple[Tensor, Tensor, HeadConfig]) -> None:
+def test_the_pooled_head_is_their_mean_pooling_linear(
+    s3prl: Any, case: tuple[Tensor, Tensor, HeadConfig]
+) -> None:
     features, summed, config = case
-    theirs, ours = s3prl.MeanPoolingLinear(DIM, OUTPUTS, hidden_size=16), PooledHead(LAYERS, DIM, OUTPUTS, config)
+    theirs, ours = (
+        s3prl.MeanPoolingLinear(DIM, OUTPUTS, hidden_size=16),
+        PooledHead(LAYERS, DIM, OUTPUTS, config),
+    )
     copy(ours.projection, theirs.hidden_layers[0])
     copy(ours.output, theirs.final_proj)
     ours.sum.scores.data = scores()
     same(ours(features, LENGTHS)[0], theirs(summed, LENGTHS))
 
 
-def test_the_recurrent_head_is_their_rnn_encoder(s3prl: Any, case: tuple[Tensor, Tensor, HeadConfig]) -> None:
+def test_the_recurrent_head_is_their_rnn_encoder(
+    s3prl: Any, case: tuple[Tensor, Tensor, HeadConfig]
+) -> None:
     features, summed, config = case
     theirs = s3prl.RNNEncoder(
         DIM, OUTPUTS, "LSTM", proj_size=16, hidden_size=[10, 10], dropout=[0.2, 0.2], layer_norm=[False] * 2,
@@ -92,7 +114,13 @@ def test_the_recurrent_head_is_their_rnn_encoder(s3prl: Any, case: tuple[Tensor,
     for layer, (ahead, back) in enumerate(zip(ours.forwards, ours.backwards, strict=True)):
         state = theirs.rnns[layer].layer.state_dict()
         ahead.load_state_dict({key: value for key, value in state.items() if "reverse" not in key})
-        back.load_state_dict({key.removesuffix("_reverse"): value for key, value in state.items() if "reverse" in key})
+        back.load_state_dict(
+            {
+                key.removesuffix("_reverse"): value
+                for key, value in state.items()
+                if "reverse" in key
+            }
+        )
     ours.sum.scores.data = scores()
     expected = theirs(summed, LENGTHS)[0]
     found, _ = ours(features, LENGTHS)
@@ -112,7 +140,10 @@ def test_many_heads_at_once_are_each_head_alone(case: tuple[Tensor, Tensor, Head
 
 def test_spec_augment_makes_the_draws_that_theirs_makes(s3prl: Any) -> None:
     theirs = pytest.importorskip("s3prl.nn.specaug").SpecAug(
-        freq_mask_width_range=(0, 50), num_freq_mask=4, time_mask_width_range=(0, 40), num_time_mask=2
+        freq_mask_width_range=(0, 50),
+        num_freq_mask=4,
+        time_mask_width_range=(0, 40),
+        num_time_mask=2,
     )  # SuperbASR's
     for seed, lengths in enumerate([[190, 150, 8], [64, 64, 64], [30, 10, 11]]):
         frames = torch.tensor(lengths)

@@ -28,7 +28,13 @@ from mt4ssl_bench.upstream.model import MT4SSL
 
 ROOT = Path(__file__).parent.parent
 TOY = str(Path(__file__).parent / "data" / "toy.yaml")
-ATOL, MAX_LENGTH_DIFF, EXTRA_SHORT_SEC, TEST_MORE_ITER, TRAIN_MORE_ITER = 0.01, 3, 0.05, 2, 5  # s3prl's
+ATOL, MAX_LENGTH_DIFF, EXTRA_SHORT_SEC, TEST_MORE_ITER, TRAIN_MORE_ITER = (
+    0.01,
+    3,
+    0.05,
+    2,
+    5,
+)  # s3prl's
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +101,9 @@ def test_s3prls_test_of_forward_and_backward(run: Path, n: int, longest: float) 
 
 @pytest.mark.parametrize("layers", [None, [0, 2]])
 @pytest.mark.parametrize("normalize", [False, True])
-def test_s3prls_test_of_the_featurizer(run: Path, layers: list[int] | None, *, normalize: bool) -> None:
+def test_s3prls_test_of_the_featurizer(
+    run: Path, layers: list[int] | None, *, normalize: bool
+) -> None:
     from s3prl.nn import Featurizer
     from s3prl.util.pseudo_data import get_pseudo_wavs
 
@@ -127,11 +135,15 @@ def test_torch_hub_loads_from_a_checkout_that_is_not_installed(run: Path) -> Non
         f"m = torch.hub.load({str(ROOT)!r}, 'mt4ssl_local', ckpt={str(run)!r}, source='local'); "
         "print(len(m([torch.zeros(800)])['hidden_states']), m.get_downsample_rates('hidden_states'))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=run, env={}, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=run, env={}, capture_output=True, text=True, check=True
+    )
     assert done.stdout.split() == ["3", "320"]
 
 
-def test_registering_twice_replaces_nothing_and_is_undone_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_registering_twice_replaces_nothing_and_is_undone_by_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     import s3prl.hub as hub
 
     register()
@@ -160,7 +172,9 @@ def server(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
         http.shutdown()
 
 
-def test_a_url_is_downloaded_once_and_only_whole_checkpoints_are_kept(server: str, run: Path, tmp_path: Path) -> None:
+def test_a_url_is_downloaded_once_and_only_whole_checkpoints_are_kept(
+    server: str, run: Path, tmp_path: Path
+) -> None:
     with pytest.raises(CheckpointError, match=r"page\.pt: truncated, damaged or not"):
         expert.mt4ssl_url(f"{server}/page.pt")
     assert not list((tmp_path / "hub" / "checkpoints").iterdir())
@@ -181,7 +195,9 @@ def test_a_url_is_downloaded_once_and_only_whole_checkpoints_are_kept(server: st
 
 
 def test_without_a_network_the_file_that_is_missing_is_named() -> None:
-    with pytest.raises(UpstreamError, match=r"127\.0\.0\.1:9/x\.pt: could not be downloaded .* path instead"):
+    with pytest.raises(
+        UpstreamError, match=r"127\.0\.0\.1:9/x\.pt: could not be downloaded .* path instead"
+    ):
         expert.mt4ssl_url("http://127.0.0.1:9/x.pt")
 
 
@@ -190,7 +206,9 @@ def test_s3prls_failed_download_is_named_with_the_place_where_the_file_may_be_pu
 ) -> None:
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody listens there
     monkeypatch.setattr("s3prl.util.download._download_dir", tmp_path)
-    with pytest.raises(UpstreamError, match=r"could not download https://\S+hubert_base_ls960\.pt .*hubert_local") as e:
+    with pytest.raises(
+        UpstreamError, match=r"could not download https://\S+hubert_base_ls960\.pt .*hubert_local"
+    ) as e:
         load_upstream("hubert")
     assert str(tmp_path) in str(e.value)
 
@@ -203,7 +221,10 @@ def test_s3prls_failed_download_is_named_with_the_place_where_the_file_may_be_pu
         ("hf_hubert_custom", "needs a checkpoint"),
         ("mt4ssl_local:none.pt", "no such checkpoint"),
         ("stft_mag", "write stft_mag:<path"),
-        ("wavlm_base_plus:own.pt", "has weights of its own and takes no 'own.pt'; did you mean wavlm_local"),
+        (
+            "wavlm_base_plus:own.pt",
+            "has weights of its own and takes no 'own.pt'; did you mean wavlm_local",
+        ),
         ("fbank:own.pt", "takes no 'own.pt'"),
         ("mt4ssl", "mt4ssl-bench pretrain"),
         ("mt4ssl_locl:own.pt", "did you mean mt4ssl_local"),
@@ -219,7 +240,11 @@ def test_bases_without_weights_are_known_by_their_code_and_settings(tmp_path: Pa
     import s3prl.upstream.log_stft as theirs
 
     settings = (Path(theirs.__file__).parent / "log_stft_mag.yaml").read_text(encoding="utf-8")
-    for name, text in (("a", settings), ("b", settings), ("c", settings.replace("hop_length: 320", "hop_length: 160"))):
+    for name, text in (
+        ("a", settings),
+        ("b", settings),
+        ("c", settings.replace("hop_length: 320", "hop_length: 160")),
+    ):
         (tmp_path / f"{name}.yaml").write_text(text, encoding="utf-8")
     a, b, c = (load_upstream(f"stft_mag:{tmp_path}/{name}.yaml") for name in "abc")
     assert a.fingerprint == b.fingerprint == load_upstream("stft_mag:log_stft_mag.yaml").fingerprint
@@ -227,22 +252,35 @@ def test_bases_without_weights_are_known_by_their_code_and_settings(tmp_path: Pa
     assert (a.stride, c.stride) == (320, 160)
 
 
-@pytest.mark.parametrize("name", ["fbank", "mfcc", "spectrogram", "stft_mag:log_stft_mag.yaml", "mt4ssl_hub"])
+@pytest.mark.parametrize(
+    "name", ["fbank", "mfcc", "spectrogram", "stft_mag:log_stft_mag.yaml", "mt4ssl_hub"]
+)
 def test_an_utterances_frames_are_its_own_in_any_batch(name: str, run: Path) -> None:
     register()
-    model = S3PRLUpstream(f"mt4ssl_local:{run}/checkpoint.pt" if name == "mt4ssl_hub" else name, "cpu")
+    model = S3PRLUpstream(
+        f"mt4ssl_local:{run}/checkpoint.pt" if name == "mt4ssl_hub" else name, "cpu"
+    )
     lengths = torch.tensor([16_000, 5_079, 5_080, 5_039, 5_040, 801])
     waves = torch.randn(6, 16_000) * (torch.arange(16_000) < lengths[:, None])
     together = model.extract(waves, lengths)
     for b, n in enumerate(lengths.tolist()):
-        assert together.lengths[b] == model.extract(waves[b : b + 1, :n], lengths[b : b + 1]).layers.shape[2]
+        assert (
+            together.lengths[b]
+            == model.extract(waves[b : b + 1, :n], lengths[b : b + 1]).layers.shape[2]
+        )
 
 
-def test_replicas_for_several_devices_compute_the_same(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replicas_for_several_devices_compute_the_same(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """DataParallel's own replication, with copies on the CPU in place of copies on other devices."""
     module = sys.modules["torch.nn.parallel.replicate"]
 
-    def copies(tensors: list[Tensor], devices: list[int], detach: bool = False) -> list[list[Tensor]]:  # noqa: FBT001, FBT002
+    def copies(
+        tensors: list[Tensor],
+        devices: list[int],
+        detach: bool = False,  # noqa: FBT001, FBT002 - torch's
+    ) -> list[list[Tensor]]:
         return [[t.detach().clone() if detach else t.clone() for t in tensors] for _ in devices]
 
     monkeypatch.setattr(module, "_broadcast_coalesced_reshape", copies)
@@ -257,7 +295,9 @@ def test_replicas_for_several_devices_compute_the_same(run: Path, monkeypatch: p
                 assert a.equal(b)
 
 
-def test_long_audio_is_encoded_in_windows_that_give_the_same_frames(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_audio_is_encoded_in_windows_that_give_the_same_frames(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = UpstreamExpert(str(run)).eval()
     torch.manual_seed(0)
     waves = [torch.randn(48_123), torch.randn(9_000)]
@@ -269,7 +309,9 @@ def test_long_audio_is_encoded_in_windows_that_give_the_same_frames(run: Path, m
     # three windows of 50 frames; the positional convolutions see 18 frames to each side
     torch.testing.assert_close(windows[0][0, 18:32], whole[0][0, 18:32], atol=1e-5, rtol=0)
     torch.testing.assert_close(windows[0][0, 68:82], whole[0][0, 68:82], atol=1e-5, rtol=0)
-    for a, b in zip(windows, whole, strict=True):  # the short one lies in one window, and is what it was
+    for a, b in zip(
+        windows, whole, strict=True
+    ):  # the short one lies in one window, and is what it was
         torch.testing.assert_close(a[1, :27], b[1, :27], atol=1e-5, rtol=0)
 
 
@@ -278,7 +320,10 @@ def test_long_audio_is_encoded_in_windows_that_give_the_same_frames(run: Path, m
     [
         ([], "no waveforms"),
         ([torch.zeros(2, 16_000)], r"waveform 0: shape \(2, 16000\); expected one channel"),
-        ([torch.zeros(800), torch.zeros(800, dtype=torch.int16)], "waveform 1: int16 samples; .*32768"),
+        (
+            [torch.zeros(800), torch.zeros(800, dtype=torch.int16)],
+            "waveform 1: int16 samples; .*32768",
+        ),
         ([torch.full((800,), torch.nan)], "waveform 0: holds NaN"),
         ([torch.zeros(399)], "waveform 0: 399 samples; at least 400"),
         ([[0.0] * 800], "waveform 0: a list; expected a tensor"),
@@ -326,9 +371,27 @@ def test_s3prls_bases_our_models_and_a_users_class_stand_on_one_leaderboard(
     ]
     task = str(Path(TOY).parent / "toy_phoneme.yaml")
     done = evaluate([*names, "mell"], [task], corpus.root, out=tmp_path / "results", device="cpu")
-    assert [result.upstream["stride"] for result in done.results] == [160, 160, 160, 320, 320, 320, 320, 320]
+    assert [result.upstream["stride"] for result in done.results] == [
+        160,
+        160,
+        160,
+        320,
+        320,
+        320,
+        320,
+        320,
+    ]
     assert len({result.upstream["fingerprint"] for result in done.results}) == 8
     assert [failure.partition("; ")[2] for failure in done.failures] == ["did you mean mel?"]
     shown = Leaderboard.from_folder(tmp_path / "results").to_markdown()
-    for name in ("fbank", "mel", "mfcc", "stft_mag:log_stft_mag.yaml", "random:", "toy", "mine:Energy", "hf:hubert"):
+    for name in (
+        "fbank",
+        "mel",
+        "mfcc",
+        "stft_mag:log_stft_mag.yaml",
+        "random:",
+        "toy",
+        "mine:Energy",
+        "hf:hubert",
+    ):
         assert f"| {name}" in shown

@@ -28,11 +28,21 @@ SIZE: dict[str, Any] = {
 }  # fmt: skip
 
 
-def save(folder: Path, kind: str, *, masked: bool, normalize: bool = True, seed: int = 0, **settings: object) -> Path:
+def save(
+    folder: Path,
+    kind: str,
+    *,
+    masked: bool,
+    normalize: bool = True,
+    seed: int = 0,
+    **settings: object,
+) -> Path:
     torch.manual_seed(seed)
     config = getattr(transformers, f"{kind}Config")(**SIZE | settings)
     getattr(transformers, f"{kind}Model")(config).save_pretrained(folder)
-    extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=normalize, return_attention_mask=masked)
+    extractor = transformers.Wav2Vec2FeatureExtractor(
+        do_normalize=normalize, return_attention_mask=masked
+    )
     extractor.save_pretrained(folder)
     return folder
 
@@ -44,7 +54,9 @@ def hubert(tmp_path: Path) -> Path:
 
 def waves() -> tuple[torch.Tensor, torch.Tensor]:
     lengths = torch.tensor([9_000, 16_000, 9_000, 12_345])
-    x = torch.randn(4, 16_000, generator=torch.Generator().manual_seed(1)) * torch.tensor([[0.1], [0.2], [0.3], [0.05]])
+    x = torch.randn(4, 16_000, generator=torch.Generator().manual_seed(1)) * torch.tensor(
+        [[0.1], [0.2], [0.3], [0.05]]
+    )
     for row, length in zip(x, lengths.tolist(), strict=True):
         row[:length] += 0.05  # an offset that normalisation takes away
         row[length:] = 0
@@ -55,7 +67,13 @@ def waves() -> tuple[torch.Tensor, torch.Tensor]:
     ("kind", "settings", "masked", "normalize", "pads"),
     [
         ("Hubert", {"feat_extract_norm": "group"}, False, True, False),
-        ("Wav2Vec2", {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}, True, True, True),
+        (
+            "Wav2Vec2",
+            {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True},
+            True,
+            True,
+            True,
+        ),
         ("WavLM", {"feat_extract_norm": "layer"}, True, False, True),
         ("Data2VecAudio", {"num_conv_pos_embeddings": 5, "conv_bias": False}, True, True, False),
     ],
@@ -70,7 +88,12 @@ def test_each_utterance_is_what_transformers_gives_for_it_alone(
 ) -> None:
     folder = save(tmp_path / "model", kind, masked=masked, normalize=normalize, **settings)
     upstream = load_upstream(f"hf:{folder}")
-    assert (upstream.name, upstream.num_layers, upstream.dim, upstream.stride) == ("hf:model", 3, 32, 320)
+    assert (upstream.name, upstream.num_layers, upstream.dim, upstream.stride) == (
+        "hf:model",
+        3,
+        32,
+        320,
+    )
     assert upstream.pads is pads  # type: ignore[attr-defined]
     x, lengths = waves()
     found = upstream.extract(x, lengths)
@@ -78,7 +101,9 @@ def test_each_utterance_is_what_transformers_gives_for_it_alone(
     assert found.lengths.tolist() == [27, 49, 27, 38]
     model = transformers.AutoModel.from_pretrained(folder).eval()
     extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
-    for i, (length, frames) in enumerate(zip(lengths.tolist(), found.lengths.tolist(), strict=True)):
+    for i, (length, frames) in enumerate(
+        zip(lengths.tolist(), found.lengths.tolist(), strict=True)
+    ):
         inputs = extractor(x[i, :length].numpy(), sampling_rate=16_000, return_tensors="pt")
         with torch.no_grad():
             alone = torch.stack(model(**inputs, output_hidden_states=True).hidden_states)[:, 0]
@@ -86,7 +111,9 @@ def test_each_utterance_is_what_transformers_gives_for_it_alone(
         torch.testing.assert_close(found.layers[:, i, :frames], alone, atol=1e-5, rtol=0)
 
 
-def test_the_fingerprint_is_of_weights_and_settings_not_of_the_folder(hubert: Path, tmp_path: Path) -> None:
+def test_the_fingerprint_is_of_weights_and_settings_not_of_the_folder(
+    hubert: Path, tmp_path: Path
+) -> None:
     copy = tmp_path / "elsewhere"
     transformers.AutoModel.from_pretrained(hubert).save_pretrained(copy)
     transformers.AutoFeatureExtractor.from_pretrained(hubert).save_pretrained(copy)
@@ -95,11 +122,18 @@ def test_the_fingerprint_is_of_weights_and_settings_not_of_the_folder(hubert: Pa
     raw = save(tmp_path / "raw", "Hubert", masked=False, normalize=False)
     other = save(tmp_path / "other", "Hubert", masked=False, seed=1)
     heads = save(tmp_path / "heads", "Hubert", masked=False, num_attention_heads=4)
-    assert len({mark, *(load_upstream(f"hf:{folder}").fingerprint for folder in (raw, other, heads))}) == 4
+    assert (
+        len({mark, *(load_upstream(f"hf:{folder}").fingerprint for folder in (raw, other, heads))})
+        == 4
+    )
 
 
-def test_a_random_hubert_is_evaluated_by_folder(hubert: Path, corpus: Corpus, tmp_path: Path) -> None:
-    outcome = evaluate([f"hf:{hubert}"], [str(TOY)], corpus.root, out=tmp_path / "results", device="cpu")
+def test_a_random_hubert_is_evaluated_by_folder(
+    hubert: Path, corpus: Corpus, tmp_path: Path
+) -> None:
+    outcome = evaluate(
+        [f"hf:{hubert}"], [str(TOY)], corpus.root, out=tmp_path / "results", device="cpu"
+    )
     assert outcome.failures == []
     assert [result.upstream["name"] for result in outcome.results] == ["hf:hubert"]
     assert outcome.results[0].upstream["parameters"] > 20_000
@@ -118,7 +152,9 @@ def test_a_copy_is_trained_and_rebuilt_from_its_weights(tmp_path: Path) -> None:
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.mul_(1.1)
-    assert torch.equal(upstream.extract(*waves()).layers, before.layers), "the frozen upstream shares no weight"
+    assert torch.equal(upstream.extract(*waves()).layers, before.layers), (
+        "the frozen upstream shares no weight"
+    )
     assert isinstance(upstream, Trainable)
     again = rebuild(upstream.blueprint, TuneConfig(), module.state_dict())
     assert torch.equal(again.eval()(*waves()).layers, module(*waves()).layers)
@@ -131,7 +167,9 @@ def test_a_copy_is_trained_and_rebuilt_from_its_weights(tmp_path: Path) -> None:
 
 
 def test_names_that_cannot_be_loaded_say_what_is_needed(hubert: Path, tmp_path: Path) -> None:
-    with pytest.raises(UpstreamError, match="give a folder that holds config.json, model.safetensors and preproc"):
+    with pytest.raises(
+        UpstreamError, match="give a folder that holds config.json, model.safetensors and preproc"
+    ):
         load_upstream(f"hf:{tmp_path / 'none'}")
     (hubert / "preprocessor_config.json").unlink()
     with pytest.raises(UpstreamError, match="preprocessor_config"):
@@ -147,7 +185,9 @@ def test_models_that_do_not_read_waveforms_are_refused(tmp_path: Path) -> None:
     )  # fmt: skip
     transformers.WhisperModel(config).save_pretrained(tmp_path / "w")
     transformers.WhisperFeatureExtractor().save_pretrained(tmp_path / "w")
-    with pytest.raises(UpstreamError, match="a whisper model does not read waveforms frame by frame"):
+    with pytest.raises(
+        UpstreamError, match="a whisper model does not read waveforms frame by frame"
+    ):
         load_upstream(f"hf:{tmp_path / 'w'}")
 
 
@@ -167,27 +207,40 @@ def test_an_exported_model_hears_real_speech_as_the_run_does(speech: Path, tmp_p
     checkpoint.save(payload, tmp_path / "run" / "checkpoint.pt")
     to_huggingface(tmp_path / "run", tmp_path / "hf")
     ours, theirs = load_upstream(str(tmp_path / "run")), load_upstream(f"hf:{tmp_path / 'hf'}")
-    files = sorted((speech / "fsdd_strings").rglob("*.flac")) or sorted((speech / "fsdd_strings").rglob("*.wav"))
+    files = sorted((speech / "fsdd_strings").rglob("*.flac")) or sorted(
+        (speech / "fsdd_strings").rglob("*.wav")
+    )
     for file in files[:: len(files) // 8]:
         wave = torch.from_numpy(soundfile.read(file, dtype="float32")[0])[None]
-        a, b = (upstream.extract(wave, torch.tensor([wave.shape[1]])).layers for upstream in (ours, theirs))
+        a, b = (
+            upstream.extract(wave, torch.tensor([wave.shape[1]])).layers
+            for upstream in (ours, theirs)
+        )
         # the extractor adds 1e-7 to the variance, training 1e-5: the quietest recording's variance is 1e-4
         assert ((a - b).norm() / a.norm()).item() < 1e-3
 
 
-def test_without_transformers_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_transformers_one_line_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(UpstreamError, match=r"pip install 'mt4ssl-bench\[hf\]'"):
         load_upstream("hf:any/model")
 
 
 def test_only_data2vec_audio_is_converted(hubert: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="a hubert model.* one group norm.* one weight-normed positional"):
+    with pytest.raises(
+        CheckpointError, match="a hubert model.* one group norm.* one weight-normed positional"
+    ):
         convert(str(hubert), tmp_path / "run")
-    other = save(tmp_path / "d", "Data2VecAudio", masked=True, num_conv_pos_embeddings=5, hidden_act="relu")
+    other = save(
+        tmp_path / "d", "Data2VecAudio", masked=True, num_conv_pos_embeddings=5, hidden_act="relu"
+    )
     with pytest.raises(CheckpointError, match="hidden_act is relu, not gelu"):
         convert(f"hf:{other}", tmp_path / "run")
-    config = transformers.Data2VecAudioConfig(**SIZE | {"num_conv_pos_embeddings": 5}, mask_time_prob=0.0, vocab_size=5)
+    config = transformers.Data2VecAudioConfig(
+        **SIZE | {"num_conv_pos_embeddings": 5}, mask_time_prob=0.0, vocab_size=5
+    )
     transformers.Data2VecAudioForCTC(config).save_pretrained(tmp_path / "ctc")
     transformers.Wav2Vec2FeatureExtractor(do_normalize=False).save_pretrained(tmp_path / "ctc")
     made = convert(str(tmp_path / "ctc"), tmp_path / "run")

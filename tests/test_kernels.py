@@ -7,7 +7,9 @@ from torch import Tensor
 from mt4ssl_bench.upstream import kernels
 
 
-def plain_attention(q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None, keep: Tensor, p: float) -> Tensor:
+def plain_attention(
+    q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None, keep: Tensor, p: float
+) -> Tensor:
     scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
     if keys is not None:
         scores = scores.masked_fill(~keys, -torch.inf)
@@ -15,11 +17,17 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None, keep: 
 
 
 @pytest.mark.parametrize("padded", [False, True])
-def test_attention_with_dropped_weights_equals_the_plain_form_forward_and_backward(*, padded: bool) -> None:
+def test_attention_with_dropped_weights_equals_the_plain_form_forward_and_backward(
+    *, padded: bool
+) -> None:
     torch.manual_seed(0)
     q = torch.randn(2, 3, 5, 8, dtype=torch.float64, requires_grad=True)  # fewer queries than keys
     k, v = (torch.randn(2, 3, 9, 8, dtype=torch.float64, requires_grad=True) for _ in range(2))
-    keys = torch.arange(9)[None, None, None] < torch.tensor([9, 6])[:, None, None, None] if padded else None
+    keys = (
+        torch.arange(9)[None, None, None] < torch.tensor([9, 6])[:, None, None, None]
+        if padded
+        else None
+    )
     torch.manual_seed(1)
     found = kernels.attention(q, k, v, keys, 0.3)
     torch.manual_seed(1)
@@ -38,7 +46,9 @@ def test_dropout_scales_what_it_keeps_and_its_gradient_alike() -> None:
     x = torch.ones(1000, 1001, requires_grad=True)
     y = kernels.dropout(x, 0.1, training=True)
     assert sorted(y.unique().tolist()) == pytest.approx([0.0, 1 / 0.9])
-    assert (y == 0).float().mean().item() == pytest.approx(0.1, abs=1e-3)  # three standard deviations
+    assert (y == 0).float().mean().item() == pytest.approx(
+        0.1, abs=1e-3
+    )  # three standard deviations
     y.sum().backward()
     assert torch.equal(x.grad, y.detach())
     assert kernels.dropout(x, 0.1, training=False) is x

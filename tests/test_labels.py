@@ -33,11 +33,15 @@ def test_mfcc_has_one_frame_per_frame_of_the_front_end(samples: int) -> None:
     assert mfcc(wave).shape == (frame_count(samples), 39)
 
 
-def test_every_utterance_is_labelled_with_its_nearest_centre(corpus: Corpus, tmp_path: Path) -> None:
+def test_every_utterance_is_labelled_with_its_nearest_centre(
+    corpus: Corpus, tmp_path: Path
+) -> None:
     store = make(corpus, tmp_path / "labels")
     cuts = [*corpus.cuts("train"), *corpus.cuts("valid")]
     assert store.info.frames == sum(frame_count(round(cut.duration * audio.RATE)) for cut in cuts)
-    found = {name: frames.numpy() for batch in FeatureSource(CONFIG)(cuts) for name, frames in batch}
+    found = {
+        name: frames.numpy() for batch in FeatureSource(CONFIG)(cuts) for name, frames in batch
+    }
     frames = [found[cut.id] for cut in cuts]
     labels = [store.get(cut.id, len(f)) for cut, f in zip(cuts, frames, strict=True)]
     x, y = np.concatenate(frames), np.concatenate(labels)
@@ -58,7 +62,10 @@ def test_labels_are_made_once_and_the_same_each_time(corpus: Corpus, tmp_path: P
 
 
 def test_audio_that_cannot_be_read_has_no_labels_and_stops_nothing(
-    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    manifest: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(parts, "ITEMS", 1)  # a part of nothing but unreadable audio
     shutil.copytree(manifest.parent, tmp_path / "in")
@@ -72,10 +79,15 @@ def test_audio_that_cannot_be_read_has_no_labels_and_stops_nothing(
     assert caplog.text.count(f"left out, 1 so far: utterance '{gone.id}'") == 1
 
 
-def test_labels_made_in_another_way_are_not_taken_for_those_that_are_asked_for(corpus: Corpus, tmp_path: Path) -> None:
+def test_labels_made_in_another_way_are_not_taken_for_those_that_are_asked_for(
+    corpus: Corpus, tmp_path: Path
+) -> None:
     make(corpus, tmp_path / "labels")
     other = OfflineConfig(clusters=6, features=f"random:{TOY}", layer=1)
-    with pytest.raises(ConfigError, match="holds labels made in another way .6 clusters of mfcc.*choose another --out"):
+    with pytest.raises(
+        ConfigError,
+        match="holds labels made in another way .6 clusters of mfcc.*choose another --out",
+    ):
         make(corpus, tmp_path / "labels", other)
     with pytest.raises(ConfigError, match="holds labels made in another way"):
         make_labels([corpus], ("train",), CONFIG, out=tmp_path / "labels", seed=0)
@@ -90,7 +102,9 @@ def test_a_label_beyond_the_clusters_is_named(tmp_path: Path) -> None:
 
 
 def test_labels_from_a_layer_of_an_upstream(corpus: Corpus, tmp_path: Path) -> None:
-    store = make(corpus, tmp_path / "labels", OfflineConfig(clusters=6, features=f"random:{TOY}", layer=1))
+    store = make(
+        corpus, tmp_path / "labels", OfflineConfig(clusters=6, features=f"random:{TOY}", layer=1)
+    )
     assert store.info.features.endswith(":1")
     assert store.info.clusters == 6
 
@@ -104,7 +118,9 @@ def test_labels_of_another_corpus_or_codebook_are_refused(corpus: Corpus, tmp_pa
 
 
 def test_missing_and_short_labels_name_the_utterance(tmp_path: Path) -> None:
-    store = write_labels(tmp_path / "l", LabelInfo(digest="d", clusters=2), [("a", np.zeros(10)), ("b", np.ones(4))])
+    store = write_labels(
+        tmp_path / "l", LabelInfo(digest="d", clusters=2), [("a", np.zeros(10)), ("b", np.ones(4))]
+    )
     assert store.get("b", 3).tolist() == [1, 1, 1]
     with pytest.raises(CheckpointError, match="'c'"):
         store.get("c", 1)
@@ -158,23 +174,43 @@ def test_interrupted_labelling_goes_on_where_it_was(
     monkeypatch.setattr(parts.Parts, "write", until_the_sixth)
     with pytest.raises(KeyboardInterrupt):
         make(corpus, tmp_path / "again")
-    monkeypatch.setattr(parts.Parts, "write", lambda self, name, values: (done.append(name), write(self, name, values)))
+    monkeypatch.setattr(
+        parts.Parts,
+        "write",
+        lambda self, name, values: (done.append(name), write(self, name, values)),
+    )
     again = arrays(make(corpus, tmp_path / "again").folder)
     assert len(done) == len(set(done)), "a part was made twice"
     assert "centres.npz" in done[:6]
     assert again[0] == whole[0]
     assert all(np.array_equal(a, b) for a, b in zip(again[1:], whole[1:], strict=True))
-    assert sorted(path.name for path in tmp_path.iterdir() if not path.name.endswith(".lock")) == ["again", "whole"]
+    assert sorted(path.name for path in tmp_path.iterdir() if not path.name.endswith(".lock")) == [
+        "again",
+        "whole",
+    ]
 
 
 def test_two_processes_share_the_labelling(corpus: Corpus, tmp_path: Path) -> None:
     script = tmp_path / "small_parts.py"
-    script.write_text("from mt4ssl_bench import cli, parts\nparts.ITEMS = 4\ncli.main()\n", encoding="utf-8")
+    script.write_text(
+        "from mt4ssl_bench import cli, parts\nparts.ITEMS = 4\ncli.main()\n", encoding="utf-8"
+    )
     keys = ["kmeans", TOY, f"data.corpus={corpus.root}", "targets.offline.clusters=6"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
     for out, argv in ((tmp_path / "one", [sys.executable]), (tmp_path / "two", torchrun)):
         done = subprocess.run(
-            [*argv, str(script), *keys, "--out", str(out)], check=True, capture_output=True, text=True, timeout=120
+            [*argv, str(script), *keys, "--out", str(out)],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=120,
         )
         assert done.stdout.count("perplexity:") == 1
         assert "phones: no purity or PNMI without phones in time" in done.stdout
@@ -185,4 +221,8 @@ def test_two_processes_share_the_labelling(corpus: Corpus, tmp_path: Path) -> No
 
 def test_the_layer_must_exist(corpus: Corpus, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"layer=7: .* has 3 hidden states"):
-        make(corpus, tmp_path / "labels", OfflineConfig(clusters=6, features=f"random:{TOY}", layer=7))
+        make(
+            corpus,
+            tmp_path / "labels",
+            OfflineConfig(clusters=6, features=f"random:{TOY}", layer=7),
+        )

@@ -20,7 +20,9 @@ from mt4ssl_bench.published import prepare_published
 Voice = Callable[[Path], Path]
 Read = Callable[[Path], Iterator[Row]]
 
-LIBRI = partial(layouts.librispeech, train=["train-clean-100"], valid=["dev-clean"], test=["test-clean"])
+LIBRI = partial(
+    layouts.librispeech, train=["train-clean-100"], valid=["dev-clean"], test=["test-clean"]
+)
 
 
 @pytest.fixture
@@ -47,7 +49,13 @@ def voice(request: pytest.FixtureRequest) -> Voice:
 
 
 def libri(root: Path, voice: Voice, part: str, speakers: int = 2, each: int = 2) -> Path:
-    prefix = {"train-clean-100": 15, "train-clean-360": 16, "dev-clean": 9, "test-clean": 10, "test-other": 11}
+    prefix = {
+        "train-clean-100": 15,
+        "train-clean-360": 16,
+        "dev-clean": 9,
+        "test-clean": 10,
+        "test-other": 11,
+    }
     for speaker in range(speakers):
         name = f"{prefix.get(part, 5)}{speaker}"
         chapter = root / part / name / "100"
@@ -64,10 +72,16 @@ def prepared(read: Read, source: Path, out: Path, **options: object) -> Corpus:
 
 
 def sizes(corpus: Corpus) -> dict[str, int]:
-    return {name: split.utterances for name, split in corpus.info.splits.items() if not name.startswith("sid_")}
+    return {
+        name: split.utterances
+        for name, split in corpus.info.splits.items()
+        if not name.startswith("sid_")
+    }
 
 
-def test_librispeech_parts_become_splits_and_other_ones_keep_their_names(tmp_path: Path, voice: Voice) -> None:
+def test_librispeech_parts_become_splits_and_other_ones_keep_their_names(
+    tmp_path: Path, voice: Voice
+) -> None:
     root = tmp_path / "in" / "LibriSpeech"
     for part in ("train-clean-100", "train-clean-360", "dev-clean", "test-clean", "test-other"):
         libri(root, voice, part)
@@ -79,18 +93,27 @@ def test_librispeech_parts_become_splits_and_other_ones_keep_their_names(tmp_pat
     assert corpus.info.fields == ["phones", "speaker", "text"]
     both = partial(LIBRI, train=["train-clean-100", "train-clean-360"])
     assert sizes(prepared(both, root, tmp_path / "both"))["train"] == 8
-    with pytest.raises(CorpusError, match="no train-other-500 in it; it holds train-clean-100, train-clean-360, dev"):
+    with pytest.raises(
+        CorpusError,
+        match="no train-other-500 in it; it holds train-clean-100, train-clean-360, dev",
+    ):
         prepared(partial(LIBRI, train=["train-other-500"]), root, tmp_path / "none")
-    with pytest.raises(CorpusError, match="LibriSpeech has no part 'test-othr'; did you mean test-other"):
+    with pytest.raises(
+        CorpusError, match="LibriSpeech has no part 'test-othr'; did you mean test-other"
+    ):
         prepared(partial(LIBRI, test=["test-othr"]), root, tmp_path / "none")
 
 
-def test_librispeech_without_a_validation_part_keeps_training_speakers_for_it(tmp_path: Path, voice: Voice) -> None:
+def test_librispeech_without_a_validation_part_keeps_training_speakers_for_it(
+    tmp_path: Path, voice: Voice
+) -> None:
     libri(tmp_path / "in", voice, "train-clean-100", speakers=12)
     corpus = prepared(LIBRI, tmp_path / "in", tmp_path / "out")
     assert sizes(corpus) == {"train": 22, "valid": 2}
     assert corpus.info.notes["valid"] == "held out of train here"
-    assert not {speaker_of(c) for c in corpus.cuts("valid")} & {speaker_of(c) for c in corpus.cuts("train")}
+    assert not {speaker_of(c) for c in corpus.cuts("valid")} & {
+        speaker_of(c) for c in corpus.cuts("train")
+    }
 
 
 def test_half_an_archive_is_named_counted_and_writes_nothing(tmp_path: Path, voice: Voice) -> None:
@@ -99,7 +122,8 @@ def test_half_an_archive_is_named_counted_and_writes_nothing(tmp_path: Path, voi
     for file in lost:
         file.unlink()
     with pytest.raises(
-        CorpusError, match="3 of its 4 audio files are missing, the first is .*150-100-0000.flac; is th"
+        CorpusError,
+        match="3 of its 4 audio files are missing, the first is .*150-100-0000.flac; is th",
     ):
         prepared(LIBRI, root, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -109,9 +133,14 @@ def test_half_an_archive_is_named_counted_and_writes_nothing(tmp_path: Path, voi
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("150-100-0000\n", "line 1: '150-100-0000' stands alone"), ("150 caf\xe9\n", "not UTF-8 (byte 7)")],
+    [
+        ("150-100-0000\n", "line 1: '150-100-0000' stands alone"),
+        ("150 caf\xe9\n", "not UTF-8 (byte 7)"),
+    ],
 )
-def test_a_damaged_transcript_is_named(tmp_path: Path, voice: Voice, text: str, message: str) -> None:
+def test_a_damaged_transcript_is_named(
+    tmp_path: Path, voice: Voice, text: str, message: str
+) -> None:
     root = libri(tmp_path, voice, "train-clean-100", speakers=1)
     next(root.glob("*/*/*/*.trans.txt")).write_bytes(text.encode("latin-1"))
     with pytest.raises(CorpusError) as caught:
@@ -134,10 +163,14 @@ READERS: dict[str, tuple[Read, str]] = {
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_a_folder_that_is_not_the_corpus_says_what_was_expected_and_what_was_found(tmp_path: Path, name: str) -> None:
+def test_a_folder_that_is_not_the_corpus_says_what_was_expected_and_what_was_found(
+    tmp_path: Path, name: str
+) -> None:
     read, expected = READERS[name]
     (tmp_path / "holiday.jpg").touch()
-    with pytest.raises(CorpusError, match=f"not {name}: expected .*{expected}.* in it, found holiday.jpg"):
+    with pytest.raises(
+        CorpusError, match=f"not {name}: expected .*{expected}.* in it, found holiday.jpg"
+    ):
         list(read(tmp_path))
     with pytest.raises(CorpusError, match="gone: no such folder"):
         list(read(tmp_path / "gone"))
@@ -146,10 +179,14 @@ def test_a_folder_that_is_not_the_corpus_says_what_was_expected_and_what_was_fou
 def test_librilight_takes_every_recording_below_a_subset(tmp_path: Path, voice: Voice) -> None:
     for speaker in range(12):
         voice(tmp_path / "in" / "small" / f"{speaker}" / "some book_1" / "part_01.flac")
-    corpus = prepared(partial(layouts.librilight, subset="small"), tmp_path / "in", tmp_path / "out")
+    corpus = prepared(
+        partial(layouts.librilight, subset="small"), tmp_path / "in", tmp_path / "out"
+    )
     assert sizes(corpus) == {"train": 11, "valid": 1}
     assert corpus.info.fields == ["speaker"]
-    assert {cut.id for cut in corpus.cuts("train")} < {f"{n}-some book_1-part_01" for n in range(12)}
+    assert {cut.id for cut in corpus.cuts("train")} < {
+        f"{n}-some book_1-part_01" for n in range(12)
+    }
 
 
 def test_librilights_ten_minutes_an_hour_and_ten_hours_nest(tmp_path: Path, voice: Voice) -> None:
@@ -164,8 +201,14 @@ def test_librilights_ten_minutes_an_hour_and_ten_hours_nest(tmp_path: Path, voic
     libri(tmp_path / "LibriSpeech", voice, "dev-clean")
     libri(tmp_path / "LibriSpeech", voice, "test-clean")
     for amount, count in (("10min", 4), ("1h", 6), ("10h", 8)):
-        read = partial(layouts.librilight_labelled, amount=amount, librispeech_folder=tmp_path / "LibriSpeech")
-        assert sizes(prepared(read, tmp_path / "in", tmp_path / amount)) == {"train": count, "valid": 4, "test": 4}
+        read = partial(
+            layouts.librilight_labelled, amount=amount, librispeech_folder=tmp_path / "LibriSpeech"
+        )
+        assert sizes(prepared(read, tmp_path / "in", tmp_path / amount)) == {
+            "train": count,
+            "valid": 4,
+            "test": 4,
+        }
 
 
 def test_voxceleb1_follows_its_identification_split(tmp_path: Path, voice: Voice) -> None:
@@ -178,11 +221,19 @@ def test_voxceleb1_follows_its_identification_split(tmp_path: Path, voice: Voice
     (tmp_path / "iden_split.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     corpus = prepared(layouts.voxceleb1, tmp_path, tmp_path / "out")
     assert sizes(corpus) == {"train": 9, "valid": 3, "test": 3}
-    assert sorted(corpus.info.splits) == ["test", "train", "valid"]  # every speaker is in each: no sid_ splits
-    assert {cut.id for cut in corpus.cuts("test")} == {f"id1000{n}-x6uYqmx31kE-00005" for n in range(3)}
+    assert sorted(corpus.info.splits) == [
+        "test",
+        "train",
+        "valid",
+    ]  # every speaker is in each: no sid_ splits
+    assert {cut.id for cut in corpus.cuts("test")} == {
+        f"id1000{n}-x6uYqmx31kE-00005" for n in range(3)
+    }
     assert {speaker_of(cut) for cut in corpus.cuts("valid")} == {"id10000", "id10001", "id10002"}
     (tmp_path / "iden_split.txt").write_text("1 id10001/a/00001.m4a\n", encoding="utf-8")
-    with pytest.raises(CorpusError, match=r"line 1: '1 id10001/a/00001.m4a'; expected '1 id10001/video/00001.wav'"):
+    with pytest.raises(
+        CorpusError, match=r"line 1: '1 id10001/a/00001.m4a'; expected '1 id10001/video/00001.wav'"
+    ):
         list(layouts.voxceleb1(tmp_path))
     (tmp_path / "iden_split.txt").unlink()
     with pytest.raises(CorpusError, match=r"no identification split; get iden_split.txt"):
@@ -190,7 +241,11 @@ def test_voxceleb1_follows_its_identification_split(tmp_path: Path, voice: Voice
 
 
 def test_speech_commands_follows_its_lists(tmp_path: Path, voice: Voice) -> None:
-    names = [f"{word}/{speaker}_nohash_0.wav" for word in ("yes", "no") for speaker in ("0a7c2a8d", "1b", "2c")]
+    names = [
+        f"{word}/{speaker}_nohash_0.wav"
+        for word in ("yes", "no")
+        for speaker in ("0a7c2a8d", "1b", "2c")
+    ]
     for name in names:
         voice(tmp_path / "in" / name)
     voice(tmp_path / "in" / "_background_noise_" / "pink_noise.wav")
@@ -199,22 +254,36 @@ def test_speech_commands_follows_its_lists(tmp_path: Path, voice: Voice) -> None
     corpus = prepared(layouts.speechcommands, tmp_path / "in", tmp_path / "out")
     assert sizes(corpus) == {"train": 4, "valid": 1, "test": 1}
     cut = next(iter(corpus.cuts("test")))
-    assert (cut.id, text_of(cut), speaker_of(cut), phones_of(cut)) == ("no-2c_nohash_0", "NO", "2c", "N OW1")
+    assert (cut.id, text_of(cut), speaker_of(cut), phones_of(cut)) == (
+        "no-2c_nohash_0",
+        "NO",
+        "2c",
+        "N OW1",
+    )
     shutil.rmtree(tmp_path / "in" / "no")
     with pytest.raises(CorpusError, match="1 of its 4 audio files are missing"):
         prepared(layouts.speechcommands, tmp_path / "in", tmp_path / "again")
 
 
 @pytest.mark.parametrize("upper", [True, False])
-def test_timit_folds_its_phones_and_keeps_the_usual_speakers(tmp_path: Path, voice: Voice, *, upper: bool) -> None:
-    for part, speaker in (("TRAIN", "FCJF0"), ("TEST", "FAKS0"), ("TEST", "FELC0"), ("TEST", "MABW9")):
+def test_timit_folds_its_phones_and_keeps_the_usual_speakers(
+    tmp_path: Path, voice: Voice, *, upper: bool
+) -> None:
+    for part, speaker in (
+        ("TRAIN", "FCJF0"),
+        ("TEST", "FAKS0"),
+        ("TEST", "FELC0"),
+        ("TEST", "MABW9"),
+    ):
         for sentence in ("SA1", "SI648"):
             stem = Path("data", part, "DR1", speaker, sentence)
             stem = stem if upper else Path("data", *(piece.lower() for piece in stem.parts[1:]))
             file = voice(tmp_path / "in" / stem.with_suffix(".WAV" if upper else ".wav"))
             text = "0 46797 She had your dark suit, in greasy-wash.\n"
             file.with_suffix(".TXT" if upper else ".txt").write_text(text, encoding="utf-8")
-            labels = "0 2190 h#\n2190 3000 sh\n3000 4000 ix\n4000 4500 q\n4500 5000 kcl\n5000 6000 h#\n"
+            labels = (
+                "0 2190 h#\n2190 3000 sh\n3000 4000 ix\n4000 4500 q\n4500 5000 kcl\n5000 6000 h#\n"
+            )
             file.with_suffix(".PHN" if upper else ".phn").write_text(labels, encoding="utf-8")
     corpus = prepared(layouts.timit, tmp_path / "in", tmp_path / "out", phones_from="TIMIT")
     assert sizes(corpus) == {"train": 1, "valid": 1, "test": 1}
@@ -224,7 +293,9 @@ def test_timit_folds_its_phones_and_keeps_the_usual_speakers(tmp_path: Path, voi
     assert corpus.info.phones_from == "TIMIT"
 
 
-def test_speechocean762_keeps_its_split_and_its_annotators_phones(tmp_path: Path, voice: Voice) -> None:
+def test_speechocean762_keeps_its_split_and_its_annotators_phones(
+    tmp_path: Path, voice: Voice
+) -> None:
     root = tmp_path / "in" / "speechocean762"
     phones = []
     for split, speakers in (("train", range(1, 11)), ("test", range(11, 13))):
@@ -241,19 +312,33 @@ def test_speechocean762_keeps_its_split_and_its_annotators_phones(tmp_path: Path
             (root / split / file).write_text("\n".join(lines) + "\n", encoding="utf-8")
     (root / "resource").mkdir()
     (root / "resource" / "text-phone").write_text("\n".join(phones) + "\n", encoding="utf-8")
-    corpus = prepared(layouts.speechocean762, tmp_path / "in", tmp_path / "out", phones_from="annotators")
+    corpus = prepared(
+        layouts.speechocean762, tmp_path / "in", tmp_path / "out", phones_from="annotators"
+    )
     assert sizes(corpus) == {"train": 9, "valid": 1, "test": 2}
     cut = next(iter(corpus.cuts("test")))
-    assert (text_of(cut), phones_of(cut), corpus.info.phones_from) == ("WE CALL", "W IY0 K AO0 L", "annotators")
+    assert (text_of(cut), phones_of(cut), corpus.info.phones_from) == (
+        "WE CALL",
+        "W IY0 K AO0 L",
+        "annotators",
+    )
     (root / "resource" / "text-phone").write_text("\n".join(phones[2:]) + "\n", encoding="utf-8")
-    with pytest.raises(CorpusError, match="utterance '00010011' of train/wav.scp lacks text, speaker or phones"):
+    with pytest.raises(
+        CorpusError, match="utterance '00010011' of train/wav.scp lacks text, speaker or phones"
+    ):
         list(layouts.speechocean762(root))
 
 
 def test_fsdds_first_five_of_each_digit_are_its_test(tmp_path: Path, voice: Voice) -> None:
     for speaker in ("jackson", "theo"):
         for number in range(12):
-            voice(tmp_path / "in" / "free-spoken-digit-dataset-1.0.10" / "recordings" / f"7_{speaker}_{number}.wav")
+            voice(
+                tmp_path
+                / "in"
+                / "free-spoken-digit-dataset-1.0.10"
+                / "recordings"
+                / f"7_{speaker}_{number}.wav"
+            )
     corpus = prepared(layouts.fsdd, tmp_path / "in", tmp_path / "out")
     assert sizes(corpus) == {"train": 4, "valid": 10, "test": 10}
     cut = next(cut for cut in corpus.cuts("test") if cut.id == "7_theo_4")
@@ -261,11 +346,17 @@ def test_fsdds_first_five_of_each_digit_are_its_test(tmp_path: Path, voice: Voic
 
 
 def test_what_cannot_be_downloaded_says_how_it_is_obtained(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"prepare voxceleb1: cannot be downloaded by a program; ask its authors"):
+    with pytest.raises(
+        ConfigError, match=r"prepare voxceleb1: cannot be downloaded by a program; ask its authors"
+    ):
         prepare_published("voxceleb1", tmp_path, layouts.voxceleb1, source=None, download=["all"])
-    with pytest.raises(ConfigError, match=r"prepare timit: --from DIR says where it lies; order it from the LDC"):
+    with pytest.raises(
+        ConfigError, match=r"prepare timit: --from DIR says where it lies; order it from the LDC"
+    ):
         prepare_published("timit", tmp_path, layouts.timit, source=None)
-    with pytest.raises(ConfigError, match=r"no part 'train-clean-10' to download; did you mean train-clean-100"):
+    with pytest.raises(
+        ConfigError, match=r"no part 'train-clean-10' to download; did you mean train-clean-100"
+    ):
         prepare_published("librispeech", tmp_path, LIBRI, source=None, download=["train-clean-10"])
 
 
@@ -286,6 +377,8 @@ def test_a_real_librispeech_tree_reaches_the_leaderboard(speech: Path, tmp_path:
     data = Path(__file__).parent / "data"
     recipes = [str(data / f"toy_{task}.yaml") for task in ("phoneme", "asr", "speaker")]
     keys = ["steps=4", "validate_every=2", "sweep=[1e-2]"]
-    outcome = evaluate(["fbank"], recipes, corpus.root, out=tmp_path / "results", overrides=keys, device="cpu")
+    outcome = evaluate(
+        ["fbank"], recipes, corpus.root, out=tmp_path / "results", overrides=keys, device="cpu"
+    )
     assert not outcome.failures
     assert {next(iter(result.metrics)) for result in outcome.results} == {"per", "wer", "acc"}

@@ -20,10 +20,14 @@ MAIN = {"phoneme": "per", "asr": "wer", "speaker": "acc"}
 
 def a_score(metric: str, value: float) -> Score:
     up = METRICS[metric].higher_is_better
-    return Score(value=value, low=value - 1, high=value + 2, higher_is_better=up, errors=20, total=100)
+    return Score(
+        value=value, low=value - 1, high=value + 2, higher_is_better=up, errors=20, total=100
+    )
 
 
-def a_result(model: str, task: str, value: float, *, corpus: str = "demo", lr: float = 0.01, **changes: Any) -> Result:
+def a_result(
+    model: str, task: str, value: float, *, corpus: str = "demo", lr: float = 0.01, **changes: Any
+) -> Result:
     """A record of `model` on `task`; its fingerprint is the name and "-weights", CER is half of WER."""
     metrics = {MAIN[task]: a_score(MAIN[task], value)}
     if task == "asr":
@@ -90,7 +94,9 @@ def as_text(board: Leaderboard, width: int = 200) -> str:
 
 def test_rows_are_ordered_by_their_mean_rank_over_main_metrics() -> None:
     # a: ranks 1, 2, 1; b: 2, 1, 3; c: 3, 3, 2
-    records = three_tasks("c", 30, 60, 80) + three_tasks("b", 20, 40, 70) + three_tasks("a", 10, 50, 90)
+    records = (
+        three_tasks("c", 30, 60, 80) + three_tasks("b", 20, 40, 70) + three_tasks("a", 10, 50, 90)
+    )
     table = only_table(records)
     assert [(row.upstream, row.rank) for row in table.rows] == [("a", 1), ("b", 2), ("c", 3)]
     assert [row.mean_rank for row in table.rows] == [
@@ -121,12 +127,22 @@ def test_the_secondary_metric_does_not_rank() -> None:
 
 
 def test_equal_rows_share_a_rank() -> None:
-    records = [a_result(model, "phoneme", value) for model, value in (("a", 10), ("b", 10), ("c", 20))]
-    assert [(row.upstream, row.rank) for row in only_table(records).rows] == [("a", 1), ("b", 1), ("c", 3)]
+    records = [
+        a_result(model, "phoneme", value) for model, value in (("a", 10), ("b", 10), ("c", 20))
+    ]
+    assert [(row.upstream, row.rank) for row in only_table(records).rows] == [
+        ("a", 1),
+        ("b", 1),
+        ("c", 3),
+    ]
 
 
 def test_rows_that_lack_a_task_follow_without_a_rank() -> None:
-    records = [*three_tasks("a", 50, 50, 50), a_result("best", "phoneme", 1), *three_tasks("b", 40, 40, 60)]
+    records = [
+        *three_tasks("a", 50, 50, 50),
+        a_result("best", "phoneme", 1),
+        *three_tasks("b", 40, 40, 60),
+    ]
     table = only_table(records)
     assert [(row.upstream, row.rank) for row in table.rows] == [("b", 1), ("a", 2), ("best", None)]
     line = next(line for line in Leaderboard(records).to_markdown().splitlines() if "best" in line)
@@ -134,21 +150,31 @@ def test_rows_that_lack_a_task_follow_without_a_rank() -> None:
 
 
 def test_the_best_of_each_column_is_bold_whichever_its_direction() -> None:
-    lines = Leaderboard(three_tasks("a", 43.1, 20, 90) + three_tasks("b", 50, 10, 80)).to_markdown().splitlines()
+    lines = (
+        Leaderboard(three_tasks("a", 43.1, 20, 90) + three_tasks("b", 50, 10, 80))
+        .to_markdown()
+        .splitlines()
+    )
     # ranks of a: 1, 2, 1; of b: 2, 1, 2
     (a,) = [line for line in lines if line.startswith("| 1 | a ")]
     (b,) = [line for line in lines if line.startswith("| 2 | b ")]
     assert a == (
         "| 1 | a | 94.7 | **43.1** [42.1, 45.1] | 20.0 [19.0, 22.0] | 10.0 [9.0, 12.0] | **90.0** [89.0, 92.0] |"
     )
-    assert b == ("| 2 | b | 94.7 | 50.0 [49.0, 52.0] | **10.0** [9.0, 12.0] | **5.0** [4.0, 7.0] | 80.0 [79.0, 82.0] |")
+    assert b == (
+        "| 2 | b | 94.7 | 50.0 [49.0, 52.0] | **10.0** [9.0, 12.0] | **5.0** [4.0, 7.0] | 80.0 [79.0, 82.0] |"
+    )
 
 
 def test_corpora_are_never_mixed_even_under_one_name() -> None:
     other = a_result("b", "phoneme", 5)
     other.corpus["digest"] = "another-digest"
-    board = Leaderboard([a_result("a", "phoneme", 10), other, a_result("c", "phoneme", 1, corpus="zzz")])
-    assert [(table.corpus["name"], [row.upstream for row in table.rows]) for table in board.tables] == [
+    board = Leaderboard(
+        [a_result("a", "phoneme", 10), other, a_result("c", "phoneme", 1, corpus="zzz")]
+    )
+    assert [
+        (table.corpus["name"], [row.upstream for row in table.rows]) for table in board.tables
+    ] == [
         ("demo", ["b"]),
         ("demo", ["a"]),
         ("zzz", ["c"]),
@@ -164,7 +190,12 @@ def test_another_recipe_gets_a_column_of_its_own_and_does_not_rank() -> None:
         a_result("long", "phoneme", 1, recipe={"task": "phoneme", "steps": 100_000}),
     ]
     table = only_table(records)
-    assert [(row.upstream, row.rank) for row in table.rows] == [("b", 1), ("a", 2), ("c", 3), ("long", None)]
+    assert [(row.upstream, row.rank) for row in table.rows] == [
+        ("b", 1),
+        ("a", 2),
+        ("c", 3),
+        ("long", None),
+    ]
     assert [column.ranked for column in table.columns] == [True, False]
     assert [[cell and cell.best for cell in row.cells] for row in table.rows] == [
         [True, None],
@@ -177,7 +208,9 @@ def test_another_recipe_gets_a_column_of_its_own_and_does_not_rank() -> None:
     assert first != second
 
 
-@pytest.mark.parametrize("change", [{"task_version": 2}, {"mode": "finetune"}, {"recipe_name": "phoneme"}])
+@pytest.mark.parametrize(
+    "change", [{"task_version": 2}, {"mode": "finetune"}, {"recipe_name": "phoneme"}]
+)
 def test_task_version_mode_and_recipe_name_part_columns(change: dict[str, Any]) -> None:
     table = only_table([a_result("a", "phoneme", 20), a_result("b", "phoneme", 10, **change)])
     assert len(table.columns) == 2
@@ -214,7 +247,10 @@ def test_models_that_share_a_name_show_their_fingerprints() -> None:
 
 
 def test_the_title_names_the_corpus_and_the_size_of_its_test_split() -> None:
-    assert only_table(three_tasks("a", 1, 1, 1)).title == "demo (demo-012); en; test: 120 utterances, 0.25 h"
+    assert (
+        only_table(three_tasks("a", 1, 1, 1)).title
+        == "demo (demo-012); en; test: 120 utterances, 0.25 h"
+    )
 
 
 def test_the_title_tells_test_splits_apart_by_task() -> None:
@@ -249,7 +285,9 @@ def test_the_terminal_shows_the_same_numbers() -> None:
 
 
 def test_a_narrow_terminal_does_not_cut_the_names() -> None:
-    assert "wav2vec2_base_960" in as_text(Leaderboard(three_tasks("wav2vec2_base_960", 1, 2, 3)), width=80)
+    assert "wav2vec2_base_960" in as_text(
+        Leaderboard(three_tasks("wav2vec2_base_960", 1, 2, 3)), width=80
+    )
 
 
 def test_a_bar_in_a_name_does_not_break_the_markdown() -> None:
@@ -263,7 +301,9 @@ def test_small_models_do_not_show_as_zero_parameters() -> None:
 
 
 def test_csv_parses_back_into_the_records_numbers() -> None:
-    board = Leaderboard([*three_tasks("a,b", 43.1, 20, 90), a_result("c", "phoneme", 50, corpus="other")])
+    board = Leaderboard(
+        [*three_tasks("a,b", 43.1, 20, 90), a_result("c", "phoneme", 50, corpus="other")]
+    )
     lines = list(csv.DictReader(io.StringIO(board.to_csv())))
     assert [(line["upstream"], line["corpus_name"], line["metric"]) for line in lines] == [
         ("a,b", "demo", "per"),

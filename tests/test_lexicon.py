@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from mt4ssl_bench.errors import CorpusError
-from mt4ssl_bench.lexicon import UNKNOWN, Coverage, add_phones, cmudict, open_lexicon, pronounce, pronunciations
+from mt4ssl_bench.lexicon import (
+    UNKNOWN,
+    Coverage,
+    add_phones,
+    cmudict,
+    open_lexicon,
+    pronounce,
+    pronunciations,
+)
 from mt4ssl_bench.manifest import Row
 
 
@@ -23,7 +31,9 @@ def test_cmudict_gives_every_pronunciation_of_upper_case_words_with_stress() -> 
 
 def test_a_text_becomes_the_phones_of_its_words_in_order() -> None:
     missing: Counter[str] = Counter()
-    assert pronounce("one Two", {"ONE": ("W AH1 N",), "TWO": ("T UW1",)}, missing) == "W AH1 N T UW1"
+    assert (
+        pronounce("one Two", {"ONE": ("W AH1 N",), "TWO": ("T UW1",)}, missing) == "W AH1 N T UW1"
+    )
     assert missing == {}
 
 
@@ -43,10 +53,14 @@ def test_an_apostrophe_belongs_to_its_word() -> None:
     assert pronounce("don't", cmudict(), Counter()) == "D OW1 N T"
 
 
-def test_lexicon_files_are_read_as_superb_librispeech_and_cmudict_write_them(tmp_path: Path) -> None:
+def test_lexicon_files_are_read_as_superb_librispeech_and_cmudict_write_them(
+    tmp_path: Path,
+) -> None:
     first, second = tmp_path / "words.txt", tmp_path / "more.dict"
     first.write_text("HALLO\tH A L O\nhallo  X\n\nWELT V E L T\n", encoding="utf-8")
-    second.write_bytes(b"\xef\xbb\xbf;;; a comment\r\nWELT  V E L T\r\nWELT(2)  W E L T\r\n\xc3\x9cBER  Y B 6\r\n")
+    second.write_bytes(
+        b"\xef\xbb\xbf;;; a comment\r\nWELT  V E L T\r\nWELT(2)  W E L T\r\n\xc3\x9cBER  Y B 6\r\n"
+    )
     lexicon = open_lexicon([first, second])
     assert dict(lexicon.words) == {
         "HALLO": ("H A L O", "X"),
@@ -54,7 +68,9 @@ def test_lexicon_files_are_read_as_superb_librispeech_and_cmudict_write_them(tmp
         "ÜBER": ("Y B 6",),
     }
     digests = [hashlib.sha256(file.read_bytes()).hexdigest()[:8] for file in (first, second)]
-    assert lexicon.name == f"words.txt ({digests[0]}), more.dict ({digests[1]}), first pronunciation"
+    assert (
+        lexicon.name == f"words.txt ({digests[0]}), more.dict ({digests[1]}), first pronunciation"
+    )
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,9 @@ def test_an_empty_reference_is_an_error_that_names_its_index(empty: str) -> None
 
 def test_a_rate_is_total_errors_over_total_tokens_and_not_the_mean_of_rates() -> None:
     # 1 of 1 and 1 of 9 wrong: 2 of 10, where the mean of the rates would be 55.6 %
-    score = error_rate(error_counts(["A", "A B C D E F G H I"], ["B", "A B C D E F G H"], by="words"))
+    score = error_rate(
+        error_counts(["A", "A B C D E F G H I"], ["B", "A B C D E F G H"], by="words")
+    )
     assert score.value == 20.0
     assert (score.errors, score.total) == (2, 10)
     assert (score.substitutions, score.deletions, score.insertions) == (1, 1, 0)
@@ -88,7 +90,9 @@ def test_the_same_seed_gives_the_same_interval_and_another_seed_another() -> Non
     assert accuracy(correct, seed=1) != accuracy(correct, seed=2)
 
 
-def test_many_utterances_are_drawn_in_chunks_with_the_same_meaning(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_utterances_are_drawn_in_chunks_with_the_same_meaning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     correct = [index % 2 == 0 for index in range(400)]
     whole = accuracy(correct, samples=2000)
     monkeypatch.setattr("mt4ssl_bench.metrics.CHUNK", 1000)
@@ -104,7 +108,9 @@ def test_speakers_are_resampled_where_there_are_five() -> None:
     score = accuracy(correct, speakers=speakers)
     assert score.speaker_low is not None
     assert score.speaker_high is not None
-    assert score.speaker_high - score.speaker_low == pytest.approx(60, abs=10)  # binomial of 10: 20 to 80
+    assert score.speaker_high - score.speaker_low == pytest.approx(
+        60, abs=10
+    )  # binomial of 10: 20 to 80
     assert score.high - score.low == pytest.approx(20, abs=3)  # binomial of 100: 40.2 to 59.8
 
 

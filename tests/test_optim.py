@@ -31,8 +31,12 @@ def test_the_schedule_rises_linearly_holds_and_falls_exponentially() -> None:
 
 
 @pytest.mark.parametrize("steps", [10, 100, 1_000, 12_345])
-@pytest.mark.parametrize("phases", [(0.03, 0.9, 0.07), (0.05, 0.65, 0.3), (0.0, 0.5, 0.5), (0.5, 0.5, 0.0)])
-def test_the_schedule_has_no_jump_at_its_borders(steps: int, phases: tuple[float, float, float]) -> None:
+@pytest.mark.parametrize(
+    "phases", [(0.03, 0.9, 0.07), (0.05, 0.65, 0.3), (0.0, 0.5, 0.5), (0.5, 0.5, 0.0)]
+)
+def test_the_schedule_has_no_jump_at_its_borders(
+    steps: int, phases: tuple[float, float, float]
+) -> None:
     config = OptimConfig(phases=phases)
     rates = [factor(step, steps, config) for step in range(steps)]
     warmup, hold = round(phases[0] * steps), round(phases[1] * steps)
@@ -67,14 +71,21 @@ def test_groups_keep_their_own_base_rates_whatever_the_schedule_says() -> None:
     )
     for scale in (0.01, 1.0, 0.5):
         set_rates(optimizer, scale)
-        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([1e-3 * scale, 1e-2 * scale])
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx(
+            [1e-3 * scale, 1e-2 * scale]
+        )
     assert [group["base_lr"] for group in optimizer.param_groups] == [1e-3, 1e-2]
 
 
 def test_the_settings_reach_the_optimiser() -> None:
     config = OptimConfig(lr=2e-3, betas=(0.8, 0.9), eps=1e-7, weight_decay=0.05)
     group = build_optimizer([{"params": nn.Linear(2, 2).parameters()}], config).param_groups[0]
-    assert (group["lr"], group["betas"], group["eps"], group["weight_decay"]) == (2e-3, (0.8, 0.9), 1e-7, 0.05)
+    assert (group["lr"], group["betas"], group["eps"], group["weight_decay"]) == (
+        2e-3,
+        (0.8, 0.9),
+        1e-7,
+        0.05,
+    )
 
 
 def test_weight_decay_is_decoupled_from_the_gradient() -> None:

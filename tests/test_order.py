@@ -21,7 +21,9 @@ def padding(durations: NDArray[np.float64], batches: list[NDArray[np.int64]]) ->
 
 @pytest.mark.parametrize("key", [None, (1, 0)])
 @pytest.mark.parametrize("shards", [None, SHARDS])
-def test_every_cut_comes_once_within_the_limits(key: tuple[int, int] | None, shards: NDArray[np.int64] | None) -> None:
+def test_every_cut_comes_once_within_the_limits(
+    key: tuple[int, int] | None, shards: NDArray[np.int64] | None
+) -> None:
     batches = batches_of(DURATIONS, seconds=160, count=30, key=key, shards=shards)
     assert Counter(np.concatenate(batches).tolist()) == Counter(range(len(DURATIONS)))
     assert all(DURATIONS[batch].max() * len(batch) <= 160 and len(batch) <= 30 for batch in batches)
@@ -50,8 +52,12 @@ def test_the_neighbours_of_a_cut_change_from_epoch_to_epoch() -> None:
 @pytest.mark.parametrize("parts", [2, 4, STREAMS])
 def test_processes_and_workers_that_take_turns_read_different_shards(parts: int) -> None:
     batches = batches_of(DURATIONS, seconds=160, key=(1, 0), shards=SHARDS)
-    even = batches[: int(0.9 * len(batches)) // parts * parts]  # towards the end, streams run out one by one
-    read = [{int(SHARDS[cut]) for batch in even[part::parts] for cut in batch} for part in range(parts)]
+    even = batches[
+        : int(0.9 * len(batches)) // parts * parts
+    ]  # towards the end, streams run out one by one
+    read = [
+        {int(SHARDS[cut]) for batch in even[part::parts] for cut in batch} for part in range(parts)
+    ]
     assert sum(map(len, read)) == len(set.union(*read))
 
 

@@ -32,12 +32,16 @@ def test_parts_are_read_in_order_whoever_made_them(tmp_path: Path) -> None:
 
 def test_the_main_process_may_remove_the_parts_before_the_others_go_on(tmp_path: Path) -> None:
     folder = tmp_path / "parts"
-    Waiting(rank=1, size=2, meanwhile=lambda: shutil.rmtree(folder)).parts(folder).make("squares", 10, squares, "")
+    Waiting(rank=1, size=2, meanwhile=lambda: shutil.rmtree(folder)).parts(folder).make(
+        "squares", 10, squares, ""
+    )
     assert not folder.exists()
 
 
 def test_processes_that_do_not_share_the_folder_are_told_so(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"1 of 3 parts are missing; all processes need one folder"):
+    with pytest.raises(
+        ConfigError, match=r"1 of 3 parts are missing; all processes need one folder"
+    ):
         Waiting(rank=0, size=2).parts(tmp_path).make("squares", 10, squares, "squaring")
 
 

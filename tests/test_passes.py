@@ -53,7 +53,11 @@ def test_features_in_any_batch_are_those_of_a_batch_of_one(
     together = collect(work, cuts)
     assert set(together) == {cut.id for cut in cuts}
     for name, expected in alone.items():
-        assert together[name].shape == expected.shape == (len(expected), upstream.num_layers, upstream.dim)
+        assert (
+            together[name].shape
+            == expected.shape
+            == (len(expected), upstream.num_layers, upstream.dim)
+        )
         for layer in range(upstream.num_layers):
             error = np.abs(together[name][:, layer] - expected[:, layer]).max()
             assert error <= 1e-4 * np.abs(expected[:, layer]).max()
@@ -74,7 +78,9 @@ def test_a_cut_that_its_crops_cover_whole_is_heard_once(cuts: list[Any]) -> None
 
         def extract(self, waveforms: Tensor, lengths: Tensor) -> Features:
             heard.extend(lengths.tolist())
-            return Features(waveforms.unfold(1, 320, 320).mean(-1, keepdim=True)[None], lengths // 320)
+            return Features(
+                waveforms.unfold(1, 320, 320).mean(-1, keepdim=True)[None], lengths // 320
+            )
 
     padding_is_safe(Counting())
     heard.clear()
@@ -94,13 +100,17 @@ def test_a_model_that_padding_changes_hears_every_utterance_alone(
     work = Pass(Nosy())
     assert not padding_is_safe(work.upstream)
     assert not padding_is_safe(work.upstream)
-    assert caplog.messages == ["nosy: padding would change its features; utterances are run one by one"]
+    assert caplog.messages == [
+        "nosy: padding would change its features; utterances are run one by one"
+    ]
     together = collect(work, cuts)
     for cut in cuts:
         assert np.array_equal(together[cut.id], collect(work, [cut])[cut.id])
 
 
-def test_what_is_done_is_not_yielded_and_the_rest_is_the_same(upstream: Upstream, cuts: list[Any]) -> None:
+def test_what_is_done_is_not_yielded_and_the_rest_is_the_same(
+    upstream: Upstream, cuts: list[Any]
+) -> None:
     whole = collect(Pass(upstream), cuts)
     done = {cut.id for cut in cuts[::3]}
     rest = collect(Pass(upstream), cuts, done=done)
@@ -125,26 +135,39 @@ def test_audio_that_cannot_be_read_is_an_error_or_left_out_where_that_is_allowed
     assert collect(Pass(upstream), [gone], unreadable=unreadable) == {}
 
 
-def test_hidden_states_of_another_size_than_stated_are_refused_with_both_sizes(cuts: list[Any]) -> None:
+def test_hidden_states_of_another_size_than_stated_are_refused_with_both_sizes(
+    cuts: list[Any],
+) -> None:
     class Liar(Nosy):
         dim, fingerprint = 5, "liar"
 
-    with pytest.raises(UpstreamError, match=r"gave hidden states \(1, 1, \d+, 1\); its num_layers and dim say \(1, 1,"):
+    with pytest.raises(
+        UpstreamError,
+        match=r"gave hidden states \(1, 1, \d+, 1\); its num_layers and dim say \(1, 1,",
+    ):
         collect(Pass(Liar()), cuts[:1])
 
 
-def test_a_batch_that_fails_is_run_one_by_one_and_names_the_utterance_that_is_the_reason(cuts: list[Any]) -> None:
+def test_a_batch_that_fails_is_run_one_by_one_and_names_the_utterance_that_is_the_reason(
+    cuts: list[Any],
+) -> None:
     class Picky(Nosy):
         fingerprint = "picky"
         limit = 1
 
         def extract(self, waveforms: Tensor, lengths: Tensor) -> Features:
-            if lengths[0] not in passes.PROBE and (len(lengths) > self.limit or int(lengths[0]) == unwanted):
+            if lengths[0] not in passes.PROBE and (
+                len(lengths) > self.limit or int(lengths[0]) == unwanted
+            ):
                 raise RuntimeError("out of memory\nand much more")
-            return Features(torch.ones(1, len(lengths), waveforms.shape[1] // 320, 1), lengths // 320)
+            return Features(
+                torch.ones(1, len(lengths), waveforms.shape[1] // 320, 1), lengths // 320
+            )
 
     unwanted = 0
     assert set(collect(Pass(Picky()), cuts)) == {cut.id for cut in cuts}
     unwanted = round(cuts[5].duration * 16_000)
-    with pytest.raises(UpstreamError, match=rf"failed on utterance '{cuts[5].id}' \(\d\.\d\d s\): out of memory$"):
+    with pytest.raises(
+        UpstreamError, match=rf"failed on utterance '{cuts[5].id}' \(\d\.\d\d s\): out of memory$"
+    ):
         collect(Pass(Picky()), cuts)

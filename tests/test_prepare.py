@@ -35,7 +35,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+def log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> pytest.LogCaptureFixture:
     """Return this package's warnings, also after a command line in this process has set up its own log."""
     monkeypatch.setattr(logging.getLogger("mt4ssl_bench"), "propagate", True)
     caplog.set_level(logging.WARNING, logger="mt4ssl_bench")
@@ -77,7 +79,9 @@ def test_a_table_becomes_cuts_by_split(folder: Path) -> None:
 
 def test_a_name_and_a_licence_may_be_given_and_the_folder_names_the_rest(folder: Path) -> None:
     (folder / "m.tsv").write_text("id\tpath\nu\ta.wav\n", encoding="utf-8")
-    given = prepare_table(folder / "m.tsv", folder / "one", name="mine", licence="CC0", synthetic=True).info
+    given = prepare_table(
+        folder / "m.tsv", folder / "one", name="mine", licence="CC0", synthetic=True
+    ).info
     assert (given.name, given.licence, given.synthetic) == ("mine", "CC0", True)
     plain = prepare_table(folder / "m.tsv", folder / "two").info
     assert (plain.name, plain.licence, plain.synthetic) == (folder.name, "unknown", False)
@@ -91,10 +95,16 @@ def test_a_name_and_a_licence_may_be_given_and_the_folder_names_the_rest(folder:
         ("idd | path\nu | a.wav\n", "no column 'id'; did you mean idd?"),
         ("id | path\n", "manifest.tsv: no utterance below its header"),
         ("id | path\n\n\n", "manifest.tsv: no utterance below its header"),
-        ("id | path\nu | a.wav\nv | b.wav\nu | b.wav\n", "1 ids stand more than once, the first is 'u'"),
+        (
+            "id | path\nu | a.wav\nv | b.wav\nu | b.wav\n",
+            "1 ids stand more than once, the first is 'u'",
+        ),
         ("id | path\n | a.wav\n", "line 2: utterance '' has an empty id"),
         ("id | path\nu | \n", "line 2: utterance 'u' has an empty path"),
-        ("id | path | text\nu | a.wav | one\nv | b.wav |  \n", "line 3: utterance 'v' has an empty text"),
+        (
+            "id | path | text\nu | a.wav | one\nv | b.wav |  \n",
+            "line 3: utterance 'v' has an empty text",
+        ),
         ("id | path | speaker\nu | a.wav | \n", "line 2: utterance 'u' has an empty speaker"),
         ("id | path | text\nu | a.wav\n", "line 2: 3 columns expected"),
         ("id | path\n\nu | a.wav | x\n", "line 3: 2 columns expected"),
@@ -136,7 +146,9 @@ def test_a_byte_order_mark_and_crlf_change_nothing(folder: Path) -> None:
     plain = table(folder, text, "plain")
     windows = table(folder, b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode(), "windows")
     assert windows.info == plain.info
-    assert [text_of(cut) for cut in windows.cuts("train")] == [text_of(cut) for cut in plain.cuts("train")]
+    assert [text_of(cut) for cut in windows.cuts("train")] == [
+        text_of(cut) for cut in plain.cuts("train")
+    ]
 
 
 def test_spaces_and_letters_beyond_ascii_are_welcome_everywhere(tmp_path: Path) -> None:
@@ -162,7 +174,9 @@ def test_columns_of_other_kinds_are_left_alone_and_may_be_empty(folder: Path) ->
     assert corpus.info.fields == []
 
 
-def test_a_file_of_two_channels_at_another_rate_keeps_its_own_numbers_on_disk(tmp_path: Path) -> None:
+def test_a_file_of_two_channels_at_another_rate_keeps_its_own_numbers_on_disk(
+    tmp_path: Path,
+) -> None:
     soundfile.write(tmp_path / "s.wav", np.zeros((4_410, 2)), 44_100)
     cut = next(iter(table(tmp_path, "id | path | speaker\nu | s.wav | ann\n").cuts("train")))
     assert (cut.num_samples, cut.sampling_rate, cut.num_channels) == (4_410, 44_100, 2)
@@ -171,12 +185,16 @@ def test_a_file_of_two_channels_at_another_rate_keeps_its_own_numbers_on_disk(tm
 
 @pytest.mark.parametrize("text", ["id,path\nu,a.wav\n", "id, path, text\nu, a.wav, one\n"])
 def test_a_table_of_commas_is_told_to_use_tabs(folder: Path, text: str) -> None:
-    with pytest.raises(CorpusError, match="no column 'id'; its columns are parted by tabs, not commas"):
+    with pytest.raises(
+        CorpusError, match="no column 'id'; its columns are parted by tabs, not commas"
+    ):
         table(folder, text)
 
 
 def test_a_tab_inside_a_text_and_utf_16_are_named(folder: Path) -> None:
-    with pytest.raises(CorpusError, match=r"line 2: 3 columns expected.*, found 4; is there a tab inside a text\?"):
+    with pytest.raises(
+        CorpusError, match=r"line 2: 3 columns expected.*, found 4; is there a tab inside a text\?"
+    ):
         table(folder, "id | path | text\nu | a.wav | one | two\n")
     with pytest.raises(CorpusError, match=r"not UTF-8 \(byte 0\)"):
         table(folder, "id\tpath\nu\ta.wav\n".encode("utf-16"))
@@ -202,12 +220,17 @@ def test_relative_absolute_and_linked_paths_may_be_mixed(tmp_path: Path) -> None
     rows = f"u | b.wav\nv | {tmp_path / 'far away' / 'é 1.wav'}\nw | link.wav\nx | folder/é 1.wav\ny | ../here/b.wav\n"
     corpus = table(tmp_path / "here", "id | path\n" + rows)
     cuts = [cut for split in corpus.info.splits for cut in corpus.cuts(split)]
-    assert {cut.id: len(audio.read(cut)) for cut in cuts} == {"u": 3_200, "y": 3_200} | dict.fromkeys("vwx", 1_600)
+    assert {cut.id: len(audio.read(cut)) for cut in cuts} == {
+        "u": 3_200,
+        "y": 3_200,
+    } | dict.fromkeys("vwx", 1_600)
 
 
 def test_a_lexicon_of_another_language_gives_its_phones(folder: Path) -> None:
     (folder / "nl.txt").write_text("TWEE t w e:\n", encoding="utf-8")
-    (folder / "m.tsv").write_text("id\tpath\tlanguage\ttext\nu\ta.wav\tnl\ttwee\n", encoding="utf-8")
+    (folder / "m.tsv").write_text(
+        "id\tpath\tlanguage\ttext\nu\ta.wav\tnl\ttwee\n", encoding="utf-8"
+    )
     corpus = prepare_table(folder / "m.tsv", folder / "out", lexicon=[folder / "nl.txt"])
     assert phones_of(next(iter(corpus.cuts("train")))) == "t w e:"
     assert corpus.info.phones_from.startswith("nl.txt (")
@@ -217,26 +240,38 @@ def test_a_lexicon_of_another_language_gives_its_phones(folder: Path) -> None:
 
 # ---- digests ----
 
-ROWS = ["u | a.wav | ann | one | train", "v | b.wav | bob | two | train", "w | c.wav | ann | six | test"]
+ROWS = [
+    "u | a.wav | ann | one | train",
+    "v | b.wav | bob | two | train",
+    "w | c.wav | ann | six | test",
+]
 
 
 def digest(folder: Path, rows: list[str] = ROWS) -> str:
     shutil.rmtree(folder / "out", ignore_errors=True)
     sound(folder / "c.wav")
-    return table(folder, "\n".join(["id | path | speaker | text | split", *rows]) + "\n").info.digest
+    return table(
+        folder, "\n".join(["id | path | speaker | text | split", *rows]) + "\n"
+    ).info.digest
 
 
 def test_the_same_content_gives_the_same_digest_in_any_order_and_place(folder: Path) -> None:
     first = digest(folder)
     assert len(first) == 16
     assert digest(folder, ROWS[::-1]) == first
-    moved = shutil.copytree(folder, folder.with_name("elsewhere"), ignore=shutil.ignore_patterns("out"))
+    moved = shutil.copytree(
+        folder, folder.with_name("elsewhere"), ignore=shutil.ignore_patterns("out")
+    )
     (moved / "a.wav").rename(moved / "z.wav")
     assert digest(moved, [ROWS[0].replace("a.wav", "z.wav"), *ROWS[1:]]) == first
 
 
-@pytest.mark.parametrize(("old", "new"), [("six", "sex"), ("bob", "rob"), ("| test", "| valid"), ("w |", "x |")])
-def test_another_text_speaker_split_or_id_gives_another_digest(folder: Path, old: str, new: str) -> None:
+@pytest.mark.parametrize(
+    ("old", "new"), [("six", "sex"), ("bob", "rob"), ("| test", "| valid"), ("w |", "x |")]
+)
+def test_another_text_speaker_split_or_id_gives_another_digest(
+    folder: Path, old: str, new: str
+) -> None:
     assert digest(folder, [row.replace(old, new) for row in ROWS]) != digest(folder)
 
 
@@ -259,7 +294,10 @@ def test_preparing_the_same_again_gives_the_same_corpus_untouched(folder: Path) 
 
 def test_another_corpus_in_the_same_place_is_refused_and_the_first_stays(folder: Path) -> None:
     first = table(folder, "id | path\nu | a.wav\n")
-    with pytest.raises(CorpusError, match=rf"holds another corpus \(.*, {first.info.digest}\); choose another --out"):
+    with pytest.raises(
+        CorpusError,
+        match=rf"holds another corpus \(.*, {first.info.digest}\); choose another --out",
+    ):
         table(folder, "id | path\nu | b.wav\n")
     assert Corpus.open(folder / "out").info == first.info
 
@@ -278,20 +316,30 @@ def test_a_corpus_holds_its_splits_and_corpus_json_and_nothing_else(folder: Path
 # ---- splits ----
 
 
-def crowd(folder: Path, people: int, each: int, split: Callable[[int, int], str] | None = None) -> Corpus:
+def crowd(
+    folder: Path, people: int, each: int, split: Callable[[int, int], str] | None = None
+) -> Corpus:
     """Prepare `people` x `each` utterances s00-0, ... with a split by (speaker, utterance), or without any."""
     rows = ["id | path | speaker" + (" | split" if split else "")]
     for p in range(people):
         for u in range(each):
             sound(folder / f"{p}-{u}.wav", 0.01)
-            rows.append(f"s{p:02}-{u} | {p}-{u}.wav | s{p:02}" + (f" | {split(p, u)}" if split else ""))
+            rows.append(
+                f"s{p:02}-{u} | {p}-{u}.wav | s{p:02}" + (f" | {split(p, u)}" if split else "")
+            )
     return table(folder, "\n".join(rows) + "\n")
 
 
-def test_without_splits_ten_speakers_are_dealt_whole_over_train_valid_and_test(tmp_path: Path) -> None:
+def test_without_splits_ten_speakers_are_dealt_whole_over_train_valid_and_test(
+    tmp_path: Path,
+) -> None:
     corpus = crowd(tmp_path, people=10, each=3)
     heard = {name: speakers(corpus, name) for name in ("train", "valid", "test")}
-    assert {name: len(found) for name, found in heard.items()} == {"train": 8, "valid": 1, "test": 1}
+    assert {name: len(found) for name, found in heard.items()} == {
+        "train": 8,
+        "valid": 1,
+        "test": 1,
+    }
     assert len(set.union(*heard.values())) == 10
     assert corpus.info.splits["train"].utterances == 24
 
@@ -311,29 +359,46 @@ def test_splits_made_here_do_not_depend_on_the_order_of_rows(tmp_path: Path) -> 
     one = table(tmp_path, "\n".join(["id | path", *rows]) + "\n", "one")
     two = table(tmp_path, "\n".join(["id | path", *rows[::-1]]) + "\n", "two")
     assert one.info.digest == two.info.digest
-    assert [ids(one, s) for s in ("train", "valid", "test")] == [ids(two, s) for s in ("train", "valid", "test")]
+    assert [ids(one, s) for s in ("train", "valid", "test")] == [
+        ids(two, s) for s in ("train", "valid", "test")
+    ]
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(1, (1, 0, 0)), (2, (2, 0, 0)), (3, (1, 1, 1))])
-def test_of_very_few_utterances_train_is_served_first(tmp_path: Path, count: int, sizes: tuple[int, ...]) -> None:
+def test_of_very_few_utterances_train_is_served_first(
+    tmp_path: Path, count: int, sizes: tuple[int, ...]
+) -> None:
     rows = [f"{n} | {sound(tmp_path / f'{n}.wav').name}" for n in range(count)]
     corpus = table(tmp_path, "\n".join(["id | path", *rows]) + "\n")
     assert tuple(len(ids(corpus, s)) for s in ("train", "valid", "test")) == sizes
 
 
-def test_where_the_plain_splits_part_the_speakers_speaker_splits_are_added_that_do_not(tmp_path: Path) -> None:
+def test_where_the_plain_splits_part_the_speakers_speaker_splits_are_added_that_do_not(
+    tmp_path: Path,
+) -> None:
     corpus = crowd(tmp_path, 3, 7, lambda p, _: ("train", "valid", "test")[p])
-    assert sorted(corpus.info.splits) == ["sid_test", "sid_train", "sid_valid", "test", "train", "valid"]
+    assert sorted(corpus.info.splits) == [
+        "sid_test",
+        "sid_train",
+        "sid_valid",
+        "test",
+        "train",
+        "valid",
+    ]
     for name in ("sid_train", "sid_valid", "sid_test"):
         assert speakers(corpus, name) == {"s00", "s01", "s02"}
     # 7 utterances of each speaker: 0.15 * 7 rounds to 1
-    sizes = {name: corpus.info.splits[name].utterances for name in ("sid_train", "sid_valid", "sid_test")}
+    sizes = {
+        name: corpus.info.splits[name].utterances for name in ("sid_train", "sid_valid", "sid_test")
+    }
     assert sizes == {"sid_train": 15, "sid_valid": 3, "sid_test": 3}
     dealt = [ids(corpus, name) for name in sizes]
     assert len(set.union(*dealt)) == 21
 
 
-def test_where_test_speakers_are_heard_in_training_no_speaker_splits_are_added(tmp_path: Path) -> None:
+def test_where_test_speakers_are_heard_in_training_no_speaker_splits_are_added(
+    tmp_path: Path,
+) -> None:
     corpus = crowd(tmp_path, 2, 3, lambda _, u: ("train", "valid", "test")[u])
     assert sorted(corpus.info.splits) == ["test", "train", "valid"]
 
@@ -357,7 +422,9 @@ def test_speaker_splits_of_the_table_are_taken_as_they_stand(folder: Path) -> No
 def test_english_texts_get_cmudicts_phones_and_unknown_words_are_reported(
     folder: Path, log: pytest.LogCaptureFixture
 ) -> None:
-    corpus = table(folder, "id | path | text\nu | a.wav | Hello blorf\nv | b.wav | BLORF two zzyx\n")
+    corpus = table(
+        folder, "id | path | text\nu | a.wav | Hello blorf\nv | b.wav | BLORF two zzyx\n"
+    )
     assert {cut.id: phones_of(cut) for cut in corpus.cuts("train")} == {
         "u": "HH AH0 L OW1 SPN",
         "v": "SPN T UW1 SPN",
@@ -370,7 +437,9 @@ def test_english_texts_get_cmudicts_phones_and_unknown_words_are_reported(
 
 
 def test_texts_of_other_languages_get_no_english_phones(folder: Path) -> None:
-    corpus = table(folder, "id | path | language | text\nu | a.wav | en | two\nv | b.wav | nl | twee\n")
+    corpus = table(
+        folder, "id | path | language | text\nu | a.wav | en | two\nv | b.wav | nl | twee\n"
+    )
     assert corpus.info.fields == ["text"]
     assert (corpus.info.languages, corpus.info.phones_from) == (["en", "nl"], "")
     assert {phones_of(cut) for cut in corpus.cuts("train")} == {""}
@@ -384,13 +453,18 @@ def test_phones_of_the_table_are_kept(folder: Path) -> None:
 # ---- folders ----
 
 
-def test_a_folder_gives_ids_from_its_sub_folders_and_keeps_some_for_validation(tmp_path: Path) -> None:
+def test_a_folder_gives_ids_from_its_sub_folders_and_keeps_some_for_validation(
+    tmp_path: Path,
+) -> None:
     for name in ("x/a.wav", "x/deep/b.flac", "c.WAV", "x y/d.e.ogg"):
         sound(tmp_path / "in" / name)
     (tmp_path / "in" / "notes.txt").write_text("not audio", encoding="utf-8")
     corpus = prepare_folder(tmp_path / "in", tmp_path / "out")
     assert ids(corpus, "train") | ids(corpus, "valid") == {"x-a", "x-deep-b", "c", "x y-d.e"}
-    assert {name: split.utterances for name, split in corpus.info.splits.items()} == {"train": 3, "valid": 1}
+    assert {name: split.utterances for name, split in corpus.info.splits.items()} == {
+        "train": 3,
+        "valid": 1,
+    }
     assert (corpus.info.name, corpus.info.fields, corpus.info.notes) == ("in", [], {})
 
 
@@ -410,7 +484,9 @@ def test_a_hundred_files_keep_two_for_validation(tmp_path: Path) -> None:
     assert (splits["train"].utterances, splits["valid"].utterances) == (98, 2)
 
 
-def test_unreadable_files_are_left_out_named_and_counted(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+def test_unreadable_files_are_left_out_named_and_counted(
+    tmp_path: Path, log: pytest.LogCaptureFixture
+) -> None:
     for name in ("a.wav", "b.wav", "c.wav"):
         sound(tmp_path / "in" / name)
     (tmp_path / "in" / "broken.wav").write_bytes(b"RIFF")
@@ -419,28 +495,38 @@ def test_unreadable_files_are_left_out_named_and_counted(tmp_path: Path, log: py
     assert ids(corpus, "train") | ids(corpus, "valid") == {"a", "b", "c"}
     assert corpus.info.notes["unreadable"] == 2
     first, second = corpus.info.notes["unreadable_examples"]
-    assert first.startswith(f"utterance 'broken': {tmp_path / 'in' / 'broken.wav'}: unreadable audio")
+    assert first.startswith(
+        f"utterance 'broken': {tmp_path / 'in' / 'broken.wav'}: unreadable audio"
+    )
     assert second == f"utterance 'empty': {tmp_path / 'in' / 'empty.wav'}: holds no samples"
     assert log.messages == [f"left out: {first}", f"left out: {second}"]
 
 
-def test_audio_that_libsndfile_does_not_read_is_counted(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+def test_audio_that_libsndfile_does_not_read_is_counted(
+    tmp_path: Path, log: pytest.LogCaptureFixture
+) -> None:
     sound(tmp_path / "in" / "a.wav")
     soundfile.write(tmp_path / "in" / "b.w64", np.zeros(RATE), RATE)
     (tmp_path / "in" / "a.m4a").write_bytes(b"somebody's phone")
     (tmp_path / "in" / "notes.txt").write_text("no audio", encoding="utf-8")
     corpus = prepare_folder(tmp_path / "in", tmp_path / "out")
     assert ids(corpus, "train") | ids(corpus, "valid") == {"a", "b"}
-    assert corpus.info.notes["unreadable_examples"] == [f"{tmp_path / 'in' / 'a.m4a'}: libsndfile reads no .m4a"]
+    assert corpus.info.notes["unreadable_examples"] == [
+        f"{tmp_path / 'in' / 'a.m4a'}: libsndfile reads no .m4a"
+    ]
     assert f"left out: {tmp_path / 'in' / 'a.m4a'}: libsndfile reads no .m4a" in log.messages
 
 
 def test_a_name_that_is_not_utf_8_is_one_line(tmp_path: Path) -> None:
     sound(tmp_path / "in" / "a.wav")
-    shutil.copy(os.fsencode(tmp_path / "in" / "a.wav"), os.fsencode(tmp_path / "in") + b"/stra\xdfe.wav")
+    shutil.copy(
+        os.fsencode(tmp_path / "in" / "a.wav"), os.fsencode(tmp_path / "in") + b"/stra\xdfe.wav"
+    )
     corpus = prepare_folder(tmp_path / "in", tmp_path / "out")
     assert corpus.info.notes["unreadable"] == 1
-    assert corpus.info.notes["unreadable_examples"][0].endswith("stra\\udcdfe.wav': its name is not UTF-8; rename it")
+    assert corpus.info.notes["unreadable_examples"][0].endswith(
+        "stra\\udcdfe.wav': its name is not UTF-8; rename it"
+    )
 
 
 def test_a_folder_that_gives_nothing_is_an_error_and_writes_nothing(tmp_path: Path) -> None:
@@ -450,7 +536,9 @@ def test_a_folder_that_gives_nothing_is_an_error_and_writes_nothing(tmp_path: Pa
     with pytest.raises(CorpusError, match=r"in: no audio file below it \(looked for \.aif, "):
         prepare_folder(tmp_path / "in", tmp_path / "out")
     (tmp_path / "in" / "broken.wav").write_bytes(b"RIFF")
-    with pytest.raises(CorpusError, match=r"none of its 1 audio files can be read; the first: .*broken\.wav"):
+    with pytest.raises(
+        CorpusError, match=r"none of its 1 audio files can be read; the first: .*broken\.wav"
+    ):
         prepare_folder(tmp_path / "in", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -35,13 +35,22 @@ def log(run: Path) -> list[dict[str, float]]:
 
 def test_both_losses_fall_and_everything_is_logged(corpus: Corpus, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    report = open_pretraining(config(corpus, "fit.steps=60", "fit.log_every=20", "optim.lr=3e-3")).run(run)
+    report = open_pretraining(
+        config(corpus, "fit.steps=60", "fit.log_every=20", "optim.lr=3e-3")
+    ).run(run)
     assert report.finished
     first, *_, last = (line for line in log(run) if "lr" in line)
     assert last["offline"] < first["offline"]
     assert last["online"] < first["online"]
     assert first["offline"] == pytest.approx(2.08, abs=0.6)  # about ln 8: nothing is known yet
-    expected = {"target_var", "pred_var", "ema_decay", "lr", "audio_seconds_per_second", "offline_accuracy"}
+    expected = {
+        "target_var",
+        "pred_var",
+        "ema_decay",
+        "lr",
+        "audio_seconds_per_second",
+        "offline_accuracy",
+    }
     assert expected <= last.keys()
     assert last["ema_decay"] == pytest.approx(0.9999 - 0.0009 * (1 - 60 / 5000))
     assert any("valid_offline" in line and "valid_online" in line for line in log(run))
@@ -54,14 +63,33 @@ def test_the_same_seed_gives_the_same_weights(corpus: Corpus, tmp_path: Path) ->
     prints = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         open_pretraining(config(corpus, f"fit.seed={seed}")).run(tmp_path / name)
-        prints.append(checkpoint.fingerprint(checkpoint.load(tmp_path / name / "checkpoint.pt")["model"]))
+        prints.append(
+            checkpoint.fingerprint(checkpoint.load(tmp_path / name / "checkpoint.pt")["model"])
+        )
     assert prints[0] == prints[1] != prints[2]
 
 
-def test_a_run_killed_twenty_times_ends_with_the_same_weights(corpus: Corpus, tmp_path: Path, prefork: Any) -> None:
+def test_a_run_killed_twenty_times_ends_with_the_same_weights(
+    corpus: Corpus, tmp_path: Path, prefork: Any
+) -> None:
     def command(name: str) -> list[str]:
-        keys = ["fit.steps=100", "fit.save_every=1", "fit.log_every=1", "fit.validate_every=40", "optim.lr=2e-3"]
-        return ["pretrain", TOY, f"data.corpus={corpus.root}", *keys, "--device", "cpu", "--out", str(tmp_path / name)]
+        keys = [
+            "fit.steps=100",
+            "fit.save_every=1",
+            "fit.log_every=1",
+            "fit.validate_every=40",
+            "optim.lr=2e-3",
+        ]
+        return [
+            "pretrain",
+            TOY,
+            f"data.corpus={corpus.root}",
+            *keys,
+            "--device",
+            "cpu",
+            "--out",
+            str(tmp_path / name),
+        ]
 
     whole, _ = prefork.start(*command("whole"))
     assert prefork.wait(whole) == 0
@@ -87,7 +115,9 @@ def identical(ours: Any, theirs: Any) -> bool:
     if isinstance(ours, torch.Tensor):
         return ours.equal(theirs)
     if isinstance(ours, dict):
-        return ours.keys() == theirs.keys() and all(identical(ours[key], theirs[key]) for key in ours)
+        return ours.keys() == theirs.keys() and all(
+            identical(ours[key], theirs[key]) for key in ours
+        )
     if isinstance(ours, list | tuple):
         return len(ours) == len(theirs) and all(map(identical, ours, theirs))
     return bool(ours == theirs)
@@ -95,7 +125,9 @@ def identical(ours: Any, theirs: Any) -> bool:
 
 def log_steps(run: Path) -> list[int]:
     steps = []
-    for line in (run / "log.jsonl").read_text().splitlines() if (run / "log.jsonl").exists() else []:
+    for line in (
+        (run / "log.jsonl").read_text().splitlines() if (run / "log.jsonl").exists() else []
+    ):
         try:
             steps.append(int(json.loads(line)["step"]))
         except ValueError:  # caught while it was being written
@@ -120,19 +152,25 @@ def test_ctrl_c_saves_and_the_same_command_continues(corpus: Corpus, tmp_path: P
     assert checkpoint.load(run / "checkpoint.pt")["step"] >= 1
 
 
-def test_a_finished_run_returns_at_once_and_other_settings_are_refused(corpus: Corpus, tmp_path: Path) -> None:
+def test_a_finished_run_returns_at_once_and_other_settings_are_refused(
+    corpus: Corpus, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     open_pretraining(config(corpus)).run(run)
     assert open_pretraining(config(corpus)).run(run).finished
     before = (run / "config.json").read_bytes()
-    with pytest.raises(CheckpointError, match=r"other settings \(optim.lr: 0.001 there, 0.002 here\)"):
+    with pytest.raises(
+        CheckpointError, match=r"other settings \(optim.lr: 0.001 there, 0.002 here\)"
+    ):
         open_pretraining(config(corpus, "optim.lr=2e-3")).run(run)
     assert (run / "config.json").read_bytes() == before
 
 
 def test_a_collapsed_run_stops_with_advice(corpus: Corpus, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"collapse at update 2: target_var .*ema_start"):
-        open_pretraining(config(corpus, "collapse_step=2", "min_target_var=100")).run(tmp_path / "run")
+        open_pretraining(config(corpus, "collapse_step=2", "min_target_var=100")).run(
+            tmp_path / "run"
+        )
 
 
 def test_one_extractor_alone_trains(corpus: Corpus, tmp_path: Path) -> None:
@@ -150,11 +188,17 @@ def test_one_extractor_alone_trains(corpus: Corpus, tmp_path: Path) -> None:
         ("masking.clones=0", "masking.clones=0: expected 1 or more"),
         ("optim.lr=-1", "optim.lr=-1.0: expected a number above 0"),
         ("optim.lr=nan", "optim.lr=nan: expected a number above 0"),
-        ("optim.phases=0.5,0.4,0.3", r"optim.phases=\(0.5, 0.4, 0.3\): expected shares that add up to 1"),
+        (
+            "optim.phases=0.5,0.4,0.3",
+            r"optim.phases=\(0.5, 0.4, 0.3\): expected shares that add up to 1",
+        ),
         ("fit.steps=-5", "fit.steps=-5: expected 1 or more"),
         ("fit.save_every=0", "fit.save_every=0"),
         ("masking.length=0", "masking.length=0"),
-        ("targets.online.ema_start=2", "targets.online.ema_start=2.0: expected a number from 0 to 1"),
+        (
+            "targets.online.ema_start=2",
+            "targets.online.ema_start=2.0: expected a number from 0 to 1",
+        ),
         ("targets.offline.weight=-1", "targets.offline.weight=-1.0: expected 0 or more"),
         ("encoder.dropout=2", "encoder.dropout=2.0"),
         ("data.workers=-1", "data.workers=-1"),
@@ -172,10 +216,19 @@ def test_keys_that_do_not_fit_are_refused_before_any_work(
     assert not (tmp_path / "run").exists()
 
 
-def test_the_base_recipe_takes_three_updates_at_the_papers_size(corpus: Corpus, tmp_path: Path) -> None:
-    shapes = ["data.batch_seconds=4", "data.workers=0", "data.min_seconds=0.5", "targets.offline.clusters=20"]
+def test_the_base_recipe_takes_three_updates_at_the_papers_size(
+    corpus: Corpus, tmp_path: Path
+) -> None:
+    shapes = [
+        "data.batch_seconds=4",
+        "data.workers=0",
+        "data.min_seconds=0.5",
+        "targets.offline.clusters=20",
+    ]
     recipe = load(
-        PretrainConfig, "mt4ssl_base", [f"data.corpus={corpus.root}", *shapes, "fit.steps=3", "fit.log_every=1"]
+        PretrainConfig,
+        "mt4ssl_base",
+        [f"data.corpus={corpus.root}", *shapes, "fit.steps=3", "fit.log_every=1"],
     )
     open_pretraining(recipe).run(tmp_path / "run")
     lines = [line for line in log(tmp_path / "run") if "lr" in line]
@@ -262,7 +315,9 @@ def test_compiled_layers_keep_names_and_updates_and_may_be_switched_on_midway(
     assert trained(corpus, run, *keys).keys() == plain.keys()  # continued without
 
 
-def test_how_a_run_is_computed_may_change_on_its_way_but_not_what(corpus: Corpus, tmp_path: Path) -> None:
+def test_how_a_run_is_computed_may_change_on_its_way_but_not_what(
+    corpus: Corpus, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     open_pretraining(config(corpus)).run(run)
     changed = ["fit.checkpointing=true", "fit.accumulate=2", "fit.log_every=1", "data.workers=1"]

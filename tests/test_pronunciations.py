@@ -52,7 +52,13 @@ def test_a_recipe_says_whether_the_first_or_all_count(
     lexicon = tmp_path / "lexicon.txt"
     lexicon.write_text("LOW  L OW\nLOW(2)  L\nMID M IH D\nMID  HH M IH D L\nHIGH  HH AY\n")
     arpa = write_arpa(tmp_path / "phones.arpa", ["L OW M IH D", "HH AY HH AY"])
-    keys = [f"lexicon={lexicon}", f"decode.lm={arpa}", "steps=5", "validate_every=5", "sweep=[1e-2]"]
+    keys = [
+        f"lexicon={lexicon}",
+        f"decode.lm={arpa}",
+        "steps=5",
+        "validate_every=5",
+        "sweep=[1e-2]",
+    ]
     for choice in ("first", "all"):
         outcome = evaluate(
             ["fbank", "mel"], [TOY], corpus.root, out=tmp_path / choice, device="cpu",
@@ -62,11 +68,16 @@ def test_a_recipe_says_whether_the_first_or_all_count(
     first, every = (results.load_all(tmp_path / choice) for choice in ("first", "all"))
     assert sum(r.metrics["per"].errors for r in every) < sum(r.metrics["per"].errors for r in first)
     for one, other in zip(first, every, strict=True):
-        assert "pronunciations" not in one.recipe, "records of before there was a choice are still found"
+        assert "pronunciations" not in one.recipe, (
+            "records of before there was a choice are still found"
+        )
         assert other.recipe["pronunciations"] == "all"
         assert other.metrics["per"].errors <= one.metrics["per"].errors
         rows, more = (
-            {row["id"]: row for row in results.load_hypotheses(results.record_path(r, tmp_path / choice))}
+            {
+                row["id"]: row
+                for row in results.load_hypotheses(results.record_path(r, tmp_path / choice))
+            }
             for r, choice in ((one, "first"), (other, "all"))
         )
         assert {name: row["hypothesis"] for name, row in rows.items()} == {

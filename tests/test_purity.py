@@ -12,7 +12,9 @@ from mt4ssl_bench.upstream.purity import at_frames, measure, purity, read_ctm
 
 
 def store(folder: Path, labels: list[int]) -> LabelStore:
-    return write_labels(folder, LabelInfo(digest="d", clusters=3), [("a", np.array(labels)), ("b", np.zeros(5))])
+    return write_labels(
+        folder, LabelInfo(digest="d", clusters=3), [("a", np.array(labels)), ("b", np.zeros(5))]
+    )
 
 
 def test_the_measures_of_a_small_table() -> None:
@@ -25,8 +27,12 @@ def test_the_measures_of_a_small_table() -> None:
 
 
 def test_clusters_that_are_phones_are_pure_and_one_cluster_knows_nothing() -> None:
-    assert purity(np.diag([5, 2, 9])) == pytest.approx({"phone_purity": 1, "cluster_purity": 1, "pnmi": 1})
-    assert purity(np.array([[6, 2], [0, 0]])) == pytest.approx({"phone_purity": 0.75, "cluster_purity": 1, "pnmi": 0})
+    assert purity(np.diag([5, 2, 9])) == pytest.approx(
+        {"phone_purity": 1, "cluster_purity": 1, "pnmi": 1}
+    )
+    assert purity(np.array([[6, 2], [0, 0]])) == pytest.approx(
+        {"phone_purity": 0.75, "cluster_purity": 1, "pnmi": 0}
+    )
 
 
 def test_a_frame_has_the_phone_at_the_middle_of_its_window() -> None:
@@ -37,9 +43,13 @@ def test_a_frame_has_the_phone_at_the_middle_of_its_window() -> None:
 
 def test_a_ctm_file_is_joined_by_utterance(tmp_path: Path) -> None:
     ctm = tmp_path / "phones.ctm"
-    ctm.write_text(";; a comment\na 1 0.00 0.04 AA\na 1 0.04 0.04 B\nelsewhere 1 0 1 SIL\n", encoding="utf-8")
+    ctm.write_text(
+        ";; a comment\na 1 0.00 0.04 AA\na 1 0.04 0.04 B\nelsewhere 1 0 1 SIL\n", encoding="utf-8"
+    )
     found = measure(store(tmp_path / "labels", [2, 2, 1, 1]), read_ctm(ctm))
-    assert found == pytest.approx({"aligned_frames": 4, "phone_purity": 1, "cluster_purity": 1, "pnmi": 1})
+    assert found == pytest.approx(
+        {"aligned_frames": 4, "phone_purity": 1, "cluster_purity": 1, "pnmi": 1}
+    )
 
 
 def test_an_alignment_that_is_none_is_refused(tmp_path: Path) -> None:

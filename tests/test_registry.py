@@ -11,7 +11,8 @@ from mt4ssl_bench.errors import ConfigError
 from mt4ssl_bench.registry import Registry, hint
 
 NUMBERS: Registry[type[Fraction]] = Registry(
-    "number", {"fraction": "fractions:Fraction", "decimal": "decimal:Decimal", "broken": "no_such_module:X"}
+    "number",
+    {"fraction": "fractions:Fraction", "decimal": "decimal:Decimal", "broken": "no_such_module:X"},
 )
 
 
@@ -29,7 +30,9 @@ def test_an_unknown_name_meets_its_near_misses() -> None:
 
 
 def test_an_unknown_name_without_near_misses_meets_the_whole_list() -> None:
-    with pytest.raises(ConfigError, match=r"^unknown number 'zzz'; known: broken, decimal, fraction$"):
+    with pytest.raises(
+        ConfigError, match=r"^unknown number 'zzz'; known: broken, decimal, fraction$"
+    ):
         NUMBERS.get("zzz")
 
 

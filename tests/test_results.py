@@ -95,11 +95,15 @@ def test_hypotheses_come_back_by_id_even_with_odd_line_separators(tmp_path: Path
 def test_a_second_evaluation_finds_the_first_by_content(tmp_path: Path) -> None:
     result = a_result()
     results.save(result, [], tmp_path)
-    key = results.key("f00dcafe12345678", "a1b2c3d4e5f60718", "phoneme_tiny", result.recipe, 1, None)
+    key = results.key(
+        "f00dcafe12345678", "a1b2c3d4e5f60718", "phoneme_tiny", result.recipe, 1, None
+    )
     found = results.find(tmp_path, key)
     assert found is not None
     assert found.metrics == result.metrics
-    assert found.key == key  # tuples of the recipe are lists by now, and it is still the same recipe
+    assert (
+        found.key == key
+    )  # tuples of the recipe are lists by now, and it is still the same recipe
     assert results.find(tmp_path, "0" * 16) is None
     assert results.find(tmp_path / "absent", key) is None
 
@@ -201,7 +205,9 @@ def test_the_main_metric_must_be_the_first() -> None:
 
 
 def test_what_is_no_record_is_said_without_advice_to_delete_it(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"none\.json: no such file; records are the \.json files"):
+    with pytest.raises(
+        CheckpointError, match=r"none\.json: no such file; records are the \.json files"
+    ):
         results.load(tmp_path / "none.json")
     with pytest.raises(CheckpointError, match="a folder, not a record"):
         results.load(tmp_path)
@@ -215,7 +221,9 @@ def test_missing_hypotheses_are_an_error_that_names_the_file(tmp_path: Path) -> 
         results.load_hypotheses(path)
 
 
-def test_a_failed_save_leaves_the_old_record_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_save_leaves_the_old_record_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     old = a_result()
     path = results.save(old, [a_hypothesis()], tmp_path)
     before = path.read_bytes()
@@ -256,6 +264,8 @@ def test_the_revision_is_the_checkouts_own_and_marked_when_files_differ(tmp_path
     inside = tmp_path / "site-packages"
     inside.mkdir()
     assert environment._revision(tmp_path) == commit
-    assert environment._revision(inside) is None  # the package is only installed inside someone's repository
+    assert (
+        environment._revision(inside) is None
+    )  # the package is only installed inside someone's repository
     (tmp_path / "file").write_text("two", encoding="utf-8")
     assert environment._revision(tmp_path) == f"{commit}-dirty"

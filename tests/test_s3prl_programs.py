@@ -27,7 +27,9 @@ for needed in ("pandas", "librosa", "tensorboard", "tensorboardX", "editdistance
 
 def start(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "mt4ssl_bench", "s3prl", "--", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, env=os.environ)
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=folder, env=os.environ
+    )
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,13 @@ def phones(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(3)
     payload = {"kind": KIND, "config": to_dict(config), "model": MT4SSL(config).state_dict()}
     checkpoint.save(payload, folder / "checkpoint.pt")
-    data = {"train_batch_size": 2, "eval_batch_size": 2, "num_workers": 0, "libri_root": "/", "phone_path": str(folder)}
+    data = {
+        "train_batch_size": 2,
+        "eval_batch_size": 2,
+        "num_workers": 0,
+        "libri_root": "/",
+        "phone_path": str(folder),
+    }
     settings = {
         "runner": {
             "total_steps": 6, "gradient_clipping": 1.0, "gradient_accumulate_steps": 1, "log_step": 3, "eval_step": 6,
@@ -69,12 +77,26 @@ def phones(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_run_downstream_trains_and_evaluates_on_our_checkpoint(phones: Path) -> None:
     common = ["--device", "cpu"]
-    model = ["-u", "mt4ssl_local", "-k", "checkpoint.pt", "-d", "phone_linear", "-c", "config.yaml", "-p", "first"]
+    model = [
+        "-u",
+        "mt4ssl_local",
+        "-k",
+        "checkpoint.pt",
+        "-d",
+        "phone_linear",
+        "-c",
+        "config.yaml",
+        "-p",
+        "first",
+    ]
     trained = start(phones, "-m", "train", *model, *common)
     assert trained.returncode == 0, trained.stderr[-2_000:]
     evaluated = start(phones, "-m", "evaluate", "-e", "first/states-6.ckpt", *common)
     assert evaluated.returncode == 0, evaluated.stderr[-2_000:]
-    found = [re.search(r"libri_phone/test-\|step:\d+\|acc:([\d.]+)", done.stdout) for done in (trained, evaluated)]
+    found = [
+        re.search(r"libri_phone/test-\|step:\d+\|acc:([\d.]+)", done.stdout)
+        for done in (trained, evaluated)
+    ]
     assert found[0] is not None
     assert found[1] is not None
     assert found[0][1] == found[1][1]

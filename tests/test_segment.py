@@ -49,7 +49,9 @@ def test_pieces_end_in_the_pauses_and_cover_everything(long: Corpus, tmp_path: P
     assert abs(sum(len(audio.read(cut)) for cut in pieces) - len(whole)) <= len(pieces)
 
 
-def test_every_exclusion_is_counted_and_whole_recordings_keep_their_text(long: Corpus, tmp_path: Path) -> None:
+def test_every_exclusion_is_counted_and_whole_recordings_keep_their_text(
+    long: Corpus, tmp_path: Path
+) -> None:
     made = segment_corpus(long, tmp_path / "s", max_seconds=6, min_seconds=1)
     notes = made.info.notes
     assert (notes["cut"], notes["too_short"]) == (1, 1)
@@ -62,10 +64,17 @@ def test_every_exclusion_is_counted_and_whole_recordings_keep_their_text(long: C
     }
 
 
-def test_pieces_are_no_duplicates_as_files_or_in_shards_or_cut_again(long: Corpus, tmp_path: Path) -> None:
+def test_pieces_are_no_duplicates_as_files_or_in_shards_or_cut_again(
+    long: Corpus, tmp_path: Path
+) -> None:
     made = segment_corpus(long, tmp_path / "s", max_seconds=6, min_seconds=1)
     again = segment_corpus(made, tmp_path / "again", max_seconds=4, min_seconds=1)
-    for one in (made, again, shard_corpus(made, tmp_path / "shards"), shard_corpus(again, tmp_path / "shards_again")):
+    for one in (
+        made,
+        again,
+        shard_corpus(made, tmp_path / "shards"),
+        shard_corpus(again, tmp_path / "shards_again"),
+    ):
         assert "duplicate" not in check_corpus(one).counts()
 
 
@@ -73,11 +82,15 @@ def test_windows_are_equal_and_as_few_as_fit(long: Corpus, tmp_path: Path) -> No
     made = segment_corpus(long, tmp_path / "s", max_seconds=5, min_seconds=1, by="windows")
     pieces = [cut for cut in made.cuts("train") if cut.id.startswith("long")]
     assert [cut.duration for cut in pieces] == [pytest.approx(SECONDS / 4)] * 4
-    assert all(len(audio.read(cut)) == pytest.approx(SECONDS / 4 * audio.RATE, abs=2) for cut in pieces)
+    assert all(
+        len(audio.read(cut)) == pytest.approx(SECONDS / 4 * audio.RATE, abs=2) for cut in pieces
+    )
 
 
 def test_a_recording_that_cannot_be_read_is_counted(long: Corpus, tmp_path: Path) -> None:
-    path = Path(next(cut for cut in long.cuts("train") if cut.id == "long").recording.sources[0].source)
+    path = Path(
+        next(cut for cut in long.cuts("train") if cut.id == "long").recording.sources[0].source
+    )
     content = path.read_bytes()
     try:
         path.write_bytes(b"gone")
@@ -88,7 +101,9 @@ def test_a_recording_that_cannot_be_read_is_counted(long: Corpus, tmp_path: Path
     assert [cut.id for cut in made.cuts("train")] == ["whole"]
 
 
-def test_segmenting_again_changes_nothing_and_other_limits_are_refused(long: Corpus, tmp_path: Path) -> None:
+def test_segmenting_again_changes_nothing_and_other_limits_are_refused(
+    long: Corpus, tmp_path: Path
+) -> None:
     first = segment_corpus(long, tmp_path / "s", max_seconds=6, min_seconds=1)
     stamp = (tmp_path / "s" / "train.jsonl.gz").stat().st_mtime_ns
     assert segment_corpus(long, tmp_path / "s", max_seconds=6, min_seconds=1).info == first.info

@@ -33,9 +33,15 @@ SIZE = 4
 
 @pytest.fixture(scope="module")
 def store(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> LabelStore:
-    counts = [(c.id, frame_count(round(c.duration * audio.RATE))) for s in ("train", "valid") for c in corpus.cuts(s)]
+    counts = [
+        (c.id, frame_count(round(c.duration * audio.RATE)))
+        for s in ("train", "valid")
+        for c in corpus.cuts(s)
+    ]
     info = LabelInfo(digest=corpus.info.digest, clusters=1000)
-    return write_labels(tmp_path_factory.mktemp("l") / "labels", info, [(name, np.arange(n)) for name, n in counts])
+    return write_labels(
+        tmp_path_factory.mktemp("l") / "labels", info, [(name, np.arange(n)) for name, n in counts]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +68,14 @@ def utterances(batches: list[Batch]) -> dict[str, tuple[bytes, list[int]]]:
     found = {}
     for batch in batches:
         assert batch.labels is not None
-        for name, wave, length, row in zip(batch.ids, batch.waveforms, batch.lengths, batch.labels, strict=True):
+        for name, wave, length, row in zip(
+            batch.ids, batch.waveforms, batch.lengths, batch.labels, strict=True
+        ):
             assert name not in found
-            found[name] = (wave[:length].numpy().tobytes(), row[: frame_count(int(length))].tolist())
+            found[name] = (
+                wave[:length].numpy().tobytes(),
+                row[: frame_count(int(length))].tolist(),
+            )
     return found
 
 
@@ -76,8 +87,13 @@ def test_lhotse_reads_the_shards(made: Corpus, corpus: Corpus) -> None:
 
 def test_shards_are_prepared_again_as_lhotses(made: Corpus, corpus: Corpus, tmp_path: Path) -> None:
     out = tmp_path / "again"
-    app(["prepare", "lhotse", f"train={made.root / 'train'}", "--out", str(out)], standalone_mode=False)
-    found = {cut.id: text_of(cut) for split in ("train", "valid") for cut in Corpus.open(out).cuts(split)}
+    app(
+        ["prepare", "lhotse", f"train={made.root / 'train'}", "--out", str(out)],
+        standalone_mode=False,
+    )
+    found = {
+        cut.id: text_of(cut) for split in ("train", "valid") for cut in Corpus.open(out).cuts(split)
+    }
     assert found == {cut.id: text_of(cut) for cut in corpus.cuts("train")}
 
 
@@ -111,11 +127,15 @@ def test_the_order_changes_with_the_epoch_and_skipping_gives_its_tail(made: Corp
     assert [shares[n % 2][n // 2] for n in range(len(whole))] == whole
 
 
-def test_labels_in_the_shards_need_no_store(made: Corpus, corpus: Corpus, store: LabelStore, url: str) -> None:
+def test_labels_in_the_shards_need_no_store(
+    made: Corpus, corpus: Corpus, store: LabelStore, url: str
+) -> None:
     config = PretrainConfig(targets=TargetsConfig(offline=OfflineConfig(clusters=1000)))
     digest = corpus.info.digest
     assert isinstance(open_labels(config, [Corpus.open(url)], digest, "cpu"), CarriedLabels)
-    with pytest.raises(CheckpointError, match=r"clusters=500: the labels in the shards has 1000 clusters"):
+    with pytest.raises(
+        CheckpointError, match=r"clusters=500: the labels in the shards has 1000 clusters"
+    ):
         open_labels(PretrainConfig(), [made], digest, "cpu")
     bare = Corpus(url, replace(made.info, labels={}))
     with pytest.raises(ConfigError, match="carry no labels; shard it with --labels"):
@@ -137,7 +157,16 @@ def test_sharding_again_makes_nothing_again_and_something_else_is_refused(
 def test_prepare_writes_shards_beside_the_corpus_and_repeating_it_makes_none_again(
     manifest: Path, corpus: Corpus, tmp_path: Path
 ) -> None:
-    command = ["prepare", "table", str(manifest), "--name", "tones", "--out", str(tmp_path / "c"), "--shards"]
+    command = [
+        "prepare",
+        "table",
+        str(manifest),
+        "--name",
+        "tones",
+        "--out",
+        str(tmp_path / "c"),
+        "--shards",
+    ]
     times = []
     for _ in range(2):
         app([*command, str(tmp_path / "s")], standalone_mode=False)
@@ -150,14 +179,26 @@ def test_prepare_writes_shards_beside_the_corpus_and_repeating_it_makes_none_aga
     }
 
 
-def test_a_folder_of_something_else_is_refused_before_the_corpus_is_prepared(manifest: Path, tmp_path: Path) -> None:
+def test_a_folder_of_something_else_is_refused_before_the_corpus_is_prepared(
+    manifest: Path, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("")
     for taken in (tmp_path / "file", tmp_path / "mine"):
-        with pytest.raises(CorpusError, match=f"{taken.name}: holds something else than shards; choose another"):
+        with pytest.raises(
+            CorpusError, match=f"{taken.name}: holds something else than shards; choose another"
+        ):
             app(
-                ["prepare", "table", str(manifest), "--out", str(tmp_path / "c"), "--shards", str(taken)],
+                [
+                    "prepare",
+                    "table",
+                    str(manifest),
+                    "--out",
+                    str(tmp_path / "c"),
+                    "--shards",
+                    str(taken),
+                ],
                 standalone_mode=False,
             )
     assert not (tmp_path / "c").exists()
@@ -184,12 +225,16 @@ def test_an_interrupted_sharding_continues(corpus: Corpus, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_shard_cut_short_is_named_and_never_a_hang(corpus: Corpus, tmp_path: Path, workers: int) -> None:
+def test_a_shard_cut_short_is_named_and_never_a_hang(
+    corpus: Corpus, tmp_path: Path, workers: int
+) -> None:
     made = shard_corpus(corpus, tmp_path / "s", splits=("train",), size=SIZE)
     file = tmp_path / "s" / "train" / "recording.000002.tar"
     file.write_bytes(file.read_bytes()[:3000])
     data = PretrainData([made], "train", replace(CONFIG, workers=workers), None, normalized=True)
-    with pytest.raises(CorpusError, match=r"recording\.000002\.tar: cut short or changed: 3000 bytes, not \d+"):
+    with pytest.raises(
+        CorpusError, match=r"recording\.000002\.tar: cut short or changed: 3000 bytes, not \d+"
+    ):
         list(data(0))
 
 
@@ -202,14 +247,19 @@ def test_a_shard_cut_short_is_named_and_never_a_hang(corpus: Corpus, tmp_path: P
     ],
     ids=["foreign lines", "half a line", "zeros"],
 )
-def test_a_damaged_shard_is_named(corpus: Corpus, tmp_path: Path, file: str, content: bytes | None) -> None:
+def test_a_damaged_shard_is_named(
+    corpus: Corpus, tmp_path: Path, file: str, content: bytes | None
+) -> None:
     made = shard_corpus(corpus, tmp_path / "s", splits=("train",), size=SIZE)
     path = made.root / file
     path.write_bytes(bytes(path.stat().st_size) if content is None else content)
     cuts = made.cuts("train")
     assert cuts[0].id
     for place in range(SIZE, 2 * SIZE):
-        with pytest.raises(CorpusError, match=r"train, shard 000001: damaged \(.*\); copy it or make the shards again"):
+        with pytest.raises(
+            CorpusError,
+            match=r"train, shard 000001: damaged \(.*\); copy it or make the shards again",
+        ):
             cuts[place]
 
 
@@ -217,7 +267,9 @@ def test_an_index_cut_short_is_named(corpus: Corpus, tmp_path: Path) -> None:
     made = shard_corpus(corpus, tmp_path / "s", splits=("valid",), size=SIZE)
     index = made.root / "valid.index.npz"
     index.write_bytes(index.read_bytes()[:100])
-    with pytest.raises(CorpusError, match=r"valid\.index\.npz: missing or damaged \(.*\); make the shards again"):
+    with pytest.raises(
+        CorpusError, match=r"valid\.index\.npz: missing or damaged \(.*\); make the shards again"
+    ):
         made.cuts("valid")
 
 
@@ -233,20 +285,35 @@ def test_a_split_that_the_labels_leave_out_is_sharded_without(
     cuts |= {"sid_train": cuts["train"], "sid_test": cuts["valid"] + cuts["test"]}
     whole = write_corpus(tmp_path / "c", cuts, name="tones", digest=corpus.info.digest, fields=[])
     made = shard_corpus(whole, tmp_path / "s", size=SIZE, labels=store)
-    said = {split: f"split '{split}': the label store does not cover it" in caplog.text for split in whole.info.splits}
-    assert said == {"train": False, "valid": False, "test": True, "sid_train": False, "sid_test": True}
+    said = {
+        split: f"split '{split}': the label store does not cover it" in caplog.text
+        for split in whole.info.splits
+    }
+    assert said == {
+        "train": False,
+        "valid": False,
+        "test": True,
+        "sid_train": False,
+        "sid_test": True,
+    }
     assert {p.name.split(".")[0] for p in (made.root / "test").iterdir()} == {"cuts", "recording"}
     assert len(list(made.cuts("test"))) == 3
     assert all(len(cut.load_labels()) for cut in made.cuts("valid"))
 
 
-def test_a_split_with_some_labels_is_an_error_that_leaves_nothing_half_done(corpus: Corpus, tmp_path: Path) -> None:
+def test_a_split_with_some_labels_is_an_error_that_leaves_nothing_half_done(
+    corpus: Corpus, tmp_path: Path
+) -> None:
     first = corpus.cuts("train")[0].id
-    some = write_labels(tmp_path / "l", LabelInfo(digest=corpus.info.digest, clusters=9), [(first, np.arange(9))])
+    some = write_labels(
+        tmp_path / "l", LabelInfo(digest=corpus.info.digest, clusters=9), [(first, np.arange(9))]
+    )
     with pytest.raises(CheckpointError, match="none for utterance"):
         shard_corpus(corpus, tmp_path / "s", splits=("train",), size=SIZE, labels=some)
     assert not list((tmp_path / "s" / "train").glob(".*"))
-    with pytest.raises(CorpusError, match="the label store has none of its utterances; name one made from it"):
+    with pytest.raises(
+        CorpusError, match="the label store has none of its utterances; name one made from it"
+    ):
         shard_corpus(corpus, tmp_path / "t", splits=("test",), size=SIZE, labels=some)
     assert not (tmp_path / "t").exists()
 
@@ -267,7 +334,9 @@ def test_a_file_that_cannot_be_read_is_left_out_and_counted(corpus: Corpus, tmp_
     assert name not in {cut.id for cut in made.cuts("train")}
 
 
-def test_a_server_that_fails_is_tried_again_and_named(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+def test_a_server_that_fails_is_tried_again_and_named(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
     monkeypatch.setattr(shards, "PAUSE", 0.0)
     with pytest.raises(CorpusError, match=r"/none\.tar: HTTP Error 404: File not found, 3 times"):
         shards.fetch(f"{url}/none.tar")
@@ -284,13 +353,18 @@ def test_shards_and_files_are_not_mixed(corpus: Corpus, made: Corpus) -> None:
 
 
 def test_a_url_that_nothing_here_opens_says_what_would() -> None:
-    with pytest.raises(CorpusError, match=r"^nothing://bucket/corpus\.json: .*pip install 'smart_open\[s3\]'$"):
+    with pytest.raises(
+        CorpusError, match=r"^nothing://bucket/corpus\.json: .*pip install 'smart_open\[s3\]'$"
+    ):
         Corpus.open("nothing://bucket")
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:8765/lang s", "http://127.0.0.1:abc/x", "http://[::1/x"])
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:8765/lang s", "http://127.0.0.1:abc/x", "http://[::1/x"]
+)
 def test_a_malformed_url_is_one_line(url: str) -> None:
     with pytest.raises(
-        CorpusError, match=r"^http://.*/corpus\.json: not a URL \(.*\); expected http://host:8000/folder"
+        CorpusError,
+        match=r"^http://.*/corpus\.json: not a URL \(.*\); expected http://host:8000/folder",
     ):
         Corpus.open(url)

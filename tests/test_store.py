@@ -89,7 +89,9 @@ def test_the_fake_is_an_upstream() -> None:
 
 
 @pytest.mark.usefixtures("small_batches")
-def test_frames_are_those_made_by_hand_whatever_the_batches(tmp_path: Path, cuts: list[Any]) -> None:
+def test_frames_are_those_made_by_hand_whatever_the_batches(
+    tmp_path: Path, cuts: list[Any]
+) -> None:
     upstream = Fake()
     features = FeatureStore(tmp_path, FP32).frames(upstream, "d1", "train", cuts)
     assert upstream.calls > 3
@@ -100,7 +102,9 @@ def test_frames_are_those_made_by_hand_whatever_the_batches(tmp_path: Path, cuts
         assert np.allclose(features.get(cut.id), expected, rtol=0, atol=1e-7)
 
 
-def test_the_second_request_costs_no_pass_even_in_another_process(tmp_path: Path, cuts: list[Any]) -> None:
+def test_the_second_request_costs_no_pass_even_in_another_process(
+    tmp_path: Path, cuts: list[Any]
+) -> None:
     upstream = Fake()
     first = FeatureStore(tmp_path, FP32).frames(upstream, "d1", "train", cuts)
     calls = upstream.calls
@@ -123,15 +127,25 @@ def test_the_second_request_costs_no_pass_even_in_another_process(tmp_path: Path
     ],
 )
 def test_other_weights_corpora_splits_precisions_or_cuts_take_a_pass_of_their_own(
-    tmp_path: Path, cuts: list[Any], fingerprint: str, digest: str, split: str, precision: Any, count: int
+    tmp_path: Path,
+    cuts: list[Any],
+    fingerprint: str,
+    digest: str,
+    split: str,
+    precision: Any,
+    count: int,
 ) -> None:
     FeatureStore(tmp_path, FP32).frames(Fake(), "d1", "train", cuts)
     other = Fake(fingerprint)
-    features = FeatureStore(tmp_path, StoreConfig(precision=precision)).frames(other, digest, split, cuts[:count])
+    features = FeatureStore(tmp_path, StoreConfig(precision=precision)).frames(
+        other, digest, split, cuts[:count]
+    )
     assert other.heard == len(features) == count
 
 
-def test_frames_and_means_and_other_crops_do_not_share_an_entry(tmp_path: Path, cuts: list[Any]) -> None:
+def test_frames_and_means_and_other_crops_do_not_share_an_entry(
+    tmp_path: Path, cuts: list[Any]
+) -> None:
     upstream, store = Fake(), FeatureStore(tmp_path, FP32)
     store.frames(upstream, "d1", "train", cuts)
     for crops in (WHOLE, Crops(seconds=0.5), Crops(seconds=0.5, seed=1), Crops(seconds=0.25)):
@@ -155,7 +169,9 @@ def test_half_precision_takes_half_the_disk_and_is_near(tmp_path: Path, cuts: li
         assert np.allclose(full.get(cut.id), half.get(cut.id), rtol=1e-3, atol=1e-6)
 
 
-def test_a_batch_is_padded_single_precision_with_the_frames_of_each(tmp_path: Path, cuts: list[Any]) -> None:
+def test_a_batch_is_padded_single_precision_with_the_frames_of_each(
+    tmp_path: Path, cuts: list[Any]
+) -> None:
     features = FeatureStore(tmp_path, StoreConfig()).frames(Fake(), "d1", "train", cuts)
     names = [cuts[5].id, cuts[0].id, cuts[2].id]
     padded, lengths = features.batch(names)
@@ -171,7 +187,9 @@ def test_a_batch_is_padded_single_precision_with_the_frames_of_each(tmp_path: Pa
 
 
 @pytest.mark.usefixtures("small_batches")
-def test_means_of_whole_utterances_are_the_means_of_their_frames(tmp_path: Path, cuts: list[Any]) -> None:
+def test_means_of_whole_utterances_are_the_means_of_their_frames(
+    tmp_path: Path, cuts: list[Any]
+) -> None:
     features = FeatureStore(tmp_path, FP32).means(Fake(), "d1", "train", cuts, WHOLE)
     for cut in cuts:
         expected = by_hand(audio.read(cut)).mean(0)
@@ -180,14 +198,18 @@ def test_means_of_whole_utterances_are_the_means_of_their_frames(tmp_path: Path,
 
 
 @pytest.mark.usefixtures("small_batches")
-def test_means_of_crops_are_the_means_of_frames_of_pieces_of_the_utterance(tmp_path: Path, cuts: list[Any]) -> None:
+def test_means_of_crops_are_the_means_of_frames_of_pieces_of_the_utterance(
+    tmp_path: Path, cuts: list[Any]
+) -> None:
     crops = Crops(seconds=0.5, count=3, seed=4)
     features = FeatureStore(tmp_path, FP32).means(Fake(), "d1", "train", cuts, crops)
     for cut in cuts[:3]:
         samples = audio.read(cut)
         # every start that a crop of 8,000 samples may have: (S, 25 frames, 320)
         windows = np.lib.stride_tricks.sliding_window_view(samples, 8_000).reshape(-1, 25, 320)
-        pieces = np.stack([windows.mean(2), windows.max(2), windows.min(2)], axis=2).mean(1)  # (S, 3)
+        pieces = np.stack([windows.mean(2), windows.max(2), windows.min(2)], axis=2).mean(
+            1
+        )  # (S, 3)
         found = features.get(cut.id)
         assert found.shape == (3, 2, 3)
         for mean in found:
@@ -198,19 +220,27 @@ def test_means_of_crops_are_the_means_of_frames_of_pieces_of_the_utterance(tmp_p
 def test_crops_depend_on_seed_and_utterance_alone(tmp_path: Path, cuts: list[Any]) -> None:
     def crop(folder: str, seed: int, members: Sequence[Any]) -> dict[str, np.ndarray]:
         crops = Crops(seconds=0.5, count=4, seed=seed)
-        features = FeatureStore(tmp_path / folder, FP32).means(Fake(), "d1", "train", members, crops)
+        features = FeatureStore(tmp_path / folder, FP32).means(
+            Fake(), "d1", "train", members, crops
+        )
         return {cut.id: np.array(features.get(cut.id)) for cut in members}
 
     first, again, other = crop("a", 0, cuts), crop("b", 0, cuts[3:9]), crop("c", 1, cuts)
     for cut in cuts:
-        assert len({row.tobytes() for row in first[cut.id]}) >= 3  # two of thousands of places may coincide
+        assert (
+            len({row.tobytes() for row in first[cut.id]}) >= 3
+        )  # two of thousands of places may coincide
         assert not np.array_equal(first[cut.id], other[cut.id])
     for cut in cuts[3:9]:
         assert np.allclose(first[cut.id], again[cut.id], rtol=0, atol=1e-7)
 
 
-def test_an_utterance_shorter_than_the_crop_is_taken_whole_every_time(tmp_path: Path, cuts: list[Any]) -> None:
-    features = FeatureStore(tmp_path, FP32).means(Fake(), "d1", "train", cuts, Crops(seconds=60, count=2))
+def test_an_utterance_shorter_than_the_crop_is_taken_whole_every_time(
+    tmp_path: Path, cuts: list[Any]
+) -> None:
+    features = FeatureStore(tmp_path, FP32).means(
+        Fake(), "d1", "train", cuts, Crops(seconds=60, count=2)
+    )
     for cut in cuts:
         expected = by_hand(audio.read(cut)).mean(0)
         assert np.allclose(features.get(cut.id), [expected, expected], rtol=0, atol=1e-6)
@@ -228,13 +258,17 @@ def test_features_that_never_fit_are_computed_on_the_fly_and_the_log_says_what_t
     tmp_path: Path, cuts: list[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     upstream = Fake()
-    features = FeatureStore(tmp_path, StoreConfig(limit_gb=1e-5)).frames(upstream, "d1", "train", cuts)
+    features = FeatureStore(tmp_path, StoreConfig(limit_gb=1e-5)).frames(
+        upstream, "d1", "train", cuts
+    )
     assert isinstance(features, LiveFeatures)
     assert upstream.calls == 0
     hours = round(sum(cut.duration for cut in cuts) / 3600, 4)
     wanted = need(cuts, 2) / GIB
     (said,) = caplog.messages
-    assert said.startswith(f"train: features need {wanted:.3g} GiB; store.limit_gb allows 1e-05 and the disk has ")
+    assert said.startswith(
+        f"train: features need {wanted:.3g} GiB; store.limit_gb allows 1e-05 and the disk has "
+    )
     assert said.endswith(
         f" free; they are computed on the fly: fake hears {hours:.3g} h of audio again in every epoch, once for all "
         f"learning rates; to store them: store.limit_gb={wanted * 1.05:.3g}, or another --store"
@@ -243,11 +277,16 @@ def test_features_that_never_fit_are_computed_on_the_fly_and_the_log_says_what_t
 
 
 def test_features_that_the_disk_does_not_hold_are_computed_on_the_fly(
-    tmp_path: Path, cuts: list[Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    cuts: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr("mt4ssl_bench.store.shutil.disk_usage", lambda _: usage)
-    assert isinstance(FeatureStore(tmp_path, FP32).frames(Fake(), "d1", "train", cuts), LiveFeatures)
+    assert isinstance(
+        FeatureStore(tmp_path, FP32).frames(Fake(), "d1", "train", cuts), LiveFeatures
+    )
     assert "the disk has 9.31e-07 free" in caplog.text
 
 
@@ -255,10 +294,14 @@ def test_features_that_the_disk_does_not_hold_are_computed_on_the_fly(
 def test_features_on_the_fly_are_the_stored_ones_at_one_pass_per_batch(
     tmp_path: Path, cuts: list[Any], crops: Crops | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mt4ssl_bench.passes.BATCH_SECONDS", 80.0)  # all four utterances fit into one batch
+    monkeypatch.setattr(
+        "mt4ssl_bench.passes.BATCH_SECONDS", 80.0
+    )  # all four utterances fit into one batch
 
     def get(limit_gb: float, upstream: Fake) -> Any:
-        store = FeatureStore(tmp_path / str(limit_gb), StoreConfig(precision="fp32", limit_gb=limit_gb))
+        store = FeatureStore(
+            tmp_path / str(limit_gb), StoreConfig(precision="fp32", limit_gb=limit_gb)
+        )
         arguments = (upstream, "d1", "train", cuts)
         return store.means(*arguments, crops) if crops else store.frames(*arguments)
 
@@ -283,7 +326,9 @@ def kept(root: Path) -> set[str]:
     return {folder.name.split("-")[0] for folder in root.glob("[!.]*")}
 
 
-def test_the_entries_unused_for_longest_go_first_and_only_as_many_as_must(tmp_path: Path, cuts: list[Any]) -> None:
+def test_the_entries_unused_for_longest_go_first_and_only_as_many_as_must(
+    tmp_path: Path, cuts: list[Any]
+) -> None:
     fill(tmp_path, cuts, ["a", "b", "c"])
     limit = StoreConfig(precision="fp32", limit_gb=(size(tmp_path) + 1_000) / GIB)
     FeatureStore(tmp_path, limit).frames(Fake("new"), "d1", "train", cuts)
@@ -302,16 +347,22 @@ def test_room_that_older_entries_take_counts_as_free(
     tmp_path: Path, cuts: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(tmp_path, cuts, ["a"])
-    monkeypatch.setattr("mt4ssl_bench.store.shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    monkeypatch.setattr(
+        "mt4ssl_bench.store.shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})
+    )
     limit = StoreConfig(precision="fp32", limit_gb=(size(tmp_path) + 1_000) / GIB)
     FeatureStore(tmp_path, limit).frames(Fake("new"), "d1", "train", cuts)
     assert kept(tmp_path) == {"new"}
 
 
-def test_nothing_is_deleted_for_features_that_will_not_fit_all_the_same(tmp_path: Path, cuts: list[Any]) -> None:
+def test_nothing_is_deleted_for_features_that_will_not_fit_all_the_same(
+    tmp_path: Path, cuts: list[Any]
+) -> None:
     fill(tmp_path, cuts[:6], ["a", "b"])
     limit = StoreConfig(precision="fp32", limit_gb=need(cuts) * 0.9 / GIB)
-    assert isinstance(FeatureStore(tmp_path, limit).frames(Fake("new"), "d1", "train", cuts), LiveFeatures)
+    assert isinstance(
+        FeatureStore(tmp_path, limit).frames(Fake("new"), "d1", "train", cuts), LiveFeatures
+    )
     assert kept(tmp_path) == {"a", "b"}
 
 
@@ -320,7 +371,9 @@ def test_features_of_the_same_model_and_corpus_are_never_deleted_for_one_another
 ) -> None:
     fill(tmp_path, cuts, ["a"])
     limit = StoreConfig(precision="fp32", limit_gb=size(tmp_path) * 1.5 / GIB)
-    assert isinstance(FeatureStore(tmp_path, limit).frames(Fake("a"), "d1", "valid", cuts), LiveFeatures)
+    assert isinstance(
+        FeatureStore(tmp_path, limit).frames(Fake("a"), "d1", "valid", cuts), LiveFeatures
+    )
     assert [name.split(".")[0] for name in files(tmp_path)] == ["train", "train"]
 
 
@@ -349,8 +402,12 @@ def test_values_that_are_not_finite_are_refused_naming_the_utterance(
     assert not [entry for entry in entries(tmp_path) if entry.whole]
 
 
-def test_values_beyond_half_precision_are_refused_with_what_to_set(tmp_path: Path, cuts: list[Any]) -> None:
-    with pytest.raises(UpstreamError, match=r"are too large for fp16; set store\.precision=bf16 or fp32"):
+def test_values_beyond_half_precision_are_refused_with_what_to_set(
+    tmp_path: Path, cuts: list[Any]
+) -> None:
+    with pytest.raises(
+        UpstreamError, match=r"are too large for fp16; set store\.precision=bf16 or fp32"
+    ):
         FeatureStore(tmp_path, StoreConfig()).frames(Fake(spoil=7e4), "d1", "train", cuts)
     for precision in ("bf16", "fp32"):
         store = FeatureStore(tmp_path, StoreConfig(precision=precision))
@@ -407,7 +464,10 @@ def await_lines(root: Path, count: int) -> None:
     """Wait until a journal has `count` lines."""
     until = time.monotonic() + 60
     while time.monotonic() < until:
-        if any(path.read_text(encoding="utf-8").count("\n") >= count for path in root.glob("*/*.partial")):
+        if any(
+            path.read_text(encoding="utf-8").count("\n") >= count
+            for path in root.glob("*/*.partial")
+        ):
             return
         time.sleep(0.02)
     raise AssertionError("no journal")
@@ -423,7 +483,9 @@ def test_a_killed_pass_never_yields_a_part_and_its_torn_end_is_made_again(
     process.wait()
     assert [entry.whole for entry in entries(tmp_path)] == [False]
     values, journal = next(tmp_path.glob("*/*.bin")), next(tmp_path.glob("*/*.partial"))
-    with values.open("r+b") as file:  # what a power failure may leave: a line whose values did not reach the disk
+    with values.open(
+        "r+b"
+    ) as file:  # what a power failure may leave: a line whose values did not reach the disk
         file.truncate(values.stat().st_size - 10)
     with journal.open("a", encoding="utf-8") as file:
         file.write('["s0-')  # and half a line
@@ -467,7 +529,9 @@ def test_a_full_disk_is_reported_with_what_to_do_and_what_was_made_is_kept(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("mt4ssl_bench.feature_file.write_index", full)
-    with pytest.raises(BenchError, match=r"No space left on device.*; free disk space or choose another --store"):
+    with pytest.raises(
+        BenchError, match=r"No space left on device.*; free disk space or choose another --store"
+    ):
         FeatureStore(tmp_path, FP32).frames(Fake(), "d1", "train", cuts)
     monkeypatch.undo()
     upstream = Fake(fail_at=1)
@@ -495,8 +559,12 @@ def test_a_flipped_bit_costs_one_batch_a_second_pass_and_the_file_is_mended(
         assert np.allclose(features.get(cut.id), by_hand(audio.read(cut)), rtol=0, atol=1e-7)
 
 
-def test_a_mended_file_holds_the_very_bits_that_it_held_before(tmp_path: Path, cuts: list[Any]) -> None:
-    upstream = load_upstream(f"random:{Path(__file__).parent / 'data' / 'toy.yaml'}")  # a batch's shapes show in it
+def test_a_mended_file_holds_the_very_bits_that_it_held_before(
+    tmp_path: Path, cuts: list[Any]
+) -> None:
+    upstream = load_upstream(
+        f"random:{Path(__file__).parent / 'data' / 'toy.yaml'}"
+    )  # a batch's shapes show in it
     store = FeatureStore(tmp_path, FP32)
     store.frames(upstream, "d1", "train", cuts)
     values = next(tmp_path.glob("*/*.bin"))
@@ -509,7 +577,9 @@ def test_a_mended_file_holds_the_very_bits_that_it_held_before(tmp_path: Path, c
         assert values.read_bytes() == sound
 
 
-@pytest.mark.parametrize("damage", ["short values", "no values", "index cut short", "index changed"])
+@pytest.mark.parametrize(
+    "damage", ["short values", "no values", "index cut short", "index changed"]
+)
 def test_a_file_that_does_not_fit_its_index_is_made_again_with_a_warning(
     tmp_path: Path, cuts: list[Any], damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -539,7 +609,9 @@ def test_entries_say_whose_they_are_and_clear_takes_those_of_one_model_or_the_ol
     tmp_path: Path, cuts: list[Any]
 ) -> None:
     fill(tmp_path, cuts, ["a", "b", "c"])
-    FeatureStore(tmp_path, StoreConfig()).means(Fake("d"), "d2", "valid", cuts[:5], Crops(seconds=2), corpus="other")
+    FeatureStore(tmp_path, StoreConfig()).means(
+        Fake("d"), "d2", "valid", cuts[:5], Crops(seconds=2), corpus="other"
+    )
     found = {entry.header.fingerprint: entry for entry in entries(tmp_path)}
     assert sorted(found) == ["a", "b", "c", "d"]
     assert sum(entry.bytes for entry in found.values()) == size(tmp_path)
@@ -556,7 +628,9 @@ def test_entries_say_whose_they_are_and_clear_takes_those_of_one_model_or_the_ol
     assert kept(tmp_path) == set()
 
 
-def test_features_that_another_process_deletes_stay_readable(tmp_path: Path, cuts: list[Any]) -> None:
+def test_features_that_another_process_deletes_stay_readable(
+    tmp_path: Path, cuts: list[Any]
+) -> None:
     features = FeatureStore(tmp_path, FP32).frames(Fake(), "d1", "train", cuts)
     assert isinstance(features, StoredFeatures)
     assert len(clear(tmp_path)) == 1

@@ -28,7 +28,9 @@ class Noise:
 
     def batch(self, names: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         rows = [self.get(name) for name in names]
-        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows])
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor(
+            [len(row) for row in rows]
+        )
 
 
 def sweep(corpus: Corpus, name: str, *keys: str) -> tuple[Sweep, Trial]:
@@ -36,7 +38,9 @@ def sweep(corpus: Corpus, name: str, *keys: str) -> tuple[Sweep, Trial]:
     task = job.kind(job.config)
     cuts: dict[str, list[Any]] = {role: job.cuts(role) for role in ROLES}
     task.fit_units(cuts["train"])
-    splits = [Split(cuts[r], Noise(pooled=task.pooled), pooled=task.pooled, device="cpu") for r in ROLES]  # type: ignore[arg-type]
+    splits = [
+        Split(cuts[r], Noise(pooled=task.pooled), pooled=task.pooled, device="cpu") for r in ROLES
+    ]  # type: ignore[arg-type]
     made = Sweep(task, LAYERS, DIM, device="cpu")
     return made, made.run(splits[0], splits[1], "test")
 
@@ -62,13 +66,22 @@ def test_the_gradient_of_each_head_is_clipped_by_its_own_norm(corpus: Corpus) ->
     for small, large in zip(clipped.trials, free.trials, strict=True):
         start, _ = sweep(corpus, "phoneme", "lr=1e-12", "steps=1")
         before = start.trials[0].head.state_dict()["output.bias"]
-        moved = [(trial.head.state_dict()["output.bias"] - before).norm() for trial in (small, large)]
-        assert moved[0] < 0.2 * moved[1]  # Adam's epsilon weighs against a gradient of 1e-9, not against a free one
+        moved = [
+            (trial.head.state_dict()["output.bias"] - before).norm() for trial in (small, large)
+        ]
+        assert (
+            moved[0] < 0.2 * moved[1]
+        )  # Adam's epsilon weighs against a gradient of 1e-9, not against a free one
 
 
 def test_every_seed_is_trained_at_every_rate_from_weights_of_its_own(corpus: Corpus) -> None:
     made, chosen = sweep(corpus, "phoneme", "sweep=[0.1, 0.01]", "seeds=[3, 4]")
-    assert [(trial.seed, trial.lr) for trial in made.trials] == [(3, 0.1), (3, 0.01), (4, 0.1), (4, 0.01)]
+    assert [(trial.seed, trial.lr) for trial in made.trials] == [
+        (3, 0.1),
+        (3, 0.01),
+        (4, 0.1),
+        (4, 0.01),
+    ]
     weights = [trial.head.state_dict()["output.weight"] for trial in made.trials]
     assert not weights[1].allclose(weights[3], atol=1e-3)
     assert chosen.best == min(trial.best for trial in made.trials)
@@ -100,6 +113,8 @@ def test_one_learning_rate_needs_no_sweep(corpus: Corpus) -> None:
         ("seeds=1,1", "different numbers"),
     ],
 )
-def test_rates_and_seeds_that_make_no_sense_are_refused(corpus: Corpus, key: str, message: str) -> None:
+def test_rates_and_seeds_that_make_no_sense_are_refused(
+    corpus: Corpus, key: str, message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         plan(str(DATA / "toy_phoneme.yaml"), corpus, [key])

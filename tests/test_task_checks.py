@@ -40,7 +40,9 @@ def opened(corpus: Corpus, name: str) -> tuple[Job, Task, dict[str, list[Any]]]:
     return job, task, cuts
 
 
-@pytest.mark.parametrize(("name", "field"), [("asr", "text"), ("phoneme", "phones"), ("speaker", "speaker")])
+@pytest.mark.parametrize(
+    ("name", "field"), [("asr", "text"), ("phoneme", "phones"), ("speaker", "speaker")]
+)
 def test_a_missing_field_is_counted_and_named(corpus: Corpus, name: str, field: str) -> None:
     def change(about: Any, split: str) -> None:
         if split == "valid" and about.recording_id in {"s0-1", "s2-1"}:
@@ -54,7 +56,9 @@ def test_a_missing_field_is_counted_and_named(corpus: Corpus, name: str, field: 
 def test_one_speaker_is_too_few(corpus: Corpus) -> None:
     splits = {name: replace(split, speakers=1) for name, split in corpus.info.splits.items()}
     one = Corpus(corpus.root, replace(corpus.info, splits=splits))
-    with pytest.raises(CorpusError, match="needs two speakers; split 'train' has one in its 18 utterances"):
+    with pytest.raises(
+        CorpusError, match="needs two speakers; split 'train' has one in its 18 utterances"
+    ):
         plan("speaker", one)
 
 
@@ -62,7 +66,9 @@ def test_speakers_that_training_never_hears_are_refused(corpus: Corpus) -> None:
     def change(about: Any, split: str) -> None:
         about.speaker += split
 
-    with pytest.raises(CorpusError, match="training shows nothing of split 'valid' .*spk0valid.* in 3 utterances"):
+    with pytest.raises(
+        CorpusError, match="training shows nothing of split 'valid' .*spk0valid.* in 3 utterances"
+    ):
         check_references(*opened(Changed(corpus, change), "speaker"))
 
 
@@ -73,11 +79,17 @@ def test_unknown_characters_and_phonemes_are_listed_with_counts(
 
     def change(about: Any, split: str) -> None:
         if split == "test":
-            about.text, about.custom = about.text + " ÄÄ", {"phones": about.custom["phones"] + " ZH"}
+            about.text, about.custom = (
+                about.text + " ÄÄ",
+                {"phones": about.custom["phones"] + " ZH"},
+            )
 
     corpus = Changed(corpus, change)
     assert check_references(*opened(corpus, "asr")) == {"test_unknown_units": 6}
-    assert "split 'test' holds 1 units 6 times that training never shows, so they count as errors: 'Ä' 6" in caplog.text
+    assert (
+        "split 'test' holds 1 units 6 times that training never shows, so they count as errors: 'Ä' 6"
+        in caplog.text
+    )
     assert check_references(*opened(corpus, "phoneme")) == {"test_unknown_units": 3}
     assert "'ZH' 3" in caplog.text
 
@@ -88,10 +100,14 @@ def test_nothing_is_said_of_sound_data(corpus: Corpus, caplog: pytest.LogCapture
     assert not caplog.records
 
 
-def test_an_empty_reference_is_named_before_training(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_reference_is_named_before_training(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job, task, cuts = opened(corpus, "phoneme")
     monkeypatch.setattr(task, "reference", lambda cut: " " if cut.id == "s1-0" else "L OW")
-    with pytest.raises(CorpusError, match=r"reference of s1-0 in split 'test' is empty \(1 of 3 utterances\)"):
+    with pytest.raises(
+        CorpusError, match=r"reference of s1-0 in split 'test' is empty \(1 of 3 utterances\)"
+    ):
         check_references(job, task, cuts)
 
 
@@ -106,19 +122,26 @@ def test_targets_longer_than_their_frames_are_left_out_of_training_and_named(
     frames["s0-3"] -= 1
     kept, left = learnable(job, task, cuts["train"], frames)
     assert (len(kept), left) == (17, 1)
-    assert "1 of 18 training utterances have targets longer than their frames and are left out: s0-3" in caplog.text
+    assert (
+        "1 of 18 training utterances have targets longer than their frames and are left out: s0-3"
+        in caplog.text
+    )
     with pytest.raises(CorpusError, match="every target of split 'train' is longer"):
         learnable(job, task, cuts["train"], dict.fromkeys(frames, 1))
 
 
-def test_frames_needed_are_those_that_ctc_needs(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frames_needed_are_those_that_ctc_needs(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, task, _ = opened(corpus, "phoneme")
     for phones in ("L OW", "L L OW", "L L L OW OW"):
         monkeypatch.setattr(task, "reference", lambda _, phones=phones: phones)
         target, needed = task.target(None), task.frames_needed(None)
         logits = torch.zeros(1, needed, 9)
         assert task.loss(logits, torch.tensor([needed]), [target]) > 0
-        assert task.loss(logits[:, 1:], torch.tensor([needed - 1]), [target]) == 0, "impossible: no loss, no gradient"
+        assert task.loss(logits[:, 1:], torch.tensor([needed - 1]), [target]) == 0, (
+            "impossible: no loss, no gradient"
+        )
 
 
 def test_an_empty_hypothesis_is_scored_as_all_deletions(corpus: Corpus) -> None:
@@ -127,4 +150,6 @@ def test_an_empty_hypothesis_is_scored_as_all_deletions(corpus: Corpus) -> None:
     scores = task.score(references, [""] * 3, None)
     assert (scores["wer"].value, scores["wer"].deletions, scores["cer"].value) == (100.0, 9, 100.0)
     assert task.measure(references, [""] * 3) == 100.0
-    assert task.decode(torch.tensor([[[1.0, 0, 0]] * 4]), torch.tensor([4])) == [""], "nothing but blanks"
+    assert task.decode(torch.tensor([[[1.0, 0, 0]] * 4]), torch.tensor([4])) == [""], (
+        "nothing but blanks"
+    )

@@ -55,15 +55,21 @@ def network(dropout: float = 0.2) -> nn.Module:
 def build(run: Path | None = None, model: nn.Module | None = None, **changes: Any) -> Fit[Batch]:
     """Return a run over `eights`; `changes` go to FitConfig where it knows them, else to Fit."""
     model = model or network()
-    known = {key: changes.pop(key) for key in list(changes) if key in FitConfig.__dataclass_fields__}
-    config = FitConfig(**{"steps": STEPS, "log_every": 1, "save_every": 5, "validate_every": 1_000, **known})
+    known = {
+        key: changes.pop(key) for key in list(changes) if key in FitConfig.__dataclass_fields__
+    }
+    config = FitConfig(
+        **{"steps": STEPS, "log_every": 1, "save_every": 5, "validate_every": 1_000, **known}
+    )
 
     def loss(batch: Batch, step: int, micro: int) -> StepLoss:
         total = (model(batch[0]) - batch[1]).square().sum()
         return StepLoss(total=total, count=len(batch[0]), sums={"loss": total}, seconds=1.0)
 
     given = {"batches": eights, "loss": loss, "optim": OPTIM, "run": run, **changes}
-    return Fit(model, endless(given.pop("batches")), given.pop("loss"), given.pop("optim"), config, **given)
+    return Fit(
+        model, endless(given.pop("batches")), given.pop("loss"), given.pop("optim"), config, **given
+    )
 
 
 def stop_at(step: int, error: Exception) -> Any:
@@ -76,7 +82,9 @@ def stop_at(step: int, error: Exception) -> Any:
 
 
 def log(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [
+        json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
 
 
 def same(ours: Any, theirs: Any) -> bool:
@@ -103,7 +111,10 @@ def assert_equals_whole(run: Path, whole: Path) -> None:
     assert ours["step"] == STEPS
     assert same(ours, theirs)
     drop = {"audio_seconds_per_second", "waiting_share"}  # they follow the clock
-    rows = [[{k: v for k, v in row.items() if k not in drop} for row in log(folder)] for folder in (run, whole)]
+    rows = [
+        [{k: v for k, v in row.items() if k not in drop} for row in log(folder)]
+        for folder in (run, whole)
+    ]
     assert [row["step"] for row in rows[0]] == list(range(1, STEPS + 1))
     assert rows[0] == rows[1]
 
@@ -121,7 +132,9 @@ def test_a_line_is_learnt() -> None:
     assert model.bias.item() == pytest.approx(0.25, abs=1e-3)
 
 
-def test_without_a_run_folder_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_run_folder_nothing_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     build(steps=6)()
     assert list(tmp_path.iterdir()) == []
@@ -149,7 +162,9 @@ def test_the_log_holds_the_mean_loss_per_count_the_rate_and_the_epoch(tmp_path: 
     assert all(row["audio_seconds_per_second"] > 0 for row in rows)
 
 
-def test_the_first_the_last_and_every_nth_update_are_logged_as_means_since_the_line_before(tmp_path: Path) -> None:
+def test_the_first_the_last_and_every_nth_update_are_logged_as_means_since_the_line_before(
+    tmp_path: Path,
+) -> None:
     one, many = tmp_path / "one", tmp_path / "many"
     build(one)()
     build(many, log_every=8)()
@@ -169,10 +184,14 @@ def test_what_after_step_returns_is_logged_beside_the_loss(tmp_path: Path) -> No
 
 
 def test_validation_runs_every_nth_update_and_at_the_end(tmp_path: Path) -> None:
-    report = build(tmp_path, steps=12, validate_every=5, validate=lambda step: {"wer": 100.0 / step})()
+    report = build(
+        tmp_path, steps=12, validate_every=5, validate=lambda step: {"wer": 100.0 / step}
+    )()
     expected = [{"step": step, "wer": 100.0 / step} for step in (5, 10, 12)]
     assert report.validations == expected
-    assert [row["wer"] for row in log(tmp_path) if "wer" in row] == pytest.approx([20.0, 10.0, 100 / 12], rel=1e-5)
+    assert [row["wer"] for row in log(tmp_path) if "wer" in row] == pytest.approx(
+        [20.0, 10.0, 100 / 12], rel=1e-5
+    )
 
 
 def test_parameters_that_want_no_gradient_stay_as_they_are() -> None:
@@ -188,11 +207,15 @@ def test_parameters_that_want_no_gradient_stay_as_they_are() -> None:
 def test_gradients_are_clipped_group_by_group_after_they_are_averaged() -> None:
     model = network(dropout=0.0)
     groups = [{"params": list(layer.parameters())} for layer in (model[0], model[2])]
-    fit = build(model=model, groups=groups, optim=OptimConfig(lr=1e-3, clip_norm=0.05, schedule="constant"))
+    fit = build(
+        model=model, groups=groups, optim=OptimConfig(lr=1e-3, clip_norm=0.05, schedule="constant")
+    )
     norms: list[float] = []
 
     def note(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        gradients = [[p.grad.flatten() for p in group["params"]] for group in optimizer.param_groups]
+        gradients = [
+            [p.grad.flatten() for p in group["params"]] for group in optimizer.param_groups
+        ]
         norms.extend(torch.cat(grads).norm().item() for grads in gradients)
 
     fit.optimizer.register_step_pre_hook(note)
@@ -234,14 +257,18 @@ def test_an_epoch_without_batches_is_an_error_and_no_endless_loop() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tmp_path: Path, value: float) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
+    tmp_path: Path, value: float
+) -> None:
     model = network()
 
     def loss(batch: Batch, step: int, micro: int) -> StepLoss:
         total = model(batch[0]).square().sum()
         return StepLoss(total=total * value if step == 7 else total, count=8, sums={"loss": total})
 
-    with pytest.raises(TrainingError, match=rf"train: the loss is {value} at update 7; the last checkpoint stays"):
+    with pytest.raises(
+        TrainingError, match=rf"train: the loss is {value} at update 7; the last checkpoint stays"
+    ):
         build(tmp_path, model, loss=loss)()
     stored = checkpoint.load(tmp_path / "checkpoint.pt")
     assert stored["step"] == 5
@@ -256,10 +283,14 @@ def test_a_loss_that_is_not_finite_names_the_utterances_of_its_own_batch(tmp_pat
         total = model(batch[0]).square().sum()
         bad = (step, number) == (3, 1)
         return StepLoss(
-            total=total * float("nan") if bad else total, count=8, ids=[f"u{step}{number}a", f"u{step}{number}b"]
+            total=total * float("nan") if bad else total,
+            count=8,
+            ids=[f"u{step}{number}a", f"u{step}{number}b"],
         )
 
-    with pytest.raises(TrainingError, match=r"the loss is nan at update 3, utterances u31a, u31b; the last"):
+    with pytest.raises(
+        TrainingError, match=r"the loss is nan at update 3, utterances u31a, u31b; the last"
+    ):
         build(tmp_path, model, loss=loss, accumulate=2)()
 
 
@@ -269,14 +300,18 @@ def root_of_zero(model: nn.Module, batch: Batch) -> Tensor:
     return total
 
 
-def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_move(tmp_path: Path) -> None:
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_move(
+    tmp_path: Path,
+) -> None:
     model = network()
 
     def loss(batch: Batch, step: int, number: int) -> StepLoss:
         total = root_of_zero(model, batch) if step == 7 else model(batch[0]).square().sum()
         return StepLoss(total=total, count=8, ids=[f"u{step}"])
 
-    with pytest.raises(TrainingError, match=r"the gradient is not finite at update 7, utterances u7; the last"):
+    with pytest.raises(
+        TrainingError, match=r"the gradient is not finite at update 7, utterances u7; the last"
+    ):
         build(tmp_path, model, loss=loss)()
     assert checkpoint.load(tmp_path / "checkpoint.pt")["step"] == 5
     assert all(value.isfinite().all() for value in model.state_dict().values())
@@ -305,16 +340,27 @@ def disk_of(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_disk_stops_the_run_and_the_last_checkpoint_stays_whole(tmp_path: Path, whole: Path) -> None:
+def test_a_full_disk_stops_the_run_and_the_last_checkpoint_stays_whole(
+    tmp_path: Path, whole: Path
+) -> None:
     build(tmp_path, after_step=signal_at(5, signal.SIGINT))()
     size = (tmp_path / "checkpoint.pt").stat().st_size
-    with disk_of(size - 1000), pytest.raises(CheckpointError, match=r"could not be saved .*; the previous one"):
+    with (
+        disk_of(size - 1000),
+        pytest.raises(CheckpointError, match=r"could not be saved .*; the previous one"),
+    ):
         build(tmp_path)()
     assert {path.name for path in tmp_path.iterdir()} == {".lock", "checkpoint.pt", "log.jsonl"}
     assert checkpoint.load(tmp_path / "checkpoint.pt")["step"] == 5
     lines = "".join((tmp_path / "log.jsonl").read_text().splitlines(keepends=True)[:5])
-    for size, message in ((0, "what was there is untouched"), (len(lines) + 10, "the last checkpoint stays")):
-        with disk_of(size), pytest.raises(TrainingError, match=rf"log.jsonl: could not be written .*{message}"):
+    for size, message in (
+        (0, "what was there is untouched"),
+        (len(lines) + 10, "the last checkpoint stays"),
+    ):
+        with (
+            disk_of(size),
+            pytest.raises(TrainingError, match=rf"log.jsonl: could not be written .*{message}"),
+        ):
             build(tmp_path)()
     assert (tmp_path / "log.jsonl").read_text()[: len(lines)] == lines
     assert {path.name for path in tmp_path.iterdir()} == {".lock", "checkpoint.pt", "log.jsonl"}
@@ -322,17 +368,23 @@ def test_a_full_disk_stops_the_run_and_the_last_checkpoint_stays_whole(tmp_path:
     assert_equals_whole(tmp_path, whole)
 
 
-def test_a_folder_in_which_a_run_is_going_on_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_in_which_a_run_is_going_on_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(files, "PATIENCE", 0.1)
 
     def meanwhile(done: int, values: Mapping[str, float]) -> Mapping[str, float]:
         if done == 3:
-            with pytest.raises(TimeoutError, match="another process works there; wait for it, or choose another"):
+            with pytest.raises(
+                TimeoutError, match="another process works there; wait for it, or choose another"
+            ):
                 build(tmp_path)()
         return {}
 
     assert build(tmp_path, after_step=meanwhile)().finished
-    assert [line["step"] for line in map(json.loads, (tmp_path / "log.jsonl").open())] == list(range(1, STEPS + 1))
+    assert [line["step"] for line in map(json.loads, (tmp_path / "log.jsonl").open())] == list(
+        range(1, STEPS + 1)
+    )
     assert build(tmp_path)().finished
 
 
@@ -340,10 +392,14 @@ def test_a_folder_in_which_a_run_is_going_on_is_refused(tmp_path: Path, monkeypa
 
 
 def scaler() -> torch.amp.GradScaler:
-    return torch.amp.GradScaler("cpu", init_scale=2.0**126, growth_interval=6)  # over fp32: some updates overflow
+    return torch.amp.GradScaler(
+        "cpu", init_scale=2.0**126, growth_interval=6
+    )  # over fp32: some updates overflow
 
 
-def test_an_update_that_overflows_is_tried_again_on_the_next_batches_at_half_the_scale(tmp_path: Path) -> None:
+def test_an_update_that_overflows_is_tried_again_on_the_next_batches_at_half_the_scale(
+    tmp_path: Path,
+) -> None:
     seen: list[int] = []
     model = network()
 
@@ -380,7 +436,9 @@ def test_fp16_that_overflows_at_every_scale_stops_the_run() -> None:
     def loss(batch: Batch, step: int, number: int) -> StepLoss:
         return StepLoss(total=root_of_zero(model, batch), count=8)
 
-    with pytest.raises(TrainingError, match=r"fp16 overflows at update 0; fit.autocast=bf16 does not"):
+    with pytest.raises(
+        TrainingError, match=r"fp16 overflows at update 0; fit.autocast=bf16 does not"
+    ):
         build(model=model, loss=loss, scaler=torch.amp.GradScaler("cpu", init_scale=128.0))()
 
 
@@ -400,7 +458,9 @@ def signal_at(step: int, *numbers: signal.Signals) -> Any:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_lets_the_update_end_and_be_saved(tmp_path: Path, whole: Path, number: signal.Signals) -> None:
+def test_a_signal_lets_the_update_end_and_be_saved(
+    tmp_path: Path, whole: Path, number: signal.Signals
+) -> None:
     report = build(tmp_path, after_step=signal_at(13, number))()
     assert (report.steps, report.finished) == (13, False)
     assert checkpoint.load(tmp_path / "checkpoint.pt")["step"] == 13
@@ -408,7 +468,9 @@ def test_a_signal_lets_the_update_end_and_be_saved(tmp_path: Path, whole: Path, 
     assert_equals_whole(tmp_path, whole)
 
 
-def test_the_same_signal_again_stops_at_once_and_the_last_checkpoint_stays(tmp_path: Path, whole: Path) -> None:
+def test_the_same_signal_again_stops_at_once_and_the_last_checkpoint_stays(
+    tmp_path: Path, whole: Path
+) -> None:
     with pytest.raises(KeyboardInterrupt):
         build(tmp_path, after_step=signal_at(13, signal.SIGINT, signal.SIGINT))()
     assert checkpoint.load(tmp_path / "checkpoint.pt")["step"] == 10
@@ -433,14 +495,18 @@ def test_a_run_in_another_thread_works_without_signals(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("step", [5, 6, 13, 19, 20])
-def test_an_interrupted_run_continues_to_the_same_bits(tmp_path: Path, whole: Path, step: int) -> None:
+def test_an_interrupted_run_continues_to_the_same_bits(
+    tmp_path: Path, whole: Path, step: int
+) -> None:
     with pytest.raises(Stop):
         build(tmp_path, after_step=stop_at(step, Stop()))()
     assert build(tmp_path)().finished
     assert_equals_whole(tmp_path, whole)
 
 
-def test_a_run_interrupted_again_and_again_continues_to_the_same_bits(tmp_path: Path, whole: Path) -> None:
+def test_a_run_interrupted_again_and_again_continues_to_the_same_bits(
+    tmp_path: Path, whole: Path
+) -> None:
     for step in (7, 12, 16):
         with pytest.raises(Stop):
             build(tmp_path, after_step=stop_at(step, Stop()))()
@@ -448,7 +514,9 @@ def test_a_run_interrupted_again_and_again_continues_to_the_same_bits(tmp_path: 
     assert_equals_whole(tmp_path, whole)
 
 
-def test_a_run_interrupted_before_its_first_checkpoint_starts_anew_with_a_new_log(tmp_path: Path, whole: Path) -> None:
+def test_a_run_interrupted_before_its_first_checkpoint_starts_anew_with_a_new_log(
+    tmp_path: Path, whole: Path
+) -> None:
     with pytest.raises(Stop):
         build(tmp_path, after_step=stop_at(3, Stop()))()
     assert not (tmp_path / "checkpoint.pt").exists()
@@ -456,7 +524,9 @@ def test_a_run_interrupted_before_its_first_checkpoint_starts_anew_with_a_new_lo
     assert_equals_whole(tmp_path, whole)
 
 
-def test_on_continuing_the_log_loses_repeated_updates_and_a_line_cut_short(tmp_path: Path, whole: Path) -> None:
+def test_on_continuing_the_log_loses_repeated_updates_and_a_line_cut_short(
+    tmp_path: Path, whole: Path
+) -> None:
     with pytest.raises(Stop):
         build(tmp_path, after_step=stop_at(9, Stop()))()
     assert [row["step"] for row in log(tmp_path)] == [1, 2, 3, 4, 5, 6, 7, 8]
@@ -521,7 +591,9 @@ class Child:
 
     def __init__(self, run: Path, mode: str) -> None:
         command = [sys.executable, __file__, str(run), mode]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         assert self.read() == "ready"
 
     def read(self) -> str:
@@ -539,12 +611,16 @@ class Child:
 
 
 @pytest.mark.parametrize("mode", ["wait-in-update-13", "wait-in-save-10"])
-def test_a_killed_process_is_continued_to_the_same_bits(tmp_path: Path, whole: Path, mode: str) -> None:
+def test_a_killed_process_is_continued_to_the_same_bits(
+    tmp_path: Path, whole: Path, mode: str
+) -> None:
     child = Child(tmp_path, mode)
     child.process.send_signal(signal.SIGKILL)
     assert child.end() == -signal.SIGKILL
     # killed within the second save, the file of the first one still stands
-    assert checkpoint.load(tmp_path / "checkpoint.pt")["step"] == (10 if mode == "wait-in-update-13" else 5)
+    assert checkpoint.load(tmp_path / "checkpoint.pt")["step"] == (
+        10 if mode == "wait-in-update-13" else 5
+    )
     build(tmp_path)()
     assert_equals_whole(tmp_path, whole)
 
@@ -588,7 +664,11 @@ if __name__ == "__main__":
 def test_a_model_without_the_state_of_its_training_cannot_be_continued(tmp_path: Path) -> None:
     build(tmp_path, steps=2)()
     stored = checkpoint.load(tmp_path / "checkpoint.pt")
-    kept = {key: value for key, value in stored.items() if key not in {"format", "optimizer", "shares"}}
+    kept = {
+        key: value for key, value in stored.items() if key not in {"format", "optimizer", "shares"}
+    }
     checkpoint.save(kept, tmp_path / "checkpoint.pt")
-    with pytest.raises(CheckpointError, match=r"not the state of its training \(optimizer, shares\).*init="):
+    with pytest.raises(
+        CheckpointError, match=r"not the state of its training \(optimizer, shares\).*init="
+    ):
         build(tmp_path, steps=4)()

@@ -61,11 +61,15 @@ def test_ctc_loss_of_a_certain_path_is_zero_and_of_an_impossible_one_too() -> No
     task = Phoneme(TaskConfig())
     task.fit_units([Cut("A B")])
     logits = 100 * torch.nn.functional.one_hot(torch.tensor([[1, 0, 2]]), 3).float()
-    assert task.loss(logits, torch.tensor([3]), [torch.tensor([1, 2])]).item() == pytest.approx(0, abs=1e-5)
+    assert task.loss(logits, torch.tensor([3]), [torch.tensor([1, 2])]).item() == pytest.approx(
+        0, abs=1e-5
+    )
     assert task.loss(logits, torch.tensor([3]), [torch.tensor([1, 1, 1, 1])]).item() == 0
 
 
-@pytest.mark.parametrize("made", [Characters(["IT'S A CAT"]), Phonemes(["K AE T"]), Pieces.train(["A CAT SAT"] * 3, 9)])
+@pytest.mark.parametrize(
+    "made", [Characters(["IT'S A CAT"]), Phonemes(["K AE T"]), Pieces.train(["A CAT SAT"] * 3, 9)]
+)
 def test_units_come_back_from_what_a_file_holds(made: Units) -> None:
     stored = json.loads(json.dumps(made.state()))
     again = restore(stored)
@@ -74,7 +78,9 @@ def test_units_come_back_from_what_a_file_holds(made: Units) -> None:
     for text in ("A CAT", "K T AE"):
         assert again.encode(text) == made.encode(text)
         assert again.decode(again.encode(text)) == made.decode(made.encode(text))
-    with pytest.raises(CheckpointError, match="kind 'syllables', expected characters, phonemes or sentencepiece"):
+    with pytest.raises(
+        CheckpointError, match="kind 'syllables', expected characters, phonemes or sentencepiece"
+    ):
         restore({"kind": "syllables"})
 
 
@@ -99,7 +105,9 @@ class Spoken:
         self.supervisions: list[Any] = [SimpleNamespace(text=text, custom={"phones": phones})]
 
 
-def test_a_lexicon_replaces_the_corpus_s_phones(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_lexicon_replaces_the_corpus_s_phones(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     file = tmp_path / "lexicon.txt"
     file.write_text("cat\tK AE1 T\ncat(2) K AE0 T\nSAT  S AE1 T\n", encoding="utf-8")
     task = Phoneme(TaskConfig(lexicon=str(file)))
@@ -107,9 +115,15 @@ def test_a_lexicon_replaces_the_corpus_s_phones(tmp_path: Path, caplog: pytest.L
     assert Phoneme.reads(TaskConfig()) == "phones"
     with caplog.at_level("WARNING", logger="mt4ssl_bench"):
         task.fit_units([Spoken("Cat sat"), Spoken("CAT RAN")])
-    assert "1 words of the training text are not in it (RAN), 1 times; they become SPN" in caplog.text
+    assert (
+        "1 words of the training text are not in it (RAN), 1 times; they become SPN" in caplog.text
+    )
     assert task.reference(Spoken("cat ran sat")) == "K AE1 T SPN S AE1 T"
-    assert task.state() == {"kind": "phonemes", "symbols": ["AE1", "K", "S", "SPN", "T"], "words": []}
+    assert task.state() == {
+        "kind": "phonemes",
+        "symbols": ["AE1", "K", "S", "SPN", "T"],
+        "words": [],
+    }
     plain = Phoneme(TaskConfig(stress="drop"))
     assert plain.reference(Spoken("CAT", "K AE1 T")) == "K AE T"
     common = Phoneme(TaskConfig(lexicon="cmudict", stress="drop"))
@@ -129,4 +143,6 @@ def test_speech_recognition_writes_pieces_where_the_recipe_says_so() -> None:
 
 def _say(task: ASR, text: str) -> tuple[torch.Tensor, torch.Tensor]:
     path = [i for unit in task.fitted.encode(text) for i in (unit, 0)]
-    return torch.nn.functional.one_hot(torch.tensor([path]), task.outputs).float(), torch.tensor([len(path)])
+    return torch.nn.functional.one_hot(torch.tensor([path]), task.outputs).float(), torch.tensor(
+        [len(path)]
+    )

@@ -42,7 +42,9 @@ class MaskingConfig:
     length: int = 10
     min_masks: int = 1
     equalize: bool = True  # trim every row to the fewest masked frames of the batch, as published
-    clones: int = 1  # masked views of each utterance per pass; front end and teacher run once for all
+    clones: int = (
+        1  # masked views of each utterance per pass; front end and teacher run once for all
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,9 @@ class OfflineConfig:
     clusters: int = 500
     features: str = "mfcc"  # or any upstream that evaluate knows: a run folder, a hub name
     layer: int = -1  # of that upstream's hidden states
-    normalize: Literal["none", "utterance"] = "none"  # mean and variance of each feature over its utterance
+    normalize: Literal["none", "utterance"] = (
+        "none"  # mean and variance of each feature over its utterance
+    )
     max_frames: int = 2_000_000  # frames that k-means is fitted on, a seeded sample
     labels: str | None = None  # a label store; made from the corpus when not given
 
@@ -88,8 +92,12 @@ class DataConfig:
     max_seconds: float = 20.0  # longer ones are cropped at a random place
     batch_seconds: float = 237.5  # audio per update and process, padding included
     workers: int = 4  # loader processes; 0 loads in the trainer itself
-    max_unreadable: float = 0.001  # share of the utterances that may be unreadable (one always may) before a run stops
-    cache_hours: float = 0.0  # with workers=0, keep this much decoded audio in memory (230 MB per hour)
+    max_unreadable: float = (
+        0.001  # share of the utterances that may be unreadable (one always may) before a run stops
+    )
+    cache_hours: float = (
+        0.0  # with workers=0, keep this much decoded audio in memory (230 MB per hour)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +105,9 @@ class PretrainConfig:
     """One pretraining run."""
 
     about: str = ""
-    init: str | None = None  # a run folder or checkpoint whose weights the run starts from; read again on resume
+    init: str | None = (
+        None  # a run folder or checkpoint whose weights the run starts from; read again on resume
+    )
     frontend: FrontendConfig = field(default_factory=FrontendConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
@@ -105,7 +115,9 @@ class PretrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     fit: FitConfig = field(default_factory=FitConfig)
-    collapse_step: int = 5_000  # from here on, the run stops when targets or predictions have collapsed
+    collapse_step: int = (
+        5_000  # from here on, the run stops when targets or predictions have collapsed
+    )
     min_target_var: float = 0.1
     min_pred_var: float = 0.01
 
@@ -128,7 +140,8 @@ def check(config: PretrainConfig) -> PretrainConfig:
     bounds.check(config, BOUNDS)
     encoder, targets = config.encoder, config.targets
     rules = {
-        f"encoder.heads={encoder.heads}: encoder.dim={encoder.dim} is not divisible by it": encoder.dim % encoder.heads,
+        f"encoder.heads={encoder.heads}: encoder.dim={encoder.dim} is not divisible by it": encoder.dim
+        % encoder.heads,
         f"encoder.pos_groups={encoder.pos_groups}: encoder.dim={encoder.dim} is not divisible by it": encoder.dim
         % encoder.pos_groups,
         f"encoder.pos_kernel={encoder.pos_kernel}: must be odd": encoder.pos_kernel % 2 == 0,
@@ -136,9 +149,11 @@ def check(config: PretrainConfig) -> PretrainConfig:
         > encoder.layers,
         "targets: both weights are 0; leave at least one extractor": targets.offline.weight == 0
         and targets.online.weight == 0,
-        f"targets.offline.clusters={targets.offline.clusters}: must be at least 2": targets.offline.clusters < 2,
+        f"targets.offline.clusters={targets.offline.clusters}: must be at least 2": targets.offline.clusters
+        < 2,
         f"masking.prob={config.masking.prob}: must lie in (0, 1]": not 0 < config.masking.prob <= 1,
-        f"data.min_seconds={config.data.min_seconds}: must be at least 0.05": config.data.min_seconds < 0.05,
+        f"data.min_seconds={config.data.min_seconds}: must be at least 0.05": config.data.min_seconds
+        < 0.05,
         f"data.max_seconds={config.data.max_seconds}: must be over data.min_seconds={config.data.min_seconds}": (
             config.data.max_seconds <= config.data.min_seconds
         ),

@@ -39,7 +39,9 @@ class Batch:
     lengths: Tensor
     labels: Tensor | None
     ids: list[str]
-    skipped: dict[str, str] = field(default_factory=dict)  # utterances that could not be read, and why
+    skipped: dict[str, str] = field(
+        default_factory=dict
+    )  # utterances that could not be read, and why
 
     @property
     def seconds(self) -> float:
@@ -102,7 +104,9 @@ class PretrainData:
             enough=enough,
         )
 
-    def __call__(self, epoch: int, skip: int = 0, *, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+    def __call__(
+        self, epoch: int, skip: int = 0, *, rank: int = 0, world: int = 1
+    ) -> Iterator[Batch]:
         """Yield the epoch's batches, without the first `skip`; the same ones every time. See Batches."""
         return map(self._noted, self._batches(epoch, skip, rank=rank, world=world))
 
@@ -118,7 +122,9 @@ class PretrainData:
         """
         found: list[tuple[str, Sample]] = []
         skipped: dict[str, str] = {}
-        for tried, (cut, first) in enumerate(itertools.chain(parts, self._others(parts[0][0].id)), start=1):
+        for tried, (cut, first) in enumerate(
+            itertools.chain(parts, self._others(parts[0][0].id)), start=1
+        ):
             try:
                 found.append((cut.id, self._sample(cut, first)))
             except CorpusError as error:
@@ -127,7 +133,9 @@ class PretrainData:
                 break
         if not found:
             reason = next(iter(skipped.values()))
-            raise CorpusError(f"none of {len(skipped)} utterances in a row can be read; the first: {reason}")
+            raise CorpusError(
+                f"none of {len(skipped)} utterances in a row can be read; the first: {reason}"
+            )
         ids = [name for name, _ in found]
         waveforms, lengths = pad([wave for _, (wave, _) in found])
         labels = None if self.labels is None else pad([values for _, (_, values) in found])[0]
@@ -138,7 +146,9 @@ class PretrainData:
 
         Going on without the batch would move every later one, and with it what a resumed run reads.
         """
-        start = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) % len(self.cuts)
+        start = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) % len(
+            self.cuts
+        )
         for place in range(start, start + TRIES):
             yield self._crop(self.cuts[place % len(self.cuts)], 0)
 
@@ -156,7 +166,9 @@ class PretrainData:
         for name, reason in batch.skipped.items():
             if name not in self.unreadable:
                 self.unreadable[name] = reason
-                LOGGER.error("left out, %d so far: %s", len(self.unreadable), reason)  # said by every process
+                LOGGER.error(
+                    "left out, %d so far: %s", len(self.unreadable), reason
+                )  # said by every process
         if len(self.unreadable) > max(1, self.config.max_unreadable * len(self.cuts)):
             first = next(iter(self.unreadable.values()))
             raise CorpusError(

@@ -25,7 +25,9 @@ class EncoderOutput(NamedTuple):
 
     embedded: Tensor  # the first layer's input: after positional convolutions and LayerNorm
     hidden: list[Tensor]  # each layer's output
-    ffn: list[Tensor]  # each run layer's feed-forward output, before residual and LayerNorm: what the teacher averages
+    ffn: list[
+        Tensor
+    ]  # each run layer's feed-forward output, before residual and LayerNorm: what the teacher averages
 
 
 class EncoderLayer(nn.Module):
@@ -47,7 +49,9 @@ class EncoderLayer(nn.Module):
             nn.init.normal_(linear.weight, std=0.02)
             nn.init.zeros_(linear.bias)
 
-    def forward(self, x: Tensor, keys: Tensor | None, at: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, keys: Tensor | None, at: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return (layer output, feed-forward output), each (B, T, D), or (B, Q, D) at the frames `at` (B, Q) alone.
 
         `keys` (B, 1, 1, T) is True where attended.
@@ -59,7 +63,9 @@ class EncoderLayer(nn.Module):
             k, v = self._heads(F.linear(x, self.qkv.weight[dim:], self.qkv.bias[dim:]), 2)
             x = take(x, at)
             (q,) = self._heads(F.linear(x, self.qkv.weight[:dim], self.qkv.bias[:dim]), 1)
-        a = attention(q, k, v, keys, self.attention_dropout if self.training else 0.0)  # (B, H, Q, D/H)
+        a = attention(
+            q, k, v, keys, self.attention_dropout if self.training else 0.0
+        )  # (B, H, Q, D/H)
         a = self.out(a.transpose(1, 2).reshape(x.shape))
         x = self.attention_norm(x + dropout(a, self.dropout, self.training))
         f = dropout(F.gelu(self.fc1(x)), self.activation_dropout, self.training)
@@ -69,7 +75,9 @@ class EncoderLayer(nn.Module):
     def _heads(self, projected: Tensor, parts: int) -> Tensor:
         """Return (parts, B, H, T, D/H) of (B, T, parts * D)."""
         batch, frames, dim = projected.shape
-        return projected.view(batch, frames, parts, self.heads, dim // parts // self.heads).permute(2, 0, 3, 1, 4)
+        return projected.view(batch, frames, parts, self.heads, dim // parts // self.heads).permute(
+            2, 0, 3, 1, 4
+        )
 
 
 class Encoder(nn.Module):
@@ -81,7 +89,9 @@ class Encoder(nn.Module):
         # the official code zeroes padded frames before the first positional convolution only, so that an utterance's
         # last frames depend on what it is batched with; False does the same, for comparisons with that code
         self.isolate_padding = True
-        self.checkpointing = False  # in training, keep the layers' inputs alone and compute the rest again
+        self.checkpointing = (
+            False  # in training, keep the layers' inputs alone and compute the rest again
+        )
         self.pos_convs = nn.ModuleList(
             nn.Conv1d(
                 config.dim,
@@ -95,7 +105,9 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(config.dim, eps=EPS)
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
 
-    def forward(self, x: Tensor, padding: Tensor | None = None, at: Tensor | None = None) -> EncoderOutput:
+    def forward(
+        self, x: Tensor, padding: Tensor | None = None, at: Tensor | None = None
+    ) -> EncoderOutput:
         """Encode frames (B, T, D); `padding` (B, T) is True at frames that are not real.
 
         A batch without padded frames should come without a mask: attention is faster then. With frame numbers `at`
@@ -112,8 +124,14 @@ class Encoder(nn.Module):
         again = self.checkpointing and self.training
         for number, layer in enumerate(self.layers, start=1):
             frames = at if number == len(self.layers) else None
-            if not (self.training and self.layer_drop > 0 and torch.rand(()).item() <= self.layer_drop):
-                x, f = checkpoint(layer, x, keys, frames, use_reentrant=False) if again else layer(x, keys, frames)
+            if not (
+                self.training and self.layer_drop > 0 and torch.rand(()).item() <= self.layer_drop
+            ):
+                x, f = (
+                    checkpoint(layer, x, keys, frames, use_reentrant=False)
+                    if again
+                    else layer(x, keys, frames)
+                )
                 ffn.append(f)
             elif frames is not None:
                 x = take(x, frames)

@@ -17,7 +17,13 @@ from mt4ssl_bench.errors import CheckpointError, UpstreamError
 from mt4ssl_bench.features import Features, Upstream, s3prl_hub
 from mt4ssl_bench.tuning import TuneConfig
 from mt4ssl_bench.upstream.config import PretrainConfig, check
-from mt4ssl_bench.upstream.frontend import RECEPTIVE_FIELD, STRIDE, frame_count, frame_counts, normalize
+from mt4ssl_bench.upstream.frontend import (
+    RECEPTIVE_FIELD,
+    STRIDE,
+    frame_count,
+    frame_counts,
+    normalize,
+)
 from mt4ssl_bench.upstream.model import MT4SSL
 
 LOGGER = logging.getLogger(__name__)
@@ -41,7 +47,10 @@ class MT4SSLUpstream:
     @torch.no_grad()
     def extract(self, waveforms: Tensor, lengths: Tensor) -> Features:
         """See Upstream.extract; raises UpstreamError for audio that is too short or not finite."""
-        waves = [wave[:length] for wave, length in zip(waveforms.to(self.device), lengths.tolist(), strict=True)]
+        waves = [
+            wave[:length]
+            for wave, length in zip(waveforms.to(self.device), lengths.tolist(), strict=True)
+        ]
         layers, frames = hidden_states(self.model, waves)
         return Features(torch.stack(layers), frames.cpu())
 
@@ -92,7 +101,9 @@ def hidden_states(model: MT4SSL, waves: list[Tensor]) -> tuple[list[Tensor], Ten
     if frame_count(int(lengths.max())) <= WINDOW:
         return model.hidden_states(nn.utils.rnn.pad_sequence(waves, batch_first=True), lengths)
     rows = [_in_windows(model, wave) for wave in waves]  # B times (L, T_b, D)
-    layers = nn.utils.rnn.pad_sequence([row.transpose(0, 1) for row in rows], batch_first=True)  # (B, T, L, D)
+    layers = nn.utils.rnn.pad_sequence(
+        [row.transpose(0, 1) for row in rows], batch_first=True
+    )  # (B, T, L, D)
     return list(layers.unbind(2)), frame_counts(lengths)
 
 
@@ -114,7 +125,9 @@ def check_waveforms(waves: list[Tensor]) -> None:
         raise UpstreamError("no waveforms: expected a list of 16 kHz waveforms, at least one")
     for i, wave in enumerate(waves):
         if not isinstance(wave, Tensor):
-            raise UpstreamError(f"waveform {i}: a {type(wave).__name__}; expected a tensor (samples,)")
+            raise UpstreamError(
+                f"waveform {i}: a {type(wave).__name__}; expected a tensor (samples,)"
+            )
         if wave.dim() != 1:
             raise UpstreamError(
                 f"waveform {i}: shape {tuple(wave.shape)}; expected one channel, (samples,): average the channels first"
@@ -136,11 +149,15 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Return what a run folder or checkpoint file holds; raises CheckpointError when it is not one of ours."""
     if path.is_dir():
         if (path / "model.safetensors").exists():
-            raise CheckpointError(f"{path}: a Hugging Face folder; name it hf:{path}, or convert it")
+            raise CheckpointError(
+                f"{path}: a Hugging Face folder; name it hf:{path}, or convert it"
+            )
         path = path / "checkpoint.pt"
     stored = checkpoint.load(path)
     if stored.get("kind") != KIND:
-        raise CheckpointError(f"{path}: not a pretraining checkpoint ({stored.get('kind', 'no kind')})")
+        raise CheckpointError(
+            f"{path}: not a pretraining checkpoint ({stored.get('kind', 'no kind')})"
+        )
     return stored
 
 
@@ -153,9 +170,13 @@ def read_model(path: Path) -> MT4SSL:
     model = MT4SSL(from_dict(PretrainConfig, stored["config"]))
     model.extractors.clear()
     try:
-        model.load_state_dict({k: v for k, v in stored["model"].items() if not k.startswith("extractors.")})
+        model.load_state_dict(
+            {k: v for k, v in stored["model"].items() if not k.startswith("extractors.")}
+        )
     except RuntimeError as error:
-        raise CheckpointError(f"{path}: its weights do not fit its config ({str(error).splitlines()[0]})") from None
+        raise CheckpointError(
+            f"{path}: its weights do not fit its config ({str(error).splitlines()[0]})"
+        ) from None
     return model
 
 
@@ -181,7 +202,9 @@ def load_custom(argument: str, *, device: str) -> Upstream:
     """Return the upstream of a path or URL: what mt4ssl_custom is in s3prl's hub."""
     if not _is_url(argument):
         return load_checkpoint(argument, device=device)
-    return MT4SSLUpstream(read_model(download(argument)), Path(argument.partition("?")[0]).stem, device)
+    return MT4SSLUpstream(
+        read_model(download(argument)), Path(argument.partition("?")[0]).stem, device
+    )
 
 
 def load_default(argument: str, *, device: str) -> Upstream:
@@ -191,15 +214,21 @@ def load_default(argument: str, *, device: str) -> Upstream:
     return load_custom(argument, device=device)
 
 
-def mt4ssl_local(ckpt: str | None = None, model_config: object = None, refresh: object = None) -> UpstreamExpert:
+def mt4ssl_local(
+    ckpt: str | None = None, model_config: object = None, refresh: object = None
+) -> UpstreamExpert:
     """s3prl and torch.hub entry: an MT4SSL run folder or checkpoint file; its config is in the file."""
     del model_config, refresh  # s3prl passes both to every entry
     if ckpt is None:
-        raise UpstreamError("mt4ssl_local: ckpt is missing: the path of a run folder or checkpoint.pt")
+        raise UpstreamError(
+            "mt4ssl_local: ckpt is missing: the path of a run folder or checkpoint.pt"
+        )
     return UpstreamExpert(ckpt)
 
 
-def mt4ssl_url(ckpt: str | None = None, model_config: object = None, refresh: object = None) -> UpstreamExpert:
+def mt4ssl_url(
+    ckpt: str | None = None, model_config: object = None, refresh: object = None
+) -> UpstreamExpert:
     """s3prl and torch.hub entry: the URL of a checkpoint file, downloaded once; refresh=True downloads it again."""
     del model_config
     if ckpt is None or not _is_url(ckpt):
@@ -207,13 +236,17 @@ def mt4ssl_url(ckpt: str | None = None, model_config: object = None, refresh: ob
     return UpstreamExpert(download(ckpt, refresh=bool(refresh)))
 
 
-def mt4ssl_custom(ckpt: str | None = None, model_config: object = None, refresh: object = None) -> UpstreamExpert:
+def mt4ssl_custom(
+    ckpt: str | None = None, model_config: object = None, refresh: object = None
+) -> UpstreamExpert:
     """s3prl and torch.hub entry: a path or a URL."""
     entry = mt4ssl_url if ckpt is not None and _is_url(ckpt) else mt4ssl_local
     return entry(ckpt, model_config, refresh)
 
 
-def mt4ssl(ckpt: str | None = None, model_config: object = None, refresh: object = None) -> UpstreamExpert:
+def mt4ssl(
+    ckpt: str | None = None, model_config: object = None, refresh: object = None
+) -> UpstreamExpert:
     """s3prl and torch.hub entry: the default checkpoint, once there is one; until then a path or URL is needed."""
     if ckpt is None:
         raise UpstreamError(

@@ -13,7 +13,14 @@ from mt4ssl_bench.leaderboard import Leaderboard
 from mt4ssl_bench.results import Result, load_all
 from mt4ssl_bench.upstream.expert import read_checkpoint, read_model
 
-KEPT = ("kind", "config", "corpus_digest", "step", "validations", "source")  # of a checkpoint, beside the weights
+KEPT = (
+    "kind",
+    "config",
+    "corpus_digest",
+    "step",
+    "validations",
+    "source",
+)  # of a checkpoint, beside the weights
 
 CARD = """---
 library_name: transformers
@@ -74,16 +81,24 @@ def to_huggingface(run: Path, out: Path, results: Path | None = None) -> str:
         raise CheckpointError(f"{out}: exists already; choose another --out")
     stored, model = read_checkpoint(run), read_model(run)
     mark = checkpoint.fingerprint(model.state_dict())
-    records = [] if results is None else [r for r in load_all(results) if r.upstream["fingerprint"] == mark]
+    records = (
+        []
+        if results is None
+        else [r for r in load_all(results) if r.upstream["fingerprint"] == mark]
+    )
     if results is not None and not records:
-        raise ConfigError(f"--results {results}: no record of this model ({mark}); run mt4ssl-bench evaluate {run}")
+        raise ConfigError(
+            f"--results {results}: no record of this model ({mark}); run mt4ssl-bench evaluate {run}"
+        )
     aside = out.with_name(f".{out.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     try:
         write_huggingface(model, aside)
         parameters = sum(p.numel() for p in model.parameters())
-        (aside / "README.md").write_text(card(out.name, stored, mark, parameters, records), encoding="utf-8")
+        (aside / "README.md").write_text(
+            card(out.name, stored, mark, parameters, records), encoding="utf-8"
+        )
         aside.replace(out)
     except OSError as error:
         raise CheckpointError(f"{out}: could not be written ({error})") from error
@@ -92,7 +107,9 @@ def to_huggingface(run: Path, out: Path, results: Path | None = None) -> str:
     return mark
 
 
-def card(name: str, stored: Mapping[str, Any], mark: str, parameters: int, records: list[Result]) -> str:
+def card(
+    name: str, stored: Mapping[str, Any], mark: str, parameters: int, records: list[Result]
+) -> str:
     """Return the model card: what the model is, how to load it, where it comes from and what was measured."""
     encoder, source = stored["config"]["encoder"], stored.get("source") or {}
     normalized = stored["config"]["frontend"]["normalize"]
@@ -107,7 +124,11 @@ def card(name: str, stored: Mapping[str, Any], mark: str, parameters: int, recor
     }
     if source:
         facts["converted from"] = f"{source['name']} ({source['kind']})"
-    sections = [CARD.format(name=name, facts="\n".join(f"| {key} | {value} |" for key, value in facts.items()))]
+    sections = [
+        CARD.format(
+            name=name, facts="\n".join(f"| {key} | {value} |" for key, value in facts.items())
+        )
+    ]
     if stored.get("validations"):
         sections.append("## Validation losses\n\n" + _table(stored["validations"]))
     if records:

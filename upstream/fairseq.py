@@ -47,12 +47,18 @@ def read_fairseq(path: Path) -> Found:
     if "format" in payload and str(payload["format"]).startswith("mt4ssl-bench"):
         raise CheckpointError(f"{path}: is a checkpoint of mt4ssl-bench already; use it as it is")
     if not isinstance(payload.get("model"), Mapping):
-        raise CheckpointError(f"{path}: no 'model' in it (only {', '.join(map(str, list(payload)[:8]))})")
+        raise CheckpointError(
+            f"{path}: no 'model' in it (only {', '.join(map(str, list(payload)[:8]))})"
+        )
     state, notes = tensors(payload["model"]), []
     if any(name.startswith(_FINETUNED) for name in state):
         left = [name for name in state if not name.startswith(_FINETUNED)]
         notes.append(f"fine-tuned: {', '.join(left)} left behind" if left else "fine-tuned")
-        state = {name.removeprefix(_FINETUNED): t for name, t in state.items() if name.startswith(_FINETUNED)}
+        state = {
+            name.removeprefix(_FINETUNED): t
+            for name, t in state.items()
+            if name.startswith(_FINETUNED)
+        }
     settings, task = _read_settings(payload)
     _check_architecture(path, state, settings)
     try:
@@ -67,10 +73,16 @@ def read_fairseq(path: Path) -> Found:
     if isinstance(task.get("normalize"), bool):
         keys.append(f"frontend.normalize={task['normalize']}")
     else:
-        notes.append("its settings do not say whether waveforms are normalised: assumed they are, as published")
-    kind = settings.get("_name") or ("multi2vec" if "final_proj_hubert.weight" in state else "data2vec_audio")
+        notes.append(
+            "its settings do not say whether waveforms are normalised: assumed they are, as published"
+        )
+    kind = settings.get("_name") or (
+        "multi2vec" if "final_proj_hubert.weight" in state else "data2vec_audio"
+    )
     history = plain(payload.get("optimizer_history"))
-    updates = _dict(history[-1]).get("num_updates") if isinstance(history, list) and history else None
+    updates = (
+        _dict(history[-1]).get("num_updates") if isinstance(history, list) and history else None
+    )
     return Found(kind=f"fairseq {kind}", state=renamed, keys=keys, notes=notes, updates=updates)
 
 
@@ -85,7 +97,9 @@ def _read_settings(payload: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
     before = _dict(model.get("w2v_args"))  # what a fine-tuned model was
     places = (_dict(before.get("model")), before, model, args)
     settings = next((place for place in places if "encoder_embed_dim" in place), {})
-    return settings, next((place for place in (_dict(before.get("task")), before, task, args) if place), {})
+    return settings, next(
+        (place for place in (_dict(before.get("task")), before, task, args) if place), {}
+    )
 
 
 def _check_architecture(path: Path, state: Iterable[str], settings: Mapping[str, Any]) -> None:
@@ -113,6 +127,8 @@ def _check_architecture(path: Path, state: Iterable[str], settings: Mapping[str,
 def _read_geometry(text: str) -> list[tuple[int, int]]:
     """Return kernel and stride of each layer of fairseq's "[(512, 10, 5)] + [(512, 3, 2)] * 4", unevaluated."""
     layers = []
-    for kernel, stride, times in re.findall(r"\(\s*\d+\s*,\s*(\d+)\s*,\s*(\d+)\s*\)\s*\]?\s*(?:\*\s*(\d+))?", text):
+    for kernel, stride, times in re.findall(
+        r"\(\s*\d+\s*,\s*(\d+)\s*,\s*(\d+)\s*\)\s*\]?\s*(?:\*\s*(\d+))?", text
+    ):
         layers += [(int(kernel), int(stride))] * int(times or 1)
     return layers

@@ -69,15 +69,23 @@ def read_foreign(path: Path) -> dict[str, Any]:
             "load it where it was made and torch.save its state dict again"
         ) from None
     except Exception as error:  # noqa: BLE001 - a damaged file fails in many ways, all meaning the same to the user
-        raise CheckpointError(f"{path}: truncated, damaged or not a torch.save file ({_reason(error)})") from None
-    stands_for = [(_plain_dict if name == "collections.defaultdict" else Inert, name) for name in names]
+        raise CheckpointError(
+            f"{path}: truncated, damaged or not a torch.save file ({_reason(error)})"
+        ) from None
+    stands_for = [
+        (_plain_dict if name == "collections.defaultdict" else Inert, name) for name in names
+    ]
     try:
         with torch.serialization.safe_globals(stands_for):  # type: ignore[arg-type]
             payload = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # noqa: BLE001 - as above
-        raise CheckpointError(f"{path}: refused, it holds more than tensors and settings ({_reason(error)})") from None
+        raise CheckpointError(
+            f"{path}: refused, it holds more than tensors and settings ({_reason(error)})"
+        ) from None
     if not isinstance(payload, dict):
-        raise CheckpointError(f"{path}: holds a {type(payload).__name__}, expected a dictionary with a model in it")
+        raise CheckpointError(
+            f"{path}: holds a {type(payload).__name__}, expected a dictionary with a model in it"
+        )
     return payload
 
 
@@ -86,7 +94,9 @@ def plain(value: object) -> Any:  # noqa: ANN401 - containers of str, int, float
     if isinstance(value, Inert):
         state = value.state[0] if isinstance(value.state, tuple) and value.state else value.state
         if isinstance(state, dict):
-            held = next((state[key] for key in ("_content", "_val") if key in state), state)  # omegaconf's nodes
+            held = next(
+                (state[key] for key in ("_content", "_val") if key in state), state
+            )  # omegaconf's nodes
             return plain(held)
         return plain(value.args[0]) if len(value.args) == 1 else None  # an enum's value
     if isinstance(value, Mapping):
@@ -108,5 +118,9 @@ def tensors(state: object) -> dict[str, Tensor]:
 
 
 def _reason(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if re.search("GLOBAL|Can only|Trying", line)]
+    lines = [
+        line.strip()
+        for line in str(error).splitlines()
+        if re.search("GLOBAL|Can only|Trying", line)
+    ]
     return (lines or str(error).splitlines() or [type(error).__name__])[0][:160]

@@ -64,14 +64,18 @@ class _NormedConv(torch.autograd.Function):
         grad_y, (pairs, last) = grads[0].contiguous(), _taps(weight)
         grad_x = torch.zeros_like(x)
         grad_gain, grad_bias = torch.zeros_like(gain), torch.zeros_like(bias)
-        grad_taps = [torch.zeros_like(tap, dtype=gain.dtype) for tap in (pairs, last) if tap is not None]
+        grad_taps = [
+            torch.zeros_like(tap, dtype=gain.dtype) for tap in (pairs, last) if tap is not None
+        ]
         for rows, first, end in _tiles(grad_y, x.shape[2]):
             part, grad = _frames(x[rows], first, end, weight), grad_y[rows, first:end]
             full = _full(part)
             normed, mean, rstd = torch.native_layer_norm(full, x.shape[-1:], gain, bias, EPS)
             h = F.gelu(normed).to(x.dtype)
             grad_h = torch.zeros_like(h)
-            torch.bmm(grad, pairs.t().expand(len(h), -1, -1), out=_side_by_side(grad_h, end - first))
+            torch.bmm(
+                grad, pairs.t().expand(len(h), -1, -1), out=_side_by_side(grad_h, end - first)
+            )
             grad_taps[0] += torch.bmm(_side_by_side(h, end - first).transpose(1, 2), grad).sum(0)
             if last is not None:
                 grad_h[:, 2::2].baddbmm_(grad, last.t().expand(len(h), -1, -1))
@@ -80,10 +84,14 @@ class _NormedConv(torch.autograd.Function):
             found = torch.ops.aten.native_layer_norm_backward(
                 grad_normed, full, x.shape[-1:], mean, rstd, gain, bias, [True, True, True]
             )
-            _frames(grad_x[rows], first, end, weight).add_(found[0])  # neighbouring tiles share a frame
+            _frames(grad_x[rows], first, end, weight).add_(
+                found[0]
+            )  # neighbouring tiles share a frame
             grad_gain += found[1]
             grad_bias += found[2]
-        grad_weight = torch.cat(grad_taps).view(weight.shape[2], -1, len(weight)).permute(2, 1, 0)  # (O, C, K)
+        grad_weight = (
+            torch.cat(grad_taps).view(weight.shape[2], -1, len(weight)).permute(2, 1, 0)
+        )  # (O, C, K)
         return grad_x, grad_gain, grad_bias, grad_weight.to(weight.dtype)
 
 
@@ -130,7 +138,8 @@ class Frontend(nn.Module):
         super().__init__()
         channels = config.channels
         self.convs = nn.ParameterList(
-            torch.empty(channels, 1 if i == 0 else channels, kernel) for i, kernel in enumerate(KERNELS)
+            torch.empty(channels, 1 if i == 0 else channels, kernel)
+            for i, kernel in enumerate(KERNELS)
         )
         self.conv_norms = nn.ModuleList(nn.LayerNorm(channels, eps=EPS) for _ in KERNELS)
         self.norm = nn.LayerNorm(channels, eps=EPS)
@@ -141,7 +150,9 @@ class Frontend(nn.Module):
     def convolve(self, waveforms: Tensor) -> Tensor:
         """Return the convolutions' output (B, T, C) of normalised 16 kHz waveforms (B, N), N >= 400."""
         first, *rest = self.convs
-        x = (waveforms.unfold(1, KERNELS[0], STRIDES[0]) @ first[:, 0].t()).contiguous()  # (B, T0, C)
+        x = (
+            waveforms.unfold(1, KERNELS[0], STRIDES[0]) @ first[:, 0].t()
+        ).contiguous()  # (B, T0, C)
         for weight, norm in zip(rest, self.conv_norms, strict=False):
             x = _NormedConv.apply(x, norm.weight, norm.bias, weight.to(x.dtype))
         normed: Tensor = self.conv_norms[-1](x)

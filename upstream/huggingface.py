@@ -63,12 +63,20 @@ def write_huggingface(model: MT4SSL, folder: Path) -> None:
     config = model.config
     fields = {theirs: getattr(config.encoder, ours) for ours, theirs in _FIELDS.items()}
     other = transformers.Data2VecAudioModel(
-        transformers.Data2VecAudioConfig(conv_dim=[config.frontend.channels] * len(KERNELS), **fields, **_FIXED)
+        transformers.Data2VecAudioConfig(
+            conv_dim=[config.frontend.channels] * len(KERNELS), **fields, **_FIXED
+        )
     )
-    own = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("extractors.")}
+    own = {
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if not name.startswith("extractors.")
+    }
     other.load_state_dict(rename(own, "ours", "huggingface"))
     other.save_pretrained(folder)
-    (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode)  # not for the owner alone
+    (folder / "model.safetensors").chmod(
+        (folder / "config.json").stat().st_mode
+    )  # not for the owner alone
     transformers.Wav2Vec2FeatureExtractor(
         do_normalize=config.frontend.normalize, return_attention_mask=True
     ).save_pretrained(folder)
@@ -76,16 +84,27 @@ def write_huggingface(model: MT4SSL, folder: Path) -> None:
 
 def _check_architecture(name: str, config: Any) -> None:  # noqa: ANN401 - transformers' configs
     if config.model_type != KIND:
-        group = ["a front end with one group norm"] * (getattr(config, "feat_extract_norm", "") == "group")
-        bias = ["biases in the front end's convolutions"] * bool(getattr(config, "conv_bias", False))
-        single = ["one weight-normed positional convolution"] * hasattr(config, "num_conv_pos_embeddings")
+        group = ["a front end with one group norm"] * (
+            getattr(config, "feat_extract_norm", "") == "group"
+        )
+        bias = ["biases in the front end's convolutions"] * bool(
+            getattr(config, "conv_bias", False)
+        )
+        single = ["one weight-normed positional convolution"] * hasattr(
+            config, "num_conv_pos_embeddings"
+        )
         raise CheckpointError(
             f"hf:{name}: a {config.model_type} model, only {KIND} has MT4SSL's architecture"
             f"{': it has ' if group or bias or single else ''}{', '.join([*group, *bias, *single])}; "
             f"evaluate it as it is: mt4ssl-bench evaluate hf:{name} ..."
         )
-    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(config).items()}
-    wrong = [f"{key} is {plain[key]}, not {want}" for key, want in _FIXED.items() if plain[key] != want]
+    plain = {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in vars(config).items()
+    }
+    wrong = [
+        f"{key} is {plain[key]}, not {want}" for key, want in _FIXED.items() if plain[key] != want
+    ]
     if len(set(plain["conv_dim"])) > 1:
         wrong.append(f"conv_dim is {plain['conv_dim']}, not one size")
     if wrong:

@@ -74,7 +74,9 @@ class _DropAttention(torch.autograd.Function):
         grad = grads[0] * ctx.scale
         grad_v = _kept(weights, keep).transpose(-1, -2) @ grad
         grad_weights = _kept(grad @ v.transpose(-1, -2), keep)
-        grad_scores = torch.ops.aten._softmax_backward_data(grad_weights, weights, -1, weights.dtype)  # noqa: SLF001 - what torch names its own gradient
+        grad_scores = torch.ops.aten._softmax_backward_data(  # noqa: SLF001 - torch's own gradient
+            grad_weights, weights, -1, weights.dtype
+        )
         return grad_scores @ k, grad_scores.transpose(-1, -2) @ q, grad_v, None, None
 
 

@@ -45,10 +45,16 @@ def mfcc(samples: NDArray[np.float32]) -> Tensor:
     Kaldi's 25 ms window every 10 ms, as HuBERT's first iteration; every second frame is kept, and frame t then covers
     the very samples that frame t of the front end sees.
     """
-    wave = torch.from_numpy(samples)[None] * 32768.0  # Kaldi's range: the log energies then stay above its floor
-    static = torchaudio.compliance.kaldi.mfcc(wave, sample_frequency=audio.RATE, use_energy=False).t()[None]
+    wave = (
+        torch.from_numpy(samples)[None] * 32768.0
+    )  # Kaldi's range: the log energies then stay above its floor
+    static = torchaudio.compliance.kaldi.mfcc(
+        wave, sample_frequency=audio.RATE, use_energy=False
+    ).t()[None]
     delta = torchaudio.functional.compute_deltas(static)
-    both = torch.cat([static, delta, torchaudio.functional.compute_deltas(delta)], dim=1)[0].t()  # (2T, 39)
+    both = torch.cat([static, delta, torchaudio.functional.compute_deltas(delta)], dim=1)[
+        0
+    ].t()  # (2T, 39)
     return both[::2].contiguous()[: frame_count(len(samples))]
 
 
@@ -60,7 +66,10 @@ class MFCC:
 
     def extract(self, waveforms: Tensor, lengths: Tensor) -> Features:
         """See Upstream.extract."""
-        rows = [mfcc(wave[:n].cpu().numpy()) for wave, n in zip(waveforms, lengths.tolist(), strict=True)]
+        rows = [
+            mfcc(wave[:n].cpu().numpy())
+            for wave, n in zip(waveforms, lengths.tolist(), strict=True)
+        ]
         layers = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)[None]
         return Features(layers, torch.tensor([len(row) for row in rows]))
 
@@ -86,7 +95,9 @@ class Codebook:
 
 def nearest(frames: Tensor, centres: Tensor) -> NDArray[np.int64]:
     """Return the nearest centre (T,) of each frame (T, F) among (V, F): |x - c|^2 = |x|^2 - 2 (x c - |c|^2 / 2)."""
-    found: NDArray[np.int64] = (frames @ centres.t() - centres.square().sum(1) / 2).argmax(1).numpy()
+    found: NDArray[np.int64] = (
+        (frames @ centres.t() - centres.square().sum(1) / 2).argmax(1).numpy()
+    )
     return found
 
 
@@ -102,7 +113,9 @@ class FeatureSource:
 
     def __init__(self, config: OfflineConfig, device: str = "cpu") -> None:
         self.config = config
-        self.upstream: Upstream = MFCC() if config.features == "mfcc" else load_upstream(config.features, device=device)
+        self.upstream: Upstream = (
+            MFCC() if config.features == "mfcc" else load_upstream(config.features, device=device)
+        )
         if self.upstream.stride != STRIDE:
             raise CorpusError(
                 f"targets.offline.features={config.features}: one frame per {self.upstream.stride} samples; "
@@ -110,10 +123,14 @@ class FeatureSource:
             )
         layers, layer = self.upstream.num_layers, 0 if config.features == "mfcc" else config.layer
         if not -layers <= layer < layers:
-            raise ConfigError(f"targets.offline.layer={layer}: '{self.upstream.name}' has {layers} hidden states")
+            raise ConfigError(
+                f"targets.offline.layer={layer}: '{self.upstream.name}' has {layers} hidden states"
+            )
         self.layer = layer % layers
         self.unreadable: dict[str, str] = {}  # utterance id -> reason, each said once
-        self.name = "mfcc" if config.features == "mfcc" else f"{self.upstream.fingerprint}:{self.layer}"
+        self.name = (
+            "mfcc" if config.features == "mfcc" else f"{self.upstream.fingerprint}:{self.layer}"
+        )
 
     def __call__(self, cuts: Sequence[Any]) -> Iterator[list[tuple[str, Tensor]]]:
         """Yield (utterance id, frames), normalised as the config says, batch by batch.
@@ -141,7 +158,13 @@ def make_labels(
     """
     digest = joint_digest(corpora)
     source = FeatureSource(config, world.device)
-    depends = {**to_dict(config), "weight": 0, "labels": "", "features": source.name, "digest": digest}
+    depends = {
+        **to_dict(config),
+        "weight": 0,
+        "labels": "",
+        "features": source.name,
+        "digest": digest,
+    }
     depends |= {"splits": list(splits), "seed": seed, "layer": source.layer}
     key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:12]
     folder = out or corpora[0].root / "labels" / key
@@ -149,7 +172,9 @@ def make_labels(
     with one_at_a_time(partial, world):
         if not (folder / "labels.json").exists():
             parts = Parts(partial, world)
-            whole = [Joined([c.cuts(s) for c in corpora if s in c.info.splits], SHORTEST) for s in splits]
+            whole = [
+                Joined([c.cuts(s) for c in corpora if s in c.info.splits], SHORTEST) for s in splits
+            ]
             _sample(parts, source, whole[0], config, seed)
             with world.main_first():
                 if world.main and not (partial / CENTRES).exists():
@@ -177,10 +202,16 @@ def make_labels(
 def joint_digest(corpora: Sequence[Corpus]) -> str:
     """Return one digest for several corpora, whatever their order; one corpus keeps its own."""
     digests = sorted(corpus.info.digest for corpus in corpora)
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
+    return (
+        digests[0]
+        if len(digests) == 1
+        else hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
+    )
 
 
-def _sample(parts: Parts, source: FeatureSource, cuts: Joined, config: OfflineConfig, seed: int) -> None:
+def _sample(
+    parts: Parts, source: FeatureSource, cuts: Joined, config: OfflineConfig, seed: int
+) -> None:
     """Write a seeded sample of about max_frames frames: which ones depends on the cuts and the seed alone."""
     counts = [frame_count(round(seconds * audio.RATE)) for seconds in cuts.durations.tolist()]
     share = min(1.0, config.max_frames / max(sum(counts), 1))
@@ -213,7 +244,9 @@ def _fit(parts: Parts, config: OfflineConfig, seed: int) -> None:
             f"targets.offline.clusters={config.clusters}: only {len(sample)} frames of the training split to fit "
             f"(targets.offline.max_frames={config.max_frames}); use fewer clusters"
         )
-    LOGGER.info("k-means: fitting %d clusters on %d frames of %d features", config.clusters, *sample.shape)
+    LOGGER.info(
+        "k-means: fitting %d clusters on %d frames of %d features", config.clusters, *sample.shape
+    )
     model = MiniBatchKMeans(  # HuBERT's settings
         n_clusters=config.clusters,
         init="k-means++",
@@ -239,7 +272,9 @@ def _label(parts: Parts, source: FeatureSource, splits: Sequence[Joined]) -> Non
         for batch in source(cuts[places.start : places.stop]):
             ids += [name for name, _ in batch]
             lengths += [len(frames) for _, frames in batch]
-            labels.append(nearest(torch.cat([frames for _, frames in batch]), centres).astype(np.uint16))
+            labels.append(
+                nearest(torch.cat([frames for _, frames in batch]), centres).astype(np.uint16)
+            )
         return {
             "ids": np.array(ids, dtype=np.str_),
             "lengths": np.array(lengths, dtype=np.int64),
@@ -259,7 +294,9 @@ def _collect(parts: Parts, folder: Path, info: LabelInfo) -> LabelStore:
     def labels() -> Iterator[tuple[str, NDArray[np.uint16]]]:
         for part in parts.read("labels"):
             ends = np.cumsum(part["lengths"])
-            for name, start, end in zip(part["ids"].tolist(), ends - part["lengths"], ends, strict=True):
+            for name, start, end in zip(
+                part["ids"].tolist(), ends - part["lengths"], ends, strict=True
+            ):
                 if name not in seen:
                     seen.add(name)
                     counts[:] += np.bincount(part["labels"][start:end], minlength=len(counts))
@@ -269,7 +306,11 @@ def _collect(parts: Parts, folder: Path, info: LabelInfo) -> LabelStore:
     store = write_labels(folder, info, labels(), centres)
     usage = counts / max(counts.sum(), 1)
     entropy = float(-(usage[usage > 0] * np.log(usage[usage > 0])).sum())
-    report |= {"clusters_used": int((counts > 0).sum()), "entropy_nats": entropy, "perplexity": float(np.exp(entropy))}
+    report |= {
+        "clusters_used": int((counts > 0).sum()),
+        "entropy_nats": entropy,
+        "perplexity": float(np.exp(entropy)),
+    }
     LOGGER.info(
         "labels %s: %d utterances, %d frames, %d of %d clusters used, perplexity %.1f, entropy %.2f nats",
         folder, len(seen), counts.sum(), report["clusters_used"], info.clusters, report["perplexity"], entropy,
@@ -278,7 +319,11 @@ def _collect(parts: Parts, folder: Path, info: LabelInfo) -> LabelStore:
 
 
 def kmeans(
-    recipe: str, *keys: str, out: Path | None = None, alignment: Path | None = None, device: str = "auto"
+    recipe: str,
+    *keys: str,
+    out: Path | None = None,
+    alignment: Path | None = None,
+    device: str = "auto",
 ) -> dict[str, Any]:
     """Make the labels of a pretraining recipe; returns what is known of them, and of phones where these have times."""
     config = check(load(PretrainConfig, recipe, keys))

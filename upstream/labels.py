@@ -44,16 +44,24 @@ class LabelStore:
 
     def __init__(self, folder: Path) -> None:
         try:
-            self.info = LabelInfo(**json.loads((folder / "labels.json").read_text(encoding="utf-8")))
+            self.info = LabelInfo(
+                **json.loads((folder / "labels.json").read_text(encoding="utf-8"))
+            )
             self._values: NDArray[np.uint16] = np.load(folder / "labels.npy", mmap_mode="r")
             keys = _keys((folder / "ids.txt").read_bytes())
             self._offsets: NDArray[np.int64] = np.load(folder / "offsets.npy")
         except (OSError, ValueError, TypeError) as error:
-            raise CheckpointError(f"labels {folder}: missing or damaged ({error}); run 'mt4ssl-bench kmeans'") from None
+            raise CheckpointError(
+                f"labels {folder}: missing or damaged ({error}); run 'mt4ssl-bench kmeans'"
+            ) from None
         if self.info.format != FORMAT:
-            raise CheckpointError(f"labels {folder}: format {self.info.format}, this version reads {FORMAT}")
+            raise CheckpointError(
+                f"labels {folder}: format {self.info.format}, this version reads {FORMAT}"
+            )
         if len(self._offsets) != len(keys) + 1:
-            raise CheckpointError(f"labels {folder}: damaged ({len(keys)} ids, {len(self._offsets)} offsets); {AGAIN}")
+            raise CheckpointError(
+                f"labels {folder}: damaged ({len(keys)} ids, {len(self._offsets)} offsets); {AGAIN}"
+            )
         self.folder = folder
         self._order = np.argsort(keys)
         self._keys = keys[self._order]
@@ -81,7 +89,11 @@ class LabelStore:
     def _place(self, name: str) -> int | None:
         key = _keys(name.encode())
         found = int(np.searchsorted(self._keys, key[0]))
-        return int(self._order[found]) if found < len(self._keys) and self._keys[found] == key[0] else None
+        return (
+            int(self._order[found])
+            if found < len(self._keys) and self._keys[found] == key[0]
+            else None
+        )
 
     def centres(self) -> NDArray[np.float32]:
         """Return the clusters' centres (V, F); raises CheckpointError for a store without them."""
@@ -111,19 +123,29 @@ class CarriedLabels:
     def __init__(self, infos: Sequence[dict[str, Any]], digest: str, clusters: int) -> None:
         self.info = LabelInfo(**infos[0])
         if any(info != infos[0] for info in infos):
-            raise CheckpointError("data.corpus: their shards carry labels of different codebooks; shard them again")
+            raise CheckpointError(
+                "data.corpus: their shards carry labels of different codebooks; shard them again"
+            )
         _check(self.info, "the labels in the shards", digest, clusters)
 
     def of(self, cut: Any, frames: int) -> NDArray[np.uint16]:  # noqa: ANN401 - lhotse ships no types
         """Return the labels (frames,) of a cut; raises CheckpointError when there are none or too few."""
         if LABELS not in (cut.custom or {}):
-            raise CheckpointError(f"the labels in the shards: none for utterance '{cut.id}'; shard all with labels")
-        return _enough(cut.load_labels(), frames, cut.id, "the labels in the shards", self.info.clusters)
+            raise CheckpointError(
+                f"the labels in the shards: none for utterance '{cut.id}'; shard all with labels"
+            )
+        return _enough(
+            cut.load_labels(), frames, cut.id, "the labels in the shards", self.info.clusters
+        )
 
 
-def _enough(values: NDArray[np.uint16], frames: int, name: str, where: str, clusters: int) -> NDArray[np.uint16]:
+def _enough(
+    values: NDArray[np.uint16], frames: int, name: str, where: str, clusters: int
+) -> NDArray[np.uint16]:
     if len(values) and int(values.max()) >= clusters:
-        raise CheckpointError(f"{where}: utterance '{name}' has label {values.max()} of {clusters} clusters; {AGAIN}")
+        raise CheckpointError(
+            f"{where}: utterance '{name}' has label {values.max()} of {clusters} clusters; {AGAIN}"
+        )
     if len(values) < frames:
         raise CheckpointError(
             f"{where}: utterance '{name}' has {len(values)} labels for {frames} frames at "
@@ -134,9 +156,13 @@ def _enough(values: NDArray[np.uint16], frames: int, name: str, where: str, clus
 
 def _check(info: LabelInfo, where: str, digest: str, clusters: int) -> None:
     if info.digest != digest:
-        raise CheckpointError(f"{where}: made from another corpus ({info.digest}, not {digest}); {AGAIN}")
+        raise CheckpointError(
+            f"{where}: made from another corpus ({info.digest}, not {digest}); {AGAIN}"
+        )
     if info.clusters != clusters:
-        raise CheckpointError(f"targets.offline.clusters={clusters}: {where} has {info.clusters} clusters; {AGAIN}")
+        raise CheckpointError(
+            f"targets.offline.clusters={clusters}: {where} has {info.clusters} clusters; {AGAIN}"
+        )
     if info.frame_rate != FRAME_RATE:
         raise CheckpointError(f"{where}: {info.frame_rate} Hz, expected {FRAME_RATE}; {AGAIN}")
 
@@ -144,7 +170,9 @@ def _check(info: LabelInfo, where: str, digest: str, clusters: int) -> None:
 def _keys(names: bytes) -> NDArray[np.uint64]:
     """Return a number for each line: a million of them take 8 MB, their names as Python objects 150."""
     lines = names.split(b"\n") if names else []
-    return np.array([int.from_bytes(hashlib.blake2b(n, digest_size=8).digest()) for n in lines], dtype=np.uint64)
+    return np.array(
+        [int.from_bytes(hashlib.blake2b(n, digest_size=8).digest()) for n in lines], dtype=np.uint64
+    )
 
 
 def write_labels(

@@ -7,7 +7,9 @@ from torch import Tensor
 from mt4ssl_bench.upstream.config import MaskingConfig
 
 
-def draw_masks(lengths: list[int], frames: int, config: MaskingConfig, generator: np.random.Generator) -> Tensor:
+def draw_masks(
+    lengths: list[int], frames: int, config: MaskingConfig, generator: np.random.Generator
+) -> Tensor:
     """Return a mask (B, T), True where a frame is masked; never at or beyond a row's length.
 
     Each row draws about prob * length / span distinct span starts; spans overlap, so about half of the frames end up
@@ -16,7 +18,9 @@ def draw_masks(lengths: list[int], frames: int, config: MaskingConfig, generator
     """
     mask = np.zeros((len(lengths), frames), dtype=bool)
     for row, length in zip(mask, lengths, strict=True):
-        spans = max(config.min_masks, int(config.prob * length / config.length + generator.random()))
+        spans = max(
+            config.min_masks, int(config.prob * length / config.length + generator.random())
+        )
         # fairseq's range: the last start leaves one frame after the span; short rows open just enough room
         room = length - config.length if length - config.length > spans else spans + 1
         starts = generator.choice(room, spans, replace=False)

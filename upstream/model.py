@@ -35,7 +35,9 @@ class MT4SSL(nn.Module):
         self.frontend = Frontend(config.frontend, dim)
         self.mask_emb = nn.Parameter(torch.empty(dim).uniform_())
         self.encoder = Encoder(config.encoder)
-        extractors = build_extractors(config.targets.offline, config.targets.online, self.encoder, dim)
+        extractors = build_extractors(
+            config.targets.offline, config.targets.online, self.encoder, dim
+        )
         self.extractors = nn.ModuleDict(cast("dict[str, nn.Module]", dict(extractors)))
 
     def named_extractors(self) -> Iterator[tuple[str, TargetExtractor]]:
@@ -43,7 +45,9 @@ class MT4SSL(nn.Module):
         for name, module in self.extractors.items():
             yield name, cast("TargetExtractor", module)
 
-    def forward(self, waveforms: Tensor, lengths: Tensor, labels: Tensor | None, mask: Tensor) -> Losses:
+    def forward(
+        self, waveforms: Tensor, lengths: Tensor, labels: Tensor | None, mask: Tensor
+    ) -> Losses:
         """Return the losses of one batch.
 
         Args:
@@ -53,7 +57,11 @@ class MT4SSL(nn.Module):
             mask: (R * B, T) masked frames; view r of utterance b is row r * B + b.
         """
         again = self.checkpointing and self.training
-        frames = checkpoint(self.frontend, waveforms, use_reentrant=False) if again else self.frontend(waveforms)
+        frames = (
+            checkpoint(self.frontend, waveforms, use_reentrant=False)
+            if again
+            else self.frontend(waveforms)
+        )
         padding = padding_mask(lengths, frames.shape[1])  # (B, T), for frames (B, T, D)
         row, time = mask.nonzero(as_tuple=True)  # (M,) in row-major order
         views = len(mask) // len(frames)
@@ -64,14 +72,18 @@ class MT4SSL(nn.Module):
         hidden = output.hidden[-1][mask.gather(1, at)]  # (M, D)
         utterance = row % len(frames)
         sums = {
-            name: extractor.loss(hidden, extractor.targets(labels, frames, padding)[utterance, time])
+            name: extractor.loss(
+                hidden, extractor.targets(labels, frames, padding)[utterance, time]
+            )
             for name, extractor in self.named_extractors()
         }
         return Losses(sums, len(row), hidden)
 
     def total(self, losses: Losses) -> Tensor:
         """Return the weighted sum of the losses, still summed over masked frames."""
-        parts = [extractor.weight * losses.sums[name] for name, extractor in self.named_extractors()]
+        parts = [
+            extractor.weight * losses.sums[name] for name, extractor in self.named_extractors()
+        ]
         return torch.stack(parts).sum()
 
     def hidden_states(self, waveforms: Tensor, lengths: Tensor) -> tuple[list[Tensor], Tensor]:

@@ -27,19 +27,47 @@ _TABLE = (
     ("frontend.norm.{}", "layer_norm.{}", "feature_projection.layer_norm.{}"),
     ("frontend.projection.{}", "post_extract_proj.{}", "feature_projection.projection.{}"),
     ("mask_emb", "mask_emb", "masked_spec_embed"),
-    ("encoder.pos_convs.{}.{}", "encoder.pos_conv.{}.0.{}", "encoder.pos_conv_embed.layers.{}.conv.{}"),
+    (
+        "encoder.pos_convs.{}.{}",
+        "encoder.pos_conv.{}.0.{}",
+        "encoder.pos_conv_embed.layers.{}.conv.{}",
+    ),
     ("encoder.norm.{}", "encoder.layer_norm.{}", "encoder.layer_norm.{}"),
-    ("encoder.layers.{}.q.{}", "encoder.layers.{}.self_attn.q_proj.{}", "encoder.layers.{}.attention.q_proj.{}"),
-    ("encoder.layers.{}.k.{}", "encoder.layers.{}.self_attn.k_proj.{}", "encoder.layers.{}.attention.k_proj.{}"),
-    ("encoder.layers.{}.v.{}", "encoder.layers.{}.self_attn.v_proj.{}", "encoder.layers.{}.attention.v_proj.{}"),
-    ("encoder.layers.{}.out.{}", "encoder.layers.{}.self_attn.out_proj.{}", "encoder.layers.{}.attention.out_proj.{}"),
+    (
+        "encoder.layers.{}.q.{}",
+        "encoder.layers.{}.self_attn.q_proj.{}",
+        "encoder.layers.{}.attention.q_proj.{}",
+    ),
+    (
+        "encoder.layers.{}.k.{}",
+        "encoder.layers.{}.self_attn.k_proj.{}",
+        "encoder.layers.{}.attention.k_proj.{}",
+    ),
+    (
+        "encoder.layers.{}.v.{}",
+        "encoder.layers.{}.self_attn.v_proj.{}",
+        "encoder.layers.{}.attention.v_proj.{}",
+    ),
+    (
+        "encoder.layers.{}.out.{}",
+        "encoder.layers.{}.self_attn.out_proj.{}",
+        "encoder.layers.{}.attention.out_proj.{}",
+    ),
     (
         "encoder.layers.{}.attention_norm.{}",
         "encoder.layers.{}.self_attn_layer_norm.{}",
         "encoder.layers.{}.layer_norm.{}",
     ),
-    ("encoder.layers.{}.fc1.{}", "encoder.layers.{}.fc1.{}", "encoder.layers.{}.feed_forward.intermediate_dense.{}"),
-    ("encoder.layers.{}.fc2.{}", "encoder.layers.{}.fc2.{}", "encoder.layers.{}.feed_forward.output_dense.{}"),
+    (
+        "encoder.layers.{}.fc1.{}",
+        "encoder.layers.{}.fc1.{}",
+        "encoder.layers.{}.feed_forward.intermediate_dense.{}",
+    ),
+    (
+        "encoder.layers.{}.fc2.{}",
+        "encoder.layers.{}.fc2.{}",
+        "encoder.layers.{}.feed_forward.output_dense.{}",
+    ),
     (
         "encoder.layers.{}.final_norm.{}",
         "encoder.layers.{}.final_layer_norm.{}",
@@ -66,12 +94,16 @@ def rename(state: Mapping[str, Tensor], source: Scheme, target: Scheme) -> dict[
     return _fuse(renamed) if target == "ours" else renamed
 
 
-def from_official(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+def from_official(
+    student: Mapping[str, Tensor], teacher: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
     """Return our state dict of official tensors; `teacher` has names relative to the encoder (`model["_ema"]`).
 
     Raises KeyError for a tensor that belongs to no part of the model.
     """
-    renamed = rename({f"encoder.{name}": tensor for name, tensor in (teacher or {}).items()}, "official", "ours")
+    renamed = rename(
+        {f"encoder.{name}": tensor for name, tensor in (teacher or {}).items()}, "official", "ours"
+    )
     return rename(student, "official", "ours") | {
         TEACHER + name.removeprefix("encoder."): tensor for name, tensor in renamed.items()
     }
@@ -82,7 +114,10 @@ def _split(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     split: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if ".qkv." in name:
-            split |= {name.replace(".qkv.", f".{part}."): t for part, t in zip("qkv", tensor.chunk(3), strict=True)}
+            split |= {
+                name.replace(".qkv.", f".{part}."): t
+                for part, t in zip("qkv", tensor.chunk(3), strict=True)
+            }
         else:
             split[name] = tensor
     return split

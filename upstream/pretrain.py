@@ -34,7 +34,17 @@ VALID_SEED = 0  # masks of the validation pass: the same in every run, so that l
 VALID_SECONDS = 600.0  # audio that one validation pass reads at most
 FREE = (  # keys that a run may change on its way: how it is computed and looked at, not what
     "about",
-    *(f"fit.{key}" for key in ("accumulate", "log_every", "save_every", "validate_every", "compile", "checkpointing")),
+    *(
+        f"fit.{key}"
+        for key in (
+            "accumulate",
+            "log_every",
+            "save_every",
+            "validate_every",
+            "compile",
+            "checkpointing",
+        )
+    ),
     *(f"data.{key}" for key in ("workers", "cache_hours", "max_unreadable")),
 )
 
@@ -49,7 +59,9 @@ class Pretraining:
     valid: PretrainData
     digest: str
     world: World = ALONE
-    net: nn.Module = field(init=False)  # the model, its gradients shared with other processes if there are any
+    net: nn.Module = field(
+        init=False
+    )  # the model, its gradients shared with other processes if there are any
 
     def __post_init__(self) -> None:
         """Join the model to its like in the other processes."""
@@ -79,14 +91,22 @@ class Pretraining:
         batch = batch.to(device)
         frames: list[int] = frame_counts(batch.lengths).tolist()
         generator = np.random.default_rng(seed)
-        masks = [draw_masks(frames, max(frames), self.config.masking, generator) for _ in range(clones)]
+        masks = [
+            draw_masks(frames, max(frames), self.config.masking, generator) for _ in range(clones)
+        ]
         with autocast(self.config.fit.autocast, device):
-            losses: Losses = net(batch.waveforms, batch.lengths, batch.labels, torch.cat(masks).to(device))
+            losses: Losses = net(
+                batch.waveforms, batch.lengths, batch.labels, torch.cat(masks).to(device)
+            )
         return losses
 
     def after_step(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
         """Move the extractors and stop a collapsed run."""
-        said = {k: v for _, extractor in self.model.named_extractors() for k, v in extractor.update(step).items()}
+        said = {
+            k: v
+            for _, extractor in self.model.named_extractors()
+            for k, v in extractor.update(step).items()
+        }
         if values and step >= self.config.collapse_step:
             for key, least in (
                 ("target_var", self.config.min_target_var),
@@ -112,7 +132,10 @@ class Pretraining:
             masked += losses.masked
         self.model.train()
         count, *totals = self.world.sum(masked, *sums.values())
-        return {f"valid_{name}": total / max(count, 1) for name, total in zip(names, totals, strict=True)}
+        return {
+            f"valid_{name}": total / max(count, 1)
+            for name, total in zip(names, totals, strict=True)
+        }
 
     def run(self, out: Path) -> FitReport:
         """Train, keeping checkpoint.pt, config.json and log.jsonl in `out`; repeating it continues."""
@@ -170,7 +193,9 @@ def open_pretraining(config: PretrainConfig, *, world: World = ALONE) -> Pretrai
     for corpus in corpora:  # a wrong split name must show before the labels are made
         corpus.cuts(config.data.train)
         corpus.cuts(config.data.valid)
-    model = build_model(config, world.device)  # before the labels: weights to start from that do not fit show at once
+    model = build_model(
+        config, world.device
+    )  # before the labels: weights to start from that do not fit show at once
     digest, labels = joint_digest(corpora), None
     if config.targets.offline.weight:
         labels = open_labels(config, corpora, digest, world)
@@ -209,11 +234,15 @@ def build_model(config: PretrainConfig, device: str) -> MT4SSL:
         torch._dynamo.config.recompile_limit = 64  # noqa: SLF001 - where torch documents it
         for module in model.modules():
             if isinstance(module, EncoderLayer):
-                module.compile(dynamic=True)  # one layer's code serves all, of student and teacher, and any length
+                module.compile(
+                    dynamic=True
+                )  # one layer's code serves all, of student and teacher, and any length
     return model.to(device)
 
 
-def open_labels(config: PretrainConfig, corpora: list[Corpus], digest: str, world: World) -> LabelStore | CarriedLabels:
+def open_labels(
+    config: PretrainConfig, corpora: list[Corpus], digest: str, world: World
+) -> LabelStore | CarriedLabels:
     """Return the run's labels: the store that the recipe names, what all shards carry, or new ones of the corpora."""
     offline, data = config.targets.offline, config.data
     if offline.labels:
@@ -225,4 +254,6 @@ def open_labels(config: PretrainConfig, corpora: list[Corpus], digest: str, worl
             f"{remote[0]}: its shards carry no labels; shard it with --labels, name targets.offline.labels, or set "
             "targets.offline.weight=0"
         )
-    return make_labels(corpora, (data.train, data.valid), offline, out=None, seed=config.fit.seed, world=world)
+    return make_labels(
+        corpora, (data.train, data.valid), offline, out=None, seed=config.fit.seed, world=world
+    )

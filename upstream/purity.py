@@ -55,11 +55,15 @@ def measure(store: LabelStore, alignment: Mapping[str, Sequence[Segment]]) -> di
         phones = at_frames(alignment[name], numbers, len(labels))
         np.add.at(counts, (labels[phones >= 0], phones[phones >= 0]), 1)
     if not counts.sum():
-        raise CorpusError("--alignment: names none of the labelled utterances; its ids must be the corpus's")
+        raise CorpusError(
+            "--alignment: names none of the labelled utterances; its ids must be the corpus's"
+        )
     return {"aligned_frames": float(counts.sum()), **purity(counts)}
 
 
-def at_frames(segments: Sequence[Segment], numbers: Mapping[str, int], frames: int) -> NDArray[np.int64]:
+def at_frames(
+    segments: Sequence[Segment], numbers: Mapping[str, int], frames: int
+) -> NDArray[np.int64]:
     """Return the phone's number (T,) at the centre of each frame's 25 ms, -1 where no segment lies."""
     centres = (np.arange(frames) * STRIDE + RECEPTIVE_FIELD / 2) / RATE
     phones = np.full(frames, -1, dtype=np.int64)

@@ -54,7 +54,9 @@ class OfflineTargets(TargetExtractor):
 
     def targets(self, labels: Tensor | None, frames: Tensor, padding: Tensor | None) -> Tensor:  # noqa: ARG002
         """Return the labels (B, T) as they are."""
-        assert labels is not None, "the data pipeline joins labels whenever this extractor is in the model"
+        assert labels is not None, (
+            "the data pipeline joins labels whenever this extractor is in the model"
+        )
         return labels
 
     def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
@@ -108,8 +110,16 @@ class OnlineTargets(TargetExtractor):
     def update(self, step: int) -> dict[str, float]:
         """Move the teacher towards the student; returns the decay used."""
         decay, student = self.decay(step), dict(self._student[0].named_parameters())
-        copied = [(t, student[n]) for n, t in self.teacher.named_parameters() if n.startswith("pos_convs.")]
-        averaged = [(t, student[n]) for n, t in self.teacher.named_parameters() if not n.startswith("pos_convs.")]
+        copied = [
+            (t, student[n])
+            for n, t in self.teacher.named_parameters()
+            if n.startswith("pos_convs.")
+        ]
+        averaged = [
+            (t, student[n])
+            for n, t in self.teacher.named_parameters()
+            if not n.startswith("pos_convs.")
+        ]
         for teacher, current in copied:
             teacher.copy_(current)
         torch._foreach_lerp_([t for t, _ in averaged], [s for _, s in averaged], 1 - decay)

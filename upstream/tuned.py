@@ -28,17 +28,27 @@ class TunedMT4SSL(nn.Module):
         super().__init__()
         self.model = model
         self.time = MaskingConfig(prob=config.time_prob, length=config.time_length)
-        self.channel = MaskingConfig(prob=config.channel_prob, length=config.channel_length, min_masks=0)
+        self.channel = MaskingConfig(
+            prob=config.channel_prob, length=config.channel_length, min_masks=0
+        )
         for part in (model.frontend.convs, model.frontend.conv_norms):
             part.requires_grad_(requires_grad=False)
 
-    def forward(self, waveforms: Tensor, lengths: Tensor, generator: np.random.Generator | None = None) -> Features:
+    def forward(
+        self, waveforms: Tensor, lengths: Tensor, generator: np.random.Generator | None = None
+    ) -> Features:
         """See TunedModel; raises UpstreamError for what is no waveform."""
         model = self.model
         device = model.mask_emb.device
-        waves = [wave[:length] for wave, length in zip(waveforms.to(device), lengths.tolist(), strict=True)]
+        waves = [
+            wave[:length]
+            for wave, length in zip(waveforms.to(device), lengths.tolist(), strict=True)
+        ]
         check_waveforms(waves)
-        padded = pad_sequence([normalize(w) if model.config.frontend.normalize else w for w in waves], batch_first=True)
+        padded = pad_sequence(
+            [normalize(w) if model.config.frontend.normalize else w for w in waves],
+            batch_first=True,
+        )
         with torch.no_grad():
             x = model.frontend.convolve(padded)
         x = model.frontend.projection(model.frontend.norm(x))  # (B, T, D)
@@ -64,7 +74,8 @@ def build(blueprint: dict[str, Any], config: TuneConfig) -> TunedMT4SSL:
     """Return the module of a blueprint, untrained, without extractors and with the dropouts of `config`."""
     stored = from_dict(PretrainConfig, blueprint["config"])
     none = TargetsConfig(
-        offline=replace(stored.targets.offline, weight=0.0), online=replace(stored.targets.online, weight=0.0)
+        offline=replace(stored.targets.offline, weight=0.0),
+        online=replace(stored.targets.online, weight=0.0),
     )
     encoder = replace(
         stored.encoder,

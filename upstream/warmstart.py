@@ -14,7 +14,12 @@ from mt4ssl_bench.upstream.model import MT4SSL
 from mt4ssl_bench.upstream.names import TEACHER
 
 LOGGER = logging.getLogger(__name__)
-FREE = {"dropout", "attention_dropout", "activation_dropout", "layer_drop"}  # of the encoder: no weight depends on them
+FREE = {
+    "dropout",
+    "attention_dropout",
+    "activation_dropout",
+    "layer_drop",
+}  # of the encoder: no weight depends on them
 
 
 def start_from(model: MT4SSL, source: Path) -> None:
@@ -27,13 +32,23 @@ def start_from(model: MT4SSL, source: Path) -> None:
     try:
         stored = read_checkpoint(source)
     except CheckpointError as error:
-        raise CheckpointError(f"init {error}; convert someone else's first: mt4ssl-bench convert --help") from None
+        raise CheckpointError(
+            f"init {error}; convert someone else's first: mt4ssl-bench convert --help"
+        ) from None
     check_encoder(source, from_dict(PretrainConfig, stored["config"]), model.config)
     own, given = model.state_dict(), dict(stored["model"])
     if any(name.startswith(TEACHER) for name in own.keys() - given.keys()):
-        given |= {TEACHER + n.removeprefix("encoder."): t for n, t in given.items() if n.startswith("encoder.")}
+        given |= {
+            TEACHER + n.removeprefix("encoder."): t
+            for n, t in given.items()
+            if n.startswith("encoder.")
+        }
         LOGGER.info("init %s: no teacher in it, the encoder's weights serve as one", source)
-    taken = {name: tensor for name, tensor in given.items() if name in own and own[name].shape == tensor.shape}
+    taken = {
+        name: tensor
+        for name, tensor in given.items()
+        if name in own and own[name].shape == tensor.shape
+    }
     for name in sorted({".".join(name.split(".")[:3]) for name in own.keys() - taken.keys()}):
         LOGGER.info("init %s: %s stays new (%s)", source, name, _why(name, own, given))
     for name in sorted({".".join(name.split(".")[:3]) for name in given.keys() - own.keys()}):
@@ -53,7 +68,9 @@ def check_encoder(source: Path, theirs: PretrainConfig, ours: PretrainConfig) ->
             if key not in FREE and there[key] != here[key]
         ]
     if wrong:
-        raise ConfigError(f"init {source}: another architecture than this recipe's: {'; '.join(wrong)}")
+        raise ConfigError(
+            f"init {source}: another architecture than this recipe's: {'; '.join(wrong)}"
+        )
 
 
 def _why(name: str, own: dict[str, Tensor], given: dict[str, Any]) -> str:
