@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from mt4ssl_bench.downstream.specaug import augment
 from mt4ssl_bench.downstream.task import HeadConfig
 
+SMALL = 256  # LSTM units of a direction up to which a second CPU thread saves little
+
 
 class WeightedSum(nn.Module):
     """One scalar per hidden state, initially zero, softmax over them (s3prl's Featurizer)."""
@@ -139,6 +141,16 @@ class RecurrentHead(nn.Module):
             reverse = flip(back(flip(x, lengths))[0], lengths)
             x = self.dropout(torch.cat([ahead(x)[0], reverse], dim=-1))
         return self.output(x), lengths
+
+
+def serial(head: nn.Module) -> bool:
+    """Return whether a head trains on a CPU in steps that are too small for a second thread.
+
+    benchmarks/shared_machine.py measures `asr_tiny`, whose LSTM has 128 units.
+    """
+    if not isinstance(head, RecurrentHead) or head.output.weight.device.type != "cpu":
+        return False
+    return head.output.in_features <= 2 * SMALL
 
 
 def flip(x: Tensor, lengths: Tensor) -> Tensor:

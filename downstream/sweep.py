@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from mt4ssl_bench.batching import Batches, endless
-from mt4ssl_bench.downstream.heads import run_heads
+from mt4ssl_bench.downstream.heads import run_heads, serial
 from mt4ssl_bench.downstream.task import Answers, Task, rates
 from mt4ssl_bench.errors import TrainingError
 from mt4ssl_bench.feature_file import FeatureSet
 from mt4ssl_bench.metrics import METRICS
 from mt4ssl_bench.optim import OptimConfig
+from mt4ssl_bench.threads import one_thread
 from mt4ssl_bench.training import Fit, FitConfig, StepLoss
 
 LOGGER = logging.getLogger(__name__)
@@ -145,7 +146,8 @@ class Sweep:
             title=title,
         )
         try:
-            fit()
+            with one_thread(when=serial(self.trials[0].head)):
+                fit()
         except _EnoughError:
             LOGGER.info(
                 "%s: no head got better in %d validations; stopped early", title, config.patience

@@ -19,6 +19,7 @@ from mt4ssl_bench import (
     cli_results,
     cli_speech,
     cli_upstreams,
+    threads,
 )
 from mt4ssl_bench.cli_results import Format, print_estimate, print_leaderboard, print_sweeps
 from mt4ssl_bench.console import setup_logging, stderr, stdout
@@ -228,6 +229,7 @@ def list_names(
 
 def main() -> None:
     """Run the command line: one line and exit code 2 for a user's error, 130 for an interruption."""
+    threads.configure()  # before a command imports torch
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(
             errors="backslashreplace"

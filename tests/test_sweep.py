@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 import torch
 
+from mt4ssl_bench import threads
 from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.downstream.ctc import CTCTask
 from mt4ssl_bench.downstream.plan import ROLES, plan
 from mt4ssl_bench.downstream.sweep import Split, Sweep, Trial
 from mt4ssl_bench.errors import ConfigError
@@ -118,3 +120,27 @@ def test_rates_and_seeds_that_make_no_sense_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         plan(str(DATA / "toy_phoneme.yaml"), corpus, [key])
+
+
+@pytest.mark.parametrize(
+    ("task", "set_by_user", "during"), [("asr", False, 1), ("asr", True, 2), ("phoneme", False, 2)]
+)
+def test_small_recurrent_heads_train_on_one_thread(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch, *, task: str, set_by_user: bool, during: int
+) -> None:
+    counts, loss = set(), CTCTask.loss
+
+    def spy(self: CTCTask, *arguments: Any) -> torch.Tensor:
+        counts.add(torch.get_num_threads())
+        return loss(self, *arguments)
+
+    monkeypatch.setattr(CTCTask, "loss", spy)
+    monkeypatch.setattr(threads, "COUNT_IS_SET", set_by_user)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        sweep(corpus, task)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert counts == {during}
