@@ -31,7 +31,7 @@ BUSY = "while True: pass"
 
 
 def environment(policy: str) -> dict[str, str]:
-    """Return a policy's environment; "openmp" sets OpenMP's defaults, which ours does not change."""
+    """Return a policy's environment; "openmp" sets its defaults, which ours does not change."""
     names = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
     clean = {name: value for name, value in os.environ.items() if name not in names}
     if policy == "openmp":

@@ -11,8 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-# each of these is the user's decision on the number of threads, or on waiting; torchrun sets
-# OMP_NUM_THREADS=1
+# a variable of these is the user's decision; torchrun sets the first one to 1
 COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 WAITS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 # iterations in libgomp (torch for Linux), instead of 300,000: see benchmarks/shared_machine.py.
