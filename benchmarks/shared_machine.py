@@ -24,6 +24,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
+from mt4ssl_bench import threads
+
 SPINS = "300000"  # libgomp's default
 LAYERS, DIM = 5, 192  # of mt4ssl_tiny
 UPDATES = {"asr_tiny": 20, "phoneme_tiny": 80, "mt4ssl_tiny": 30}
@@ -33,7 +35,7 @@ BUSY = "while True: pass"
 
 def environment(policy: str) -> dict[str, str]:
     """Return a policy's environment; "openmp" sets its defaults, which ours does not change."""
-    names = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+    names = (*threads.COUNTS, *threads.WAITS)
     clean = {name: value for name, value in os.environ.items() if name not in names}
     if policy == "ours":
         return clean
@@ -72,8 +74,6 @@ def recompute(name: str) -> NoReturn:
 
 def work(recipe: str, path: Path) -> None:
     """Train the heads for each line of stdin and print the seconds of one update."""
-    from mt4ssl_bench import threads
-
     threads.configure()  # before torch loads
     import numpy as np
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mt4ssl_bench.downstream.specaug import augment
 from mt4ssl_bench.downstream.task import HeadConfig
 
-SMALL = 256  # LSTM units of a direction up to which a second CPU thread saves little
+SMALL = 256  # LSTM units of a direction up to which a head trains on one CPU thread
 
 
 class WeightedSum(nn.Module):
@@ -144,8 +144,9 @@ class RecurrentHead(nn.Module):
 
 
 def serial(head: nn.Module) -> bool:
-    """Return whether a head trains on a CPU in steps that are too small for a second thread.
+    """Return whether a head trains on one CPU thread: threads would meet in every step of its LSTM.
 
+    A second thread makes a small LSTM faster on a free machine, and slower beside other processes:
     benchmarks/shared_machine.py measures `asr_tiny`, whose LSTM has 128 units.
     """
     if not isinstance(head, RecurrentHead) or head.output.weight.device.type != "cpu":

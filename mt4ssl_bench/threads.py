@@ -96,7 +96,7 @@ def _limit(group: Path) -> float:
 def one_thread(*, when: bool) -> Iterator[None]:
     """Compute on one thread in a block, if `when`; a number of threads that the user has set stays.
 
-    For many small operations: a second thread saves little, and costs much if it has no core.
+    For many small operations: threads meet after each, and wait there if one has no core.
     """
     import torch
 
