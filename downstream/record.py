@@ -23,10 +23,11 @@ class Clock:
         self.laps: dict[str, float] = {}
         self._last = time.monotonic()
 
-    def lap(self, name: str) -> None:
-        """End the stage called `name`."""
+    def lap(self, name: str, seconds: float | None = None) -> None:
+        """End the stage called `name`; `seconds` is what it took, where interrupted calls count too."""
         now = time.monotonic()
-        self.laps[name], self._last = round(now - self._last, 2), now
+        self.laps[name] = round(now - self._last if seconds is None else seconds, 2)
+        self._last = now
 
 
 def write_record(

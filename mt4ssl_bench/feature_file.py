@@ -97,6 +97,7 @@ class FeatureSet(ABC):
 
     layers: int
     dim: int
+    identity: str = "live"  # of the values, where they are stored
 
     @abstractmethod
     def rows(self, names: Sequence[str]) -> list[Values]:
@@ -130,6 +131,8 @@ class StoredFeatures(FeatureSet):
         self.file, self._remake = file, remake
         self.header, self._places = read_index(file)
         self.layers, self.dim = self.header.layers, self.header.dim
+        places = sorted((name, checksum) for name, (_, _, checksum) in self._places.items())
+        self.identity = f"{zlib.crc32(repr(places).encode()):08x}"
         self._verified: set[str] = set()
         self._map()
 

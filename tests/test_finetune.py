@@ -339,7 +339,7 @@ def test_a_language_model_adds_a_column_and_trains_nothing_again(
     short = ["steps=4", "validate_every=2"]
     evaluate([TOY], [FINETUNE], corpus.root, out=tmp_path, device="cpu", overrides=short)
     (folder,) = (tmp_path / "runs").iterdir()
-    before = (folder / "checkpoint.pt").stat().st_mtime_ns
+    before = (folder / "model.pt").stat().st_mtime_ns
     with_lm = [*short, f"decode.lm={arpa}", "decode.tune=true"]
     outcome = evaluate(
         [TOY], [FINETUNE], corpus.root, out=tmp_path, device="cpu", overrides=with_lm
@@ -349,7 +349,7 @@ def test_a_language_model_adds_a_column_and_trains_nothing_again(
     assert list(record.metrics) == ["wer", "cer", "wer+lm", "cer+lm"]
     assert set(record.lm_weights) == {"lm_weight", "word_score"}
     assert len(record.recipe["decode"]["lm"]) == 16, "the model's digest, not its place"
-    assert (folder / "checkpoint.pt").stat().st_mtime_ns == before
+    assert (folder / "model.pt").stat().st_mtime_ns == before
     assert [path.name for path in (tmp_path / "runs").iterdir()] == [folder.name]
     rows = results.load_hypotheses(results.record_path(record, tmp_path))
     assert all(set(row["with_lm"].split()) <= {"LOW", "MID", "HIGH"} for row in rows)
