@@ -119,6 +119,10 @@ def print_estimate(upstreams: list[str], tasks: list[str], corpus: Path, **where
     lines.append(
         f"features to keep: {decimal(found.bytes)}; free on that disk: {decimal(found.free)}"
     )
+    lines.append(
+        f"checkpoints of a row in training: at most {decimal(found.state)}, removed with its end; "
+        f"trained models to keep: {decimal(found.models)}; free on that disk: {decimal(found.free_out)}"
+    )
     for line in lines:
         stdout.print(line, markup=False)
     if found.failures:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from mt4ssl_bench import features, results
+from mt4ssl_bench import features, results, run_folder
 from mt4ssl_bench.corpus import Corpus
 from mt4ssl_bench.downstream import evaluate as job
 from mt4ssl_bench.downstream.estimate import estimate
@@ -287,7 +287,7 @@ def test_a_dry_run_counts_audio_again_that_cannot_be_stored_and_refuses_what_can
 
 
 def test_a_dry_run_says_what_is_missing_and_writes_nothing(
-    corpus: Corpus, upstreams: dict[str, Spectrum], tmp_path: Path
+    corpus: Corpus, upstreams: dict[str, Spectrum], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = estimate(
         ["good"], [PHONEME, ASR, SPEAKER], corpus.root, out=tmp_path / "r", device="cpu"
@@ -301,7 +301,19 @@ def test_a_dry_run_says_what_is_missing_and_writes_nothing(
     crops = 18 * 4 * 0.5 / 3600 + sum(corpus.info.splits[name].hours for name in ("valid", "test"))
     assert before.hours == pytest.approx(hours + crops, abs=2e-4)  # phoneme and asr share one pass
     assert before.seconds > 0
+    monkeypatch.setattr(run_folder, "SHARE", 1e9)  # a checkpoint after every update
+    sizes: list[int] = []
+
+    def weigh(path: Path) -> None:
+        sizes.append((path / "checkpoint.pt").stat().st_size)
+        run_folder.discard(path)
+
+    for module in ("frozen", "finetune"):
+        monkeypatch.setattr(f"mt4ssl_bench.downstream.{module}.discard", weigh)
     evaluate(["good"], [PHONEME, ASR, SPEAKER], corpus.root, out=tmp_path / "r", device="cpu")
+    assert before.state / 2 == pytest.approx(max(sizes), rel=0.15)  # names and numbers come on top
+    models = sum(file.stat().st_size for file in (tmp_path / "r" / "runs").rglob("model.pt"))
+    assert before.models == pytest.approx(models, abs=3 * 10_000)
     kept = sum(file.stat().st_size for file in (tmp_path / "r" / "store").rglob("*.bin"))
     assert before.bytes == pytest.approx(kept, rel=0.02)
     after = estimate(

@@ -1,5 +1,7 @@
 """Fine-tuning: what learns and what does not, masks, resuming, and the text that comes out."""
 
+import copy
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from mt4ssl_bench import checkpoint, results
+from mt4ssl_bench import checkpoint, results, run_folder
 from mt4ssl_bench.config import load
 from mt4ssl_bench.corpus import Corpus, text_of
+from mt4ssl_bench.downstream import finetune as module
 from mt4ssl_bench.downstream.asr import ASR
 from mt4ssl_bench.downstream.evaluate import evaluate
 from mt4ssl_bench.downstream.finetune import Audio, Finetuning
@@ -20,7 +23,13 @@ from mt4ssl_bench.downstream.speaker import Speaker
 from mt4ssl_bench.downstream.task import TaskConfig
 from mt4ssl_bench.downstream.transcribe import Recognizer, audio_files, transcribe
 from mt4ssl_bench.downstream.tuned import TunedHead
-from mt4ssl_bench.errors import CheckpointError, ConfigError, CorpusError, UpstreamError
+from mt4ssl_bench.errors import (
+    CheckpointError,
+    ConfigError,
+    CorpusError,
+    TrainingError,
+    UpstreamError,
+)
 from mt4ssl_bench.features import load_upstream
 from mt4ssl_bench.leaderboard import Leaderboard
 from mt4ssl_bench.training import Fit
@@ -183,6 +192,87 @@ def test_an_interrupted_run_continues_bit_for_bit(
         broken.run(train, valid, "test")
     monkeypatch.undo()
     again, _, _ = make(corpus, tmp_path / "broken", "steps=12", "validate_every=4")
+    again.run(train, valid, "test")
+    assert (again.best, again.best_step) == (whole.best, whole.best_step)
+    for name, tensor in weights(whole).items():
+        assert tensor.equal(weights(again)[name]), name
+
+
+@pytest.mark.parametrize("part", ["encoder", "head"])
+@pytest.mark.parametrize("clip", [0.0, 5.0])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite_stops_fine_tuning_before_the_weights_move(
+    corpus: Corpus, tmp_path: Path, part: str, clip: float, value: float
+) -> None:
+    run, train, valid = make(corpus, tmp_path, "steps=6", f"clip_norm={clip}", "tune.layer_drop=0")
+    trained = run.model.encoder if part == "encoder" else run.model.head
+    parameter = [p for p in trained.parameters() if p.requires_grad][-1]
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def spoil(gradient: torch.Tensor) -> torch.Tensor:
+        seen.append(weights(run))
+        return gradient * value if len(seen) == 3 else gradient
+
+    parameter.register_hook(spoil)
+    with pytest.raises(TrainingError, match="the gradient is not finite at update 2, utterances s"):
+        run.run(train, valid, "test")
+    assert len(seen) == 3
+    for name, tensor in weights(run).items():
+        assert tensor.equal(seen[-1][name]), name
+    assert not (tmp_path / "model.pt").exists()
+
+
+def test_logits_on_valid_that_are_not_finite_end_the_rate(corpus: Corpus, tmp_path: Path) -> None:
+    run, train, valid = make(corpus, tmp_path, "steps=4", "validate_every=2")
+    run.model.head.register_forward_hook(
+        lambda head, _, out: out if head.training else (out[0] * math.nan, out[1])
+    )
+    with pytest.raises(TrainingError, match=r"lr 0.01: logits are not finite, utterances s\d-1"):
+        run.run(train, valid, "test")
+    assert not run.weights
+
+
+def test_a_score_that_is_not_a_number_is_never_the_best(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([math.nan, 50.0, math.nan])
+    monkeypatch.setattr(ASR, "measure", lambda *_: next(scores))
+    run, train, valid = make(corpus, tmp_path, "steps=6", "validate_every=2")
+    run.run(train, valid, "test")
+    assert (run.best, run.best_step) == (50.0, 4)
+
+
+@pytest.mark.parametrize("step", [8, 12])
+def test_a_run_folder_of_the_first_revisions_goes_on(
+    corpus: Corpus, tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They kept the best model in model.pt, its score among the validations, and the checkpoint for ever."""
+    monkeypatch.setattr(run_folder, "SHARE", 1e9)
+    monkeypatch.setattr(module, "discard", lambda _: None)
+    keys = ["steps=12", "validate_every=4"]
+    whole, train, valid = make(corpus, tmp_path / "whole", *keys)
+    states: dict[int, dict[str, Any]] = {}
+    save = run_folder.RunFolder.save
+
+    def keep(self: Any, state: dict[str, Any]) -> None:
+        save(self, state)
+        states[state["step"]] = copy.deepcopy({**self.meta, **state})
+
+    monkeypatch.setattr(run_folder.RunFolder, "save", keep)
+    monkeypatch.setattr(run_folder.PassingFolder, "due", lambda *_, **__: True)
+    whole.run(train, valid, "test")
+    monkeypatch.undo()
+    old = tmp_path / "old"
+    best = states[step].pop("best")
+    for key in ("seconds", "rate"):
+        del states[step][key]
+    checkpoint.save(states[step], old / "checkpoint.pt")
+    stored = {part: {} for part in ("encoder", "head")}
+    for name, tensor in best["weights"].items():
+        part, _, key = name.partition(".")
+        stored[part][key] = tensor
+    checkpoint.save({"kind": "task", **stored}, old / "model.pt")
+    again, _, _ = make(corpus, old, *keys)
     again.run(train, valid, "test")
     assert (again.best, again.best_step) == (whole.best, whole.best_step)
     for name, tensor in weights(whole).items():
@@ -376,4 +466,4 @@ def test_a_file_that_is_no_language_model_fails_before_any_training(
     outcome = evaluate([TOY], recipes, corpus.root, out=tmp_path, device="cpu", overrides=overrides)
     assert "not a KenLM model" in outcome.failures[0]
     assert "task 'speaker' writes no text" in outcome.failures[1]
-    assert not (tmp_path / "runs").exists()
+    assert {file.name for file in (tmp_path / "runs").rglob("*.*")} == {".lock"}, "nothing trained"
