@@ -113,7 +113,7 @@ class PassingFolder(RunFolder):
     def __init__(self, path: Path, meta: Mapping[str, Any], *, size: int) -> None:
         super().__init__(path, meta)
         self._began, self._spent, self._cost = time.monotonic(), 0.0, size / SPEED
-        self._retry = -math.inf
+        self._retry, self._mute = -math.inf, False
 
     def alone(self) -> AbstractContextManager[None]:
         """See RunFolder.alone: the caller holds the folder."""
@@ -133,7 +133,8 @@ class PassingFolder(RunFolder):
         except CheckpointError as error:
             self._retry = time.monotonic() + RETRY
             LOGGER.warning(
-                "%s; training goes on, and a kill would lose what it has learned since (next try in %.0f min)",
+                "%s; no result depends on it, but what was learned since is lost if this process "
+                "ends (next try in %.0f min)",
                 " ".join(str(error).split()),
                 RETRY / 60,
             )
@@ -167,7 +168,9 @@ class PassingFolder(RunFolder):
         try:
             yield
         except TrainingError as error:
-            LOGGER.warning("%s", error)
+            if not self._mute:  # once, not for each line of the log
+                LOGGER.warning("%s; no result depends on it", error)
+            self._mute = True
 
 
 def checkpoint_bytes(parameters: Iterable[Tensor]) -> int:
