@@ -29,10 +29,8 @@ def save(payload: Mapping[str, Any], path: Path) -> None:
         aside.replace(path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         aside.unlink(missing_ok=True)
-        if isinstance(
-            error.__context__, OSError
-        ):  # what torch met, before its writer failed to end
-            error = error.__context__
+        # torch's writer, failing to end its file, hides what the disk said
+        error = error.__context__ if isinstance(error.__context__, OSError) else error
         raise CheckpointError(
             f"{path}: could not be saved ({error}); the previous one, if any, is untouched"
         ) from error

@@ -5,6 +5,7 @@ Run as a program (python test_training.py RUN MODE), it is the child process tha
 
 import json
 import os
+import random
 import resource
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -586,6 +588,27 @@ def test_on_continuing_the_log_loses_repeated_updates_and_a_line_cut_short(
         file.write('{"step": 9, "lo')
     build(tmp_path)()
     assert_equals_whole(tmp_path, whole)
+
+
+def test_models_that_draw_from_numpys_and_pythons_generators_continue_exactly(
+    tmp_path: Path,
+) -> None:
+    def run(folder: Path, **changes: Any) -> Fit[Batch]:
+        model = network()
+
+        def loss(batch: Batch, step: int, micro: int) -> StepLoss:
+            drawn = 1 + np.random.random() + random.random()  # noqa: NPY002, S311 - as s3prl's models do
+            return StepLoss(total=drawn * model(batch[0]).square().sum(), count=8)
+
+        return build(folder, model, loss=loss, **changes)
+
+    run(tmp_path / "whole")()
+    with pytest.raises(Stop):
+        run(tmp_path / "broken", after_step=stop_at(13, Stop()))()
+    np.random.seed(5)  # noqa: NPY002
+    run(tmp_path / "broken")()
+    ours, theirs = (checkpoint.load(tmp_path / n / "checkpoint.pt") for n in ("broken", "whole"))
+    assert same(ours, theirs)
 
 
 def test_a_finished_run_is_not_repeated(whole: Path) -> None:
