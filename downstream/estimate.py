@@ -4,7 +4,7 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +112,8 @@ def _add_passes(found: Estimate, model: Upstream, jobs: Sequence[Job], store: Pa
             header = header_of(
                 work, cuts, corpus.digest, job.split(role), job.config.store.precision, corpus.name
             )
-            if _pass_key(header) in there:
+            marks = (model.fingerprint, *getattr(model, "former", ()))
+            if any(_pass_key(replace(header, fingerprint=mark)) in there for mark in marks):
                 continue
             there.add(_pass_key(header))
             speed = speed or _speed(model, cuts)

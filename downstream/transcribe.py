@@ -23,6 +23,7 @@ from mt4ssl_bench.downstream.task import TASKS, TaskConfig
 from mt4ssl_bench.downstream.tuned import Tuned, TunedHead
 from mt4ssl_bench.errors import BenchError, CheckpointError, ConfigError, CorpusError
 from mt4ssl_bench.features import Upstream, load_upstream
+from mt4ssl_bench.identity import is_of
 from mt4ssl_bench.tuning import rebuild
 
 LOGGER = logging.getLogger(__name__)
@@ -145,7 +146,7 @@ class Recognizer:
     def _frozen(self, stored: dict[str, Any], name: str) -> nn.Module:
         about = self._about
         upstream = load_upstream(name or about["source"] or about["name"], device=self._device)
-        if upstream.fingerprint != about["fingerprint"]:
+        if not is_of(upstream, about["fingerprint"], where="the trained head"):
             raise CheckpointError(
                 f"its head was trained on '{about['name']}' ({about['fingerprint']}), not on '{upstream.name}' "
                 f"({upstream.fingerprint}); --upstream names the right one"

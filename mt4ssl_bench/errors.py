@@ -1,5 +1,7 @@
 """What a user can do wrong: each error is one line that says what is wrong, what would be right and what to run."""
 
+from collections.abc import Iterable
+
 
 class BenchError(Exception):
     """Any error whose message is meant for the user; the command line prints it in one line and exits with code 2."""
@@ -23,3 +25,10 @@ class UpstreamError(BenchError):
 
 class TrainingError(BenchError):
     """A run that must stop: collapsed, not finite, or unable to save."""
+
+
+def some(names: Iterable[str], most: int = 3) -> str:
+    """Return the first `most` names in order, and how many more there are, for a message."""
+    ordered = sorted(names)
+    more = f" and {len(ordered) - most} more" if len(ordered) > most else ""
+    return ", ".join(ordered[:most]) + more

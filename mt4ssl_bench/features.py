@@ -12,13 +12,14 @@ import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from mt4ssl_bench.checkpoint import fingerprint
-from mt4ssl_bench.errors import BenchError, UpstreamError
+from mt4ssl_bench.errors import BenchError, UpstreamError, some
+from mt4ssl_bench.identity import code, describe, identify, imported
 from mt4ssl_bench.registry import Registry, hint
 
 LOGGER = logging.getLogger(__name__)
@@ -34,7 +35,17 @@ class Features(NamedTuple):
 
 @runtime_checkable
 class Upstream(Protocol):
-    """A frozen model; `stride` is in samples per frame, `fingerprint` a digest of the weights."""
+    """A frozen model; `stride` is in samples per frame.
+
+    `fingerprint` identifies the model: it changes whenever the features can. Two attributes are
+    optional, and only needed to find results of earlier releases, whose fingerprints were digests
+    by another scheme (see identity.py):
+
+    * `former`, a tuple of str: earlier fingerprints that determined this very model; records,
+      features and labels under them are used.
+    * `insufficient`, a tuple of str: earlier fingerprints that this model shared with others;
+      what is stored under them is named in the log and computed again.
+    """
 
     name: str
     num_layers: int
@@ -136,9 +147,13 @@ def s3prl_names() -> list[str]:
 
 
 class S3PRLUpstream:
-    """An s3prl upstream behind our protocol: its hidden states, stacked."""
+    """An s3prl upstream behind our protocol: its hidden states, stacked.
 
-    def __init__(self, name: str, device: str) -> None:
+    With `verify` the model is built twice, from two seeds: a weight that differs is not in the
+    checkpoint, and UpstreamError is raised where features depend on it.
+    """
+
+    def __init__(self, name: str, device: str, *, verify: bool = True) -> None:
         hub = s3prl_hub()
         model, _, argument = name.partition(":")
         names = s3prl_names()
@@ -150,27 +165,74 @@ class S3PRLUpstream:
         entry = getattr(hub, model)
         options = _entry_options(model, entry, argument)
         try:
-            with contextlib.redirect_stdout(
-                io.StringIO()
-            ):  # a download shows its progress on stderr
-                built = entry(**options)
+            built = _seeded(entry, options, seed=0)
+            self.parameters = sum(p.numel() for p in built.parameters())
+            again = _seeded(entry, options, seed=1) if verify and self.parameters else built
         except Exception as error:  # noqa: BLE001 - each of 196 hub entries fails in its own way
             raise UpstreamError(f"upstream '{name}': {_why_not_built(model, error)}") from None
-        self.model = built.to(device).eval()
         self.name, self.device = name, device
         self.blueprint = {"kind": "s3prl", "name": name}
         self.anchor: tuple[int, int] | None = None
+        self.model = again.to(device).eval()
         self.stride = int(self.model.get_downsample_rates("hidden_states"))
-        state = {k: v for k, v in self.model.state_dict().items() if isinstance(v, Tensor)}
-        self.parameters = sum(p.numel() for p in self.model.parameters())
-        # models without weights (fbank, mel) are their code and settings
-        self.fingerprint = fingerprint(
-            state if self.parameters else {**state, "code": _code(entry, options)}
-        )
+        state = {k: v for k, v in built.state_dict().items() if isinstance(v, Tensor)}
+        settings = describe(built)
         noise = torch.randn(1, SECOND, generator=torch.Generator().manual_seed(0))
+        unread = self._unread(built.to(device).eval(), noise) if again is not built else set()
+        self.model = built
         probe = self.extract(noise, torch.tensor([SECOND]))
         self.num_layers, self.dim = probe.layers.shape[0], probe.layers.shape[-1]
         self.anchor = self._anchor(noise)
+        self._identify(state, unread, settings, entry, options)
+
+    def _unread(self, built: nn.Module, noise: Tensor) -> set[str]:
+        """Return the weights that differ from those of `built`, the same model from another seed.
+
+        Raises:
+            UpstreamError: If the features of the noise (1, N) differ, too.
+        """
+        ours = self.model.state_dict()
+        random = {
+            name
+            for name, theirs in built.state_dict().items()
+            if isinstance(theirs, Tensor)
+            and fingerprint({"": theirs}) != fingerprint({"": ours[name]})
+        }
+        if random:
+            features = []
+            for model in (self.model, built):
+                with torch.random.fork_rng():
+                    torch.manual_seed(0)
+                    self.model = model
+                    features.append(self.extract(noise, torch.tensor([SECOND])).layers)
+            if not torch.equal(*features):
+                raise UpstreamError(
+                    f"upstream '{self.name}': {len(random)} weights are not in its checkpoint "
+                    f"({some(random)}), s3prl initialized them randomly; expected every weight "
+                    "that features depend on; use a complete checkpoint"
+                )
+        return random
+
+    def _identify(
+        self,
+        state: dict[str, Tensor],
+        unread: set[str],
+        settings: object,
+        entry: Callable[..., Any],
+        options: dict[str, str],
+    ) -> None:
+        """Set the fingerprints; models without weights (fbank, mel) are their code and settings."""
+        read = {name: tensor for name, tensor in state.items() if name not in unread}
+        if self.parameters:
+            self.fingerprint = identify(read, settings)
+            old = fingerprint(state)
+        else:
+            self.fingerprint = identify(read, [settings, _sources(entry), _files(entry, options)])
+            old = fingerprint({**state, "code": _code(entry, options)})
+        # a file that the user names brings settings with it, which scheme 1 did not digest
+        covered = not (self.parameters and options)
+        self.former: tuple[str, ...] = (old,) if covered else ()
+        self.insufficient: tuple[str, ...] = () if covered else (old,)
 
     def _anchor(self, noise: Tensor) -> tuple[int, int] | None:
         """Return (samples, frames): the least samples that give as many frames as a second does.
@@ -199,7 +261,7 @@ class S3PRLUpstream:
         """See tuning.Trainable: the model built anew, since s3prl's hooks do not survive copying."""
         from mt4ssl_bench.tuning import TunedForeign
 
-        return TunedForeign(S3PRLUpstream(self.name, self.device))
+        return TunedForeign(S3PRLUpstream(self.name, self.device, verify=False))
 
     def hidden_states(self, waveforms: Tensor, lengths: Tensor) -> Features:
         """Return what extract() does, with gradients."""
@@ -265,8 +327,34 @@ def _why_not_built(model: str, error: Exception) -> str:
     return f"s3prl could not build it ({_first_line(error)})"
 
 
+def _seeded(entry: Callable[..., Any], options: dict[str, str], *, seed: int) -> nn.Module:
+    """Return what a hub entry builds; weights that its checkpoint lacks depend on the seed."""
+    # a download shows its progress on stderr
+    with contextlib.redirect_stdout(io.StringIO()), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return cast("nn.Module", entry(**options))
+
+
+def _files(entry: Callable[..., Any], options: dict[str, str]) -> list[str]:
+    """Return the contents of the settings files beside a hub entry, and of the file that it is given."""
+    folder = Path(inspect.getfile(entry)).parent
+    files = sorted(folder.glob("*.yaml")) + [Path(value) for value in options.values()]
+    return [
+        inspect.getsource(entry),
+        *(file.read_text("utf-8") for file in files if file.is_file()),
+    ]
+
+
+def _sources(entry: Callable[..., Any]) -> dict[str, str]:
+    """Return the digests of the modules of its library that a hub entry imports."""
+    file = Path(inspect.getfile(entry)).resolve()
+    root = file.parents[len(entry.__module__.split(".")) - 1]
+    library = root / entry.__module__.split(".")[0]
+    return code(imported(file, [root], library), [root])
+
+
 def _code(entry: Callable[..., Any], options: dict[str, str]) -> Tensor:
-    """Return the digest of a hub entry's code: its package's files, the entry itself and its settings file."""
+    """Return what scheme 1 digested as a hub entry's code: its package's files, the entry and its settings file."""
     files = sorted(
         p for p in Path(inspect.getfile(entry)).parent.iterdir() if p.suffix in {".py", ".yaml"}
     )

@@ -105,8 +105,8 @@ class FeatureStore:
         upstream = work.upstream
         header = header_of(work, cuts, digest, split, self.config.precision, corpus)
         members = hashlib.sha256("\n".join(sorted(cut.id for cut in cuts)).encode()).hexdigest()[:8]
-        folder = self.root / f"{upstream.fingerprint}-{digest}-{header.precision}"
-        file = folder / f"{split}.{work.kind}-{members}.bin"
+        folder, name = f"{digest}-{header.precision}", f"{split}.{work.kind}-{members}.bin"
+        file = self._place(upstream, folder, name)
         names = {cut.id for cut in cuts}
 
         def remake(
@@ -134,6 +134,25 @@ class FeatureStore:
             with _locked(self.root, file, f"features of {split}"):
                 _remove(file)
             return self.features(work, digest, split, cuts, corpus=corpus)
+
+    def _place(self, upstream: Upstream, folder: str, name: str) -> Path:
+        """Return the file of an entry, under an earlier release's fingerprint where it is there."""
+        file = self.root / f"{upstream.fingerprint}-{folder}" / name
+        if _whole(file):
+            return file
+        for mark in getattr(upstream, "former", ()):
+            old = self.root / f"{mark}-{folder}" / name
+            if _whole(old):
+                return old
+        for mark in getattr(upstream, "insufficient", ()):
+            old = self.root / f"{mark}-{folder}" / name
+            if _whole(old):
+                LOGGER.warning(
+                    "%s: not used, its fingerprint %s did not cover all settings of %s; "
+                    "computing the features again",
+                    old, mark, upstream.name,
+                )  # fmt: skip
+        return file
 
     def _write(self, file: Path, header: Header, work: Pass, cuts: Sequence[Any]) -> None:
         try:

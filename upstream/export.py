@@ -9,9 +9,10 @@ from typing import Any
 import mt4ssl_bench
 from mt4ssl_bench import checkpoint
 from mt4ssl_bench.errors import CheckpointError, ConfigError
+from mt4ssl_bench.features import load_upstream
 from mt4ssl_bench.leaderboard import Leaderboard
 from mt4ssl_bench.results import Result, load_all
-from mt4ssl_bench.upstream.expert import read_checkpoint, read_model
+from mt4ssl_bench.upstream.expert import fingerprint, read_checkpoint, read_model
 
 KEPT = (
     "kind",
@@ -59,9 +60,10 @@ def to_s3prl(run: Path, out: Path) -> str:
         raise ConfigError(f"--out {out}: the file's name must end in .pt")
     if out.exists():
         raise CheckpointError(f"{out}: exists already; choose another --out")
-    stored, state = read_checkpoint(run), read_model(run).state_dict()
-    checkpoint.save({**{key: stored[key] for key in KEPT if key in stored}, "model": state}, out)
-    return checkpoint.fingerprint(state)
+    stored, model = read_checkpoint(run), read_model(run)
+    kept = {key: stored[key] for key in KEPT if key in stored}
+    checkpoint.save({**kept, "model": model.state_dict()}, out)
+    return fingerprint(model.config, model.state_dict())
 
 
 def to_huggingface(run: Path, out: Path, results: Path | None = None) -> str:
@@ -80,12 +82,13 @@ def to_huggingface(run: Path, out: Path, results: Path | None = None) -> str:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"{out}: exists already; choose another --out")
     stored, model = read_checkpoint(run), read_model(run)
-    mark = checkpoint.fingerprint(model.state_dict())
-    records = (
-        []
-        if results is None
-        else [r for r in load_all(results) if r.upstream["fingerprint"] == mark]
-    )
+    upstream = load_upstream(str(run))
+    mark = upstream.fingerprint
+    records = [
+        record
+        for record in (load_all(results) if results is not None else [])
+        if record.upstream["fingerprint"] in {mark, *getattr(upstream, "former", ())}
+    ]
     if results is not None and not records:
         raise ConfigError(
             f"--results {results}: no record of this model ({mark}); run mt4ssl-bench evaluate {run}"
@@ -119,7 +122,7 @@ def card(
         "input": f"16 kHz mono, {'normalised by utterance' if normalized else 'not normalised'}",
         "updates": stored.get("step") or source.get("updates") or "not recorded",
         "digest of the corpus": stored.get("corpus_digest", "not recorded"),
-        "fingerprint of the weights": mark,
+        "fingerprint": mark,
         "written by": f"mt4ssl-bench {mt4ssl_bench.__version__}",
     }
     if source:

@@ -128,9 +128,11 @@ class FeatureSource:
             )
         self.layer = layer % layers
         self.unreadable: dict[str, str] = {}  # utterance id -> reason, each said once
-        self.name = (
-            "mfcc" if config.features == "mfcc" else f"{self.upstream.fingerprint}:{self.layer}"
-        )
+        self.name = self._name(self.upstream.fingerprint)
+        self.former = [self._name(mark) for mark in getattr(self.upstream, "former", ())]
+
+    def _name(self, mark: str) -> str:
+        return "mfcc" if self.config.features == "mfcc" else f"{mark}:{self.layer}"
 
     def __call__(self, cuts: Sequence[Any]) -> Iterator[list[tuple[str, Tensor]]]:
         """Yield (utterance id, frames), normalised as the config says, batch by batch.
@@ -158,16 +160,17 @@ def make_labels(
     """
     digest = joint_digest(corpora)
     source = FeatureSource(config, world.device)
-    depends = {
-        **to_dict(config),
-        "weight": 0,
-        "labels": "",
-        "features": source.name,
-        "digest": digest,
-    }
+    depends = {**to_dict(config), "weight": 0, "labels": "", "digest": digest}
     depends |= {"splits": list(splits), "seed": seed, "layer": source.layer}
-    key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:12]
-    folder = out or corpora[0].root / "labels" / key
+    key, *older = (
+        hashlib.sha256(
+            json.dumps({**depends, "features": name}, sort_keys=True).encode()
+        ).hexdigest()[:12]
+        for name in (source.name, *source.former)
+    )
+    places = corpora[0].root / "labels"
+    key = next((old for old in older if (places / old / "labels.json").exists()), key)
+    folder = out or places / key
     partial = folder.with_name(f".{folder.name}.{key}")
     with one_at_a_time(partial, world):
         if not (folder / "labels.json").exists():
@@ -191,7 +194,7 @@ def make_labels(
                 _collect(parts, folder, info)
                 shutil.rmtree(partial)
     store = LabelStore(folder).check(digest, config.clusters)
-    if store.info.made_by not in {"", key}:
+    if store.info.made_by not in {"", key, *older}:
         raise ConfigError(
             f"{folder}: holds labels made in another way ({store.info.clusters} clusters of {store.info.features}, "
             f"not of {source.name}, or other splits, seed or targets.offline keys); choose another --out"
