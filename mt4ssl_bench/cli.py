@@ -158,9 +158,9 @@ def evaluate(
     """
     from mt4ssl_bench.downstream.evaluate import evaluate as run
     from mt4ssl_bench.errors import ConfigError
+    from mt4ssl_bench.names import split_keys
 
-    overrides = [name for name in upstreams if "=" in name]
-    names = [name for name in upstreams if "=" not in name]
+    names, overrides = split_keys(upstreams)
     if not names:
         raise ConfigError("evaluate: name at least one upstream, for example fbank")
     where: dict[str, Any] = {

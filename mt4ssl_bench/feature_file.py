@@ -224,8 +224,11 @@ class Writer:
                     try:
                         stored = encode(found, self.header.precision)
                     except OverflowError:
+                        peaks = np.abs(found).max(axis=(0, 2))  # of each hidden state
                         raise UpstreamError(
-                            f"features of '{name}' are too large for fp16; set store.precision=bf16 or fp32"
+                            f"features of '{name}' are too large for fp16 (hidden state {peaks.argmax()} of "
+                            f"0-{len(peaks) - 1} reaches {peaks.max():.3g}, fp16 holds 65504); set "
+                            "store.precision=bf16 or fp32"
                         ) from None
                     values.write(stored.data)
                     self.entries.append([name, len(stored), zlib.crc32(stored.data)])

@@ -4,7 +4,6 @@ Shapes: L hidden states (encoder input and every layer), B batch, N samples, T f
 """
 
 import contextlib
-import hashlib
 import inspect
 import io
 import logging
@@ -12,15 +11,17 @@ import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from mt4ssl_bench.checkpoint import fingerprint
 from mt4ssl_bench.errors import BenchError, UpstreamError, some
-from mt4ssl_bench.identity import code, describe, identify, imported
+from mt4ssl_bench.identity import describe, identify
+from mt4ssl_bench.names import is_run
 from mt4ssl_bench.registry import Registry, hint
+from mt4ssl_bench.s3prl_entries import files, scheme_1_code, seeded, sources
 
 LOGGER = logging.getLogger(__name__)
 SECOND = 16_000  # samples
@@ -91,13 +92,37 @@ def load_upstream(name: str, *, device: str = "cpu") -> Upstream:
     Raises UpstreamError, ConfigError or CheckpointError for a name that leads nowhere.
     """
     kind, colon, argument = name.partition(":")
-    if kind == "mt4ssl" or (colon and kind in list(LOADERS)):
+    if colon and kind in list(LOADERS):
         return LOADERS.get(kind)(argument, device=device)
     if kind.endswith(".py"):
         return LOADERS.get("file")(name, device=device)
-    if Path(name).exists() or (not argument and (name.endswith(".pt") or "/" in name)):
-        return LOADERS.get("checkpoint")(name, device=device)
-    return LOADERS.get("s3prl")(name, device=device)
+    loader = _kind(name)
+    return LOADERS.get(loader)("" if loader == "mt4ssl" else name, device=device)
+
+
+def _kind(name: str) -> str:
+    """Return the loader of a name without a prefix: of a path, or of a name in s3prl's hub.
+
+    A folder that holds no checkpoint of ours gives way to a hub name.
+    """
+    path, hub = Path(name), "mt4ssl" if name == "mt4ssl" else "s3prl"
+    plain = "/" not in name and not name.endswith(".pt")  # could be a hub's name
+    if not path.exists():
+        return hub if plain or ":" in name else "checkpoint"
+    if not (plain and _in_hub(name)):
+        return "checkpoint"
+    if is_run(path):
+        LOGGER.info("%s: taken as the run ./%s, not as the hub's upstream of that name", name, name)
+        return "checkpoint"
+    LOGGER.info("%s: taken as the hub's upstream; ./%s holds no checkpoint.pt", name, name)
+    return hub
+
+
+def _in_hub(name: str) -> bool:
+    try:
+        return name == "mt4ssl" or name in s3prl_names()
+    except UpstreamError:  # without s3prl a folder can only be ours
+        return False
 
 
 def load_each(
@@ -165,9 +190,9 @@ class S3PRLUpstream:
         entry = getattr(hub, model)
         options = _entry_options(model, entry, argument)
         try:
-            built = _seeded(entry, options, seed=0)
+            built = seeded(entry, options, seed=0)
             self.parameters = sum(p.numel() for p in built.parameters())
-            again = _seeded(entry, options, seed=1) if verify and self.parameters else built
+            again = seeded(entry, options, seed=1) if verify and self.parameters else built
         except Exception as error:  # noqa: BLE001 - each of 196 hub entries fails in its own way
             raise UpstreamError(f"upstream '{name}': {_why_not_built(model, error)}") from None
         self.name, self.device = name, device
@@ -227,8 +252,8 @@ class S3PRLUpstream:
             self.fingerprint = identify(read, settings)
             old = fingerprint(state)
         else:
-            self.fingerprint = identify(read, [settings, _sources(entry), _files(entry, options)])
-            old = fingerprint({**state, "code": _code(entry, options)})
+            self.fingerprint = identify(read, [settings, sources(entry), files(entry, options)])
+            old = fingerprint({**state, "code": scheme_1_code(entry, options)})
         # a file that the user names brings settings with it, which scheme 1 did not digest
         covered = not (self.parameters and options)
         self.former: tuple[str, ...] = (old,) if covered else ()
@@ -325,42 +350,6 @@ def _why_not_built(model: str, error: Exception) -> str:
             f"the folder of a model that save_pretrained() wrote does not: {model}:<folder>"
         )
     return f"s3prl could not build it ({_first_line(error)})"
-
-
-def _seeded(entry: Callable[..., Any], options: dict[str, str], *, seed: int) -> nn.Module:
-    """Return what a hub entry builds; weights that its checkpoint lacks depend on the seed."""
-    # a download shows its progress on stderr
-    with contextlib.redirect_stdout(io.StringIO()), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return cast("nn.Module", entry(**options))
-
-
-def _files(entry: Callable[..., Any], options: dict[str, str]) -> list[str]:
-    """Return the contents of the settings files beside a hub entry, and of the file that it is given."""
-    folder = Path(inspect.getfile(entry)).parent
-    files = sorted(folder.glob("*.yaml")) + [Path(value) for value in options.values()]
-    return [
-        inspect.getsource(entry),
-        *(file.read_text("utf-8") for file in files if file.is_file()),
-    ]
-
-
-def _sources(entry: Callable[..., Any]) -> dict[str, str]:
-    """Return the digests of the modules of its library that a hub entry imports."""
-    file = Path(inspect.getfile(entry)).resolve()
-    root = file.parents[len(entry.__module__.split(".")) - 1]
-    library = root / entry.__module__.split(".")[0]
-    return code(imported(file, [root], library), [root])
-
-
-def _code(entry: Callable[..., Any], options: dict[str, str]) -> Tensor:
-    """Return what scheme 1 digested as a hub entry's code: its package's files, the entry and its settings file."""
-    files = sorted(
-        p for p in Path(inspect.getfile(entry)).parent.iterdir() if p.suffix in {".py", ".yaml"}
-    )
-    parts = [file.read_bytes() for file in files] + [inspect.getsource(entry).encode()]
-    parts += [Path(value).read_bytes() for value in options.values() if Path(value).is_file()]
-    return torch.frombuffer(bytearray(hashlib.sha256(b"".join(parts)).digest()), dtype=torch.uint8)
 
 
 def load_s3prl(argument: str, *, device: str) -> Upstream:

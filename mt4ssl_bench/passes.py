@@ -5,6 +5,7 @@ Shapes: L hidden states, B batch, T frames, D dimension, K crops.
 
 import hashlib
 import logging
+import math
 from collections import deque
 from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,6 +29,7 @@ BATCH_SECONDS = 20.0  # audio per forward pass, padding included: on a CPU a qua
 ACCELERATED = 4.0  # times as much on an accelerator, which has more to do at once
 READERS = 4  # batches read ahead, each in a thread of its own, so that a fast device does not wait for files
 PROBE = (16_123, 24_000)  # samples of the two noises that show what padding does to a model
+HUGE = torch.finfo(torch.float32).max ** 0.5  # 1.8e19: a larger value's square is infinite in fp32
 TOLERANCE = 1e-4  # of a layer's largest value: how far padding may move features
 
 Values = NDArray[np.float32]  # one utterance: (T, L, D), or (K, L, D) for means of crops
@@ -172,8 +174,9 @@ class Pass:
             ) from error
         if not _finite(rows):
             raise UpstreamError(
-                f"upstream '{self.upstream.name}' returned NaN or infinity for {where}; "
-                "if its audio is sound, the weights or the model's precision are not"
+                f"upstream '{self.upstream.name}': broken on {where}: "
+                f"{broken_layers(torch.cat(rows))}; expected finite values in fp32; check the "
+                "model's weights with: mt4ssl-bench check-upstream"
             )
         return rows
 
@@ -234,7 +237,28 @@ _SAFE: dict[str, bool] = {}  # by fingerprint
 
 
 def _finite(rows: Sequence[Tensor]) -> bool:
-    return all(bool(torch.isfinite(row).all()) for row in rows)
+    return all(bool((row.abs() <= HUGE).all()) for row in rows)  # NaN fails, too
+
+
+def broken_layers(values: Tensor) -> str:
+    """Return which hidden states of (T, L, D) are NaN, infinite or HUGE, and the largest finite value.
+
+    Returns:
+        For example "hidden state 3 of 0-12: 64 values are NaN or infinite, the largest finite one
+        is 3.4e+37"; an empty text where none is broken.
+    """
+    texts = []
+    for layer, rows in enumerate(values.float().unbind(1)):
+        finite = torch.isfinite(rows)
+        largest = float(rows[finite].abs().max()) if finite.any() else math.nan
+        lost = int((~finite).sum())
+        if lost or largest > HUGE:
+            texts.append(
+                f"hidden state {layer} of 0-{values.shape[1] - 1}: {lost} of {rows.numel()} values "
+                f"are NaN or infinite, the largest finite one is {largest:.3g}"
+            )
+    more = f", and {len(texts) - 1} more hidden states" if len(texts) > 1 else ""
+    return (texts or [""])[0] + more  # later ones read the first
 
 
 def _silent(count: int, note: str) -> None:

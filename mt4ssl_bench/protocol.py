@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mt4ssl_bench.audio import RATE
 from mt4ssl_bench.errors import UpstreamError
 from mt4ssl_bench.features import Upstream
+from mt4ssl_bench.passes import HUGE, broken_layers
 
 FRAMES_OFF = 3  # frames by which a count may differ from samples / stride: s3prl's own tolerance
 LEAK = 1e-3  # largest change of a hidden state by its batch, relative to the largest value
@@ -163,13 +164,20 @@ def _frame_counts(upstream: Upstream) -> Check:
 
 
 def _finite(upstream: Upstream) -> Check:
-    bad = int((~torch.isfinite(upstream.extract(*_noise(1.0, SHORTEST)).layers)).sum())
-    silent = int(
-        (~torch.isfinite(upstream.extract(torch.zeros(1, RATE), torch.tensor([RATE])).layers)).sum()
-    )
-    got = f"{bad} values of noise and {silent} of silence are not"
+    inputs = {
+        "noise": _noise(1.0, SHORTEST),
+        "silence": (torch.zeros(1, RATE), torch.tensor([RATE])),
+    }
+    broken = []
+    for name, audio in inputs.items():
+        layers = upstream.extract(*audio).layers  # (L, B, T, D)
+        if text := broken_layers(layers.flatten(1, 2).transpose(0, 1)):
+            broken.append(f"of {name}, {text}")
     return Check(
-        "finite", "failed" if bad or silent else "ok", "finite values for noise and silence", got
+        "finite",
+        "failed" if broken else "ok",
+        f"finite values up to {HUGE:.2g} for noise and silence",
+        "; ".join(broken) or "all of them",
     )
 
 

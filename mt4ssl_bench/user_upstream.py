@@ -13,7 +13,8 @@ import hashlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
 from types import ModuleType
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 from mt4ssl_bench.checkpoint import fingerprint
 from mt4ssl_bench.errors import UpstreamError
 from mt4ssl_bench.features import Features, Upstream
-from mt4ssl_bench.identity import code, describe, identify, imported, is_library, local_roots
+from mt4ssl_bench.identity import OURS, code, describe, identify, imported, is_library, local_roots
 from mt4ssl_bench.registry import hint
 
 
@@ -85,12 +86,13 @@ def build(argument: str, *, device: str) -> FileUpstream:
         raise UpstreamError(
             f"{file}: no such file; an upstream of your own is named path/to/file.py:Class"
         )
-    with _own_modules(file.resolve().parent) as modules:
+    with _own_modules(file.resolve().parent) as folder:
         kind = _class(file, name)
         try:
             made = kind(device=device) if "device" in inspect.signature(kind).parameters else kind()
             roots = local_roots(file.resolve().parent)
-            files = {*imported(file.resolve(), roots), *modules()}
+            ran = {place for place in folder.local().values() if place.is_file()}
+            files = {*imported(file.resolve(), roots), *ran}
             return FileUpstream(
                 made, f"{file.stem}:{name}", code(sorted(files), roots), file.read_bytes()
             )
@@ -140,45 +142,57 @@ def _import(file: Path) -> ModuleType:
     return module
 
 
-_IMPORTED: set[str] = set()  # names of modules that users' files imported in this process
-_FOLDERS: list[str] = []  # where the newest of these files lies
+@dataclass
+class _Folder:
+    """Where the newest user's file lies, and the names of the modules that were there before it."""
+
+    path: Path
+    before: frozenset[str]
+
+    def local(self) -> dict[str, Path]:
+        """Return the file or, of a package without one, the folder of local modules imported since."""
+        places = {
+            name: next((p for p in _places(module) if p), "")
+            for name, module in list(sys.modules.items())
+            if name not in self.before and name.partition(".")[0] != OURS
+        }
+        return {
+            name: place
+            for name, text in places.items()
+            if text and (place := Path(text).resolve()).exists() and not is_library(place)
+        }
+
+
+def _places(module: ModuleType) -> list[str | None]:
+    """Return where a module comes from; a lazy module's own __getattr__ is not asked."""
+    values = getattr(module, "__dict__", {})
+    return [values.get("__file__"), *(values.get("__path__") or ())]
+
+
+_NEWEST: list[_Folder] = []  # at most one
 
 
 @contextlib.contextmanager
-def _own_modules(folder: Path) -> Iterator[Callable[[], set[Path]]]:
+def _own_modules(path: Path) -> Iterator[_Folder]:
     """Import what lies beside a user's file as Python does for a script, and each time anew.
 
-    Two files may import different modules of one name, and a module may have changed. Yields a
-    function that returns the local source files that were imported in this context.
+    Two files may import different modules of one name, and a module may have changed.
     """
-    for name in _IMPORTED:
-        sys.modules.pop(name, None)
-    for entry in _FOLDERS:
-        sys.path.remove(entry)
+    for old in _NEWEST:
+        for name in old.local():
+            del sys.modules[name]
+        sys.path.remove(str(old.path))
+    _NEWEST[:] = [folder := _Folder(path, frozenset(sys.modules))]
     importlib.invalidate_caches()
-    before, written = set(sys.modules), sys.dont_write_bytecode
-    sys.path.insert(0, str(folder))
+    written = sys.dont_write_bytecode
+    sys.path.insert(0, str(path))
     sys.dont_write_bytecode = True  # a stale .pyc would pass for a file changed in the same second
-
-    def local() -> dict[str, Path]:
-        return {
-            name: Path(file).resolve()
-            for name, module in list(sys.modules.items())
-            if name not in before
-            and isinstance(file := getattr(module, "__file__", None), str)
-            and not is_library(Path(file).resolve())
-            and name.partition(".")[0] != "mt4ssl_bench"
-        }
-
     try:
-        yield lambda: set(local().values())
+        yield folder
     finally:
         sys.dont_write_bytecode = written
-        sys.path.remove(str(folder))
-        sys.path.append(str(folder))  # for imports inside functions; libraries come first again
-        _FOLDERS[:] = [str(folder)]
-        _IMPORTED.clear()
-        _IMPORTED.update(local())
+        sys.path.remove(str(path))
+        sys.path.append(str(path))  # for imports inside functions; libraries come first again
 
 
 def _has_arrays(made: object) -> bool:
