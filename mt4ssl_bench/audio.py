@@ -11,6 +11,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from mt4ssl_bench.errors import CorpusError
+from mt4ssl_bench.wheels import import_torchaudio
 
 RATE = 16_000
 SHORT = 0.1  # seconds by which a compressed file may fall short of its header
@@ -154,8 +155,7 @@ def _resample(samples: Samples, rate: int) -> Samples:
 
 @lru_cache(maxsize=8)
 def _resampler(rate: int) -> Any:  # noqa: ANN401 - torchaudio ships no types
-    import torchaudio
-
+    torchaudio = import_torchaudio(f"audio at {rate} Hz")
     return torchaudio.transforms.Resample(rate, RATE)
 
 

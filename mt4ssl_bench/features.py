@@ -11,7 +11,7 @@ import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from mt4ssl_bench.identity import describe, identify
 from mt4ssl_bench.names import is_run
 from mt4ssl_bench.registry import Registry, hint
 from mt4ssl_bench.s3prl_entries import files, scheme_1_code, seeded, sources
+from mt4ssl_bench.wheels import advice, is_mismatch
 
 LOGGER = logging.getLogger(__name__)
 SECOND = 16_000  # samples
@@ -199,7 +200,7 @@ class S3PRLUpstream:
         self.blueprint = {"kind": "s3prl", "name": name}
         self.anchor: tuple[int, int] | None = None
         self.model = again.to(device).eval()
-        self.stride = int(self.model.get_downsample_rates("hidden_states"))
+        self.stride = int(cast("Any", self.model).get_downsample_rates("hidden_states"))
         state = {k: v for k, v in built.state_dict().items() if isinstance(v, Tensor)}
         settings = describe(built)
         noise = torch.randn(1, SECOND, generator=torch.Generator().manual_seed(0))
@@ -363,6 +364,8 @@ def s3prl_hub() -> Any:  # noqa: ANN401 - s3prl ships no types
         with _quiet():
             import s3prl.hub as hub
     except Exception as error:  # noqa: BLE001 - whatever its imports raise
+        if is_mismatch(error):
+            raise UpstreamError(f"s3prl: {advice(error)}") from None
         raise UpstreamError(
             f"s3prl's hub cannot be imported ({_first_line(error)}); the maintained fork can: pip install espnet-s3prl"
         ) from None

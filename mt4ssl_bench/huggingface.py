@@ -17,6 +17,7 @@ from mt4ssl_bench.checkpoint import fingerprint
 from mt4ssl_bench.errors import UpstreamError, some
 from mt4ssl_bench.features import Features, Upstream
 from mt4ssl_bench.identity import identify
+from mt4ssl_bench.wheels import advice, is_mismatch
 
 LOGGER = logging.getLogger(__name__)
 MAX_SECONDS = 600  # attention's memory grows as the square of the length, the first layer's takes 6 MB a second at base
@@ -36,7 +37,10 @@ def import_transformers(what: str) -> Any:  # noqa: ANN401 - an optional library
     try:
         import huggingface_hub
         import transformers
-    except ImportError:
+        import transformers.audio_utils  # imports torchaudio, as do its feature extractors
+    except (ImportError, OSError, RuntimeError) as error:
+        if is_mismatch(error):
+            raise UpstreamError(f"{what}: {advice(error)}") from None
         raise UpstreamError(
             f"{what}: needs Hugging Face's transformers: pip install 'mt4ssl-bench[hf]'"
         ) from None

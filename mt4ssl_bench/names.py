@@ -12,7 +12,8 @@ KEY = re.compile(r"[A-Za-z_][\w.]*=")  # optim.lr=1e-3; no path with a slash, no
 
 def split_keys(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the names and the key=value overrides among `arguments`; a path that exists is a name."""
-    names, keys = [], []
+    names: list[str] = []
+    keys: list[str] = []
     for argument in arguments:
         is_key = KEY.match(argument) is not None
         file = argument.rpartition(".py:")[0] + ".py"  # of path/to/file.py:Class

@@ -5,7 +5,6 @@ Shapes: L hidden states, B batch, T frames, D dimension, K crops.
 
 import hashlib
 import logging
-import math
 from collections import deque
 from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -244,20 +243,18 @@ def broken_layers(values: Tensor) -> str:
     """Return which hidden states of (T, L, D) are NaN, infinite or HUGE, and the largest finite value.
 
     Returns:
-        For example "hidden state 3 of 0-12: 64 values are NaN or infinite, the largest finite one
-        is 3.4e+37"; an empty text where none is broken.
+        For example "hidden state 3 of 0-12: 64 of 640 values are NaN or infinite, the largest finite
+        one is 2.1"; an empty text where none is broken.
     """
     texts = []
     for layer, rows in enumerate(values.float().unbind(1)):
-        finite = torch.isfinite(rows)
-        largest = float(rows[finite].abs().max()) if finite.any() else math.nan
-        lost = int((~finite).sum())
-        if lost or largest > HUGE:
-            texts.append(
-                f"hidden state {layer} of 0-{values.shape[1] - 1}: {lost} of {rows.numel()} values "
-                f"are NaN or infinite, the largest finite one is {largest:.3g}"
-            )
-    more = f", and {len(texts) - 1} more hidden states" if len(texts) > 1 else ""
+        finite = rows[torch.isfinite(rows)]
+        lost, peak = rows.numel() - len(finite), float(finite.abs().max()) if len(finite) else 0.0
+        if lost or peak > HUGE:
+            parts = [f"{lost} of {rows.numel()} values are NaN or infinite"] if lost else []
+            parts += [f"the largest finite one is {peak:.3g}"] if len(finite) else []
+            texts.append(f"hidden state {layer} of 0-{values.shape[1] - 1}: {', '.join(parts)}")
+    more = f" ({len(texts) - 1} more hidden states are broken)" if len(texts) > 1 else ""
     return (texts or [""])[0] + more  # later ones read the first
 
 

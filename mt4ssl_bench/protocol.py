@@ -177,7 +177,7 @@ def _finite(upstream: Upstream) -> Check:
         "finite",
         "failed" if broken else "ok",
         f"finite values up to {HUGE:.2g} for noise and silence",
-        "; ".join(broken) or "all of them",
+        (broken or ["all of them"])[0],
     )
 
 

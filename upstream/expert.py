@@ -45,8 +45,9 @@ class MT4SSLUpstream:
         self.blueprint = {"kind": KIND, "config": to_dict(model.config)}
         self.parameters = sum(p.numel() for p in model.parameters())
         self.fingerprint = fingerprint(model.config, model.state_dict())
-        old = (checkpoint.fingerprint(model.state_dict()),)  # scheme 1: the weights only
-        self.former, self.insufficient = (old, ()) if pretrained else ((), old)
+        old = checkpoint.fingerprint(model.state_dict())  # scheme 1: the weights only
+        self.former: tuple[str, ...] = (old,) if pretrained else ()
+        self.insufficient: tuple[str, ...] = () if pretrained else (old,)
 
     @torch.no_grad()
     def extract(self, waveforms: Tensor, lengths: Tensor) -> Features:

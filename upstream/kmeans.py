@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchaudio
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -32,6 +31,7 @@ from mt4ssl_bench.upstream.config import OfflineConfig, PretrainConfig, check
 from mt4ssl_bench.upstream.frontend import RECEPTIVE_FIELD, STRIDE, frame_count
 from mt4ssl_bench.upstream.labels import LabelInfo, LabelStore, write_labels
 from mt4ssl_bench.upstream.purity import measure, read_ctm
+from mt4ssl_bench.wheels import import_torchaudio
 
 LOGGER = logging.getLogger(__name__)
 CENTRES = "centres.npz"
@@ -48,6 +48,7 @@ def mfcc(samples: NDArray[np.float32]) -> Tensor:
     wave = (
         torch.from_numpy(samples)[None] * 32768.0
     )  # Kaldi's range: the log energies then stay above its floor
+    torchaudio = import_torchaudio("MFCC features")
     static = torchaudio.compliance.kaldi.mfcc(
         wave, sample_frequency=audio.RATE, use_energy=False
     ).t()[None]
