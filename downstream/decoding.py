@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mt4ssl_bench.downstream.task import DecodeConfig
 from mt4ssl_bench.downstream.units import BLANK, Characters, Phonemes, Units
-from mt4ssl_bench.errors import ConfigError
+from mt4ssl_bench.errors import ConfigError, lines
 
 LM_WEIGHTS = (0.5, 1.0, 2.0, 3.0)  # what decode.tune tries on valid, with each of the word scores
 WORD_SCORES = (-1.0, 0.0, 1.0)
@@ -162,9 +162,7 @@ def _load(flashlight: Any, lm: str, dictionary: Any) -> Any:  # noqa: ANN401
     try:
         return flashlight.KenLM(lm, dictionary)
     except RuntimeError as error:
-        raise ConfigError(
-            f"decode.lm={lm}: not a KenLM model ({str(error).splitlines()[-1][:120]})"
-        ) from None
+        raise ConfigError(f"decode.lm={lm}: not a KenLM model ({lines(error)[-1][:120]})") from None
 
 
 def _flashlight() -> Any:  # noqa: ANN401

@@ -13,7 +13,7 @@ from mt4ssl_bench.downstream.finetune import train_finetuned
 from mt4ssl_bench.downstream.frozen import train_frozen
 from mt4ssl_bench.downstream.plan import ROLES, Job, plan
 from mt4ssl_bench.downstream.record import Clock, write_record
-from mt4ssl_bench.errors import BenchError
+from mt4ssl_bench.errors import BenchError, first_line, with_class
 from mt4ssl_bench.features import Upstream, load_each, pick_device
 from mt4ssl_bench.results import Result
 from mt4ssl_bench.store import FeatureStore
@@ -86,13 +86,8 @@ def _fill(
 
 def _report(outcome: Outcome, row: str, error: Exception) -> None:
     LOGGER.debug("failed", exc_info=error)
-    reason = (str(error).splitlines() or [""])[0]
-    kind = (
-        ""
-        if reason and isinstance(error, BenchError | RuntimeError | OSError)
-        else f"{type(error).__name__}: "
-    )
-    outcome.failures.append(f"{row}: {kind}{reason}")
+    plain = isinstance(error, BenchError | RuntimeError | OSError)
+    outcome.failures.append(f"{row}: {first_line(error) if plain else with_class(error)}")
     LOGGER.error("%s", outcome.failures[-1])
 
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 from omegaconf import DictConfig, ListConfig, OmegaConf, TupleConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from mt4ssl_bench.errors import ConfigError
+from mt4ssl_bench.errors import ConfigError, first_line
 from mt4ssl_bench.registry import hint
 
 C = TypeVar("C")
@@ -50,9 +50,7 @@ def _read_chain(recipe: str, seen: tuple[str, ...]) -> dict[str, Any]:
     try:
         node = OmegaConf.create(text)
     except Exception as error:  # noqa: BLE001 - the YAML reader raises many kinds, all meaning "not a recipe"
-        raise ConfigError(
-            f"recipe {recipe}: not valid YAML: {str(error).splitlines()[0]}"
-        ) from None
+        raise ConfigError(f"recipe {recipe}: not valid YAML: {first_line(error)}") from None
     if not isinstance(node, DictConfig):
         raise ConfigError(f"recipe {recipe}: expected keys and values, found {type(node).__name__}")
     base = node.pop("base", None)
@@ -112,9 +110,7 @@ def _read_override(override: str) -> DictConfig:
     try:
         return OmegaConf.from_dotlist([override])
     except Exception as error:  # noqa: BLE001 - the YAML reader's own kinds, as above
-        raise ConfigError(
-            f"override '{override}': not valid YAML: {str(error).splitlines()[0]}"
-        ) from None
+        raise ConfigError(f"override '{override}': not valid YAML: {first_line(error)}") from None
 
 
 def _culprit(layer: Any, schema: Any) -> str:  # noqa: ANN401 - OmegaConf nodes
@@ -148,7 +144,7 @@ def _lists(layer: Any, schema: Any) -> Any:  # noqa: ANN401 - OmegaConf nodes
 
 def _explain(error: OmegaConfBaseException, node: Any, culprit: str = "?") -> str:  # noqa: ANN401 - OmegaConf's
     key = getattr(error, "full_key", None) or getattr(error, "key", None) or culprit
-    text = str(getattr(error, "msg", None) or error).splitlines()[0]
+    text = first_line(error)
     if "not in" in text or "Key" in text:
         parent: Any = node
         for part in str(key).split(".")[:-1]:

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from torch import Tensor, nn
 
-from mt4ssl_bench.errors import UpstreamError
+from mt4ssl_bench.errors import UpstreamError, first_line
 from mt4ssl_bench.features import Features, S3PRLUpstream, Upstream
 from mt4ssl_bench.registry import Registry
 
@@ -111,7 +111,7 @@ def rebuild(blueprint: dict[str, Any], config: TuneConfig, state: dict[str, Tens
         module.load_state_dict(state)
     except RuntimeError as error:
         raise UpstreamError(
-            f"the stored weights do not fit their model ({str(error).splitlines()[0]})"
+            f"the stored weights do not fit their model ({first_line(error)})"
         ) from None
     return module
 
