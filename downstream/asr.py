@@ -9,7 +9,7 @@ from mt4ssl_bench.corpus import text_of
 from mt4ssl_bench.downstream.ctc import CTCTask
 from mt4ssl_bench.downstream.heads import RecurrentHead
 from mt4ssl_bench.downstream.units import Characters, Pieces, Units
-from mt4ssl_bench.metrics import Score, error_counts, error_rate
+from mt4ssl_bench.metrics import METRICS, Score
 
 
 class ASR(CTCTask):
@@ -45,8 +45,6 @@ class ASR(CTCTask):
     ) -> dict[str, Score]:
         """Return word and character error rates."""
         return {
-            "wer": error_rate(error_counts(references, hypotheses, by="words"), speakers=speakers),
-            "cer": error_rate(
-                error_counts(references, hypotheses, by="characters"), speakers=speakers
-            ),
+            name: METRICS[name].score(references, hypotheses, speakers=speakers)
+            for name in ("wer", "cer")
         }

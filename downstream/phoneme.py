@@ -14,7 +14,7 @@ from mt4ssl_bench.downstream.nearest import nearest
 from mt4ssl_bench.downstream.task import TaskConfig
 from mt4ssl_bench.downstream.units import Phonemes, Units, drop_stress
 from mt4ssl_bench.lexicon import UNKNOWN, Words, named_lexicon, pronounce, pronunciations
-from mt4ssl_bench.metrics import Score, error_counts, error_rate
+from mt4ssl_bench.metrics import METRICS, Score
 
 LOGGER = logging.getLogger(__name__)
 
@@ -91,6 +91,4 @@ class Phoneme(CTCTask):
         self, references: list[str], hypotheses: list[str], speakers: list[str] | None
     ) -> dict[str, Score]:
         """Return the phoneme error rate."""
-        return {
-            "per": error_rate(error_counts(references, hypotheses, by="words"), speakers=speakers)
-        }
+        return {"per": METRICS["per"].score(references, hypotheses, speakers=speakers)}

@@ -12,7 +12,7 @@ from mt4ssl_bench.downstream.plan import Job, comparable
 from mt4ssl_bench.downstream.task import Task, Trained
 from mt4ssl_bench.environment import environment
 from mt4ssl_bench.features import Upstream
-from mt4ssl_bench.metrics import Score, error_counts
+from mt4ssl_bench.metrics import METRICS, Score
 from mt4ssl_bench.results import Hypothesis, Result, lm_reference
 
 
@@ -109,10 +109,7 @@ def _scores(task: Task, pairs: Sequence[tuple[str, str]], cuts: Sequence[Any]) -
 def _hypotheses(task: Task, trained: Trained) -> list[Hypothesis]:
     hypotheses, cuts = trained.hypotheses, trained.cuts
     references = task.references(cuts, hypotheses)
-    if task.pooled:
-        counts = [(int(a != b), 0, 0, 1) for a, b in zip(references, hypotheses, strict=True)]
-    else:
-        counts = [tuple(row) for row in error_counts(references, hypotheses, by="words").tolist()]
+    counts = METRICS[task.metric].counts(references, hypotheses).tolist()
     speakers: Sequence[str | None] = speakers_of(cuts) or [None for _ in cuts]
     rows: list[Hypothesis] = [
         {

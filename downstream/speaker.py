@@ -11,7 +11,7 @@ from mt4ssl_bench.corpus import speaker_of
 from mt4ssl_bench.downstream.heads import PooledHead
 from mt4ssl_bench.downstream.task import Task
 from mt4ssl_bench.errors import ConfigError
-from mt4ssl_bench.metrics import Score, accuracy
+from mt4ssl_bench.metrics import METRICS, Score
 
 
 class Speaker(Task):
@@ -81,5 +81,4 @@ class Speaker(Task):
         self, references: list[str], hypotheses: list[str], speakers: list[str] | None
     ) -> dict[str, Score]:
         """Return the accuracy."""
-        correct = [a == b for a, b in zip(references, hypotheses, strict=True)]
-        return {"acc": accuracy(correct, speakers=speakers)}
+        return {"acc": METRICS["acc"].score(references, hypotheses, speakers=speakers)}

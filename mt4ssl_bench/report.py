@@ -1,6 +1,6 @@
 """One record for people: metrics, sweep, layer weights, confusions, worst utterances; and sweeps side by side."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,7 +51,8 @@ def sweep_tables(results: Sequence[Result]) -> RenderableType:
         )
     tables: list[RenderableType] = []
     for (corpus, _, name, mark), members in sorted(groups.items()):
-        metric = METRICS[members[0].main_metric].label
+        main = METRICS.get(members[0].main_metric)
+        metric = main.label if main else members[0].main_metric
         seeds = "; a line for each seed" if any(len(result.seeds) > 1 for result in members) else ""
         grid = _table(
             f"{corpus}: {name} ({mark}), {metric} on valid by learning rate (at update){seeds}",
@@ -94,13 +95,18 @@ def _metrics(result: Result) -> Table:
             "-"
             if score.speaker_low is None
             else f"[{score.speaker_low:.2f}, {score.speaker_high:.2f}]"
+            + _method(score.speaker_method)
         )
         edits = (score.substitutions, score.deletions, score.insertions, score.errors, score.total)
-        interval = f"[{score.low:.2f}, {score.high:.2f}]"
+        interval = f"[{score.low:.2f}, {score.high:.2f}]" + _method(score.method)
         grid.add_row(
             *map(Text, (label, f"{score.value:.2f}", interval, speakers, *map(str, edits)))
         )
     return grid
+
+
+def _method(method: str | None) -> str:
+    return "" if method in {None, "bootstrap"} else f" {method}"
 
 
 def _layers(result: Result) -> RenderableType:
@@ -116,17 +122,17 @@ def _layers(result: Result) -> RenderableType:
 
 
 def _confused(result: Result, rows: Sequence[Hypothesis]) -> Table:
-    """The commonest errors: phonemes, words or speakers."""
-    pairs = [(row["reference"], row["hypothesis"]) for row in rows]
-    whole = result.main_metric == "acc"  # a speaker's name may hold spaces
-    found = (
-        Counter(pair for pair in pairs if pair[0] != pair[1])
-        if whole
-        else confusions(*zip(*pairs, strict=True))
-    )
-    what = {"phoneme": "phonemes", "asr": "words"}.get(result.task, f"{result.task}s")
+    """The commonest errors, in the tokens of the main metric."""
+    metric = METRICS.get(result.main_metric)
+    if metric is None or metric.tokens is None:
+        return _table(f"most confused: {result.main_metric} has no definition here")
+    references, hypotheses = zip(*((r["reference"], r["hypothesis"]) for r in rows), strict=True)
+    found = confusions(references, hypotheses, by=metric.tokens)
     grid = _table(
-        f"most confused {what} ({found.total()} errors)", "reference", "hypothesis", "times"
+        f"most confused {metric.noun or metric.tokens} ({found.total()} errors)",
+        "reference",
+        "hypothesis",
+        "times",
     )
     for (wanted, said), count in sorted(found.items(), key=lambda item: (-item[1], item[0]))[
         :CONFUSED

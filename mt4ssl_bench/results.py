@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
+import numpy as np
+
 from mt4ssl_bench.errors import CheckpointError
 from mt4ssl_bench.files import write_text
+from mt4ssl_bench.intervals import Counts, score_interval
 from mt4ssl_bench.metrics import Score
 
 SCHEMA = (
@@ -198,7 +201,11 @@ def load(path: Path) -> Result:
             '"mt4ssl-bench evaluate" again'
         )
     try:
-        values["metrics"] = {name: Score(**score) for name, score in values["metrics"].items()}
+        utterances = values["counts"].get("test_utterances")
+        values["metrics"] = {
+            name: Score(**_with_width(score, utterances))
+            for name, score in values["metrics"].items()
+        }
         for field, kind in (("upstream", UpstreamRecord), ("corpus", CorpusRecord)):
             missing = kind.__required_keys__ - values[field].keys()
             if missing:
@@ -214,6 +221,14 @@ def load_all(folder: Path) -> list[Result]:
     Raises CheckpointError for a damaged one: a leaderboard that silently loses rows would be wrong.
     """
     return [load(path) for path in sorted(folder.glob("*.json"))]
+
+
+def _with_width(score: dict[str, Any], utterances: int | None) -> dict[str, Any]:
+    """Give an interval to an older record's bootstrap that has no width (all utterances alike)."""
+    if "method" in score or score["low"] != score["high"] or not utterances:
+        return score
+    interval = score_interval(score["value"], utterances)
+    return {**score, "low": interval.low, "high": interval.high, "method": interval.method}
 
 
 def find(folder: Path, key: str) -> Result | None:
@@ -240,6 +255,17 @@ def load_hypotheses(path: Path) -> list[Hypothesis]:
             raise _damaged(path, f"line {len(rows) + 1} lacks {', '.join(sorted(missing))}")
         rows.append(row)
     return rows
+
+
+def stored_counts(rows: Sequence[Hypothesis]) -> Counts:
+    """Return the error counts (N, 4) of the hypotheses, in the tokens of their record's main metric."""
+    return np.array(
+        [
+            (row["substitutions"], row["deletions"], row["insertions"], row["tokens"])
+            for row in rows
+        ],
+        dtype=np.int64,
+    ).reshape(-1, 4)
 
 
 def _plain(value: object) -> object:
