@@ -58,7 +58,7 @@ def score_interval(value: float, number: int) -> Interval:
     if rate <= 1:
         middle, scale = rate + share / 2, 1 + share
         half = math.sqrt(share * rate * (1 - rate) + share * share / 4)
-        low, high = (round(100 * (middle + sign * half) / scale, 9) for sign in (-1, 1))
+        low, high = (round(100 * (middle + sign * half) / scale, 9) + 0.0 for sign in (-1, 1))
         return Interval(low=low, high=high, method="wilson")  # rounded: 0 and 100 are exact
     half = math.sqrt(share * rate + share * share / 4)
     low, high = rate + share / 2 - half, rate + share / 2 + half

@@ -215,12 +215,17 @@ def load(path: Path) -> Result:
         raise _damaged(path, f"{type(error).__name__}: {error}") from None
 
 
+def record_paths(folder: Path) -> list[Path]:
+    """Return the files of a folder's records, in order of file name."""
+    return sorted(folder.glob("*.json"))
+
+
 def load_all(folder: Path) -> list[Result]:
     """Read every record of a folder, in order of file name; empty where there is none.
 
     Raises CheckpointError for a damaged one: a leaderboard that silently loses rows would be wrong.
     """
-    return [load(path) for path in sorted(folder.glob("*.json"))]
+    return [load(path) for path in record_paths(folder)]
 
 
 def _with_width(score: dict[str, Any], utterances: int | None) -> dict[str, Any]:
