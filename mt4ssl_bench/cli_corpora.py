@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from mt4ssl_bench.cli_shared import (
     Download,
@@ -315,11 +314,11 @@ def print_catalogue() -> None:
     """Print every corpus that 'prepare' knows by name: hours, licence, tasks."""
     from mt4ssl_bench.catalogue import CATALOGUE
 
-    stdout.print("[bold]corpora[/bold] (prepare NAME --help)")
+    stdout.print("corpora (prepare NAME --help)", style="bold")
     for name, entry in CATALOGUE.items():
-        stdout.print(f"  {name:16} {escape(entry.about)}")
+        stdout.print(f"  {name:16} {entry.about}")
         facts = f"{entry.hours} h; {entry.licence}; {entry.tasks}" if entry.hours else entry.tasks
-        stdout.print(f"  {'':16} [dim]{escape(facts)}[/dim]")
+        stdout.print(f"  {'':16} {facts}", style="dim")
 
 
 def _names(parts: str) -> list[str]:

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from mt4ssl_bench.metrics import METRICS, confusions
 from mt4ssl_bench.results import Hypothesis, Result, digest, load, load_hypotheses
+from mt4ssl_bench.text import flat
 
 CONFUSED, WORST = 15, 5  # lines of a report
 BAR = 40  # characters of the largest layer weight's bar
@@ -37,7 +38,9 @@ def report(path: Path) -> RenderableType:
         _worst(rows),
     ]
     return Group(
-        Text(head, "bold"), *map(Text, lines), *(line for part in parts for line in (Text(), part))
+        _text(head, "bold"),
+        *map(_text, lines),
+        *(line for part in parts for line in (Text(), part)),
     )
 
 
@@ -62,7 +65,7 @@ def sweep_tables(results: Sequence[Result]) -> RenderableType:
         for rate in rates:
             grid.add_column(Text(f"{rate:g}"), justify="right")
         for result in members:
-            grid.add_row(Text(result.upstream["name"]), *(_trials(result, rate) for rate in rates))
+            grid.add_row(_text(result.upstream["name"]), *(_trials(result, rate) for rate in rates))
         tables.append(grid)
     return Group(*tables)
 
@@ -100,7 +103,7 @@ def _metrics(result: Result) -> Table:
         edits = (score.substitutions, score.deletions, score.insertions, score.errors, score.total)
         interval = f"[{score.low:.2f}, {score.high:.2f}]" + _method(score.method)
         grid.add_row(
-            *map(Text, (label, f"{score.value:.2f}", interval, speakers, *map(str, edits)))
+            *map(_text, (label, f"{score.value:.2f}", interval, speakers, *map(str, edits)))
         )
     return grid
 
@@ -137,7 +140,7 @@ def _confused(result: Result, rows: Sequence[Hypothesis]) -> Table:
     for (wanted, said), count in sorted(found.items(), key=lambda item: (-item[1], item[0]))[
         :CONFUSED
     ]:
-        grid.add_row(Text(wanted or "(inserted)"), Text(said or "(left out)"), str(count))
+        grid.add_row(_text(wanted or "(inserted)"), _text(said or "(left out)"), str(count))
     return grid
 
 
@@ -148,7 +151,7 @@ def _worst(rows: Sequence[Hypothesis]) -> Table:
         counts = f"{row['substitutions']}/{row['deletions']}/{row['insertions']}"
         grid.add_row(
             *map(
-                Text,
+                _text,
                 (
                     row["id"],
                     counts,
@@ -161,8 +164,12 @@ def _worst(rows: Sequence[Hypothesis]) -> Table:
     return grid
 
 
+def _text(text: str, style: str = "") -> Text:
+    return Text(flat(text), style)
+
+
 def _table(title: str, *headings: str) -> Table:
-    grid = Table(title=Text(title), title_justify="left", title_style="bold")
+    grid = Table(title=_text(title), title_justify="left", title_style="bold")
     for number, heading in enumerate(headings):
         grid.add_column(Text(heading), justify="left" if not number or heading in LEFT else "right")
     return grid
