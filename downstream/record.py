@@ -66,6 +66,7 @@ def write_record(
         recipe=comparable(job.config),
         sweep=trained.trials,
         layer_weights=trained.layer_weights,
+        layer_norms=trained.layer_norms,
         seeds=list(job.config.seeds),
         limit=job.limit,
         mode=job.config.mode,

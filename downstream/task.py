@@ -123,6 +123,9 @@ class Trained:
     cuts: list[Any]
     trials: list[Trial]
     layer_weights: list[float]
+    layer_norms: list[float] = field(
+        default_factory=list
+    )  # of the hidden states, see layer_norms()
     with_lm: WithLM | None = None
     counts: dict[str, int] = field(default_factory=dict)
 

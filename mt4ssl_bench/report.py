@@ -115,13 +115,23 @@ def _method(method: str | None) -> str:
 def _layers(result: Result) -> RenderableType:
     if not result.layer_weights:
         return Text("no layer weights: the upstream was trained with the head")
-    grid = _table(
-        "learned weights of the hidden states (0: before the first layer)", "layer", "weight", ""
-    )
-    largest = max(result.layer_weights)
-    for layer, weight in enumerate(result.layer_weights):
-        grid.add_row(str(layer), f"{weight:.3f}", "█" * round(BAR * weight / largest))
-    return grid
+    title = "hidden states in the learned sum (0: before the first layer)"
+    norms = result.layer_norms
+    if not norms:
+        grid, shares = _table(title, "layer", "weight", ""), result.layer_weights
+        note = "weight: softmax weight; it is small for a loud layer, and this record has no norms"
+    else:
+        grid = _table(title, "layer", "weight", "mean norm", "weight x norm", "")
+        shares = [weight * norm for weight, norm in zip(result.layer_weights, norms, strict=True)]
+        note = (
+            "weight: softmax weight; weight x norm: size of the layer's part in the sum, "
+            "which compares layers (the bars)"
+        )
+    largest = max(shares) or 1.0
+    for layer, (weight, share) in enumerate(zip(result.layer_weights, shares, strict=True)):
+        numbers = [f"{weight:.3f}", *([f"{norms[layer]:.3g}", f"{share:.3g}"] if norms else [])]
+        grid.add_row(str(layer), *numbers, "█" * round(BAR * share / largest))
+    return Group(grid, _text(note))
 
 
 def _confused(result: Result, rows: Sequence[Hypothesis]) -> Table:

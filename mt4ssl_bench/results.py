@@ -112,6 +112,8 @@ class Result:
     wall_seconds: dict[str, float]
     counts: dict[str, int]
     created: str
+    # mean L2 norm of each hidden state where the head read it; empty in older records
+    layer_norms: list[float] = dataclasses.field(default_factory=list)
     lm_weights: dict[str, float] = dataclasses.field(
         default_factory=dict
     )  # of decoding with a language model

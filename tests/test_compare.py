@@ -262,6 +262,20 @@ def test_a_report_holds_everything_a_record_says(tmp_path: Path) -> None:
     assert "█" * 41 not in shown
 
 
+def test_layers_are_compared_by_weight_times_norm(tmp_path: Path) -> None:
+    loud = save(tmp_path, "loud", GOOD, layer_weights=[0.2, 0.8], layer_norms=[40.0, 2.0])
+    lines = [line for line in text(report(loud)).splitlines() if "│" in line or "weight" in line]
+    (first,) = [line for line in lines if line.startswith("│ 0 ") and "0.200" in line]
+    (second,) = [line for line in lines if line.startswith("│ 1 ") and "0.800" in line]
+    assert [part in first for part in ("0.200", "40", "8", "█" * 40)] == [True] * 4
+    assert [part in second for part in ("0.800", "2", "1.6", "█" * 8)] == [True] * 4
+    assert "█" * 9 not in second
+    assert any("weight x norm: size of the layer's part in the sum" in line for line in lines)
+    old = text(report(save(tmp_path, "old", GOOD)))
+    assert "this record has no norms" in old
+    assert "mean norm" not in old
+
+
 def test_a_speakers_name_is_one_thing_to_be_confused_with(tmp_path: Path) -> None:
     shown = text(report(save(tmp_path, "good", [*SENTENCES[:-1], "SOMEBODY ELSE"], task="speaker")))
     assert "most confused answers (1 errors)" in shown

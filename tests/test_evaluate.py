@@ -59,6 +59,8 @@ def test_a_head_learns_to_read_the_tones(
     assert [trial["lr"] for trial in first.sweep] == [0.1, 0.01]
     assert sum(trial["chosen"] for trial in first.sweep) == 1
     assert sum(first.layer_weights) == pytest.approx(1)
+    assert len(first.layer_norms) == len(first.layer_weights)
+    assert all(norm > 0 for norm in first.layer_norms)
     assert first.corpus["digest"] == corpus.info.digest
     assert set(first.wall_seconds) == {"features", "train", "test"}
     path = results.record_path(first, tmp_path)
@@ -123,7 +125,7 @@ def test_a_row_that_fails_in_an_unforeseen_way_does_not_stop_the_others(
     monkeypatch.setattr(job, "train_frozen", odd)
     outcome = evaluate(["broken", "good"], [PHONEME], corpus.root, out=tmp_path, device="cpu")
     assert len(outcome.results) == 1
-    assert outcome.failures == ["broken, toy_phoneme: ZeroDivisionError: "]
+    assert outcome.failures == ["broken, toy_phoneme: ZeroDivisionError"]
 
 
 def test_a_limited_run_is_marked_and_never_ranked(
