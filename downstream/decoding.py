@@ -5,6 +5,7 @@ Shapes: B batch, T frames, V outputs.
 
 import itertools
 import math
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from mt4ssl_bench.downstream.task import DecodeConfig
 from mt4ssl_bench.downstream.units import BLANK, Characters, Phonemes, Units
 from mt4ssl_bench.errors import ConfigError, lines
 
+NO_WHEEL = (3, 13)  # the first Python without a wheel of flashlight-text
 LM_WEIGHTS = (0.5, 1.0, 2.0, 3.0)  # what decode.tune tries on valid, with each of the word scores
 WORD_SCORES = (-1.0, 0.0, 1.0)
 NEVER = -1e4  # log probability of what the added last frame does not allow
@@ -172,8 +174,23 @@ def _flashlight() -> Any:  # noqa: ANN401
         from flashlight.lib.text.decoder.kenlm import KenLM
         from flashlight.lib.text.dictionary import Dictionary
     except ImportError as error:
-        raise ConfigError(
-            f"decode.lm: needs flashlight-text ({error}); pip install 'mt4ssl-bench[lm]'"
-        ) from None
+        raise ConfigError(_no_decoder(sys.version_info[:2], error)) from None
     names = {name: getattr(decoder, name) for name in dir(decoder) if not name.startswith("_")}
     return type("flashlight", (), {**names, "KenLM": KenLM, "Dictionary": Dictionary})
+
+
+def _no_decoder(python: tuple[int, int], error: ImportError) -> str:
+    """Return what to do where flashlight-text cannot be imported."""
+    if python >= NO_WHEEL:
+        return (
+            "decode.lm: needs flashlight-text, which has no wheel for Python "
+            f"{python[0]}.{python[1]}; expected Python 3.11 or 3.12; make an environment with "
+            "one of them, install 'mt4ssl-bench[lm]' there and rerun the same command"
+        )
+    return f"decode.lm: needs flashlight-text ({error}); pip install 'mt4ssl-bench[lm]'"
+
+
+def check_decoder(config: DecodeConfig) -> None:
+    """Raise ConfigError where the recipe's language model cannot be used on this machine at all."""
+    if config.lm:
+        _flashlight()

@@ -16,7 +16,7 @@ from mt4ssl_bench.downstream.sweep import Split, Sweep, Trial
 from mt4ssl_bench.downstream.task import Task, Trained
 from mt4ssl_bench.features import Upstream
 from mt4ssl_bench.passes import Crops, Pass
-from mt4ssl_bench.store import FeatureStore
+from mt4ssl_bench.store import FeatureStore, LiveFeatures
 
 NORMED = 50  # utterances whose norms are measured
 
@@ -66,10 +66,14 @@ def train_frozen(
 def layer_norms(split: Split, *, normalized: bool) -> list[float]:
     """Return the mean L2 norm of each hidden state (L,), over frames of up to NORMED utterances.
 
+    Empty where features are not stored: each reading would be one more pass of the upstream.
+
     Args:
         split: the features that the head reads: frames, or means over time for a pooled task.
         normalized: whether the head normalizes each hidden state before it weights them.
     """
+    if isinstance(split.features, LiveFeatures):
+        return []
     cuts = split.cuts[:: -(-len(split.cuts) // NORMED)]
     norms = []
     for cut in cuts:

@@ -10,6 +10,7 @@ from typing import Any
 from mt4ssl_bench import bounds, results
 from mt4ssl_bench.config import load, read_recipe, recipe_names, to_dict
 from mt4ssl_bench.corpus import Corpus, phones_of, speaker_of, text_of
+from mt4ssl_bench.downstream.decoding import check_decoder
 from mt4ssl_bench.downstream.task import TASKS, DecodeConfig, Task, TaskConfig, rates
 from mt4ssl_bench.errors import ConfigError, CorpusError
 from mt4ssl_bench.features import Upstream
@@ -136,6 +137,7 @@ def plan(name: str, corpus: Corpus, overrides: Sequence[str] = (), limit: int | 
         )
     rates(config)
     comparable(config)  # its files must be there
+    check_decoder(config.decode)
     if config.lexicon:
         named_lexicon(config.lexicon)  # and readable
     job = Job(
