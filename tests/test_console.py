@@ -4,7 +4,6 @@ import io
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 from rich.console import Console
@@ -12,15 +11,6 @@ from rich.table import Table
 from rich.text import Text
 
 from mt4ssl_bench import console
-
-
-@pytest.fixture(autouse=True)
-def logger() -> Iterator[logging.Logger]:
-    """Give each test the package's logger as a library user has it, and put everything back afterwards."""
-    log = console.LOGGER
-    before = (log.handlers, log.level, log.propagate)
-    yield log
-    log.handlers, log.level, log.propagate = before[0], before[1], before[2]
 
 
 @pytest.fixture
