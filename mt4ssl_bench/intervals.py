@@ -140,7 +140,9 @@ class _Paired:
         """How many utterances have another error rate than in `a`; also where they have no tokens."""
         errors, tokens = self.errors[others], self.tokens[others]
         rates = errors * self.tokens[a] != self.errors[a] * tokens
-        return (rates | ((tokens == self.tokens[a]) & (errors != self.errors[a]))).sum(axis=1)
+        differ = rates | ((tokens == self.tokens[a]) & (errors != self.errors[a]))
+        number: Numbers = np.count_nonzero(differ, axis=1)
+        return number
 
 
 def error_pairs(counts: Counts) -> Counts:
