@@ -4,7 +4,7 @@ Shapes: N samples, T frames, V outputs.
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mt4ssl_bench import audio
-from mt4ssl_bench.config import from_dict
 from mt4ssl_bench.console import progress
 from mt4ssl_bench.downstream.ctc import CTCTask
-from mt4ssl_bench.downstream.saved import read_model
-from mt4ssl_bench.downstream.task import TASKS, TaskConfig
+from mt4ssl_bench.downstream.saved import read_model, read_task
 from mt4ssl_bench.downstream.tuned import Tuned, TunedHead
 from mt4ssl_bench.errors import BenchError, CheckpointError, ConfigError, CorpusError
 from mt4ssl_bench.features import Upstream, load_upstream
@@ -86,12 +84,11 @@ class Recognizer:
 
     def __init__(self, folder: Path, *, upstream: str = "", device: str = "cpu") -> None:
         stored = read_model(folder)
-        task = TASKS.get(stored["task"])(from_dict(TaskConfig, stored["config"]))
+        task = read_task(stored)
         if not isinstance(task, CTCTask):
             raise CheckpointError(
                 f"{folder}: holds a model for task '{stored['task']}', which writes no text"
             )
-        task.restore(stored["state"])
         self.task, self._decode = task, task.decode
         self._about, self._device = stored["upstream"], device
         if "encoder" in stored:
@@ -103,8 +100,14 @@ class Recognizer:
     def use(self, decode: Mapping[str, Any]) -> None:
         """Decode by beam search with a language model from here on; `decode` are DecodeConfig's keys that differ."""
         if not decode.get("lm"):
-            raise ConfigError(f"--{', --'.join(decode)}: of no use without --lm, a KenLM file")
-        self._decode = self.task.beam(replace(self.task.config.decode, **decode)).decode
+            raise ConfigError(
+                f"{_options(decode)}: no effect without --lm; expected --lm, a KenLM file"
+            )
+        config = self.task.config.decode
+        unread = [name for name in decode if not hasattr(config, name)]
+        if unread:
+            raise ConfigError(f"{_options(unread)}: task '{self.task.name}' does not read it")
+        self._decode = self.task.beam(replace(config, **decode)).decode
 
     def text(self, samples: NDArray[np.float32]) -> str:
         """Return what was said in 16 kHz audio (N,)."""
@@ -153,6 +156,10 @@ class Recognizer:
         head = self.task.head(about["num_layers"], about["dim"])
         head.load_state_dict(stored["head"])
         return _Frozen(upstream, head)
+
+
+def _options(names: Iterable[str]) -> str:
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
 
 
 class _Frozen(nn.Module):

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from mt4ssl_bench.errors import BenchError
 from mt4ssl_bench.metrics import METRICS, Metric, Score
-from mt4ssl_bench.results import CorpusRecord, Result, digest, load_all
+from mt4ssl_bench.results import CorpusRecord, Result, load_all, one_model_each
 
 Recipe = tuple[
     str, str, str
@@ -30,7 +30,7 @@ SYNTHETIC = "synthetic speech: a check of the code, not a speech benchmark"
 class Column:
     """One metric of one task under one recipe: the only things whose numbers may be compared.
 
-    `recipe` is the task, the recipe's name and a digest of the resolved recipe, the task's version and mode.
+    `recipe` is the task, the recipe's name and a digest of its settings, the task's version and mode.
     `ranked` marks what decides the rank: each task's main metric, under the recipe that most rows share.
     """
 
@@ -109,7 +109,7 @@ class Leaderboard:
     """
 
     def __init__(self, results: Sequence[Result]) -> None:
-        results = sorted(results, key=lambda result: result.created)
+        results = sorted(one_model_each(results), key=lambda result: result.created)
         names = _names(results)
         corpora: defaultdict[str, list[Result]] = defaultdict(list)
         for result in results:
@@ -207,7 +207,7 @@ def _table(records: Sequence[Result], names: dict[str, str]) -> Table:
     """The table of one corpus; `records` come oldest first: of repeated evaluations the newest counts."""
     models: defaultdict[str, Found] = defaultdict(dict)
     for result in records:
-        recipe = digest([result.recipe, result.task_version, result.mode])[:8]
+        recipe = result.identity.protocol[:8]
         models[result.upstream["fingerprint"]][result.task, result.recipe_name, recipe] = result
     columns = _columns(models.values())
     scores = {mark: [_score(found, column) for column in columns] for mark, found in models.items()}

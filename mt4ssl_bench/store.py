@@ -11,12 +11,13 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from filelock import FileLock, Timeout
 
+from mt4ssl_bench import bounds
 from mt4ssl_bench.errors import BenchError, CheckpointError
 from mt4ssl_bench.feature_file import (
     FeatureSet,
@@ -28,6 +29,7 @@ from mt4ssl_bench.feature_file import (
 )
 from mt4ssl_bench.features import Upstream
 from mt4ssl_bench.passes import Crops, Pass, Values
+from mt4ssl_bench.settings import NEVER
 
 LOGGER = logging.getLogger(__name__)
 GIB = 2**30
@@ -40,7 +42,9 @@ class StoreConfig:
     """Where frozen features are kept and how much disk they may take."""
 
     precision: Precision = "fp16"  # int8: with a scale for each frame of each layer
-    limit_gb: float = 20.0  # of all entries together; the ones unused for longest go first
+    limit_gb: float = field(default=20.0, metadata=NEVER)  # of all entries; the unused ones go
+
+    BOUNDS: ClassVar[bounds.Bounds] = {bounds.NOT_NEGATIVE: "limit_gb"}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,9 @@ from typing import Literal
 import pytest
 
 from mt4ssl_bench.config import from_dict, load, read_recipe, recipe_names, to_dict
-from mt4ssl_bench.downstream.task import TaskConfig
+from mt4ssl_bench.downstream.asr import ASRConfig
+from mt4ssl_bench.downstream.config import TaskConfig
+from mt4ssl_bench.downstream.plan import load_config
 from mt4ssl_bench.errors import ConfigError
 from mt4ssl_bench.upstream.config import PretrainConfig
 
@@ -168,7 +170,7 @@ def test_an_unknown_recipe_names_its_near_misses() -> None:
         Schema(),
         Schema(steps=3, names=("a", "b"), mode="drop", labels="x", optim=Rates(betas=(0.1, 0.2))),
         PretrainConfig(),
-        TaskConfig(),
+        ASRConfig(),
     ],
 )
 def test_a_config_survives_as_plain_containers(
@@ -207,7 +209,7 @@ def test_the_recipes_of_the_readme_are_shipped() -> None:
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_shipped_recipe_loads_against_its_schema(name: str) -> None:
     raw = read_recipe(name)
-    config = load(TaskConfig, name) if "task" in raw else load(PretrainConfig, name)
+    config = load_config(name) if "task" in raw else load(PretrainConfig, name)
     assert config.about == raw["about"]
     assert len(config.about) > 20
     if isinstance(config, TaskConfig):
