@@ -25,6 +25,8 @@ from mt4ssl_bench.feature_file import (
     Precision,
     StoredFeatures,
     Writer,
+    decode,
+    encode_named,
     read_header,
 )
 from mt4ssl_bench.features import Upstream
@@ -59,9 +61,13 @@ class Entry:
 
 
 class LiveFeatures(FeatureSet):
-    """Features that are not kept: every rows() runs the upstream over those utterances once more."""
+    """Features that are not kept: every rows() runs the upstream over those utterances once more.
 
-    def __init__(self, work: Pass, cuts: Sequence[Any]) -> None:
+    They are rounded as stored ones are, so that the room on a disk does not move a score.
+    """
+
+    def __init__(self, work: Pass, cuts: Sequence[Any], precision: Precision) -> None:
+        self.precision = precision
         self.layers, self.dim = work.upstream.num_layers, work.upstream.dim
         self._work, self._cuts = work, {cut.id: cut for cut in cuts}
 
@@ -70,7 +76,8 @@ class LiveFeatures(FeatureSet):
         made = dict(
             pair for batch in self._work([self._cuts[name] for name in names]) for pair in batch
         )
-        return [made[name] for name in names]
+        stored = [encode_named(name, made[name], self.precision) for name in names]
+        return [decode(one, self.precision) for one in stored]
 
     def count(self, name: str) -> int:
         """See FeatureSet.count; frames are what the duration says, which may be one off."""
@@ -127,7 +134,7 @@ class FeatureStore:
                         self._make_room(file, need)
                     except NoRoom as error:
                         LOGGER.warning("%s", _cost(error, header, need))
-                        return LiveFeatures(work, cuts)
+                        return LiveFeatures(work, cuts, header.precision)
                     self._write(file, header, work, cuts)
         with suppress(OSError):  # a store of somebody else's may be read all the same
             os.utime(file.with_suffix(".index"))
