@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mt4ssl_bench import audio
 from mt4ssl_bench.console import progress
 from mt4ssl_bench.downstream.ctc import CTCTask
+from mt4ssl_bench.downstream.plan import former
 from mt4ssl_bench.downstream.saved import read_model, read_task
 from mt4ssl_bench.downstream.tuned import Tuned, TunedHead
 from mt4ssl_bench.errors import BenchError, CheckpointError, ConfigError, CorpusError
@@ -148,7 +149,7 @@ class Recognizer:
     def _frozen(self, stored: dict[str, Any], name: str) -> nn.Module:
         about = self._about
         upstream = load_upstream(name or about["source"] or about["name"], device=self._device)
-        if upstream.fingerprint != about["fingerprint"]:
+        if about["fingerprint"] not in {upstream.fingerprint, *former(upstream)}:
             raise CheckpointError(
                 f"its head was trained on '{about['name']}' ({about['fingerprint']}), not on '{upstream.name}' "
                 f"({upstream.fingerprint}); --upstream names the right one"
