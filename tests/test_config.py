@@ -206,6 +206,23 @@ def test_the_recipes_of_the_readme_are_shipped() -> None:
     )
 
 
+@pytest.mark.parametrize("value", ["010", "1:30", "-0_7", "[1, 017]", "{a: 10:00}"])
+def test_a_number_that_yaml_takes_for_another_one_is_refused(tmp_path: Path, value: str) -> None:
+    file = tmp_path / "odd.yaml"
+    file.write_text(f"steps: {value}\n")
+    for recipe, overrides in ((str(file), []), (None, [f"steps={value}"])):
+        with pytest.raises(ConfigError, match="is another number in YAML; expected it in decimals"):
+            load(Schema, recipe, overrides)
+    file.write_text("steps: 0\nnames: ['010', 2026-11-26, v1:30]\noptim: {lr: 0.01}\n")
+    assert load(Schema, str(file)).names == ("010", "2026-11-26", "v1:30")
+
+
+def test_only_a_truth_value_is_one() -> None:
+    assert load(Schema, overrides=["on=0"]).on is False
+    with pytest.raises(ConfigError, match="key 'on': Value '3' is not a valid bool"):
+        load(Schema, overrides=["on=3"])
+
+
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_shipped_recipe_loads_against_its_schema(name: str) -> None:
     raw = read_recipe(name)

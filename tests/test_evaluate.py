@@ -180,7 +180,7 @@ def test_a_tasks_name_means_the_recipe_that_fits_the_corpus(corpus: Corpus) -> N
         ("phoneme", ["decode.word_score=0"], "'decode.word_score': .*'phoneme' .* only asr$"),
         ("speaker", ["decode.lm=x"], "'decode': task 'speaker' .* only asr and phoneme$"),
         ("speaker", ["task=asr"], "task=asr: recipe speaker_tiny is of 'speaker'"),
-        ("phoneme", ["pronunciations=all"], "'pronunciations' is gone: .* SUPERB"),
+        ("phoneme", ["pronunciations=all"], "'pronunciations' is gone: SUPERB scores the first"),
         ("asr", ["pronunciations=all"], "'pronunciations' is gone"),
         ("asr", ["lr=nan"], r"sweep=\[nan\]: expected different learning rates above 0"),
         ("asr", ["sweep=0.1,inf"], "expected different learning rates above 0"),
@@ -194,6 +194,14 @@ def test_wrong_names_and_keys_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         plan(task, corpus, overrides)
+
+
+def test_a_key_that_the_mode_does_not_read_is_named(
+    corpus: Corpus, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan("asr", corpus, ["tune.layer=1", "decode.beam=3", "batch=4", "pronunciations=first"])
+    assert "asr_tiny: no effect, given mode=frozen and the other keys: " in caplog.text
+    assert caplog.text.strip().endswith("keys: tune.layer=1, decode.beam=3")
 
 
 def test_a_bad_lexicon_shows_before_any_work(corpus: Corpus, tmp_path: Path) -> None:
