@@ -76,6 +76,10 @@ class Job:
             limit=self.limit,
         )
 
+    def key(self, upstream: Upstream, *, training: bool = False) -> str:
+        """Return the key of identity()."""
+        return self.identity(upstream, training=training).key
+
     def former_key(self, identity: Identity, fingerprint: str) -> str | None:
         """Return the key of this job's record under scheme 1 and a fingerprint of then, None if it had none."""
         if not identity.settings.keys() <= flatten(scheme1.DEFAULTS).keys():
@@ -121,10 +125,10 @@ class Job:
         return next((folder for folder in folders if folder.is_dir()), folders[0])
 
 
-def former(upstream: Upstream) -> Sequence[str]:
-    """Return the fingerprints of scheme 1 that `upstream` may have in records; by default, the one it has now."""
-    fingerprints: Sequence[str] = getattr(upstream, "former", (upstream.fingerprint,))
-    return fingerprints
+def former(upstream: Upstream) -> list[str]:
+    """Return the fingerprints that records of scheme 1 may have of `upstream`: the one it has now among them."""
+    earlier: Sequence[str] = getattr(upstream, "former", ())
+    return list(dict.fromkeys((upstream.fingerprint, *earlier)))
 
 
 def plan(name: str, corpus: Corpus, overrides: Sequence[str] = (), limit: int | None = None) -> Job:

@@ -90,7 +90,7 @@ def _upstream(model: Upstream) -> UpstreamRecord:
         "num_layers": model.num_layers,
         "dim": model.dim,
         "stride": model.stride,
-        "former": list(former(model)),
+        "former": former(model),
     }
 
 
