@@ -9,7 +9,8 @@ from hashlib import blake2b
 from mt4ssl_bench import audio
 from mt4ssl_bench.corpus import SID_PREFIX
 from mt4ssl_bench.findings import Collector, Report
-from mt4ssl_bench.manifest import Row
+from mt4ssl_bench.lexicon import APOSTROPHES
+from mt4ssl_bench.manifest import Row, is_quoted
 
 SHORT, LONG = 0.1, 60.0  # seconds: below four frames; above what a batch can hold
 FRAMES = 50  # a second, of every encoder here
@@ -18,6 +19,7 @@ CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ufffd\ufeff\u200b-\u200f]")
 DIGIT = re.compile(r"\d")
 MARKUP = re.compile(r"[<>\[\]{}*=_|]")
 PUNCTUATION = re.compile(r"[.,;:!?\"\u201c-\u201f\u2026()&%@#/]")
+TEXTS = {"digits": DIGIT, "markup": MARKUP, "punctuation": PUNCTUATION}
 EVALUATION = ("valid", "test")
 
 
@@ -61,7 +63,8 @@ class Rules:
             self.found.add("duplicate_id", split, row.id)
         self._ids.add(key)
         for field in ("text", "phones", "speaker"):
-            if field in self.fields and not getattr(row, field).strip():
+            silent = row.silent and field != "speaker"
+            if field in self.fields and not silent and not getattr(row, field).strip():
                 self.found.add(f"no_{field}", split, row.id)
         self._shape(split, row)
         self._text(split, row)
@@ -90,13 +93,15 @@ class Rules:
             self.found.add("leak", split, f"{row.id} (in {first} too)")
 
     def _shape(self, split: str, row: Row) -> None:
-        """Check rate, channels and duration."""
+        """Check rate, channels, duration and speech."""
         if row.rate < audio.RATE:
             self.found.add("low_rate", split, f"{row.id} ({row.rate} Hz)")
         if row.channels > 1:
             self.found.add("channels", split, f"{row.id} ({row.channels})")
         if row.duration < SHORT:
             self.found.add("short", split, f"{row.id} ({row.duration:.3f} s)")
+        if row.silent:
+            self.found.add("no_speech", split, row.id)
         if row.duration > LONG:
             self.found.add("long", split, f"{row.id} ({row.duration:.0f} s)")
 
@@ -108,8 +113,13 @@ class Rules:
             add("garbled", split, shown)
         if not unicodedata.is_normalized("NFC", text):
             add("not_nfc", split, shown)
-        for kind, pattern in (("digits", DIGIT), ("markup", MARKUP), ("punctuation", PUNCTUATION)):
-            if pattern.search(text):
+        if alike := _look_alikes(text):
+            add("look_alikes", split, f"{shown} ({', '.join(alike)})")
+        words = text[1:-1] if is_quoted(text) else text
+        if words != text:
+            add("quoted", split, shown)
+        for kind, pattern in TEXTS.items():
+            if pattern.search(words):
                 add(kind, split, shown)
         for kind, units in (("characters", text.upper()), ("phones", row.phones.split())):
             if len(units) > row.duration * FRAMES:
@@ -198,6 +208,16 @@ def check_rows(splits: Mapping[str, Iterable[Row]], *, fields: Sequence[str]) ->
 
 def _key(text: str) -> bytes:
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=10).digest()
+
+
+def _look_alikes(text: str) -> list[str]:
+    """Return the code points that look like others: typographic apostrophes, and what NFKC changes."""
+    composed = unicodedata.normalize("NFC", text)
+    return [
+        f"U+{ord(character):04X}"
+        for character in sorted(set(composed))
+        if ord(character) in APOSTROPHES or unicodedata.normalize("NFKC", character) != character
+    ]
 
 
 def _mojibake(text: str) -> bool:

@@ -51,11 +51,20 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "no_text": ("error", "utterances without text in a corpus that has texts"),
     "no_phones": ("error", "utterances without phones in a corpus that has phones"),
     "no_speaker": ("error", "utterances without speaker in a corpus that has speakers"),
+    "no_speech": ("note", "utterances in which nobody speaks: recognized words are insertions"),
     "garbled": (
         "warning",
         "texts with control or replacement characters, or UTF-8 read as Latin-1",
     ),
     "not_nfc": ("warning", "texts whose accents are separate characters (not Unicode NFC)"),
+    "look_alikes": (
+        "warning",
+        "texts with typographic apostrophes, or with characters that NFKC normalization changes",
+    ),
+    "quoted": (
+        "warning",
+        "texts in quotation marks: write the table without quoting, if that is where they are from",
+    ),
     "digits": ("warning", "texts with digits: how they are spoken is not written"),
     "markup": ("warning", "texts with brackets or tags"),
     "punctuation": ("warning", "texts with punctuation, which counts as errors"),

@@ -11,7 +11,7 @@ from typing import Any
 from mt4ssl_bench import audio
 from mt4ssl_bench.checks import Rules, in_order
 from mt4ssl_bench.console import progress
-from mt4ssl_bench.corpus import SID_PREFIX, Corpus, phones_of, speaker_of, text_of
+from mt4ssl_bench.corpus import SID_PREFIX, Corpus, is_silent, phones_of, speaker_of, text_of
 from mt4ssl_bench.cuts import Cuts
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.findings import Report
@@ -97,11 +97,12 @@ def row_of(cut: Any) -> Row:  # noqa: ANN401 - lhotse ships no types
         text=text_of(cut),
         phones=phones_of(cut),
         start=cut.start,
-        seconds=0.0 if whole else cut.duration,
+        seconds=None if whole else cut.duration,
         samples=recording.num_samples,
         rate=recording.sampling_rate,
         channels=recording.num_channels,
         content=content,
+        silent=is_silent(cut),
     )
 
 
@@ -151,7 +152,8 @@ def _decode(row: Row, cut: Any) -> tuple[Row, list[Defect]]:  # noqa: ANN401
         defects.append(("changed", row.id))
     if not stated:  # a corpus of Lhotse's own keeps no digests
         row = replace(
-            row, content=found + (f"@{row.start:.3f}+{row.seconds:.3f}" if row.seconds else "")
+            row,
+            content=found + ("" if row.seconds is None else f"@{row.start:.3f}+{row.seconds:.3f}"),
         )
     if signal.frames < count - DURATION_SLACK * row.rate:
         defects.append(("truncated", f"{row.id} ({signal.frames} of {count} samples)"))

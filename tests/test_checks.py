@@ -12,6 +12,7 @@ import pytest
 import soundfile
 
 from mt4ssl_bench import audio, cli_check
+from mt4ssl_bench.checks import _look_alikes
 from mt4ssl_bench.cli import app
 from mt4ssl_bench.corpus import Corpus
 from mt4ssl_bench.cuts import write_cuts
@@ -104,6 +105,9 @@ def planted(tmp_path: Path) -> Corpus:
     table.add("garbled", text="TH\ufffd WORD")
     table.add("mojibake", text="cafÃ© au lait")
     table.add("not_nfc", text=unicodedata.normalize("NFD", "CAFÉ AU LAIT"))
+    table.add("look_alikes", text="DON\u2019T \ufb01T")
+    table.add("quoted", text='"A WORD"')
+    table.add("no_speech", text="<silence>", phones="<silence>")
     table.add("digits", text="ROOM 101")
     table.add("markup", text="<unk> WORD")
     table.add("punctuation", text="YES, NO.")
@@ -127,7 +131,7 @@ def planted(tmp_path: Path) -> Corpus:
             cut["start"] = 0.5
         if cut["id"] == "duplicate_id":
             cut["id"] = "fine"
-        for field, place in (("text", said), ("speaker", said), ("phones", said["custom"])):
+        for field, place in (("text", said), ("speaker", said), ("phones", said.get("custom", {}))):
             if cut["id"] == f"no_{field}":
                 place.pop(field)
 
@@ -227,7 +231,7 @@ def test_the_command_prints_counts_first_and_exits_with_1_for_errors(
     assert check(planted, "--full", "--json", str(tmp_path / "report.json")) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith(", decoded")
-    assert lines[1].split()[:2] == ["train", "34"]
+    assert lines[1].split()[:2] == ["train", "37"]
     first = next(line for line in lines if line.startswith("  found: "))
     assert lines.index(first) < min(n for n, line in enumerate(lines) if line.startswith("  error"))
     assert any(
@@ -299,3 +303,18 @@ def test_pieces_of_one_recording_are_no_copies_of_each_other(corpus: Corpus) -> 
     whole, piece = row_of(cut), row_of(cut.truncate(offset=0.1, duration=0.25))
     assert piece.content == f"{whole.content}@0.100+0.250"
     assert (piece.duration, len(whole.content)) == (0.25, 32)
+
+
+@pytest.mark.parametrize(
+    ("text", "alike"),
+    [
+        ("DON\u2019T", ["U+2019"]),
+        ("DON\u02bcT", ["U+02BC"]),
+        ("\uff21 \ufb01T", ["U+FB01", "U+FF21"]),
+        ("DON'T CAFÉ ÑANDÚ", []),
+        (unicodedata.normalize("NFD", "CAFÉ"), []),  # not_nfc, and nothing else
+        ("中文 العربية", []),
+    ],
+)
+def test_characters_that_look_like_others_are_named(text: str, alike: list[str]) -> None:
+    assert _look_alikes(text) == alike

@@ -46,7 +46,7 @@ def opened(corpus: Corpus, name: str) -> tuple[Job, Task, dict[str, list[Any]]]:
 def test_a_missing_field_is_counted_and_named(corpus: Corpus, name: str, field: str) -> None:
     def change(about: Any, split: str) -> None:
         if split == "valid" and about.recording_id in {"s0-1", "s2-1"}:
-            about.text, about.custom, about.speaker = "", {}, None
+            about.text, about.custom, about.speaker = None, {}, None
 
     message = rf"task '{name}': 2 of 3 utterances of split 'valid' have no {field} \(s0-1, s2-1\)"
     with pytest.raises(CorpusError, match=message):
