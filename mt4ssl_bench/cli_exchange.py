@@ -1,4 +1,7 @@
-"""The command line's other sources: prepare fairseq, lhotse and hf; nothing heavy is imported before a command runs."""
+"""The command line's other sources: prepare fairseq, lhotse, kaldi and hf.
+
+Nothing heavy is imported before a command runs.
+"""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -165,6 +168,40 @@ def prepare_lhotse(
             corpus, f"labels-{labels_field}", labels, clusters=clusters or least, features=features
         )
     write_shards(corpus, shards, store)
+
+
+@prepare.command("kaldi")
+def prepare_kaldi(
+    splits: Splits,
+    *,
+    out: Out,
+    language: Annotated[
+        str, typer.Option(help="Language of all texts. English texts get phones from CMUdict.")
+    ] = "en",
+    name: Name = "kaldi",
+    licence: Licence = "unknown",
+    lexicon: Words = None,
+    partial: Partial = False,
+    shards: Shards = None,
+) -> None:
+    """Make a corpus from Kaldi's data folders: wav.scp, and segments, text and utt2spk if they exist.
+
+    wav.scp must name files. Commands in it (lines with |) are not run; the error shows how to write their output to
+    files. A line of 'text' with the id only is an utterance in which nobody speaks.
+
+    Example: mt4ssl-bench prepare kaldi train=data/train valid=data/dev test=data/test --out corpora/mine
+    """
+    from mt4ssl_bench.kaldi import kaldi
+    from mt4ssl_bench.prepare import prepare_rows
+
+    folders = read_splits(splits)
+    finish(
+        prepare_rows(
+            kaldi(folders, language=language), out, source=next(iter(folders.values())),
+            partial=partial, lexicon=lexicon or (), name=name, licence=licence,
+        ),
+        shards,
+    )  # fmt: skip
 
 
 @prepare.command("hf")
