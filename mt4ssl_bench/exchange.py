@@ -1,6 +1,7 @@
 """Corpora of other toolkits as rows: fairseq's lists, Lhotse's manifests and Shar."""
 
 import io
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -289,13 +290,17 @@ class Span:
 def _span(cut: Any, said: Any) -> Span:  # noqa: ANN401
     lasts = cut.recording.duration if cut.has_recording else cut.end
     unusable = misplaced(cut.start, cut.duration, lasts, f"a recording of {lasts:.2f} s")
-    if not said or (
-        len(cut.supervisions) == 1
-        and max(abs(said.start), abs(said.end - cut.duration)) <= SPAN_SLACK
-    ):
+    if not said:
+        return Span(cut.id, cut.start, cut.duration, unusable)
+    begin, seconds = (math.nan if x is None else x for x in (said.start, said.duration))
+    # one by one: max() of a number and NaN is whichever comes first
+    spans = abs(begin) <= SPAN_SLACK and abs(begin + seconds - cut.duration) <= SPAN_SLACK
+    if len(cut.supervisions) == 1 and spans:
         return Span(cut.id, cut.start, cut.duration, unusable)
     whole = f"a cut of {cut.duration:.2f} s"
-    unusable = unusable or misplaced(said.start, said.duration, cut.duration, whole)
+    unusable = unusable or misplaced(begin, seconds, cut.duration, whole)
+    if unusable:
+        return Span(said.id, begin, seconds, unusable)
     start = max(said.start, 0.0)
     return Span(said.id, cut.start + start, min(said.end, cut.duration) - start, unusable)
 
@@ -303,8 +308,11 @@ def _span(cut: Any, said: Any) -> Span:  # noqa: ANN401
 def _with_audio(row: Row, recording: Any, channels: set[int], manifest: Path, keep: Path) -> Row:  # noqa: ANN401
     """Return the row, whose start and seconds are the recording's, with the file that holds its audio."""
     sources = [one for one in recording.sources if channels & set(one.channels)]
+    if not sources:
+        details = f"channels {sorted(channels)} of {recording.num_channels}"
+        return replace(row, unusable=("no_channel", details))
     if len(sources) != 1 or sources[0].type not in {"file", "memory"}:
-        kinds = ", ".join(one.type for one in sources) or f"other channels than {sorted(channels)}"
+        kinds = ", ".join(one.type for one in sources)
         raise CorpusError(f"{manifest}: '{row.id}' has audio of type {kinds}; expected one file")
     source = sources[0]
     if source.type == "file":

@@ -15,6 +15,7 @@ ATTRIBUTES = ("text", "phones", "speaker")  # what tasks read: a gap in one cost
 REASONS: Mapping[str, str] = {
     "no_duration": "utterances whose duration is not a positive number of seconds",
     "outside": "utterances that start or end outside their cut or recording",
+    "no_channel": "utterances of channels that their recording lacks",
     "no_recording": "utterances whose recording is not listed",
     **{f"no_{name}": f"utterances without {name}" for name in ATTRIBUTES},
     **{

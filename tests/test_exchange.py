@@ -1,5 +1,6 @@
 """Corpora of other toolkits: fairseq's lists, Lhotse's manifests and Shar, Hugging Face; their faults are named."""
 
+import json
 import os
 import subprocess
 import sys
@@ -376,10 +377,7 @@ def test_a_cut_of_all_channels_is_read_where_it_lies_and_its_supervisions_say_wh
     assert np.allclose(samples_of(left), both[:24_000, 0], atol=1e-4)
     assert np.allclose(samples_of(right), both[8_000:, 1], atol=1e-4)
     cut.supervisions = [SupervisionSegment("third", "s", 0, 2, 2)]
-    with pytest.raises(
-        CorpusError, match=r"'s' has audio of type other channels than \[2\]; expected one file"
-    ):
-        rows_of([cut], tmp_path)
+    assert rows_of([cut], tmp_path)[0].unusable == ("no_channel", "channels [2] of 2")
 
 
 def test_a_cut_with_another_speed_is_written_as_it_sounds(tmp_path: Path, sounds: Path) -> None:
@@ -453,6 +451,22 @@ def test_a_supervision_that_is_nowhere_is_left_out_and_counted(
     (line,) = [x for x in capsys.readouterr().err.splitlines() if "left out" in x]
     assert "left out 1 of 2 utterances" in line
     assert "the first is 'odd'" in line
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf"), 0.0, -3.0])
+def test_a_duration_that_is_none_never_becomes_the_whole_cut(
+    tmp_path: Path, sounds: Path, value: float | None
+) -> None:
+    from lhotse import Recording, SupervisionSegment
+
+    cut = Recording.from_file(sounds / "c.flac").to_cut()
+    cut.supervisions = [SupervisionSegment("said", "c", 0, 3, text="ONE")]
+    raw = cut.to_dict()
+    raw["supervisions"][0]["duration"] = value
+    (tmp_path / "cuts.jsonl").write_text(json.dumps(raw) + "\n")
+    (row,) = lhotse({"train": tmp_path / "cuts.jsonl"}, tmp_path / "audio")
+    assert row.unusable
+    assert row.unusable[0] == "no_duration"
 
 
 def test_a_cut_that_lies_outside_its_recording_is_left_out(tmp_path: Path, sounds: Path) -> None:
