@@ -124,7 +124,7 @@ def _read_textgrids(path: Path, tier: str, losses: _Losses) -> Alignment:
     alignment = Alignment()
     for file in files:
         try:
-            tiers = list(parse_textgrid(_read_text(file)))
+            tiers = list(parse_textgrid(_read_text(file, latin=True)))
         except (CorpusError, ValueError) as error:
             losses.add("files that cannot be read as TextGrid", f"{file.name} ({error})")
             continue
@@ -203,14 +203,24 @@ def _values(text: str) -> Iterator[float | str]:
             yield match["flag"]
 
 
-def _read_text(file: Path) -> str:
-    """Return the text of a UTF-8 or UTF-16 file, with or without a byte-order mark."""
+def _read_text(file: Path, *, latin: bool = False) -> str:
+    """Return the text of a UTF-8 or UTF-16 file, with or without a byte-order mark.
+
+    Args:
+        file: The file.
+        latin: Read what is neither as ISO Latin-1, as Praat does by default.
+    """
     try:
         raw = file.read_bytes()
         if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
             return raw.decode("utf-16")
         if 0 in raw[:2]:  # Latin letters in UTF-16 have one zero byte each
             return raw.decode("utf-16-be" if raw[0] == 0 else "utf-16-le")
-        return raw.decode("utf-8-sig")
+        try:
+            return raw.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            if latin:
+                return raw.decode("latin-1")
+            raise
     except (OSError, UnicodeDecodeError) as error:
         raise CorpusError(f"--alignment {file}: cannot be read ({error})") from None

@@ -80,6 +80,12 @@ def test_every_writers_textgrid_gives_the_same_phones(
     assert [name for name, _ in parse_textgrid(text)] == ["words", "phones", "silences"]
 
 
+def test_what_praat_writes_as_latin_1_is_read_as_praat_reads_it(tmp_path: Path) -> None:
+    text = long_form({"phones": [(0.0, 1.5, "é")]})
+    (tmp_path / "u.TextGrid").write_bytes(text.encode("latin-1"))
+    assert read_alignment(tmp_path).segments == {"u": [(0.0, 1.5, "é")]}
+
+
 def test_textgrids_in_folders_have_both_names_and_mfas_speakers_are_joined(tmp_path: Path) -> None:
     (tmp_path / "ann").mkdir()
     tiers = {"ann - phones": [(0.0, 0.5, "A")], "bob - phones": [(0.5, 1.5, "B")]}
@@ -100,7 +106,8 @@ def test_files_that_are_no_textgrid_or_lack_the_tier_are_counted(
     (tmp_path / "good.TextGrid").write_text(long_form(TIERS), encoding="utf-8")
     (tmp_path / "cut.TextGrid").write_text(long_form(TIERS)[:-200], encoding="utf-8")
     (tmp_path / "binary.TextGrid").write_bytes(b"ooBinaryFile\x08TextGrid" + bytes(8))
-    (tmp_path / "latin.TextGrid").write_bytes(long_form(TIERS).replace("ɛ", "é").encode("latin-1"))
+    (tmp_path / "gone.TextGrid").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "empty.TextGrid").touch()
     (tmp_path / "words.TextGrid").write_text(long_form({"words": TIERS["words"]}))
     odd = {"phones": [(0.0, 0.0, "A"), (0.5, 0.25, "B"), (1.0, 1.5, "C")]}
     (tmp_path / "odd.TextGrid").write_text(long_form(odd))
