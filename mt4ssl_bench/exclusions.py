@@ -62,8 +62,8 @@ class Exclusions:
             having = {row.split for row in rows if getattr(row, name)}
             if having and (bare := sorted({row.split for row in rows} - having)):
                 LOGGER.warning(
-                    "%s: no utterance of split %s has %s, so that the corpus has no %s",
-                    self.source, ", ".join(bare), name, name,
+                    "%s: no utterance of split %s has %s, so that it is not among the corpus's fields",
+                    self.source, ", ".join(bare), name,
                 )  # fmt: skip
             lacking = [row for row in rows if row.split in having and _lacks(row, name)]
             if not lacking:
@@ -77,8 +77,8 @@ class Exclusions:
                 rows = [row for row in rows if id(row) not in gaps]
             else:
                 LOGGER.warning(
-                    "%s: %d of %d utterances have no %s, the first is '%s', so that the corpus has "
-                    "no %s; fill them in, or leave these utterances out with --partial",
+                    "%s: %d of %d utterances have no %s, the first is '%s', so that %s is not among "
+                    "the corpus's fields; fill it in, or leave these utterances out with --partial",
                     self.source, len(lacking), len(rows), name, lacking[0].id, name,
                 )  # fmt: skip
         return rows
