@@ -215,7 +215,13 @@ def _named(path: Path) -> Iterator[None]:
 def _cuts(path: Path) -> Iterator[Any]:
     """Yield the cuts of a manifest or Shar folder; raises CorpusError if it holds something else."""
     with _named(path):
-        yield from _read_cuts(path)
+        for cut in _read_cuts(path):
+            kind = type(cut).__name__
+            if kind not in {"MonoCut", "MultiCut"} or not cut.has_recording:
+                raise CorpusError(
+                    f"{path}: '{cut.id}' is a {kind}; only plain cuts of recordings can be taken"
+                )
+            yield cut
 
 
 def _read_cuts(path: Path) -> Iterator[Any]:
@@ -253,11 +259,6 @@ def _opened(kind: Any, path: Path) -> Any:  # noqa: ANN401 - lhotse ships no typ
 
 def _row(cut: Any, said: Any, split: str, manifest: Path, keep: Path) -> Row:  # noqa: ANN401
     """Return the utterance of one supervision of a cut, or of a cut without any (None)."""
-    kind = type(cut).__name__
-    if kind not in {"MonoCut", "MultiCut"} or not cut.has_recording:
-        raise CorpusError(
-            f"{manifest}: '{cut.id}' is a {kind}; only plain cuts of recordings can be taken"
-        )
     span = _span(cut, said)
     aligned = ((said and said.alignment) or {}).get("phone", ())
     language = one_line(said and said.language)
@@ -271,7 +272,8 @@ def _row(cut: Any, said: Any, split: str, manifest: Path, keep: Path) -> Row:  #
     )  # fmt: skip
     if row.unusable:
         return row
-    channel = said.channel if said and kind == "MultiCut" else cut.channel
+    of_cut = not said or type(cut).__name__ == "MonoCut"
+    channel = cut.channel if of_cut else said.channel
     return _with_audio(
         row, cut.recording, {channel} if isinstance(channel, int) else set(channel), manifest, keep
     )
@@ -288,7 +290,7 @@ class Span:
 
 
 def _span(cut: Any, said: Any) -> Span:  # noqa: ANN401
-    lasts = cut.recording.duration if cut.has_recording else cut.end
+    lasts = cut.recording.duration
     unusable = misplaced(cut.start, cut.duration, lasts, f"a recording of {lasts:.2f} s")
     if not said:
         return Span(cut.id, cut.start, cut.duration, unusable)

@@ -90,7 +90,7 @@ def _recordings(folder: Path) -> dict[str, Path]:
                 f"{scp}: '{recording}' is '{path[:60]}', an extended filename; expected a file; write "
                 "a file for each recording, for example with ESPnet's scripts/audio/format_wav_scp.sh"
             )
-    base = _base(folder, next(iter(lines.values()), ""))
+    base = _base(folder, next((path for path in lines.values() if path[0] != "/"), ""))
     return {recording: base / path for recording, path in lines.items()}
 
 

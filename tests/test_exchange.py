@@ -556,8 +556,8 @@ def test_a_gap_is_said_with_its_count_and_partial_leaves_it_out(
     run("hf", source, "--out", tmp_path / "out")
     assert Corpus.open(tmp_path / "out").info.fields == ["speaker"]
     assert (
-        "1 of 3 utterances have no text, the first is 'train-0000001', so that the corpus has no "
-        "text; fill them in, or leave these utterances out with --partial"
+        "1 of 3 utterances have no text, the first is 'train-0000001', so that text is not among "
+        "the corpus's fields; fill it in, or leave these utterances out with --partial"
         in capsys.readouterr().err
     )
     run("hf", source, "--partial", "--out", tmp_path / "part")
