@@ -166,18 +166,19 @@ class Signal:
     silence: float  # seconds of the longest run of zeros
     silent: bool  # nothing but zeros
     dead_channel: bool  # one channel of zeros beside another that is not
+    container: str  # as libsndfile names it: "WAV", "MP3", ...
     digest: str  # of rate and samples, channels averaged: equal in every lossless container
 
 
 def examine(file: Path | io.BytesIO, *, start: int = 0, count: int = -1) -> Signal:
     """Decode `count` frames from `start`, a minute at a time; raises CorpusError when the decoder gives up."""
     frames, clipped, square, total, run = 0, 0, 0.0, 0.0, 0
-    finite, heard, rate, channels = True, np.zeros(1, bool), RATE, 1
+    finite, heard, rate, channels, container = True, np.zeros(1, bool), RATE, 1, ""
     digest = hashlib.blake2b(digest_size=16)
     file = on_disk(file) if isinstance(file, Path) else file
     try:
         with soundfile.SoundFile(file) as opened:
-            rate, channels = opened.samplerate, opened.channels
+            rate, channels, container = opened.samplerate, opened.channels, opened.format
             digest.update(str(rate).encode())
             heard = np.zeros(channels, bool)
             for block in _blocks(opened, start, count, 60 * rate * channels):
@@ -205,6 +206,7 @@ def examine(file: Path | io.BytesIO, *, start: int = 0, count: int = -1) -> Sign
         silence=run / rate,
         silent=not heard.any(),
         dead_channel=bool(heard.any() and not heard.all()),
+        container=container,
         digest=digest.hexdigest(),
     )
 

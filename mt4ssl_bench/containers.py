@@ -167,13 +167,18 @@ def _w64(file: IO[bytes], start: int, size: int) -> Extent | None:
         name, stated = _read(file, at, 16), struct.unpack("<Q", _read(file, at + 16, 8))[0]
         if name[:4] == b"data" and name[4:] == W64:
             return Extent("W64", max(stated - 24, 0), size - at - 24, _beyond_w64(file, at, size))
-        at += max(stated + 7 & ~7, 24)
+        if stated < 24:  # no chunk is smaller than its own head
+            return None
+        at += stated + 7 & ~7
     return None
 
 
 def _beyond_w64(file: IO[bytes], at: int, size: int) -> int:
     while at + 24 <= size and _read(file, at + 4, 12) == W64:
-        at += max(struct.unpack("<Q", _read(file, at + 16, 8))[0] + 7 & ~7, 24)
+        stated = struct.unpack("<Q", _read(file, at + 16, 8))[0]
+        at += max(stated + 7 & ~7, 24)
+        if stated < 24:
+            break
     return max(size - at, 0)
 
 
@@ -325,8 +330,10 @@ def _mp3(path: Path, file: IO[bytes], frames: int, rate: int) -> Defect | None:
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         stated, counted, samples, missing = _count_frames(content)
     repair = _ffmpeg(path, "whole.flac")
+    if not samples:
+        return None
     if stated is not None:
-        if counted < stated - 1:
+        if counted < stated - (0 if missing else 1):  # some encoders count the header's frame, too
             return (
                 "truncated",
                 f"holds {counted:,} of the {stated:,} frames that its MP3 header states",

@@ -179,7 +179,8 @@ def _decode(row: Row, cut: Any, header: Header) -> tuple[Row, list[Defect]]:  # 
     except (CorpusError, OSError) as error:
         return row, defects if short else [*defects, ("truncated", f"{row.id} ({error})")]
     row = replace(row, content=signal.digest)
-    if signal.frames < count - DURATION_SLACK * row.rate and not short:
+    estimated = row.seconds or signal.container == "MP3"  # of other whole files, samples are known
+    if signal.frames < count - (DURATION_SLACK * row.rate if estimated else 1) and not short:
         defects.append(("truncated", f"{row.id} ({signal.frames} of {count} samples)"))
     return row, defects + [(kind, f"{row.id} {said}".strip()) for kind, said in _judge(signal)]
 
