@@ -18,6 +18,7 @@ from mt4ssl_bench import audio
 from mt4ssl_bench.audio_files import audio_files
 from mt4ssl_bench.config import from_dict
 from mt4ssl_bench.console import progress
+from mt4ssl_bench.containers import defect_of
 from mt4ssl_bench.downstream.ctc import CTCTask
 from mt4ssl_bench.downstream.saved import read_model
 from mt4ssl_bench.downstream.task import TASKS, TaskConfig
@@ -55,6 +56,9 @@ def transcribe(
             text = None
             try:
                 text = recognizer.text(audio.read_file(path))
+                frames, rate, _ = audio.probe(path)
+                if defect := defect_of(path, frames=frames, rate=rate, search=True):
+                    LOGGER.warning("%s: %s", path, defect[1])
             except BenchError as error:
                 LOGGER.error("%s", error if str(path) in str(error) else f"{path}: {error}")  # noqa: TRY400 - one line
             yield path, text

@@ -76,7 +76,7 @@ def require_some_unchanged(cuts: Sequence[Any]) -> None:
     """Look at LOOK cuts, spread over all: a corpus whose audio was made anew shows before any work.
 
     Raises:
-        AudioChangedError: If a file is not the one that was prepared. One that cannot be read is left to its reader.
+        AudioChangedError: If a file can be read, and is not the one that was prepared.
     """
     for place in range(0, len(cuts), -(-len(cuts) // LOOK) or 1):
         if is_changed(cuts[place]):
@@ -118,7 +118,7 @@ def _mono(block: NDArray[np.float32]) -> Samples:
 def _blocks(
     opened: soundfile.SoundFile, start: int, count: int, size: int = BLOCK
 ) -> Iterator[NDArray[np.float32]]:
-    """Yield `count` frames (-1: all) from `start` as float32 (N, channels) until the decoder has no more."""
+    """Yield up to `count` frames (-1: all) from `start` on, as float32 (N, channels)."""
     left = max(opened.frames - start, 0)
     left = left if count < 0 else min(left, count)
     opened.seek(min(start, opened.frames))

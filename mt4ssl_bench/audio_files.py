@@ -1,4 +1,4 @@
-"""The audio files below a folder, without those that no human made; and audio written into a corpus's own folder."""
+"""The audio files below a folder, without a system's own; audio written into a corpus's folder."""
 
 import hashlib
 import logging
@@ -34,14 +34,15 @@ MAGIC = {
 
 
 def is_system(name: str) -> bool:
-    """Return whether a file or folder of this name is hidden or a system's own (".DS_Store", "._a.wav", "@eaDir")."""
+    """Return whether a name is hidden or a system's own (".DS_Store", "._a.wav", "@eaDir")."""
     return name.startswith(".") or name in SYSTEM
 
 
 def audio_files(folder: Path, suffixes: Container[str] = audio.SUFFIXES) -> Iterator[Path]:
-    """Yield the audio files below `folder` in a fixed order; linked folders are followed, each once.
+    """Yield the audio files below `folder` in a fixed order.
 
-    Hidden files and a system's own are skipped and counted in one line of the log, as are such folders.
+    Linked folders are followed, each once. Hidden files and folders and a system's own are skipped,
+    and counted in one line of the log.
     """
     seen: set[str] = set()
     skipped: list[Path] = []
@@ -63,11 +64,14 @@ def audio_files(folder: Path, suffixes: Container[str] = audio.SUFFIXES) -> Iter
 
 
 def made_by_people(paths: Iterable[Path], root: Path) -> list[Path]:
-    """Return the paths below `root` in order, without hidden ones and a system's own; these are counted in the log."""
-    ordered = sorted(paths)
-    skipped = [path for path in ordered if any(map(is_system, path.relative_to(root).parts))]
+    """Return the paths below `root` in order, without those that audio_files() would skip."""
+    files: list[Path] = []
+    skipped: list[Path] = []
+    for path in sorted(paths):
+        system = any(map(is_system, path.relative_to(root).parts))
+        (skipped if system else files).append(path)
     _log(root, skipped)
-    return sorted(set(ordered) - set(skipped))
+    return files
 
 
 def _log(folder: Path, skipped: list[Path]) -> None:
@@ -83,7 +87,7 @@ def _log(folder: Path, skipped: list[Path]) -> None:
 def keep_audio(folder: Path, name: str, content: bytes) -> Path:
     """Write audio into a folder atomically, and return its file."""
     suffix = next((suffix for magic, suffix in MAGIC.items() if content.startswith(magic)), "wav")
-    # names may be alike once they are a file's: the digest keeps one's audio from taking the place of another's
+    # names may be alike once they are a file's: the digest keeps their audio apart
     digest = hashlib.blake2b(content, digest_size=8).hexdigest()
     path = (folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)[:80]}-{digest}.{suffix}").absolute()
     if not path.is_file():

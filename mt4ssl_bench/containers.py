@@ -1,7 +1,8 @@
-"""How much audio a file's headers state, and how much the file holds; nothing is decoded.
+"""Lengths of audio files: what their headers state against what they hold; nothing is decoded.
 
-WAV (RIFF, RIFX, RF64, BW64), W64, AIFF, AU, CAF and NIST state a size in bytes. MP3 states a number of frames, whose
-headers are counted here. Ogg ends with a page that is marked as its last. FLAC states samples: decoding counts them.
+WAV (RIFF, RIFX, RF64, BW64), W64, AIFF, AU, CAF and NIST state a size in bytes. MP3 states a number
+of frames, whose headers are counted here. Ogg ends with a page that is marked as its last. FLAC
+states samples, which only decoding can count.
 """
 
 import mmap
@@ -12,6 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+
+from mt4ssl_bench.mpeg import count_frames, id3_bytes, mp3_frame
 
 Defect = tuple[str, str]  # kind (of findings.KINDS), and what is wrong in words
 
@@ -34,16 +37,18 @@ class Extent:
         stated: by the header; None where the header leaves it open.
         held: from where the audio begins to the end of the file.
         beyond: behind the stated audio and behind every chunk that follows it.
+        again: what is beyond begins as a file of this container does.
     """
 
     container: str
     stated: int | None
     held: int
     beyond: int = 0
+    again: bool = False
 
 
 def defect_of(path: Path, *, frames: int = 0, rate: int = 0, search: bool = False) -> Defect | None:
-    """Return what a file's headers and its size disagree about; None where they agree or state nothing.
+    """Return how a file's headers and its size disagree; None where they agree or state nothing.
 
     Args:
         path: an audio file.
@@ -85,6 +90,12 @@ def _compare(path: Path, extent: Extent, frames: int, rate: int) -> Defect | Non
         repair = f"{_ffmpeg(path, 'repaired.flac')} repairs it"
         text = f"its {header} was never closed; {extent.beyond:,} bytes follow; {repair}"
         return "unfinished", text
+    if stated and extent.again:
+        name = extent.container
+        return (
+            "longer",
+            f"a second {name} file of {extent.beyond:,} bytes follows the first; separate them",
+        )
     if stated and extent.beyond > (SLACK * rate * stated / frames if frames else 0):
         ways = f"{_ffmpeg(path, 'whole.flac', '-ignore_length 1 ')} decodes all of it"
         return (
@@ -106,17 +117,11 @@ def _read(file: IO[bytes], at: int, count: int) -> bytes:
 
 
 def _behind_id3(file: IO[bytes]) -> int:
-    """Return where the file begins behind the ID3v2 tags that some programs put before any container."""
+    """Return where the file begins behind the ID3v2 tags that some programs put before it."""
     start = 0
     while (tag := _read(file, start, 10))[:3] == b"ID3" and len(tag) == 10:
         start += id3_bytes(tag)
     return start
-
-
-def id3_bytes(tag: bytes) -> int:
-    """Return the bytes of an ID3v2 tag from its first ten: its size has seven bits in each byte."""
-    footer = 10 if tag[5] & 0x10 else 0
-    return 10 + footer + (tag[6] << 21 | tag[7] << 14 | tag[8] << 7 | tag[9])
 
 
 # ---- containers that state a size ----
@@ -234,7 +239,7 @@ def _chunks(
 def _extent(
     file: IO[bytes], container: str, at: int, stated: int | None, size: int, kind: str
 ) -> Extent:
-    """Return the extent of the chunk whose content is at `at`; chunks that follow it are not beyond it."""
+    """Return the extent of the chunk whose content is at `at`; further chunks are not beyond it."""
     if stated is None:
         return Extent(container, None, size - at)
     end = at + stated
@@ -245,7 +250,10 @@ def _extent(
             break
         end = place + length
         end += -end % align
-    return Extent(container, stated, size - at, max(size - end, 0))
+    behind = _read(file, end, 10)
+    if behind[:3] == b"ID3" and len(behind) == 10:
+        end += id3_bytes(behind)
+    return Extent(container, stated, size - at, max(size - end, 0), behind[:4] in RIFFS)
 
 
 # ---- streams ----
@@ -296,39 +304,9 @@ def _ogg(path: Path, file: IO[bytes], start: int, size: int) -> Defect | None:
     return None if last else ("truncated", "lacks the page that ends an Ogg stream")
 
 
-# ---- MP3 ----
-
-BITRATES = {  # (MPEG-1?, layer) -> kbit/s by index
-    (True, 1): (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
-    (True, 2): (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
-    (True, 3): (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
-    (False, 1): (0, 32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
-    (False, 2): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-    (False, 3): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-}
-RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
-
-
-def mp3_frame(header: bytes) -> tuple[int, int, int] | None:
-    """Return (bytes, samples, Hz) of the MPEG audio frame that begins with four bytes; None for no frame."""
-    if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE0 != 0xE0:
-        return None
-    version, layer = header[1] >> 3 & 3, 4 - (header[1] >> 1 & 3)
-    index, rate = header[2] >> 4, header[2] >> 2 & 3
-    if version == 1 or layer == 4 or index in {0, 15} or rate == 3:
-        return None
-    first = version == 3
-    hertz, bits = RATES[version][rate], BITRATES[first, layer][index] * 1000
-    padding = header[2] >> 1 & 1
-    if layer == 1:
-        return (12 * bits // hertz + padding) * 4, 384, hertz
-    samples = 1152 if first or layer == 2 else 576
-    return samples // 8 * bits // hertz + padding, samples, hertz
-
-
 def _mp3(path: Path, file: IO[bytes], frames: int, rate: int) -> Defect | None:
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        stated, counted, samples, missing = _count_frames(content)
+        stated, counted, samples, missing = count_frames(content)
     repair = _ffmpeg(path, "whole.flac")
     if not samples:
         return None
@@ -348,39 +326,3 @@ def _mp3(path: Path, file: IO[bytes], frames: int, rate: int) -> Defect | None:
         text = f"{frames / rate:.2f} s is an estimate, its frames last {held:.2f} s"
         return kind, f"no header states its length: {text}; {repair} decodes all of it"
     return ("truncated", f"ends inside a frame: {missing} bytes are missing") if missing else None
-
-
-def _count_frames(content: mmap.mmap) -> tuple[int | None, int, int, int]:
-    """Return the frames that a Xing or Info header states (or None), those there are, their samples, missing bytes."""
-    at, size = 0, len(content)
-    stated: int | None = None
-    counted = samples = missing = 0
-    while at < size:
-        frame = mp3_frame(content[at : at + 4])
-        if frame is None:
-            at = _next_frame(content, at)
-            continue
-        length, each, _ = frame
-        if not counted and stated is None:
-            head = content[at : at + min(length, 64)]
-            mark = max(head.find(b"Xing"), head.find(b"Info"))
-            if mark > 0 and head[mark + 7] & 1:
-                stated = int.from_bytes(head[mark + 8 : mark + 12])
-                at += length
-                continue
-        if at + length > size:
-            missing = at + length - size
-            break
-        at, counted, samples = at + length, counted + 1, samples + each
-    return stated, counted, samples, missing
-
-
-def _next_frame(content: mmap.mmap, at: int) -> int:
-    """Return where the next two frames in a row begin behind a tag or anything else, or the end."""
-    if content[at : at + 3] == b"ID3":
-        return at + id3_bytes(content[at : at + 10])
-    while (at := content.find(b"\xff", at + 1)) >= 0:
-        frame = mp3_frame(content[at : at + 4])
-        if frame and mp3_frame(content[at + frame[0] : at + frame[0] + 4]):
-            return at
-    return len(content)

@@ -14,7 +14,7 @@ class CorpusError(BenchError):
 
 
 class AudioChangedError(BenchError):
-    """An audio file that is not the one that was prepared: no CorpusError, so that nobody leaves it out and goes on."""
+    """An audio file that changed since prepare; no CorpusError, which some callers leave out."""
 
 
 class CheckpointError(BenchError):

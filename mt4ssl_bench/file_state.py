@@ -1,7 +1,7 @@
-"""Audio files as they were at prepare: found under either Unicode spelling, and refused when their bytes changed.
+"""The state of audio files since prepare: which changed, and which Unicode spelling a name has.
 
-A cut notes its file's size and modification time. They are looked at where the file is about to be used: one stat. A
-file of the noted size with another time is digested once per process; a copied corpus costs no more than that.
+A cut notes its file's size and modification time. They are looked at where the file is about to be
+used: one stat. A file of the noted size with another time is digested, once in each process.
 """
 
 import hashlib
@@ -11,11 +11,12 @@ from typing import Any
 
 from mt4ssl_bench.errors import AudioChangedError
 
+NOTED = {"content", "bytes", "modified"}  # of a file, in the `custom` field of its cuts
 _SAME: set[int] = set()  # hashes of (path, bytes, time) whose content was found to be the noted one
 
 
 def on_disk(path: Path) -> Path:
-    """Return `path`, or the one file that differs from it only in how Unicode composes it."""
+    """Return `path`, or the one file whose name differs only in its Unicode form (NFC, NFD)."""
     if str(path).isascii() or path.exists():
         return path
     place = Path(path.anchor)
@@ -50,7 +51,7 @@ def state_of(path: Path) -> tuple[int, int]:
 
 
 def require_unchanged(cut: Any) -> None:  # noqa: ANN401 - lhotse ships no types
-    """Raise AudioChangedError if the cut's file is not the one that was prepared; see is_changed."""
+    """Raise AudioChangedError if the cut's file is not the one that was prepared."""
     if is_changed(cut):
         raise AudioChangedError(
             f"utterance '{cut.id}': {cut.recording.sources[0].source} changed since the corpus "
@@ -61,10 +62,10 @@ def require_unchanged(cut: Any) -> None:  # noqa: ANN401 - lhotse ships no types
 def is_changed(cut: Any) -> bool:  # noqa: ANN401
     """Return whether size or content of the cut's file differ from what the corpus notes.
 
-    Nothing is known of cuts without notes (corpora of earlier versions), audio inside shards, and missing files.
+    False for cuts without notes (corpora of earlier versions), audio in shards, and missing files.
     """
     noted, source = cut.custom or {}, cut.recording.sources[0]
-    if "modified" not in noted or source.type != "file":
+    if not noted.keys() >= NOTED or source.type != "file":
         return False
     path = on_disk(Path(source.source))
     try:

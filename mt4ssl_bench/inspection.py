@@ -33,7 +33,7 @@ def check_corpus(corpus: Corpus, *, full: bool = False) -> Report:
     """Look at every utterance of a corpus, and return what is wrong with it.
 
     Args:
-        full: decode every sample, compare every file's digest, and find duplicates by decoded samples;
+        full: decode every sample, compare every file's digest, and find duplicates by samples;
             otherwise read only headers and manifests.
 
     Raises CorpusError when a split cannot be read at all.
@@ -67,7 +67,7 @@ def check_corpus(corpus: Corpus, *, full: bool = False) -> Report:
                     rules.add(split, row)
                     for kind, example in defects:
                         rules.found.add(kind, split, example)
-                    if full and not again and SID_PREFIX + "train" in splits:
+                    if full and not again and splits[-1].startswith(SID_PREFIX):
                         decoded[before.content] = row.content
                     advance(1, "")
             for reason, count in lost.items():

@@ -163,7 +163,7 @@ def probe_files(rows: Iterable[Row], *, skip: list[str] | None, total: int = 0) 
 
 @dataclass(frozen=True)
 class Looked:
-    """What is noted of a file: where it is, its header, its content and state, and what is wrong with its length."""
+    """Facts of one audio file, by the names that they have in Row."""
 
     path: Path
     samples: int
@@ -192,17 +192,18 @@ def _look(row: Row, look_at: Callable[[Path], Looked]) -> Row | CorpusError:
     except (CorpusError, OSError) as error:
         return CorpusError(f"utterance '{row.id}': {error}")
     lasts = file.samples / file.rate
+    why = "".join(f"; {text}" for _, text in file.defects)
     # as they stand, the conditions refuse NaN too
     if row.stated is not None and not abs(lasts - row.stated) <= DURATION_SLACK:
-        why = "".join(f"; {text}" for _, text in file.defects)
         return CorpusError(
-            f"utterance '{row.id}' lasts {lasts:.2f} s, not {row.stated:.2f} s as stated ({file.path}){why}"
+            f"utterance '{row.id}' lasts {lasts:.2f} s, not {row.stated:.2f} s as stated "
+            f"({file.path}){why}"
         )
     if row.seconds and not (row.start >= 0 and row.start + row.seconds <= lasts + DURATION_SLACK):
         end = row.start + row.seconds
-        why = "".join(f"; {text}" for _, text in file.defects)
         return CorpusError(
-            f"utterance '{row.id}': {row.start:.2f}-{end:.2f} s of a file of {lasts:.2f} s ({file.path}){why}"
+            f"utterance '{row.id}': {row.start:.2f}-{end:.2f} s of a file of {lasts:.2f} s "
+            f"({file.path}){why}"
         )
     place = f"@{row.start:.3f}+{row.seconds:.3f}" if row.seconds else ""
     facts = {field.name: getattr(file, field.name) for field in fields(file)}

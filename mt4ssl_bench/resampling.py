@@ -1,7 +1,8 @@
-"""Windowed-sinc resampling whose memory depends on the audio, not on its rate: one weight per output and tap.
+"""Windowed-sinc resampling in memory that depends on the audio and not on its rate.
 
-The weights are torchaudio's (Hann window, 6 zero crossings, rolloff 0.99), whose table has an entry for each pair of an
-input and an output sample of a period: 16,000 x 16,001 for 16,001 Hz, 1 GB. Here they are made where they are used.
+The weights are torchaudio's (Hann window, 6 zero crossings, rolloff 0.99). Its table has one for
+each pair of an input and an output sample of a period: 16,000 x 16,001 for 16,001 Hz, 1 GB. Here
+they are computed where they are used.
 """
 
 import math

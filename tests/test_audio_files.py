@@ -1,4 +1,4 @@
-"""Files that no human made are no utterances: hidden ones and a system's own are skipped in one line of the log."""
+"""Hidden files and a system's own are no utterances: they are skipped, and counted in one line."""
 
 import logging
 from pathlib import Path

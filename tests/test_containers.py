@@ -1,4 +1,4 @@
-"""Every container that libsndfile writes: whole, cut short, never closed, continued; each is read right or named."""
+"""Every container that libsndfile writes: whole, cut short, never closed, continued; none is silent."""
 
 import re
 import shutil
@@ -180,6 +180,16 @@ def test_a_flac_file_from_a_pipe_states_no_length_and_one_that_lies_takes_no_mem
         audio.read_file(path, count=2**36 - 1)
 
 
+def test_two_wav_files_in_one_are_named(zoo: Path, tmp_path: Path) -> None:
+    content = (zoo / "wav.wav").read_bytes()
+    (tmp_path / "two.wav").write_bytes(content + content)
+    with pytest.raises(CorpusError, match="a second WAV file of 96,044 bytes follows the first"):
+        audio.probe(tmp_path / "two.wav")
+    picture = b"ID3\x03\0\0\0\x03\0\0" + bytes(3 << 14)  # a cover, as some players append it
+    (tmp_path / "cover.wav").write_bytes(content + picture)
+    assert of(tmp_path / "cover.wav") == ""
+
+
 @pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000])
 def test_a_size_that_means_to_the_end_is_no_defect(zoo: Path, tmp_path: Path, size: int) -> None:
     at = chunk(zoo / "wav.wav", b"data") - 4
@@ -218,7 +228,7 @@ def test_a_file_that_goes_on_behind_its_stated_end_is_named(
 def test_an_mp3_whose_length_is_an_estimate_is_named_with_its_length(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """2 s of a tone, 8 s of silence, 5 s of noise at a variable rate, without the header that counts its frames."""
+    """A tone, silence and noise at a variable rate, without the header that counts the frames."""
     tone = 0.3 * np.sin(np.arange(2 * RATE) / 10)
     sound = np.concatenate([tone, np.zeros(8 * RATE), SAMPLES, SAMPLES[: 2 * RATE]])
     with_header = tmp_path / "with.mp3"

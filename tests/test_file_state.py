@@ -1,4 +1,4 @@
-"""Audio that changes under a corpus is refused wherever it or its features are used; a touched file is not."""
+"""Audio that changes under a corpus is refused where it or its features are used."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""Resampling between rates without a common factor: torchaudio's result, in memory that the audio decides."""
+"""Resampling from odd rates: torchaudio's result, in memory that only the audio decides."""
 
 import tracemalloc
 from pathlib import Path
