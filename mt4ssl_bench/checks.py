@@ -8,9 +8,10 @@ from hashlib import blake2b
 
 from mt4ssl_bench import audio
 from mt4ssl_bench.corpus import SID_PREFIX
-from mt4ssl_bench.findings import Collector, Report
+from mt4ssl_bench.findings import Collector, Compared, Report
 from mt4ssl_bench.lexicon import APOSTROPHES
 from mt4ssl_bench.manifest import Row, is_quoted
+from mt4ssl_bench.resampling import TABLE, table_size
 
 SHORT, LONG = 0.1, 60.0  # seconds: below four frames; above what a batch can hold
 FRAMES = 50  # a second, of every encoder here
@@ -28,12 +29,13 @@ class Rules:
 
     Args:
         fields: what every utterance of the corpus should have, as corpus.json says.
+        compared: what the rows' content is the digest of.
 
     A corpus's `sid_` splits hold utterances of the others again, so that only the rules about speakers apply to them.
     """
 
-    def __init__(self, fields: Sequence[str]) -> None:
-        self.fields = fields
+    def __init__(self, fields: Sequence[str], compared: Compared = "bytes") -> None:
+        self.fields, self.compared = fields, compared
         self.found = Collector()
         self.sizes: Counter[str] = Counter()
         self.seconds: defaultdict[str, float] = defaultdict(float)
@@ -43,6 +45,7 @@ class Rules:
             tuple[str, str], dict[str, str]
         ] = {}  # (kind, split) -> symbol -> its first utterance
         self._ids: set[bytes] = set()
+        self._files: set[tuple[str, str]] = set()  # of several utterances, by defect: named once
         self._contents: dict[bytes, str] = {}  # digest of audio -> the first split that has it
         self._texts: dict[
             str, dict[bytes, str]
@@ -93,7 +96,15 @@ class Rules:
             self.found.add("leak", split, f"{row.id} (in {first} too)")
 
     def _shape(self, split: str, row: Row) -> None:
-        """Check rate, channels, duration and speech."""
+        """Check the file's length, and rate, channels and duration."""
+        for kind, text in row.defects:
+            file = (str(row.path), kind)
+            if not row.seconds or file not in self._files:
+                self.found.add(kind, split, f"{row.id} ({text})")
+            if row.seconds:
+                self._files.add(file)
+        if table_size(row.rate, audio.RATE) > TABLE:
+            self.found.add("odd_rate", split, f"{row.id} ({row.rate} Hz)")
         if row.rate < audio.RATE:
             self.found.add("low_rate", split, f"{row.id} ({row.rate} Hz)")
         if row.channels > 1:
@@ -151,7 +162,8 @@ class Rules:
             for text in self._texts.get(split, {}).keys() & self._texts.get("train", {}).keys():
                 self.found.add("same_text", split, self._texts[split][text])
         self._voices()
-        return self.found.report({split: self._facts(split) for split in self.sizes})
+        facts = {split: self._facts(split) for split in self.sizes}
+        return self.found.report(facts, self.compared)
 
     def _voices(self) -> None:
         """Compare the speakers of training and evaluation."""

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mt4ssl_bench import audio
+from mt4ssl_bench.audio_files import keep_audio
 from mt4ssl_bench.errors import CorpusError
-from mt4ssl_bench.kept import keep_audio
+from mt4ssl_bench.file_state import on_disk
 from mt4ssl_bench.manifest import DURATION_SLACK, Row, misplaced, one_line
 
 LABEL_RATE = 50  # cluster labels per second
@@ -318,8 +319,8 @@ def _with_audio(row: Row, recording: Any, channels: set[int], manifest: Path, ke
         raise CorpusError(f"{manifest}: '{row.id}' has audio of type {kinds}; expected one file")
     source = sources[0]
     if source.type == "file":
-        path = Path(source.source)
-        path = path if path.is_file() else manifest.parent / path
+        path = on_disk(Path(source.source))
+        path = path if path.is_file() else on_disk(manifest.parent / path)
         if not path.is_file():
             return replace(
                 row, path=path.absolute()

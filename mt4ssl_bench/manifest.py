@@ -1,22 +1,23 @@
 """A manifest's utterances: read from a TSV and checked against their audio files, all before anything is written."""
 
-import hashlib
 import itertools
 import logging
 import math
-import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from mt4ssl_bench import audio
 from mt4ssl_bench.console import progress
+from mt4ssl_bench.containers import Defect, defect_of
 from mt4ssl_bench.errors import CorpusError
+from mt4ssl_bench.file_state import content_of, on_disk, state_of
 from mt4ssl_bench.registry import hint
 
 LOGGER = logging.getLogger(__name__)
@@ -54,6 +55,9 @@ class Row:
     content: str = ""  # digest of the file's bytes, and the place of the utterance in it
     silent: bool = False  # nobody speaks: text and phones are empty, which is no gap
     unusable: tuple[str, str] | None = None  # (reason, details): left out and counted
+    bytes: int = 0  # of the file, noted so that a change shows, as is the time
+    modified: int = 0  # nanoseconds
+    defects: tuple[Defect, ...] = ()  # of the file's length
 
     @property
     def duration(self) -> float:
@@ -180,31 +184,13 @@ def refuse_duplicates(rows: Sequence[Row], source: Path) -> None:
         )
 
 
-def audio_files(folder: Path, suffixes: Container[str] = audio.SUFFIXES) -> Iterator[Path]:
-    """Yield every audio file below `folder` in a fixed order; linked folders are followed, each once."""
-    seen = set()
-    for root, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(root)  # a link to a folder above would otherwise never end
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders.sort()
-        yield from (Path(root, n) for n in sorted(names) if Path(n).suffix.lower() in suffixes)
-
-
-def content_of(path: Path) -> str:
-    """Return the digest of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
-
 def probe_files(rows: Iterable[Row], *, skip: list[str] | None, total: int = 0) -> Iterator[Row]:
     """Yield rows with what their files say; an unreadable one raises CorpusError, or is noted in `skip`."""
     rows = iter(rows)
+    look = partial(_look, look_at=lru_cache(256)(_look_at))  # a file's parts follow each other
     with progress("checking audio", total) as advance, ThreadPoolExecutor() as pool:
         while window := list(itertools.islice(rows, WINDOW)):
-            for found in pool.map(_look, window):
+            for found in pool.map(look, window):
                 advance(1, "")
                 if isinstance(found, Row):
                     yield found
@@ -216,27 +202,55 @@ def probe_files(rows: Iterable[Row], *, skip: list[str] | None, total: int = 0) 
                     skip.append(str(found))
 
 
-def _look(row: Row) -> Row | CorpusError:
+@dataclass(frozen=True)
+class Looked:
+    """Facts of one audio file, by the names that they have in Row."""
+
+    path: Path
+    samples: int
+    rate: int
+    channels: int
+    content: str
+    bytes: int
+    modified: int
+    defects: tuple[Defect, ...]
+
+
+def _look_at(path: Path) -> Looked:
+    path = on_disk(path)
+    samples, rate, channels = audio.probe(path)
+    size, modified = state_of(path)  # before the digest, so that a change during it shows later
+    content = content_of(path)
+    defect = defect_of(path, frames=samples, rate=rate, search=True)
+    return Looked(
+        path, samples, rate, channels, content, size, modified, (defect,) if defect else ()
+    )
+
+
+def _look(row: Row, look_at: Callable[[Path], Looked]) -> Row | CorpusError:
     try:
-        samples, rate, channels = audio.probe(row.path)
-        content = content_of(row.path)
+        file = look_at(row.path)
     except (CorpusError, OSError) as error:
         return CorpusError(f"utterance '{row.id}': {error}")
-    lasts = samples / rate
+    lasts = file.samples / file.rate
+    why = "".join(f"; {text}" for _, text in file.defects)
     # as they stand, the conditions refuse NaN too
     if row.stated is not None and not abs(lasts - row.stated) <= DURATION_SLACK:
         return CorpusError(
-            f"utterance '{row.id}' lasts {lasts:.2f} s, not {row.stated:.2f} s as stated ({row.path})"
+            f"utterance '{row.id}' lasts {lasts:.2f} s, not {row.stated:.2f} s as stated "
+            f"({file.path}){why}"
         )
+    place = ""
     if row.start and row.seconds is None:
         row = replace(row, seconds=lasts - row.start)
     if row.seconds is not None:
-        unusable = misplaced(row.start, row.seconds, lasts, f"a file of {lasts:.2f} s")
+        unusable = misplaced(row.start, row.seconds, lasts, f"a file of {lasts:.2f} s{why}")
         if row.start < 0:
             row = replace(row, start=0.0, seconds=row.start + row.seconds)
         row = replace(row, unusable=unusable)
-        content += f"@{row.start:.3f}+{row.seconds:.3f}"
-    return replace(row, samples=samples, rate=rate, channels=channels, content=content)
+        place = f"@{row.start:.3f}+{row.seconds:.3f}"
+    facts = {field.name: getattr(file, field.name) for field in fields(file)}
+    return replace(row, **facts | {"content": file.content + place})
 
 
 def misplaced(start: float, seconds: float, lasts: float, whole: str) -> tuple[str, str] | None:

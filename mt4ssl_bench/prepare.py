@@ -9,19 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from mt4ssl_bench import audio
+from mt4ssl_bench.audio_files import audio_files
 from mt4ssl_bench.checks import check_rows
 from mt4ssl_bench.corpus import SID_PREFIX, Corpus, write_corpus
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.exclusions import ATTRIBUTES, Exclusions, has_all
+from mt4ssl_bench.file_state import on_disk
 from mt4ssl_bench.lexicon import Coverage, add_phones, open_lexicon
-from mt4ssl_bench.manifest import (
-    SILENCE,
-    Row,
-    audio_files,
-    probe_files,
-    read_table,
-    refuse_duplicates,
-)
+from mt4ssl_bench.manifest import SILENCE, Row, probe_files, read_table, refuse_duplicates
 
 LOGGER = logging.getLogger(__name__)
 
@@ -75,10 +70,10 @@ def prepare_folder(folder: Path, out: Path, *, name: str = "", licence: str = "u
     """
     if not folder.is_dir():
         raise CorpusError(f"{folder}: no such folder")
-    skipped = [
-        f"{file}: libsndfile reads no {file.suffix}" for file in audio_files(folder, audio.OTHER)
-    ]
-    files = list(audio_files(folder))
+    listed = list(audio_files(folder, audio.SUFFIXES | audio.OTHER))
+    files = [file for file in listed if file.suffix.lower() in audio.SUFFIXES]
+    others = [file for file in listed if file.suffix.lower() in audio.OTHER]
+    skipped = [f"{file}: libsndfile reads no {file.suffix}" for file in others]
     skipped += [
         f"{str(file)!a}: its name is not UTF-8; rename it" for file in files if not _is_text(file)
     ]
@@ -140,7 +135,7 @@ def prepare_rows(
     refuse_duplicates(rows, source)
     skipped: list[str] = []
     if not partial:
-        missing = [row for row in rows if not row.path.is_file()]
+        missing = [row for row in rows if not on_disk(row.path).is_file()]
         if missing:
             raise CorpusError(
                 f"{source}: {len(missing):,} of its {len(rows):,} audio files are missing, the first is "
@@ -339,7 +334,7 @@ def _cut(row: Row, root: Path) -> dict[str, Any]:
             "duration": row.samples / row.rate,
             "channel_ids": channels,
         },
-        "custom": {"content": row.content},
+        "custom": {"content": row.content, "bytes": row.bytes, "modified": row.modified},
         "type": "MultiCut" if len(channels) > 1 else "MonoCut",
     }
     if row.text or row.speaker or row.phones or row.silent:
