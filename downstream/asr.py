@@ -12,6 +12,7 @@ from mt4ssl_bench.downstream.config import CTCConfig, RecurrentHeadConfig, WordD
 from mt4ssl_bench.downstream.ctc import CTCTask
 from mt4ssl_bench.downstream.heads import RecurrentHead
 from mt4ssl_bench.downstream.units import Characters, Pieces, Units
+from mt4ssl_bench.lexicon import plain_apostrophes
 from mt4ssl_bench.metrics import Score, error_counts, error_rate
 from mt4ssl_bench.settings import FROZEN
 
@@ -58,8 +59,8 @@ class ASR(CTCTask):
         return list(self.reference(cut))
 
     def reference(self, cut: Any) -> str:  # noqa: ANN401 - lhotse ships no types
-        """Return the transcript in upper case, otherwise as it is."""
-        return text_of(cut).upper()
+        """Return the transcript in upper case, with one spelling of the apostrophe."""
+        return plain_apostrophes(text_of(cut)).upper()
 
     def score(
         self, references: list[str], hypotheses: list[str], speakers: list[str] | None

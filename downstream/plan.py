@@ -10,7 +10,7 @@ from typing import Any
 
 from mt4ssl_bench import bounds, results, scheme1
 from mt4ssl_bench.config import Gone, load, read_recipe, recipe_names, to_dict
-from mt4ssl_bench.corpus import Corpus, phones_of, speaker_of, text_of
+from mt4ssl_bench.corpus import Corpus, is_silent, phones_of, speaker_of, text_of
 from mt4ssl_bench.downstream.config import TaskConfig
 from mt4ssl_bench.downstream.task import TASKS, Task
 from mt4ssl_bench.errors import ConfigError, CorpusError
@@ -203,7 +203,11 @@ def _check_fields(job: Job) -> None:
         if needs in corpus.info.fields:
             continue
         members = list(cuts)
-        lacking = [cut.id for cut in members if not FIELDS[needs](cut).strip()]
+        lacking = [
+            cut.id
+            for cut in members
+            if not FIELDS[needs](cut).strip() and (needs == "speaker" or not is_silent(cut))
+        ]
         if lacking:
             raise CorpusError(
                 f"corpus {corpus.root}: cannot serve task '{task}': {len(lacking)} of {len(members)} utterances of "

@@ -15,13 +15,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mt4ssl_bench import audio
+from mt4ssl_bench.audio_files import audio_files
 from mt4ssl_bench.console import progress
+from mt4ssl_bench.containers import defect_of
 from mt4ssl_bench.downstream.ctc import CTCTask
 from mt4ssl_bench.downstream.plan import former
 from mt4ssl_bench.downstream.saved import read_model, read_task
 from mt4ssl_bench.downstream.tuned import Tuned, TunedHead
 from mt4ssl_bench.errors import BenchError, CheckpointError, ConfigError, CorpusError
 from mt4ssl_bench.features import Upstream, load_upstream
+from mt4ssl_bench.file_state import on_disk
 from mt4ssl_bench.tuning import rebuild
 
 LOGGER = logging.getLogger(__name__)
@@ -43,7 +46,7 @@ def transcribe(
 
     Raises BenchError, before any audio is read, for a wrong model, language model or path.
     """
-    paths = audio_files(files)
+    paths = named(files)
     recognizer = Recognizer(model, upstream=upstream, device=device)
     if decode:
         recognizer.use(decode)
@@ -52,27 +55,26 @@ def transcribe(
             text = None
             try:
                 text = recognizer.text(audio.read_file(path))
+                frames, rate, _ = audio.probe(path)
+                if defect := defect_of(path, frames=frames, rate=rate, search=True):
+                    LOGGER.warning("%s: %s", path, defect[1])
             except BenchError as error:
                 LOGGER.error("%s", error if str(path) in str(error) else f"{path}: {error}")  # noqa: TRY400 - one line
             yield path, text
             advance(1, "")
 
 
-def audio_files(paths: Sequence[Path]) -> list[Path]:
+def named(paths: Sequence[Path]) -> list[Path]:
     """Return the files, folders replaced by the audio files within; raises CorpusError for what does not exist."""
-    found: list[Path] = []
-    for path in paths:
+    files: list[Path] = []
+    for path in map(on_disk, paths):
         if not path.exists():
             raise CorpusError(f"{path}: no such file or folder")
-        inside = (
-            sorted(p for p in path.rglob("*") if p.suffix.lower() in audio.SUFFIXES)
-            if path.is_dir()
-            else [path]
-        )
+        inside = list(audio_files(path)) if path.is_dir() else [path]
         if not inside:
             raise CorpusError(f"{path}: holds no audio file ({', '.join(sorted(audio.SUFFIXES))})")
-        found += inside
-    return found
+        files += inside
+    return files
 
 
 class Recognizer:

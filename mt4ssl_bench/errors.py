@@ -13,6 +13,10 @@ class CorpusError(BenchError):
     """A corpus, manifest or audio file that cannot be used as asked."""
 
 
+class AudioChangedError(BenchError):
+    """An audio file that changed since prepare; no CorpusError, which some callers leave out."""
+
+
 class CheckpointError(BenchError):
     """A checkpoint or store that is damaged, foreign or made from something else."""
 

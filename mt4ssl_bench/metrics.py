@@ -89,23 +89,14 @@ def error_counts(
 
     Tokens are what spaces separate ("words": also phonemes), or single characters, with the spaces between
     words. Outer and repeated white space is dropped; nothing else is normalised. An empty hypothesis is all
-    deletions.
+    deletions, an empty reference (an utterance in which nobody speaks) all insertions.
 
     Returns:
         (N, 4) int64: substitutions, deletions, insertions, reference tokens.
-
-    Raises:
-        CorpusError: a reference is empty, so that no rate is defined for it.
     """
     assert len(references) == len(hypotheses), (
         f"{len(references)} references, {len(hypotheses)} hypotheses"
     )
-    for index, reference in enumerate(references):
-        if not reference.strip():
-            raise CorpusError(
-                f"reference {index} of {len(references)}: {reference!r} is empty, expected at least one "
-                "token; give that utterance a text or leave it out of the manifest"
-            )
     counts = np.zeros((len(references), 4), dtype=np.int64)
     if not len(references):
         return counts
@@ -139,7 +130,7 @@ def confusions(references: Sequence[str], hypotheses: Sequence[str]) -> Counter[
 
 def rate(counts: Counts) -> float:
     """Return 100 * errors / reference tokens over all rows of (N, 4) counts, without an interval."""
-    return 100.0 * float(counts[:, :3].sum()) / float(counts[:, 3].sum())
+    return float(_ratio(_pairs(counts).sum(axis=0)))
 
 
 def error_rate(
@@ -232,8 +223,9 @@ def _pairs(counts: Counts) -> Counts:
 
 
 def _ratio(sums: Sums) -> Sums:
-    """100 * errors / tokens of (..., 2) sums."""
-    rates: Sums = 100.0 * sums[..., 0] / sums[..., 1]
+    """100 * errors / tokens of (..., 2) sums; NaN where no reference has a token."""
+    tokens = np.where(sums[..., 1] > 0, sums[..., 1], np.nan)
+    rates: Sums = 100.0 * sums[..., 0] / tokens
     return rates
 
 
@@ -249,6 +241,10 @@ def _rate(
 ) -> tuple[float, Interval, Interval | None]:
     """100 * sum / sum of (N, 2) pairs, with its interval over utterances and, where possible, speakers."""
     _check_any(pairs)
+    if not pairs[:, 1].any():
+        raise CorpusError(
+            f"all {len(pairs)} references are empty; expected at least one token to score"
+        )
     value = float(_ratio(pairs.sum(axis=0)))
     over_utterances = _bootstrap(pairs, _ratio, seed, samples)
     if speakers is None:
@@ -276,5 +272,6 @@ def _bootstrap(
             rows[draws].sum(axis=1)
         )  # (step, N, C) -> (step, C) -> (step,)
     tail = (100.0 - COVERAGE) / 2
-    low, high = np.percentile(rates, [tail, 100.0 - tail])
+    # a draw of silent utterances only has no rate
+    low, high = np.nanpercentile(rates, [tail, 100.0 - tail])
     return Interval(low=float(low), high=float(high))

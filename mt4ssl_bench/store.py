@@ -30,6 +30,7 @@ from mt4ssl_bench.feature_file import (
     read_header,
 )
 from mt4ssl_bench.features import Upstream
+from mt4ssl_bench.file_state import require_unchanged
 from mt4ssl_bench.passes import Crops, Pass, Values
 from mt4ssl_bench.settings import NEVER
 
@@ -112,7 +113,12 @@ class FeatureStore:
     def features(
         self, work: Pass, digest: str, split: str, cuts: Sequence[Any], *, corpus: str = ""
     ) -> FeatureSet:
-        """Return what a pass makes of the cuts, from the store where it is there."""
+        """Return what a pass makes of the cuts, from the store where it is there.
+
+        Raises AudioChangedError for a cut whose file is not the one that was prepared.
+        """
+        for cut in cuts:
+            require_unchanged(cut)
         upstream = work.upstream
         header = header_of(work, cuts, digest, split, self.config.precision, corpus)
         members = hashlib.sha256("\n".join(sorted(cut.id for cut in cuts)).encode()).hexdigest()[:8]

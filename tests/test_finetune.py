@@ -16,7 +16,7 @@ from mt4ssl_bench.downstream.evaluate import evaluate
 from mt4ssl_bench.downstream.finetune import Audio, Finetuning
 from mt4ssl_bench.downstream.plan import load_config, plan
 from mt4ssl_bench.downstream.speaker import Speaker
-from mt4ssl_bench.downstream.transcribe import Recognizer, audio_files, transcribe
+from mt4ssl_bench.downstream.transcribe import Recognizer, named, transcribe
 from mt4ssl_bench.downstream.tuned import TunedHead
 from mt4ssl_bench.errors import CheckpointError, ConfigError, CorpusError, UpstreamError
 from mt4ssl_bench.features import load_upstream
@@ -215,9 +215,9 @@ def test_transcribe_prints_the_text_of_an_utterance_it_was_trained_on(
         (tmp_path / "broken.wav", None),
         found[0],
     ]
-    assert len(audio_files([files[0].parent])) == 24
+    assert len(named([files[0].parent])) == 24
     with pytest.raises(CorpusError, match="no such file or folder"):
-        audio_files([tmp_path / "none"])
+        named([tmp_path / "none"])
     with pytest.raises(ConfigError, match="--beam: no effect without --lm"):
         list(transcribe(folder, files, decode={"beam": 3}))
     with pytest.raises(CheckpointError, match="holds no model.pt"):

@@ -145,3 +145,14 @@ def _say(task: ASR, text: str) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.nn.functional.one_hot(torch.tensor([path]), task.outputs).float(), torch.tensor(
         [len(path)]
     )
+
+
+@pytest.mark.parametrize("apostrophe", ["'", "\u2019", "\u02bc"])
+def test_asr_has_one_apostrophe_among_its_characters(apostrophe: str) -> None:
+    def cut(text: str) -> Any:
+        return SimpleNamespace(supervisions=[SimpleNamespace(text=text)])
+
+    task = ASR(ASRConfig(task="asr"))
+    task.fit_units([cut("don't"), cut(f"can{apostrophe}t")])
+    assert task.fitted.state()["symbols"] == ["'", "A", "C", "D", "N", "O", "T"]
+    assert task.reference(cut(f"can{apostrophe}t")) == "CAN'T"
