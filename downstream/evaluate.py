@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from mt4ssl_bench import results
 from mt4ssl_bench.corpus import Corpus
 from mt4ssl_bench.downstream.checks import check_references
 from mt4ssl_bench.downstream.finetune import train_finetuned
@@ -75,7 +74,7 @@ def _fill(
 ) -> None:
     """Add one row to the outcome: the record that exists, a new one, or a failure."""
     try:
-        existing = results.find(out, job.key(model))
+        existing = job.find(out, model)
         if existing:
             LOGGER.info("%s, %s: already evaluated", model.name, job.recipe)
             outcome.reused += 1
@@ -99,7 +98,7 @@ def _run(
     task.fit_units(cuts["train"])
     counts = {f"{role}_utterances": len(members) for role, members in cuts.items()}
     counts |= check_references(job, task, cuts)
-    folder = out / "runs" / results.stem(task.name, model.name, job.key(model, training=True))
+    folder = job.run_folder(out, model)
     if job.config.mode == "finetune":
         trained = train_finetuned(model, job, task, cuts, folder=folder, device=device, clock=clock)
     else:

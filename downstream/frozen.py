@@ -15,7 +15,7 @@ from mt4ssl_bench.downstream.saved import save_model
 from mt4ssl_bench.downstream.sweep import Split, Sweep, Trial
 from mt4ssl_bench.downstream.task import Task, Trained
 from mt4ssl_bench.features import Upstream
-from mt4ssl_bench.passes import Crops, Pass
+from mt4ssl_bench.passes import Pass
 from mt4ssl_bench.store import FeatureStore, LiveFeatures
 
 NORMED = 50  # utterances whose norms are measured
@@ -85,13 +85,7 @@ def layer_norms(split: Split, *, normalized: bool) -> list[float]:
 
 def pass_of(model: Upstream, job: Job, role: str) -> Pass:
     """Return the pass over the audio of a split that the job needs."""
-    if not job.kind.pooled:
-        return Pass(model)
-    config, training = job.config, role == "train"
-    seconds = config.crop_seconds if training else config.test_crop_seconds
-    return Pass(
-        model, Crops(seconds=seconds, count=config.crops if training else 1, seed=config.seeds[0])
-    )
+    return Pass(model, job.config.crops_of(role))
 
 
 def _trial(trial: Trial, chosen: Trial) -> results.Trial:

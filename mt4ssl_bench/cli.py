@@ -113,8 +113,14 @@ def kmeans(
     ] = None,
     alignment: Annotated[
         Path | None,
-        typer.Option(help="A CTM file of phones in time: adds purity and PNMI to the report."),
+        typer.Option(
+            help="Time-aligned phones: a CTM file, or a folder of TextGrid files named by utterance "
+            "id. Adds phone purity, cluster purity and PNMI to the report."
+        ),
     ] = None,
+    tier: Annotated[
+        str, typer.Option(help="Name of the interval tier that holds the phones in TextGrid files.")
+    ] = "phones",
     device: Device = "auto",
 ) -> None:
     """Make the offline targets' labels alone, from MFCC or from a layer of any upstream, and report on them.
@@ -128,7 +134,7 @@ def kmeans(
     from mt4ssl_bench.upstream.kmeans import kmeans as run
 
     for key, value in run(
-        recipe, *(keys or []), out=out, alignment=alignment, device=device
+        recipe, *(keys or []), out=out, alignment=alignment, tier=tier, device=device
     ).items():
         stdout.print(f"{key}: {value}")
 

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+COMPARED = {
+    "bytes": "the files' bytes; --full finds the same samples in another container too",
+    "samples": "decoded samples; a copy in a lossy format is not found",
+}
 COLOURS = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
 
@@ -60,6 +64,7 @@ def _print(report: "Report") -> None:
         )
         said = f"{facts['utterances']:,} utterances, {facts['hours']:.2f} h, {facts['speakers']} speakers ({rates})"
         stdout.print(f"  {split:10} {said}")
+    stdout.print(f"  duplicates and leaks: by {COMPARED[report.compared]}")
     kinds = [finding.severity for finding in report.findings]
     counts = ", ".join(f"{kinds.count(kind)} kinds of {kind}" for kind in COLOURS if kind in kinds)
     stdout.print(f"  found: {counts or 'nothing'}")

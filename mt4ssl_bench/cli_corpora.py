@@ -262,22 +262,33 @@ def prepare_table(
         Path,
         typer.Argument(help="TSV: id, path and any of speaker, language, text, phones, split, ..."),
     ],
+    *,
     out: Out,
     name: Name = "",
     licence: Licence = "unknown",
     lexicon: Words = None,
+    partial: Annotated[
+        bool,
+        typer.Option(
+            "--partial",
+            help="Leave out and count rows with an empty cell, and files that are missing or "
+            "unreadable.",
+        ),
+    ] = False,
     shards: Shards = None,
 ) -> None:
     """Make a corpus from a TSV with a header; missing columns limit which tasks it serves.
 
     Columns: id, path (relative to the table), and any of duration_s, speaker, language, text, phones, split, sid_split.
     English texts without phones get CMUdict's, any language's --lexicon's; a table without split is split here.
+    An empty cell is a gap and is refused; the text of an utterance in which nobody speaks is <silence>.
 
     Example: mt4ssl-bench prepare table my_corpus/manifest.tsv --out corpora/mine
     """
     from mt4ssl_bench.prepare import prepare_table as run
 
-    finish(run(manifest, out, name=name, licence=licence, lexicon=lexicon or ()), shards)
+    corpus = run(manifest, out, name=name, licence=licence, lexicon=lexicon or (), partial=partial)
+    finish(corpus, shards)
 
 
 @prepare.command("folder")

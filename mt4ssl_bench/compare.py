@@ -12,10 +12,10 @@ from mt4ssl_bench.registry import hint
 from mt4ssl_bench.results import (
     Hypothesis,
     Result,
-    digest,
     lm_reference,
     load,
     load_hypotheses,
+    one_model_each,
     stored_counts,
 )
 
@@ -129,7 +129,8 @@ def _find(name: str, task: str, folder: Path) -> list[Found]:
     """The records that a name may mean, of one model."""
     if Path(name).is_file():
         return [(Path(name), load(Path(name)))]
-    records = [(path, load(path)) for path in sorted(folder.glob("*.json"))]
+    files = sorted(folder.glob("*.json"))
+    records = list(zip(files, one_model_each(map(load, files)), strict=True))
     ranked = [
         (path, r) for path, r in records if task in {r.task, r.recipe_name} and r.limit is None
     ]
@@ -161,8 +162,8 @@ def _find(name: str, task: str, folder: Path) -> list[Found]:
 
 def _protocol(result: Result) -> tuple[str, ...]:
     """What two records must share: their numbers mean the same then."""
-    recipe = digest([result.recipe, result.task_version, result.mode])
-    return result.task, result.corpus["digest"], result.recipe_name, recipe, str(result.limit)
+    same = result.identity
+    return same.corpus, same.recipe, same.protocol, str(same.limit)
 
 
 def _why(a: Result, b: Result) -> str:
@@ -172,9 +173,9 @@ def _why(a: Result, b: Result) -> str:
     if a.corpus["digest"] != b.corpus["digest"]:
         one, other = (f"{r.corpus['name']} ({r.corpus['digest'][:8]})" for r in (a, b))
         return f"one was measured on {one}, the other on {other}"
-    keys = [key for key in {**a.recipe, **b.recipe} if a.recipe.get(key) != b.recipe.get(key)]
-    if keys:
-        return (
-            f"their recipes differ in {keys[0]} ({a.recipe.get(keys[0])}, {b.recipe.get(keys[0])})"
-        )
+    ours, theirs = a.identity.settings, b.identity.settings
+    for key in {**ours, **theirs}:
+        if ours.get(key) != theirs.get(key):
+            shown = (side.get(key, "the default") for side in (ours, theirs))
+            return f"their recipes differ in {key} ({', '.join(map(str, shown))})"
     return f"recipes {a.recipe_name} ({a.mode}, limit {a.limit}), {b.recipe_name} ({b.mode}, limit {b.limit})"

@@ -13,6 +13,10 @@ class CorpusError(BenchError):
     """A corpus, manifest or audio file that cannot be used as asked."""
 
 
+class AudioChangedError(BenchError):
+    """An audio file that changed since prepare; no CorpusError, which some callers leave out."""
+
+
 class CheckpointError(BenchError):
     """A checkpoint or store that is damaged, foreign or made from something else."""
 
@@ -25,7 +29,7 @@ class TrainingError(BenchError):
     """A run that must stop: collapsed, not finite, or unable to save."""
 
 
-def lines(error: BaseException) -> list[str]:
+def lines(error: BaseException | str) -> list[str]:
     """Return the lines of an error's message without blank ones; the class name if there is none."""
     return [line.strip() for line in str(error).splitlines() if line.strip()] or [
         type(error).__name__

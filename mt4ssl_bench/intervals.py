@@ -183,6 +183,10 @@ def rate_intervals(
         CorpusError: If there is no utterance.
     """
     _check_any(pairs)
+    if not pairs[:, 1].any():
+        raise CorpusError(
+            f"all {len(pairs)} references are empty; expected at least one token to score"
+        )
     value = float(_ratio(pairs.sum(axis=0)))
     over_utterances = _interval(pairs, value, seed, samples)
     if speakers is None:

@@ -15,7 +15,14 @@ from rich.text import Text
 
 from mt4ssl_bench.errors import BenchError, CheckpointError
 from mt4ssl_bench.ranking import Answers
-from mt4ssl_bench.results import Hypothesis, Result, load, load_hypotheses, record_paths
+from mt4ssl_bench.results import (
+    Hypothesis,
+    Result,
+    load,
+    load_hypotheses,
+    one_model_each,
+    record_paths,
+)
 from mt4ssl_bench.table import Cell, Column, Row, Table, build, rates
 from mt4ssl_bench.text import flat, markdown, spreadsheet
 
@@ -32,7 +39,7 @@ class Leaderboard:
 
     def __init__(self, results: Sequence[Result], answers: Answers = lambda _: ()) -> None:
         """Rank `results`; without the `answers` beside a record it is placed by its values."""
-        results = sorted(results, key=lambda result: result.created)
+        results = sorted(one_model_each(results), key=lambda result: result.created)
         names = _names(results)
         corpora: defaultdict[str, list[Result]] = defaultdict(list)
         for result in results:

@@ -1,5 +1,6 @@
 """Error rates and accuracy with intervals: a rate is total errors over total tokens, not a mean of rates."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +10,6 @@ from typing import Literal
 import jiwer
 import numpy as np
 
-from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.intervals import Counts, Method, error_pairs, rate_intervals
 
 Tokens = Literal["words", "characters", "answers"]
@@ -106,23 +106,14 @@ def error_counts(
 
     Tokens are what spaces separate ("words": also phonemes), or single characters, with the spaces between
     words. Outer and repeated white space is dropped; nothing else is normalised. An empty hypothesis is all
-    deletions.
+    deletions, an empty reference (an utterance in which nobody speaks) all insertions.
 
     Returns:
         (N, 4) int64: substitutions, deletions, insertions, reference tokens.
-
-    Raises:
-        CorpusError: a reference is empty, so that no rate is defined for it.
     """
     assert len(references) == len(hypotheses), (
         f"{len(references)} references, {len(hypotheses)} hypotheses"
     )
-    for index, reference in enumerate(references):
-        if not reference.strip():
-            raise CorpusError(
-                f"reference {index} of {len(references)}: {reference!r} is empty, expected at least one "
-                "token; give that utterance a text or leave it out of the manifest"
-            )
     counts = np.zeros((len(references), 4), dtype=np.int64)
     if not len(references):
         return counts
@@ -164,7 +155,8 @@ def confusions(
 
 def rate(counts: Counts) -> float:
     """Return 100 * errors / reference tokens over all rows of (N, 4) counts, without an interval."""
-    return 100.0 * float(counts[:, :3].sum()) / float(counts[:, 3].sum())
+    errors, tokens = map(float, error_pairs(counts).sum(axis=0))
+    return 100.0 * errors / tokens if tokens else math.nan
 
 
 def error_rate(

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mt4ssl_bench.metrics import METRICS, confusions
-from mt4ssl_bench.results import Hypothesis, Result, digest, load, load_hypotheses
+from mt4ssl_bench.results import Hypothesis, Result, load, load_hypotheses
 from mt4ssl_bench.text import flat
 
 CONFUSED, WORST = 15, 5  # lines of a report
@@ -48,7 +48,7 @@ def sweep_tables(results: Sequence[Result]) -> RenderableType:
     """Return every learning rate's main metric on valid, a table for each corpus and recipe; the chosen one is bold."""
     groups: defaultdict[tuple[str, ...], list[Result]] = defaultdict(list)
     for result in sorted(results, key=lambda result: result.created):
-        recipe = digest([result.recipe, result.task_version, result.mode])[:8]
+        recipe = result.identity.protocol[:8]
         groups[result.corpus["name"], result.corpus["digest"], result.recipe_name, recipe].append(
             result
         )

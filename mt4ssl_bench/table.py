@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from mt4ssl_bench.metrics import METRICS, Metric, Score
 from mt4ssl_bench.ranking import Answers, places, shared
-from mt4ssl_bench.results import CorpusRecord, Result, digest
+from mt4ssl_bench.results import CorpusRecord, Result
 
 Recipe = tuple[
     str, str, str
@@ -141,7 +141,7 @@ def build(records: Sequence[Result], names: dict[str, str], answers: Answers) ->
     """
     models: defaultdict[str, Found] = defaultdict(dict)
     for result in records:
-        recipe = digest([result.recipe, result.task_version, result.mode])[:8]
+        recipe = result.identity.protocol[:8]
         models[result.upstream["fingerprint"]][result.task, result.recipe_name, recipe] = result
     columns = _columns(models.values())
     scores = {mark: [_score(found, column) for column in columns] for mark, found in models.items()}

@@ -382,7 +382,7 @@ def test_synthetic_speech_is_named_as_what_it_is() -> None:
 
 def test_the_chosen_learning_rates_stand_below_with_their_recipe() -> None:
     records = [a_result("a", "phoneme", 1), a_result("b", "phoneme", 2, lr=1e-5)]
-    recipe = results.digest([records[0].recipe, 1, "frozen"])[:8]
+    recipe = records[0].identity.protocol[:8]
     assert f"* phoneme: recipe phoneme_tiny ({recipe}), frozen; lr: a 0.01, b 1e-05" in (
         Leaderboard(records).to_markdown().splitlines()
     )

@@ -36,9 +36,18 @@ def test_an_empty_hypothesis_is_all_deletions() -> None:
 
 
 @pytest.mark.parametrize("empty", ["", "  ", "\t\n"])
-def test_an_empty_reference_is_an_error_that_names_its_index(empty: str) -> None:
-    with pytest.raises(CorpusError, match="reference 1 of 2"):
-        error_counts(["A", empty], ["A", "B"], by="words")
+def test_words_in_an_utterance_in_which_nobody_speaks_are_insertions(empty: str) -> None:
+    counts = error_counts(["A", empty, empty], ["A", "B C", ""], by="words")
+    assert counts.tolist() == [[0, 0, 0, 1], [0, 0, 2, 0], [0, 0, 0, 0]]
+    assert error_counts([empty], ["B C"], by="characters").tolist() == [[0, 0, 3, 0]]
+    score = error_rate(counts)
+    assert (score.value, score.insertions, score.total) == (200.0, 2, 1)
+    assert 0 <= score.low <= score.high < math.inf  # draws without any reference word have no rate
+
+
+def test_references_without_any_token_have_no_rate() -> None:
+    with pytest.raises(CorpusError, match="all 2 references are empty; expected at least one"):
+        error_rate(error_counts(["", " "], ["A", ""], by="words"))
 
 
 def test_a_rate_is_total_errors_over_total_tokens_and_not_the_mean_of_rates() -> None:
