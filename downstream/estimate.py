@@ -8,11 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mt4ssl_bench import results
 from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.downstream.config import rates
 from mt4ssl_bench.downstream.frozen import pass_of
 from mt4ssl_bench.downstream.plan import ROLES, Job, plan
-from mt4ssl_bench.downstream.task import rates
 from mt4ssl_bench.errors import BenchError
 from mt4ssl_bench.feature_file import Header
 from mt4ssl_bench.features import Upstream, load_each, pick_device
@@ -83,7 +82,7 @@ def estimate(
     for _, model in load_each(upstreams, device=where, failed=failed):
         missing = []
         for job in jobs:
-            record = results.find(out, job.key(model))
+            record = job.find(out, model)
             if record is None and job.config.mode == "finetune":
                 try:
                     check_trainable(model)

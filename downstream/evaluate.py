@@ -6,14 +6,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from mt4ssl_bench import results
 from mt4ssl_bench.corpus import Corpus
 from mt4ssl_bench.downstream.checks import check_references
 from mt4ssl_bench.downstream.finetune import train_finetuned
 from mt4ssl_bench.downstream.frozen import train_frozen
 from mt4ssl_bench.downstream.plan import ROLES, Job, plan
 from mt4ssl_bench.downstream.record import Clock, write_record
-from mt4ssl_bench.errors import BenchError
+from mt4ssl_bench.errors import BenchError, first_line, with_class
 from mt4ssl_bench.features import Upstream, load_each, pick_device
 from mt4ssl_bench.results import Result
 from mt4ssl_bench.store import FeatureStore
@@ -75,7 +74,7 @@ def _fill(
 ) -> None:
     """Add one row to the outcome: the record that exists, a new one, or a failure."""
     try:
-        existing = results.find(out, job.key(model))
+        existing = job.find(out, model)
         if existing:
             LOGGER.info("%s, %s: already evaluated", model.name, job.recipe)
             outcome.reused += 1
@@ -86,13 +85,8 @@ def _fill(
 
 def _report(outcome: Outcome, row: str, error: Exception) -> None:
     LOGGER.debug("failed", exc_info=error)
-    reason = (str(error).splitlines() or [""])[0]
-    kind = (
-        ""
-        if reason and isinstance(error, BenchError | RuntimeError | OSError)
-        else f"{type(error).__name__}: "
-    )
-    outcome.failures.append(f"{row}: {kind}{reason}")
+    plain = isinstance(error, BenchError | RuntimeError | OSError)
+    outcome.failures.append(f"{row}: {first_line(error) if plain else with_class(error)}")
     LOGGER.error("%s", outcome.failures[-1])
 
 
@@ -104,7 +98,7 @@ def _run(
     task.fit_units(cuts["train"])
     counts = {f"{role}_utterances": len(members) for role, members in cuts.items()}
     counts |= check_references(job, task, cuts)
-    folder = out / "runs" / results.stem(task.name, model.name, job.key(model, training=True))
+    folder = job.run_folder(out, model)
     if job.config.mode == "finetune":
         trained = train_finetuned(model, job, task, cuts, folder=folder, device=device, clock=clock)
     else:

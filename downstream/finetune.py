@@ -19,10 +19,11 @@ from torch import Tensor
 from mt4ssl_bench import audio, results
 from mt4ssl_bench.batching import Batches, pad
 from mt4ssl_bench.downstream.checks import learnable
+from mt4ssl_bench.downstream.config import TaskConfig, rates
 from mt4ssl_bench.downstream.plan import Job
 from mt4ssl_bench.downstream.record import Clock
 from mt4ssl_bench.downstream.saved import read_model, save_model
-from mt4ssl_bench.downstream.task import Answers, Task, TaskConfig, Trained, rates
+from mt4ssl_bench.downstream.task import Answers, Task, Trained
 from mt4ssl_bench.downstream.tuned import Tuned, TunedHead
 from mt4ssl_bench.errors import TrainingError
 from mt4ssl_bench.features import Upstream
@@ -71,8 +72,11 @@ def train_finetuned(
     if best.folder != folder:
         save_model(folder, task, model, best.model.head, encoder=best.model.encoder)
     clock.lap("train")
-    chosen, crop = best, task.config.test_crop_seconds if task.pooled else 0.0
-    splits = {role: Audio(cuts[role], task.config, crop=crop) for role in ("valid", "test")}
+    chosen = best
+    splits = {
+        role: Audio(cuts[role], task.config, crop=_crop(task.config, role))
+        for role in ("valid", "test")
+    }
     hypotheses, members = chosen.decode(splits["test"])
     return Trained(
         hypotheses=hypotheses,
@@ -82,6 +86,12 @@ def train_finetuned(
         with_lm=task.answer_with_lm(lambda role: chosen.logits(splits[role])),
         counts={"train_too_long": left_out} if left_out else {},
     )
+
+
+def _crop(config: TaskConfig, role: str) -> float:
+    """Return how many seconds of each utterance of a split are read, 0 for all."""
+    crops = config.crops_of(role)
+    return crops.seconds if crops else 0.0
 
 
 def worse(task: Task, value: float, other: float) -> bool:
@@ -161,13 +171,13 @@ class Finetuning:
     def run(self, train: Sequence[Any], valid: Sequence[Any], title: str) -> None:
         """Train, then hold the model that was best on valid; raises TrainingError when the loss is not finite."""
         config, metric = self.config, self.task.metric
-        data = Audio(train, config, crop=config.crop_seconds if self.task.pooled else 0.0)
-        checked = Audio(valid, config, crop=config.test_crop_seconds if self.task.pooled else 0.0)
+        data = Audio(train, config, crop=_crop(config, "train"))
+        checked = Audio(valid, config, crop=_crop(config, "valid"))
         self.targets = {cut.id: self.task.target(cut) for cut in train}
 
         def validate(step: int) -> dict[str, float]:  # noqa: ARG001 - fit's signature
             hypotheses, cuts = self.decode(checked)
-            value = self.task.measure(self.task.references(cuts, hypotheses), hypotheses)
+            value = self.task.measure(self.task.references(cuts), hypotheses)
             # as fairseq does, the later of two equal ones is kept
             if not any(worse(self.task, value, found[metric]) for found in fit.validations):
                 save_model(

@@ -5,11 +5,12 @@ from typing import Any
 
 from torch import nn
 
-from mt4ssl_bench import checkpoint
-from mt4ssl_bench.config import to_dict
-from mt4ssl_bench.downstream.task import Task
+from mt4ssl_bench import checkpoint, scheme1
+from mt4ssl_bench.config import from_dict, to_dict
+from mt4ssl_bench.downstream.task import TASKS, Task
 from mt4ssl_bench.errors import CheckpointError
 from mt4ssl_bench.features import Upstream
+from mt4ssl_bench.settings import flatten, keys_of, nest
 from mt4ssl_bench.tuning import Trainable
 
 KIND = "task"
@@ -57,3 +58,16 @@ def read_model(folder: Path) -> dict[str, Any]:
     if stored.get("kind") != KIND:
         raise CheckpointError(f"{file}: not a trained task ({stored.get('kind', 'no kind')})")
     return stored
+
+
+def read_task(stored: dict[str, Any]) -> Task:
+    """Return the task of what read_model() returned, units included.
+
+    Models of revision 16264c9 have every task's keys in their config; those of other tasks are passed over.
+    """
+    kind = TASKS.get(stored["task"])
+    known, former = keys_of(kind.Config()), flatten(scheme1.DEFAULTS).keys()
+    values = {k: v for k, v in flatten(stored["config"]).items() if k in known or k not in former}
+    task = kind(from_dict(kind.Config, nest(values)))
+    task.restore(stored["state"])
+    return task

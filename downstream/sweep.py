@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from mt4ssl_bench.batching import Batches, endless
+from mt4ssl_bench.downstream.config import rates
 from mt4ssl_bench.downstream.heads import run_heads
-from mt4ssl_bench.downstream.task import Answers, Task, rates
+from mt4ssl_bench.downstream.task import Answers, Task
 from mt4ssl_bench.errors import TrainingError
 from mt4ssl_bench.feature_file import FeatureSet
 from mt4ssl_bench.metrics import METRICS
@@ -192,7 +193,7 @@ class Sweep:
         found, trials = {}, self.active
         answers, cuts = self.decode([trial.head for trial in trials], valid)
         for trial, hypotheses in zip(trials, answers, strict=True):
-            value = self.task.measure(self.task.references(cuts, hypotheses), hypotheses)
+            value = self.task.measure(self.task.references(cuts), hypotheses)
             found[
                 f"lr {trial.lr:g}" + (f", seed {trial.seed}" if len(self.config.seeds) > 1 else "")
             ] = value

@@ -15,6 +15,10 @@ class CorpusError(BenchError):
     """A corpus, manifest or audio file that cannot be used as asked."""
 
 
+class AudioChangedError(BenchError):
+    """An audio file that changed since prepare; no CorpusError, which some callers leave out."""
+
+
 class CheckpointError(BenchError):
     """A checkpoint or store that is damaged, foreign or made from something else."""
 
@@ -25,6 +29,24 @@ class UpstreamError(BenchError):
 
 class TrainingError(BenchError):
     """A run that must stop: collapsed, not finite, or unable to save."""
+
+
+def lines(error: BaseException | str) -> list[str]:
+    """Return the lines of an error's message without blank ones; the class name if there is none."""
+    return [line.strip() for line in str(error).splitlines() if line.strip()] or [
+        type(error).__name__
+    ]
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its class name if the message is empty."""
+    return lines(error)[0]
+
+
+def with_class(error: BaseException) -> str:
+    """Return "<class>: <first line>", or only the class name if the message is empty."""
+    name, line = type(error).__name__, first_line(error)
+    return line if line == name else f"{name}: {line}"
 
 
 def some(names: Iterable[str], most: int = 3) -> str:

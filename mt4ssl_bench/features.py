@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mt4ssl_bench.checkpoint import fingerprint
-from mt4ssl_bench.errors import BenchError, UpstreamError, some
+from mt4ssl_bench.errors import BenchError, UpstreamError, first_line, some
 from mt4ssl_bench.identity import describe, identify
 from mt4ssl_bench.names import is_run
 from mt4ssl_bench.registry import Registry, hint
@@ -155,7 +155,7 @@ def pick_device(name: str = "auto") -> str:
             return str(torch.zeros(1, device=name).device)
         except (RuntimeError, AssertionError) as error:
             raise UpstreamError(
-                f"--device {name}: not available here ({str(error).splitlines()[0]})"
+                f"--device {name}: not available here ({first_line(error)})"
             ) from None
     if torch.cuda.is_available():
         return "cuda"
@@ -347,10 +347,10 @@ def _why_not_built(model: str, error: Exception) -> str:
             )
     if model.startswith("hf_"):
         return (
-            f"s3prl could not build it ({_first_line(error)}); an id of Hugging Face needs the network, "
+            f"s3prl could not build it ({first_line(error)}); an id of Hugging Face needs the network, "
             f"the folder of a model that save_pretrained() wrote does not: {model}:<folder>"
         )
-    return f"s3prl could not build it ({_first_line(error)})"
+    return f"s3prl could not build it ({first_line(error)})"
 
 
 def load_s3prl(argument: str, *, device: str) -> Upstream:
@@ -367,7 +367,7 @@ def s3prl_hub() -> Any:  # noqa: ANN401 - s3prl ships no types
         if is_mismatch(error):
             raise UpstreamError(f"s3prl: {advice(error)}") from None
         raise UpstreamError(
-            f"s3prl's hub cannot be imported ({_first_line(error)}); the maintained fork can: pip install espnet-s3prl"
+            f"s3prl's hub cannot be imported ({first_line(error)}); the maintained fork can: pip install espnet-s3prl"
         ) from None
     return hub
 
@@ -378,7 +378,3 @@ def _quiet() -> Iterator[None]:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -20,7 +20,7 @@ from torch import Tensor
 from mt4ssl_bench import audio
 from mt4ssl_bench.batching import Batches, pad
 from mt4ssl_bench.console import progress
-from mt4ssl_bench.errors import CorpusError, UpstreamError
+from mt4ssl_bench.errors import CorpusError, UpstreamError, first_line
 from mt4ssl_bench.features import Upstream
 
 LOGGER = logging.getLogger(__name__)
@@ -167,9 +167,8 @@ class Pass:
         try:
             rows = self._extract(waves)
         except Exception as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UpstreamError(
-                f"upstream '{self.upstream.name}' failed on {where}: {reason}"
+                f"upstream '{self.upstream.name}' failed on {where}: {first_line(error)}"
             ) from error
         if not _finite(rows):
             raise UpstreamError(

@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mt4ssl_bench.audio import RATE
-from mt4ssl_bench.errors import UpstreamError
+from mt4ssl_bench.errors import UpstreamError, with_class
 from mt4ssl_bench.features import Upstream
 from mt4ssl_bench.passes import HUGE, broken_layers
 
@@ -54,8 +54,7 @@ def check(upstream: Upstream) -> Iterator[Check]:
         try:
             found = run(upstream)
         except Exception as error:  # noqa: BLE001 - somebody else's model raises what it likes
-            reason = (str(error).splitlines() or [""])[0]
-            found = Check(name, "failed", "no exception", f"{type(error).__name__}: {reason}")
+            found = Check(name, "failed", "no exception", with_class(error))
         failed = found.outcome == "failed"
         yield found
 

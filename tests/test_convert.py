@@ -452,6 +452,17 @@ def source(tmp_path: Path) -> Path:
     return tmp_path / "source"
 
 
+def test_names_stay_text_in_the_model_card(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / '<b>|"x`'
+    mark = to_huggingface(source, out)
+    results.save(record("<script>\n|y", mark, 12.3), [], tmp_path / "results")
+    to_huggingface(source, tmp_path / "hf", tmp_path / "results")
+    own = (out / "README.md").read_text()
+    assert '# &lt;b&gt;\\|"x\\`\n' in own
+    assert 'AutoModel.from_pretrained("<b>|\\"x`")' in own  # in a code block, as a string of Python
+    assert "| 1 | &lt;script&gt; \\|y |" in (tmp_path / "hf" / "README.md").read_text()
+
+
 def test_pretraining_starts_from_the_weights_of_a_run(
     corpus: Corpus, source: Path, tmp_path: Path
 ) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mt4ssl_bench import checkpoint
 from mt4ssl_bench.audio import RATE
 from mt4ssl_bench.config import from_dict, load, to_dict
-from mt4ssl_bench.errors import CheckpointError, UpstreamError
+from mt4ssl_bench.errors import CheckpointError, UpstreamError, first_line
 from mt4ssl_bench.features import Features, Upstream, s3prl_hub
 from mt4ssl_bench.identity import identify
 from mt4ssl_bench.tuning import TuneConfig
@@ -187,7 +187,7 @@ def read_model(path: Path) -> MT4SSL:
         )
     except RuntimeError as error:
         raise CheckpointError(
-            f"{path}: its weights do not fit its config ({str(error).splitlines()[0]})"
+            f"{path}: its weights do not fit its config ({first_line(error)})"
         ) from None
     return model
 

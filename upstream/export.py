@@ -12,6 +12,7 @@ from mt4ssl_bench.errors import CheckpointError, ConfigError
 from mt4ssl_bench.features import load_upstream
 from mt4ssl_bench.leaderboard import Leaderboard
 from mt4ssl_bench.results import Result, load_all
+from mt4ssl_bench.text import markdown
 from mt4ssl_bench.upstream.expert import fingerprint, read_checkpoint, read_model
 
 KEPT = (
@@ -28,7 +29,7 @@ library_name: transformers
 tags: [speech, self-supervised-learning, mt4ssl]
 ---
 
-# {name}
+# {title}
 
 The encoder of an [MT4SSL](https://arxiv.org/abs/2211.07321) model: the student, without the heads and the teacher that
 trained it. It is a `Data2VecAudioModel`, whose architecture is MT4SSL's.
@@ -42,7 +43,7 @@ trained it. It is a `Data2VecAudioModel`, whose architecture is MT4SSL's.
 ```python
 from transformers import AutoFeatureExtractor, AutoModel
 
-extractor, model = AutoFeatureExtractor.from_pretrained("{name}"), AutoModel.from_pretrained("{name}").eval()
+extractor, model = AutoFeatureExtractor.from_pretrained({name}), AutoModel.from_pretrained({name}).eval()
 inputs = extractor(waveform, sampling_rate=16_000, return_tensors="pt")  # one utterance, (samples,)
 hidden_states = model(**inputs, output_hidden_states=True).hidden_states
 ```
@@ -129,7 +130,9 @@ def card(
         facts["converted from"] = f"{source['name']} ({source['kind']})"
     sections = [
         CARD.format(
-            name=name, facts="\n".join(f"| {key} | {value} |" for key, value in facts.items())
+            title=markdown(name),
+            name=json.dumps(name),  # a string of Python, too
+            facts="\n".join(f"| {key} | {markdown(str(value))} |" for key, value in facts.items()),
         )
     ]
     if stored.get("validations"):

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mt4ssl_bench import audio
+from mt4ssl_bench.alignment import TIER, read_alignment
 from mt4ssl_bench.config import load, to_dict
 from mt4ssl_bench.corpus import Corpus
 from mt4ssl_bench.cuts import Joined
@@ -30,7 +31,7 @@ from mt4ssl_bench.passes import Pass
 from mt4ssl_bench.upstream.config import OfflineConfig, PretrainConfig, check
 from mt4ssl_bench.upstream.frontend import RECEPTIVE_FIELD, STRIDE, frame_count
 from mt4ssl_bench.upstream.labels import LabelInfo, LabelStore, write_labels
-from mt4ssl_bench.upstream.purity import measure, read_ctm
+from mt4ssl_bench.upstream.purity import measure
 from mt4ssl_bench.wheels import import_torchaudio
 
 LOGGER = logging.getLogger(__name__)
@@ -327,6 +328,7 @@ def kmeans(
     *keys: str,
     out: Path | None = None,
     alignment: Path | None = None,
+    tier: str = TIER,
     device: str = "auto",
 ) -> dict[str, Any]:
     """Make the labels of a pretraining recipe; returns what is known of them, and of phones where these have times."""
@@ -335,7 +337,8 @@ def kmeans(
         raise ConfigError("data.corpus: no corpus named; for example data.corpus=corpora/mine")
     corpora = [Corpus.open(path) for path in config.data.corpus]
     splits, offline = (config.data.train, config.data.valid), config.targets.offline
-    phones = read_ctm(alignment) if alignment else None  # a damaged file shows before the work
+    # a damaged file shows before any computation
+    phones = read_alignment(alignment, tier) if alignment else None
     with joined(device) as world:
         store = make_labels(corpora, splits, offline, out=out, seed=config.fit.seed, world=world)
         if phones and world.main:
@@ -343,5 +346,7 @@ def kmeans(
     facts = asdict(store.info)
     report = facts.pop("report")
     if "pnmi" not in report:
-        report["phones"] = "no purity or PNMI without phones in time; --alignment takes a CTM file"
+        report["phones"] = (
+            "no purity or PNMI without phones in time; --alignment takes a CTM file or TextGrid files"
+        )
     return {"folder": str(store.folder), **facts, **report}
