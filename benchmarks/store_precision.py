@@ -49,7 +49,7 @@ def main(upstream: str, corpus: str, *keys: str) -> None:
             def per(one: torch.nn.Module) -> float:
                 (hypotheses,), members = sweep.decode([one], splits["test"])  # noqa: B023 - called here
                 assert hypotheses is not None  # noqa: S101
-                return float(task.measure(task.references(members, hypotheses), hypotheses))
+                return float(task.measure(task.references(members), hypotheses))
 
             found = per(head), per(own)
             exact = exact or found

@@ -4,17 +4,16 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mt4ssl_bench import results
 from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.downstream.config import rates
 from mt4ssl_bench.downstream.frozen import pass_of
 from mt4ssl_bench.downstream.plan import ROLES, Job, plan
-from mt4ssl_bench.downstream.task import rates
 from mt4ssl_bench.errors import BenchError
 from mt4ssl_bench.feature_file import Header
 from mt4ssl_bench.features import Upstream, load_each, pick_device
@@ -97,7 +96,7 @@ def estimate(
     for _, model in load_each(upstreams, device=where, failed=failed):
         missing = []
         for job in jobs:
-            record = results.find(out, job.key(model))
+            record = job.find(out, model)
             if record is None and job.config.mode == "finetune":
                 try:
                     check_trainable(model)
@@ -129,7 +128,8 @@ def _add_passes(found: Estimate, model: Upstream, jobs: Sequence[Job], store: Pa
             header = header_of(
                 work, cuts, corpus.digest, job.split(role), job.config.store.precision, corpus.name
             )
-            if _pass_key(header) in there:
+            marks = (model.fingerprint, *getattr(model, "former", ()))
+            if any(_pass_key(replace(header, fingerprint=mark)) in there for mark in marks):
                 continue
             there.add(_pass_key(header))
             speed = speed or _speed(model, cuts)

@@ -13,7 +13,7 @@ from mt4ssl_bench.downstream.finetune import train_finetuned
 from mt4ssl_bench.downstream.frozen import train_frozen
 from mt4ssl_bench.downstream.plan import ROLES, Job, plan
 from mt4ssl_bench.downstream.record import Clock, write_record
-from mt4ssl_bench.errors import BenchError
+from mt4ssl_bench.errors import BenchError, first_line, with_class
 from mt4ssl_bench.features import Upstream, load_each, load_upstream, pick_device
 from mt4ssl_bench.files import alone
 from mt4ssl_bench.results import Result
@@ -34,13 +34,8 @@ class Outcome:
     def fail(self, row: str, error: Exception) -> None:
         """Report a row that failed, in one line."""
         LOGGER.debug("failed", exc_info=error)
-        reason = (str(error).splitlines() or [""])[0]
-        kind = (
-            ""
-            if reason and isinstance(error, BenchError | RuntimeError | OSError)
-            else f"{type(error).__name__}: "
-        )
-        self.failures.append(f"{row}: {kind}{reason}")
+        plain = isinstance(error, BenchError | RuntimeError | OSError)
+        self.failures.append(f"{row}: {first_line(error) if plain else with_class(error)}")
         LOGGER.error("%s", self.failures[-1])
 
 
@@ -57,8 +52,7 @@ class Row:
     @classmethod
     def of(cls, model: Upstream, source: str, job: Job, out: Path) -> "Row":
         """Return the row of a loaded upstream, with its results in `out`."""
-        stem = results.stem(job.config.task, model.name, job.key(model, training=True))
-        folder = out / "runs" / stem
+        folder = job.run_folder(out, model)
         return cls(source, job, f"{model.name}, {job.recipe}", job.key(model), folder)
 
 
@@ -120,22 +114,22 @@ class _Evaluation:
         need be, waits for that process instead.
         """
         try:
-            if self._reuse(row):
+            if self._reuse(row, model):
                 return True
             with ExitStack() as held:
                 try:
                     held.enter_context(alone(row.folder, patience=0 if model else FOREVER))
                 except TimeoutError:
                     return False
-                if not self._reuse(row):  # nobody else computed it meanwhile
+                if not self._reuse(row, model):  # nobody else computed it meanwhile
                     model = model or load_upstream(row.source, device=self.device)
                     self.outcome.results.append(self._run(row, model))
         except Exception as error:  # noqa: BLE001 - whatever one row meets, the others go on
             self.outcome.fail(row.name, error)
         return True
 
-    def _reuse(self, row: Row) -> bool:
-        existing = results.find(self.out, row.key)
+    def _reuse(self, row: Row, model: Upstream | None) -> bool:
+        existing = row.job.find(self.out, model) if model else results.find(self.out, row.key)
         if existing:
             LOGGER.info("%s: already evaluated", row.name)
             self.outcome.reused += 1

@@ -20,6 +20,7 @@ from torch import Tensor
 from mt4ssl_bench import audio, results
 from mt4ssl_bench.batching import Batches, pad
 from mt4ssl_bench.downstream.checks import learnable
+from mt4ssl_bench.downstream.config import TaskConfig, rates
 from mt4ssl_bench.downstream.plan import Job, named
 from mt4ssl_bench.downstream.record import Clock
 from mt4ssl_bench.downstream.saved import (
@@ -29,7 +30,7 @@ from mt4ssl_bench.downstream.saved import (
     read_model,
     save_model,
 )
-from mt4ssl_bench.downstream.task import Answers, Task, TaskConfig, Trained, rates
+from mt4ssl_bench.downstream.task import Answers, Task, Trained
 from mt4ssl_bench.downstream.tuned import Tuned, TunedHead
 from mt4ssl_bench.errors import TrainingError
 from mt4ssl_bench.features import Upstream
@@ -76,8 +77,10 @@ def train_finetuned(
     )
     best.take(stored)
     clock.lap("train", training.seconds)
-    crop = task.config.test_crop_seconds if task.pooled else 0.0
-    splits = {role: Audio(cuts[role], task.config, crop=crop) for role in ("valid", "test")}
+    splits = {
+        role: Audio(cuts[role], task.config, crop=_crop(task.config, role))
+        for role in ("valid", "test")
+    }
     hypotheses, members = best.decode(splits["test"])
     return Trained(
         hypotheses=hypotheses,
@@ -131,6 +134,12 @@ def _train_rates(
     if best.folder != folder:
         best.folder = folder
         best.save(Training(meta=meta, trials=trials, counts=counts, seconds=seconds))
+
+
+def _crop(config: TaskConfig, role: str) -> float:
+    """Return how many seconds of each utterance of a split are read, 0 for all."""
+    crops = config.crops_of(role)
+    return crops.seconds if crops else 0.0
 
 
 def worse(task: Task, value: float, other: float) -> bool:
@@ -240,8 +249,8 @@ class Finetuning:
         if finished := read_finished(self.folder, meta):
             self._take_trial(*finished)
             return
-        data = Audio(train, config, crop=config.crop_seconds if self.task.pooled else 0.0)
-        checked = Audio(valid, config, crop=config.test_crop_seconds if self.task.pooled else 0.0)
+        data = Audio(train, config, crop=_crop(config, "train"))
+        checked = Audio(valid, config, crop=_crop(config, "valid"))
         self.targets = {cut.id: self.task.target(cut) for cut in train}
         if not self._fit(data, checked, title, meta).finished:
             raise KeyboardInterrupt
@@ -301,7 +310,7 @@ class Finetuning:
     def _validate(self, checked: Audio, step: int) -> dict[str, float]:
         metric = self.task.metric
         hypotheses, cuts = self.decode(checked)
-        value = self.task.measure(self.task.references(cuts, hypotheses), hypotheses)
+        value = self.task.measure(self.task.references(cuts), hypotheses)
         # as fairseq does, the later of two equal ones is kept
         if math.isfinite(value) and not worse(self.task, value, self.best):
             self.best, self.best_step = value, step

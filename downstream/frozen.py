@@ -5,6 +5,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
+import torch
+import torch.nn.functional as F
 from torch import nn
 
 from mt4ssl_bench import results
@@ -16,9 +18,11 @@ from mt4ssl_bench.downstream.sweep import Split, Sweep, Trial
 from mt4ssl_bench.downstream.task import Task, Trained
 from mt4ssl_bench.errors import TrainingError
 from mt4ssl_bench.features import Upstream
-from mt4ssl_bench.passes import Crops, Pass
+from mt4ssl_bench.passes import Pass
 from mt4ssl_bench.run_folder import PassingFolder, discard
-from mt4ssl_bench.store import FeatureStore
+from mt4ssl_bench.store import FeatureStore, LiveFeatures
+
+NORMED = 50  # utterances whose norms are measured
 
 
 def train_frozen(
@@ -73,6 +77,7 @@ def train_frozen(
         cuts=members,
         trials=training.trials,
         layer_weights=cast("Any", head).sum.weights.tolist(),
+        layer_norms=training.layer_norms,
         with_lm=task.answer_with_lm(lambda role: sweep.logits(head, split(role))),
         counts=dict(training.counts),
     )
@@ -99,19 +104,34 @@ def _train_heads(
         trials=[_trial(trial, chosen) for trial in sweep.trials],
         counts={"train_too_long": left_out} if left_out else {},
         seconds=sweep.seconds,
+        layer_norms=layer_norms(train, normalized=job.config.head.layer_norm),
     )
     return training, chosen.head
 
 
+def layer_norms(split: Split, *, normalized: bool) -> list[float]:
+    """Return the mean L2 norm of each hidden state (L,), over frames of up to NORMED utterances.
+
+    Empty where features are not stored: each reading would be one more pass of the upstream.
+
+    Args:
+        split: the features that the head reads: frames, or means over time for a pooled task.
+        normalized: whether the head normalizes each hidden state before it weights them.
+    """
+    if isinstance(split.features, LiveFeatures):
+        return []
+    cuts = split.cuts[:: -(-len(split.cuts) // NORMED)]
+    norms = []
+    for cut in cuts:
+        x, _ = split.features.batch([cut.id])  # (1, T, L, D)
+        x = F.layer_norm(x, x.shape[-1:]) if normalized else x
+        norms.append(x[0].norm(dim=-1).double())  # (T, L)
+    return cast("list[float]", torch.cat(norms).mean(0).tolist())
+
+
 def pass_of(model: Upstream, job: Job, role: str) -> Pass:
     """Return the pass over the audio of a split that the job needs."""
-    if not job.kind.pooled:
-        return Pass(model)
-    config, training = job.config, role == "train"
-    seconds = config.crop_seconds if training else config.test_crop_seconds
-    return Pass(
-        model, Crops(seconds=seconds, count=config.crops if training else 1, seed=config.seeds[0])
-    )
+    return Pass(model, job.config.crops_of(role))
 
 
 def _trial(trial: Trial, chosen: Trial) -> results.Trial:

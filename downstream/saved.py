@@ -10,14 +10,15 @@ from typing import Any
 
 from torch import nn
 
-from mt4ssl_bench import checkpoint
-from mt4ssl_bench.config import to_dict
-from mt4ssl_bench.downstream.plan import Job, comparable
-from mt4ssl_bench.downstream.task import Task
+from mt4ssl_bench import checkpoint, scheme1
+from mt4ssl_bench.config import from_dict, to_dict
+from mt4ssl_bench.downstream.plan import Job
+from mt4ssl_bench.downstream.task import TASKS, Task
 from mt4ssl_bench.errors import CheckpointError
 from mt4ssl_bench.features import Upstream
 from mt4ssl_bench.results import Trial
 from mt4ssl_bench.run_folder import difference
+from mt4ssl_bench.settings import flatten, keys_of, nest
 from mt4ssl_bench.tuning import Trainable
 
 LOGGER = logging.getLogger(__name__)
@@ -32,15 +33,15 @@ class Training:
     trials: list[Trial]
     counts: Mapping[str, int]
     seconds: float
+    layer_norms: list[float] = dataclasses.field(default_factory=list)  # of the training split
 
 
 def meta_of(upstream: Upstream, job: Job, task: Task) -> dict[str, Any]:
     """Return what a training depends on: two with equal meta train the same thing."""
-    recipe = {key: value for key, value in comparable(job.config).items() if key != "decode"}
     return {
         "kind": "finetuning" if job.config.mode == "finetune" else "heads",
         "task": task.state(),
-        "recipe": recipe,
+        "recipe": nest(job.identity(upstream, training=True).settings),
         "version": task.version,
         "upstream": upstream.fingerprint,
         "corpus": job.corpus.info.digest,
@@ -113,3 +114,16 @@ def read_model(folder: Path) -> dict[str, Any]:
     if stored.get("kind") != KIND:
         raise CheckpointError(f"{file}: not a trained task ({stored.get('kind', 'no kind')})")
     return stored
+
+
+def read_task(stored: dict[str, Any]) -> Task:
+    """Return the task of what read_model() returned, units included.
+
+    Models of revision 16264c9 have every task's keys in their config; those of other tasks are passed over.
+    """
+    kind = TASKS.get(stored["task"])
+    known, former = keys_of(kind.Config()), flatten(scheme1.DEFAULTS).keys()
+    values = {k: v for k, v in flatten(stored["config"]).items() if k in known or k not in former}
+    task = kind(from_dict(kind.Config, nest(values)))
+    task.restore(stored["state"])
+    return task

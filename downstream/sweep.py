@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from mt4ssl_bench.batching import Batches, endless
+from mt4ssl_bench.downstream.config import rates
 from mt4ssl_bench.downstream.heads import run_heads
-from mt4ssl_bench.downstream.task import Answers, Task, rates
+from mt4ssl_bench.downstream.task import Answers, Task
 from mt4ssl_bench.errors import TrainingError
 from mt4ssl_bench.feature_file import FeatureSet
 from mt4ssl_bench.metrics import METRICS
@@ -256,7 +257,7 @@ class Sweep:
             if hypotheses is None:
                 self._give_up(trial, title, step)
                 continue
-            value = self.task.measure(self.task.references(cuts, hypotheses), hypotheses)
+            value = self.task.measure(self.task.references(cuts), hypotheses)
             found[
                 f"lr {trial.lr:g}" + (f", seed {trial.seed}" if len(self.config.seeds) > 1 else "")
             ] = value

@@ -183,6 +183,9 @@ def discard(path: Path) -> None:
     (path / CHECKPOINT).unlink(missing_ok=True)
 
 
+UNSET = "not set"  # a recipe's key that has its default
+
+
 def difference(
     wanted: Mapping[str, Any], stored: Mapping[str, Any], free: Collection[str] = ()
 ) -> str | None:
@@ -200,7 +203,7 @@ def _differing(old: object, new: object, name: str, free: Collection[str]) -> st
         return None
     if isinstance(old, dict) and isinstance(new, dict):
         found = (
-            _differing(old.get(k), new.get(k), f"{name}.{k}", free)
+            _differing(old.get(k, UNSET), new.get(k, UNSET), f"{name}.{k}", free)
             for k in sorted({*old, *new}, key=str)
         )
         return next(filter(None, found), None)

@@ -12,16 +12,14 @@ import pytest
 import torch
 
 from mt4ssl_bench import checkpoint, results, run_folder
-from mt4ssl_bench.config import load
 from mt4ssl_bench.corpus import Corpus, text_of
 from mt4ssl_bench.downstream import finetune as module
 from mt4ssl_bench.downstream.asr import ASR
 from mt4ssl_bench.downstream.evaluate import evaluate
 from mt4ssl_bench.downstream.finetune import Audio, Finetuning
-from mt4ssl_bench.downstream.plan import plan
+from mt4ssl_bench.downstream.plan import load_config, plan
 from mt4ssl_bench.downstream.speaker import Speaker
-from mt4ssl_bench.downstream.task import TaskConfig
-from mt4ssl_bench.downstream.transcribe import Recognizer, audio_files, transcribe
+from mt4ssl_bench.downstream.transcribe import Recognizer, named, transcribe
 from mt4ssl_bench.downstream.tuned import TunedHead
 from mt4ssl_bench.errors import (
     CheckpointError,
@@ -45,7 +43,7 @@ def waves() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def make(corpus: Corpus, folder: Path, *overrides: str) -> tuple[Finetuning, list[Any], list[Any]]:
-    config = load(TaskConfig, FINETUNE, overrides)
+    config = load_config(FINETUNE, overrides)
     task, train, valid = ASR(config), list(corpus.cuts("train")), list(corpus.cuts("valid"))
     task.fit_units(train)
     return Finetuning(task, load_upstream(TOY), lr=1e-2, folder=folder, device="cpu"), train, valid
@@ -307,10 +305,10 @@ def test_transcribe_prints_the_text_of_an_utterance_it_was_trained_on(
         (tmp_path / "broken.wav", None),
         found[0],
     ]
-    assert len(audio_files([files[0].parent])) == 24
+    assert len(named([files[0].parent])) == 24
     with pytest.raises(CorpusError, match="no such file or folder"):
-        audio_files([tmp_path / "none"])
-    with pytest.raises(ConfigError, match="--beam: of no use without --lm"):
+        named([tmp_path / "none"])
+    with pytest.raises(ConfigError, match="--beam: no effect without --lm"):
         list(transcribe(folder, files, decode={"beam": 3}))
     with pytest.raises(CheckpointError, match="holds no model.pt"):
         list(transcribe(tmp_path, files))
@@ -387,8 +385,7 @@ def test_a_sweep_of_rates_and_a_diverged_one(
 
 
 def test_speakers_are_learnt_from_crops_and_hold_no_text(corpus: Corpus, tmp_path: Path) -> None:
-    config = load(
-        TaskConfig,
+    config = load_config(
         "speaker_finetune_tiny",
         ["steps=2", "validate_every=1", "tune.channel_length=8"],
     )
@@ -408,7 +405,7 @@ def test_speakers_are_learnt_from_crops_and_hold_no_text(corpus: Corpus, tmp_pat
 
 
 def test_the_published_settings_stand_in_the_recipes() -> None:
-    config = load(TaskConfig, "asr_finetune")
+    config = load_config("asr_finetune")
     assert (config.steps, config.accumulate, config.sweep, config.clip_norm) == (
         20_000,
         8,
@@ -461,9 +458,9 @@ def test_a_language_model_adds_a_column_and_trains_nothing_again(
 def test_a_file_that_is_no_language_model_fails_before_any_training(
     corpus: Corpus, tmp_path: Path
 ) -> None:
-    recipes = [FINETUNE, str(DATA / "toy_speaker.yaml")]
-    overrides = [f"decode.lm={__file__}"]
-    outcome = evaluate([TOY], recipes, corpus.root, out=tmp_path, device="cpu", overrides=overrides)
+    keys = [f"decode.lm={__file__}"]
+    outcome = evaluate([TOY], [FINETUNE], corpus.root, out=tmp_path, device="cpu", overrides=keys)
     assert "not a KenLM model" in outcome.failures[0]
-    assert "task 'speaker' writes no text" in outcome.failures[1]
     assert {file.name for file in (tmp_path / "runs").rglob("*.*")} == {".lock"}, "nothing trained"
+    with pytest.raises(ConfigError, match="'speaker' does not read it, only asr and phoneme"):
+        plan("speaker", corpus, keys)
