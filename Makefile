@@ -3,9 +3,11 @@ PYTHON ?= python3
 BIN = .venv/bin
 DEMO = demo
 
-.PHONY: demo test check format clean
+LOWEST = .venv-lowest
 
-# installed anew whenever pyproject.toml changes
+.PHONY: demo test test-long test-lowest check format clean
+
+# installed again whenever pyproject.toml changes
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[demo,dev]'
@@ -19,6 +21,23 @@ demo: .venv/installed
 
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2  # two processes of one thread each
+
+# kills, full-size recipes, s3prl's own programs, the wheel, and the lowest versions
+test-long: .venv/installed test-lowest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m long
+
+# the same tests with every dependency at its lower bound; about 4 GB, most of it torch's CUDA packages
+test-lowest: $(LOWEST)/installed
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n 2 -m 'not long and not speech'
+
+# transformers 5.0 brings typer-slim, whose files replace those of the typer under test
+$(LOWEST)/installed: pyproject.toml
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/pip install --quiet --disable-pip-version-check uv
+	echo "typer-slim; sys_platform == 'never'" > $(LOWEST)/overrides.txt
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct \
+		--override $(LOWEST)/overrides.txt --editable '.[demo,dev]'
+	touch $@
 
 check: .venv/installed
 	$(BIN)/ruff check .

@@ -48,7 +48,8 @@ def main(upstream: str, corpus: str, *keys: str) -> None:
 
             def per(one: torch.nn.Module) -> float:
                 (hypotheses,), members = sweep.decode([one], splits["test"])  # noqa: B023 - called here
-                return float(task.measure(task.references(members, hypotheses), hypotheses))
+                assert hypotheses is not None  # noqa: S101
+                return float(task.measure(task.references(members), hypotheses))
 
             found = per(head), per(own)
             exact = exact or found

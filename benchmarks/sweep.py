@@ -20,7 +20,7 @@ from lhotse import MonoCut, SupervisionSegment
 from lhotse.testing.dummies import dummy_recording
 
 from mt4ssl_bench.downstream.sweep import Split, Sweep
-from mt4ssl_bench.downstream.task import TASKS, Task, TaskConfig
+from mt4ssl_bench.downstream.task import TASKS, Task
 from mt4ssl_bench.feature_file import FeatureSet, Header, StoredFeatures, Writer
 
 RATES, PAIRS, UTTERANCES = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3), 3, 48
@@ -100,10 +100,11 @@ def main() -> None:
             steps = updates * (10 if pooled else 1)
             tasks = []
             for rates in (RATES[:1], RATES):
-                config = TaskConfig(
+                kind = TASKS.get(case.task)
+                config = kind.Config(
                     task=case.task, sweep=rates, steps=steps, batch=case.batch, validate_every=steps
                 )
-                tasks.append(TASKS.get(case.task)(config))
+                tasks.append(kind(config))
                 tasks[-1].fit_units(cuts)
             seconds(case, tasks[1], train, valid)  # pages and checksums are read once
             one, five = (statistics.median(times) for times in zip(

@@ -1,25 +1,47 @@
 """Speech recognition: LSTM head, CTC over characters or pieces, word and character error rates."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 from torch import nn
 
+from mt4ssl_bench import bounds
 from mt4ssl_bench.corpus import text_of
+from mt4ssl_bench.downstream.config import CTCConfig, RecurrentHeadConfig, WordDecodeConfig
 from mt4ssl_bench.downstream.ctc import CTCTask
 from mt4ssl_bench.downstream.heads import RecurrentHead
 from mt4ssl_bench.downstream.units import Characters, Pieces, Units
-from mt4ssl_bench.metrics import Score, error_counts, error_rate
+from mt4ssl_bench.lexicon import plain_apostrophes
+from mt4ssl_bench.metrics import METRICS, Score
+from mt4ssl_bench.settings import FROZEN
+
+
+@dataclass(frozen=True, kw_only=True)
+class ASRConfig(CTCConfig):
+    """The keys of speech recognition."""
+
+    head: RecurrentHeadConfig = field(default_factory=RecurrentHeadConfig, metadata=FROZEN)
+    units: Literal["characters", "sentencepiece"] = "characters"
+    vocabulary: int = 1000  # sentencepiece units
+    decode: WordDecodeConfig = field(default_factory=WordDecodeConfig)
+
+    BOUNDS: ClassVar[bounds.Bounds] = {bounds.AT_LEAST_1: "vocabulary"}
+
+    def unread(self) -> set[str]:
+        """See TaskConfig.unread."""
+        return super().unread() | (set() if self.units == "sentencepiece" else {"vocabulary"})
 
 
 class ASR(CTCTask):
-    """SUPERB's ASR, without a language model."""
+    """SUPERB's ASR; with decode.lm also by beam search."""
 
     name: ClassVar[str] = "asr"
     metric: ClassVar[str] = "wer"
     version: ClassVar[int] = 2  # 2: SpecAugment draws as s3prl does
     needs: ClassVar[str] = "text"
-    unit_kinds: ClassVar[tuple[str, ...]] = ("characters", "sentencepiece")
+    Config: ClassVar[type[ASRConfig]] = ASRConfig
+    config: ASRConfig
 
     def build_units(self, texts: Sequence[str]) -> Units:
         """Return characters or sentencepiece units, as the recipe asks."""
@@ -37,16 +59,14 @@ class ASR(CTCTask):
         return list(self.reference(cut))
 
     def reference(self, cut: Any) -> str:  # noqa: ANN401 - lhotse ships no types
-        """Return the transcript in upper case, otherwise as it is."""
-        return text_of(cut).upper()
+        """Return the transcript in upper case, with one spelling of the apostrophe."""
+        return plain_apostrophes(text_of(cut)).upper()
 
     def score(
         self, references: list[str], hypotheses: list[str], speakers: list[str] | None
     ) -> dict[str, Score]:
         """Return word and character error rates."""
         return {
-            "wer": error_rate(error_counts(references, hypotheses, by="words"), speakers=speakers),
-            "cer": error_rate(
-                error_counts(references, hypotheses, by="characters"), speakers=speakers
-            ),
+            name: METRICS[name].score(references, hypotheses, speakers=speakers)
+            for name in ("wer", "cer")
         }

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mt4ssl_bench.corpus import is_silent
 from mt4ssl_bench.downstream.plan import Job, named
 from mt4ssl_bench.downstream.task import Task
 from mt4ssl_bench.errors import CorpusError
@@ -14,19 +15,39 @@ LISTED = 20  # unknown units in a warning
 
 
 def check_references(job: Job, task: Task, cuts: Mapping[str, Sequence[Any]]) -> dict[str, int]:
-    """Return counts for the record of units in valid and test that training never shows, and warn of them.
+    """Return counts for the record of silent utterances and of units not seen in training; warn of both.
 
-    Raises CorpusError for an empty reference, and where a split holds nothing that training shows.
+    In valid and test, words that are recognized in a silent utterance count as insertions.
+
+    Raises:
+        CorpusError: If a reference is empty although somebody speaks, if a split has no reference
+            that is not empty, or if a split has no unit that is seen in training.
     """
     counts = {}
     for role, members in cuts.items():
         split = job.split(role)
-        empty = [cut.id for cut in members if not task.reference(cut).strip()]
-        if empty:
+        where = f"corpus {job.corpus.root}: task '{task.name}'"
+        empty = [cut for cut in members if not task.reference(cut).strip()]
+        if len(empty) == len(members):
             raise CorpusError(
-                f"corpus {job.corpus.root}: task '{task.name}': the reference of {named(empty)} in split '{split}' is "
-                f"empty ({len(empty)} of {len(members)} utterances); give it a {task.needs} or leave it out"
+                f"{where}: no utterance of split '{split}' has a reference: all {len(members)} are "
+                f"empty ({named([cut.id for cut in empty])}); expected {task.needs} in at least one"
             )
+        unmarked = [cut.id for cut in empty if not is_silent(cut)]
+        if unmarked:
+            raise CorpusError(
+                f"{where}: the reference of {named(unmarked)} in split '{split}' is empty "
+                f"({len(unmarked)} of {len(members)} utterances), and not marked as silence; "
+                f"give it a {task.needs} or leave it out"
+            )
+        if empty:
+            counts[f"{role}_silent_utterances"] = len(empty)
+            LOGGER.warning(
+                "%s: in %d of %d utterances of split '%s' nobody speaks: %s (%s)",
+                job.recipe, len(empty), len(members), split,
+                "left out of training" if role == "train" else "words in them count as insertions",
+                named([cut.id for cut in empty]),
+            )  # fmt: skip
         if role == "train":
             continue
         units = Counter(unit for cut in members for unit in task.units_in(cut))
@@ -51,9 +72,11 @@ def learnable(
 ) -> tuple[list[Any], int]:
     """Return the training cuts whose targets fit into their frames, and how many do not; warns of those.
 
-    `frames` is by utterance id. CTC gives an impossible alignment no gradient; such utterances would only dilute
-    the others. They are still scored in test. Raises CorpusError when none is left.
+    `frames` is by utterance id. CTC gives an impossible alignment no gradient; such utterances would
+    only dilute the others. Silent utterances are left out, too: CTC's loss is divided by the target's
+    length. Both are still scored in test. Raises CorpusError when none is left.
     """
+    cuts = [cut for cut in cuts if task.reference(cut).strip()]
     short = {cut.id for cut in cuts if frames[cut.id] < task.frames_needed(cut)}
     if len(short) == len(cuts):
         raise CorpusError(

@@ -5,20 +5,24 @@ Shapes: B batch, T frames, V outputs.
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mt4ssl_bench.downstream.config import CTCConfig, DecodeConfig, TaskConfig
 from mt4ssl_bench.downstream.decoding import BeamDecoder, tuned
-from mt4ssl_bench.downstream.task import Answers, DecodeConfig, Task, TaskConfig, WithLM
+from mt4ssl_bench.downstream.task import Answers, Task, WithLM
 from mt4ssl_bench.downstream.units import BLANK, Units, restore
 from mt4ssl_bench.metrics import error_counts, rate
 
 
 class CTCTask(Task):
     """A task whose targets are unit sequences; subclasses say which text, units and head."""
+
+    Config: ClassVar[type[CTCConfig]] = CTCConfig
+    config: CTCConfig
 
     def __init__(self, config: TaskConfig) -> None:
         super().__init__(config)
@@ -71,19 +75,14 @@ class CTCTask(Task):
             kept = list(logits("valid"))
             members = [cut for cuts, _, _ in kept for cut in cuts]
             pairs = [(values.cpu(), lengths) for _, values, lengths in kept]
-            decoder = tuned(
-                decoder, pairs, lambda texts: self.measure(self.references(members, texts), texts)
-            )
+            references = self.references(members)
+            decoder = tuned(decoder, pairs, lambda texts: self.measure(references, texts))
         texts = [
             text
             for _, values, lengths in logits("test")
             for text in decoder.decode(values, lengths)
         ]
-        return WithLM(
-            hypotheses=texts,
-            lm_weight=decoder.config.lm_weight,
-            word_score=decoder.config.word_score,
-        )
+        return WithLM(hypotheses=texts, weights=decoder.weights)
 
     def target(self, cut: Any) -> Tensor:  # noqa: ANN401 - lhotse ships no types
         """Return the ids of the cut's units (S,)."""

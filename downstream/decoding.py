@@ -5,20 +5,24 @@ Shapes: B batch, T frames, V outputs.
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from torch import Tensor
 
-from mt4ssl_bench.downstream.task import DecodeConfig
+from mt4ssl_bench.downstream.config import DecodeConfig, WordDecodeConfig
 from mt4ssl_bench.downstream.units import BLANK, Characters, Phonemes, Units
-from mt4ssl_bench.errors import ConfigError
+from mt4ssl_bench.errors import ConfigError, lines
 
-LM_WEIGHTS = (0.5, 1.0, 2.0, 3.0)  # what decode.tune tries on valid, with each of the word scores
-WORD_SCORES = (-1.0, 0.0, 1.0)
+NO_WHEEL = (3, 13)  # the first Python without a wheel of flashlight-text
+GRID = {  # what decode.tune tries on valid, each with each
+    "lm_weight": (0.5, 1.0, 2.0, 3.0),
+    "word_score": (-1.0, 0.0, 1.0),
+}
 NEVER = -1e4  # log probability of what the added last frame does not allow
 
 
@@ -38,7 +42,11 @@ class BeamDecoder:
                 "<blank>",
                 *units.symbols,
             ]  # position is id: the model's words are the units
-        elif isinstance(units, Characters) and " " in units.symbols:
+        elif (
+            isinstance(units, Characters)
+            and " " in units.symbols
+            and isinstance(config, WordDecodeConfig)
+        ):
             self._boundary = units.encode(" ")[0]
             self._entries = _spelled(
                 read_words(Path(config.lexicon)) if config.lexicon else words, units, config
@@ -55,12 +63,17 @@ class BeamDecoder:
         self._trie = None if isinstance(units, Phonemes) else self._spell(flashlight, units)
         self._decoder = self._build()
 
-    def weighted(self, lm_weight: float, word_score: float) -> "BeamDecoder":
+    @property
+    def weights(self) -> dict[str, float]:
+        """Return the values that GRID has others for, by key."""
+        return {name: getattr(self.config, name) for name in GRID if hasattr(self.config, name)}
+
+    def weighted(self, weights: Mapping[str, float]) -> "BeamDecoder":
         """Return the same search with other weights; the model and the lexicon are shared."""
         other = object.__new__(BeamDecoder)
         other.__dict__ = {
             **self.__dict__,
-            "config": replace(self.config, lm_weight=lm_weight, word_score=word_score),
+            "config": replace(self.config, **cast("dict[str, Any]", weights)),
         }
         other._decoder = other._build()
         return other
@@ -109,7 +122,7 @@ class BeamDecoder:
             "log_add": False,
             "criterion_type": lib.CriterionType.CTC,
         }
-        if self._trie is None:
+        if not isinstance(config, WordDecodeConfig):
             return lib.LexiconFreeDecoder(
                 lib.LexiconFreeDecoderOptions(**options), self._lm, self._boundary, BLANK, []
             )
@@ -128,13 +141,14 @@ def tuned(
     errors: Callable[[list[str]], float],
 ) -> BeamDecoder:
     """Return the decoder with the weights of the grid that make `errors` of the batches' hypotheses smallest."""
-    kept = list(batches)
-    found = {}
-    for lm_weight, word_score in itertools.product(LM_WEIGHTS, WORD_SCORES):
-        tried = decoder.weighted(lm_weight, word_score)
-        texts = [text for logits, lengths in kept for text in tried.decode(logits, lengths)]
-        found[lm_weight, word_score] = errors(texts)
-    return decoder.weighted(*min(found, key=lambda weights: found[weights]))
+    kept, names = list(batches), list(decoder.weights)
+
+    def loss(values: tuple[float, ...]) -> float:
+        tried = decoder.weighted(dict(zip(names, values, strict=True)))
+        return errors([text for logits, lengths in kept for text in tried.decode(logits, lengths)])
+
+    best = min(itertools.product(*(GRID[name] for name in names)), key=loss)
+    return decoder.weighted(dict(zip(names, best, strict=True)))
 
 
 def read_words(file: Path) -> list[str]:
@@ -146,7 +160,7 @@ def read_words(file: Path) -> list[str]:
     return sorted({line.split()[0].upper() for line in lines if line.strip()})
 
 
-def _spelled(words: Sequence[str], units: Characters, config: DecodeConfig) -> list[str]:
+def _spelled(words: Sequence[str], units: Characters, config: WordDecodeConfig) -> list[str]:
     known = [word for word in words if all(character in units.symbols for character in word)]
     if not known:
         raise ConfigError(
@@ -162,9 +176,7 @@ def _load(flashlight: Any, lm: str, dictionary: Any) -> Any:  # noqa: ANN401
     try:
         return flashlight.KenLM(lm, dictionary)
     except RuntimeError as error:
-        raise ConfigError(
-            f"decode.lm={lm}: not a KenLM model ({str(error).splitlines()[-1][:120]})"
-        ) from None
+        raise ConfigError(f"decode.lm={lm}: not a KenLM model ({lines(error)[-1][:120]})") from None
 
 
 def _flashlight() -> Any:  # noqa: ANN401
@@ -174,8 +186,23 @@ def _flashlight() -> Any:  # noqa: ANN401
         from flashlight.lib.text.decoder.kenlm import KenLM
         from flashlight.lib.text.dictionary import Dictionary
     except ImportError as error:
-        raise ConfigError(
-            f"decode.lm: needs flashlight-text ({error}); pip install 'mt4ssl-bench[lm]'"
-        ) from None
+        raise ConfigError(_no_decoder(sys.version_info[:2], error)) from None
     names = {name: getattr(decoder, name) for name in dir(decoder) if not name.startswith("_")}
     return type("flashlight", (), {**names, "KenLM": KenLM, "Dictionary": Dictionary})
+
+
+def _no_decoder(python: tuple[int, int], error: ImportError) -> str:
+    """Return what to do where flashlight-text cannot be imported."""
+    if python >= NO_WHEEL:
+        return (
+            "decode.lm: needs flashlight-text, which has no wheel for Python "
+            f"{python[0]}.{python[1]}; expected Python 3.11 or 3.12; make an environment with "
+            "one of them, install 'mt4ssl-bench[lm]' there and rerun the same command"
+        )
+    return f"decode.lm: needs flashlight-text ({error}); pip install 'mt4ssl-bench[lm]'"
+
+
+def check_decoder(config: DecodeConfig) -> None:
+    """Raise ConfigError where the recipe's language model cannot be used on this machine at all."""
+    if config.lm:
+        _flashlight()

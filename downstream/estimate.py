@@ -4,20 +4,22 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mt4ssl_bench import results
+import torch
+
 from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.downstream.config import rates
 from mt4ssl_bench.downstream.frozen import pass_of
 from mt4ssl_bench.downstream.plan import ROLES, Job, plan
-from mt4ssl_bench.downstream.task import rates
 from mt4ssl_bench.errors import BenchError
 from mt4ssl_bench.feature_file import Header
 from mt4ssl_bench.features import Upstream, load_each, pick_device
 from mt4ssl_bench.passes import Pass
 from mt4ssl_bench.results import Result
+from mt4ssl_bench.run_folder import checkpoint_bytes
 from mt4ssl_bench.store import GIB, entries, header_of
 from mt4ssl_bench.tuning import check_trainable
 
@@ -48,7 +50,15 @@ class PlannedRow:
 
 @dataclass
 class Estimate:
-    """The plan of an evaluation; hours of audio to pass, the seconds that takes, bytes of features it would keep."""
+    """The plan of an evaluation.
+
+    Attributes:
+        rows, failures: what would be done, and what cannot be.
+        hours, seconds: of audio to pass, and the time that this takes.
+        bytes, free: of features to keep, and free on their disk.
+        state: most bytes that a row's checkpoints take while it is trained; removed with its end.
+        models, free_out: bytes of trained models to keep, and free on the disk of the results.
+    """
 
     rows: list[PlannedRow] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
@@ -56,6 +66,9 @@ class Estimate:
     seconds: float = 0.0
     bytes: int = 0
     free: int = 0
+    state: int = 0
+    models: int = 0
+    free_out: int = 0
 
 
 def estimate(
@@ -83,7 +96,7 @@ def estimate(
     for _, model in load_each(upstreams, device=where, failed=failed):
         missing = []
         for job in jobs:
-            record = results.find(out, job.key(model))
+            record = job.find(out, model)
             if record is None and job.config.mode == "finetune":
                 try:
                     check_trainable(model)
@@ -92,9 +105,12 @@ def estimate(
                     continue
             elif record is None:
                 missing.append(job)  # fine-tuning keeps no features
+            if record is None:
+                _add_training(found, model, job)
             found.rows.append(PlannedRow(upstream=model.name, job=job, record=record))
         _add_passes(found, model, missing, kept)
     found.free = shutil.disk_usage(_existing(kept)).free
+    found.free_out = shutil.disk_usage(_existing(out)).free
     return found
 
 
@@ -112,7 +128,8 @@ def _add_passes(found: Estimate, model: Upstream, jobs: Sequence[Job], store: Pa
             header = header_of(
                 work, cuts, corpus.digest, job.split(role), job.config.store.precision, corpus.name
             )
-            if _pass_key(header) in there:
+            marks = (model.fingerprint, *getattr(model, "former", ()))
+            if any(_pass_key(replace(header, fingerprint=mark)) in there for mark in marks):
                 continue
             there.add(_pass_key(header))
             speed = speed or _speed(model, cuts)
@@ -122,6 +139,24 @@ def _add_passes(found: Estimate, model: Upstream, jobs: Sequence[Job], store: Pa
             found.hours += heard / 3600
             found.seconds += heard / speed
             found.bytes += need
+
+
+def _add_training(found: Estimate, model: Upstream, job: Job) -> None:
+    """Add what training a row keeps: checkpoints, twice while one replaces another, and its model."""
+    trials = len(rates(job.config)) * len(job.config.seeds)
+    if job.config.mode == "finetune":
+        weights = torch.empty(model.parameters, device="meta")
+        state, kept = checkpoint_bytes([weights]), 4 * model.parameters
+        at_once = 2 * state + (
+            kept * trials if trials > 1 else 0
+        )  # each rate's model until the end
+    else:
+        task = job.kind(job.config)
+        task.fit_units(job.cuts("train"))
+        with torch.device("meta"):
+            head = list(task.head(model.num_layers, model.dim).parameters())
+        at_once, kept = 2 * trials * checkpoint_bytes(head), checkpoint_bytes(head) // 4
+    found.state, found.models = max(found.state, at_once), found.models + kept
 
 
 def _times(job: Job, role: str, utterances: int) -> float:

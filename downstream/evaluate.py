@@ -2,8 +2,8 @@
 
 import logging
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from mt4ssl_bench import results
@@ -13,12 +13,14 @@ from mt4ssl_bench.downstream.finetune import train_finetuned
 from mt4ssl_bench.downstream.frozen import train_frozen
 from mt4ssl_bench.downstream.plan import ROLES, Job, plan
 from mt4ssl_bench.downstream.record import Clock, write_record
-from mt4ssl_bench.errors import BenchError
-from mt4ssl_bench.features import Upstream, load_each, pick_device
+from mt4ssl_bench.errors import BenchError, first_line, with_class
+from mt4ssl_bench.features import Upstream, load_each, load_upstream, pick_device
+from mt4ssl_bench.files import alone
 from mt4ssl_bench.results import Result
 from mt4ssl_bench.store import FeatureStore
 
 LOGGER = logging.getLogger(__name__)
+FOREVER = -1.0  # filelock's
 
 
 @dataclass
@@ -28,6 +30,30 @@ class Outcome:
     results: list[Result] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     reused: int = 0
+
+    def fail(self, row: str, error: Exception) -> None:
+        """Report a row that failed, in one line."""
+        LOGGER.debug("failed", exc_info=error)
+        plain = isinstance(error, BenchError | RuntimeError | OSError)
+        self.failures.append(f"{row}: {first_line(error) if plain else with_class(error)}")
+        LOGGER.error("%s", self.failures[-1])
+
+
+@dataclass(frozen=True)
+class Row:
+    """One upstream on one job; `source` is the name that the upstream is loaded by."""
+
+    source: str
+    job: Job
+    name: str  # for people
+    key: str  # of its record
+    folder: Path  # of its training
+
+    @classmethod
+    def of(cls, model: Upstream, source: str, job: Job, out: Path) -> "Row":
+        """Return the row of a loaded upstream, with its results in `out`."""
+        folder = job.run_folder(out, model)
+        return cls(source, job, f"{model.name}, {job.recipe}", job.key(model), folder)
 
 
 def evaluate(
@@ -45,88 +71,101 @@ def evaluate(
 
     Tasks and corpus are checked before any work. A row that fails, or an upstream that cannot be loaded, is reported
     in the outcome and the others go on. Raises BenchError for a wrong task, key or corpus, and when no upstream loads.
+
+    Several processes may work on one `out`: a row that another one makes is waited for at the end.
     """
-    out, where = Path(out), pick_device(device)
     opened = Corpus.open(corpus)
     jobs = [plan(name, opened, overrides, limit) for name in tasks]
-    outcome = Outcome()
-    for name, model in load_each(upstreams, device=where, failed=partial(_report, outcome)):
-        for job in jobs:
-            _fill(
-                outcome,
-                model,
-                name,
-                job,
-                out,
-                FeatureStore(Path(store or out / "store"), job.config.store),
-                where,
-            )
-    return outcome
+    work = _Evaluation(Path(out), pick_device(device), store)
+    work.start(upstreams, jobs)
+    work.finish()
+    return work.outcome
 
 
-def _fill(
-    outcome: Outcome,
-    model: Upstream,
-    source: str,
-    job: Job,
-    out: Path,
-    store: FeatureStore,
-    device: str,
-) -> None:
-    """Add one row to the outcome: the record that exists, a new one, or a failure."""
-    try:
-        existing = results.find(out, job.key(model))
+class _Evaluation:
+    """The rows of one call, some of which other processes may be computing."""
+
+    def __init__(self, out: Path, device: str, store: str | Path | None) -> None:
+        self.out, self.device, self.store = out, device, Path(store or out / "store")
+        self.outcome = Outcome()
+        self.waiting: list[Row] = []
+
+    def start(self, upstreams: Sequence[str], jobs: Sequence[Job]) -> None:
+        """Add every row that no other process computes at this moment."""
+        for source, model in load_each(upstreams, device=self.device, failed=self.outcome.fail):
+            for job in jobs:
+                row = Row.of(model, source, job, self.out)
+                if not self._fill(row, model):
+                    LOGGER.info(
+                        "%s: another process is computing it; taking the next row", row.name
+                    )
+                    self.waiting.append(row)
+
+    def finish(self) -> None:
+        """Wait for the rows of other processes; one that fails or dies leaves its row to this one."""
+        for row in self.waiting:
+            LOGGER.info("%s: waiting for the process that computes it", row.name)
+            self._fill(row)
+
+    def _fill(self, row: Row, model: Upstream | None = None) -> bool:
+        """Add one row to the outcome: the record that exists, a new one, or a failure.
+
+        Returns False where another process computes it. Without `model`, which is then loaded if
+        need be, waits for that process instead.
+        """
+        try:
+            if self._reuse(row, model):
+                return True
+            with ExitStack() as held:
+                try:
+                    held.enter_context(alone(row.folder, patience=0 if model else FOREVER))
+                except TimeoutError:
+                    return False
+                if not self._reuse(row, model):  # nobody else computed it meanwhile
+                    model = model or load_upstream(row.source, device=self.device)
+                    self.outcome.results.append(self._run(row, model))
+        except Exception as error:  # noqa: BLE001 - whatever one row meets, the others go on
+            self.outcome.fail(row.name, error)
+        return True
+
+    def _reuse(self, row: Row, model: Upstream | None) -> bool:
+        existing = row.job.find(self.out, model) if model else results.find(self.out, row.key)
         if existing:
-            LOGGER.info("%s, %s: already evaluated", model.name, job.recipe)
-            outcome.reused += 1
-        outcome.results.append(existing or _run(model, source, job, out, store, device))
-    except Exception as error:  # noqa: BLE001 - whatever one row meets, the others go on
-        _report(outcome, f"{model.name}, {job.recipe}", error)
+            LOGGER.info("%s: already evaluated", row.name)
+            self.outcome.reused += 1
+            self.outcome.results.append(existing)
+        return existing is not None
 
-
-def _report(outcome: Outcome, row: str, error: Exception) -> None:
-    LOGGER.debug("failed", exc_info=error)
-    reason = (str(error).splitlines() or [""])[0]
-    kind = (
-        ""
-        if reason and isinstance(error, BenchError | RuntimeError | OSError)
-        else f"{type(error).__name__}: "
-    )
-    outcome.failures.append(f"{row}: {kind}{reason}")
-    LOGGER.error("%s", outcome.failures[-1])
-
-
-def _run(
-    model: Upstream, source: str, job: Job, out: Path, store: FeatureStore, device: str
-) -> Result:
-    clock, task = Clock(), job.kind(job.config)
-    cuts = {role: job.cuts(role) for role in ROLES}
-    task.fit_units(cuts["train"])
-    counts = {f"{role}_utterances": len(members) for role, members in cuts.items()}
-    counts |= check_references(job, task, cuts)
-    folder = out / "runs" / results.stem(task.name, model.name, job.key(model, training=True))
-    if job.config.mode == "finetune":
-        trained = train_finetuned(model, job, task, cuts, folder=folder, device=device, clock=clock)
-    else:
-        trained = train_frozen(
-            model,
-            job,
-            task,
-            cuts,
-            folder=folder,
-            source=source,
-            store=store,
-            device=device,
-            clock=clock,
+    def _run(self, row: Row, model: Upstream) -> Result:
+        clock, job, task = Clock(), row.job, row.job.kind(row.job.config)
+        cuts = {role: job.cuts(role) for role in ROLES}
+        task.fit_units(cuts["train"])
+        counts = {f"{role}_utterances": len(members) for role, members in cuts.items()}
+        counts |= check_references(job, task, cuts)
+        if job.config.mode == "finetune":
+            trained = train_finetuned(
+                model, job, task, cuts, folder=row.folder, device=self.device, clock=clock
+            )
+        else:
+            trained = train_frozen(
+                model,
+                job,
+                task,
+                cuts,
+                folder=row.folder,
+                source=row.source,
+                store=FeatureStore(self.store, job.config.store),
+                device=self.device,
+                clock=clock,
+            )
+        result, path = write_record(
+            model, job, task, trained, counts=counts, device=self.device, clock=clock, out=self.out
         )
-    result, path = write_record(
-        model, job, task, trained, counts=counts, device=device, clock=clock, out=out
-    )
-    main = result.metrics[task.metric]
-    chosen = next(trial for trial in result.sweep if trial["chosen"])
-    LOGGER.info(
-        "%s, %s: %s %.2f [%.2f, %.2f] at lr %g (%.0f s) -> %s",
-        model.name, job.recipe, task.metric.upper(), main.value, main.low, main.high, chosen["lr"],
-        sum(clock.laps.values()), path,
-    )  # fmt: skip
-    return result
+        main = result.metrics[task.metric]
+        chosen = next(trial for trial in result.sweep if trial["chosen"])
+        LOGGER.info(
+            "%s: %s %.2f [%.2f, %.2f] at lr %g (%.0f s) -> %s",
+            row.name, task.metric.upper(), main.value, main.low, main.high, chosen["lr"],
+            sum(clock.laps.values()), path,
+        )  # fmt: skip
+        return result

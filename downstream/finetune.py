@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import logging
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,16 +20,24 @@ from torch import Tensor
 from mt4ssl_bench import audio, results
 from mt4ssl_bench.batching import Batches, pad
 from mt4ssl_bench.downstream.checks import learnable
-from mt4ssl_bench.downstream.plan import Job
+from mt4ssl_bench.downstream.config import TaskConfig, rates
+from mt4ssl_bench.downstream.plan import Job, named
 from mt4ssl_bench.downstream.record import Clock
-from mt4ssl_bench.downstream.saved import read_model, save_model
-from mt4ssl_bench.downstream.task import Answers, Task, TaskConfig, Trained, rates
+from mt4ssl_bench.downstream.saved import (
+    Training,
+    meta_of,
+    read_finished,
+    read_model,
+    save_model,
+)
+from mt4ssl_bench.downstream.task import Answers, Task, Trained
 from mt4ssl_bench.downstream.tuned import Tuned, TunedHead
 from mt4ssl_bench.errors import TrainingError
 from mt4ssl_bench.features import Upstream
 from mt4ssl_bench.metrics import METRICS
 from mt4ssl_bench.optim import OptimConfig
-from mt4ssl_bench.training import Fit, FitConfig, StepLoss
+from mt4ssl_bench.run_folder import PassingFolder, checkpoint_bytes, discard
+from mt4ssl_bench.training import Fit, FitConfig, FitReport, Hooks, StepLoss
 from mt4ssl_bench.tuning import trainable
 
 LOGGER = logging.getLogger(__name__)
@@ -44,24 +53,78 @@ def train_finetuned(
     device: str,
     clock: Clock,
 ) -> Trained:
-    """Return the answers on test of the model that is best on valid, and keep it in `folder`; `cuts` are by role."""
+    """Return the answers on test of the model that is best on valid, which `folder` keeps in model.pt.
+
+    An interrupted call continues. `cuts` are by role.
+
+    Raises:
+        KeyboardInterrupt: If a stop was asked for in training; its state is saved.
+    """
+    meta = meta_of(model, job, task)
+    finished = read_finished(folder, meta)
+    if finished is None:
+        _train_rates(model, job, task, cuts, folder=folder, device=device, meta=meta)
+        finished = read_finished(folder, meta)
+    assert finished is not None
+    training, stored = finished
+    for place in (folder, *folder.glob("lr-*")):  # what was only kept to choose from
+        discard(place)
+        if place != folder:
+            (place / "model.pt").unlink(missing_ok=True)
+    chosen = next(trial for trial in training.trials if trial["chosen"])
+    best = Finetuning(
+        task, model, lr=chosen["lr"], seed=chosen["seed"], folder=folder, device=device
+    )
+    best.take(stored)
+    clock.lap("train", training.seconds)
+    splits = {
+        role: Audio(cuts[role], task.config, crop=_crop(task.config, role))
+        for role in ("valid", "test")
+    }
+    hypotheses, members = best.decode(splits["test"])
+    return Trained(
+        hypotheses=hypotheses,
+        cuts=members,
+        trials=training.trials,
+        layer_weights=best.model.head.layer_weights,
+        with_lm=task.answer_with_lm(lambda role: best.logits(splits[role])),
+        counts=dict(training.counts),
+    )
+
+
+def _train_rates(
+    model: Upstream,
+    job: Job,
+    task: Task,
+    cuts: Mapping[str, list[Any]],
+    *,
+    folder: Path,
+    device: str,
+    meta: Mapping[str, Any],
+) -> None:
+    """Train at every rate and seed, each in a folder of its own if there are several; the best becomes model.pt."""
     frames = {cut.id: int(cut.duration * audio.RATE / model.stride) for cut in cuts["train"]}
     train, left_out = learnable(job, task, cuts["train"], frames)
+    counts = {"train_too_long": left_out} if left_out else {}
     best: Finetuning | None = None
     trials: list[results.Trial] = []
+    seconds = 0.0
     tried = list(itertools.product(task.config.seeds, rates(task.config)))
     for seed, lr in tried:
         place = folder / f"lr-{lr:g}-seed-{seed}" if len(tried) > 1 else folder
-        one = Finetuning(task, model, lr=lr, seed=seed, folder=place, device=device)
+        run = Finetuning(task, model, lr=lr, seed=seed, folder=place, device=device)
         trials.append({"lr": lr, "seed": seed, "valid": None, "steps": 0, "chosen": False})
         try:
-            one.run(train, cuts["valid"], f"{job.recipe} on {model.name}, lr {lr:g}")
+            title = f"{job.recipe} on {model.name}, lr {lr:g}"
+            run.run(train, cuts["valid"], title, meta=meta, counts=counts)
         except TrainingError as error:
             LOGGER.warning("%s", error)
             continue
-        trials[-1]["valid"], trials[-1]["steps"] = one.best, one.best_step
-        if best is None or worse(task, best.best, one.best):
-            best = one
+        finally:
+            seconds += run.seconds
+        trials[-1]["valid"], trials[-1]["steps"] = run.best, run.best_step
+        if best is None or worse(task, best.best, run.best):
+            best = run
     if best is None:
         raise TrainingError(
             f"{job.recipe}: no learning rate of {list(rates(task.config))} went well; try lower ones"
@@ -69,19 +132,14 @@ def train_finetuned(
     for trial in trials:
         trial["chosen"] = (trial["lr"], trial["seed"]) == (best.lr, best.seed)
     if best.folder != folder:
-        save_model(folder, task, model, best.model.head, encoder=best.model.encoder)
-    clock.lap("train")
-    chosen, crop = best, task.config.test_crop_seconds if task.pooled else 0.0
-    splits = {role: Audio(cuts[role], task.config, crop=crop) for role in ("valid", "test")}
-    hypotheses, members = chosen.decode(splits["test"])
-    return Trained(
-        hypotheses=hypotheses,
-        cuts=members,
-        trials=trials,
-        layer_weights=chosen.model.head.layer_weights,
-        with_lm=task.answer_with_lm(lambda role: chosen.logits(splits[role])),
-        counts={"train_too_long": left_out} if left_out else {},
-    )
+        best.folder = folder
+        best.save(Training(meta=meta, trials=trials, counts=counts, seconds=seconds))
+
+
+def _crop(config: TaskConfig, role: str) -> float:
+    """Return how many seconds of each utterance of a split are read, 0 for all."""
+    crops = config.crops_of(role)
+    return crops.seconds if crops else 0.0
 
 
 def worse(task: Task, value: float, other: float) -> bool:
@@ -157,66 +215,142 @@ class Finetuning:
         self.upstream, self.model = upstream, Tuned(encoder, head).to(device)
         self.targets: dict[str, Tensor] = {}
         self.best, self.best_step = math.nan, 0
+        self.weights: dict[str, Tensor] = {}  # of the best model on valid
+        self._began, self._earlier = time.monotonic(), 0.0  # seconds of interrupted calls
 
-    def run(self, train: Sequence[Any], valid: Sequence[Any], title: str) -> None:
-        """Train, then hold the model that was best on valid; raises TrainingError when the loss is not finite."""
-        config, metric = self.config, self.task.metric
-        data = Audio(train, config, crop=config.crop_seconds if self.task.pooled else 0.0)
-        checked = Audio(valid, config, crop=config.test_crop_seconds if self.task.pooled else 0.0)
+    @property
+    def seconds(self) -> float:
+        """Return the seconds of training, interrupted calls included."""
+        return self._earlier + time.monotonic() - self._began
+
+    def run(
+        self,
+        train: Sequence[Any],
+        valid: Sequence[Any],
+        title: str,
+        *,
+        meta: Mapping[str, Any] | None = None,
+        counts: Mapping[str, int] | None = None,
+    ) -> None:
+        """Train, then hold the model that was best on valid; an interrupted call continues.
+
+        Args:
+            train, valid: cuts.
+            title: names the run in messages.
+            meta: what the training depends on, apart from rate and seed.
+            counts: what was left out of `train`, for model.pt.
+
+        Raises:
+            TrainingError: If the loss, a gradient or the logits on valid are not finite.
+            KeyboardInterrupt: If a stop was asked for; the state is saved.
+        """
+        config, self._began = self.config, time.monotonic()
+        meta = {**(meta or {}), "rate": [self.lr, self.seed]}
+        if finished := read_finished(self.folder, meta):
+            self._take_trial(*finished)
+            return
+        data = Audio(train, config, crop=_crop(config, "train"))
+        checked = Audio(valid, config, crop=_crop(config, "valid"))
         self.targets = {cut.id: self.task.target(cut) for cut in train}
+        if not self._fit(data, checked, title, meta).finished:
+            raise KeyboardInterrupt
+        if not self.weights:
+            raise TrainingError(f"{title}: no finite {self.task.metric} on valid; try lower rates")
+        self.model.load_state_dict(self.weights)
+        self.weights = {}
+        trial: results.Trial = {
+            "lr": self.lr, "seed": self.seed, "valid": self.best, "steps": self.best_step, "chosen": True
+        }  # fmt: skip
+        self.save(Training(meta=meta, trials=[trial], counts=counts or {}, seconds=self.seconds))
+        discard(self.folder)
 
-        def validate(step: int) -> dict[str, float]:  # noqa: ARG001 - fit's signature
-            hypotheses, cuts = self.decode(checked)
-            value = self.task.measure(self.task.references(cuts, hypotheses), hypotheses)
-            # as fairseq does, the later of two equal ones is kept
-            if not any(worse(self.task, value, found[metric]) for found in fit.validations):
-                save_model(
-                    self.folder,
-                    self.task,
-                    self.upstream,
-                    self.model.head,
-                    encoder=self.model.encoder,
-                )
-            return {metric: value}
-
-        fit: Fit[Batch] = Fit(
+    def _fit(self, data: Audio, checked: Audio, title: str, meta: Mapping[str, Any]) -> FitReport:
+        config = self.config
+        return Fit(
             self.model.train(),
             data.batches(shuffle=True).stream(),
             self.loss,
-            OptimConfig(
-                lr=self.lr,
-                betas=(0.9, 0.98),
-                eps=1e-8,
-                weight_decay=0.0,
-                phases=config.tune.phases,
-                final_scale=config.tune.final_scale,
-                clip_norm=config.clip_norm,
-            ),
+            self._optim(),
             FitConfig(
                 steps=config.steps,
                 seed=self.seed,
                 accumulate=config.accumulate,
                 log_every=max(config.validate_every // 4, 1),
-                save_every=config.validate_every,
                 validate_every=config.validate_every,
             ),
             groups=[
                 {"params": [p for p in self.model.encoder.parameters() if p.requires_grad]},
                 {"params": list(self.model.head.parameters()), "lr": self.lr * config.tune.head_lr},
             ],
-            run=self.folder,
-            meta={"kind": "finetuning", "task": self.task.state()},
-            validate=validate,
+            folder=PassingFolder(self.folder, meta, size=checkpoint_bytes(self.model.parameters())),
+            hooks=Hooks(
+                validate=lambda step: self._validate(checked, step),
+                state=self._state,
+                restore=self._restore,
+            ),
             title=title,
-        )
-        if not fit().finished:
-            raise KeyboardInterrupt
-        for found in fit.validations:
-            if not worse(self.task, found[metric], self.best):
-                self.best, self.best_step = found[metric], int(found["step"])
-        stored = read_model(self.folder)
+        )()
+
+    def take(self, stored: Mapping[str, Any]) -> None:
+        """Load the weights of a model.pt."""
         self.model.encoder.load_state_dict(stored["encoder"])
         self.model.head.load_state_dict(stored["head"])
+
+    def save(self, training: Training) -> None:
+        """Write the model as it is now into model.pt."""
+        encoder, head = self.model.encoder, self.model.head
+        save_model(self.folder, self.task, self.upstream, training, head, encoder=encoder)
+
+    def _take_trial(self, training: Training, stored: Mapping[str, Any]) -> None:
+        (trial,) = training.trials
+        assert trial["valid"] is not None
+        self.best, self.best_step, self._earlier = trial["valid"], trial["steps"], training.seconds
+        self.take(stored)
+
+    def _validate(self, checked: Audio, step: int) -> dict[str, float]:
+        metric = self.task.metric
+        hypotheses, cuts = self.decode(checked)
+        value = self.task.measure(self.task.references(cuts), hypotheses)
+        # as fairseq does, the later of two equal ones is kept
+        if math.isfinite(value) and not worse(self.task, value, self.best):
+            self.best, self.best_step = value, step
+            self.weights = {k: v.to("cpu", copy=True) for k, v in self.model.state_dict().items()}
+        return {metric: value}
+
+    def _state(self) -> dict[str, Any]:
+        best = {"value": self.best, "step": self.best_step, "weights": self.weights}
+        return {"best": best, "seconds": self.seconds}
+
+    def _restore(self, stored: Mapping[str, Any]) -> None:
+        if "best" not in stored:  # the first revisions wrote the best model into model.pt instead
+            self._restore_old(stored)
+            return
+        best = stored["best"]
+        self.best, self.best_step, self._earlier = best["value"], best["step"], stored["seconds"]
+        self.weights = {name: tensor.clone() for name, tensor in best["weights"].items()}
+
+    def _restore_old(self, stored: Mapping[str, Any]) -> None:
+        for row in stored["validations"]:
+            if not worse(self.task, row[self.task.metric], self.best):
+                self.best, self.best_step = row[self.task.metric], int(row["step"])
+        model = read_model(self.folder)
+        self.weights = {
+            f"{part}.{name}": tensor.clone()
+            for part in ("encoder", "head")
+            for name, tensor in model[part].items()
+        }
+
+    def _optim(self) -> OptimConfig:
+        """Return wav2vec 2.0's: Adam with a tri-stage rate."""
+        return OptimConfig(
+            lr=self.lr,
+            betas=(0.9, 0.98),
+            eps=1e-8,
+            weight_decay=0.0,
+            phases=self.config.tune.phases,
+            final_scale=self.config.tune.final_scale,
+            clip_norm=self.config.clip_norm,
+        )
 
     def loss(self, batch: Batch, step: int, micro: int) -> StepLoss:
         """Return one batch's loss, summed over utterances; masks come from a generator that belongs to this update."""
@@ -245,6 +379,9 @@ class Finetuning:
         for batch in data.batches(shuffle=False)():
             with self._autocast():
                 logits, lengths = self.model(batch.waveforms, batch.lengths)
+            if not logits.isfinite().all():
+                names = named([cut.id for cut in batch.cuts])
+                raise TrainingError(f"lr {self.lr:g}: logits are not finite, utterances {names}")
             yield batch.cuts, logits, lengths
         self.model.train()
 

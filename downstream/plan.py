@@ -1,45 +1,41 @@
 """What an evaluation will do: a task recipe and a corpus, checked against each other before any work."""
 
-import hashlib
+import logging
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mt4ssl_bench import bounds, results
-from mt4ssl_bench.config import load, read_recipe, recipe_names, to_dict
-from mt4ssl_bench.corpus import Corpus, phones_of, speaker_of, text_of
-from mt4ssl_bench.downstream.task import TASKS, DecodeConfig, Task, TaskConfig, rates
+from mt4ssl_bench import bounds, results, scheme1
+from mt4ssl_bench.config import Gone, load, read_recipe, recipe_names, to_dict
+from mt4ssl_bench.corpus import Corpus, is_silent, phones_of, speaker_of, text_of
+from mt4ssl_bench.downstream.config import TaskConfig
+from mt4ssl_bench.downstream.task import TASKS, Task
 from mt4ssl_bench.errors import ConfigError, CorpusError
 from mt4ssl_bench.features import Upstream
-from mt4ssl_bench.lexicon import named_lexicon
 from mt4ssl_bench.registry import hint
+from mt4ssl_bench.results import Identity, Result
+from mt4ssl_bench.settings import flatten, keys_of, read_by
 
 FULL_HOURS = (
     50.0  # a task's name alone means SUPERB's full recipe from here on, and the tiny one below
 )
+GONE: Gone = {
+    "pronunciations": (
+        "first",
+        "is gone: SUPERB scores the first (all moved PER from 84.5 to 84.3 on speechocean762)",
+    )
+}
 ROLES = ("train", "valid", "test")
 FIELDS: Mapping[str, Callable[[Any], str]] = {
     "text": text_of,
     "phones": phones_of,
     "speaker": speaker_of,
 }
-UNREAD = {
-    "frozen": ("mode", "tune"),
-    "finetune": ("head", "store", "batch", "crops", "patience"),
-}  # by mode
 NAMED = 3  # examples in a message
-BOUNDS: bounds.Bounds = {
-    bounds.AT_LEAST_1: "steps batch accumulate validate_every crops vocabulary head.projection head.hidden "
-    "head.lstm_layers decode.beam tune.time_length tune.channel_length",
-    bounds.POSITIVE: "tune.batch_seconds tune.head_lr decode.threshold",
-    bounds.NOT_NEGATIVE: "clip_norm patience crop_seconds test_crop_seconds store.limit_gb tune.freeze_updates "
-    "tune.final_scale tune.workers tune.cache_hours",
-    bounds.PROBABILITY: "head.dropout tune.dropout tune.attention_dropout tune.activation_dropout tune.layer_drop",
-    bounds.SHARE: "tune.time_prob tune.channel_prob",
-    bounds.SHARES: "tune.phases",
-}
+LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -64,49 +60,75 @@ class Job:
         """Return the cuts of a split, at most `limit` of them."""
         return sample(self.corpus.cuts(self.split(role)), self.limit)
 
-    def key(self, upstream: Upstream, *, training: bool = False) -> str:
-        """Return what a record of this job on `upstream` is found by; `training`: whatever decodes what was trained."""
-        config = replace(self.config, decode=DecodeConfig()) if training else self.config
-        recipe = comparable(config)
-        return results.key(
-            upstream.fingerprint,
-            self.corpus.info.digest,
-            self.recipe,
-            recipe,
-            self.kind.version,
-            self.limit,
+    def identity(self, upstream: Upstream, *, training: bool = False) -> Identity:
+        """Return what a record of this job on `upstream` is found by; `training`: whatever decodes the result."""
+        settings = self.config.identity()
+        if training:
+            settings = {k: v for k, v in settings.items() if not k.startswith("decode.")}
+        return Identity(
+            fingerprint=upstream.fingerprint,
+            corpus=self.corpus.info.digest,
+            recipe=self.recipe,
+            task=self.config.task,
+            version=self.kind.version,
+            mode=self.config.mode,
+            settings=settings,
+            limit=self.limit,
         )
 
+    def key(self, upstream: Upstream, *, training: bool = False) -> str:
+        """Return the key of identity()."""
+        return self.identity(upstream, training=training).key
 
-def comparable(config: TaskConfig) -> dict[str, Any]:
-    """Return the recipe without what cannot move a score: its description, the store's size, what its mode ignores.
+    def former_key(self, identity: Identity, fingerprint: str) -> str | None:
+        """Return the key of this job's record under scheme 1 and a fingerprint of then, None if it had none."""
+        if not identity.settings.keys() <= flatten(scheme1.DEFAULTS).keys():
+            return None  # a key that was not there then
+        values, files = to_dict(self.config), self.config.files()
+        if "decode.lm" not in identity.settings:
+            values.pop("decode", None)
+            files = {key: digest for key, digest in files.items() if not key.startswith("decode.")}
+        recipe = scheme1.recipe(values, files)
+        return results.former_key(replace(identity, fingerprint=fingerprint), recipe)
 
-    Files stand by their content. Raises ConfigError for one that is not there.
-    """
-    values = to_dict(config)
-    values["store"].pop("limit_gb")
-    for name in ("about", *UNREAD[config.mode]):
-        values.pop(name)
-    if not config.lexicon:
-        values.pop("lexicon")
-    elif config.lexicon != "cmudict":
-        values["lexicon"] = _content(config.lexicon, "lexicon")
-    if config.pronunciations == "first":  # what every record had before there was a choice
-        values.pop("pronunciations")
-    if not config.decode.lm:
-        values.pop("decode")
-    else:
-        for name in ("lm", "lexicon"):
-            values["decode"][name] = _content(values["decode"][name], f"decode.{name}")
-    return values
+    def find(self, folder: Path, upstream: Upstream) -> Result | None:
+        """Return this job's record on `upstream`, of this scheme or of scheme 1, or None.
+
+        A record of scheme 1 whose identity did not say all that moves a score is named in the log and not used.
+        """
+        identity = self.identity(upstream)
+        record = results.find(folder, identity.key)
+        lacking = scheme1.lacking(to_dict(self.config))
+        reasons = dict.fromkeys(former(upstream), lacking)
+        for fingerprint in getattr(upstream, "insufficient", ()):
+            reasons[fingerprint] = f"its fingerprint {fingerprint} does not tell models apart"
+        for fingerprint, reason in reasons.items():
+            key = self.former_key(identity, fingerprint)
+            if record is not None or key is None:
+                break
+            if not reason:
+                record = results.find(folder, key)
+            for path in results.paths(folder, key) if reason else ():
+                LOGGER.warning("%s: not used as a record of this row, %s", path, reason)
+        return record
+
+    def run_folder(self, out: Path, upstream: Upstream) -> Path:
+        """Return where the trained model lies: a folder of scheme 1 where there is one."""
+        identity = self.identity(upstream, training=True)
+        keys = [self.former_key(identity, fingerprint) for fingerprint in former(upstream)]
+        stems = [
+            results.stem(self.config.task, upstream.name, key)
+            for key in (identity.key, *keys)
+            if key
+        ]
+        folders = [out / "runs" / stem for stem in stems]
+        return next((folder for folder in folders if folder.is_dir()), folders[0])
 
 
-def _content(path: str, key: str) -> str:
-    """Return a digest of a file, or "" for no file."""
-    try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16] if path else ""
-    except OSError as error:
-        raise ConfigError(f"{key}={path}: cannot be read ({error.strerror or error})") from None
+def former(upstream: Upstream) -> list[str]:
+    """Return the fingerprints that records of scheme 1 may have of `upstream`: the one it has now among them."""
+    earlier: Sequence[str] = getattr(upstream, "former", ())
+    return list(dict.fromkeys((upstream.fingerprint, *earlier)))
 
 
 def plan(name: str, corpus: Corpus, overrides: Sequence[str] = (), limit: int | None = None) -> Job:
@@ -115,34 +137,43 @@ def plan(name: str, corpus: Corpus, overrides: Sequence[str] = (), limit: int | 
     if name in list(TASKS):
         train = corpus.info.splits.get("train")
         recipe = name if train and train.hours >= FULL_HOURS else f"{name}_tiny"
-    config = load(TaskConfig, _task_recipe(recipe), overrides)
-    bounds.check(config, BOUNDS)
-    if not config.seeds or len(set(config.seeds)) < len(config.seeds) or min(config.seeds) < 0:
-        raise ConfigError(
-            f"seeds={list(config.seeds)}: expected one or several different numbers from 0"
-        )
-    kinds = TASKS.get(config.task).unit_kinds
-    if kinds and config.units not in kinds:
-        raise ConfigError(
-            f"units={config.units}: task '{config.task}' predicts {' or '.join(kinds)}"
-        )
-    if config.lexicon and "phonemes" not in kinds:
-        raise ConfigError(
-            f"lexicon={config.lexicon}: task '{config.task}' has no phones, only decode.lexicon"
-        )
-    if config.pronunciations == "all" and not config.lexicon:
-        raise ConfigError(
-            "pronunciations=all: needs lexicon=cmudict or a file, for task 'phoneme': a corpus holds one of each"
-        )
-    rates(config)
-    comparable(config)  # its files must be there
-    if config.lexicon:
-        named_lexicon(config.lexicon)  # and readable
+    config = load_config(_task_recipe(recipe), overrides)
     job = Job(
         Path(recipe).stem, config, corpus, limit
     )  # a recipe file is known by its name, wherever it lies
     _check_fields(job)
     return job
+
+
+def load_config(recipe: str, overrides: Sequence[str] = ()) -> TaskConfig:
+    """Return the checked config of a task recipe, of the class that its task names.
+
+    Raises:
+        ConfigError: For a wrong key, a value out of its bound, or a file that is not there.
+    """
+    task = str(read_recipe(recipe).get("task", ""))
+    kind = TASKS.get(task).Config
+    config = load(kind, recipe, overrides, gone=GONE, elsewhere=partial(_elsewhere, task))
+    if config.task != task:
+        raise ConfigError(f"task={config.task}: recipe {recipe} is of '{task}'; choose by --task")
+    bounds.check_all(config)
+    if not config.seeds or len(set(config.seeds)) < len(config.seeds) or min(config.seeds) < 0:
+        raise ConfigError(
+            f"seeds={list(config.seeds)}: expected one or several different numbers from 0"
+        )
+    config.settings()  # its rates must be good, and its files there
+    unread = {*read_by(config, "frozen"), *read_by(config, "finetune")} - config.settings().keys()
+    idle = [one for one in overrides if one.partition("=")[0].strip() in unread]
+    if idle:
+        LOGGER.warning("%s: no effect, given mode=%s and the other keys: %s",
+                       Path(recipe).stem, config.mode, ", ".join(idle))  # fmt: skip
+    return config
+
+
+def _elsewhere(task: str, key: str) -> str:
+    """Return which other tasks have a key, for a message about `task`, or ""."""
+    others = [name for name in TASKS if key in keys_of(TASKS.get(name).Config())]
+    return f"task '{task}' does not read it, only {' and '.join(others)}" if others else ""
 
 
 def sample(cuts: Iterable[Any], limit: int | None) -> list[Any]:
@@ -172,7 +203,11 @@ def _check_fields(job: Job) -> None:
         if needs in corpus.info.fields:
             continue
         members = list(cuts)
-        lacking = [cut.id for cut in members if not FIELDS[needs](cut).strip()]
+        lacking = [
+            cut.id
+            for cut in members
+            if not FIELDS[needs](cut).strip() and (needs == "speaker" or not is_silent(cut))
+        ]
         if lacking:
             raise CorpusError(
                 f"corpus {corpus.root}: cannot serve task '{task}': {len(lacking)} of {len(members)} utterances of "

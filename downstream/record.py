@@ -8,12 +8,13 @@ from typing import Any
 
 from mt4ssl_bench import results
 from mt4ssl_bench.corpus import speaker_of
-from mt4ssl_bench.downstream.plan import Job, comparable
+from mt4ssl_bench.downstream.plan import Job, former
 from mt4ssl_bench.downstream.task import Task, Trained
 from mt4ssl_bench.environment import environment
 from mt4ssl_bench.features import Upstream
-from mt4ssl_bench.metrics import Score, error_counts
-from mt4ssl_bench.results import Hypothesis, Result, lm_reference
+from mt4ssl_bench.metrics import METRICS, Score
+from mt4ssl_bench.results import Hypothesis, Result, UpstreamRecord
+from mt4ssl_bench.settings import nest
 
 
 class Clock:
@@ -23,10 +24,11 @@ class Clock:
         self.laps: dict[str, float] = {}
         self._last = time.monotonic()
 
-    def lap(self, name: str) -> None:
-        """End the stage called `name`."""
+    def lap(self, name: str, seconds: float | None = None) -> None:
+        """End the stage called `name`; `seconds` is what it took, where interrupted calls count too."""
         now = time.monotonic()
-        self.laps[name], self._last = round(now - self._last, 2), now
+        self.laps[name] = round(now - self._last if seconds is None else seconds, 2)
+        self._last = now
 
 
 def write_record(
@@ -44,28 +46,24 @@ def write_record(
     rows = _hypotheses(task, trained)
     metrics = _scores(task, [(row["reference"], row["hypothesis"]) for row in rows], trained.cuts)
     if trained.with_lm:
-        again = _scores(task, [(lm_reference(row), row["with_lm"]) for row in rows], trained.cuts)
+        again = _scores(task, [(row["reference"], row["with_lm"]) for row in rows], trained.cuts)
         metrics |= {f"{name}+lm": score for name, score in again.items()}
     clock.lap("test")
     made_with = environment()
     result = Result(
         task=task.name,
         task_version=task.version,
-        upstream={
-            "name": model.name,
-            "fingerprint": model.fingerprint,
-            "parameters": model.parameters,
-            "num_layers": model.num_layers,
-            "dim": model.dim,
-            "stride": model.stride,
-        },
+        upstream=_upstream(model),
         corpus=_corpus(job),
         main_metric=task.metric,
         metrics=metrics,
         recipe_name=job.recipe,
-        recipe=comparable(job.config),
+        recipe=nest(job.config.settings()),
+        scheme=results.SCHEME,
+        settings=job.config.identity(),
         sweep=trained.trials,
         layer_weights=trained.layer_weights,
+        layer_norms=trained.layer_norms,
         seeds=list(job.config.seeds),
         limit=job.limit,
         mode=job.config.mode,
@@ -75,7 +73,7 @@ def write_record(
         wall_seconds=clock.laps,
         counts={**counts, **trained.counts},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        lm_weights=_weights(trained),
+        lm_weights=trained.with_lm.weights if trained.with_lm else {},
     )
     return result, results.save(result, rows, out)
 
@@ -84,6 +82,18 @@ def speakers_of(cuts: Sequence[Any]) -> list[str] | None:
     """Return the speaker of each cut, or None where not every cut has one."""
     speakers = [speaker_of(cut) for cut in cuts]
     return speakers if all(speakers) else None
+
+
+def _upstream(model: Upstream) -> UpstreamRecord:
+    return {
+        "name": model.name,
+        "fingerprint": model.fingerprint,
+        "parameters": model.parameters,
+        "num_layers": model.num_layers,
+        "dim": model.dim,
+        "stride": model.stride,
+        "former": former(model),
+    }
 
 
 def _corpus(job: Job) -> results.CorpusRecord:
@@ -108,11 +118,8 @@ def _scores(task: Task, pairs: Sequence[tuple[str, str]], cuts: Sequence[Any]) -
 
 def _hypotheses(task: Task, trained: Trained) -> list[Hypothesis]:
     hypotheses, cuts = trained.hypotheses, trained.cuts
-    references = task.references(cuts, hypotheses)
-    if task.pooled:
-        counts = [(int(a != b), 0, 0, 1) for a, b in zip(references, hypotheses, strict=True)]
-    else:
-        counts = [tuple(row) for row in error_counts(references, hypotheses, by="words").tolist()]
+    references = task.references(cuts)
+    counts = METRICS[task.metric].counts(references, hypotheses).tolist()
     speakers: Sequence[str | None] = speakers_of(cuts) or [None for _ in cuts]
     rows: list[Hypothesis] = [
         {
@@ -130,14 +137,6 @@ def _hypotheses(task: Task, trained: Trained) -> list[Hypothesis]:
         )
     ]
     if trained.with_lm:
-        texts = trained.with_lm.hypotheses
-        for row, text, reference in zip(rows, texts, task.references(cuts, texts), strict=True):
+        for row, text in zip(rows, trained.with_lm.hypotheses, strict=True):
             row["with_lm"] = text
-            if reference != row["reference"]:
-                row["with_lm_reference"] = reference
     return rows
-
-
-def _weights(trained: Trained) -> dict[str, float]:
-    found = trained.with_lm
-    return {"lm_weight": found.lm_weight, "word_score": found.word_score} if found else {}

@@ -1,17 +1,41 @@
 """Speaker identification: a head that is linear up to its mean over time, so that stored means are exact."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mt4ssl_bench import bounds
 from mt4ssl_bench.corpus import speaker_of
+from mt4ssl_bench.downstream.config import TaskConfig
 from mt4ssl_bench.downstream.heads import PooledHead
 from mt4ssl_bench.downstream.task import Task
-from mt4ssl_bench.errors import ConfigError
-from mt4ssl_bench.metrics import Score, accuracy
+from mt4ssl_bench.metrics import METRICS, Score
+from mt4ssl_bench.passes import Crops
+from mt4ssl_bench.settings import FROZEN
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeakerConfig(TaskConfig):
+    """The keys of speaker identification."""
+
+    crop_seconds: float = 8.0  # random crops in training; 0: whole utterances
+    crops: int = field(default=4, metadata=FROZEN)  # how many per utterance are kept
+    test_crop_seconds: float = 0.0  # in validation and test; 0: whole utterances
+
+    BOUNDS: ClassVar[bounds.Bounds] = {
+        bounds.AT_LEAST_1: "crops",
+        bounds.NOT_NEGATIVE: "crop_seconds test_crop_seconds",
+    }
+
+    def crops_of(self, role: str) -> Crops:
+        """See TaskConfig.crops_of."""
+        if role == "train":
+            return Crops(seconds=self.crop_seconds, count=self.crops, seed=self.seeds[0])
+        return Crops(seconds=self.test_crop_seconds, count=1, seed=self.seeds[0])
 
 
 class Speaker(Task):
@@ -21,13 +45,13 @@ class Speaker(Task):
     metric: ClassVar[str] = "acc"
     version: ClassVar[int] = 1
     needs: ClassVar[str] = "speaker"
+    Config: ClassVar[type[SpeakerConfig]] = SpeakerConfig
+    config: SpeakerConfig
     pooled: ClassVar[bool] = True
     speakers: list[str]
 
     def fit_units(self, cuts: Sequence[Any]) -> None:
-        """Take the table of speakers from the training split; raises ConfigError for a language model."""
-        if self.config.decode.lm:
-            raise ConfigError("decode.lm: task 'speaker' writes no text; expected none")
+        """Take the table of speakers from the training split."""
         self.speakers = sorted({speaker_of(cut) for cut in cuts})
 
     @property
@@ -81,5 +105,4 @@ class Speaker(Task):
         self, references: list[str], hypotheses: list[str], speakers: list[str] | None
     ) -> dict[str, Score]:
         """Return the accuracy."""
-        correct = [a == b for a, b in zip(references, hypotheses, strict=True)]
-        return {"acc": accuracy(correct, speakers=speakers)}
+        return {"acc": METRICS["acc"].score(references, hypotheses, speakers=speakers)}

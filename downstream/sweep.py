@@ -6,7 +6,8 @@ Shapes: B batch, T frames, L hidden states, D dimension, V outputs, K heads.
 import copy
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,17 +15,20 @@ import torch
 from torch import Tensor, nn
 
 from mt4ssl_bench.batching import Batches, endless
+from mt4ssl_bench.downstream.config import rates
 from mt4ssl_bench.downstream.heads import run_heads, serial
-from mt4ssl_bench.downstream.task import Answers, Task, rates
+from mt4ssl_bench.downstream.task import Answers, Task
 from mt4ssl_bench.errors import TrainingError
 from mt4ssl_bench.feature_file import FeatureSet
 from mt4ssl_bench.metrics import METRICS
 from mt4ssl_bench.optim import OptimConfig
+from mt4ssl_bench.run_folder import PassingFolder, checkpoint_bytes
 from mt4ssl_bench.threads import one_thread
-from mt4ssl_bench.training import Fit, FitConfig, StepLoss
+from mt4ssl_bench.training import Fit, FitConfig, FitReport, Hooks, StepLoss
 
 LOGGER = logging.getLogger(__name__)
 EVALUATION_BATCH = 32
+KEPT = ("best", "step", "waited", "diverged", "stopped")  # of a trial, in a checkpoint
 
 
 @dataclass
@@ -84,6 +88,7 @@ class Sweep:
             float.__gt__ if METRICS[task.metric].higher_is_better else float.__lt__
         )
         self.trials: list[Trial] = []
+        self._began, self._earlier = time.monotonic(), 0.0  # seconds of interrupted calls
         for seed in self.config.seeds:
             torch.manual_seed(seed)
             first = task.head(num_layers, dim).to(device)  # the same initial weights at every rate
@@ -96,10 +101,42 @@ class Sweep:
         """Return the trials that are still trained."""
         return [trial for trial in self.trials if trial.active]
 
-    def run(self, train: Split, valid: Split, title: str) -> Trial:
-        """Train all trials and return the best, its best weights loaded; raises TrainingError when all diverged."""
-        config, tried = self.config, list(rates(self.config))
-        targets = {cut.id: self.task.target(cut) for cut in train.cuts}
+    @property
+    def seconds(self) -> float:
+        """Return the seconds of training, interrupted calls included."""
+        return self._earlier + time.monotonic() - self._began
+
+    def run(
+        self, train: Split, valid: Split, title: str, folder: PassingFolder | None = None
+    ) -> Trial:
+        """Train all trials and return the best, its best weights loaded.
+
+        Args:
+            train, valid: the splits.
+            title: names the row in messages.
+            folder: keeps the heads' state while they are trained; an interrupted call continues.
+
+        Raises:
+            TrainingError: If all trials diverged.
+            KeyboardInterrupt: If a stop was asked for; the state is saved.
+        """
+        self._began = time.monotonic()
+        try:
+            with one_thread(when=serial(self.trials[0].head)):
+                if not self._fit(train, valid, title, folder).finished:
+                    raise KeyboardInterrupt
+        except _EnoughError:
+            LOGGER.info(
+                "%s: no head is left to train; stopped early (patience=%d)",
+                title,
+                self.config.patience,
+            )
+        return self._chosen(title)
+
+    def _fit(
+        self, train: Split, valid: Split, title: str, folder: PassingFolder | None
+    ) -> FitReport:
+        config, targets = self.config, {cut.id: self.task.target(cut) for cut in train.cuts}
 
         def batches(epoch: int, skip: int) -> Iterator[tuple[list[Any], Tensor, Tensor]]:
             return train.batches(
@@ -112,22 +149,15 @@ class Sweep:
             losses = self._losses(trials, features, lengths, [targets[cut.id] for cut in cuts])
             for trial, value in zip(trials, losses.tolist(), strict=True):
                 if not math.isfinite(value):
-                    trial.diverged = True
-                    LOGGER.info(
-                        "%s: lr %g, seed %d diverged at update %d",
-                        title,
-                        trial.lr,
-                        trial.seed,
-                        step,
-                    )
+                    self._give_up(trial, title, step)
             kept = losses[torch.tensor([trial.active for trial in trials], device=losses.device)]
-            if not len(kept):
-                raise TrainingError(
-                    f"{title}: every learning rate of {tried} diverged; try lower ones"
-                )
             return StepLoss(total=kept.sum(), count=1)
 
-        fit = Fit(
+        def diverged(step: int, groups: Collection[int]) -> None:
+            for number in groups:
+                self._give_up(self.trials[number], title, step)
+
+        return Fit(
             nn.ModuleList(trial.head for trial in self.trials),
             endless(batches),
             loss,
@@ -142,17 +172,49 @@ class Sweep:
             groups=[
                 {"params": list(trial.head.parameters()), "lr": trial.lr} for trial in self.trials
             ],
-            validate=lambda step: self._validate(valid, step),
+            folder=folder,
+            hooks=Hooks(
+                validate=lambda step: self._validate(valid, step, title),
+                diverged=diverged,
+                state=self._state,
+                restore=self._restore,
+            ),
             title=title,
+        )()
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Return the bytes of a checkpoint of all trials."""
+        return checkpoint_bytes(p for trial in self.trials for p in trial.head.parameters())
+
+    def _give_up(self, trial: Trial, title: str, step: int) -> None:
+        """Mark a trial as diverged; raises TrainingError where no trial is active or has a score."""
+        trial.diverged = True
+        LOGGER.info("%s: lr %g, seed %d diverged at update %d", title, trial.lr, trial.seed, step)
+        if self.active:
+            return
+        if any(trial.state is not None for trial in self.trials):
+            raise _EnoughError
+        raise TrainingError(
+            f"{title}: every learning rate of {list(rates(self.config))} diverged; try lower ones"
         )
-        try:
-            with one_thread(when=serial(self.trials[0].head)):
-                fit()
-        except _EnoughError:
-            LOGGER.info(
-                "%s: no head got better in %d validations; stopped early", title, config.patience
-            )
-        return self._chosen(title)
+
+    def _state(self) -> dict[str, Any]:
+        """Return what a checkpoint needs beside weights and optimizer."""
+        trials = [
+            {name: getattr(trial, name) for name in KEPT} | {"state": trial.state}
+            for trial in self.trials
+        ]
+        return {"trials": trials, "seconds": self.seconds}
+
+    def _restore(self, stored: Mapping[str, Any]) -> None:
+        """Take back what _state() returned."""
+        for trial, values in zip(self.trials, stored["trials"], strict=True):
+            for name in KEPT:
+                setattr(trial, name, values[name])
+            state = values["state"]  # cloned: the file that they are mapped from will go
+            trial.state = state and {name: tensor.clone() for name, tensor in state.items()}
+        self._earlier = stored["seconds"]
 
     def _optim(self) -> OptimConfig:
         """Return SUPERB's: Adam at a constant rate; the norm is clipped in each head by itself."""
@@ -190,15 +252,18 @@ class Sweep:
         )
         return rows.view(logits.shape[:2]).mean(1)
 
-    def _validate(self, valid: Split, step: int) -> dict[str, float]:
+    def _validate(self, valid: Split, step: int, title: str) -> dict[str, float]:
         found, trials = {}, self.active
         answers, cuts = self.decode([trial.head for trial in trials], valid)
         for trial, hypotheses in zip(trials, answers, strict=True):
-            value = self.task.measure(self.task.references(cuts, hypotheses), hypotheses)
+            if hypotheses is None:
+                self._give_up(trial, title, step)
+                continue
+            value = self.task.measure(self.task.references(cuts), hypotheses)
             found[
                 f"lr {trial.lr:g}" + (f", seed {trial.seed}" if len(self.config.seeds) > 1 else "")
             ] = value
-            if trial.state is None or self.better(value, trial.best):
+            if math.isfinite(value) and (trial.state is None or self.better(value, trial.best)):
                 trial.best, trial.step, trial.waited = value, step, 0
                 trial.state = {
                     name: tensor.clone() for name, tensor in trial.head.state_dict().items()
@@ -218,20 +283,25 @@ class Sweep:
             yield cuts, *head(features, lengths)
 
     @torch.no_grad()
-    def decode(self, heads: Sequence[nn.Module], split: Split) -> tuple[list[list[str]], list[Any]]:
-        """Return each head's hypotheses of a split, and the cuts, in one order."""
+    def decode(
+        self, heads: Sequence[nn.Module], split: Split
+    ) -> tuple[list[list[str] | None], list[Any]]:
+        """Return each head's hypotheses of a split, None if its logits are not finite, and the cuts, in one order."""
         for head in heads:
             head.eval()
         hypotheses: list[list[str]] = [[] for _ in heads]
+        finite = torch.ones(len(heads), dtype=torch.bool, device=split.device)
         members: list[Any] = []
         for cuts, features, lengths in split.batches(EVALUATION_BATCH):
             logits, frames = run_heads(heads, features, lengths)
-            for said, own in zip(hypotheses, logits, strict=True):
-                said.extend(self.task.decode(own, frames))
+            finite &= logits.isfinite().flatten(1).all(1)
+            for own, rows in zip(hypotheses, logits, strict=True):
+                own.extend(self.task.decode(rows, frames))
             members += cuts
         for head in heads:
             head.train()
-        return hypotheses, members
+        sound = zip(hypotheses, finite.tolist(), strict=True)
+        return [own if good else None for own, good in sound], members
 
 
 class _EnoughError(Exception):

@@ -4,7 +4,7 @@ Shapes: N samples, T frames, V outputs.
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mt4ssl_bench import audio
-from mt4ssl_bench.config import from_dict
+from mt4ssl_bench.audio_files import audio_files
 from mt4ssl_bench.console import progress
+from mt4ssl_bench.containers import defect_of
 from mt4ssl_bench.downstream.ctc import CTCTask
-from mt4ssl_bench.downstream.saved import read_model
-from mt4ssl_bench.downstream.task import TASKS, TaskConfig
+from mt4ssl_bench.downstream.saved import read_model, read_task
 from mt4ssl_bench.downstream.tuned import Tuned, TunedHead
 from mt4ssl_bench.errors import BenchError, CheckpointError, ConfigError, CorpusError
 from mt4ssl_bench.features import Upstream, load_upstream
+from mt4ssl_bench.file_state import on_disk
+from mt4ssl_bench.identity import is_of
 from mt4ssl_bench.tuning import rebuild
 
 LOGGER = logging.getLogger(__name__)
@@ -44,7 +46,7 @@ def transcribe(
 
     Raises BenchError, before any audio is read, for a wrong model, language model or path.
     """
-    paths = audio_files(files)
+    paths = named(files)
     recognizer = Recognizer(model, upstream=upstream, device=device)
     if decode:
         recognizer.use(decode)
@@ -53,27 +55,26 @@ def transcribe(
             text = None
             try:
                 text = recognizer.text(audio.read_file(path))
+                frames, rate, _ = audio.probe(path)
+                if defect := defect_of(path, frames=frames, rate=rate, search=True):
+                    LOGGER.warning("%s: %s", path, defect[1])
             except BenchError as error:
                 LOGGER.error("%s", error if str(path) in str(error) else f"{path}: {error}")  # noqa: TRY400 - one line
             yield path, text
             advance(1, "")
 
 
-def audio_files(paths: Sequence[Path]) -> list[Path]:
+def named(paths: Sequence[Path]) -> list[Path]:
     """Return the files, folders replaced by the audio files within; raises CorpusError for what does not exist."""
-    found: list[Path] = []
-    for path in paths:
+    files: list[Path] = []
+    for path in map(on_disk, paths):
         if not path.exists():
             raise CorpusError(f"{path}: no such file or folder")
-        inside = (
-            sorted(p for p in path.rglob("*") if p.suffix.lower() in audio.SUFFIXES)
-            if path.is_dir()
-            else [path]
-        )
+        inside = list(audio_files(path)) if path.is_dir() else [path]
         if not inside:
             raise CorpusError(f"{path}: holds no audio file ({', '.join(sorted(audio.SUFFIXES))})")
-        found += inside
-    return found
+        files += inside
+    return files
 
 
 class Recognizer:
@@ -86,12 +87,11 @@ class Recognizer:
 
     def __init__(self, folder: Path, *, upstream: str = "", device: str = "cpu") -> None:
         stored = read_model(folder)
-        task = TASKS.get(stored["task"])(from_dict(TaskConfig, stored["config"]))
+        task = read_task(stored)
         if not isinstance(task, CTCTask):
             raise CheckpointError(
                 f"{folder}: holds a model for task '{stored['task']}', which writes no text"
             )
-        task.restore(stored["state"])
         self.task, self._decode = task, task.decode
         self._about, self._device = stored["upstream"], device
         if "encoder" in stored:
@@ -103,8 +103,14 @@ class Recognizer:
     def use(self, decode: Mapping[str, Any]) -> None:
         """Decode by beam search with a language model from here on; `decode` are DecodeConfig's keys that differ."""
         if not decode.get("lm"):
-            raise ConfigError(f"--{', --'.join(decode)}: of no use without --lm, a KenLM file")
-        self._decode = self.task.beam(replace(self.task.config.decode, **decode)).decode
+            raise ConfigError(
+                f"{_options(decode)}: no effect without --lm; expected --lm, a KenLM file"
+            )
+        config = self.task.config.decode
+        unread = [name for name in decode if not hasattr(config, name)]
+        if unread:
+            raise ConfigError(f"{_options(unread)}: task '{self.task.name}' does not read it")
+        self._decode = self.task.beam(replace(config, **decode)).decode
 
     def text(self, samples: NDArray[np.float32]) -> str:
         """Return what was said in 16 kHz audio (N,)."""
@@ -145,7 +151,7 @@ class Recognizer:
     def _frozen(self, stored: dict[str, Any], name: str) -> nn.Module:
         about = self._about
         upstream = load_upstream(name or about["source"] or about["name"], device=self._device)
-        if upstream.fingerprint != about["fingerprint"]:
+        if not is_of(upstream, about["fingerprint"], where="the trained head"):
             raise CheckpointError(
                 f"its head was trained on '{about['name']}' ({about['fingerprint']}), not on '{upstream.name}' "
                 f"({upstream.fingerprint}); --upstream names the right one"
@@ -153,6 +159,10 @@ class Recognizer:
         head = self.task.head(about["num_layers"], about["dim"])
         head.load_state_dict(stored["head"])
         return _Frozen(upstream, head)
+
+
+def _options(names: Iterable[str]) -> str:
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
 
 
 class _Frozen(nn.Module):

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import sentencepiece
 
-from mt4ssl_bench.errors import CheckpointError, CorpusError
+from mt4ssl_bench.errors import CheckpointError, CorpusError, first_line
 
 BLANK = 0  # CTC's blank; units start at 1
 
@@ -97,10 +97,7 @@ class Pieces:
                 minloglevel=2,
             )
         except RuntimeError as error:
-            reason = (
-                re.sub(r"^.*\] *", "", str(error).splitlines()[0])
-                or "no text, or no unit asked for"
-            )
+            reason = re.sub(r"^.*\] *", "", first_line(error)) or "no text, or no unit asked for"
             raise CorpusError(
                 f"vocabulary={size}: does not fit the training text ({reason})"
             ) from None

@@ -127,6 +127,10 @@ CATALOGUE: dict[str, Entry] = {
         about="Lhotse's manifests, cuts or Shar: whatever its 100 and more recipes write",
         tasks="what its supervisions allow",
     ),
+    "kaldi": Entry(
+        about="Kaldi's data folders: wav.scp with files, segments, text, utt2spk",
+        tasks="what its files allow",
+    ),
     "hf": Entry(
         about="a dataset of Hugging Face, by its name or on disk (the extra hf-data)",
         tasks="what its columns allow",

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from mt4ssl_bench.errors import CheckpointError
+from mt4ssl_bench.errors import CheckpointError, first_line
 
 FORMAT = "mt4ssl-bench 1"
 
@@ -29,6 +29,8 @@ def save(payload: Mapping[str, Any], path: Path) -> None:
         aside.replace(path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         aside.unlink(missing_ok=True)
+        # torch's writer, failing to end its file, hides what the disk said
+        error = error.__context__ if isinstance(error.__context__, OSError) else error
         raise CheckpointError(
             f"{path}: could not be saved ({error}); the previous one, if any, is untouched"
         ) from error
@@ -46,7 +48,7 @@ def load(path: Path) -> dict[str, Any]:
                 f"{path}: holds objects, not tensors and plain containers alone, and none is ever built; "
                 "'mt4ssl-bench convert' reads the tensors of other people's checkpoints"
             ) from None
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        reason = first_line(error)[:120]
         raise CheckpointError(
             f"{path}: truncated, damaged or not a checkpoint of tensors ({reason})"
         ) from None

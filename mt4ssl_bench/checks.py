@@ -8,8 +8,10 @@ from hashlib import blake2b
 
 from mt4ssl_bench import audio
 from mt4ssl_bench.corpus import SID_PREFIX
-from mt4ssl_bench.findings import Collector, Report
-from mt4ssl_bench.manifest import Row
+from mt4ssl_bench.findings import Collector, Compared, Report
+from mt4ssl_bench.lexicon import APOSTROPHES
+from mt4ssl_bench.manifest import Row, is_quoted
+from mt4ssl_bench.resampling import TABLE, table_size
 
 SHORT, LONG = 0.1, 60.0  # seconds: below four frames; above what a batch can hold
 FRAMES = 50  # a second, of every encoder here
@@ -18,6 +20,7 @@ CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ufffd\ufeff\u200b-\u200f]")
 DIGIT = re.compile(r"\d")
 MARKUP = re.compile(r"[<>\[\]{}*=_|]")
 PUNCTUATION = re.compile(r"[.,;:!?\"\u201c-\u201f\u2026()&%@#/]")
+TEXTS = {"digits": DIGIT, "markup": MARKUP, "punctuation": PUNCTUATION}
 EVALUATION = ("valid", "test")
 
 
@@ -26,12 +29,13 @@ class Rules:
 
     Args:
         fields: what every utterance of the corpus should have, as corpus.json says.
+        compared: what the rows' content is the digest of.
 
     A corpus's `sid_` splits hold utterances of the others again, so that only the rules about speakers apply to them.
     """
 
-    def __init__(self, fields: Sequence[str]) -> None:
-        self.fields = fields
+    def __init__(self, fields: Sequence[str], compared: Compared = "bytes") -> None:
+        self.fields, self.compared = fields, compared
         self.found = Collector()
         self.sizes: Counter[str] = Counter()
         self.seconds: defaultdict[str, float] = defaultdict(float)
@@ -41,6 +45,7 @@ class Rules:
             tuple[str, str], dict[str, str]
         ] = {}  # (kind, split) -> symbol -> its first utterance
         self._ids: set[bytes] = set()
+        self._files: set[tuple[str, str]] = set()  # of several utterances, by defect: named once
         self._contents: dict[bytes, str] = {}  # digest of audio -> the first split that has it
         self._texts: dict[
             str, dict[bytes, str]
@@ -61,7 +66,8 @@ class Rules:
             self.found.add("duplicate_id", split, row.id)
         self._ids.add(key)
         for field in ("text", "phones", "speaker"):
-            if field in self.fields and not getattr(row, field).strip():
+            silent = row.silent and field != "speaker"
+            if field in self.fields and not silent and not getattr(row, field).strip():
                 self.found.add(f"no_{field}", split, row.id)
         self._shape(split, row)
         self._text(split, row)
@@ -90,13 +96,23 @@ class Rules:
             self.found.add("leak", split, f"{row.id} (in {first} too)")
 
     def _shape(self, split: str, row: Row) -> None:
-        """Check rate, channels and duration."""
+        """Check the file's length, and rate, channels and duration."""
+        for kind, text in row.defects:
+            file = (str(row.path), kind)
+            if not row.seconds or file not in self._files:
+                self.found.add(kind, split, f"{row.id} ({text})")
+            if row.seconds:
+                self._files.add(file)
+        if table_size(row.rate, audio.RATE) > TABLE:
+            self.found.add("odd_rate", split, f"{row.id} ({row.rate} Hz)")
         if row.rate < audio.RATE:
             self.found.add("low_rate", split, f"{row.id} ({row.rate} Hz)")
         if row.channels > 1:
             self.found.add("channels", split, f"{row.id} ({row.channels})")
         if row.duration < SHORT:
             self.found.add("short", split, f"{row.id} ({row.duration:.3f} s)")
+        if row.silent:
+            self.found.add("no_speech", split, row.id)
         if row.duration > LONG:
             self.found.add("long", split, f"{row.id} ({row.duration:.0f} s)")
 
@@ -108,8 +124,13 @@ class Rules:
             add("garbled", split, shown)
         if not unicodedata.is_normalized("NFC", text):
             add("not_nfc", split, shown)
-        for kind, pattern in (("digits", DIGIT), ("markup", MARKUP), ("punctuation", PUNCTUATION)):
-            if pattern.search(text):
+        if alike := _look_alikes(text):
+            add("look_alikes", split, f"{shown} ({', '.join(alike)})")
+        words = text[1:-1] if is_quoted(text) else text
+        if words != text:
+            add("quoted", split, shown)
+        for kind, pattern in TEXTS.items():
+            if pattern.search(words):
                 add(kind, split, shown)
         for kind, units in (("characters", text.upper()), ("phones", row.phones.split())):
             if len(units) > row.duration * FRAMES:
@@ -141,7 +162,8 @@ class Rules:
             for text in self._texts.get(split, {}).keys() & self._texts.get("train", {}).keys():
                 self.found.add("same_text", split, self._texts[split][text])
         self._voices()
-        return self.found.report({split: self._facts(split) for split in self.sizes})
+        facts = {split: self._facts(split) for split in self.sizes}
+        return self.found.report(facts, self.compared)
 
     def _voices(self) -> None:
         """Compare the speakers of training and evaluation."""
@@ -198,6 +220,16 @@ def check_rows(splits: Mapping[str, Iterable[Row]], *, fields: Sequence[str]) ->
 
 def _key(text: str) -> bytes:
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=10).digest()
+
+
+def _look_alikes(text: str) -> list[str]:
+    """Return the code points that look like others: typographic apostrophes, and what NFKC changes."""
+    composed = unicodedata.normalize("NFC", text)
+    return [
+        f"U+{ord(character):04X}"
+        for character in sorted(set(composed))
+        if ord(character) in APOSTROPHES or unicodedata.normalize("NFKC", character) != character
+    ]
 
 
 def _mojibake(text: str) -> bool:

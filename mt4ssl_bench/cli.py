@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
+from rich.text import Text
 
 from mt4ssl_bench import (
     __version__,
@@ -24,6 +24,7 @@ from mt4ssl_bench import (
 from mt4ssl_bench.cli_results import Format, print_estimate, print_leaderboard, print_sweeps
 from mt4ssl_bench.console import setup_logging, stderr, stdout
 from mt4ssl_bench.errors import BenchError
+from mt4ssl_bench.text import flat
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -49,17 +50,25 @@ Keys = Annotated[
 ]
 
 
+def _version(*, wanted: bool) -> None:
+    if wanted:
+        stdout.print(__version__)
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     *,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    version: Annotated[  # noqa: ARG001 - its callback runs before a command is asked for
+        bool,
+        typer.Option(
+            "--version", help="Print the version and exit.", is_eager=True, callback=_version
+        ),
+    ] = False,
 ) -> None:
     """Set up the log."""
     setup_logging(verbose=verbose)
-    if version:
-        stdout.print(__version__)
-        raise typer.Exit
 
 
 @app.command()
@@ -105,8 +114,14 @@ def kmeans(
     ] = None,
     alignment: Annotated[
         Path | None,
-        typer.Option(help="A CTM file of phones in time: adds purity and PNMI to the report."),
+        typer.Option(
+            help="Time-aligned phones: a CTM file, or a folder of TextGrid files named by utterance "
+            "id. Adds phone purity, cluster purity and PNMI to the report."
+        ),
     ] = None,
+    tier: Annotated[
+        str, typer.Option(help="Name of the interval tier that holds the phones in TextGrid files.")
+    ] = "phones",
     device: Device = "auto",
 ) -> None:
     """Make the offline targets' labels alone, from MFCC or from a layer of any upstream, and report on them.
@@ -120,7 +135,7 @@ def kmeans(
     from mt4ssl_bench.upstream.kmeans import kmeans as run
 
     for key, value in run(
-        recipe, *(keys or []), out=out, alignment=alignment, device=device
+        recipe, *(keys or []), out=out, alignment=alignment, tier=tier, device=device
     ).items():
         stdout.print(f"{key}: {value}")
 
@@ -159,9 +174,9 @@ def evaluate(
     """
     from mt4ssl_bench.downstream.evaluate import evaluate as run
     from mt4ssl_bench.errors import ConfigError
+    from mt4ssl_bench.names import split_keys
 
-    overrides = [name for name in upstreams if "=" in name]
-    names = [name for name in upstreams if "=" not in name]
+    names, overrides = split_keys(upstreams)
     if not names:
         raise ConfigError("evaluate: name at least one upstream, for example fbank")
     where: dict[str, Any] = {
@@ -179,7 +194,7 @@ def evaluate(
         print_sweeps(outcome.results)
         print_leaderboard(out, Format.TABLE)
     for failure in outcome.failures:
-        stderr.print(f"failed: {escape(failure)}", highlight=False, soft_wrap=True)
+        stderr.print(f"failed: {failure}")
     if outcome.failures:
         raise typer.Exit(1)
 
@@ -206,16 +221,15 @@ def list_names(
     found = {name: read_recipe(name) for name in recipe_names()}
     for title, task in (("recipes", False), ("tasks", True)):
         if what in {"", title}:
-            stdout.print(
-                f"[bold]{'pretraining recipes' if title == 'recipes' else 'task recipes'}[/bold]"
-            )
+            heading = "pretraining recipes" if title == "recipes" else "task recipes"
+            stdout.print(heading, style="bold")
             for name, values in found.items():
                 if ("task" in values) == task:
-                    stdout.print(f"  {name:16} {escape(values.get('about', ''))}")
+                    stdout.print(f"  {name:16} {values.get('about', '')}")
     if what in {"", "corpora"}:
         cli_corpora.print_catalogue()
     if what in {"", "upstreams"}:
-        stdout.print("[bold]upstreams[/bold]")
+        stdout.print("upstreams", style="bold")
         stdout.print("  <run folder>     a model pretrained here, or its checkpoint.pt")
         stdout.print("  random:<recipe>  an untrained model of a pretraining recipe, a baseline")
         stdout.print("  file.py:Class    a class of yours; check-upstream says whether it will do")
@@ -227,6 +241,12 @@ def list_names(
         stdout.print("  " + ", ".join(s3prl_names()))
 
 
+def _fail(message: str) -> int:
+    """Print an error in one line; returns its exit code."""
+    stderr.print(Text.assemble(("error: ", "bold red"), flat(" ".join(message.split()))))
+    return 2
+
+
 def main() -> None:
     """Run the command line: one line and exit code 2 for a user's error, 130 for an interruption."""
     threads.configure()  # before a command imports torch
@@ -236,29 +256,12 @@ def main() -> None:
         )  # names of files that a terminal cannot show
     try:
         code = app(standalone_mode=False)  # a command's exit code; typer makes 130 of Ctrl-C
-    except BenchError as error:
-        stderr.print(
-            f"[bold red]error:[/bold red] {escape(' '.join(str(error).split()))}",
-            highlight=False,
-            soft_wrap=True,
-        )
-        code = 2
-    except OSError as error:  # a folder that is a file, no permission, a full disk
-        stderr.print(
-            f"[bold red]error:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True
-        )
-        code = 2
+    except (BenchError, OSError) as error:  # OSError: a folder that is a file, a full disk
+        code = _fail(str(error))
     except Exception as error:
-        if not hasattr(
-            error, "format_message"
-        ):  # click's usage errors have it; anything else is our own mistake
-            raise
-        stderr.print(
-            f"[bold red]error:[/bold red] {escape(error.format_message())}",
-            highlight=False,
-            soft_wrap=True,
-        )
-        code = 2
+        if not hasattr(error, "format_message"):  # click's usage errors have it
+            raise  # anything else is our own mistake
+        code = _fail(error.format_message())
     if code == INTERRUPTED:
         stderr.print("interrupted; what was complete is kept, and the same command continues")
     sys.exit(code if isinstance(code, int) else 0)

@@ -5,15 +5,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
+from rich.text import Text
 
 from mt4ssl_bench.console import stdout
+from mt4ssl_bench.text import flat
 
 if TYPE_CHECKING:
     from mt4ssl_bench.findings import Report
 
 app = typer.Typer()
 
+COMPARED = {
+    "bytes": "the files' bytes; --full finds the same samples in another container too",
+    "samples": "decoded samples; a copy in a lossy format is not found",
+}
 COLOURS = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
 
@@ -39,11 +44,8 @@ def check(
 
     opened = Corpus.open(corpus)
     report = check_corpus(opened, full=full)
-    _say(
-        escape(
-            f"{corpus}: {opened.info.name} ({opened.info.digest}), {'decoded' if full else 'headers'}"
-        )
-    )
+    read = "decoded" if full else "headers"
+    stdout.print(f"{corpus}: {opened.info.name} ({opened.info.digest}), {read}")
     _print(report)
     if file is not None:
         about = {"corpus": opened.info.name, "digest": opened.info.digest, "full": full}
@@ -61,14 +63,11 @@ def _print(report: "Report") -> None:
             for rate, count in facts["sample_rates"].items()
         )
         said = f"{facts['utterances']:,} utterances, {facts['hours']:.2f} h, {facts['speakers']} speakers ({rates})"
-        _say(f"  {split:10} {said}")
+        stdout.print(f"  {split:10} {said}")
+    stdout.print(f"  duplicates and leaks: by {COMPARED[report.compared]}")
     kinds = [finding.severity for finding in report.findings]
     counts = ", ".join(f"{kinds.count(kind)} kinds of {kind}" for kind in COLOURS if kind in kinds)
-    _say(f"  found: {counts or 'nothing'}")
+    stdout.print(f"  found: {counts or 'nothing'}")
     for finding in report.findings:
-        style = COLOURS[finding.severity]
-        _say(f"  [{style}]{finding.severity:8}[/{style}] {escape(str(finding))}")
-
-
-def _say(line: str) -> None:
-    stdout.print(line)
+        severity = (f"  {finding.severity:8} ", COLOURS[finding.severity])
+        stdout.print(Text.assemble(severity, flat(str(finding))))

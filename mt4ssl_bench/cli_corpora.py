@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from mt4ssl_bench.cli_shared import (
     Download,
@@ -263,22 +262,33 @@ def prepare_table(
         Path,
         typer.Argument(help="TSV: id, path and any of speaker, language, text, phones, split, ..."),
     ],
+    *,
     out: Out,
     name: Name = "",
     licence: Licence = "unknown",
     lexicon: Words = None,
+    partial: Annotated[
+        bool,
+        typer.Option(
+            "--partial",
+            help="Leave out and count rows with an empty cell, and files that are missing or "
+            "unreadable.",
+        ),
+    ] = False,
     shards: Shards = None,
 ) -> None:
     """Make a corpus from a TSV with a header; missing columns limit which tasks it serves.
 
     Columns: id, path (relative to the table), and any of duration_s, speaker, language, text, phones, split, sid_split.
     English texts without phones get CMUdict's, any language's --lexicon's; a table without split is split here.
+    An empty cell is a gap and is refused; the text of an utterance in which nobody speaks is <silence>.
 
     Example: mt4ssl-bench prepare table my_corpus/manifest.tsv --out corpora/mine
     """
     from mt4ssl_bench.prepare import prepare_table as run
 
-    finish(run(manifest, out, name=name, licence=licence, lexicon=lexicon or ()), shards)
+    corpus = run(manifest, out, name=name, licence=licence, lexicon=lexicon or (), partial=partial)
+    finish(corpus, shards)
 
 
 @prepare.command("folder")
@@ -315,11 +325,11 @@ def print_catalogue() -> None:
     """Print every corpus that 'prepare' knows by name: hours, licence, tasks."""
     from mt4ssl_bench.catalogue import CATALOGUE
 
-    stdout.print("[bold]corpora[/bold] (prepare NAME --help)")
+    stdout.print("corpora (prepare NAME --help)", style="bold")
     for name, entry in CATALOGUE.items():
-        stdout.print(f"  {name:16} {escape(entry.about)}")
+        stdout.print(f"  {name:16} {entry.about}")
         facts = f"{entry.hours} h; {entry.licence}; {entry.tasks}" if entry.hours else entry.tasks
-        stdout.print(f"  {'':16} [dim]{escape(facts)}[/dim]")
+        stdout.print(f"  {'':16} {facts}", style="dim")
 
 
 def _names(parts: str) -> list[str]:

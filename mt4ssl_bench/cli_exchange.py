@@ -1,8 +1,11 @@
-"""The command line's other sources: prepare fairseq, lhotse and hf; nothing heavy is imported before a command runs."""
+"""The command line's other sources: prepare fairseq, lhotse, kaldi and hf.
 
-from collections.abc import Iterable
+Nothing heavy is imported before a command runs.
+"""
+
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +23,19 @@ from mt4ssl_bench.cli_shared import (
 )
 from mt4ssl_bench.console import stdout
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mt4ssl_bench.corpus import Corpus
+    from mt4ssl_bench.upstream.labels import LabelStore
+
+    Labels = Sequence[tuple[str, NDArray[np.uint16]]]  # by utterance id
+
+Clusters = Annotated[
+    int | None,
+    typer.Option(min=1, help="Number of clusters of the labels. Default: largest label + 1."),
+]
 Splits = Annotated[
     list[str], typer.Argument(metavar="SPLIT=PATH...", help="For example train=data/train.tsv.")
 ]
@@ -43,6 +59,32 @@ def read_splits(given: Iterable[str]) -> dict[str, Path]:
     return splits
 
 
+def _least(labels: "Labels", clusters: int | None, holder: str) -> int:
+    """Return the fewest clusters that the labels need; raises ConfigError if `clusters` are fewer."""
+    from mt4ssl_bench.errors import ConfigError
+
+    least = max((int(values.max()) + 1 for _, values in labels if len(values)), default=0)
+    if clusters and clusters < least:
+        raise ConfigError(
+            f"--clusters {clusters}: {holder} label {least - 1}; expected {least} or more"
+        )
+    return least
+
+
+def _write_store(
+    corpus: "Corpus", folder: str, labels: "Labels", *, clusters: int, features: str
+) -> "LabelStore":
+    """Write a prepared corpus's labels into its folder, and print how a recipe names them."""
+    from mt4ssl_bench.upstream.labels import LabelInfo, write_labels
+
+    info = LabelInfo(digest=corpus.info.digest, clusters=clusters, features=features)
+    store = write_labels(corpus.root / folder, info, labels)
+    stdout.print(
+        f"  labels: targets.offline.labels={store.folder} targets.offline.clusters={clusters}"
+    )
+    return store
+
+
 @prepare.command("fairseq")
 def prepare_fairseq(
     splits: Splits,
@@ -50,9 +92,7 @@ def prepare_fairseq(
     out: Out,
     name: Name = "fairseq",
     licence: Licence = "unknown",
-    clusters: Annotated[
-        int, typer.Option(help="Of the .km files; default: the largest label and one.")
-    ] = 0,
+    clusters: Clusters = None,
     lexicon: Words = None,
     partial: Partial = False,
     shards: Shards = None,
@@ -61,17 +101,12 @@ def prepare_fairseq(
 
     Example: mt4ssl-bench prepare fairseq train=data/train.tsv valid=data/dev_other.tsv --out corpora/mine
     """
-    from mt4ssl_bench.errors import ConfigError
     from mt4ssl_bench.exchange import fairseq, fairseq_labels
     from mt4ssl_bench.prepare import prepare_rows
 
     files = read_splits(splits)
     labels = list(fairseq_labels(files))  # all are read before anything is written
-    least = max((int(values.max()) + 1 for _, values in labels if len(values)), default=0)
-    if clusters and clusters < least:
-        raise ConfigError(
-            f"--clusters {clusters}: the .km files hold label {least - 1}; expected {least} or more"
-        )
+    least = _least(labels, clusters, "the .km files hold")
     corpus = prepare_rows(
         fairseq(files), out, source=next(iter(files.values())), partial=partial, lexicon=lexicon or (),
         phones_from=".phn", name=name, licence=licence,
@@ -79,14 +114,8 @@ def prepare_fairseq(
     show_corpus(corpus)
     store = None
     if labels:
-        from mt4ssl_bench.upstream.labels import LabelInfo, write_labels
-
-        info = LabelInfo(
-            digest=corpus.info.digest, clusters=clusters or least, features="fairseq .km"
-        )
-        store = write_labels(out / "labels-km", info, labels)
-        stdout.print(
-            f"  labels: targets.offline.labels={store.folder} targets.offline.clusters={info.clusters}"
+        store = _write_store(
+            corpus, "labels-km", labels, clusters=clusters or least, features="fairseq .km"
         )
     write_shards(corpus, shards, store)
 
@@ -98,6 +127,14 @@ def prepare_lhotse(
     out: Out,
     name: Name = "lhotse",
     licence: Licence = "unknown",
+    labels_field: Annotated[
+        str,
+        typer.Option(
+            help="Custom field of the cuts that holds cluster labels, 50 a second: integers with "
+            "spaces between them, or a list (k2SSL's manifests: kmeans). Written as a label store."
+        ),
+    ] = "",
+    clusters: Clusters = None,
     lexicon: Words = None,
     partial: Partial = False,
     shards: Shards = None,
@@ -110,14 +147,58 @@ def prepare_lhotse(
 
     Example: mt4ssl-bench prepare lhotse train=cuts_train.jsonl.gz test=shar/test --out corpora/mine
     """
-    from mt4ssl_bench.exchange import lhotse
+    from mt4ssl_bench.errors import ConfigError
+    from mt4ssl_bench.exchange import lhotse, lhotse_labels
     from mt4ssl_bench.prepare import prepare_rows
 
     files = read_splits(splits)
+    if clusters and not labels_field:
+        raise ConfigError("--clusters: has no effect without --labels-field; name both")
+    labels = list(lhotse_labels(files, labels_field)) if labels_field else []
+    least = _least(labels, clusters, f"field '{labels_field}' holds")
+    corpus = prepare_rows(
+        lhotse(files, out / "audio"), out, source=next(iter(files.values())), partial=partial,
+        lexicon=lexicon or (), phones_from="supervisions", name=name, licence=licence,
+    )  # fmt: skip
+    show_corpus(corpus)
+    store = None
+    if labels:
+        features = f"lhotse custom field {labels_field}"
+        store = _write_store(
+            corpus, f"labels-{labels_field}", labels, clusters=clusters or least, features=features
+        )
+    write_shards(corpus, shards, store)
+
+
+@prepare.command("kaldi")
+def prepare_kaldi(
+    splits: Splits,
+    *,
+    out: Out,
+    language: Annotated[
+        str, typer.Option(help="Language of all texts. English texts get phones from CMUdict.")
+    ] = "en",
+    name: Name = "kaldi",
+    licence: Licence = "unknown",
+    lexicon: Words = None,
+    partial: Partial = False,
+    shards: Shards = None,
+) -> None:
+    """Make a corpus from Kaldi's data folders: wav.scp, and segments, text and utt2spk if they exist.
+
+    wav.scp must name files. Commands in it (lines with |) are not run; the error shows how to write their output to
+    files. A line of 'text' with the id only is an utterance in which nobody speaks.
+
+    Example: mt4ssl-bench prepare kaldi train=data/train valid=data/dev test=data/test --out corpora/mine
+    """
+    from mt4ssl_bench.kaldi import kaldi
+    from mt4ssl_bench.prepare import prepare_rows
+
+    folders = read_splits(splits)
     finish(
         prepare_rows(
-            lhotse(files, out / "audio"), out, source=next(iter(files.values())), partial=partial,
-            lexicon=lexicon or (), phones_from="supervisions", name=name, licence=licence,
+            kaldi(folders, language=language), out, source=next(iter(folders.values())),
+            partial=partial, lexicon=lexicon or (), name=name, licence=licence,
         ),
         shards,
     )  # fmt: skip

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 from rich.filesize import decimal
-from rich.markup import escape
 from rich.table import Table
 
 from mt4ssl_bench.console import stdout
@@ -98,9 +97,9 @@ def list_entries(folder: Store = STORE) -> None:
     for entry in found:
         header = entry.header
         table.add_row(
-            f"{escape(header.upstream)} ({header.fingerprint[:8]})",
-            f"{escape(header.corpus)} ({header.digest[:8]})",
-            escape(header.split),
+            f"{header.upstream} ({header.fingerprint[:8]})",
+            f"{header.corpus} ({header.digest[:8]})",
+            header.split,
             f"{header.kind} {header.precision}" + ("" if entry.whole else ", unfinished"),
             f"{header.hours:.2f}",
             decimal(entry.bytes),

@@ -42,7 +42,7 @@ def convert(
     made = run(source, out, keys or [])
     encoder, offline = made.config.encoder, made.config.targets.offline
     for note in made.notes:
-        stderr.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+        stderr.print(f"note: {note}")
     classes = f", {offline.clusters} classes" if "offline head" in made.parts else ""
     stdout.print(
         f"{out}: {made.kind}, {encoder.layers} layers of {encoder.dim}{classes}; {', '.join(made.parts)}; "

@@ -1,8 +1,9 @@
 """The command line's corpora made from corpora: segment and shard; nothing heavy is imported before a command runs."""
 
 import logging
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -15,6 +16,13 @@ app = typer.Typer()
 Source = Annotated[str, typer.Argument(metavar="CORPUS", help="A prepared corpus.")]
 
 
+class By(StrEnum):
+    """Where long recordings are cut."""
+
+    SILENCE = "silence"
+    WINDOWS = "windows"
+
+
 @app.command()
 def segment(
     corpus: Source,
@@ -25,11 +33,11 @@ def segment(
         float, typer.Option(help="What is shorter is left out, and counted.")
     ] = 2.0,
     by: Annotated[
-        Literal["silence", "windows"],
+        By,
         typer.Option(
             help="silence: end pieces where 0.2 s are quietest; windows: as few equal ones as fit."
         ),
-    ] = "silence",
+    ] = By.SILENCE,
 ) -> None:
     """Cut long recordings into pieces for pretraining; the audio files stay as they are.
 
@@ -41,7 +49,7 @@ def segment(
     from mt4ssl_bench.segment import segment_corpus
 
     made = segment_corpus(
-        Corpus.open(corpus), out, max_seconds=max_seconds, min_seconds=min_seconds, by=by
+        Corpus.open(corpus), out, max_seconds=max_seconds, min_seconds=min_seconds, by=by.value
     )
     show_corpus(made)
     for key, value in made.info.notes.items():

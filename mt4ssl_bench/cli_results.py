@@ -67,8 +67,8 @@ def compare(
     for found in run(a, b, task=task, folder=results):
         stdout.print(
             f"{found.corpus}, {found.recipe}: {METRICS[found.metric].label}: {a} {found.a:.2f}, {b} {found.b:.2f}; "
-            f"difference {found.value:+.2f} points, 95 % interval [{found.low:+.2f}, {found.high:+.2f}] over "
-            f"{found.utterances} utterances; {found.verdict(a, b)}", markup=False)  # fmt: skip
+            f"difference {found.value:+.2f} points, 95 % interval [{found.low:+.2f}, {found.high:+.2f}] "
+            f"({found.method}) over {found.utterances} utterances; {found.verdict(a, b)}")  # fmt: skip
 
 
 @app.command()
@@ -119,7 +119,11 @@ def print_estimate(upstreams: list[str], tasks: list[str], corpus: Path, **where
     lines.append(
         f"features to keep: {decimal(found.bytes)}; free on that disk: {decimal(found.free)}"
     )
+    lines.append(
+        f"checkpoints of a row in training: at most {decimal(found.state)}, removed with its end; "
+        f"trained models to keep: {decimal(found.models)}; free on that disk: {decimal(found.free_out)}"
+    )
     for line in lines:
-        stdout.print(line, markup=False)
+        stdout.print(line)
     if found.failures:
         raise typer.Exit(1)

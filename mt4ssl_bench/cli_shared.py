@@ -30,7 +30,9 @@ Mirror = Annotated[
 Partial = Annotated[
     bool,
     typer.Option(
-        "--partial", help="Leave out files that are missing or unreadable, and count them."
+        "--partial",
+        help="Leave out and count files that are missing or unreadable, and utterances without a "
+        "text, phones or speaker that others of their split have.",
     ),
 ]
 Words = Annotated[
@@ -76,6 +78,8 @@ def write_shards(corpus: "Corpus", shards: Path | None, labels: "LabelStore | No
 
 def show_corpus(corpus: "Corpus") -> None:
     """Print what a prepared corpus holds."""
+    from mt4ssl_bench.exclusions import REASONS
+
     info = corpus.info
     stdout.print(f"{corpus.root}: {info.name} ({info.digest})")
     for name, split in sorted(info.splits.items()):
@@ -91,6 +95,9 @@ def show_corpus(corpus: "Corpus") -> None:
     for reason in ("missing", "unreadable"):
         if reason in info.notes:
             stdout.print(f"  left out: {info.notes[reason]} {reason} files")
+    for reason, about in REASONS.items():
+        if reason in info.notes:
+            stdout.print(f"  left out: {info.notes[reason]} {about}")
     if "check" in info.notes:
         kinds = ", ".join(f"{kind} {count}" for kind, count in info.notes["check"].items())
         stdout.print(f"  check: {kinds}")

@@ -5,17 +5,18 @@ import sys
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from mt4ssl_bench.console import stderr, stdout
+from mt4ssl_bench.text import flat
 
 app = typer.Typer()
 
-MARKS = {
-    "ok": "[green]ok[/green]",
-    "warning": "[yellow]warning[/yellow]",
-    "failed": "[bold red]failed[/bold red]",
+STYLES = {
+    "ok": "green",
+    "warning": "yellow",
+    "failed": "bold red",
 }
 
 
@@ -56,13 +57,11 @@ def check_upstream(
         }
         sys.stdout.write(json.dumps(payload, indent=2) + "\n")
     else:
-        table = Table(
-            "check", "", "expected", "got", title=escape(upstream.name), title_justify="left"
-        )
+        title = Text(flat(upstream.name))
+        table = Table("check", "", "expected", "got", title=title, title_justify="left")
         for one in found:
-            table.add_row(
-                one.name, MARKS.get(one.outcome, one.outcome), escape(one.expected), escape(one.got)
-            )
+            outcome = Text(one.outcome, STYLES.get(one.outcome, ""))
+            table.add_row(one.name, outcome, one.expected, one.got)
         stdout.print(table, soft_wrap=False)
     if spent and not as_json:
         stdout.print(
@@ -71,11 +70,9 @@ def check_upstream(
             f"audio, {spent.audio_per_second:.0f} s of audio per second on {spent.device}"
         )
     for one in broken:
-        stderr.print(
-            f"[bold red]{escape(upstream.name)} breaks the protocol:[/bold red] {one.name}: expected "
-            f"{escape(one.expected)}, got {escape(one.got)}",
-            highlight=False, soft_wrap=True,
-        )  # fmt: skip
+        head = (f"{flat(upstream.name)} breaks the protocol: ", "bold red")
+        fault = flat(f"{one.name}: expected {one.expected}, got {one.got}")
+        stderr.print(Text.assemble(head, fault))
     if broken:
         raise typer.Exit(1)
 

@@ -1,16 +1,25 @@
 """Two upstreams on one task: a paired bootstrap over the same utterances, for each corpus and recipe both have."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from mt4ssl_bench.errors import BenchError
-from mt4ssl_bench.metrics import METRICS, Counts, error_counts, paired_difference
+from mt4ssl_bench.intervals import Counts, paired_difference
+from mt4ssl_bench.metrics import METRICS, Metric
 from mt4ssl_bench.registry import hint
-from mt4ssl_bench.results import Hypothesis, Result, digest, lm_reference, load, load_hypotheses
+from mt4ssl_bench.results import (
+    Hypothesis,
+    Result,
+    lm_reference,
+    load,
+    load_hypotheses,
+    one_model_each,
+    stored_counts,
+)
 
+LOGGER = logging.getLogger(__name__)
 Found = tuple[Path, Result]
 
 
@@ -26,6 +35,7 @@ class Difference:
     value: float
     low: float
     high: float
+    method: str
     utterances: int
 
     def verdict(self, a: str, b: str) -> str:
@@ -72,46 +82,55 @@ def _differences(a: Found, b: Found) -> list[Difference]:
             f"'{other[0]}'; evaluate both again"
         )
     found = []
-    for metric in (name for name in a[1].metrics if name in METRICS and name in b[1].metrics):
-        value, low, high = paired_difference(*(_counts(metric, side) for side in sides))
-        if METRICS[metric].higher_is_better:  # the counts are of errors
-            value, low, high = -value, -high, -low
+    for name in (name for name in a[1].metrics if name in b[1].metrics):
+        metric = METRICS.get(name)
+        if metric is None:
+            LOGGER.warning("compare: metric '%s' has no definition in this version; skipping", name)
+            continue
+        value, interval = paired_difference(*(_counts(metric, side, a[1]) for side in sides))
+        low, high = interval.low, interval.high
+        if metric.higher_is_better:  # the counts are of errors
+            value, low, high = 0.0 - value, -high, -low
         found.append(
             Difference(
                 corpus=a[1].corpus["name"],
                 recipe=a[1].recipe_name,
-                metric=metric,
-                a=a[1].metrics[metric].value,
-                b=b[1].metrics[metric].value,
+                metric=name,
+                a=a[1].metrics[name].value,
+                b=b[1].metrics[name].value,
                 value=value,
                 low=low,
                 high=high,
+                method=interval.method,
                 utterances=len(names),
             )
         )
     return found
 
 
-def _counts(metric: str, rows: Sequence[Hypothesis]) -> Counts:
-    """The edits of each utterance in the metric's own tokens; a record's file has those of the main metric."""
-    name, lm, _ = metric.partition("+")
-    if lm or name == "cer":
-        pairs = [
-            (lm_reference(row), row["with_lm"]) if lm else (row["reference"], row["hypothesis"])
-            for row in rows
-        ]
-        references, hypotheses = zip(*pairs, strict=True)
-        return error_counts(references, hypotheses, by="characters" if name == "cer" else "words")
-    return np.array(
-        [[row["substitutions"], row["deletions"], row["insertions"], row["tokens"]] for row in rows]
-    )
+def _counts(metric: Metric, rows: Sequence[Hypothesis], result: Result) -> Counts:
+    """The errors of each utterance in the metric's tokens; a record's file has those of its main metric."""
+    if metric.name == result.main_metric:
+        return stored_counts(rows)
+    if metric.with_lm:
+        references, hypotheses = (
+            [lm_reference(row) for row in rows],
+            [row["with_lm"] for row in rows],
+        )
+    else:
+        references, hypotheses = (
+            [row["reference"] for row in rows],
+            [row["hypothesis"] for row in rows],
+        )
+    return metric.counts(references, hypotheses)
 
 
 def _find(name: str, task: str, folder: Path) -> list[Found]:
     """The records that a name may mean, of one model."""
     if Path(name).is_file():
         return [(Path(name), load(Path(name)))]
-    records = [(path, load(path)) for path in sorted(folder.glob("*.json"))]
+    files = sorted(folder.glob("*.json"))
+    records = list(zip(files, one_model_each(map(load, files)), strict=True))
     ranked = [
         (path, r) for path, r in records if task in {r.task, r.recipe_name} and r.limit is None
     ]
@@ -143,8 +162,8 @@ def _find(name: str, task: str, folder: Path) -> list[Found]:
 
 def _protocol(result: Result) -> tuple[str, ...]:
     """What two records must share: their numbers mean the same then."""
-    recipe = digest([result.recipe, result.task_version, result.mode])
-    return result.task, result.corpus["digest"], result.recipe_name, recipe, str(result.limit)
+    same = result.identity
+    return same.corpus, same.recipe, same.protocol, str(same.limit)
 
 
 def _why(a: Result, b: Result) -> str:
@@ -154,9 +173,9 @@ def _why(a: Result, b: Result) -> str:
     if a.corpus["digest"] != b.corpus["digest"]:
         one, other = (f"{r.corpus['name']} ({r.corpus['digest'][:8]})" for r in (a, b))
         return f"one was measured on {one}, the other on {other}"
-    keys = [key for key in {**a.recipe, **b.recipe} if a.recipe.get(key) != b.recipe.get(key)]
-    if keys:
-        return (
-            f"their recipes differ in {keys[0]} ({a.recipe.get(keys[0])}, {b.recipe.get(keys[0])})"
-        )
+    ours, theirs = a.identity.settings, b.identity.settings
+    for key in {**ours, **theirs}:
+        if ours.get(key) != theirs.get(key):
+            shown = (side.get(key, "the default") for side in (ours, theirs))
+            return f"their recipes differ in {key} ({', '.join(map(str, shown))})"
     return f"recipes {a.recipe_name} ({a.mode}, limit {a.limit}), {b.recipe_name} ({b.mode}, limit {b.limit})"

@@ -2,18 +2,31 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
-from omegaconf import DictConfig, ListConfig, OmegaConf, TupleConfig
-from omegaconf.errors import OmegaConfBaseException
+import yaml  # type: ignore[import-untyped]
+from omegaconf import BooleanNode, DictConfig, ListConfig, OmegaConf, TupleConfig
+from omegaconf.errors import OmegaConfBaseException, ValidationError
 
-from mt4ssl_bench.errors import ConfigError
+from mt4ssl_bench.errors import ConfigError, first_line, lines
 from mt4ssl_bench.registry import hint
 
 C = TypeVar("C")
+MERGE_ERRORS = (
+    OmegaConfBaseException,
+    TypeError,
+    ValueError,
+)  # what a layer that does not fit raises
+ODD_NUMBER = re.compile(r"[-+]?(0[0-7_]*[0-7][0-7_]*|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")
+Gone = Mapping[
+    str, tuple[object, str]
+]  # key -> the value that is still taken, and why others are not
 
 
 def recipe_names() -> list[str]:
@@ -47,12 +60,11 @@ def _read_chain(recipe: str, seen: tuple[str, ...]) -> dict[str, Any]:
         )
     else:
         raise ConfigError(f"unknown recipe '{recipe}'; {hint(recipe, recipe_names())}")
+    _refuse_odd_numbers(f"recipe {recipe}", text)
     try:
         node = OmegaConf.create(text)
     except Exception as error:  # noqa: BLE001 - the YAML reader raises many kinds, all meaning "not a recipe"
-        raise ConfigError(
-            f"recipe {recipe}: not valid YAML: {str(error).splitlines()[0]}"
-        ) from None
+        raise ConfigError(f"recipe {recipe}: not valid YAML: {first_line(error)}") from None
     if not isinstance(node, DictConfig):
         raise ConfigError(f"recipe {recipe}: expected keys and values, found {type(node).__name__}")
     base = node.pop("base", None)
@@ -61,10 +73,22 @@ def _read_chain(recipe: str, seen: tuple[str, ...]) -> dict[str, Any]:
     return cast("dict[str, Any]", OmegaConf.to_container(node))
 
 
-def load(schema: type[C], recipe: str | None = None, overrides: Sequence[str] = ()) -> C:
+def load(
+    schema: type[C],
+    recipe: str | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    gone: Gone = MappingProxyType({}),
+    elsewhere: Callable[[str], str] = lambda key: "",  # noqa: ARG005
+) -> C:
     """Build a `schema` from its defaults, then the recipe, then `a.b=c` overrides.
 
-    Raises ConfigError, naming recipe, key and what was expected, for an unknown or ill-typed key.
+    Args:
+        gone: Keys that are no more; with the value that is still what happens, they are passed over.
+        elsewhere: Returns what to say of an unknown key; "" for the nearest known keys.
+
+    Raises:
+        ConfigError: For an unknown or ill-typed key; names recipe, key and what was expected.
     """
     for override in overrides:
         if "=" not in override or override.startswith("="):
@@ -78,10 +102,15 @@ def load(schema: type[C], recipe: str | None = None, overrides: Sequence[str] = 
     node = OmegaConf.structured(schema)
     OmegaConf.set_readonly(node, value=False)
     for source, layer in layers:
+        for key in gone.keys() & layer.keys():
+            allowed, reason = gone[key]
+            if layer.pop(key) != allowed:
+                raise ConfigError(f"{source}: key '{key}' {reason}")
         try:
             node = OmegaConf.merge(node, _lists(layer, node))
-        except OmegaConfBaseException as error:
-            raise ConfigError(f"{source}: {_explain(error, node, _culprit(layer, node))}") from None
+        except MERGE_ERRORS as error:
+            said = _explain(error, node, _culprit(layer, node), elsewhere)
+            raise ConfigError(f"{source}: {said}") from None
     try:
         return cast("C", OmegaConf.to_object(node))
     except OmegaConfBaseException as error:
@@ -108,13 +137,23 @@ def from_dict(schema: type[C], values: dict[str, Any]) -> C:
         raise ConfigError(f"stored config: {_explain(error, node)}") from None
 
 
+def _refuse_odd_numbers(source: str, text: str) -> None:
+    """Raise ConfigError for a number that YAML 1.1 takes for another one: 010 is 8 and 1:30 is 90 there."""
+    with suppress(yaml.YAMLError):  # reported where the text is read
+        for token in yaml.scan(text):
+            plain = isinstance(token, yaml.ScalarToken) and token.plain
+            if plain and ODD_NUMBER.fullmatch(token.value):
+                raise ConfigError(
+                    f"{source}: '{token.value}' is another number in YAML; expected it in decimals"
+                )
+
+
 def _read_override(override: str) -> DictConfig:
+    _refuse_odd_numbers(f"override '{override}'", override.partition("=")[2])
     try:
         return OmegaConf.from_dotlist([override])
     except Exception as error:  # noqa: BLE001 - the YAML reader's own kinds, as above
-        raise ConfigError(
-            f"override '{override}': not valid YAML: {str(error).splitlines()[0]}"
-        ) from None
+        raise ConfigError(f"override '{override}': not valid YAML: {first_line(error)}") from None
 
 
 def _culprit(layer: Any, schema: Any) -> str:  # noqa: ANN401 - OmegaConf nodes
@@ -123,7 +162,7 @@ def _culprit(layer: Any, schema: Any) -> str:  # noqa: ANN401 - OmegaConf nodes
         value = layer._get_node(key)  # noqa: SLF001 - interpolations are not resolved here
         try:
             OmegaConf.merge(schema, {key: value})
-        except OmegaConfBaseException:
+        except MERGE_ERRORS:
             below = schema._get_node(key) if key in schema else None  # noqa: SLF001
             both = isinstance(value, DictConfig) and isinstance(below, DictConfig)
             inner = _culprit(value, below) if both else ""
@@ -139,6 +178,10 @@ def _lists(layer: Any, schema: Any) -> Any:  # noqa: ANN401 - OmegaConf nodes
         want, value = schema._get_node(key), layer[key]  # noqa: SLF001 - the only way to see an unset node
         if isinstance(value, DictConfig):
             layer[key] = _lists(value, want)
+        elif isinstance(want, BooleanNode) and type(value) is int and value not in (0, 1):
+            error = ValidationError(f"Value '{value}' is not a valid bool")
+            error.key = key
+            raise error
         elif isinstance(want, ListConfig | TupleConfig) and value == "none" and want._is_optional():  # noqa: SLF001
             layer[key] = None
         elif isinstance(want, ListConfig | TupleConfig) and isinstance(value, str | int | float):
@@ -146,13 +189,21 @@ def _lists(layer: Any, schema: Any) -> Any:  # noqa: ANN401 - OmegaConf nodes
     return layer
 
 
-def _explain(error: OmegaConfBaseException, node: Any, culprit: str = "?") -> str:  # noqa: ANN401 - OmegaConf's
+def _explain(
+    error: Exception,
+    node: Any,  # noqa: ANN401 - OmegaConf's
+    culprit: str = "?",
+    elsewhere: Callable[[str], str] = lambda key: "",  # noqa: ARG005
+) -> str:
     key = getattr(error, "full_key", None) or getattr(error, "key", None) or culprit
-    text = str(getattr(error, "msg", None) or error).splitlines()[0]
+    text = lines(getattr(error, "msg", None) or error)[0]
+    text = text.replace("Value '$VALUE' of type '$VALUE_TYPE'", "one of its values")
     if "not in" in text or "Key" in text:
         parent: Any = node
         for part in str(key).split(".")[:-1]:
             parent = parent[part]
+        if elsewhere(str(key)):
+            return f"key '{key}': {elsewhere(str(key))}"
         if isinstance(parent, DictConfig):
             return f"unknown key '{key}'; {hint(str(key).split('.')[-1], [str(k) for k in parent])}"
     return f"key '{key}': {text}"

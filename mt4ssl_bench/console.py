@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -15,14 +16,39 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
+
+from mt4ssl_bench.text import flat
 
 LOGGER = logging.getLogger("mt4ssl_bench")
 PLAIN_SECONDS = 20.0  # off a terminal, one progress line at most this often
 
-stdout = Console(
-    highlight=False, soft_wrap=True
-)  # lines as they are, to be piped; tables say soft_wrap=False
-stderr = Console(stderr=True)
+
+class Lines(Console):
+    """A console that prints a string as one line of text: never as markup, emoji or escape codes.
+
+    Styles are given as rich.text.Text.
+    """
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+    def render_str(self, text: str, **options: Any) -> Text:  # noqa: ANN401 - as rich's
+        """Render strings, the cells of tables too, without control characters."""
+        return super().render_str(flat(text), **options)
+
+
+class OneLine(logging.Formatter):
+    """Log lines without line breaks and control characters; a traceback (--verbose) keeps its own."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """Return the line."""
+        record.message = flat(record.message)
+        return super().formatMessage(record)
+
+
+stdout = Lines()  # lines as they are, to be piped; tables say soft_wrap=False
+stderr = Lines(stderr=True)
 
 Advance = Callable[[int, str], None]
 
@@ -34,9 +60,10 @@ def setup_logging(*, verbose: bool = False) -> None:
         handler = RichHandler(
             console=stderr, show_path=False, show_level=False, log_time_format="%H:%M:%S"
         )
+        handler.setFormatter(OneLine("%(message)s"))
     else:
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        handler.setFormatter(OneLine("%(asctime)s %(message)s", "%H:%M:%S"))
     LOGGER.handlers = [handler]
     LOGGER.setLevel(logging.DEBUG if verbose else logging.INFO)
     LOGGER.propagate = False
@@ -56,15 +83,15 @@ def progress(description: str, total: int, *, start: int = 0) -> Iterator[Advanc
     """
     if stderr.is_terminal:
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
         )
         with Progress(*columns, console=stderr, transient=False) as bar:
-            task = bar.add_task(description, total=total, completed=start, note="")
+            task = bar.add_task(flat(description), total=total, completed=start, note="")
 
             def draw(count: int, note: str = "") -> None:
                 bar.update(task, advance=count)

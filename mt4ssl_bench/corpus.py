@@ -127,6 +127,11 @@ def phones_of(cut: Any) -> str:  # noqa: ANN401
     return str((cut.supervisions[0].custom or {}).get("phones", "")) if cut.supervisions else ""
 
 
+def is_silent(cut: Any) -> bool:  # noqa: ANN401
+    """Return whether nobody speaks in the cut: its transcript is there, and empty."""
+    return bool(cut.supervisions) and cut.supervisions[0].text == ""
+
+
 def speaker_of(cut: Any) -> str:  # noqa: ANN401
     """Return the cut's speaker, or ""."""
     return (cut.supervisions[0].speaker or "") if cut.supervisions else ""

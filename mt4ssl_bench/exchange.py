@@ -1,8 +1,10 @@
 """Corpora of other toolkits as rows: fairseq's lists, Lhotse's manifests and Shar."""
 
 import io
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mt4ssl_bench import audio
+from mt4ssl_bench.audio_files import keep_audio
 from mt4ssl_bench.errors import CorpusError
-from mt4ssl_bench.kept import keep_audio
-from mt4ssl_bench.manifest import DURATION_SLACK, Row, one_line
+from mt4ssl_bench.file_state import on_disk
+from mt4ssl_bench.manifest import DURATION_SLACK, Row, misplaced, one_line
 
 LABEL_RATE = 50  # cluster labels per second
 WINDOW = (
@@ -47,6 +50,9 @@ def fairseq(splits: Mapping[str, Path]) -> Iterator[Row]:
             yield Row(
                 id=_name(relative), path=root / relative, stated=samples / audio.RATE, split=split,
                 text=words[number] if words else "", phones=phones[number] if phones else "",
+                silent=bool(words or phones) and not (words and words[number].strip())
+                and not (phones and phones[number].strip()),
+                unusable=None if samples else ("no_duration", f"0 samples in {file.name}"),
             )  # fmt: skip
 
 
@@ -61,21 +67,27 @@ def fairseq_labels(splits: Mapping[str, Path]) -> Iterator[tuple[str, NDArray[np
         for number, ((relative, samples), line) in enumerate(
             zip(entries, lines, strict=False), start=1
         ):
-            where, labels = f"{file.with_suffix('.km')}, line {number}", line.split()
-            if not all(label.isdecimal() and int(label) < 1 << 16 for label in labels):
-                raise CorpusError(
-                    f"{where}: '{line[:40]}'; expected cluster numbers from 0 to 65535"
-                )
-            seconds = samples / audio.RATE
-            frames = max(
-                0, (samples - WINDOW) // (audio.RATE // LABEL_RATE) + 1
-            )  # what training asks for
-            if len(labels) < frames or abs(len(labels) / LABEL_RATE - seconds) > DURATION_SLACK:
-                wanted = f"{LABEL_RATE} a second, {frames} at least"
-                raise CorpusError(
-                    f"{where}: {len(labels)} labels for {seconds:.2f} s; expected {wanted}"
-                )
-            yield _name(relative), np.array(labels, dtype=np.uint16)
+            where = f"{file.with_suffix('.km')}, line {number}"
+            if samples:
+                yield _name(relative), _cluster_ids(line, samples, where)
+
+
+def _cluster_ids(line: str, samples: int, where: str) -> NDArray[np.uint16]:
+    """Return the cluster ids (T,) of `samples` samples at 16 kHz.
+
+    Raises:
+        CorpusError: If `line` holds something else, or fewer or more ids than the audio needs.
+    """
+    labels = line.split()
+    if not all(label.isascii() and label.isdecimal() and int(label) < 1 << 16 for label in labels):
+        raise CorpusError(f"{where}: '{line[:40]}'; expected cluster numbers from 0 to 65535")
+    seconds = samples / audio.RATE
+    # the number of frames that training asks for
+    frames = max(0, (samples - WINDOW) // (audio.RATE // LABEL_RATE) + 1)
+    if len(labels) < frames or abs(len(labels) / LABEL_RATE - seconds) > DURATION_SLACK:
+        wanted = f"{LABEL_RATE} a second, {frames} at least"
+        raise CorpusError(f"{where}: {len(labels)} labels for {seconds:.2f} s; expected {wanted}")
+    return np.array(labels, dtype=np.uint16)
 
 
 def _name(relative: str) -> str:
@@ -132,29 +144,88 @@ def lhotse(splits: Mapping[str, Path], keep: Path) -> Iterator[Row]:
         keep: where audio is written to that no file holds as it is: Shar's as it lies in the shards, single channels
             of files with several, and what transforms (another speed) make, as FLAC.
 
-    A supervision that does not span its cut becomes an utterance of its own. Raises CorpusError for mixed cuts, remote
-    audio and supervisions that reach out of their cuts.
+    A supervision that does not span its cut becomes an utterance of its own. One of no duration, or one that starts or
+    ends outside its cut, is an unusable row (see Row): Lhotse allows both.
+
+    Raises:
+        CorpusError: If a cut is mixed or its audio is remote.
     """
     for split, path in splits.items():
-        try:
-            for cut in _cuts(path):
-                for said in cut.supervisions or [None]:
-                    yield _row(cut, said, split, path, keep)
-        except (
-            OSError,
-            EOFError,
-            ValueError,
-            KeyError,
-            TypeError,
-            AssertionError,
-            AttributeError,
-        ) as error:
-            raise CorpusError(
-                f"{path}: not a manifest of Lhotse's ({one_line(error)[:200] or repr(error)})"
-            ) from None
+        for cut in _cuts(path):
+            for said in cut.supervisions or [None]:
+                with _named(path):
+                    row = _row(cut, said, split, path, keep)
+                yield row
+
+
+def lhotse_labels(
+    splits: Mapping[str, Path], field: str
+) -> Iterator[tuple[str, NDArray[np.uint16]]]:
+    """Yield (utterance id, cluster ids (T,) at 50 Hz) from a custom field of Lhotse's cuts.
+
+    The field holds integers, as a list or as a string with spaces between them (k2SSL's). It belongs
+    to a cut, or to a supervision where a cut has several.
+
+    Raises:
+        CorpusError: If an utterance has no such field, or if it holds something else than one label
+            a frame.
+    """
+    for path in splits.values():
+        for cut in _cuts(path):
+            for said in cut.supervisions or [None]:
+                with _named(path):
+                    span = _span(cut, said)
+                    if span.unusable:
+                        continue
+                    where = f"{path}: '{span.id}', field '{field}'"
+                    values = _custom(cut, said, field, whole=span.id == cut.id)
+                    if values is None:
+                        there = {*(cut.custom or {}), *((said and said.custom) or {})}
+                        names = ", ".join(sorted(there)) or "none"
+                        raise CorpusError(
+                            f"{where}: missing; expected cluster numbers in a custom field; "
+                            f"custom fields there: {names}; --labels-field names one"
+                        )
+                    line = values if isinstance(values, str) else " ".join(map(str, values))
+                    labels = _cluster_ids(line, round(span.seconds * audio.RATE), where)
+                yield span.id, labels
+
+
+def _custom(cut: Any, said: Any, field: str, *, whole: bool) -> Any:  # noqa: ANN401
+    """Return a custom field of an utterance; a cut's own belongs to it only as a whole."""
+    for owner in (said, cut if whole else None):
+        if owner is not None and field in (owner.custom or {}):
+            return owner.custom[field]
+    return None
+
+
+DAMAGE = (OSError, EOFError, ValueError, KeyError, TypeError, AssertionError, AttributeError)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Turn whatever Lhotse raises for something that is no manifest into a CorpusError."""
+    try:
+        yield
+    except DAMAGE as error:
+        raise CorpusError(
+            f"{path}: not a manifest of Lhotse's ({one_line(error)[:200] or repr(error)})"
+        ) from None
 
 
 def _cuts(path: Path) -> Iterator[Any]:
+    """Yield the cuts of a manifest or Shar folder; raises CorpusError if it holds something else."""
+    with _named(path):
+        for cut in _read_cuts(path):
+            kind = type(cut).__name__
+            if kind not in {"MonoCut", "MultiCut"} or not cut.has_recording:
+                raise CorpusError(
+                    f"{path}: '{cut.id}' is a {kind}; only plain cuts of recordings can be taken"
+                )
+            yield cut
+
+
+def _read_cuts(path: Path) -> Iterator[Any]:
     from lhotse import CutSet, RecordingSet, SupervisionSet
 
     if path.is_dir():
@@ -189,52 +260,67 @@ def _opened(kind: Any, path: Path) -> Any:  # noqa: ANN401 - lhotse ships no typ
 
 def _row(cut: Any, said: Any, split: str, manifest: Path, keep: Path) -> Row:  # noqa: ANN401
     """Return the utterance of one supervision of a cut, or of a cut without any (None)."""
-    kind = type(cut).__name__
-    if kind not in {"MonoCut", "MultiCut"} or not cut.has_recording:
-        raise CorpusError(
-            f"{manifest}: '{cut.id}' is a {kind}; only plain cuts of recordings can be taken"
-        )
-    name, start, seconds = _stretch(cut, said, manifest)
+    span = _span(cut, said)
     aligned = ((said and said.alignment) or {}).get("phone", ())
     language = one_line(said and said.language)
     row = Row(
-        id=name, path=Path(), start=start, seconds=seconds, split=split,
+        id=span.id, path=Path(), start=span.start, seconds=span.seconds, split=split,
         speaker=one_line(said and said.speaker), text=one_line(said and said.text),
         language="en" if language.lower() == "english" else language,
         phones=one_line(((said and said.custom) or {}).get("phones")) or " ".join(one.symbol for one in aligned),
+        silent=bool(said) and said.text is not None and not said.text.strip(),
+        unusable=span.unusable,
     )  # fmt: skip
-    channel = said.channel if said and kind == "MultiCut" else cut.channel
+    if row.unusable:
+        return row
+    of_cut = not said or type(cut).__name__ == "MonoCut"
+    channel = cut.channel if of_cut else said.channel
     return _with_audio(
         row, cut.recording, {channel} if isinstance(channel, int) else set(channel), manifest, keep
     )
 
 
-def _stretch(cut: Any, said: Any, manifest: Path) -> tuple[str, float, float]:  # noqa: ANN401
-    """Return an utterance's id, and its start in the recording and length in seconds."""
-    if not said or (
-        len(cut.supervisions) == 1
-        and max(abs(said.start), abs(said.end - cut.duration)) <= SPAN_SLACK
-    ):
-        return cut.id, cut.start, cut.duration
-    if said.start < -DURATION_SLACK or said.end > cut.duration + DURATION_SLACK:
-        place = f"{said.start:.2f} to {said.end:.2f} s of a cut of {cut.duration:.2f} s"
-        raise CorpusError(
-            f"{manifest}: supervision '{said.id}' goes from {place}; expected it inside"
-        )
+@dataclass(frozen=True)
+class Span:
+    """The id of an utterance, and its place in the recording in seconds; `unusable` as in Row."""
+
+    id: str
+    start: float
+    seconds: float
+    unusable: tuple[str, str] | None
+
+
+def _span(cut: Any, said: Any) -> Span:  # noqa: ANN401
+    lasts = cut.recording.duration
+    unusable = misplaced(cut.start, cut.duration, lasts, f"a recording of {lasts:.2f} s")
+    if not said:
+        return Span(cut.id, cut.start, cut.duration, unusable)
+    begin, seconds = (math.nan if x is None else x for x in (said.start, said.duration))
+    # one by one: max() of a number and NaN is whichever comes first
+    spans = abs(begin) <= SPAN_SLACK and abs(begin + seconds - cut.duration) <= SPAN_SLACK
+    if len(cut.supervisions) == 1 and spans:
+        return Span(cut.id, cut.start, cut.duration, unusable)
+    whole = f"a cut of {cut.duration:.2f} s"
+    unusable = unusable or misplaced(begin, seconds, cut.duration, whole)
+    if unusable:
+        return Span(said.id, begin, seconds, unusable)
     start = max(said.start, 0.0)
-    return said.id, cut.start + start, min(said.end, cut.duration) - start
+    return Span(said.id, cut.start + start, min(said.end, cut.duration) - start, unusable)
 
 
 def _with_audio(row: Row, recording: Any, channels: set[int], manifest: Path, keep: Path) -> Row:  # noqa: ANN401
     """Return the row, whose start and seconds are the recording's, with the file that holds its audio."""
     sources = [one for one in recording.sources if channels & set(one.channels)]
+    if not sources:
+        details = f"channels {sorted(channels)} of {recording.num_channels}"
+        return replace(row, unusable=("no_channel", details))
     if len(sources) != 1 or sources[0].type not in {"file", "memory"}:
-        kinds = ", ".join(one.type for one in sources) or f"other channels than {sorted(channels)}"
+        kinds = ", ".join(one.type for one in sources)
         raise CorpusError(f"{manifest}: '{row.id}' has audio of type {kinds}; expected one file")
     source = sources[0]
     if source.type == "file":
-        path = Path(source.source)
-        path = path if path.is_file() else manifest.parent / path
+        path = on_disk(Path(source.source))
+        path = path if path.is_file() else on_disk(manifest.parent / path)
         if not path.is_file():
             return replace(
                 row, path=path.absolute()
@@ -247,11 +333,12 @@ def _with_audio(row: Row, recording: Any, channels: set[int], manifest: Path, ke
             raise CorpusError(
                 f"{manifest}: the audio of '{row.id}' cannot be read ({one_line(error)[:200]})"
             ) from error
-        return replace(row, path=keep_audio(keep / row.split, row.id, made), start=0.0, seconds=0.0)
+        file = keep_audio(keep / row.split, row.id, made)
+        return replace(row, path=file, start=0.0, seconds=None)
     if source.type == "memory":
         path = keep_audio(keep / row.split, recording.id, source.source)
-    if abs(row.seconds - recording.duration) < 1 / recording.sampling_rate:
-        row = replace(row, start=0.0, seconds=0.0)
+    if abs(row.duration - recording.duration) < 1 / recording.sampling_rate:
+        row = replace(row, start=0.0, seconds=None)
     return replace(row, path=path.absolute())
 
 
@@ -260,7 +347,7 @@ def _decoded(recording: Any, channels: set[int], row: Row) -> bytes:  # noqa: AN
     import torch
     from lhotse.audio import save_audio
 
-    samples = recording.load_audio(channels=channels, offset=row.start, duration=row.seconds)
+    samples = recording.load_audio(channels=channels, offset=row.start, duration=row.duration)
     file = io.BytesIO()
     save_audio(file, torch.from_numpy(samples), recording.sampling_rate, format="flac")
     return file.getvalue()

@@ -22,6 +22,7 @@ from mt4ssl_bench.corpus import Corpus
 from mt4ssl_bench.errors import BenchError, CheckpointError, ConfigError, CorpusError
 from mt4ssl_bench.features import Upstream, load_upstream, pick_device
 from mt4ssl_bench.files import write_text, written
+from mt4ssl_bench.identity import is_of
 from mt4ssl_bench.passes import Pass, Values
 from mt4ssl_bench.prepare import prepare_folder
 from mt4ssl_bench.registry import Registry
@@ -94,7 +95,7 @@ def extract_features(
     about = _about(upstream, corpus, cuts, layer) | {"dtype": dtype}
     index, files = out / "index.json", {}
     if index.exists():
-        files = _continued(index, about)["files"]
+        files = _continued(index, about, upstream)["files"]
     work, kept = Pass(upstream), 1 if layer is not None else upstream.num_layers
     left = [cut for cut in cuts if cut.id not in files]
     _need_disk(out, work.rows(left) * kept * upstream.dim * np.dtype(DTYPES[dtype]).itemsize)
@@ -138,7 +139,7 @@ def extract_units(
     `collapse` writes a run of one unit once. The same call continues an interrupted one. Raises CheckpointError for a
     codebook made from something else than `upstream`.
     """
-    if codebook.fingerprint != upstream.fingerprint:
+    if not is_of(upstream, codebook.fingerprint, where="--units"):
         raise CheckpointError(
             f"--units: its centres are of features of {codebook.fingerprint}, not of '{upstream.name}' "
             f"({upstream.fingerprint}); extract from the upstream that 'mt4ssl-bench kmeans' was given"
@@ -154,7 +155,7 @@ def extract_units(
     index, file, journal = out / "index.json", out / "units.txt", out / "units.partial"
     done: dict[str, str] = {}
     if index.exists():
-        _continued(index, about)
+        _continued(index, about, upstream)
         done = dict(_lines(journal)) or dict(_lines(file))
     else:
         write_text(index, json.dumps(about, indent=1) + "\n")
@@ -238,13 +239,15 @@ def _about(
     }
 
 
-def _continued(index: Path, about: dict[str, Any]) -> dict[str, Any]:
+def _continued(index: Path, about: dict[str, Any], upstream: Upstream) -> dict[str, Any]:
     """Return an index that says the same of itself as `about` does, and whose files are there."""
     try:
         found: dict[str, Any] = json.loads(index.read_text(encoding="utf-8"))
         files = set(found.setdefault("files", {}).values())
     except (ValueError, AttributeError):
         raise CheckpointError(f"{index}: damaged; choose another --out") from None
+    if found.get("fingerprint") in getattr(upstream, "former", ()):
+        found["fingerprint"] = upstream.fingerprint
     for key, value in about.items():
         if key != "upstream" and found.get(key) != value:
             raise CheckpointError(

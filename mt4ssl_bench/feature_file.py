@@ -55,6 +55,19 @@ def encode(values: Values, precision: Precision) -> Bytes:
     return np.concatenate([whole.view(np.uint8), scale.astype(np.float32).view(np.uint8)], axis=-1)
 
 
+def encode_named(name: str, values: Values, precision: Precision) -> Bytes:
+    """Return encode() of an utterance's features; raises UpstreamError for what fp16 cannot hold."""
+    try:
+        return encode(values, precision)
+    except OverflowError:
+        peaks = np.abs(values).max(axis=(0, 2))  # of each hidden state
+        raise UpstreamError(
+            f"features of '{name}' are too large for fp16 (hidden state {peaks.argmax()} of "
+            f"0-{len(peaks) - 1} reaches {peaks.max():.3g}, fp16 holds 65504); set "
+            "store.precision=bf16 or fp32"
+        ) from None
+
+
 def decode(stored: Bytes, precision: Precision) -> Values:
     """Return bytes (T, L, W) as fp32 (T, L, D)."""
     if precision == "fp32":
@@ -97,6 +110,7 @@ class FeatureSet(ABC):
 
     layers: int
     dim: int
+    identity: str = "live"  # of the values, where they are stored
 
     @abstractmethod
     def rows(self, names: Sequence[str]) -> list[Values]:
@@ -130,6 +144,8 @@ class StoredFeatures(FeatureSet):
         self.file, self._remake = file, remake
         self.header, self._places = read_index(file)
         self.layers, self.dim = self.header.layers, self.header.dim
+        places = sorted((name, checksum) for name, (_, _, checksum) in self._places.items())
+        self.identity = f"{zlib.crc32(repr(places).encode()):08x}"
         self._verified: set[str] = set()
         self._map()
 
@@ -221,12 +237,7 @@ class Writer:
             journal.write(_line(asdict(self.header)) + "".join(map(_line, self.entries)))
             for batch in batches:
                 for name, found in batch:
-                    try:
-                        stored = encode(found, self.header.precision)
-                    except OverflowError:
-                        raise UpstreamError(
-                            f"features of '{name}' are too large for fp16; set store.precision=bf16 or fp32"
-                        ) from None
+                    stored = encode_named(name, found, self.header.precision)
                     values.write(stored.data)
                     self.entries.append([name, len(stored), zlib.crc32(stored.data)])
                 values.flush()  # before the journal: a line means that its values are there

@@ -4,7 +4,6 @@ Shapes: L hidden states (encoder input and every layer), B batch, N samples, T f
 """
 
 import contextlib
-import hashlib
 import inspect
 import io
 import logging
@@ -12,14 +11,18 @@ import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from mt4ssl_bench.checkpoint import fingerprint
-from mt4ssl_bench.errors import BenchError, UpstreamError
+from mt4ssl_bench.errors import BenchError, UpstreamError, first_line, some
+from mt4ssl_bench.identity import describe, identify
+from mt4ssl_bench.names import is_run
 from mt4ssl_bench.registry import Registry, hint
+from mt4ssl_bench.s3prl_entries import files, scheme_1_code, seeded, sources
+from mt4ssl_bench.wheels import advice, is_mismatch
 
 LOGGER = logging.getLogger(__name__)
 SECOND = 16_000  # samples
@@ -34,7 +37,17 @@ class Features(NamedTuple):
 
 @runtime_checkable
 class Upstream(Protocol):
-    """A frozen model; `stride` is in samples per frame, `fingerprint` a digest of the weights."""
+    """A frozen model; `stride` is in samples per frame.
+
+    `fingerprint` identifies the model: it changes whenever the features can. Two attributes are
+    optional, and only needed to find results of earlier releases, whose fingerprints were digests
+    by another scheme (see identity.py):
+
+    * `former`, a tuple of str: earlier fingerprints that determined this very model; records,
+      features and labels under them are used.
+    * `insufficient`, a tuple of str: earlier fingerprints that this model shared with others;
+      what is stored under them is named in the log and computed again.
+    """
 
     name: str
     num_layers: int
@@ -80,13 +93,37 @@ def load_upstream(name: str, *, device: str = "cpu") -> Upstream:
     Raises UpstreamError, ConfigError or CheckpointError for a name that leads nowhere.
     """
     kind, colon, argument = name.partition(":")
-    if kind == "mt4ssl" or (colon and kind in list(LOADERS)):
+    if colon and kind in list(LOADERS):
         return LOADERS.get(kind)(argument, device=device)
     if kind.endswith(".py"):
         return LOADERS.get("file")(name, device=device)
-    if Path(name).exists() or (not argument and (name.endswith(".pt") or "/" in name)):
-        return LOADERS.get("checkpoint")(name, device=device)
-    return LOADERS.get("s3prl")(name, device=device)
+    loader = _kind(name)
+    return LOADERS.get(loader)("" if loader == "mt4ssl" else name, device=device)
+
+
+def _kind(name: str) -> str:
+    """Return the loader of a name without a prefix: of a path, or of a name in s3prl's hub.
+
+    A folder that holds no checkpoint of ours gives way to a hub name.
+    """
+    path, hub = Path(name), "mt4ssl" if name == "mt4ssl" else "s3prl"
+    plain = "/" not in name and not name.endswith(".pt")  # could be a hub's name
+    if not path.exists():
+        return hub if plain or ":" in name else "checkpoint"
+    if not (plain and _in_hub(name)):
+        return "checkpoint"
+    if is_run(path):
+        LOGGER.info("%s: taken as the run ./%s, not as the hub's upstream of that name", name, name)
+        return "checkpoint"
+    LOGGER.info("%s: taken as the hub's upstream; ./%s holds no checkpoint.pt", name, name)
+    return hub
+
+
+def _in_hub(name: str) -> bool:
+    try:
+        return name == "mt4ssl" or name in s3prl_names()
+    except UpstreamError:  # without s3prl a folder can only be ours
+        return False
 
 
 def load_each(
@@ -118,7 +155,7 @@ def pick_device(name: str = "auto") -> str:
             return str(torch.zeros(1, device=name).device)
         except (RuntimeError, AssertionError) as error:
             raise UpstreamError(
-                f"--device {name}: not available here ({str(error).splitlines()[0]})"
+                f"--device {name}: not available here ({first_line(error)})"
             ) from None
     if torch.cuda.is_available():
         return "cuda"
@@ -136,9 +173,13 @@ def s3prl_names() -> list[str]:
 
 
 class S3PRLUpstream:
-    """An s3prl upstream behind our protocol: its hidden states, stacked."""
+    """An s3prl upstream behind our protocol: its hidden states, stacked.
 
-    def __init__(self, name: str, device: str) -> None:
+    With `verify` the model is built twice, from two seeds: a weight that differs is not in the
+    checkpoint, and UpstreamError is raised where features depend on it.
+    """
+
+    def __init__(self, name: str, device: str, *, verify: bool = True) -> None:
         hub = s3prl_hub()
         model, _, argument = name.partition(":")
         names = s3prl_names()
@@ -150,27 +191,74 @@ class S3PRLUpstream:
         entry = getattr(hub, model)
         options = _entry_options(model, entry, argument)
         try:
-            with contextlib.redirect_stdout(
-                io.StringIO()
-            ):  # a download shows its progress on stderr
-                built = entry(**options)
+            built = seeded(entry, options, seed=0)
+            self.parameters = sum(p.numel() for p in built.parameters())
+            again = seeded(entry, options, seed=1) if verify and self.parameters else built
         except Exception as error:  # noqa: BLE001 - each of 196 hub entries fails in its own way
             raise UpstreamError(f"upstream '{name}': {_why_not_built(model, error)}") from None
-        self.model = built.to(device).eval()
         self.name, self.device = name, device
         self.blueprint = {"kind": "s3prl", "name": name}
         self.anchor: tuple[int, int] | None = None
-        self.stride = int(self.model.get_downsample_rates("hidden_states"))
-        state = {k: v for k, v in self.model.state_dict().items() if isinstance(v, Tensor)}
-        self.parameters = sum(p.numel() for p in self.model.parameters())
-        # models without weights (fbank, mel) are their code and settings
-        self.fingerprint = fingerprint(
-            state if self.parameters else {**state, "code": _code(entry, options)}
-        )
+        self.model = again.to(device).eval()
+        self.stride = int(cast("Any", self.model).get_downsample_rates("hidden_states"))
+        state = {k: v for k, v in built.state_dict().items() if isinstance(v, Tensor)}
+        settings = describe(built)
         noise = torch.randn(1, SECOND, generator=torch.Generator().manual_seed(0))
+        unread = self._unread(built.to(device).eval(), noise) if again is not built else set()
+        self.model = built
         probe = self.extract(noise, torch.tensor([SECOND]))
         self.num_layers, self.dim = probe.layers.shape[0], probe.layers.shape[-1]
         self.anchor = self._anchor(noise)
+        self._identify(state, unread, settings, entry, options)
+
+    def _unread(self, built: nn.Module, noise: Tensor) -> set[str]:
+        """Return the weights that differ from those of `built`, the same model from another seed.
+
+        Raises:
+            UpstreamError: If the features of the noise (1, N) differ, too.
+        """
+        ours = self.model.state_dict()
+        random = {
+            name
+            for name, theirs in built.state_dict().items()
+            if isinstance(theirs, Tensor)
+            and fingerprint({"": theirs}) != fingerprint({"": ours[name]})
+        }
+        if random:
+            features = []
+            for model in (self.model, built):
+                with torch.random.fork_rng():
+                    torch.manual_seed(0)
+                    self.model = model
+                    features.append(self.extract(noise, torch.tensor([SECOND])).layers)
+            if not torch.equal(*features):
+                raise UpstreamError(
+                    f"upstream '{self.name}': {len(random)} weights are not in its checkpoint "
+                    f"({some(random)}), s3prl initialized them randomly; expected every weight "
+                    "that features depend on; use a complete checkpoint"
+                )
+        return random
+
+    def _identify(
+        self,
+        state: dict[str, Tensor],
+        unread: set[str],
+        settings: object,
+        entry: Callable[..., Any],
+        options: dict[str, str],
+    ) -> None:
+        """Set the fingerprints; models without weights (fbank, mel) are their code and settings."""
+        read = {name: tensor for name, tensor in state.items() if name not in unread}
+        if self.parameters:
+            self.fingerprint = identify(read, settings)
+            old = fingerprint(state)
+        else:
+            self.fingerprint = identify(read, [settings, sources(entry), files(entry, options)])
+            old = fingerprint({**state, "code": scheme_1_code(entry, options)})
+        # a file that the user names brings settings with it, which scheme 1 did not digest
+        covered = not (self.parameters and options)
+        self.former: tuple[str, ...] = (old,) if covered else ()
+        self.insufficient: tuple[str, ...] = () if covered else (old,)
 
     def _anchor(self, noise: Tensor) -> tuple[int, int] | None:
         """Return (samples, frames): the least samples that give as many frames as a second does.
@@ -199,7 +287,7 @@ class S3PRLUpstream:
         """See tuning.Trainable: the model built anew, since s3prl's hooks do not survive copying."""
         from mt4ssl_bench.tuning import TunedForeign
 
-        return TunedForeign(S3PRLUpstream(self.name, self.device))
+        return TunedForeign(S3PRLUpstream(self.name, self.device, verify=False))
 
     def hidden_states(self, waveforms: Tensor, lengths: Tensor) -> Features:
         """Return what extract() does, with gradients."""
@@ -259,20 +347,10 @@ def _why_not_built(model: str, error: Exception) -> str:
             )
     if model.startswith("hf_"):
         return (
-            f"s3prl could not build it ({_first_line(error)}); an id of Hugging Face needs the network, "
+            f"s3prl could not build it ({first_line(error)}); an id of Hugging Face needs the network, "
             f"the folder of a model that save_pretrained() wrote does not: {model}:<folder>"
         )
-    return f"s3prl could not build it ({_first_line(error)})"
-
-
-def _code(entry: Callable[..., Any], options: dict[str, str]) -> Tensor:
-    """Return the digest of a hub entry's code: its package's files, the entry itself and its settings file."""
-    files = sorted(
-        p for p in Path(inspect.getfile(entry)).parent.iterdir() if p.suffix in {".py", ".yaml"}
-    )
-    parts = [file.read_bytes() for file in files] + [inspect.getsource(entry).encode()]
-    parts += [Path(value).read_bytes() for value in options.values() if Path(value).is_file()]
-    return torch.frombuffer(bytearray(hashlib.sha256(b"".join(parts)).digest()), dtype=torch.uint8)
+    return f"s3prl could not build it ({first_line(error)})"
 
 
 def load_s3prl(argument: str, *, device: str) -> Upstream:
@@ -286,8 +364,10 @@ def s3prl_hub() -> Any:  # noqa: ANN401 - s3prl ships no types
         with _quiet():
             import s3prl.hub as hub
     except Exception as error:  # noqa: BLE001 - whatever its imports raise
+        if is_mismatch(error):
+            raise UpstreamError(f"s3prl: {advice(error)}") from None
         raise UpstreamError(
-            f"s3prl's hub cannot be imported ({_first_line(error)}); the maintained fork can: pip install espnet-s3prl"
+            f"s3prl's hub cannot be imported ({first_line(error)}); the maintained fork can: pip install espnet-s3prl"
         ) from None
     return hub
 
@@ -298,7 +378,3 @@ def _quiet() -> Iterator[None]:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

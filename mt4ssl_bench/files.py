@@ -37,15 +37,20 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Keep other processes that ask the same out of `folder` during the block; raises TimeoutError where one is in it.
+def alone(folder: Path, patience: float | None = None) -> Iterator[None]:
+    """Keep other processes that ask the same out of `folder` during the block; one that dies lets go of it.
 
-    A process that dies lets go of it.
+    Args:
+        folder: made if it is not there.
+        patience: seconds to wait for another process, negative for ever; default: PATIENCE.
+
+    Raises:
+        TimeoutError: If another process still works there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=PATIENCE)
+        lock.acquire(timeout=PATIENCE if patience is None else patience)
     except Timeout:
         raise TimeoutError(
             f"{folder}: another process works there; wait for it, or choose another folder"

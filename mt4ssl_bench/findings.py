@@ -10,6 +10,7 @@ LOGGER = logging.getLogger(__name__)
 EXAMPLES = 5  # named of each kind
 
 Severity = Literal["error", "warning", "note"]
+Compared = Literal["bytes", "samples"]  # by what duplicates and leaks are found
 
 KINDS: dict[str, tuple[Severity, str]] = {
     # files
@@ -17,15 +18,18 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "unreadable": ("error", "files that cannot be opened as audio"),
     "duration": ("error", "files that last other than the manifest says"),
     "format": ("error", "files whose sample rate or channels are not the manifest's"),
+    "truncated": ("error", "files that hold less audio than their header states"),
+    "longer": ("error", "files that hold more audio than is read of them"),
+    "unfinished": ("error", "files whose header was never closed"),
     "outside": ("error", "utterances that reach beyond their file"),
     "changed": ("error", "files whose bytes changed since the corpus was prepared"),
     "low_rate": ("warning", "utterances recorded below 16 kHz: nothing above half their rate"),
     "mixed_rates": ("warning", "sample rates in one corpus: models can tell them apart"),
+    "odd_rate": ("warning", "utterances whose sample rate fits 16 kHz badly: slowly resampled"),
     "channels": ("warning", "utterances of several channels: their average is used"),
     "short": ("warning", "utterances under 0.1 s"),
     "long": ("warning", "utterances over 60 s: 'mt4ssl-bench segment' cuts them"),
     # samples
-    "truncated": ("error", "files that cannot be decoded to their end"),
     "not_finite": ("error", "files that hold NaN or infinite samples"),
     "silent": ("error", "files of digital silence"),
     "dropout": ("warning", "files with half a second and more of digital silence inside"),
@@ -51,11 +55,20 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "no_text": ("error", "utterances without text in a corpus that has texts"),
     "no_phones": ("error", "utterances without phones in a corpus that has phones"),
     "no_speaker": ("error", "utterances without speaker in a corpus that has speakers"),
+    "no_speech": ("note", "utterances in which nobody speaks: recognized words are insertions"),
     "garbled": (
         "warning",
         "texts with control or replacement characters, or UTF-8 read as Latin-1",
     ),
     "not_nfc": ("warning", "texts whose accents are separate characters (not Unicode NFC)"),
+    "look_alikes": (
+        "warning",
+        "texts with typographic apostrophes, or with characters that NFKC normalization changes",
+    ),
+    "quoted": (
+        "warning",
+        "texts in quotation marks: write the table without quoting, if that is where they are from",
+    ),
     "digits": ("warning", "texts with digits: how they are spoken is not written"),
     "markup": ("warning", "texts with brackets or tags"),
     "punctuation": ("warning", "texts with punctuation, which counts as errors"),
@@ -101,6 +114,7 @@ class Report:
     """All that a check found; the worst first."""
 
     splits: dict[str, dict[str, Any]]  # utterances, hours, speakers, sample rates
+    compared: Compared = "bytes"
     findings: list[Finding] = field(default_factory=list)
 
     @property
@@ -127,6 +141,7 @@ class Report:
         return {
             "invalid": self.invalid,
             "counts": self.counts(),
+            "compared": self.compared,
             "splits": self.splits,
             "findings": [
                 {
@@ -157,7 +172,7 @@ class Collector:
         if len(named) < EXAMPLES:
             named.append(example)
 
-    def report(self, splits: Mapping[str, Mapping[str, Any]]) -> Report:
+    def report(self, splits: Mapping[str, Mapping[str, Any]], compared: Compared) -> Report:
         """Return all that was added, errors first, then as KINDS has them."""
         ranks = {"error": 0, "warning": 1, "note": 2}
         places = {kind: place for place, kind in enumerate(KINDS)}
@@ -173,4 +188,8 @@ class Collector:
         found.sort(
             key=lambda finding: (ranks[finding.severity], places[finding.kind], finding.split)
         )
-        return Report(splits={name: dict(facts) for name, facts in splits.items()}, findings=found)
+        return Report(
+            splits={name: dict(facts) for name, facts in splits.items()},
+            findings=found,
+            compared=compared,
+        )

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mt4ssl_bench.audio_files import keep_audio
 from mt4ssl_bench.errors import ConfigError, CorpusError
-from mt4ssl_bench.kept import keep_audio
 from mt4ssl_bench.manifest import Row, one_line
 from mt4ssl_bench.registry import hint
 
@@ -30,7 +30,8 @@ def hugging_face(
 
     Args:
         keep: where its audio is written to, as it is; files that it only names stay where they are.
-        text, speaker: columns; "" takes the first of TEXTS and SPEAKERS that there is. Their nulls become "".
+        text, speaker: columns; "" takes the first of TEXTS and SPEAKERS that there is. A null is a missing
+            value; an empty text says that nobody speaks.
 
     A row is named by its id, or by split and number where ids repeat, as those of FLEURS' sentences do.
 
@@ -57,8 +58,10 @@ def hugging_face(
                 raise CorpusError(
                     f"{name}: '{said}', row {number} of {part}, has no audio; leave it out with filter()"
                 )
+            transcript = one.get(words)
             yield Row(
-                id=said, speaker=one_line(one.get(voice)), text=one_line(one.get(words)), language=language,
+                id=said, speaker=one_line(one.get(voice)), text=one_line(transcript), language=language,
+                silent=transcript is not None and not one_line(transcript),
                 split=split,
                 path=Path(sound["path"]).absolute() if raw is None else keep_audio(keep / split, said, raw),
             )  # fmt: skip

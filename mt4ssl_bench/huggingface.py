@@ -14,12 +14,15 @@ from torch import Tensor, nn
 
 from mt4ssl_bench.audio import RATE
 from mt4ssl_bench.checkpoint import fingerprint
-from mt4ssl_bench.errors import UpstreamError
+from mt4ssl_bench.errors import UpstreamError, some
 from mt4ssl_bench.features import Features, Upstream
+from mt4ssl_bench.identity import identify
+from mt4ssl_bench.wheels import advice, is_mismatch
 
 LOGGER = logging.getLogger(__name__)
 MAX_SECONDS = 600  # attention's memory grows as the square of the length, the first layer's takes 6 MB a second at base
 LEAK = 1e-4  # largest relative change that padding may make before a model is run on equal lengths alone
+UNUSED = {"masked_spec_embed"}  # weights that only masking reads, and no masks are drawn here
 WHERE_FROM = {
     "_name_or_path",
     "transformers_version",
@@ -34,7 +37,10 @@ def import_transformers(what: str) -> Any:  # noqa: ANN401 - an optional library
     try:
         import huggingface_hub
         import transformers
-    except ImportError:
+        import transformers.audio_utils  # imports torchaudio, as do its feature extractors
+    except (ImportError, OSError, RuntimeError) as error:
+        if is_mismatch(error):
+            raise UpstreamError(f"{what}: {advice(error)}") from None
         raise UpstreamError(
             f"{what}: needs Hugging Face's transformers: pip install 'mt4ssl-bench[hf]'"
         ) from None
@@ -47,7 +53,11 @@ def import_transformers(what: str) -> Any:  # noqa: ANN401 - an optional library
 def load_model(name: str) -> tuple[Any, Any, dict[str, Any]]:
     """Return the model in fp32, its feature extractor and transformers' loading report, by folder or hub id.
 
-    No code of the model's repository is run. Raises UpstreamError where it cannot be loaded.
+    No code of the model's repository is run.
+
+    Raises:
+        UpstreamError: If the model cannot be loaded, or if its file lacks a weight that features
+            depend on: transformers initializes such weights randomly.
     """
     transformers = import_transformers(f"hf:{name}")
     if not name:
@@ -58,7 +68,10 @@ def load_model(name: str) -> tuple[Any, Any, dict[str, Any]]:
         LOGGER.info("hf:%s: from the cache, or from huggingface.co", name)
     try:
         model, info = transformers.AutoModel.from_pretrained(
-            name, dtype=torch.float32, output_loading_info=True
+            name,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # check_weights() names them all, with their shapes
         )
         extractor = transformers.AutoFeatureExtractor.from_pretrained(name)
     except Exception as error:  # noqa: BLE001 - transformers raises many kinds, all meaning the same to the user
@@ -67,7 +80,27 @@ def load_model(name: str) -> tuple[Any, Any, dict[str, Any]]:
             f"hf:{name}: transformers cannot load it ({reason}); without network give a folder that holds "
             "config.json, model.safetensors and preprocessor_config.json"
         ) from None
+    check_weights(f"hf:{name}", info)
     return model, extractor, info
+
+
+def check_weights(name: str, info: dict[str, Any]) -> None:
+    """Raise UpstreamError for weights that transformers' loading report calls missing or of another shape."""
+    missing = [key for key in info["missing_keys"] if key.rpartition(".")[2] not in UNUSED]
+    shapes = [
+        f"{key} is {tuple(theirs)}, not {tuple(ours)}"
+        for key, theirs, ours in info["mismatched_keys"]
+    ]
+    wrong = [
+        f"{len(keys)} weights {what} ({some(keys)})"
+        for what, keys in (("missing", missing), ("of another shape", shapes))
+        if keys
+    ]
+    if wrong:
+        raise UpstreamError(
+            f"{name}: {' and '.join(wrong)}; expected every weight that config.json asks for (transformers "
+            "would initialize them randomly); save the model again with save_pretrained()"
+        )
 
 
 class HuggingFaceUpstream:
@@ -94,7 +127,7 @@ class HuggingFaceUpstream:
             self.stride *= stride
         self.masked = bool(self.extractor.return_attention_mask)
         self.parameters = sum(p.numel() for p in model.parameters())
-        self.fingerprint = self._fingerprint(model.config)
+        self._identify(model.config)
         self.pads = True
         self.pads, self.num_layers, self.dim = self._probe()
 
@@ -191,18 +224,29 @@ class HuggingFaceUpstream:
                 f"{self.name}: made for {self.extractor.sampling_rate} Hz, expected {RATE}"
             )
 
-    def _fingerprint(self, config: Any) -> str:  # noqa: ANN401 - transformers' configs
-        """Return the digest of the weights and of the settings that they run under."""
-        settings = {
-            key: value for key, value in config.to_diff_dict().items() if key not in WHERE_FROM
-        }
+    def _identify(self, config: Any) -> None:  # noqa: ANN401 - transformers' configs
+        """Set the fingerprints: of the weights and of all settings of the model and its extractor."""
+        settings = _settings(
+            config.to_diff_dict()
+        )  # a default that is spelled out is no difference
+        extractor = _settings(self.extractor.to_dict())
+        weights = self.model.state_dict()
+        read = {name: t for name, t in weights.items() if name.rpartition(".")[2] not in UNUSED}
+        self.fingerprint = identify(read, [config.model_type, settings, extractor])
         settings |= {
             "do_normalize": self.extractor.do_normalize,
             "return_attention_mask": self.masked,
         }
         text = json.dumps(settings, sort_keys=True, default=str).encode()
         identity = torch.frombuffer(bytearray(text), dtype=torch.uint8)
-        return fingerprint({**self.model.state_dict(), "settings": identity})
+        self.former = (
+            fingerprint({**weights, "settings": identity}),
+        )  # scheme 1 covered them, too
+
+
+def _settings(values: dict[str, Any]) -> dict[str, Any]:
+    """Return settings without those that say where a model comes from."""
+    return {k: v for k, v in values.items() if k not in WHERE_FROM | {"processor_class"}}
 
 
 def rebuild(blueprint: dict[str, Any], config: object) -> nn.Module:

@@ -1,21 +1,25 @@
 """A prepared corpus looked at again: every file's header, or every sample; a bad file is counted, never an end."""
 
+import io
 import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from mt4ssl_bench import audio
 from mt4ssl_bench.checks import Rules, in_order
 from mt4ssl_bench.console import progress
-from mt4ssl_bench.corpus import SID_PREFIX, Corpus, phones_of, speaker_of, text_of
+from mt4ssl_bench.containers import Defect, defect_of
+from mt4ssl_bench.corpus import SID_PREFIX, Corpus, is_silent, phones_of, speaker_of, text_of
 from mt4ssl_bench.cuts import Cuts
 from mt4ssl_bench.errors import CorpusError
+from mt4ssl_bench.file_state import content_of, is_changed, on_disk
 from mt4ssl_bench.findings import Report
-from mt4ssl_bench.manifest import DURATION_SLACK, Row, content_of
+from mt4ssl_bench.manifest import DURATION_SLACK, Row
 from mt4ssl_bench.shards import Shards
 
 CLIPPED = 0.001  # share of samples at full scale
@@ -24,21 +28,21 @@ OFFSET = 0.05  # of full scale
 DROPOUT = 0.5  # seconds of zeros
 WINDOW = 512  # cuts looked at together: those of shards hold their audio
 
-Defect = tuple[str, str]  # kind, example
-
 
 def check_corpus(corpus: Corpus, *, full: bool = False) -> Report:
     """Look at every utterance of a corpus, and return what is wrong with it.
 
     Args:
-        full: decode every sample and compare every file's digest; otherwise headers and manifests alone.
+        full: decode every sample, compare every file's digest, and find duplicates by samples;
+            otherwise read only headers and manifests.
 
     Raises CorpusError when a split cannot be read at all.
     """
-    rules = Rules(corpus.info.fields)
+    rules = Rules(corpus.info.fields, "samples" if full else "bytes")
     splits = in_order(corpus.info.splits)
     total = sum(corpus.info.splits[split].utterances for split in splits)
-    look = _decode if full else _open
+    look = partial(_decode if full else _open, header=lru_cache(256)(partial(_header, search=full)))
+    decoded: dict[str, str] = {}  # digest of bytes -> of samples, for the speaker splits
     with (
         progress("decoding" if full else "reading headers", total) as advance,
         ThreadPoolExecutor() as pool,
@@ -48,18 +52,23 @@ def check_corpus(corpus: Corpus, *, full: bool = False) -> Report:
                 continue
             lost: Counter[str] = Counter()
             cuts = _readable(corpus.cuts(split), lost)
+            again = split.startswith(SID_PREFIX)  # the same utterances: not looked at twice
             while window := list(itertools.islice(cuts, WINDOW)):
                 rows = [row_of(cut) for cut in window]
-                if split.startswith(
-                    SID_PREFIX
-                ):  # the same utterances again: their files are not looked at twice
-                    found: Iterator[tuple[Row, list[Defect]]] = ((row, []) for row in rows)
-                else:
-                    found = pool.map(look, rows, window)
-                for row, defects in found:
+                found: Iterator[tuple[Row, list[Defect]]] = (
+                    (
+                        (replace(row, content=decoded.get(row.content, row.content)), [])
+                        for row in rows
+                    )
+                    if again
+                    else pool.map(look, rows, window)
+                )
+                for before, (row, defects) in zip(rows, found, strict=True):
                     rules.add(split, row)
                     for kind, example in defects:
                         rules.found.add(kind, split, example)
+                    if full and not again and splits[-1].startswith(SID_PREFIX):
+                        decoded[before.content] = row.content
                     advance(1, "")
             for reason, count in lost.items():
                 rules.lose(split, reason, count)
@@ -97,23 +106,43 @@ def row_of(cut: Any) -> Row:  # noqa: ANN401 - lhotse ships no types
         text=text_of(cut),
         phones=phones_of(cut),
         start=cut.start,
-        seconds=0.0 if whole else cut.duration,
+        seconds=None if whole else cut.duration,
         samples=recording.num_samples,
         rate=recording.sampling_rate,
         channels=recording.num_channels,
         content=content,
+        silent=is_silent(cut),
     )
 
 
-def _open(row: Row, cut: Any) -> tuple[Row, list[Defect]]:  # noqa: ANN401
-    """Compare a file's header with its row."""
+def _header(path: Path, *, search: bool) -> tuple[int, int, int, Defect | None]:
+    """Return a file's frames, rate and channels, and what its headers disagree about; see probe."""
+    frames, rate, channels = audio.probe(path)
+    return frames, rate, channels, defect_of(path, frames=frames, rate=rate, search=search)
+
+
+Header = Callable[[Path], tuple[int, int, int, Defect | None]]
+
+
+def _open(row: Row, cut: Any, header: Header) -> tuple[Row, list[Defect]]:  # noqa: ANN401
+    """Compare a file's header, size and time with its row."""
+    row, defects = _headers(row, cut, header)
+    if is_changed(cut):
+        defects.append(("changed", row.id))
+    return row, defects
+
+
+def _headers(row: Row, cut: Any, header: Header) -> tuple[Row, list[Defect]]:  # noqa: ANN401
     if cut.recording.sources[0].type != "file":  # inside a shard, which has no header of its own
         return row, []
+    path = on_disk(row.path)
     try:
-        frames, rate, channels = audio.probe(row.path)
+        frames, rate, channels, defect = header(path)
     except CorpusError as error:
+        known = defect_of(path)
         kind = "missing" if str(error).endswith("no such file") else "unreadable"
-        return row, [(kind, f"{row.id} ({error})")]
+        return row, [(known[0] if known else kind, f"{row.id} ({error})")]
+    row = replace(row, defects=(defect,) if defect else ())
     defects: list[Defect] = []
     if (rate, channels) != (row.rate, row.channels):
         said = f"{row.rate} Hz, {row.channels} channels"
@@ -133,27 +162,26 @@ def _open(row: Row, cut: Any) -> tuple[Row, list[Defect]]:  # noqa: ANN401
     return row, defects
 
 
-def _decode(row: Row, cut: Any) -> tuple[Row, list[Defect]]:  # noqa: ANN401
+def _decode(row: Row, cut: Any, header: Header) -> tuple[Row, list[Defect]]:  # noqa: ANN401
     """Compare a file's header, bytes and samples with what they should be."""
-    if cut.recording.sources[0].type != "file":
-        return row, _hear(row, cut)
-    row, defects = _open(row, cut)
-    if any(kind in {"missing", "unreadable"} for kind, _ in defects):
-        return row, defects
+    source = cut.recording.sources[0]
+    row, defects = _headers(row, cut, header)
+    stored = source.type == "file"
+    if defects and defects[0][0] in {"missing", "unreadable", "truncated", "longer", "unfinished"}:
+        return row, defects  # no header can be read
     stated = row.content.partition("@")[0]
+    start, count = round(row.start * row.rate), round(row.duration * row.rate)
+    file = on_disk(row.path) if stored else io.BytesIO(source.source)
+    short = bool(row.defects) and row.defects[0][0] == "truncated"  # named already
     try:
-        found = content_of(row.path)
-        start, count = round(row.start * row.rate), round(row.duration * row.rate)
-        signal = audio.examine(row.path, start=start, count=count)
+        if stored and stated and content_of(on_disk(row.path)) != stated:
+            defects.append(("changed", row.id))
+        signal = audio.examine(file, start=start, count=count)
     except (CorpusError, OSError) as error:
-        return row, [*defects, ("truncated", f"{row.id} ({error})")]
-    if stated and found != stated:
-        defects.append(("changed", row.id))
-    if not stated:  # a corpus of Lhotse's own keeps no digests
-        row = replace(
-            row, content=found + (f"@{row.start:.3f}+{row.seconds:.3f}" if row.seconds else "")
-        )
-    if signal.frames < count - DURATION_SLACK * row.rate:
+        return row, defects if short else [*defects, ("truncated", f"{row.id} ({error})")]
+    row = replace(row, content=signal.digest)
+    estimated = row.seconds or signal.container == "MP3"  # of other whole files, samples are known
+    if signal.frames < count - (DURATION_SLACK * row.rate if estimated else 1) and not short:
         defects.append(("truncated", f"{row.id} ({signal.frames} of {count} samples)"))
     return row, defects + [(kind, f"{row.id} {said}".strip()) for kind, said in _judge(signal)]
 
@@ -176,12 +204,3 @@ def _judge(signal: audio.Signal) -> list[Defect]:
     if signal.silence >= DROPOUT:
         found.append(("dropout", f"({signal.silence:.1f} s)"))
     return found
-
-
-def _hear(row: Row, cut: Any) -> list[Defect]:  # noqa: ANN401
-    """Decode what lies inside a shard."""
-    try:
-        samples = audio.read(cut)
-    except Exception as error:  # noqa: BLE001 - whatever Lhotse's readers raise
-        return [("truncated", f"{row.id} ({error})")]
-    return [] if samples.any() else [("silent", row.id)]

@@ -9,8 +9,9 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from mt4ssl_bench.audio_files import audio_files, is_system, made_by_people
 from mt4ssl_bench.errors import CorpusError
-from mt4ssl_bench.manifest import Row, audio_files
+from mt4ssl_bench.manifest import Row
 from mt4ssl_bench.registry import hint
 
 LOGGER = logging.getLogger(__name__)
@@ -34,6 +35,8 @@ def _root(given: Path, corpus: str, *wanted: str) -> Path:
         )
     for depth in (".", "*", "*/*"):
         for root in sorted(given.glob(depth)) if depth != "." else [given]:
+            if any(map(is_system, root.relative_to(given).parts)):
+                continue
             if root.is_dir() and any(any(root.glob(pattern)) for pattern in wanted):
                 return root
     found = sorted(path.name for path in given.iterdir())[:5]
@@ -105,18 +108,17 @@ def librispeech(
 
 def _chapters(folder: Path, pattern: str, split: str) -> Iterator[Row]:
     """Yield the utterances of speaker/chapter folders that match `pattern`, each with its *.trans.txt."""
-    for chapter in sorted(folder.glob(pattern)):
-        for transcript in sorted(chapter.glob("*.trans.txt")):
-            for name, text in _pairs(transcript):
-                speaker = chapter.parent.name
-                yield Row(
-                    id=name,
-                    path=chapter / f"{name}.flac",
-                    speaker=speaker,
-                    language="en",
-                    text=text,
-                    split=split,
-                )
+    for transcript in made_by_people(folder.glob(f"{pattern}/*.trans.txt"), folder):
+        chapter = transcript.parent
+        for name, text in _pairs(transcript):
+            yield Row(
+                id=name,
+                path=chapter / f"{name}.flac",
+                speaker=chapter.parent.name,
+                language="en",
+                text=text,
+                split=split,
+            )
 
 
 def librilight(given: Path, *, subset: str) -> Iterator[Row]:
@@ -182,11 +184,9 @@ def speechcommands(given: Path) -> Iterator[Row]:
         for _, name in _lines(root / file)
     }
     seen = set()
-    for word in sorted(
-        path for path in root.iterdir() if path.is_dir() and not path.name.startswith(("_", "."))
-    ):
-        for file in sorted(word.glob("*.wav")):
-            name = f"{word.name}/{file.name}"
+    for file in made_by_people(root.glob("*/*.wav"), root):
+        name = f"{file.parent.name}/{file.name}"
+        if not name.startswith("_"):  # _background_noise_
             seen.add(name)
             yield _command(file, places.get(name, "train"))
     for name in sorted(
@@ -296,7 +296,7 @@ DIGITS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT"
 def fsdd(given: Path) -> Iterator[Row]:
     """Yield the Free Spoken Digit Dataset: recordings 0-4 are its official test, 5-9 serve as valid here."""
     root = _root(given, "the Free Spoken Digit Dataset", "recordings/*.wav")
-    for file in sorted((root / "recordings").glob("*.wav")):
+    for file in made_by_people((root / "recordings").glob("*.wav"), root):
         match = re.fullmatch(r"(\d)_([^_]+)_(\d+)", file.stem)
         if not match:
             raise CorpusError(f"{file}: expected digit_speaker_number.wav, as 7_jackson_32.wav")

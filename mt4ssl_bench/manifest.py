@@ -1,21 +1,23 @@
 """A manifest's utterances: read from a TSV and checked against their audio files, all before anything is written."""
 
-import hashlib
 import itertools
 import logging
-import os
+import math
 import re
 import sys
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from mt4ssl_bench import audio
 from mt4ssl_bench.console import progress
+from mt4ssl_bench.containers import Defect, defect_of
 from mt4ssl_bench.errors import CorpusError
+from mt4ssl_bench.file_state import content_of, on_disk, state_of
 from mt4ssl_bench.registry import hint
 
 LOGGER = logging.getLogger(__name__)
@@ -24,6 +26,11 @@ OPTIONAL = ("duration_s", "speaker", "language", "text", "phones", "split", "sid
 REPEATED = ("speaker", "language", "split", "sid_split")
 SPLIT_NAME = re.compile(r"\w[\w.-]*")  # a split's name is its file's
 DURATION_SLACK = 0.1  # seconds by which a manifest may misstate a duration
+UNQUOTED = (
+    "expected cells without quotation marks around them; write the table again without quoting "
+    "(pandas: quoting=csv.QUOTE_NONE, R: quote=FALSE)"
+)
+SILENCE = "<silence>"  # the text of an utterance in which nobody speaks
 WINDOW = 4096  # files looked at together: a pool's queue must not hold a million of them
 
 
@@ -41,20 +48,32 @@ class Row:
     sid_split: str = ""
     stated: float | None = None  # seconds that the manifest says the file lasts
     start: float = 0.0  # seconds into the file, for an utterance that is part of it
-    seconds: float = 0.0  # its length; 0 takes the whole file
+    seconds: float | None = None  # its length; None takes the file from `start` to its end
     samples: int = 0  # of the whole file, as are rate and channels
     rate: int = audio.RATE
     channels: int = 1
     content: str = ""  # digest of the file's bytes, and the place of the utterance in it
+    silent: bool = False  # nobody speaks: text and phones are empty, which is no gap
+    unusable: tuple[str, str] | None = None  # (reason, details): left out and counted
+    bytes: int = 0  # of the file, noted so that a change shows, as is the time
+    modified: int = 0  # nanoseconds
+    defects: tuple[Defect, ...] = ()  # of the file's length
 
     @property
     def duration(self) -> float:
         """Seconds of the utterance."""
-        return self.seconds or self.samples / self.rate
+        return self.samples / self.rate if self.seconds is None else self.seconds
 
 
 def read_table(manifest: Path) -> list[Row]:
-    """Return the rows of a TSV; raises CorpusError naming line or utterance for anything that cannot be used."""
+    """Return the rows of a TSV.
+
+    A row with an empty cell is unusable: nothing tells whether its text is missing or nobody
+    speaks, so that an utterance without speech has SILENCE as its text (or phones).
+
+    Raises:
+        CorpusError: If a line, id, path or duration cannot be used; the message names it.
+    """
     header, lines = _read_cells(manifest)
     rows: list[Row] = []
     folder = manifest.resolve().parent
@@ -66,13 +85,17 @@ def read_table(manifest: Path) -> list[Row]:
                 + ("; is there a tab inside a text?" if len(raw) > len(header) else "")
             )
         cells = {column: value.strip() for column, value in zip(header, raw, strict=True)}
-        for column in wanted:
-            if not cells[column]:
-                raise CorpusError(
-                    f"{manifest}, line {number}: utterance '{cells['id']}' has an empty {column}"
-                )
+        if is_quoted(cells["path"]):
+            raise CorpusError(
+                f"{manifest}, line {number}: its cells are quoted ({cells['path']}); {UNQUOTED}"
+            )
+        empty = [column for column in wanted if not cells[column]]
+        if {"id", "path"} & set(empty):
+            raise CorpusError(
+                f"{manifest}, line {number}: utterance '{cells['id']}' has an empty {empty[0]}"
+            )
         for column in ("split", "sid_split"):
-            if column in wanted and not SPLIT_NAME.fullmatch(cells[column]):
+            if cells.get(column) and not SPLIT_NAME.fullmatch(cells[column]):
                 raise CorpusError(
                     f"{manifest}, line {number}: '{cells[column]}' cannot name a split; letters, digits, _ . - can"
                 )
@@ -81,12 +104,27 @@ def read_table(manifest: Path) -> list[Row]:
             c: sys.intern(kept[c]) for c in REPEATED if c in kept
         }  # one copy of each name, not a million
         kept |= {c: " ".join(kept[c].split()) for c in ("text", "phones") if c in kept}
+        kept |= _silence(kept, f"{manifest}, line {number}: utterance '{cells['id']}'")
+        if empty:
+            kept["unusable"] = f"no_{empty[0]}", f"line {number}"
         kept["stated"] = _seconds(cells.get("duration_s", ""), cells["id"], manifest)
         rows.append(Row(**kept, path=folder / cells["path"]))
     if not rows:
         raise CorpusError(f"{manifest}: no utterance below its header")
     refuse_duplicates(rows, manifest)
     return rows
+
+
+def _silence(cells: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return the changes for an utterance that is marked as silent, in its text or its phones."""
+    texts = {column: cells[column] for column in ("text", "phones") if column in cells}
+    if SILENCE not in texts.values():
+        return {}
+    if set(texts.values()) - {SILENCE, ""}:
+        raise CorpusError(
+            f"{where} has {SILENCE} beside a text or phones; expected {SILENCE} in both"
+        )
+    return {**dict.fromkeys(texts, ""), "silent": True}
 
 
 def _read_cells(manifest: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
@@ -104,6 +142,8 @@ def _read_cells(manifest: Path) -> tuple[list[str], Iterator[tuple[int, list[str
     # split at newlines alone: splitlines() also splits at U+2028 and its like, which texts may hold
     lines = ((n, line.split("\t")) for n, line in enumerate(text.split("\n"), start=1) if line)
     header = [column.strip() for column in next(lines, (0, []))[1]]
+    if any(is_quoted(column) for column in header):
+        raise CorpusError(f"{manifest}: its header is quoted ({header[0]}); {UNQUOTED}")
     for column in REQUIRED:
         if column not in header:
             commas = (
@@ -119,6 +159,11 @@ def _read_cells(manifest: Path) -> tuple[list[str], Iterator[tuple[int, list[str
     if unread:
         LOGGER.info("%s: columns that are not read: %s", manifest, ", ".join(unread))
     return header, lines
+
+
+def is_quoted(cell: str) -> bool:
+    """Return whether a cell has quotation marks around it."""
+    return len(cell) > 1 and cell[0] == cell[-1] == '"'
 
 
 def _seconds(stated: str, name: str, manifest: Path) -> float | None:
@@ -139,31 +184,13 @@ def refuse_duplicates(rows: Sequence[Row], source: Path) -> None:
         )
 
 
-def audio_files(folder: Path, suffixes: Container[str] = audio.SUFFIXES) -> Iterator[Path]:
-    """Yield every audio file below `folder` in a fixed order; linked folders are followed, each once."""
-    seen = set()
-    for root, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(root)  # a link to a folder above would otherwise never end
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders.sort()
-        yield from (Path(root, n) for n in sorted(names) if Path(n).suffix.lower() in suffixes)
-
-
-def content_of(path: Path) -> str:
-    """Return the digest of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
-
 def probe_files(rows: Iterable[Row], *, skip: list[str] | None, total: int = 0) -> Iterator[Row]:
     """Yield rows with what their files say; an unreadable one raises CorpusError, or is noted in `skip`."""
     rows = iter(rows)
+    look = partial(_look, look_at=lru_cache(256)(_look_at))  # a file's parts follow each other
     with progress("checking audio", total) as advance, ThreadPoolExecutor() as pool:
         while window := list(itertools.islice(rows, WINDOW)):
-            for found in pool.map(_look, window):
+            for found in pool.map(look, window):
                 advance(1, "")
                 if isinstance(found, Row):
                     yield found
@@ -175,26 +202,72 @@ def probe_files(rows: Iterable[Row], *, skip: list[str] | None, total: int = 0) 
                     skip.append(str(found))
 
 
-def _look(row: Row) -> Row | CorpusError:
+@dataclass(frozen=True)
+class Looked:
+    """Facts of one audio file, by the names that they have in Row."""
+
+    path: Path
+    samples: int
+    rate: int
+    channels: int
+    content: str
+    bytes: int
+    modified: int
+    defects: tuple[Defect, ...]
+
+
+def _look_at(path: Path) -> Looked:
+    path = on_disk(path)
+    samples, rate, channels = audio.probe(path)
+    size, modified = state_of(path)  # before the digest, so that a change during it shows later
+    content = content_of(path)
+    defect = defect_of(path, frames=samples, rate=rate, search=True)
+    return Looked(
+        path, samples, rate, channels, content, size, modified, (defect,) if defect else ()
+    )
+
+
+def _look(row: Row, look_at: Callable[[Path], Looked]) -> Row | CorpusError:
     try:
-        samples, rate, channels = audio.probe(row.path)
-        content = content_of(row.path)
+        file = look_at(row.path)
     except (CorpusError, OSError) as error:
         return CorpusError(f"utterance '{row.id}': {error}")
-    lasts = samples / rate
+    lasts = file.samples / file.rate
+    why = "".join(f"; {text}" for _, text in file.defects)
     # as they stand, the conditions refuse NaN too
     if row.stated is not None and not abs(lasts - row.stated) <= DURATION_SLACK:
         return CorpusError(
-            f"utterance '{row.id}' lasts {lasts:.2f} s, not {row.stated:.2f} s as stated ({row.path})"
+            f"utterance '{row.id}' lasts {lasts:.2f} s, not {row.stated:.2f} s as stated "
+            f"({file.path}){why}"
         )
-    if row.seconds and not (row.start >= 0 and row.start + row.seconds <= lasts + DURATION_SLACK):
-        end = row.start + row.seconds
-        return CorpusError(
-            f"utterance '{row.id}': {row.start:.2f}-{end:.2f} s of a file of {lasts:.2f} s ({row.path})"
-        )
-    if row.seconds:
-        content += f"@{row.start:.3f}+{row.seconds:.3f}"
-    return replace(row, samples=samples, rate=rate, channels=channels, content=content)
+    place = ""
+    if row.start and row.seconds is None:
+        row = replace(row, seconds=lasts - row.start)
+    if row.seconds is not None:
+        unusable = misplaced(row.start, row.seconds, lasts, f"a file of {lasts:.2f} s{why}")
+        if row.start < 0:
+            row = replace(row, start=0.0, seconds=row.start + row.seconds)
+        row = replace(row, unusable=unusable)
+        place = f"@{row.start:.3f}+{row.seconds:.3f}"
+    facts = {field.name: getattr(file, field.name) for field in fields(file)}
+    return replace(row, **facts | {"content": file.content + place})
+
+
+def misplaced(start: float, seconds: float, lasts: float, whole: str) -> tuple[str, str] | None:
+    """Return why a segment of `whole`, which lasts `lasts` seconds, cannot be used (see Row).
+
+    Args:
+        start: Seconds from the beginning of the whole.
+        seconds: Length of the segment.
+        lasts: Length of the whole.
+        whole: The name of the whole, for the message.
+    """
+    end = start + seconds
+    place = f"{start:.2f} to {end:.2f} s of {whole}"
+    if not 0 < seconds < math.inf:  # NaN, too
+        return "no_duration", place
+    inside = start >= -DURATION_SLACK and end <= lasts + DURATION_SLACK
+    return None if inside else ("outside", place)
 
 
 def one_line(value: object) -> str:

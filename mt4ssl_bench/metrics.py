@@ -1,47 +1,63 @@
 """Error rates and accuracy with intervals: a rate is total errors over total tokens, not a mean of rates."""
 
+import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any, Literal
+from typing import Literal
 
 import jiwer
 import numpy as np
-import numpy.typing as npt
 
-from mt4ssl_bench.errors import CorpusError
+from mt4ssl_bench.intervals import Counts, Method, error_pairs, rate_intervals
 
-Counts = npt.NDArray[
-    np.int64
-]  # (N, 4): substitutions, deletions, insertions, reference tokens per utterance
-Sums = npt.NDArray[Any]  # (..., C): counts summed over utterances, or rates of them
-
-COVERAGE = 95.0  # per cent of the resamples that an interval holds
-MIN_SPEAKERS = 5  # below this, resampling speakers says little about other speakers
-CHUNK = 2**20  # draws held at once: about 25 MB
+Tokens = Literal["words", "characters", "answers"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """What a column of numbers means: its name, its unit and which end of it is good."""
+    """A column's name, unit and direction, and how errors are counted.
+
+    Attributes:
+        tokens: The reference tokens: "words" (what spaces separate, also phonemes), "characters",
+            or "answers" (the whole utterance is one token). None for a metric that this version
+            does not define: its numbers are shown, but cannot be counted again.
+        with_lm: Whether the hypotheses are those decoded with a language model.
+    """
 
     name: str
-    unit: str
-    higher_is_better: bool
+    unit: str = "%"
+    higher_is_better: bool = False
+    tokens: Tokens | None
+    noun: str = ""  # of the tokens in headings; default: `tokens`
+    with_lm: bool = False
 
     @property
     def label(self) -> str:
         """The heading of a column, for example "PER % ↓"."""
         return f"{self.name.upper()} {self.unit} {'↑' if self.higher_is_better else '↓'}"
 
+    def counts(self, references: Sequence[str], hypotheses: Sequence[str]) -> Counts:
+        """Return the errors of each utterance, (N, 4) as error_counts() does, in the metric's tokens."""
+        assert self.tokens is not None, f"metric {self.name} has no definition here"
+        if self.tokens != "answers":
+            return error_counts(references, hypotheses, by=self.tokens)
+        wrong = [(int(a != b), 0, 0, 1) for a, b in zip(references, hypotheses, strict=True)]
+        return np.array(wrong, dtype=np.int64).reshape(-1, 4)
 
-@dataclass(frozen=True, kw_only=True)
-class Interval:
-    """The two ends of a 95 % percentile bootstrap interval (Efron and Tibshirani 1993, section 13.3)."""
-
-    low: float
-    high: float
+    def score(
+        self,
+        references: Sequence[str],
+        hypotheses: Sequence[str],
+        *,
+        speakers: Sequence[str] | None = None,
+    ) -> "Score":
+        """Return the score over all utterances; `speakers` as in error_rate()."""
+        counts = self.counts(references, hypotheses)
+        if self.higher_is_better:
+            return accuracy((counts[:, 0] == 0).tolist(), speakers=speakers)
+        return error_rate(counts, speakers=speakers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +67,7 @@ class Score:
     `errors` over `total` reference tokens for an error rate, wrong over all utterances for accuracy; there
     substitutions, deletions and insertions are 0. `low` and `high` resample utterances; `speaker_low` and
     `speaker_high` resample speakers, and are None without speakers or with fewer than MIN_SPEAKERS.
+    Where all utterances (speakers) have the same rate, they are score_interval() over their number.
     """
 
     value: float
@@ -64,20 +81,20 @@ class Score:
     insertions: int = 0
     speaker_low: float | None = None
     speaker_high: float | None = None
+    method: Method = "bootstrap"  # of low and high
+    speaker_method: Method | None = None  # of speaker_low and speaker_high
 
 
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric(name="per", unit="%", higher_is_better=False),
-        Metric(name="wer", unit="%", higher_is_better=False),
-        Metric(name="cer", unit="%", higher_is_better=False),
-        Metric(name="acc", unit="%", higher_is_better=True),
-        Metric(
-            name="per+lm", unit="%", higher_is_better=False
-        ),  # the same, decoded with a language model
-        Metric(name="wer+lm", unit="%", higher_is_better=False),
-        Metric(name="cer+lm", unit="%", higher_is_better=False),
+        Metric(name="per", tokens="words", noun="phonemes"),
+        Metric(name="wer", tokens="words"),
+        Metric(name="cer", tokens="characters"),
+        Metric(name="acc", tokens="answers", higher_is_better=True),
+        Metric(name="per+lm", tokens="words", noun="phonemes", with_lm=True),
+        Metric(name="wer+lm", tokens="words", with_lm=True),
+        Metric(name="cer+lm", tokens="characters", with_lm=True),
     )
 }
 
@@ -89,23 +106,14 @@ def error_counts(
 
     Tokens are what spaces separate ("words": also phonemes), or single characters, with the spaces between
     words. Outer and repeated white space is dropped; nothing else is normalised. An empty hypothesis is all
-    deletions.
+    deletions, an empty reference (an utterance in which nobody speaks) all insertions.
 
     Returns:
         (N, 4) int64: substitutions, deletions, insertions, reference tokens.
-
-    Raises:
-        CorpusError: a reference is empty, so that no rate is defined for it.
     """
     assert len(references) == len(hypotheses), (
         f"{len(references)} references, {len(hypotheses)} hypotheses"
     )
-    for index, reference in enumerate(references):
-        if not reference.strip():
-            raise CorpusError(
-                f"reference {index} of {len(references)}: {reference!r} is empty, expected at least one "
-                "token; give that utterance a text or leave it out of the manifest"
-            )
     counts = np.zeros((len(references), 4), dtype=np.int64)
     if not len(references):
         return counts
@@ -123,10 +131,18 @@ def error_counts(
     return counts
 
 
-def confusions(references: Sequence[str], hypotheses: Sequence[str]) -> Counter[tuple[str, str]]:
+def confusions(
+    references: Sequence[str], hypotheses: Sequence[str], *, by: Tokens = "words"
+) -> Counter[tuple[str, str]]:
     """Count what was said for what: (reference, hypothesis) tokens, "" for what was inserted or left out."""
     found: Counter[tuple[str, str]] = Counter()
-    output = jiwer.process_words(list(references), list(hypotheses))
+    if by == "answers":
+        found.update(
+            pair for pair in zip(references, hypotheses, strict=True) if len(set(pair)) > 1
+        )
+        return found
+    process = jiwer.process_words if by == "words" else jiwer.process_characters
+    output = process(list(references), list(hypotheses))
     for wanted, said, chunks in zip(
         output.references, output.hypotheses, output.alignments, strict=True
     ):
@@ -139,7 +155,8 @@ def confusions(references: Sequence[str], hypotheses: Sequence[str]) -> Counter[
 
 def rate(counts: Counts) -> float:
     """Return 100 * errors / reference tokens over all rows of (N, 4) counts, without an interval."""
-    return 100.0 * float(counts[:, :3].sum()) / float(counts[:, 3].sum())
+    errors, tokens = map(float, error_pairs(counts).sum(axis=0))
+    return 100.0 * errors / tokens if tokens else math.nan
 
 
 def error_rate(
@@ -157,11 +174,12 @@ def error_rate(
         CorpusError: there is no utterance.
     """
     substitutions, deletions, insertions, total = (int(number) for number in counts.sum(axis=0))
-    value, utterances, by_speaker = _rate(_pairs(counts), speakers, seed, samples)
+    value, utterances, by_speaker = rate_intervals(error_pairs(counts), speakers, seed, samples)
     return Score(
         value=value,
         low=utterances.low,
         high=utterances.high,
+        method=utterances.method,
         higher_is_better=False,
         errors=substitutions + deletions + insertions,
         total=total,
@@ -170,6 +188,7 @@ def error_rate(
         insertions=insertions,
         speaker_low=by_speaker.low if by_speaker else None,
         speaker_high=by_speaker.high if by_speaker else None,
+        speaker_method=by_speaker.method if by_speaker else None,
     )
 
 
@@ -187,94 +206,16 @@ def accuracy(
     """
     hits = np.asarray(correct, dtype=np.int64)  # (N,)
     pairs = np.stack([hits, np.ones_like(hits)], axis=1)  # (N, 2)
-    value, utterances, by_speaker = _rate(pairs, speakers, seed, samples)
+    value, utterances, by_speaker = rate_intervals(pairs, speakers, seed, samples)
     return Score(
         value=value,
         low=utterances.low,
         high=utterances.high,
+        method=utterances.method,
         higher_is_better=True,
         errors=len(hits) - int(hits.sum()),
         total=len(hits),
         speaker_low=by_speaker.low if by_speaker else None,
         speaker_high=by_speaker.high if by_speaker else None,
+        speaker_method=by_speaker.method if by_speaker else None,
     )
-
-
-def paired_difference(
-    counts_a: Counts, counts_b: Counts, *, seed: int = 0, samples: int = 1000
-) -> tuple[float, float, float]:
-    """Return (difference, low, high): rate a minus rate b in points, with its 95 % paired bootstrap interval.
-
-    Both systems are resampled by the same utterances, so what makes an utterance hard for both cancels; an
-    interval without 0 is a difference at that level (Bisani and Ney 2004, "Bootstrap estimates for confidence
-    intervals in ASR performance evaluation"). Rows of both (N, 4) arrays must be the same utterances; their
-    reference tokens may differ, where an utterance has several references.
-
-    Raises:
-        CorpusError: there is no utterance.
-    """
-    assert len(counts_a) == len(counts_b), f"{len(counts_a)} utterances against {len(counts_b)}"
-    _check_any(counts_a)
-    both = np.concatenate(
-        [_pairs(counts_a), _pairs(counts_b)], axis=1
-    )  # (N, 4): errors, tokens of a, then of b
-
-    def difference(sums: Sums) -> Sums:
-        return _ratio(sums[..., :2]) - _ratio(sums[..., 2:])
-
-    interval = _bootstrap(both, difference, seed, samples)
-    return float(difference(both.sum(axis=0))), interval.low, interval.high
-
-
-def _pairs(counts: Counts) -> Counts:
-    """(N, 2): errors and reference tokens of (N, 4) counts."""
-    return np.stack([counts[:, :3].sum(axis=1), counts[:, 3]], axis=1)
-
-
-def _ratio(sums: Sums) -> Sums:
-    """100 * errors / tokens of (..., 2) sums."""
-    rates: Sums = 100.0 * sums[..., 0] / sums[..., 1]
-    return rates
-
-
-def _check_any(counts: Counts) -> None:
-    if not len(counts):
-        raise CorpusError(
-            "0 utterances to score, expected at least 1; check the manifest of the test split"
-        )
-
-
-def _rate(
-    pairs: Counts, speakers: Sequence[str] | None, seed: int, samples: int
-) -> tuple[float, Interval, Interval | None]:
-    """100 * sum / sum of (N, 2) pairs, with its interval over utterances and, where possible, speakers."""
-    _check_any(pairs)
-    value = float(_ratio(pairs.sum(axis=0)))
-    over_utterances = _bootstrap(pairs, _ratio, seed, samples)
-    if speakers is None:
-        return value, over_utterances, None
-    assert len(speakers) == len(pairs), f"{len(speakers)} speakers for {len(pairs)} utterances"
-    names, owner = np.unique(np.asarray(speakers), return_inverse=True)
-    if len(names) < MIN_SPEAKERS:
-        return value, over_utterances, None
-    groups = np.zeros((len(names), 2), dtype=np.int64)
-    np.add.at(groups, owner, pairs)
-    return value, over_utterances, _bootstrap(groups, _ratio, seed, samples)
-
-
-def _bootstrap(
-    rows: Counts, statistic: Callable[[Sums], Sums], seed: int, samples: int
-) -> Interval:
-    """The percentile interval of a statistic of the sums (C,) of rows (N, C) that are drawn with replacement."""
-    generator = np.random.default_rng(seed)
-    number = len(rows)
-    rates = np.empty(samples)
-    step = max(1, CHUNK // number)
-    for start in range(0, samples, step):
-        draws = generator.integers(number, size=(min(step, samples - start), number))
-        rates[start : start + step] = statistic(
-            rows[draws].sum(axis=1)
-        )  # (step, N, C) -> (step, C) -> (step,)
-    tail = (100.0 - COVERAGE) / 2
-    low, high = np.percentile(rates, [tail, 100.0 - tail])
-    return Interval(low=float(low), high=float(high))

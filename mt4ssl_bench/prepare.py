@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from mt4ssl_bench import audio
+from mt4ssl_bench.audio_files import audio_files
 from mt4ssl_bench.checks import check_rows
 from mt4ssl_bench.corpus import SID_PREFIX, Corpus, write_corpus
 from mt4ssl_bench.errors import CorpusError
+from mt4ssl_bench.exclusions import ATTRIBUTES, Exclusions, has_all
+from mt4ssl_bench.file_state import on_disk
 from mt4ssl_bench.lexicon import Coverage, add_phones, open_lexicon
-from mt4ssl_bench.manifest import Row, audio_files, probe_files, read_table, refuse_duplicates
+from mt4ssl_bench.manifest import SILENCE, Row, probe_files, read_table, refuse_duplicates
 
 LOGGER = logging.getLogger(__name__)
 
@@ -26,17 +29,38 @@ def prepare_table(
     licence: str = "unknown",
     synthetic: bool = False,
     lexicon: Sequence[Path] = (),
+    partial: bool = False,
 ) -> Corpus:
     """Make a corpus from a TSV with the columns id, path and any of OPTIONAL; paths are relative to the manifest.
 
     Without a `split` column, splits are made: speaker-disjoint where there are at least 10 speakers. Without `phones`,
-    English texts get CMUdict's; `lexicon` files give any language's. Raises CorpusError naming row and problem, before
-    anything is written.
+    English texts get CMUdict's; `lexicon` files give any language's. `partial` leaves out rows with empty cells and
+    files that are missing or unreadable, counted in corpus.json.
+
+    Raises:
+        CorpusError: If a row cannot be used; the message names row and problem. Nothing is written.
     """
     rows = read_table(manifest)
-    found = list(probe_files(rows, skip=None, total=len(rows)))
-    name = name or manifest.resolve().parent.name
-    return _finish(out, found, lexicon=lexicon, name=name, licence=licence, synthetic=synthetic)
+    empty = [row for row in rows if row.unusable]
+    if empty and not partial:
+        assert empty[0].unusable is not None
+        reason, line = empty[0].unusable
+        raise CorpusError(
+            f"{manifest}, {line}: utterance '{empty[0].id}' has an empty "
+            f"{reason.removeprefix('no_')} ({len(empty)} of {len(rows)} rows have an empty cell); "
+            f"fill it in, write {SILENCE} as the text of an utterance in which nobody speaks, "
+            "or leave such rows out with --partial"
+        )
+    excluded, skipped = Exclusions(manifest), list[str]()
+    rows = excluded.usable(rows)
+    found = list(probe_files(rows, skip=skipped if partial else None, total=len(rows)))
+    if not found:
+        first = skipped[0] if skipped else excluded.first()
+        raise CorpusError(f"{manifest}: no row can be used: {first}")
+    return _finish(
+        out, found, lexicon=lexicon, name=name or manifest.resolve().parent.name,
+        notes=excluded.notes() | _excluded(skipped), licence=licence, synthetic=synthetic,
+    )  # fmt: skip
 
 
 def prepare_folder(folder: Path, out: Path, *, name: str = "", licence: str = "unknown") -> Corpus:
@@ -46,10 +70,10 @@ def prepare_folder(folder: Path, out: Path, *, name: str = "", licence: str = "u
     """
     if not folder.is_dir():
         raise CorpusError(f"{folder}: no such folder")
-    skipped = [
-        f"{file}: libsndfile reads no {file.suffix}" for file in audio_files(folder, audio.OTHER)
-    ]
-    files = list(audio_files(folder))
+    listed = list(audio_files(folder, audio.SUFFIXES | audio.OTHER))
+    files = [file for file in listed if file.suffix.lower() in audio.SUFFIXES]
+    others = [file for file in listed if file.suffix.lower() in audio.OTHER]
+    skipped = [f"{file}: libsndfile reads no {file.suffix}" for file in others]
     skipped += [
         f"{str(file)!a}: its name is not UTF-8; rename it" for file in files if not _is_text(file)
     ]
@@ -97,29 +121,35 @@ def prepare_rows(
 
     Args:
         source: where they come from, for messages.
-        partial: leave out files that are missing or unreadable, counted in corpus.json, instead of refusing them.
+        partial: leave out files that are missing or unreadable, and utterances that lack a text, phones or a speaker
+            that others of their split have; all are counted in corpus.json.
         phones_from: what made the rows' own phones.
 
-    A corpus without a `valid` split gets one out of `train`, by speaker. Raises CorpusError before anything is written.
+    Unusable rows (see Row) are always left out and counted. A corpus without a `valid` split gets one out of `train`,
+    by speaker. Raises CorpusError before anything is written.
     """
-    rows = list(rows)
+    rows, excluded = list(rows), Exclusions(source)
     if not rows:
         raise CorpusError(f"{source}: holds no utterance; is it the folder that was meant?")
+    rows = excluded.usable(rows)
     refuse_duplicates(rows, source)
     skipped: list[str] = []
     if not partial:
-        missing = [row for row in rows if not row.path.is_file()]
+        missing = [row for row in rows if not on_disk(row.path).is_file()]
         if missing:
             raise CorpusError(
                 f"{source}: {len(missing):,} of its {len(rows):,} audio files are missing, the first is "
                 f"{missing[0].path}; is this half an archive? --partial takes what is there"
             )
     found = list(probe_files(rows, skip=skipped if partial else None, total=len(rows)))
-    if not found:
+    if rows and not found:
         raise CorpusError(
             f"{source}: none of its {len(rows):,} audio files can be read; the first: {skipped[0]}"
         )
-    said = dict(notes or {}) | _excluded(skipped)
+    found = excluded.without_gaps(excluded.usable(found), partial=partial)
+    if not found:
+        raise CorpusError(f"{source}: no utterance can be used: {excluded.first()}")
+    said = dict(notes or {}) | excluded.notes() | _excluded(skipped)
     if "valid" not in {row.split for row in found} and any(row.split == "train" for row in found):
         found = _hold_out(found)
         said["valid"] = "held out of train here"
@@ -145,9 +175,7 @@ def _finish(
     **facts: Any,  # noqa: ANN401 - CorpusInfo's fields
 ) -> Corpus:
     """Add phones and splits, check what came of it, and write it."""
-    columns = {
-        field for field in ("speaker", "text", "phones") if all(getattr(row, field) for row in rows)
-    }
+    columns = {name for name in ATTRIBUTES if has_all(rows, name)}
     languages = sorted({row.language for row in rows} - {""})
     english = all(lang.startswith("en") for lang in languages or ["en"])
     said = dict(notes or {})
@@ -260,7 +288,7 @@ def _rank(key: str) -> str:
 def _digest(splits: dict[str, list[Row]]) -> str:
     digest = hashlib.sha256()
     lines = sorted(
-        f"{split}\t{row.id}\t{row.content}\t{row.text}\t{row.phones}\t{row.speaker}"
+        f"{split}\t{row.id}\t{row.content}\t{SILENCE if row.silent else row.text}\t{row.phones}\t{row.speaker}"
         for split, members in splits.items()
         for row in members
     )
@@ -306,11 +334,11 @@ def _cut(row: Row, root: Path) -> dict[str, Any]:
             "duration": row.samples / row.rate,
             "channel_ids": channels,
         },
-        "custom": {"content": row.content},
+        "custom": {"content": row.content, "bytes": row.bytes, "modified": row.modified},
         "type": "MultiCut" if len(channels) > 1 else "MonoCut",
     }
-    if row.text or row.speaker or row.phones:
-        said = {"text": row.text, "language": row.language, "speaker": row.speaker}
+    if row.text or row.speaker or row.phones or row.silent:
+        said = {"language": row.language, "speaker": row.speaker}
         cut["supervisions"] = [
             {
                 "id": row.id,
@@ -319,6 +347,7 @@ def _cut(row: Row, root: Path) -> dict[str, Any]:
                 "duration": duration,
                 "channel": cut["channel"],
             }
+            | ({"text": row.text} if row.text or row.silent else {})
             | {key: value for key, value in said.items() if value}
             | ({"custom": {"phones": row.phones}} if row.phones else {})
         ]

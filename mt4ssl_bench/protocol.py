@@ -14,8 +14,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mt4ssl_bench.audio import RATE
-from mt4ssl_bench.errors import UpstreamError
+from mt4ssl_bench.errors import UpstreamError, with_class
 from mt4ssl_bench.features import Upstream
+from mt4ssl_bench.passes import HUGE, broken_layers
 
 FRAMES_OFF = 3  # frames by which a count may differ from samples / stride: s3prl's own tolerance
 LEAK = 1e-3  # largest change of a hidden state by its batch, relative to the largest value
@@ -53,8 +54,7 @@ def check(upstream: Upstream) -> Iterator[Check]:
         try:
             found = run(upstream)
         except Exception as error:  # noqa: BLE001 - somebody else's model raises what it likes
-            reason = (str(error).splitlines() or [""])[0]
-            found = Check(name, "failed", "no exception", f"{type(error).__name__}: {reason}")
+            found = Check(name, "failed", "no exception", with_class(error))
         failed = found.outcome == "failed"
         yield found
 
@@ -163,13 +163,20 @@ def _frame_counts(upstream: Upstream) -> Check:
 
 
 def _finite(upstream: Upstream) -> Check:
-    bad = int((~torch.isfinite(upstream.extract(*_noise(1.0, SHORTEST)).layers)).sum())
-    silent = int(
-        (~torch.isfinite(upstream.extract(torch.zeros(1, RATE), torch.tensor([RATE])).layers)).sum()
-    )
-    got = f"{bad} values of noise and {silent} of silence are not"
+    inputs = {
+        "noise": _noise(1.0, SHORTEST),
+        "silence": (torch.zeros(1, RATE), torch.tensor([RATE])),
+    }
+    broken = []
+    for name, audio in inputs.items():
+        layers = upstream.extract(*audio).layers  # (L, B, T, D)
+        if text := broken_layers(layers.flatten(1, 2).transpose(0, 1)):
+            broken.append(f"of {name}, {text}")
     return Check(
-        "finite", "failed" if bad or silent else "ok", "finite values for noise and silence", got
+        "finite",
+        "failed" if broken else "ok",
+        f"finite values up to {HUGE:.2g} for noise and silence",
+        (broken or ["all of them"])[0],
     )
 
 

@@ -1,6 +1,6 @@
 """One record for people: metrics, sweep, layer weights, confusions, worst utterances; and sweeps side by side."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mt4ssl_bench.metrics import METRICS, confusions
-from mt4ssl_bench.results import Hypothesis, Result, digest, load, load_hypotheses
+from mt4ssl_bench.results import Hypothesis, Result, load, load_hypotheses
+from mt4ssl_bench.text import flat
 
 CONFUSED, WORST = 15, 5  # lines of a report
 BAR = 40  # characters of the largest layer weight's bar
@@ -37,7 +38,9 @@ def report(path: Path) -> RenderableType:
         _worst(rows),
     ]
     return Group(
-        Text(head, "bold"), *map(Text, lines), *(line for part in parts for line in (Text(), part))
+        _text(head, "bold"),
+        *map(_text, lines),
+        *(line for part in parts for line in (Text(), part)),
     )
 
 
@@ -45,13 +48,14 @@ def sweep_tables(results: Sequence[Result]) -> RenderableType:
     """Return every learning rate's main metric on valid, a table for each corpus and recipe; the chosen one is bold."""
     groups: defaultdict[tuple[str, ...], list[Result]] = defaultdict(list)
     for result in sorted(results, key=lambda result: result.created):
-        recipe = digest([result.recipe, result.task_version, result.mode])[:8]
+        recipe = result.identity.protocol[:8]
         groups[result.corpus["name"], result.corpus["digest"], result.recipe_name, recipe].append(
             result
         )
     tables: list[RenderableType] = []
     for (corpus, _, name, mark), members in sorted(groups.items()):
-        metric = METRICS[members[0].main_metric].label
+        main = METRICS.get(members[0].main_metric)
+        metric = main.label if main else members[0].main_metric
         seeds = "; a line for each seed" if any(len(result.seeds) > 1 for result in members) else ""
         grid = _table(
             f"{corpus}: {name} ({mark}), {metric} on valid by learning rate (at update){seeds}",
@@ -61,7 +65,7 @@ def sweep_tables(results: Sequence[Result]) -> RenderableType:
         for rate in rates:
             grid.add_column(Text(f"{rate:g}"), justify="right")
         for result in members:
-            grid.add_row(Text(result.upstream["name"]), *(_trials(result, rate) for rate in rates))
+            grid.add_row(_text(result.upstream["name"]), *(_trials(result, rate) for rate in rates))
         tables.append(grid)
     return Group(*tables)
 
@@ -94,44 +98,59 @@ def _metrics(result: Result) -> Table:
             "-"
             if score.speaker_low is None
             else f"[{score.speaker_low:.2f}, {score.speaker_high:.2f}]"
+            + _method(score.speaker_method)
         )
         edits = (score.substitutions, score.deletions, score.insertions, score.errors, score.total)
-        interval = f"[{score.low:.2f}, {score.high:.2f}]"
+        interval = f"[{score.low:.2f}, {score.high:.2f}]" + _method(score.method)
         grid.add_row(
-            *map(Text, (label, f"{score.value:.2f}", interval, speakers, *map(str, edits)))
+            *map(_text, (label, f"{score.value:.2f}", interval, speakers, *map(str, edits)))
         )
     return grid
+
+
+def _method(method: str | None) -> str:
+    return "" if method in {None, "bootstrap"} else f" {method}"
 
 
 def _layers(result: Result) -> RenderableType:
     if not result.layer_weights:
         return Text("no layer weights: the upstream was trained with the head")
-    grid = _table(
-        "learned weights of the hidden states (0: before the first layer)", "layer", "weight", ""
-    )
-    largest = max(result.layer_weights)
-    for layer, weight in enumerate(result.layer_weights):
-        grid.add_row(str(layer), f"{weight:.3f}", "█" * round(BAR * weight / largest))
-    return grid
+    title = "hidden states in the learned sum (0: before the first layer)"
+    norms = result.layer_norms
+    if not norms:
+        grid, shares = _table(title, "layer", "weight", ""), result.layer_weights
+        note = "weight: softmax weight; it is small for a loud layer, and this record has no norms"
+    else:
+        grid = _table(title, "layer", "weight", "mean norm", "weight x norm", "")
+        shares = [weight * norm for weight, norm in zip(result.layer_weights, norms, strict=True)]
+        note = (
+            "weight: softmax weight; weight x norm: size of the layer's part in the sum, "
+            "which compares layers (the bars)"
+        )
+    largest = max(shares) or 1.0
+    for layer, (weight, share) in enumerate(zip(result.layer_weights, shares, strict=True)):
+        numbers = [f"{weight:.3f}", *([f"{norms[layer]:.3g}", f"{share:.3g}"] if norms else [])]
+        grid.add_row(str(layer), *numbers, "█" * round(BAR * share / largest))
+    return Group(grid, _text(note))
 
 
 def _confused(result: Result, rows: Sequence[Hypothesis]) -> Table:
-    """The commonest errors: phonemes, words or speakers."""
-    pairs = [(row["reference"], row["hypothesis"]) for row in rows]
-    whole = result.main_metric == "acc"  # a speaker's name may hold spaces
-    found = (
-        Counter(pair for pair in pairs if pair[0] != pair[1])
-        if whole
-        else confusions(*zip(*pairs, strict=True))
-    )
-    what = {"phoneme": "phonemes", "asr": "words"}.get(result.task, f"{result.task}s")
+    """The commonest errors, in the tokens of the main metric."""
+    metric = METRICS.get(result.main_metric)
+    if metric is None or metric.tokens is None:
+        return _table(f"most confused: {result.main_metric} has no definition here")
+    references, hypotheses = zip(*((r["reference"], r["hypothesis"]) for r in rows), strict=True)
+    found = confusions(references, hypotheses, by=metric.tokens)
     grid = _table(
-        f"most confused {what} ({found.total()} errors)", "reference", "hypothesis", "times"
+        f"most confused {metric.noun or metric.tokens} ({found.total()} errors)",
+        "reference",
+        "hypothesis",
+        "times",
     )
     for (wanted, said), count in sorted(found.items(), key=lambda item: (-item[1], item[0]))[
         :CONFUSED
     ]:
-        grid.add_row(Text(wanted or "(inserted)"), Text(said or "(left out)"), str(count))
+        grid.add_row(_text(wanted or "(inserted)"), _text(said or "(left out)"), str(count))
     return grid
 
 
@@ -142,7 +161,7 @@ def _worst(rows: Sequence[Hypothesis]) -> Table:
         counts = f"{row['substitutions']}/{row['deletions']}/{row['insertions']}"
         grid.add_row(
             *map(
-                Text,
+                _text,
                 (
                     row["id"],
                     counts,
@@ -155,8 +174,12 @@ def _worst(rows: Sequence[Hypothesis]) -> Table:
     return grid
 
 
+def _text(text: str, style: str = "") -> Text:
+    return Text(flat(text), style)
+
+
 def _table(title: str, *headings: str) -> Table:
-    grid = Table(title=Text(title), title_justify="left", title_style="bold")
+    grid = Table(title=_text(title), title_justify="left", title_style="bold")
     for number, heading in enumerate(headings):
         grid.add_column(Text(heading), justify="left" if not number or heading in LEFT else "right")
     return grid

@@ -5,22 +5,33 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
+import numpy as np
+
+from mt4ssl_bench import scheme1
 from mt4ssl_bench.errors import CheckpointError
 from mt4ssl_bench.files import write_text
+from mt4ssl_bench.intervals import Counts, score_interval
 from mt4ssl_bench.metrics import Score
+from mt4ssl_bench.settings import Settings
 
 SCHEMA = (
     1  # raised when a field changes its meaning; older records are then refused, not guessed at
 )
 
 
+SCHEME = 2  # of identities; raised when they are made in another way
+
+
 class UpstreamRecord(TypedDict):
-    """The model that was measured; `parameters` is their number, `stride` samples per frame."""
+    """The model that was measured; `parameters` is their number, `stride` samples per frame.
+
+    `former` are its fingerprints of scheme 1, where records of it may have those.
+    """
 
     name: str
     fingerprint: str
@@ -28,6 +39,7 @@ class UpstreamRecord(TypedDict):
     num_layers: int
     dim: int
     stride: int
+    former: NotRequired[list[str]]
 
 
 class SplitRecord(TypedDict):
@@ -61,10 +73,7 @@ class Trial(TypedDict):
 
 
 class Hypothesis(TypedDict):
-    """What was decoded for one test utterance, with its edit counts in the main metric's tokens.
-
-    `reference` is what it is scored against: with pronunciations=all, the one nearest to `hypothesis`.
-    """
+    """What was decoded for one test utterance, with its edit counts in the main metric's tokens."""
 
     id: str
     speaker: str | None
@@ -75,15 +84,44 @@ class Hypothesis(TypedDict):
     insertions: int
     tokens: int
     with_lm: NotRequired[str]  # decoded with a language model
-    with_lm_reference: NotRequired[str]  # the reference nearest to `with_lm`, where it is another
+    with_lm_reference: NotRequired[str]  # only in old records with pronunciations=all
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What a record is found by: `key` is its digest.
+
+    `settings` are what task and mode read and differs from the defaults. The names of upstream and corpus are left
+    out: the same weights under another name are the same model.
+    """
+
+    fingerprint: str
+    corpus: str  # digest
+    recipe: str  # name
+    task: str
+    version: int
+    mode: str
+    settings: Settings
+    limit: int | None
+
+    @property
+    def key(self) -> str:
+        """Return 16 hex digits."""
+        return digest([SCHEME, dataclasses.asdict(self)])
+
+    @property
+    def protocol(self) -> str:
+        """Return a digest of what two records must share besides corpus and recipe name to be compared."""
+        return digest([self.task, self.version, self.mode, self.settings])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
     """Everything that a row of the leaderboard needs, and what is needed to repeat it.
 
-    The first of `metrics` is the main one, named by `main_metric`. `recipe` is fully resolved; `sweep` holds
-    every learning rate and seed that was tried. `limit` is the number of utterances of a dry run, which is
+    The first of `metrics` is the main one, named by `main_metric`. `recipe` is all that task and mode read, fully
+    resolved, `settings` what of it differs from the defaults and identifies the record under its `scheme`; `sweep`
+    holds every learning rate and seed that was tried. `limit` is the number of utterances of a dry run, which is
     never ranked, or None. `wall_seconds` is by stage, `created` an ISO time in UTC.
 
     Raises CheckpointError when the main metric is not the first of the metrics.
@@ -109,9 +147,13 @@ class Result:
     wall_seconds: dict[str, float]
     counts: dict[str, int]
     created: str
+    # mean L2 norm of each hidden state where the head read it; empty in older records
+    layer_norms: list[float] = dataclasses.field(default_factory=list)
     lm_weights: dict[str, float] = dataclasses.field(
         default_factory=dict
     )  # of decoding with a language model
+    scheme: int = 1  # records of scheme 1 do not have the field
+    settings: Settings = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if next(iter(self.metrics), None) != self.main_metric:
@@ -121,14 +163,24 @@ class Result:
 
     @property
     def key(self) -> str:
-        """The key() of this record's own fields."""
-        return key(
-            self.upstream["fingerprint"],
-            self.corpus["digest"],
-            self.recipe_name,
-            self.recipe,
-            self.task_version,
-            self.limit,
+        """The key under which this record's evaluation looks for it."""
+        if self.scheme > 1:
+            return self.identity.key
+        return former_key(self.identity, self.recipe)
+
+    @property
+    def identity(self) -> Identity:
+        """The identity of scheme 2, whatever the record's own scheme."""
+        old = self.scheme == 1
+        return Identity(
+            fingerprint=self.upstream["fingerprint"],
+            corpus=self.corpus["digest"],
+            recipe=self.recipe_name,
+            task=self.task,
+            version=self.task_version,
+            mode=self.mode,
+            settings=scheme1.settings(self.task, self.recipe) if old else self.settings,
+            limit=self.limit,
         )
 
 
@@ -143,22 +195,10 @@ def digest(value: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def key(
-    upstream_fingerprint: str,
-    corpus_digest: str,
-    recipe_name: str,
-    recipe: Mapping[str, Any],
-    task_version: int,
-    limit: int | None,
-) -> str:
-    """Return what names a record by content (16 hex digits), so that a second evaluate finds the first's.
-
-    The upstream's name is left out: the same weights under another name are the same model. Keep out of
-    `recipe` what says only where (paths, device), or the same evaluation gets two keys.
-    """
-    return digest(
-        [upstream_fingerprint, corpus_digest, recipe_name, dict(recipe), task_version, limit]
-    )
+def former_key(identity: Identity, recipe: Mapping[str, Any]) -> str:
+    """Return the key that a record of scheme 1 has; `recipe` is as scheme1.recipe() returns it."""
+    parts = (identity.recipe, dict(recipe), identity.version, identity.limit)
+    return digest([identity.fingerprint, identity.corpus, *parts])
 
 
 def record_path(result: Result, folder: Path) -> Path:
@@ -198,7 +238,11 @@ def load(path: Path) -> Result:
             '"mt4ssl-bench evaluate" again'
         )
     try:
-        values["metrics"] = {name: Score(**score) for name, score in values["metrics"].items()}
+        utterances = values["counts"].get("test_utterances")
+        values["metrics"] = {
+            name: Score(**_with_width(score, utterances))
+            for name, score in values["metrics"].items()
+        }
         for field, kind in (("upstream", UpstreamRecord), ("corpus", CorpusRecord)):
             missing = kind.__required_keys__ - values[field].keys()
             if missing:
@@ -208,18 +252,54 @@ def load(path: Path) -> Result:
         raise _damaged(path, f"{type(error).__name__}: {error}") from None
 
 
+def record_paths(folder: Path) -> list[Path]:
+    """Return the files of a folder's records, in order of file name."""
+    return sorted(folder.glob("*.json"))
+
+
 def load_all(folder: Path) -> list[Result]:
     """Read every record of a folder, in order of file name; empty where there is none.
 
     Raises CheckpointError for a damaged one: a leaderboard that silently loses rows would be wrong.
     """
-    return [load(path) for path in sorted(folder.glob("*.json"))]
+    return [load(path) for path in record_paths(folder)]
+
+
+def _with_width(score: dict[str, Any], utterances: int | None) -> dict[str, Any]:
+    """Give an interval to an older record's bootstrap that has no width (all utterances alike)."""
+    if "method" in score or score["low"] != score["high"] or not utterances:
+        return score
+    interval = score_interval(score["value"], utterances)
+    return {**score, "low": interval.low, "high": interval.high, "method": interval.method}
+
+
+def one_model_each(records: Iterable[Result]) -> list[Result]:
+    """Return the records with one fingerprint for each model: that of scheme 2, where a record lists it as former."""
+    records = list(records)
+    now = {
+        former: record.upstream["fingerprint"]
+        for record in records
+        for former in record.upstream.get("former", [])
+    }
+
+    def renamed(record: Result) -> Result:
+        mark = record.upstream["fingerprint"]
+        if record.scheme > 1 or mark not in now:
+            return record
+        return dataclasses.replace(record, upstream={**record.upstream, "fingerprint": now[mark]})
+
+    return [renamed(record) for record in records]
 
 
 def find(folder: Path, key: str) -> Result | None:
-    """Return the record with this key(), the newest where there are several, or None."""
-    records = [load(path) for path in sorted(folder.glob(f"*-{key}.json"))]
+    """Return the record with this key, the newest where there are several, or None."""
+    records = [load(path) for path in paths(folder, key)]
     return max(records, key=lambda record: record.created, default=None)
+
+
+def paths(folder: Path, key: str) -> list[Path]:
+    """Return the files of the records with this key."""
+    return sorted(folder.glob(f"*-{key}.json"))
 
 
 def hypotheses_path(path: Path) -> Path:
@@ -240,6 +320,17 @@ def load_hypotheses(path: Path) -> list[Hypothesis]:
             raise _damaged(path, f"line {len(rows) + 1} lacks {', '.join(sorted(missing))}")
         rows.append(row)
     return rows
+
+
+def stored_counts(rows: Sequence[Hypothesis]) -> Counts:
+    """Return the error counts (N, 4) of the hypotheses, in the tokens of their record's main metric."""
+    return np.array(
+        [
+            (row["substitutions"], row["deletions"], row["insertions"], row["tokens"])
+            for row in rows
+        ],
+        dtype=np.int64,
+    ).reshape(-1, 4)
 
 
 def _plain(value: object) -> object:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mt4ssl_bench.errors import ConfigError, UpstreamError
 from mt4ssl_bench.registry import hint
+from mt4ssl_bench.wheels import import_torchaudio
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -49,7 +50,8 @@ def run(arguments: Sequence[str]) -> None:
 def bridge() -> None:
     """Put back in this process what s3prl's programs import; see above."""
     import huggingface_hub
-    import torchaudio
+
+    torchaudio: Any = import_torchaudio("s3prl's programs")
 
     for name in ("HfFolder", "Repository"):
         if not hasattr(huggingface_hub, name):

@@ -20,7 +20,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from mt4ssl_bench.cuts import DAMAGE, Lazy
-from mt4ssl_bench.errors import CorpusError
+from mt4ssl_bench.errors import CorpusError, first_line
 from mt4ssl_bench.order import STREAMS, WINDOW
 
 LOGGER = logging.getLogger(__name__)
@@ -180,8 +180,7 @@ def open_any(where: str) -> Any:  # noqa: ANN401 - a file that can be read and c
         try:
             return open_best(where, "rb")
         except (ImportError, NotImplementedError, ValueError) as error:
-            reason = str(error).splitlines()[0]
             raise CorpusError(
-                f"{where}: {reason}; all but http(s) needs smart_open: pip install 'smart_open[s3]'"
+                f"{where}: {first_line(error)}; all but http(s) needs smart_open: pip install 'smart_open[s3]'"
             ) from None
     return Path(where).open("rb")

@@ -11,12 +11,13 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from filelock import FileLock, Timeout
 
+from mt4ssl_bench import bounds
 from mt4ssl_bench.errors import BenchError, CheckpointError
 from mt4ssl_bench.feature_file import (
     FeatureSet,
@@ -24,10 +25,14 @@ from mt4ssl_bench.feature_file import (
     Precision,
     StoredFeatures,
     Writer,
+    decode,
+    encode_named,
     read_header,
 )
 from mt4ssl_bench.features import Upstream
+from mt4ssl_bench.file_state import require_unchanged
 from mt4ssl_bench.passes import Crops, Pass, Values
+from mt4ssl_bench.settings import NEVER
 
 LOGGER = logging.getLogger(__name__)
 GIB = 2**30
@@ -40,7 +45,9 @@ class StoreConfig:
     """Where frozen features are kept and how much disk they may take."""
 
     precision: Precision = "fp16"  # int8: with a scale for each frame of each layer
-    limit_gb: float = 20.0  # of all entries together; the ones unused for longest go first
+    limit_gb: float = field(default=20.0, metadata=NEVER)  # of all entries; the unused ones go
+
+    BOUNDS: ClassVar[bounds.Bounds] = {bounds.NOT_NEGATIVE: "limit_gb"}
 
 
 @dataclass(frozen=True)
@@ -55,9 +62,13 @@ class Entry:
 
 
 class LiveFeatures(FeatureSet):
-    """Features that are not kept: every rows() runs the upstream over those utterances once more."""
+    """Features that are not kept: every rows() runs the upstream over those utterances once more.
 
-    def __init__(self, work: Pass, cuts: Sequence[Any]) -> None:
+    They are rounded as stored ones are, so that the room on a disk does not move a score.
+    """
+
+    def __init__(self, work: Pass, cuts: Sequence[Any], precision: Precision) -> None:
+        self.precision = precision
         self.layers, self.dim = work.upstream.num_layers, work.upstream.dim
         self._work, self._cuts = work, {cut.id: cut for cut in cuts}
 
@@ -66,7 +77,8 @@ class LiveFeatures(FeatureSet):
         made = dict(
             pair for batch in self._work([self._cuts[name] for name in names]) for pair in batch
         )
-        return [made[name] for name in names]
+        stored = [encode_named(name, made[name], self.precision) for name in names]
+        return [decode(one, self.precision) for one in stored]
 
     def count(self, name: str) -> int:
         """See FeatureSet.count; frames are what the duration says, which may be one off."""
@@ -101,12 +113,17 @@ class FeatureStore:
     def features(
         self, work: Pass, digest: str, split: str, cuts: Sequence[Any], *, corpus: str = ""
     ) -> FeatureSet:
-        """Return what a pass makes of the cuts, from the store where it is there."""
+        """Return what a pass makes of the cuts, from the store where it is there.
+
+        Raises AudioChangedError for a cut whose file is not the one that was prepared.
+        """
+        for cut in cuts:
+            require_unchanged(cut)
         upstream = work.upstream
         header = header_of(work, cuts, digest, split, self.config.precision, corpus)
         members = hashlib.sha256("\n".join(sorted(cut.id for cut in cuts)).encode()).hexdigest()[:8]
-        folder = self.root / f"{upstream.fingerprint}-{digest}-{header.precision}"
-        file = folder / f"{split}.{work.kind}-{members}.bin"
+        folder, name = f"{digest}-{header.precision}", f"{split}.{work.kind}-{members}.bin"
+        file = self._place(upstream, folder, name)
         names = {cut.id for cut in cuts}
 
         def remake(
@@ -123,7 +140,7 @@ class FeatureStore:
                         self._make_room(file, need)
                     except NoRoom as error:
                         LOGGER.warning("%s", _cost(error, header, need))
-                        return LiveFeatures(work, cuts)
+                        return LiveFeatures(work, cuts, header.precision)
                     self._write(file, header, work, cuts)
         with suppress(OSError):  # a store of somebody else's may be read all the same
             os.utime(file.with_suffix(".index"))
@@ -134,6 +151,25 @@ class FeatureStore:
             with _locked(self.root, file, f"features of {split}"):
                 _remove(file)
             return self.features(work, digest, split, cuts, corpus=corpus)
+
+    def _place(self, upstream: Upstream, folder: str, name: str) -> Path:
+        """Return the file of an entry, under an earlier release's fingerprint where it is there."""
+        file = self.root / f"{upstream.fingerprint}-{folder}" / name
+        if _whole(file):
+            return file
+        for mark in getattr(upstream, "former", ()):
+            old = self.root / f"{mark}-{folder}" / name
+            if _whole(old):
+                return old
+        for mark in getattr(upstream, "insufficient", ()):
+            old = self.root / f"{mark}-{folder}" / name
+            if _whole(old):
+                LOGGER.warning(
+                    "%s: not used, its fingerprint %s did not cover all settings of %s; "
+                    "computing the features again",
+                    old, mark, upstream.name,
+                )  # fmt: skip
+        return file
 
     def _write(self, file: Path, header: Header, work: Pass, cuts: Sequence[Any]) -> None:
         try:

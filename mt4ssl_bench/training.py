@@ -1,25 +1,25 @@
-"""fit(): the only training loop; repeating an interrupted run continues it from its last checkpoint, exactly."""
+"""The training loop, the only one; an interrupted run continues from its last checkpoint, exactly."""
 
-import json
 import logging
 import math
+import random
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mt4ssl_bench import checkpoint, runlog
+from mt4ssl_bench import runlog
 from mt4ssl_bench.batching import Place, Stream
 from mt4ssl_bench.console import progress
 from mt4ssl_bench.distributed import ALONE, World
 from mt4ssl_bench.errors import CheckpointError, TrainingError
-from mt4ssl_bench.files import alone
 from mt4ssl_bench.optim import OptimConfig, build_optimizer, factor, set_rates
+from mt4ssl_bench.run_folder import RunFolder
 from mt4ssl_bench.stopping import polite_stop
 
 LOGGER = logging.getLogger(__name__)
@@ -65,12 +65,52 @@ class StepLoss:
 
 @dataclass(frozen=True, kw_only=True)
 class FitReport:
-    """What fit() did: `finished` is False after a polite stop, `best` and `last` hold what validate returned."""
+    """The end of a run: `finished` is False after a polite stop; `validations` hold what validate returned."""
 
     steps: int
     seconds: float
     finished: bool
     validations: list[dict[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """Where a training calls its owner.
+
+    Args:
+        after_step: completed updates, log values (only where logged) -> extra log values; may
+            raise TrainingError.
+        validate: completed updates -> values for the log, the same in every process.
+        diverged: number of completed updates, numbers of the parameter groups whose gradient is
+            not finite: these stay as they are in this update. Without it, such a gradient stops
+            the run before any weights move.
+        state: what the owner needs to continue, stored in the checkpoint beside the run's own.
+        restore: takes a stored checkpoint back, before the first update.
+    """
+
+    after_step: Callable[[int, Mapping[str, float]], Mapping[str, float]] | None = None
+    validate: Callable[[int], dict[str, float]] | None = None
+    diverged: Callable[[int, Collection[int]], None] | None = None
+    state: Callable[[], Mapping[str, Any]] = dict
+    restore: Callable[[Mapping[str, Any]], None] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaling:
+    """Processes and precision of a run.
+
+    Args:
+        world: the processes that share each update.
+        no_sync: holds their gradients apart until an update's last batch.
+        scaler: scales the loss, for fp16; an update whose gradient overflows is tried again on
+            the next batches.
+    """
+
+    world: World = ALONE
+    no_sync: Callable[[], AbstractContextManager[object]] = nullcontext
+    scaler: torch.amp.GradScaler = field(
+        default_factory=lambda: torch.amp.GradScaler("cpu", enabled=False)
+    )
 
 
 class Fit(Generic[B]):
@@ -81,16 +121,10 @@ class Fit(Generic[B]):
         batches: what it is trained on, this process's share; batching.endless() makes a stream of epochs.
         loss: batch, completed updates, batch number within the update (over all processes) -> StepLoss.
         optim, config: see their classes.
-        groups: parameter groups with rates of their own; default: all trainable parameters in one, whose gradient
-            must be finite.
-        run: folder for checkpoint.pt and log.jsonl; None keeps nothing.
-        meta: stored in the checkpoint; a run folder whose meta differs is refused, but for the dotted keys in `free`.
-            Its "config" is kept as config.json too.
-        after_step: completed updates, log values (only where logged) -> extra log values; may raise TrainingError.
-        validate: completed updates -> values for the log, the same in every process.
+        groups: parameter groups with rates of their own; default: all trainable parameters in one.
+        folder: for checkpoint and log; None keeps nothing, and takes no polite stop.
+        hooks, scaling: see their classes.
         title: what the progress bar says.
-        world: the processes that share each update; `no_sync` holds their gradients apart until its last batch.
-        scaler: scales the loss, for fp16; an update whose gradient overflows is tried again on the next batches.
     """
 
     def __init__(
@@ -102,41 +136,23 @@ class Fit(Generic[B]):
         config: FitConfig,
         *,
         groups: list[dict[str, Any]] | None = None,
-        run: Path | None = None,
-        meta: Mapping[str, Any] | None = None,
-        free: Collection[str] = (),
-        after_step: Callable[[int, Mapping[str, float]], Mapping[str, float]] | None = None,
-        validate: Callable[[int], dict[str, float]] | None = None,
+        folder: RunFolder | None = None,
+        hooks: Hooks | None = None,
+        scaling: Scaling | None = None,
         title: str = "train",
-        world: World = ALONE,
-        no_sync: Callable[[], AbstractContextManager[object]] = nullcontext,
-        scaler: torch.amp.GradScaler | None = None,
     ) -> None:
-        self.model, self.batches, self.loss, self.optim, self.config = (
-            model,
-            batches,
-            loss,
-            optim,
-            config,
-        )
-        self.run, self.meta, self.free, self.world, self.no_sync = (
-            run,
-            dict(meta or {}),
-            free,
-            world,
-            no_sync,
-        )
-        self.after_step, self.validate, self.title = after_step, validate, title
-        self.scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
-        self.guarded = groups is None
+        self.model, self.batches, self.loss = model, batches, loss
+        self.optim, self.config, self.folder, self.title = optim, config, folder, title
+        self.hooks, scaling = hooks or Hooks(), scaling or Scaling()
+        self.world, self.no_sync, self.scaler = scaling.world, scaling.no_sync, scaling.scaler
         groups = groups or [{"params": [p for p in model.parameters() if p.requires_grad]}]
         self.optimizer = build_optimizer(groups, optim)
         self.step, self.place = 0, Place()
         self.validations: list[dict[str, float]] = []
 
     def __call__(self) -> FitReport:
-        """Train to config.steps, from the run folder's checkpoint if there is one; nobody else trains there then."""
-        with alone(self.run) if self.run and self.world.main else nullcontext():
+        """Train to config.steps, from the folder's checkpoint if there is one; nobody else trains there then."""
+        with self.folder.alone() if self.folder and self.world.main else nullcontext():
             self._resume()
             return self._train()
 
@@ -145,15 +161,19 @@ class Fit(Generic[B]):
         window = runlog.Window()
         with (
             progress(self.title, self.config.steps, start=self.step) as advance,
-            polite_stop() if self.run else nullcontext(lambda: False) as stopped,
+            polite_stop() if self.folder else nullcontext(lambda: False) as stopped,
         ):
             while self.step < self.config.steps and not self.world.any(stopped()):
                 values = self._update(source, window)
                 advance(1, "  ".join(f"{k} {v:.3g}" for k, v in list(values.items())[:3]))
-                if self.validate and (self.step % self.config.validate_every == 0 or self._ended()):
-                    self._log(found := {"step": self.step, **self.validate(self.step)})
+                due = self.step % self.config.validate_every == 0 or self._ended()
+                if self.hooks.validate and due:
+                    found = {"step": self.step, **self.hooks.validate(self.step)}
                     self.validations.append(found)
-                if self.step % self.config.save_every == 0 or self._ended():
+                    self._log(found)
+                if self.folder and self.folder.due(
+                    self.step, every=self.config.save_every, last=self._ended()
+                ):
                     self._save()
             if not self._ended():
                 self._save()
@@ -176,7 +196,7 @@ class Fit(Generic[B]):
         values = {}
         if self.step % self.config.log_every == 0 or self.step == 1 or self._ended():
             values = {**window.take(self.world), "lr": self.optimizer.param_groups[0]["lr"]}
-        extra = self.after_step(self.step, values) if self.after_step else {}
+        extra = self.hooks.after_step(self.step, values) if self.hooks.after_step else {}
         if values:
             values.update(extra)
             self._log({"step": self.step, "epoch": self.place.epoch, **values})
@@ -188,7 +208,7 @@ class Fit(Generic[B]):
         for micro in range(self.config.accumulate):
             number = micro * self.world.size + self.world.rank
             # dropout depends on the update and the batch alone: resuming is exact, and any number of processes agree
-            torch.manual_seed(self.config.seed + self.step + SEED_STRIDE * number)
+            seed_all(self.config.seed + self.step + SEED_STRIDE * number)
             with window.waiting():
                 self.place, batch = next(source)
             with nullcontext() if micro == last else self.no_sync():
@@ -202,30 +222,19 @@ class Fit(Generic[B]):
         """Scale the gradients to a mean per count over all processes, clip them, and move the parameters.
 
         Returns False, with nothing moved, where fp16 has overflowed. Raises TrainingError, in every process, for a
-        loss or gradient that is not finite otherwise.
+        loss or gradient that is not finite otherwise, unless the owner takes groups that diverge.
         """
         self.scaler.unscale_(self.optimizer)
         groups = [
             [p.grad for p in group["params"] if p.grad is not None]
             for group in self.optimizer.param_groups
         ]
-        sizes = [nn.utils.get_total_norm(grads) for grads in groups if grads]
-        found = torch.stack(
-            [*(part.total.float() for part in parts), *sizes]
-        ).tolist()  # the update's one wait
-        losses, norms = found[: len(parts)], found[len(parts) :]
-        good = all(
-            map(math.isfinite, losses if self.scaler.is_enabled() or not self.guarded else found)
-        )
-        count, bad = self.world.sum(sum(part.count for part in parts), not good)
-        if bad:
-            self._refuse(parts, losses)
+        losses, norms = _to_host(parts, groups)
+        count = self._check(parts, losses, norms)
         scale = self.world.size / max(count, 1)  # the processes' gradients come as their mean
-        for grads, norm in zip([grads for grads in groups if grads], norms, strict=True):
-            limit = (
-                self.optim.clip_norm / (norm * scale + 1e-6) if self.optim.clip_norm > 0 else 1.0
-            )
-            torch._foreach_mul_(grads, scale * min(limit, 1.0))
+        for grads, norm in zip(groups, norms, strict=True):
+            if grads and (math.isfinite(norm) or self.scaler.is_enabled()):
+                torch._foreach_mul_(grads, scale * self._shrink(norm * scale))
         before = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -235,6 +244,30 @@ class Fit(Generic[B]):
                 f"{self.title}: fp16 overflows at update {self.step}; fit.autocast=bf16 does not"
             )
         return bool(self.scaler.get_scale() >= before)
+
+    def _shrink(self, norm: float) -> float:
+        """Return the factor that clips a gradient of this norm."""
+        limit = self.optim.clip_norm
+        return min(limit / (norm + 1e-6), 1.0) if limit > 0 else 1.0
+
+    def _check(
+        self, parts: Sequence[StepLoss], losses: Sequence[float], norms: Sequence[float]
+    ) -> float:
+        """Return the count of all processes' losses; raises TrainingError in all of them for one that is not finite."""
+        broken = [number for number, norm in enumerate(norms) if not math.isfinite(norm)]
+        if self.scaler.is_enabled():  # it skips an update whose gradient overflows
+            broken = []
+        elif broken and self.hooks.diverged:
+            self.hooks.diverged(self.step, broken)
+            for number in broken:
+                for parameter in self.optimizer.param_groups[number]["params"]:
+                    parameter.grad = None
+            broken = []
+        bad = bool(broken) or not all(map(math.isfinite, losses))
+        count, bad_somewhere = self.world.sum(sum(part.count for part in parts), bad)
+        if bad_somewhere:
+            self._refuse(parts, losses)
+        return count
 
     def _refuse(self, parts: Sequence[StepLoss], losses: Sequence[float]) -> None:
         mine = [(loss, part.ids) for loss, part in zip(losses, parts, strict=True)]
@@ -248,14 +281,15 @@ class Fit(Generic[B]):
         )
 
     def _log(self, values: Mapping[str, float]) -> None:
-        if self.run is not None and self.world.main:
-            runlog.write(self.run / "log.jsonl", values)
+        if self.folder is not None and self.world.main:
+            self.folder.log(values)
 
     def _save(self) -> None:
-        if self.run is None or not self.world.main:
+        if self.folder is None or not self.world.main:
             return
-        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-        place = {
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "epoch": self.place.epoch,
             "position": self.place.position,
@@ -263,52 +297,42 @@ class Fit(Generic[B]):
             "scaler": self.scaler.state_dict(),
             "shares": self._shares(),
         }
-        checkpoint.save({**self.meta, **state, **place}, self.run / "checkpoint.pt")
+        self.folder.save({**state, **self.hooks.state()})
 
     def _shares(self) -> list[int]:
         return [self.world.size, self.config.accumulate]
 
     def _resume(self) -> None:
-        if self.run is None:
+        if self.folder is None:
             return
-        if (self.run / "checkpoint.pt").exists():
-            self._load(checkpoint.load(self.run / "checkpoint.pt"), self.run)
-        elif self.world.main:
-            (self.run / "log.jsonl").unlink(
-                missing_ok=True
-            )  # of a run that ended before its first checkpoint
-        if self.world.main and "config" in self.meta:
-            runlog.replace(
-                self.run / "config.json", json.dumps(self.meta["config"], indent=1) + "\n"
-            )
+        with self.folder.continuing():
+            stored = self.folder.load()
+            if stored is not None:
+                self._load(stored, self.folder)
+        if self.world.main:
+            self.folder.begin(self.step)
         steps = self.world.gather(self.step)
         if len(set(steps)) > 1:
             raise CheckpointError(
-                f"{self.run}: the processes find updates {steps} there; --out must be one folder, seen by all machines"
+                f"{self.folder.path}: the processes find updates {steps} there; "
+                "--out must be one folder, seen by all machines"
             )
 
-    def _load(self, stored: Mapping[str, Any], run: Path) -> None:
-        for key, value in self.meta.items():
-            changed = _difference(stored.get(key), value, key, self.free)
-            if changed:
-                raise CheckpointError(
-                    f"{run}: holds a run with other settings ({changed.removeprefix('config.')}); "
-                    "choose another --out, or repeat its own"
-                )
-        missing = {"optimizer", "scaler", "step", "epoch", "position", "shares"} - stored.keys()
-        if missing:
-            raise CheckpointError(
-                f"{run}: holds a model but not the state of its training ({', '.join(sorted(missing))}); "
-                f"choose another --out, with init={run} to start from its weights"
-            )
+    def _load(self, stored: Mapping[str, Any], folder: RunFolder) -> None:
+        """Take a stored state; raises CheckpointError, with nothing taken, if it is of another model."""
+        changed = _misfit(stored["model"], self.model) or _resized(stored, self.optimizer)
+        if changed:
+            raise folder.error(f"holds a run of another model ({changed})", "choose another --out")
+        if self.hooks.restore:
+            self.hooks.restore(stored)
         self.model.load_state_dict(stored["model"])
         self.optimizer.load_state_dict(stored["optimizer"])
         self.scaler.load_state_dict(stored["scaler"])
         self.step, self.place = stored["step"], Place(stored["epoch"], stored["position"])
         self.validations = list(stored["validations"])
-        if self.world.main:
-            runlog.trim(run / "log.jsonl", self.step)
-        LOGGER.info("%s: continuing from update %d of %d", run, self.step, self.config.steps)
+        LOGGER.info(
+            "%s: continuing from update %d of %d", folder.path, self.step, self.config.steps
+        )
         if stored["shares"] != self._shares():
             LOGGER.info(
                 "processes x fit.accumulate: %d x %d before update %d, %d x %d from here on",
@@ -316,14 +340,37 @@ class Fit(Generic[B]):
             )  # fmt: skip
 
 
-def _difference(old: object, new: object, name: str, free: Collection[str]) -> str | None:
-    """Name the first key at which two nested containers differ, but for the free ones."""
-    if name in free or old == new:
-        return None
-    if isinstance(old, dict) and isinstance(new, dict):
-        found = (
-            _difference(old.get(k), new.get(k), f"{name}.{k}", free)
-            for k in sorted({*old, *new}, key=str)
-        )
-        return next(filter(None, found), None)
-    return f"{name}: {old} there, {new} here"
+def seed_all(seed: int) -> None:
+    """Seed the generators that a model may draw from in its forward pass, other people's models included."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - s3prl's models drop layers by the global generator
+    random.seed(seed)
+
+
+def _to_host(
+    parts: Sequence[StepLoss], groups: Sequence[Sequence[Tensor]]
+) -> tuple[list[float], list[float]]:
+    """Return the losses, and each group's gradient norm (0 where it has none): the update's one wait."""
+    sizes = {n: nn.utils.get_total_norm(grads) for n, grads in enumerate(groups) if grads}
+    values = torch.stack([*(part.total.float() for part in parts), *sizes.values()]).tolist()
+    norms = dict(zip(sizes, values[len(parts) :], strict=True))
+    return values[: len(parts)], [norms.get(number, 0.0) for number in range(len(groups))]
+
+
+def _misfit(stored: Mapping[str, Tensor], model: nn.Module) -> str | None:
+    """Name the first weight that a stored model and this one do not share."""
+    ours = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    theirs = {name: list(tensor.shape) for name, tensor in stored.items()}
+    for name in sorted({*ours, *theirs}):
+        there, here = theirs.get(name, "none"), ours.get(name, "none")
+        if there != here:
+            return f"{name}: {there} there, {here} here"
+    return None
+
+
+def _resized(stored: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> str | None:
+    ours, theirs = (
+        [len(group["params"]) for group in state["param_groups"]]
+        for state in (optimizer.state_dict(), stored["optimizer"])
+    )
+    return None if ours == theirs else f"parameters by group: {theirs} there, {ours} here"

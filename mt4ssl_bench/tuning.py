@@ -3,15 +3,22 @@
 Shapes: L hidden states, B batch, N samples, T frames, D dimension.
 """
 
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor, nn
 
-from mt4ssl_bench.errors import UpstreamError
+from mt4ssl_bench import bounds
+from mt4ssl_bench.errors import UpstreamError, first_line
 from mt4ssl_bench.features import Features, S3PRLUpstream, Upstream
 from mt4ssl_bench.registry import Registry
+from mt4ssl_bench.settings import NEVER
+
+LAYER: bounds.Bound = (
+    "weighted, or the number of a hidden state",
+    lambda name: name == "weighted" or name.removeprefix("-").isdecimal(),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +48,19 @@ class TuneConfig:
         0.5  # masked spans of dimensions, which become zero over the whole utterance
     )
     channel_length: int = 64
-    workers: int = 0  # loader processes; 0 reads audio in the trainer itself
-    cache_hours: float = (
-        1.0  # with workers=0, keep this much decoded audio in memory (230 MB per hour)
-    )
+    workers: int = field(default=0, metadata=NEVER)  # loader processes; 0: the trainer reads audio
+    # with workers=0, hours of decoded audio that are kept in memory (230 MB each)
+    cache_hours: float = field(default=1.0, metadata=NEVER)
+
+    BOUNDS: ClassVar[bounds.Bounds] = {
+        bounds.AT_LEAST_1: "time_length channel_length",
+        bounds.POSITIVE: "batch_seconds head_lr",
+        bounds.NOT_NEGATIVE: "freeze_updates final_scale workers cache_hours",
+        bounds.PROBABILITY: "dropout attention_dropout activation_dropout layer_drop",
+        bounds.SHARE: "time_prob channel_prob",
+        bounds.SHARES: "phases",
+        LAYER: "layer",
+    }
 
 
 class TunedModel(Protocol):
@@ -111,7 +127,7 @@ def rebuild(blueprint: dict[str, Any], config: TuneConfig, state: dict[str, Tens
         module.load_state_dict(state)
     except RuntimeError as error:
         raise UpstreamError(
-            f"the stored weights do not fit their model ({str(error).splitlines()[0]})"
+            f"the stored weights do not fit their model ({first_line(error)})"
         ) from None
     return module
 

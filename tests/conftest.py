@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import logging
 import math
 import os
 import subprocess
@@ -54,6 +55,15 @@ def speak(words: Sequence[str], speaker: int, rng: np.random.Generator) -> np.nd
         parts += [0.2 * np.sin(2 * np.pi * WORDS[word][1] * wobble * t), np.zeros(RATE // 20)]
     samples = np.concatenate(parts)
     return (samples + 0.003 * rng.standard_normal(len(samples))).astype(np.float32)
+
+
+@pytest.fixture(autouse=True)
+def logger() -> Iterator[logging.Logger]:
+    """Give each test the package's logger as a library user has it; commands set it up for stderr."""
+    log = logging.getLogger("mt4ssl_bench")
+    before = (log.handlers, log.level, log.propagate)
+    yield log
+    log.handlers, log.level, log.propagate = before
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import pytest
 import soundfile
 
 from mt4ssl_bench import audio, cli_check
+from mt4ssl_bench.checks import _look_alikes
 from mt4ssl_bench.cli import app
 from mt4ssl_bench.corpus import Corpus
 from mt4ssl_bench.cuts import write_cuts
@@ -27,6 +28,19 @@ RNG = np.random.default_rng(0)
 
 def noise(seconds: float = 1.0, rate: int = RATE, level: float = 0.1) -> np.ndarray:
     return level * RNG.standard_normal(round(seconds * rate))
+
+
+def append(wav: Path, more: bytes) -> None:
+    """Add bytes behind the chunk of samples, whose size stays as it was."""
+    wav.write_bytes(wav.read_bytes() + more)
+
+
+def never_close(wav: Path) -> None:
+    """Set both sizes to 0, as they are while a recorder runs."""
+    content = bytearray(wav.read_bytes())
+    at = content.find(b"data") + 4
+    content[4:8] = content[at : at + 4] = bytes(4)
+    wav.write_bytes(content)
 
 
 class Planted:
@@ -82,6 +96,9 @@ def planted(tmp_path: Path) -> Corpus:
                  "no_phones", "no_speaker", "duplicate_id", "fine"):  # fmt: skip
         table.add(name, text="SAID TWICE" if name == "fine" else "", speaker="bob")
     table.add("low_rate", noise(rate=8_000), rate=8_000)
+    table.add("odd_rate", noise(rate=16_001), rate=16_001)
+    append(table.add("longer", suffix="wav"), bytes(range(1, 251)) * 64)
+    table.add("unfinished", suffix="wav")
     table.add("channels", np.stack([noise(), noise()], axis=1))
     table.add("short", noise(0.05), phones="B")
     table.add("long", noise(60.5), text="A TEXT OF SOME LENGTH FOR A LONG RECORDING", phones="B")
@@ -104,6 +121,9 @@ def planted(tmp_path: Path) -> Corpus:
     table.add("garbled", text="TH\ufffd WORD")
     table.add("mojibake", text="cafÃ© au lait")
     table.add("not_nfc", text=unicodedata.normalize("NFD", "CAFÉ AU LAIT"))
+    table.add("look_alikes", text="DON\u2019T \ufb01T")
+    table.add("quoted", text='"A WORD"')
+    table.add("no_speech", text="<silence>", phones="<silence>")
     table.add("digits", text="ROOM 101")
     table.add("markup", text="<unk> WORD")
     table.add("punctuation", text="YES, NO.")
@@ -118,6 +138,7 @@ def planted(tmp_path: Path) -> Corpus:
     soundfile.write(tmp_path / "duration.flac", noise(0.4), RATE)
     soundfile.write(tmp_path / "format.flac", noise(rate=22_050), 22_050)
     soundfile.write(tmp_path / "changed.flac", noise(), RATE)
+    never_close(tmp_path / "unfinished.wav")
     whole = (tmp_path / "truncated.flac").read_bytes()
     (tmp_path / "truncated.flac").write_bytes(whole[: len(whole) // 2])
 
@@ -127,7 +148,7 @@ def planted(tmp_path: Path) -> Corpus:
             cut["start"] = 0.5
         if cut["id"] == "duplicate_id":
             cut["id"] = "fine"
-        for field, place in (("text", said), ("speaker", said), ("phones", said["custom"])):
+        for field, place in (("text", said), ("speaker", said), ("phones", said.get("custom", {}))):
             if cut["id"] == f"no_{field}":
                 place.pop(field)
 
@@ -136,7 +157,6 @@ def planted(tmp_path: Path) -> Corpus:
 
 
 FULL = {
-    "changed",
     "truncated",
     "not_finite",
     "silent",
@@ -227,7 +247,7 @@ def test_the_command_prints_counts_first_and_exits_with_1_for_errors(
     assert check(planted, "--full", "--json", str(tmp_path / "report.json")) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith(", decoded")
-    assert lines[1].split()[:2] == ["train", "34"]
+    assert lines[1].split()[:2] == ["train", "40"]
     first = next(line for line in lines if line.startswith("  found: "))
     assert lines.index(first) < min(n for n, line in enumerate(lines) if line.startswith("  error"))
     assert any(
@@ -299,3 +319,18 @@ def test_pieces_of_one_recording_are_no_copies_of_each_other(corpus: Corpus) -> 
     whole, piece = row_of(cut), row_of(cut.truncate(offset=0.1, duration=0.25))
     assert piece.content == f"{whole.content}@0.100+0.250"
     assert (piece.duration, len(whole.content)) == (0.25, 32)
+
+
+@pytest.mark.parametrize(
+    ("text", "alike"),
+    [
+        ("DON\u2019T", ["U+2019"]),
+        ("DON\u02bcT", ["U+02BC"]),
+        ("\uff21 \ufb01T", ["U+FB01", "U+FF21"]),
+        ("DON'T CAFÉ ÑANDÚ", []),
+        (unicodedata.normalize("NFD", "CAFÉ"), []),  # not_nfc, and nothing else
+        ("中文 العربية", []),
+    ],
+)
+def test_characters_that_look_like_others_are_named(text: str, alike: list[str]) -> None:
+    assert _look_alikes(text) == alike

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mt4ssl_bench import __version__
 from mt4ssl_bench.catalogue import CATALOGUE
 from mt4ssl_bench.cli import main
 from mt4ssl_bench.corpus import Corpus
@@ -269,3 +270,20 @@ def test_list_shows_recipes_tasks_and_kinds_of_upstream(capsys: pytest.CaptureFi
     said = capsys.readouterr().out
     for name in ("mt4ssl_base", "mt4ssl_tiny", "phoneme_tiny", "asr", "random:<recipe>"):
         assert name in said
+
+
+def test_the_version_is_printed_without_a_command() -> None:
+    done = run("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{__version__}\n", "")
+
+
+def test_an_error_shows_a_name_as_it_is_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("leaderboard", "[bold]a\n\x1b[31mb[/x]") == 2
+    assert capsys.readouterr().err.splitlines() == [
+        'error: no result records in [bold]a \\x1b[31mb[/x]; make one with "mt4ssl-bench evaluate"'
+    ]
+
+
+def test_a_wrong_choice_lists_the_choices(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("segment", "x", "--out", "y", "--by", "nope") == 2
+    assert "'silence', 'windows'" in capsys.readouterr().err

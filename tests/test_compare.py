@@ -1,5 +1,6 @@
 """Records read by people: two upstreams compared utterance by utterance, and one record shown whole."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,15 @@ from rich.console import Console, RenderableType
 from mt4ssl_bench import results
 from mt4ssl_bench.compare import compare
 from mt4ssl_bench.errors import BenchError
-from mt4ssl_bench.metrics import Score, accuracy, confusions, error_counts, error_rate
+from mt4ssl_bench.metrics import (
+    METRICS,
+    Metric,
+    Score,
+    accuracy,
+    confusions,
+    error_counts,
+    error_rate,
+)
 from mt4ssl_bench.report import report, sweep_tables
 from mt4ssl_bench.results import Hypothesis, Result
 
@@ -124,8 +133,59 @@ def test_higher_accuracy_is_better(tmp_path: Path) -> None:
     save(tmp_path, "all", SENTENCES, task="speaker")
     save(tmp_path, "none", BAD, task="speaker")
     (found,) = compare("all", "none", task="speaker", folder=tmp_path)
-    assert (found.value, found.low, found.high) == (100.0, 100.0, 100.0)
+    assert (found.value, found.high) == (100.0, 100.0)
+    assert found.low == pytest.approx(82.4, abs=0.1)  # 40 of 40 are no certainty
+    assert found.method == "exact"
     assert found.verdict("all", "none") == "all is better"
+
+
+@pytest.mark.parametrize(("task", "metric"), [("speaker", "acc"), ("phoneme", "per")])
+def test_identical_answers_are_no_proof_of_equality(tmp_path: Path, task: str, metric: str) -> None:
+    save(tmp_path, "one", SENTENCES, task=task)
+    save(tmp_path, "two", SENTENCES, task=task)
+    (found,) = compare("one", "two", task=task, folder=tmp_path)
+    assert (found.metric, found.value, found.method) == (metric, 0.0, "exact")
+    assert found.low == -found.high
+    assert found.high == pytest.approx(8.8, abs=0.1)  # 0 of 40 utterances
+    assert "no difference can be told" in found.verdict("one", "two")
+
+
+def test_a_secondary_metric_is_compared_by_its_own_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ser = Metric(
+        name="ser", tokens="answers"
+    )  # sentence errors: the main metric's edits are others
+    monkeypatch.setitem(METRICS, "ser", ser)
+    for name, said in (("good", GOOD), ("right", SENTENCES)):
+        scores = {metric: METRICS[metric].score(SENTENCES, said) for metric in ("wer", "ser")}
+        save(tmp_path, name, said, task="asr", metrics=scores)
+    found = {each.metric: each for each in compare("good", "right", task="asr", folder=tmp_path)}
+    assert (found["ser"].a, found["ser"].b, found["ser"].value) == (100.0, 0.0, 100.0)
+    assert found["wer"].value == pytest.approx(found["wer"].a)
+    assert found["wer"].value < 30
+
+
+def test_a_metric_without_a_definition_is_named_and_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("good", "bad"):
+        score = error_rate(error_counts(SENTENCES, GOOD, by="words"))
+        save(tmp_path, name, GOOD, metrics={"per": score, "eer": score})
+    (found,) = compare("good", "bad", task="phoneme", folder=tmp_path)
+    assert found.metric == "per"
+    assert "metric 'eer' has no definition in this version; skipping" in caplog.text
+
+
+def test_an_older_record_without_width_is_given_an_interval(tmp_path: Path) -> None:
+    path = save(tmp_path, "all", SENTENCES, task="speaker")
+    values = json.loads(path.read_text())
+    values["metrics"]["acc"] |= {"low": 100.0, "high": 100.0}
+    for key in ("method", "speaker_method"):
+        del values["metrics"]["acc"][key]
+    path.write_text(json.dumps(values))
+    score = results.load(path).metrics["acc"]
+    assert score == accuracy([True] * 40)
 
 
 def test_models_of_one_name_are_told_apart_by_their_weights(tmp_path: Path) -> None:
@@ -202,9 +262,23 @@ def test_a_report_holds_everything_a_record_says(tmp_path: Path) -> None:
     assert "█" * 41 not in shown
 
 
+def test_layers_are_compared_by_weight_times_norm(tmp_path: Path) -> None:
+    loud = save(tmp_path, "loud", GOOD, layer_weights=[0.2, 0.8], layer_norms=[40.0, 2.0])
+    lines = [line for line in text(report(loud)).splitlines() if "│" in line or "weight" in line]
+    (first,) = [line for line in lines if line.startswith("│ 0 ") and "0.200" in line]
+    (second,) = [line for line in lines if line.startswith("│ 1 ") and "0.800" in line]
+    assert [part in first for part in ("0.200", "40", "8", "█" * 40)] == [True] * 4
+    assert [part in second for part in ("0.800", "2", "1.6", "█" * 8)] == [True] * 4
+    assert "█" * 9 not in second
+    assert any("weight x norm: size of the layer's part in the sum" in line for line in lines)
+    old = text(report(save(tmp_path, "old", GOOD)))
+    assert "this record has no norms" in old
+    assert "mean norm" not in old
+
+
 def test_a_speakers_name_is_one_thing_to_be_confused_with(tmp_path: Path) -> None:
     shown = text(report(save(tmp_path, "good", [*SENTENCES[:-1], "SOMEBODY ELSE"], task="speaker")))
-    assert "most confused speakers (1 errors)" in shown
+    assert "most confused answers (1 errors)" in shown
     assert "SOMEBODY ELSE" in shown
 
 

@@ -7,7 +7,9 @@ from typing import Literal
 import pytest
 
 from mt4ssl_bench.config import from_dict, load, read_recipe, recipe_names, to_dict
-from mt4ssl_bench.downstream.task import TaskConfig
+from mt4ssl_bench.downstream.asr import ASRConfig
+from mt4ssl_bench.downstream.config import TaskConfig
+from mt4ssl_bench.downstream.plan import load_config
 from mt4ssl_bench.errors import ConfigError
 from mt4ssl_bench.upstream.config import PretrainConfig
 
@@ -168,7 +170,7 @@ def test_an_unknown_recipe_names_its_near_misses() -> None:
         Schema(),
         Schema(steps=3, names=("a", "b"), mode="drop", labels="x", optim=Rates(betas=(0.1, 0.2))),
         PretrainConfig(),
-        TaskConfig(),
+        ASRConfig(),
     ],
 )
 def test_a_config_survives_as_plain_containers(
@@ -204,10 +206,27 @@ def test_the_recipes_of_the_readme_are_shipped() -> None:
     )
 
 
+@pytest.mark.parametrize("value", ["010", "1:30", "-0_7", "[1, 017]", "{a: 10:00}"])
+def test_a_number_that_yaml_takes_for_another_one_is_refused(tmp_path: Path, value: str) -> None:
+    file = tmp_path / "odd.yaml"
+    file.write_text(f"steps: {value}\n")
+    for recipe, overrides in ((str(file), []), (None, [f"steps={value}"])):
+        with pytest.raises(ConfigError, match="is another number in YAML; expected it in decimals"):
+            load(Schema, recipe, overrides)
+    file.write_text("steps: 0\nnames: ['010', 2026-11-26, v1:30]\noptim: {lr: 0.01}\n")
+    assert load(Schema, str(file)).names == ("010", "2026-11-26", "v1:30")
+
+
+def test_only_a_truth_value_is_one() -> None:
+    assert load(Schema, overrides=["on=0"]).on is False
+    with pytest.raises(ConfigError, match="key 'on': Value '3' is not a valid bool"):
+        load(Schema, overrides=["on=3"])
+
+
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_shipped_recipe_loads_against_its_schema(name: str) -> None:
     raw = read_recipe(name)
-    config = load(TaskConfig, name) if "task" in raw else load(PretrainConfig, name)
+    config = load_config(name) if "task" in raw else load(PretrainConfig, name)
     assert config.about == raw["about"]
     assert len(config.about) > 20
     if isinstance(config, TaskConfig):

@@ -4,21 +4,13 @@ import io
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from mt4ssl_bench import console
-
-
-@pytest.fixture(autouse=True)
-def logger() -> Iterator[logging.Logger]:
-    """Give each test the package's logger as a library user has it, and put everything back afterwards."""
-    log = console.LOGGER
-    before = (log.handlers, log.level, log.propagate)
-    yield log
-    log.handlers, log.level, log.propagate = before[0], before[1], before[2]
 
 
 @pytest.fixture
@@ -114,3 +106,33 @@ def test_importing_the_package_sets_up_no_handler() -> None:
     code = "from mt4ssl_bench.console import LOGGER; print(LOGGER.handlers, LOGGER.level, LOGGER.propagate)"
     made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert made.stdout == "[] 0 True\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("two\nlines\r\nthree\u2028four", "two lines  three four"),
+        ("[bold]x[/bold] :cat: [/nothing]", "[bold]x[/bold] :cat: [/nothing]"),
+        ("\x1b[31mred\x07\x00", "\\x1b[31mred\\x07\\x00"),
+        ("\u202egnp.wav", "\\u202egnp.wav"),
+        (
+            "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+            "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+        ),
+    ],
+)
+def test_strings_are_printed_as_one_line_of_text(text: str, shown: str) -> None:
+    lines = console.Lines()
+    lines.file = io.StringIO()
+    lines.print(text)
+    assert lines.file.getvalue() == f"{shown}\n"
+    table = Table("name", title=Text("t"))
+    table.add_row(text)
+    lines.print(table, soft_wrap=False, width=200)
+    assert shown in lines.file.getvalue().split("\n", 1)[1]
+
+
+def test_a_log_line_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    console.setup_logging()
+    console.LOGGER.info("%s: skipping", "a\nb\x1b[31m")
+    assert capfd.readouterr().err.splitlines()[0].endswith(" a b\\x1b[31m: skipping")

@@ -229,6 +229,15 @@ def test_another_architecture_is_refused_by_what_differs(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_lost_last_layer_is_not_taken_for_a_smaller_model(tmp_path: Path) -> None:
+    state = case("student.")
+    last = max(int(name.split(".")[2]) for name in state if name.startswith("encoder.layers."))
+    state = {k: v for k, v in state.items() if not k.startswith(f"encoder.layers.{last}.")}
+    settings = as_containers(SETTINGS | {"encoder_layers": last + 1})
+    with pytest.raises(CheckpointError, match=f"missing: encoder.layers.{last}."):
+        convert(str(write_official(tmp_path / "a.pt", settings, state)), tmp_path / "run")
+
+
 class Malicious:
     def __init__(self, function: Callable[..., object], *arguments: object) -> None:
         self.call = (function, arguments)
@@ -443,6 +452,17 @@ def source(tmp_path: Path) -> Path:
     return tmp_path / "source"
 
 
+def test_names_stay_text_in_the_model_card(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / '<b>|"x`'
+    mark = to_huggingface(source, out)
+    results.save(record("<script>\n|y", mark, 12.3), [], tmp_path / "results")
+    to_huggingface(source, tmp_path / "hf", tmp_path / "results")
+    own = (out / "README.md").read_text()
+    assert '# &lt;b&gt;\\|"x\\`\n' in own
+    assert 'AutoModel.from_pretrained("<b>|\\"x`")' in own  # in a code block, as a string of Python
+    assert "| 1 | &lt;script&gt; \\|y |" in (tmp_path / "hf" / "README.md").read_text()
+
+
 def test_pretraining_starts_from_the_weights_of_a_run(
     corpus: Corpus, source: Path, tmp_path: Path
 ) -> None:
@@ -450,6 +470,17 @@ def test_pretraining_starts_from_the_weights_of_a_run(
     assert_equal(run.model.state_dict(), checkpoint.load(source / "checkpoint.pt")["model"])
     assert run.run(tmp_path / "run").finished
     assert not torch.equal(encoder_of(tmp_path / "run")["mask_emb"], encoder_of(source)["mask_emb"])
+
+
+def test_a_missing_weight_of_the_encoder_is_not_newly_initialized(
+    corpus: Corpus, source: Path, tmp_path: Path
+) -> None:
+    stored = checkpoint.load(source / "checkpoint.pt")
+    stored["model"] = {k: v for k, v in stored["model"].items() if ".layers.1.fc1." not in k}
+    checkpoint.save({k: v for k, v in stored.items() if k != "format"}, tmp_path / "lost.pt")
+    says = r"2 weights of the encoder are missing .*\(encoder\.layers\.1\.fc1\.bias, .*weight\)"
+    with pytest.raises(CheckpointError, match=says):
+        open_pretraining(toy(corpus, tmp_path / "lost.pt"))
 
 
 def test_new_heads_and_a_missing_teacher_are_said(

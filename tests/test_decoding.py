@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from mt4ssl_bench.downstream.config import DecodeConfig, WordDecodeConfig
 from mt4ssl_bench.downstream.decoding import BeamDecoder, read_words, tuned
-from mt4ssl_bench.downstream.task import DecodeConfig
 from mt4ssl_bench.downstream.units import Characters, Phonemes, Pieces, Units
 from mt4ssl_bench.errors import ConfigError
 
@@ -39,7 +39,7 @@ def all_of(logits: torch.Tensor) -> torch.Tensor:
 
 def test_the_language_model_mends_a_planted_error(arpa: str) -> None:
     units = Characters(SENTENCES)
-    decoder = BeamDecoder(units, WORDS, DecodeConfig(lm=arpa))
+    decoder = BeamDecoder(units, WORDS, WordDecodeConfig(lm=arpa))
     logits = say(units, "THE CAT SAT")
     start = 3 * len("THE ")
     logits[0, start : start + 2] += 6.5 * torch.nn.functional.one_hot(
@@ -47,7 +47,9 @@ def test_the_language_model_mends_a_planted_error(arpa: str) -> None:
     )
     assert greedy(units, logits) == "THE HAT SAT"
     assert decoder.decode(logits, all_of(logits)) == ["THE CAT SAT"]
-    assert decoder.weighted(0.0, 0.0).decode(logits, all_of(logits)) == ["THE HAT SAT"]
+    assert decoder.weighted({"lm_weight": 0.0, "word_score": 0.0}).decode(
+        logits, all_of(logits)
+    ) == ["THE HAT SAT"]
 
 
 def test_words_come_from_the_lexicon_alone_and_rows_end_at_their_length(
@@ -55,13 +57,13 @@ def test_words_come_from_the_lexicon_alone_and_rows_end_at_their_length(
 ) -> None:
     units = Characters(SENTENCES)
     logits = say(units, "THE CATS SAT")
-    assert BeamDecoder(units, WORDS, DecodeConfig(lm=arpa)).decode(logits, all_of(logits)) == [
+    assert BeamDecoder(units, WORDS, WordDecodeConfig(lm=arpa)).decode(logits, all_of(logits)) == [
         "THE CAT SAT"
     ]
     (tmp_path / "words.txt").write_text(
         "the\tT H E |\ncats C A T S |\nSAT\n\nZEBRA Z\n", encoding="utf-8"
     )
-    config = DecodeConfig(lm=arpa, lexicon=str(tmp_path / "words.txt"))
+    config = WordDecodeConfig(lm=arpa, lexicon=str(tmp_path / "words.txt"))
     other = BeamDecoder(units, WORDS, config)
     assert other.decode(logits.repeat(2, 1, 1), torch.tensor([36, 12])) == ["THE CATS SAT", "THE"]
     assert read_words(tmp_path / "words.txt") == ["CATS", "SAT", "THE", "ZEBRA"]
@@ -71,9 +73,9 @@ def test_silence_is_no_word(arpa: str) -> None:
     units = Characters(SENTENCES)
     silence = torch.zeros(1, 7, len(units))
     silence[..., 0] = 9.0
-    assert BeamDecoder(units, WORDS, DecodeConfig(lm=arpa)).decode(silence, torch.tensor([7])) == [
-        ""
-    ]
+    assert BeamDecoder(units, WORDS, WordDecodeConfig(lm=arpa)).decode(
+        silence, torch.tensor([7])
+    ) == [""]
 
 
 def test_phonemes_are_searched_with_a_model_of_phonemes(
@@ -87,9 +89,9 @@ def test_phonemes_are_searched_with_a_model_of_phonemes(
     )
     decoder = BeamDecoder(units, [], DecodeConfig(lm=lm))
     assert decoder.decode(logits, all_of(logits)) == ["K AE T"]
-    assert decoder.weighted(0.0, 0.0).decode(logits, all_of(logits)) == ["HH AE T"]
+    assert decoder.weighted({"lm_weight": 0.0}).decode(logits, all_of(logits)) == ["HH AE T"]
     double = say(units, "T T")
-    assert decoder.weighted(0.0, 0.0).decode(double, all_of(double)) == ["T T"]
+    assert decoder.weighted({"lm_weight": 0.0}).decode(double, all_of(double)) == ["T T"]
 
 
 def test_the_search_is_torchaudios_on_any_emissions(arpa: str, tmp_path: Path) -> None:
@@ -108,7 +110,7 @@ def test_the_search_is_torchaudios_on_any_emissions(arpa: str, tmp_path: Path) -
         word_score=-1,
         sil_token="|",  # noqa: S106
     )
-    ours = BeamDecoder(units, WORDS, DecodeConfig(lm=arpa, beam=20))
+    ours = BeamDecoder(units, WORDS, WordDecodeConfig(lm=arpa, beam=20))
     torch.manual_seed(0)
     logits = 2 * torch.randn(20, 30, len(units))
     closed = torch.full((20, 1, len(units)), -1e4)  # the boundary that ends every text
@@ -123,7 +125,7 @@ def test_tuning_takes_the_weights_with_the_fewest_errors(arpa: str) -> None:
     units = Characters(SENTENCES)
     logits = say(units, "THE HAT SAT", sure=3.0)  # what the model finds unlikely, and is right
     wanted = ["THE HAT SAT"]
-    strong = BeamDecoder(units, WORDS, DecodeConfig(lm=arpa, lm_weight=30.0))
+    strong = BeamDecoder(units, WORDS, WordDecodeConfig(lm=arpa, lm_weight=30.0))
     assert strong.decode(logits, all_of(logits)) != wanted
     found = tuned(strong, [(logits, all_of(logits))], lambda texts: float(texts != wanted))
     assert found.decode(logits, all_of(logits)) == wanted
@@ -149,4 +151,4 @@ def test_what_cannot_be_searched_says_why(
     units: Units, config: dict[str, str], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        BeamDecoder(units, WORDS, DecodeConfig(**config))
+        BeamDecoder(units, WORDS, WordDecodeConfig(**config))

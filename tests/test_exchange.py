@@ -1,5 +1,6 @@
 """Corpora of other toolkits: fairseq's lists, Lhotse's manifests and Shar, Hugging Face; their faults are named."""
 
+import json
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import soundfile
 from mt4ssl_bench import audio
 from mt4ssl_bench.cli import app
 from mt4ssl_bench.cli_exchange import read_splits
-from mt4ssl_bench.corpus import Corpus, phones_of, speaker_of, text_of
+from mt4ssl_bench.corpus import Corpus, is_silent, phones_of, speaker_of, text_of
 from mt4ssl_bench.errors import ConfigError, CorpusError
 from mt4ssl_bench.exchange import fairseq, lhotse
 from mt4ssl_bench.hf_datasets import hugging_face
@@ -263,8 +264,14 @@ def test_utterances_of_one_recording_are_no_duplicates_and_count_in_the_digest(
     first = corpus(1.0, "one")
     assert "check" not in first.info.notes
     assert corpus(1.5, "two").info.digest != first.info.digest
-    with pytest.raises(CorpusError, match=r"utterance 'v': 1\.00-5\.00 s of a file of 3\.00 s"):
-        corpus(4.0, "three")
+    longer = corpus(4.0, "three")
+    assert longer.info.notes["outside_examples"] == ["'v' (1.00 to 5.00 s of a file of 3.00 s)"]
+    assert list(longer.info.splits) == ["train"]
+    with pytest.raises(CorpusError, match=r"no utterance can be used: .*positive.* is 'u' \(0\.00"):
+        prepare_rows(
+            [Row(id="u", path=sounds / "c.flac", seconds=0.0, split="train")],
+            tmp_path / "none", source=sounds, name="x",
+        )  # fmt: skip
 
 
 def test_what_is_not_lhotses_or_not_a_plain_cut_is_named(tmp_path: Path, sounds: Path) -> None:
@@ -300,7 +307,9 @@ def rows_of(cuts: list[Any], folder: Path) -> list[Row]:
 
 def samples_of(row: Row) -> Any:
     return audio.read_file(
-        row.path, start=round(row.start * RATE), count=round(row.seconds * RATE) or -1
+        row.path,
+        start=round(row.start * RATE),
+        count=-1 if row.seconds is None else round(row.seconds * RATE),
     )
 
 
@@ -368,10 +377,7 @@ def test_a_cut_of_all_channels_is_read_where_it_lies_and_its_supervisions_say_wh
     assert np.allclose(samples_of(left), both[:24_000, 0], atol=1e-4)
     assert np.allclose(samples_of(right), both[8_000:, 1], atol=1e-4)
     cut.supervisions = [SupervisionSegment("third", "s", 0, 2, 2)]
-    with pytest.raises(
-        CorpusError, match=r"'s' has audio of type other channels than \[2\]; expected one file"
-    ):
-        rows_of([cut], tmp_path)
+    assert rows_of([cut], tmp_path)[0].unusable == ("no_channel", "channels [2] of 2")
 
 
 def test_a_cut_with_another_speed_is_written_as_it_sounds(tmp_path: Path, sounds: Path) -> None:
@@ -405,15 +411,178 @@ def test_a_text_belongs_to_its_part_of_a_cut_alone(tmp_path: Path, sounds: Path)
         return found
 
     whole = soundfile.read(sounds / "c.flac", dtype="float32")[0]
-    assert (row(0.005, 2.99).id, row(0.005, 2.99).seconds) == ("c", 0.0)
+    assert (row(0.005, 2.99).id, row(0.005, 2.99).seconds) == ("c", None)
     assert row(1, 1).id == "said"
     assert np.array_equal(samples_of(row(1, 1)), whole[16_000:32_000])
     assert np.array_equal(samples_of(row(2, 1.05)), whole[32_000:])
-    with pytest.raises(
-        CorpusError,
-        match=r"supervision 'said' goes from 2\.00 to 4\.00 s of a cut of 3\.00 s; expected",
-    ):
-        row(2, 2)
+    assert row(2, 2).unusable == ("outside", "2.00 to 4.00 s of a cut of 3.00 s")
+
+
+@pytest.mark.parametrize(
+    ("start", "seconds", "reason"),
+    [
+        (1.0, 0.0, "no_duration"),
+        (1.0, -1.0, "no_duration"),
+        (1.0, float("nan"), "no_duration"),
+        (1.0, float("inf"), "no_duration"),
+        (-0.5, 1.5, "outside"),
+        (2.5, 1.0, "outside"),
+        (7.0, 1.0, "outside"),
+        (float("nan"), 1.0, "outside"),
+    ],
+)
+def test_a_supervision_that_is_nowhere_is_left_out_and_counted(
+    tmp_path: Path, sounds: Path, capsys: pytest.CaptureFixture[str], start: float, seconds: float,
+    reason: str,
+) -> None:  # fmt: skip
+    from lhotse import CutSet, Recording, SupervisionSegment
+
+    cut = Recording.from_file(sounds / "c.flac").to_cut()
+    cut.supervisions = [
+        SupervisionSegment("good", "c", 0.5, 1.0, text="ONE"),
+        SupervisionSegment("odd", "c", start, seconds, text="TWO"),
+    ]
+    CutSet.from_cuts([cut]).to_file(tmp_path / "cuts.jsonl")
+    run("lhotse", f"train={tmp_path / 'cuts.jsonl'}", "--out", tmp_path / "out")
+    corpus = Corpus.open(tmp_path / "out")
+    (found,) = corpus.cuts("train")
+    assert (found.id, found.start, found.duration) == ("good", 0.5, 1.0)
+    assert corpus.info.notes[reason] == 1
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if "left out" in x]
+    assert "left out 1 of 2 utterances" in line
+    assert "the first is 'odd'" in line
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf"), 0.0, -3.0])
+def test_a_duration_that_is_none_never_becomes_the_whole_cut(
+    tmp_path: Path, sounds: Path, value: float | None
+) -> None:
+    from lhotse import Recording, SupervisionSegment
+
+    cut = Recording.from_file(sounds / "c.flac").to_cut()
+    cut.supervisions = [SupervisionSegment("said", "c", 0, 3, text="ONE")]
+    raw = cut.to_dict()
+    raw["supervisions"][0]["duration"] = value
+    (tmp_path / "cuts.jsonl").write_text(json.dumps(raw) + "\n")
+    (row,) = lhotse({"train": tmp_path / "cuts.jsonl"}, tmp_path / "audio")
+    assert row.unusable
+    assert row.unusable[0] == "no_duration"
+
+
+def test_a_cut_that_lies_outside_its_recording_is_left_out(tmp_path: Path, sounds: Path) -> None:
+    from lhotse import MonoCut, Recording
+
+    recording = Recording.from_file(sounds / "c.flac")
+    places = {"late": (2.5, 1.0), "none": (1.0, 0.0), "past": (2.0, 1.0 + 1 / RATE), "in": (1, 1)}
+    cuts = [MonoCut(k, a, b, 0, recording=recording) for k, (a, b) in places.items()]
+    found = {row.id: row.unusable and row.unusable[0] for row in rows_of(cuts, tmp_path)}
+    assert found == {"late": "outside", "none": "no_duration", "past": None, "in": None}
+
+
+def labelled(folder: Path, sounds: Path, field: str, values: list[Any]) -> Path:
+    from lhotse import CutSet, Recording
+
+    files = ("a.flac", "deep/b.wav")
+    cuts = [Recording.from_file(sounds / file).to_cut() for file in files]
+    for cut, value in zip(cuts, values, strict=True):
+        cut.custom = {field: value}
+    CutSet.from_cuts(cuts).to_file(folder / "cuts.jsonl.gz")
+    return folder / "cuts.jsonl.gz"
+
+
+@pytest.mark.parametrize("shar", [False, True])
+@pytest.mark.parametrize("as_list", [False, True])
+def test_labels_in_a_custom_field_of_lhotses_become_a_label_store(
+    tmp_path: Path, sounds: Path, *, as_list: bool, shar: bool
+) -> None:
+    from lhotse import CutSet
+
+    labels = [[3] * 49, [*range(99)]]
+    values = labels if as_list else [" ".join(map(str, one)) for one in labels]
+    source = labelled(tmp_path, sounds, "kmeans", values)
+    if shar:
+        cuts = CutSet.from_file(source)
+        source = tmp_path / "shar"
+        source.mkdir()
+        cuts.to_shar(source, fields={"recording": "flac"}, warn_unused_fields=False)
+    out = tmp_path / "out"
+    run("lhotse", f"train={source}", "--labels-field", "kmeans", "--out", out)
+    store = LabelStore(out / "labels-kmeans").check(Corpus.open(out).info.digest, 99)
+    assert store.get("b", 99).tolist() == labels[1]
+    assert (store.info.frame_rate, store.info.features) == (50, "lhotse custom field kmeans")
+
+
+@pytest.mark.parametrize(
+    ("values", "field", "message"),
+    [
+        (["3 " * 48, "7 " * 99], "k", "'a', field 'k': 48 labels for 1.00 s; expected 50 a second"),
+        (["3 " * 49, "x 7"], "k", "'b', field 'k': 'x 7'; expected cluster numbers from 0 to"),
+        ([[3.5] * 49, "7 " * 99], "k", "'a', field 'k': '3.5 3.5"),
+        (["3 " * 49, "7 " * 99], "kmeans", "'a', field 'kmeans': missing; expected cluster"),
+        (["3 " * 49, "7 " * 99], "kmeans", "custom fields there: k; --labels-field names one"),
+    ],
+)
+def test_a_custom_field_without_one_label_a_frame_is_named_and_nothing_is_written(
+    tmp_path: Path, sounds: Path, values: list[Any], field: str, message: str
+) -> None:
+    source = labelled(tmp_path, sounds, "k", values)
+    with pytest.raises(CorpusError) as caught:
+        run("lhotse", f"train={source}", "--labels-field", field, "--out", tmp_path / "out")
+    assert message in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_line_of_0_samples_in_fairseqs_list_is_left_out_with_its_labels(
+    tmp_path: Path, sounds: Path
+) -> None:
+    folder, out = lists(tmp_path, sounds), tmp_path / "out"
+    (folder / "train.tsv").write_text(f"{sounds}\na.flac\t0\ndeep/b.wav\t32000\n")
+    run("fairseq", f"train={folder / 'train.tsv'}", "--out", out)
+    corpus = Corpus.open(out)
+    assert list(by_id(corpus, "train")) == ["deep-b"]
+    assert corpus.info.notes["no_duration_examples"] == ["'a' (0 samples in train.tsv)"]
+    assert "a" not in LabelStore(out / "labels-km")
+
+
+def gappy(folder: Path, sounds: Path, texts: list[str | None]) -> Path:
+    files = [{"path": str(sounds / f), "bytes": None} for f in ("a.flac", "deep/b.wav", "c.flac")]
+    return dataset(folder, {"audio": files, "text": texts, "speaker": ["ann", "bob", "ann"]})
+
+
+def test_a_gap_is_said_with_its_count_and_partial_leaves_it_out(
+    tmp_path: Path, sounds: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = gappy(tmp_path, sounds, ["one", None, "three"])
+    run("hf", source, "--out", tmp_path / "out")
+    assert Corpus.open(tmp_path / "out").info.fields == ["speaker"]
+    assert (
+        "1 of 3 utterances have no text, the first is 'train-0000001', so that text is not among "
+        "the corpus's fields; fill it in, or leave these utterances out with --partial"
+        in capsys.readouterr().err
+    )
+    run("hf", source, "--partial", "--out", tmp_path / "part")
+    part = Corpus.open(tmp_path / "part")
+    assert part.info.fields == ["phones", "speaker", "text"]
+    assert part.info.notes["no_text_examples"] == ["'train-0000001' (split 'train')"]
+    assert {text_of(cut) for split in ("train", "valid") for cut in part.cuts(split)} == {
+        "one", "three"
+    }  # fmt: skip
+
+
+def test_an_empty_text_is_silence_and_no_gap(tmp_path: Path, sounds: Path) -> None:
+    run("hf", gappy(tmp_path, sounds, ["one", " ", "three"]), "--out", tmp_path / "out")
+    corpus = Corpus.open(tmp_path / "out")
+    cuts = {cut.id: cut for split in ("train", "valid") for cut in corpus.cuts(split)}
+    assert corpus.info.fields == ["phones", "speaker", "text"]
+    assert [name for name, cut in cuts.items() if is_silent(cut)] == ["train-0000001"]
+    assert (text_of(cuts["train-0000001"]), phones_of(cuts["train-0000001"])) == ("", "")
+
+
+def test_a_split_of_empty_texts_has_no_texts(tmp_path: Path, sounds: Path) -> None:
+    run("hf", gappy(tmp_path, sounds, ["", "", ""]), "--partial", "--out", tmp_path / "out")
+    corpus = Corpus.open(tmp_path / "out")
+    assert corpus.info.fields == ["speaker"]
+    assert not any(is_silent(cut) for split in ("train", "valid") for cut in corpus.cuts(split))
 
 
 def test_overlapping_supervisions_keep_their_own_texts(tmp_path: Path, sounds: Path) -> None:
@@ -425,7 +594,7 @@ def test_overlapping_supervisions_keep_their_own_texts(tmp_path: Path, sounds: P
         SupervisionSegment("short", "c", 1, 1, text="SHORT"),
     ]
     found = {row.id: (row.text, row.start, row.seconds) for row in rows_of([cut], tmp_path)}
-    assert found == {"long": ("LONG", 0.0, 0.0), "short": ("SHORT", 1.0, 1.0)}
+    assert found == {"long": ("LONG", 0.0, None), "short": ("SHORT", 1.0, 1.0)}
 
 
 def test_what_is_empty_or_of_another_kind_is_said_with_what_was_expected(

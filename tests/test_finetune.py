@@ -1,5 +1,7 @@
 """Fine-tuning: what learns and what does not, masks, resuming, and the text that comes out."""
 
+import copy
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,18 +11,23 @@ import numpy as np
 import pytest
 import torch
 
-from mt4ssl_bench import checkpoint, results
-from mt4ssl_bench.config import load
+from mt4ssl_bench import checkpoint, results, run_folder
 from mt4ssl_bench.corpus import Corpus, text_of
+from mt4ssl_bench.downstream import finetune as module
 from mt4ssl_bench.downstream.asr import ASR
 from mt4ssl_bench.downstream.evaluate import evaluate
 from mt4ssl_bench.downstream.finetune import Audio, Finetuning
-from mt4ssl_bench.downstream.plan import plan
+from mt4ssl_bench.downstream.plan import load_config, plan
 from mt4ssl_bench.downstream.speaker import Speaker
-from mt4ssl_bench.downstream.task import TaskConfig
-from mt4ssl_bench.downstream.transcribe import Recognizer, audio_files, transcribe
+from mt4ssl_bench.downstream.transcribe import Recognizer, named, transcribe
 from mt4ssl_bench.downstream.tuned import TunedHead
-from mt4ssl_bench.errors import CheckpointError, ConfigError, CorpusError, UpstreamError
+from mt4ssl_bench.errors import (
+    CheckpointError,
+    ConfigError,
+    CorpusError,
+    TrainingError,
+    UpstreamError,
+)
 from mt4ssl_bench.features import load_upstream
 from mt4ssl_bench.leaderboard import Leaderboard
 from mt4ssl_bench.training import Fit
@@ -36,7 +43,7 @@ def waves() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def make(corpus: Corpus, folder: Path, *overrides: str) -> tuple[Finetuning, list[Any], list[Any]]:
-    config = load(TaskConfig, FINETUNE, overrides)
+    config = load_config(FINETUNE, overrides)
     task, train, valid = ASR(config), list(corpus.cuts("train")), list(corpus.cuts("valid"))
     task.fit_units(train)
     return Finetuning(task, load_upstream(TOY), lr=1e-2, folder=folder, device="cpu"), train, valid
@@ -189,6 +196,87 @@ def test_an_interrupted_run_continues_bit_for_bit(
         assert tensor.equal(weights(again)[name]), name
 
 
+@pytest.mark.parametrize("part", ["encoder", "head"])
+@pytest.mark.parametrize("clip", [0.0, 5.0])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite_stops_fine_tuning_before_the_weights_move(
+    corpus: Corpus, tmp_path: Path, part: str, clip: float, value: float
+) -> None:
+    run, train, valid = make(corpus, tmp_path, "steps=6", f"clip_norm={clip}", "tune.layer_drop=0")
+    trained = run.model.encoder if part == "encoder" else run.model.head
+    parameter = [p for p in trained.parameters() if p.requires_grad][-1]
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def spoil(gradient: torch.Tensor) -> torch.Tensor:
+        seen.append(weights(run))
+        return gradient * value if len(seen) == 3 else gradient
+
+    parameter.register_hook(spoil)
+    with pytest.raises(TrainingError, match="the gradient is not finite at update 2, utterances s"):
+        run.run(train, valid, "test")
+    assert len(seen) == 3
+    for name, tensor in weights(run).items():
+        assert tensor.equal(seen[-1][name]), name
+    assert not (tmp_path / "model.pt").exists()
+
+
+def test_logits_on_valid_that_are_not_finite_end_the_rate(corpus: Corpus, tmp_path: Path) -> None:
+    run, train, valid = make(corpus, tmp_path, "steps=4", "validate_every=2")
+    run.model.head.register_forward_hook(
+        lambda head, _, out: out if head.training else (out[0] * math.nan, out[1])
+    )
+    with pytest.raises(TrainingError, match=r"lr 0.01: logits are not finite, utterances s\d-1"):
+        run.run(train, valid, "test")
+    assert not run.weights
+
+
+def test_a_score_that_is_not_a_number_is_never_the_best(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([math.nan, 50.0, math.nan])
+    monkeypatch.setattr(ASR, "measure", lambda *_: next(scores))
+    run, train, valid = make(corpus, tmp_path, "steps=6", "validate_every=2")
+    run.run(train, valid, "test")
+    assert (run.best, run.best_step) == (50.0, 4)
+
+
+@pytest.mark.parametrize("step", [8, 12])
+def test_a_run_folder_of_the_first_revisions_goes_on(
+    corpus: Corpus, tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They kept the best model in model.pt, its score among the validations, and the checkpoint for ever."""
+    monkeypatch.setattr(run_folder, "SHARE", 1e9)
+    monkeypatch.setattr(module, "discard", lambda _: None)
+    keys = ["steps=12", "validate_every=4"]
+    whole, train, valid = make(corpus, tmp_path / "whole", *keys)
+    states: dict[int, dict[str, Any]] = {}
+    save = run_folder.RunFolder.save
+
+    def keep(self: Any, state: dict[str, Any]) -> None:
+        save(self, state)
+        states[state["step"]] = copy.deepcopy({**self.meta, **state})
+
+    monkeypatch.setattr(run_folder.RunFolder, "save", keep)
+    monkeypatch.setattr(run_folder.PassingFolder, "due", lambda *_, **__: True)
+    whole.run(train, valid, "test")
+    monkeypatch.undo()
+    old = tmp_path / "old"
+    best = states[step].pop("best")
+    for key in ("seconds", "rate"):
+        del states[step][key]
+    checkpoint.save(states[step], old / "checkpoint.pt")
+    stored = {part: {} for part in ("encoder", "head")}
+    for name, tensor in best["weights"].items():
+        part, _, key = name.partition(".")
+        stored[part][key] = tensor
+    checkpoint.save({"kind": "task", **stored}, old / "model.pt")
+    again, _, _ = make(corpus, old, *keys)
+    again.run(train, valid, "test")
+    assert (again.best, again.best_step) == (whole.best, whole.best_step)
+    for name, tensor in weights(whole).items():
+        assert tensor.equal(weights(again)[name]), name
+
+
 @pytest.fixture(scope="module")
 def overfitted(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
     """A model that knows two utterances by heart."""
@@ -217,10 +305,10 @@ def test_transcribe_prints_the_text_of_an_utterance_it_was_trained_on(
         (tmp_path / "broken.wav", None),
         found[0],
     ]
-    assert len(audio_files([files[0].parent])) == 24
+    assert len(named([files[0].parent])) == 24
     with pytest.raises(CorpusError, match="no such file or folder"):
-        audio_files([tmp_path / "none"])
-    with pytest.raises(ConfigError, match="--beam: of no use without --lm"):
+        named([tmp_path / "none"])
+    with pytest.raises(ConfigError, match="--beam: no effect without --lm"):
         list(transcribe(folder, files, decode={"beam": 3}))
     with pytest.raises(CheckpointError, match="holds no model.pt"):
         list(transcribe(tmp_path, files))
@@ -297,8 +385,7 @@ def test_a_sweep_of_rates_and_a_diverged_one(
 
 
 def test_speakers_are_learnt_from_crops_and_hold_no_text(corpus: Corpus, tmp_path: Path) -> None:
-    config = load(
-        TaskConfig,
+    config = load_config(
         "speaker_finetune_tiny",
         ["steps=2", "validate_every=1", "tune.channel_length=8"],
     )
@@ -318,7 +405,7 @@ def test_speakers_are_learnt_from_crops_and_hold_no_text(corpus: Corpus, tmp_pat
 
 
 def test_the_published_settings_stand_in_the_recipes() -> None:
-    config = load(TaskConfig, "asr_finetune")
+    config = load_config("asr_finetune")
     assert (config.steps, config.accumulate, config.sweep, config.clip_norm) == (
         20_000,
         8,
@@ -339,7 +426,7 @@ def test_a_language_model_adds_a_column_and_trains_nothing_again(
     short = ["steps=4", "validate_every=2"]
     evaluate([TOY], [FINETUNE], corpus.root, out=tmp_path, device="cpu", overrides=short)
     (folder,) = (tmp_path / "runs").iterdir()
-    before = (folder / "checkpoint.pt").stat().st_mtime_ns
+    before = (folder / "model.pt").stat().st_mtime_ns
     with_lm = [*short, f"decode.lm={arpa}", "decode.tune=true"]
     outcome = evaluate(
         [TOY], [FINETUNE], corpus.root, out=tmp_path, device="cpu", overrides=with_lm
@@ -349,7 +436,7 @@ def test_a_language_model_adds_a_column_and_trains_nothing_again(
     assert list(record.metrics) == ["wer", "cer", "wer+lm", "cer+lm"]
     assert set(record.lm_weights) == {"lm_weight", "word_score"}
     assert len(record.recipe["decode"]["lm"]) == 16, "the model's digest, not its place"
-    assert (folder / "checkpoint.pt").stat().st_mtime_ns == before
+    assert (folder / "model.pt").stat().st_mtime_ns == before
     assert [path.name for path in (tmp_path / "runs").iterdir()] == [folder.name]
     rows = results.load_hypotheses(results.record_path(record, tmp_path))
     assert all(set(row["with_lm"].split()) <= {"LOW", "MID", "HIGH"} for row in rows)
@@ -371,9 +458,9 @@ def test_a_language_model_adds_a_column_and_trains_nothing_again(
 def test_a_file_that_is_no_language_model_fails_before_any_training(
     corpus: Corpus, tmp_path: Path
 ) -> None:
-    recipes = [FINETUNE, str(DATA / "toy_speaker.yaml")]
-    overrides = [f"decode.lm={__file__}"]
-    outcome = evaluate([TOY], recipes, corpus.root, out=tmp_path, device="cpu", overrides=overrides)
+    keys = [f"decode.lm={__file__}"]
+    outcome = evaluate([TOY], [FINETUNE], corpus.root, out=tmp_path, device="cpu", overrides=keys)
     assert "not a KenLM model" in outcome.failures[0]
-    assert "task 'speaker' writes no text" in outcome.failures[1]
-    assert not (tmp_path / "runs").exists()
+    assert {file.name for file in (tmp_path / "runs").rglob("*.*")} == {".lock"}, "nothing trained"
+    with pytest.raises(ConfigError, match="'speaker' does not read it, only asr and phoneme"):
+        plan("speaker", corpus, keys)

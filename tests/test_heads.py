@@ -4,11 +4,11 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from mt4ssl_bench.downstream.config import RecurrentHeadConfig
 from mt4ssl_bench.downstream.heads import LinearHead, PooledHead, RecurrentHead, WeightedSum, flip
 from mt4ssl_bench.downstream.specaug import augment
-from mt4ssl_bench.downstream.task import HeadConfig
 
-CONFIG = HeadConfig(projection=6, hidden=5, lstm_layers=2, dropout=0.0)
+CONFIG = RecurrentHeadConfig(projection=6, hidden=5, lstm_layers=2, dropout=0.0)
 LENGTHS = torch.tensor([7, 4])
 
 
@@ -69,5 +69,7 @@ def test_spec_augment_masks_within_its_limits_and_only_in_training() -> None:
     assert frames.max() <= 80
     assert channels.max() <= 200
     assert (masked == 0).any()
-    head = RecurrentHead(3, 4, 5, HeadConfig(projection=6, hidden=5, spec_augment=True)).eval()
+    head = RecurrentHead(
+        3, 4, 5, RecurrentHeadConfig(projection=6, hidden=5, spec_augment=True)
+    ).eval()
     assert head(features(), LENGTHS)[0].equal(head(features(), LENGTHS)[0])

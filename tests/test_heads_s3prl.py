@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mt4ssl_bench.downstream.config import RecurrentHeadConfig
 from mt4ssl_bench.downstream.heads import (
     LinearHead,
     PooledHead,
@@ -17,11 +18,10 @@ from mt4ssl_bench.downstream.heads import (
     run_heads,
 )
 from mt4ssl_bench.downstream.specaug import augment
-from mt4ssl_bench.downstream.task import HeadConfig
 
 LAYERS, DIM, OUTPUTS = 4, 24, 9
 LENGTHS = torch.tensor([31, 47, 12])  # not sorted, as batches come
-CONFIG = HeadConfig(projection=16, hidden=10, lstm_layers=2, dropout=0.2)
+CONFIG = RecurrentHeadConfig(projection=16, hidden=10, lstm_layers=2, dropout=0.2)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def s3prl() -> Any:
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "layer_norm"])
-def case(request: pytest.FixtureRequest, s3prl: Any) -> tuple[Tensor, Tensor, HeadConfig]:
+def case(request: pytest.FixtureRequest, s3prl: Any) -> tuple[Tensor, Tensor, RecurrentHeadConfig]:
     """Features (B, T, L, D), s3prl's weighted sum of them, and the config that asks for the same."""
     torch.manual_seed(0)
     features = torch.randn(3, int(LENGTHS.max()), LAYERS, DIM)
@@ -42,7 +42,7 @@ def case(request: pytest.FixtureRequest, s3prl: Any) -> tuple[Tensor, Tensor, He
     featurizer = s3prl.Featurizer(upstream, normalize=request.param)
     featurizer.weights.data = scores()
     summed, _ = featurizer(list(features.unbind(2)), [LENGTHS] * LAYERS)
-    norm = HeadConfig(
+    norm = RecurrentHeadConfig(
         projection=16, hidden=10, lstm_layers=2, dropout=0.2, layer_norm=request.param
     )
     return features, summed, norm
@@ -60,7 +60,9 @@ def copy(target: nn.Module, source: nn.Module) -> None:
     target.load_state_dict(source.state_dict())
 
 
-def test_the_weighted_sum_is_their_featurizers(case: tuple[Tensor, Tensor, HeadConfig]) -> None:
+def test_the_weighted_sum_is_their_featurizers(
+    case: tuple[Tensor, Tensor, RecurrentHeadConfig],
+) -> None:
     features, summed, config = case
     ours = WeightedSum(LAYERS, layer_norm=config.layer_norm)
     ours.scores.data = scores()
@@ -71,7 +73,7 @@ def test_the_weighted_sum_is_their_featurizers(case: tuple[Tensor, Tensor, HeadC
     "outputs", [OUTPUTS, 400]
 )  # the second is where both linear maps are applied in turn
 def test_the_linear_head_is_their_frame_level_linear(
-    s3prl: Any, case: tuple[Tensor, Tensor, HeadConfig], outputs: int
+    s3prl: Any, case: tuple[Tensor, Tensor, RecurrentHeadConfig], outputs: int
 ) -> None:
     features, summed, config = case
     theirs, ours = (
@@ -87,7 +89,7 @@ def test_the_linear_head_is_their_frame_level_linear(
 
 
 def test_the_pooled_head_is_their_mean_pooling_linear(
-    s3prl: Any, case: tuple[Tensor, Tensor, HeadConfig]
+    s3prl: Any, case: tuple[Tensor, Tensor, RecurrentHeadConfig]
 ) -> None:
     features, summed, config = case
     theirs, ours = (
@@ -101,7 +103,7 @@ def test_the_pooled_head_is_their_mean_pooling_linear(
 
 
 def test_the_recurrent_head_is_their_rnn_encoder(
-    s3prl: Any, case: tuple[Tensor, Tensor, HeadConfig]
+    s3prl: Any, case: tuple[Tensor, Tensor, RecurrentHeadConfig]
 ) -> None:
     features, summed, config = case
     theirs = s3prl.RNNEncoder(
@@ -128,7 +130,9 @@ def test_the_recurrent_head_is_their_rnn_encoder(
         same(found[b, :length], expected[b, :length])
 
 
-def test_many_heads_at_once_are_each_head_alone(case: tuple[Tensor, Tensor, HeadConfig]) -> None:
+def test_many_heads_at_once_are_each_head_alone(
+    case: tuple[Tensor, Tensor, RecurrentHeadConfig],
+) -> None:
     features, _, config = case
     for kind in (LinearHead, PooledHead):
         heads = [kind(LAYERS, DIM, OUTPUTS, config) for _ in range(3)]

@@ -1,12 +1,14 @@
 """Hugging Face encoders as upstreams: what transformers gives for each utterance alone, whatever it is batched with."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import soundfile
 import torch
+from safetensors.torch import load_file, save_file
 
 from mt4ssl_bench import checkpoint
 from mt4ssl_bench.config import load, to_dict
@@ -176,6 +178,90 @@ def test_names_that_cannot_be_loaded_say_what_is_needed(hubert: Path, tmp_path: 
         load_upstream(f"hf:{hubert}")
     with pytest.raises(UpstreamError, match="name a folder or a hub id"):
         load_upstream("hf:")
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def lose(part: str) -> Callable[[dict[str, torch.Tensor]], None]:
+    def change(weights: dict[str, torch.Tensor]) -> None:
+        for name in [name for name in weights if part in name]:
+            del weights[name]
+
+    return change
+
+
+def shrink(weights: dict[str, torch.Tensor]) -> None:
+    name = "encoder.layers.1.attention.k_proj.weight"
+    weights[name] = weights[name][:16].contiguous()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lose(".layers.1."), r"16 weights missing \(encoder\.layers\.1\..* and 13 more\)"),
+        (lose("layers.0.final_layer_norm.bias"), "1 weights missing .*0.final_layer_norm.bias"),
+        (lose("original0"), "pos_conv_embed.conv.parametrizations.weight.original0"),
+        (shrink, r"of another shape \(.*k_proj.weight is \(16, 32\), not \(32, 32\)\)"),
+    ],
+)
+def test_a_missing_weight_is_named_and_never_random(
+    change: Callable[[dict[str, torch.Tensor]], None], says: str, hubert: Path, tmp_path: Path
+) -> None:
+    upstream = load_upstream(f"hf:{hubert}")
+    rewrite(hubert, change)
+    with pytest.raises(UpstreamError, match=says):
+        load_upstream(f"hf:{hubert}")
+    assert isinstance(upstream, Trainable)
+    with pytest.raises(UpstreamError, match=says):
+        rebuild(upstream.blueprint, TuneConfig(), {})
+    data2vec = save(tmp_path / "d", "Data2VecAudio", masked=True, num_conv_pos_embeddings=2)
+    rewrite(data2vec, lose(".layers.1."))
+    with pytest.raises(UpstreamError, match=r"18 weights missing \(encoder\.layers\.1"):
+        convert(str(data2vec), tmp_path / "run")
+
+
+def test_a_mask_embedding_may_be_missing_and_heads_may_be_too_many(
+    hubert: Path, tmp_path: Path
+) -> None:
+    mark = load_upstream(f"hf:{hubert}").fingerprint
+    rewrite(hubert, lose("masked_spec_embed"))
+    assert load_upstream(f"hf:{hubert}").fingerprint == mark, "nothing of it is random"
+    torch.manual_seed(0)
+    config = transformers.HubertConfig(**SIZE, vocab_size=5)
+    transformers.HubertForCTC(config).save_pretrained(tmp_path / "ctc")
+    transformers.Wav2Vec2FeatureExtractor().save_pretrained(tmp_path / "ctc")
+    assert load_upstream(f"hf:{tmp_path / 'ctc'}").num_layers == 3
+
+
+def test_old_names_of_the_normed_convolution_are_the_same_weights(hubert: Path) -> None:
+    mark = load_upstream(f"hf:{hubert}").fingerprint
+
+    def rename(weights: dict[str, torch.Tensor]) -> None:
+        for number, letter in (("0", "g"), ("1", "v")):
+            stem = "encoder.pos_conv_embed.conv."
+            weights[f"{stem}weight_{letter}"] = weights.pop(
+                f"{stem}parametrizations.weight.original{number}"
+            )
+
+    rewrite(hubert, rename)
+    assert load_upstream(f"hf:{hubert}").fingerprint == mark
+
+
+def test_random_weights_of_a_model_that_s3prl_builds_are_named(hubert: Path) -> None:
+    name = f"hf_hubert_custom:{hubert}"
+    mark = load_upstream(name).fingerprint
+    rewrite(hubert, lose("masked_spec_embed"))
+    assert load_upstream(name).fingerprint == load_upstream(name).fingerprint
+    assert mark
+    rewrite(hubert, lose(".layers.1."))
+    with pytest.raises(
+        UpstreamError, match=r"weights are not in its checkpoint \(model\.encoder\.layers\.1\."
+    ):
+        load_upstream(name)
 
 
 def test_models_that_do_not_read_waveforms_are_refused(tmp_path: Path) -> None:

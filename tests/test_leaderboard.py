@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ import pytest
 from rich.console import Console
 
 from mt4ssl_bench import results
+from mt4ssl_bench.compare import compare
 from mt4ssl_bench.errors import BenchError, CheckpointError
-from mt4ssl_bench.leaderboard import SYNTHETIC, Leaderboard, Table
-from mt4ssl_bench.metrics import METRICS, Score
-from mt4ssl_bench.results import Result
+from mt4ssl_bench.leaderboard import Leaderboard
+from mt4ssl_bench.metrics import METRICS, Score, accuracy
+from mt4ssl_bench.results import Hypothesis, Result
+from mt4ssl_bench.table import SYNTHETIC, Table
+from mt4ssl_bench.text import flat, markdown
 
 MAIN = {"phoneme": "per", "asr": "wer", "speaker": "acc"}
 
@@ -137,16 +141,122 @@ def test_equal_rows_share_a_rank() -> None:
     ]
 
 
-def test_rows_that_lack_a_task_follow_without_a_rank() -> None:
+def test_the_rank_is_over_the_tasks_that_all_rows_share() -> None:
     records = [
         *three_tasks("a", 50, 50, 50),
         a_result("best", "phoneme", 1),
         *three_tasks("b", 40, 40, 60),
     ]
     table = only_table(records)
-    assert [(row.upstream, row.rank) for row in table.rows] == [("b", 1), ("a", 2), ("best", None)]
-    line = next(line for line in Leaderboard(records).to_markdown().splitlines() if "best" in line)
-    assert line == "| - | best | 94.7 | **1.0** [0.0, 3.0] | - | - | - |"
+    assert [(row.upstream, row.rank) for row in table.rows] == [("best", 1), ("b", 2), ("a", 3)]
+    lines = Leaderboard(records).to_markdown().splitlines()
+    assert "| 1 | best | 94.7 | 1 of 3 | **1.0** [0.0, 3.0] | - | - | - |" in lines
+    assert "* rank: mean place over phoneme PER % ↓, which all 3 ranked rows share" in lines
+    assert table.headings()[:4] == ["rank", "upstream", "params (M)", "tasks"]
+
+
+@pytest.mark.parametrize("last", [[], [a_result("a", "speaker", 50)], [a_result("b", "asr", 1)]])
+def test_one_more_result_takes_no_rank_from_the_others(last: list[Result]) -> None:
+    records = [a_result(model, "phoneme", 10 + i) for i, model in enumerate("abc")]
+    table = only_table(records + last)
+    assert [(row.upstream, row.rank) for row in table.rows] == [("a", 1), ("b", 2), ("c", 3)]
+    assert table.gaps == bool(last)
+
+
+def test_without_a_task_in_all_rows_those_of_the_commonest_task_are_ranked() -> None:
+    records = [
+        *(a_result("a", task, 10) for task in ("phoneme", "asr")),
+        *(a_result("b", task, 20) for task in ("phoneme", "asr")),
+        a_result("c", "speaker", 99),
+    ]
+    table = only_table(records)
+    assert [(row.upstream, row.rank, row.tasks) for row in table.rows] == [
+        ("a", 1, 2),
+        ("b", 2, 2),
+        ("c", None, 1),
+    ]
+    assert [column.label for column in table.columns if column.ranked] == [
+        "phoneme PER % ↓",
+        "asr WER % ↓",
+    ]
+
+
+def save_answers(folder: Path, model: str, wrong: set[int], number: int = 40) -> Result:
+    """Save a record of speaker identification whose utterances `wrong` are wrong."""
+    score = accuracy([index not in wrong for index in range(number)])
+    record = a_result(model, "speaker", 0, metrics={"acc": score})
+    rows: list[Hypothesis] = [
+        {"id": f"u{index}", "speaker": None, "reference": "x", "hypothesis": "y" if bad else "x",
+         "substitutions": int(bad), "deletions": 0, "insertions": 0, "tokens": 1}
+        for index, bad in ((index, index in wrong) for index in range(number))
+    ]  # fmt: skip
+    results.save(record, rows, folder)
+    return record
+
+
+def test_rows_that_compare_cannot_tell_apart_share_a_rank(tmp_path: Path) -> None:
+    save_answers(tmp_path, "one", {1, 2, 3})
+    save_answers(tmp_path, "two", {1, 2, 4, 5})  # one better, but not by the paired bootstrap
+    save_answers(tmp_path, "bad", set(range(20)))
+    (table,) = Leaderboard.from_folder(tmp_path).tables
+    assert [(row.upstream, row.rank) for row in table.rows] == [("one", 1), ("two", 1), ("bad", 3)]
+    assert table.by_value == ()
+    assert any("rows that cannot be told apart have equal places" in note for note in table.notes())
+    for names, clear in ((("one", "two"), False), (("one", "bad"), True)):
+        (found,) = compare(*names, task="speaker", folder=tmp_path)
+        assert (found.low > 0) == clear
+
+
+def test_a_row_without_answers_is_placed_by_value_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_answers(tmp_path, "one", {1, 2, 3})
+    record = save_answers(tmp_path, "two", {1, 2, 4, 5})
+    save_answers(tmp_path, "other", {1}, number=30)  # other utterances
+    results.hypotheses_path(results.record_path(record, tmp_path)).unlink()
+    (table,) = Leaderboard.from_folder(tmp_path).tables
+    assert [(row.upstream, row.rank) for row in table.rows] == [
+        ("other", 1),
+        ("one", 2),
+        ("two", 3),
+    ]
+    assert "two" in table.by_value
+    assert any("placed by value" in note and "two" in note for note in table.notes())
+    assert "its row is placed by value" in caplog.text
+
+
+def test_a_score_interval_is_marked_and_explained(tmp_path: Path) -> None:
+    save_answers(tmp_path, "all", set(), number=3)
+    text = Leaderboard.from_folder(tmp_path).to_markdown()
+    assert "| **100.0** [43.9, 100.0]^ |" in text
+    assert "* ^: score interval (Wilson)" in text
+    assert "wilson" in Leaderboard.from_folder(tmp_path).to_csv()
+    assert "^" not in Leaderboard(three_tasks("a", 1, 2, 3)).to_markdown()
+
+
+NAMES = [
+    "<script>alert(1)</script>", "two\nlines", "a|b", "`x`", "*x*", "[x](http://y)", "_x_", "a&lt;b", "# x",
+    "\x1b[31mred", "\u202egnp", '"quoted"', "=1+1", "@SUM(A1)", "-1", "+1", "\t=cmd()", "\r\n=x",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_stays_text_in_every_output(name: str) -> None:
+    record = a_result(name, "phoneme", 1, corpus=name, recipe_name=name)
+    board = Leaderboard([record, a_result("b", "phoneme", 2, corpus=name, limit=3)])
+    shown = markdown(name)
+    lines = board.to_markdown().splitlines()
+    assert f"| 1 | {shown} | 94.7 | **1.0** [0.0, 3.0] |" in lines
+    assert not re.search(r"(?<!\\)[`<>]|(?<!\\)\[x|\x1b|\u202e", "\n".join(lines))
+    cell = next(csv.DictReader(io.StringIO(board.to_csv())))
+    for key in ("upstream", "corpus_name", "recipe"):
+        assert cell[key].lstrip("'").strip() == flat(name).strip()
+        assert not cell[key].startswith(("=", "+", "-", "@", "\t", "\r"))
+        assert "\n" not in cell[key]
+    assert json.loads(board.to_json())["tables"][0]["rows"][0]["upstream"] == name
+    terminal = as_text(board)
+    assert flat(name).strip() in terminal
+    assert not re.search("\x1b|\u202e", terminal)
 
 
 def test_the_best_of_each_column_is_bold_whichever_its_direction() -> None:
@@ -203,7 +313,7 @@ def test_another_recipe_gets_a_column_of_its_own_and_does_not_rank() -> None:
         [False, None],
         [None, True],
     ]
-    first, second = table.headings()[3:]
+    first, second = table.headings()[4:]
     assert first.startswith("phoneme PER % ↓ (phoneme_tiny@")
     assert first != second
 
@@ -272,7 +382,7 @@ def test_synthetic_speech_is_named_as_what_it_is() -> None:
 
 def test_the_chosen_learning_rates_stand_below_with_their_recipe() -> None:
     records = [a_result("a", "phoneme", 1), a_result("b", "phoneme", 2, lr=1e-5)]
-    recipe = results.digest([records[0].recipe, 1, "frozen"])[:8]
+    recipe = records[0].identity.protocol[:8]
     assert f"* phoneme: recipe phoneme_tiny ({recipe}), frozen; lr: a 0.01, b 1e-05" in (
         Leaderboard(records).to_markdown().splitlines()
     )

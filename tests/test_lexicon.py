@@ -97,3 +97,21 @@ def test_found_and_missing_words_are_counted_and_none_is_guessed() -> None:
         "lexicon": {"words": 3, "found": 2, "guessed": 0, "missing": 1},
         "out_of_vocabulary": {"BLORF": 1},
     }
+
+
+@pytest.mark.parametrize(
+    "word", ["DON\u2019T", "don\u02bct", "Don\u2018t", "DON\uff07T", "\uff24ON'T"]
+)
+def test_a_word_is_looked_up_in_whatever_way_its_characters_are_written(word: str) -> None:
+    missing: Counter[str] = Counter()
+    assert pronounce(word, cmudict(), missing) == "D OW1 N T"
+    assert not missing
+
+
+def test_the_words_of_a_lexicon_may_have_typographic_apostrophes_and_separate_accents(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "words.txt"
+    file.write_text("don\u2019t D\ncafe\u0301 K\n", encoding="utf-8")
+    lexicon = open_lexicon([file]).words
+    assert pronounce("don't caf\u00e9 cafe\u0301", lexicon, Counter()) == "D K K"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mt4ssl_bench.errors import CorpusError
-from mt4ssl_bench.metrics import METRICS, accuracy, error_counts, error_rate, paired_difference
+from mt4ssl_bench.metrics import METRICS, accuracy, error_counts, error_rate
 
 
 def test_word_counts_are_those_made_by_hand() -> None:
@@ -36,9 +36,18 @@ def test_an_empty_hypothesis_is_all_deletions() -> None:
 
 
 @pytest.mark.parametrize("empty", ["", "  ", "\t\n"])
-def test_an_empty_reference_is_an_error_that_names_its_index(empty: str) -> None:
-    with pytest.raises(CorpusError, match="reference 1 of 2"):
-        error_counts(["A", empty], ["A", "B"], by="words")
+def test_words_in_an_utterance_in_which_nobody_speaks_are_insertions(empty: str) -> None:
+    counts = error_counts(["A", empty, empty], ["A", "B C", ""], by="words")
+    assert counts.tolist() == [[0, 0, 0, 1], [0, 0, 2, 0], [0, 0, 0, 0]]
+    assert error_counts([empty], ["B C"], by="characters").tolist() == [[0, 0, 3, 0]]
+    score = error_rate(counts)
+    assert (score.value, score.insertions, score.total) == (200.0, 2, 1)
+    assert 0 <= score.low <= score.high < math.inf  # draws without any reference word have no rate
+
+
+def test_references_without_any_token_have_no_rate() -> None:
+    with pytest.raises(CorpusError, match="all 2 references are empty; expected at least one"):
+        error_rate(error_counts(["", " "], ["A", ""], by="words"))
 
 
 def test_a_rate_is_total_errors_over_total_tokens_and_not_the_mean_of_rates() -> None:
@@ -95,7 +104,7 @@ def test_many_utterances_are_drawn_in_chunks_with_the_same_meaning(
 ) -> None:
     correct = [index % 2 == 0 for index in range(400)]
     whole = accuracy(correct, samples=2000)
-    monkeypatch.setattr("mt4ssl_bench.metrics.CHUNK", 1000)
+    monkeypatch.setattr("mt4ssl_bench.intervals.CHUNK", 1000)
     pieces = accuracy(correct, samples=2000)
     assert pieces.low == pytest.approx(whole.low, abs=0.6)
     assert pieces.high == pytest.approx(whole.high, abs=0.6)
@@ -133,38 +142,31 @@ def test_no_utterances_is_an_error() -> None:
         error_rate(error_counts([], [], by="words"))
 
 
-def test_a_paired_difference_is_tighter_than_two_intervals() -> None:
-    generator = np.random.default_rng(0)
-    tokens = np.full(500, 10)
-    hard = generator.binomial(10, generator.uniform(0, 0.8, size=500))  # what both find hard
-    better = np.maximum(hard - (generator.uniform(size=500) < 0.3), 0)
-    zeros = np.zeros_like(tokens)
-    a, b = (np.stack([errors, zeros, zeros, tokens], axis=1) for errors in (hard, better))
-    difference, low, high = paired_difference(a, b)
-    assert difference == pytest.approx(error_rate(a).value - error_rate(b).value)
-    assert 0 < low < difference < high
-    assert error_rate(a).low < error_rate(b).high  # the separate intervals overlap
-    assert paired_difference(b, a)[0] == -difference
-
-
-def test_a_system_does_not_differ_from_itself() -> None:
-    counts = error_counts(["A B", "C"], ["A", "D"], by="words")
-    assert paired_difference(counts, counts) == (0.0, 0.0, 0.0)
-
-
-def test_each_side_of_a_pair_counts_its_own_tokens() -> None:
-    a = error_counts(["A B", "C D E"], ["A", "C D E"], by="words")  # 1 of 5
-    b = error_counts(["A B C D E", "C D E"], ["A B", "C D E"], by="words")  # 3 of 8
-    value, low, high = paired_difference(a, b)
-    assert value == pytest.approx(20.0 - 37.5)
-    assert low <= value <= high
-    with pytest.raises(CorpusError, match="0 utterances"):
-        paired_difference(a[:0], b[:0])
-
-
 def test_directions_and_labels_are_in_one_table() -> None:
     errors = ("per", "wer", "cer", "per+lm", "wer+lm", "cer+lm")
     expected = {**dict.fromkeys(errors, False), "acc": True}
     assert {name: metric.higher_is_better for name, metric in METRICS.items()} == expected
     assert METRICS["per"].label == "PER % ↓"
     assert METRICS["acc"].label == "ACC % ↑"
+
+
+def test_each_metric_counts_in_its_own_tokens() -> None:
+    references, hypotheses = ["AB CD", "E"], ["AB CE", "E"]
+    counted = {
+        name: metric.counts(references, hypotheses).tolist() for name, metric in METRICS.items()
+    }
+    words, characters = [[1, 0, 0, 2], [0, 0, 0, 1]], [[1, 0, 0, 5], [0, 0, 0, 1]]
+    assert counted == {
+        **dict.fromkeys(("per", "wer", "per+lm", "wer+lm"), words),
+        **dict.fromkeys(("cer", "cer+lm"), characters),
+        "acc": [[1, 0, 0, 1], [0, 0, 0, 1]],
+    }
+
+
+def test_a_metrics_score_is_that_of_its_counts() -> None:
+    references, hypotheses, speakers = ["A B", "C", "D"], ["A", "C", "D"], ["x", "y", "z"]
+    counts = error_counts(references, hypotheses, by="words")
+    assert METRICS["wer"].score(references, hypotheses, speakers=speakers) == error_rate(
+        counts, speakers=speakers
+    )
+    assert METRICS["acc"].score(references, hypotheses) == accuracy([False, True, True])

@@ -5,9 +5,12 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.long
 def test_the_wheel_holds_every_module_and_recipe_under_one_package(tmp_path: Path) -> None:
     source = tmp_path / "source"  # a copy: building must not write into the checkout
     tracked = subprocess.run(

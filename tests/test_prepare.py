@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from mt4ssl_bench import audio
-from mt4ssl_bench.corpus import Corpus, phones_of, speaker_of, text_of
+from mt4ssl_bench.corpus import Corpus, is_silent, phones_of, speaker_of, text_of
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.prepare import prepare_folder, prepare_table
 
@@ -106,6 +106,16 @@ def test_a_name_and_a_licence_may_be_given_and_the_folder_names_the_rest(folder:
             "line 3: utterance 'v' has an empty text",
         ),
         ("id | path | speaker\nu | a.wav | \n", "line 2: utterance 'u' has an empty speaker"),
+        (
+            "id | path | text\nu | a.wav | one\nv | b.wav |  \n",
+            "(1 of 2 rows have an empty cell); fill it in, write <silence> as the text of an",
+        ),
+        (
+            "id | path | text | phones\nu | a.wav | <silence> | AA\n",
+            "line 2: utterance 'u' has <silence> beside a text or phones; expected <silence> in",
+        ),
+        ('"id" | "path"\n"u" | "a.wav"\n', 'its header is quoted ("id"); expected cells without'),
+        ('id | path\n"u" | "a.wav"\n', 'line 2: its cells are quoted ("a.wav"); expected cells'),
         ("id | path | text\nu | a.wav\n", "line 2: 3 columns expected"),
         ("id | path\n\nu | a.wav | x\n", "line 3: 2 columns expected"),
         ("id | path\nu | gone.wav\n", "utterance 'u': "),
@@ -568,3 +578,24 @@ def test_files_whose_names_would_give_one_id_keep_their_paths(tmp_path: Path) ->
     corpus = prepare_folder(tmp_path / "in", tmp_path / "out")
     found = {cut.id for split in corpus.info.splits for cut in corpus.cuts(split)}
     assert found == {"one.wav", "one.flac", "a/b.wav", "a-b.wav", "two"}
+
+
+def test_partial_leaves_out_rows_with_empty_cells_and_counts_them(folder: Path) -> None:
+    (folder / "m.tsv").write_text(
+        "id\tpath\ttext\tsplit\nu\ta.wav\tONE\ttrain\nv\tb.wav\t\ttrain\nw\tgone.wav\tTWO\ttrain\n"
+    )
+    corpus = prepare_table(folder / "m.tsv", folder / "out", partial=True)
+    assert [cut.id for cut in corpus.cuts("train")] == ["u"]
+    assert corpus.info.fields == ["phones", "text"]
+    assert corpus.info.notes["no_text_examples"] == ["'v' (line 3)"]
+    assert corpus.info.notes["missing"] == 1
+
+
+def test_silence_is_marked_in_a_table_and_differs_from_audio_without_a_text(folder: Path) -> None:
+    (folder / "m.tsv").write_text(
+        "id\tpath\ttext\tsplit\nu\ta.wav\tONE\ttrain\nv\tb.wav\t<silence>\ttest\n"
+    )
+    corpus = prepare_table(folder / "m.tsv", folder / "out")
+    (cut,) = corpus.cuts("test")
+    assert (text_of(cut), phones_of(cut), is_silent(cut)) == ("", "", True)
+    assert corpus.info.fields == ["phones", "text"]

@@ -69,6 +69,7 @@ def test_the_same_seed_gives_the_same_weights(corpus: Corpus, tmp_path: Path) ->
     assert prints[0] == prints[1] != prints[2]
 
 
+@pytest.mark.long
 def test_a_run_killed_twenty_times_ends_with_the_same_weights(
     corpus: Corpus, tmp_path: Path, prefork: Any
 ) -> None:
@@ -216,6 +217,7 @@ def test_keys_that_do_not_fit_are_refused_before_any_work(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.long
 def test_the_base_recipe_takes_three_updates_at_the_papers_size(
     corpus: Corpus, tmp_path: Path
 ) -> None:

@@ -1,14 +1,16 @@
 """Phone measures against numbers worked out by hand and scikit-learn's mutual information."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn.metrics import mutual_info_score
 
+from mt4ssl_bench.alignment import Alignment, read_alignment
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.upstream.labels import LabelInfo, LabelStore, write_labels
-from mt4ssl_bench.upstream.purity import at_frames, measure, purity, read_ctm
+from mt4ssl_bench.upstream.purity import at_frames, measure, purity
 
 
 def store(folder: Path, labels: list[int]) -> LabelStore:
@@ -41,23 +43,27 @@ def test_a_frame_has_the_phone_at_the_middle_of_its_window() -> None:
     assert phones.tolist() == [0, 0, 1, 1, -1]
 
 
-def test_a_ctm_file_is_joined_by_utterance(tmp_path: Path) -> None:
+def test_an_alignment_is_joined_by_utterance_and_what_is_unknown_is_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("mt4ssl_bench"), "propagate", True)
     ctm = tmp_path / "phones.ctm"
     ctm.write_text(
-        ";; a comment\na 1 0.00 0.04 AA\na 1 0.04 0.04 B\nelsewhere 1 0 1 SIL\n", encoding="utf-8"
+        "\ufeffa 1 0.00 0.04 AA\na 1 0.04 0.04 B\nelsewhere 1 0 1 SIL\n", encoding="utf-8"
     )
-    found = measure(store(tmp_path / "labels", [2, 2, 1, 1]), read_ctm(ctm))
+    found = measure(store(tmp_path / "labels", [2, 2, 1, 1]), read_alignment(ctm))
     assert found == pytest.approx(
-        {"aligned_frames": 4, "phone_purity": 1, "cluster_purity": 1, "pnmi": 1}
+        {"aligned_utterances": 1, "aligned_frames": 4}
+        | {"phone_purity": 1, "cluster_purity": 1, "pnmi": 1}
     )
+    (line,) = set(caplog.messages)  # pytest may attach its handler twice
+    assert "1 of its 2 utterances are not among the labelled ones; the first is 'elsewhere'" in line
 
 
-def test_an_alignment_that_is_none_is_refused(tmp_path: Path) -> None:
-    ctm = tmp_path / "phones.ctm"
-    ctm.write_text("a 1 0.00 0.04 AA\na one 0 x\n", encoding="utf-8")
-    with pytest.raises(CorpusError, match=r"phones\.ctm, line 2: 'a one 0 x' is not"):
-        read_ctm(ctm)
-    with pytest.raises(CorpusError, match=r"none\.ctm: cannot be read"):
-        read_ctm(tmp_path / "none.ctm")
+def test_a_file_in_a_folder_is_joined_by_either_of_its_names(tmp_path: Path) -> None:
+    labels = store(tmp_path / "labels", [2, 2])
+    segments = [(0.0, 0.04, "AA")]
+    for alignment in (Alignment({"a": segments}), Alignment({"spk-a": segments}, {"spk-a": "a"})):
+        assert measure(labels, alignment)["aligned_frames"] == 2
     with pytest.raises(CorpusError, match="names none of the labelled utterances"):
-        measure(store(tmp_path / "labels", [0]), {"c": [(0.0, 1.0, "AA")]})
+        measure(labels, Alignment({"spk-a": segments}))

@@ -95,9 +95,7 @@ def test_hypotheses_come_back_by_id_even_with_odd_line_separators(tmp_path: Path
 def test_a_second_evaluation_finds_the_first_by_content(tmp_path: Path) -> None:
     result = a_result()
     results.save(result, [], tmp_path)
-    key = results.key(
-        "f00dcafe12345678", "a1b2c3d4e5f60718", "phoneme_tiny", result.recipe, 1, None
-    )
+    key = result.key
     found = results.find(tmp_path, key)
     assert found is not None
     assert found.metrics == result.metrics
@@ -122,26 +120,35 @@ def test_of_two_records_with_one_key_the_newest_is_found(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "change",
     [
-        {"upstream_fingerprint": "other"},
-        {"corpus_digest": "other"},
-        {"recipe_name": "phoneme"},
-        {"recipe": {"steps": 101}},
-        {"task_version": 2},
+        {"fingerprint": "other"},
+        {"corpus": "other"},
+        {"recipe": "phoneme"},
+        {"task": "asr"},
+        {"mode": "finetune"},
+        {"settings": {"steps": 101, "sweep": [0.1]}},
+        {"version": 2},
         {"limit": 8},
     ],
 )
-def test_each_part_of_the_key_changes_it(change: dict[str, Any]) -> None:
+def test_each_part_of_the_identity_changes_the_key(change: dict[str, Any]) -> None:
     parts: dict[str, Any] = {
-        "upstream_fingerprint": "f",
-        "corpus_digest": "c",
-        "recipe_name": "phoneme_tiny",
-        "recipe": {"steps": 100, "lr": 0.1},
-        "task_version": 1,
+        "fingerprint": "f",
+        "corpus": "c",
+        "recipe": "phoneme_tiny",
+        "task": "phoneme",
+        "version": 1,
+        "mode": "frozen",
+        "settings": {"steps": 100, "sweep": [0.1]},
         "limit": None,
     }
-    same = parts | {"recipe": {"lr": 0.1, "steps": 100}}
-    assert results.key(**parts) == results.key(**same)
-    assert results.key(**parts) != results.key(**(parts | change))
+    key = results.Identity(**parts).key
+    other_order = parts | {"settings": {"sweep": (0.1,), "steps": 100}}
+    assert results.Identity(**other_order).key == key
+    assert results.Identity(**(parts | change)).key != key
+    same_numbers = (
+        results.Identity(**parts).protocol == results.Identity(**(parts | change)).protocol
+    )
+    assert same_numbers == (change.keys() <= {"fingerprint", "corpus", "recipe", "limit"})
 
 
 def test_a_known_digest_does_not_change_between_versions() -> None:

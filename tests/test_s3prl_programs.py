@@ -75,6 +75,7 @@ def phones(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_run_downstream_trains_and_evaluates_on_our_checkpoint(phones: Path) -> None:
     common = ["--device", "cpu"]
     model = [

@@ -35,6 +35,7 @@ def test_filter_banks_read_digits_and_an_untrained_model_knows_speakers(
     assert voices.metrics["acc"].value > 30  # six speakers: chance is 17 +- 3
 
 
+@pytest.mark.long
 def test_pretraining_on_recordings_learns(speech: Path, tmp_path: Path) -> None:
     corpus = prepare_table(speech / "fsdd_strings" / "manifest.tsv", tmp_path / "fsdd")
     keys = [

@@ -380,6 +380,34 @@ def test_features_of_the_same_model_and_corpus_are_never_deleted_for_one_another
 # ---- failures ----
 
 
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "fp32"])
+def test_a_broken_layer_is_named_and_no_precision_is_advised(
+    tmp_path: Path, cuts: list[Any], precision: Any
+) -> None:
+    message = r"hidden state 0 of 0-1: the largest finite one is 3e\+37 .1 more"
+    with pytest.raises(UpstreamError, match=message) as error:
+        FeatureStore(tmp_path, StoreConfig(precision=precision)).frames(
+            Fake(spoil=3e37), "d1", "train", cuts
+        )
+    assert "bf16" not in str(error.value)
+
+
+def test_entries_of_an_earlier_fingerprint_are_used_only_where_it_was_sufficient(
+    tmp_path: Path, cuts: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    store = FeatureStore(tmp_path, FP32)
+    store.frames(Fake("old"), "d1", "train", cuts)
+    same, other = Fake("v2-new"), Fake("v2-other")
+    same.former, other.insufficient = ("old",), ("old",)  # type: ignore[attr-defined]
+    found = store.frames(same, "d1", "train", cuts)
+    assert same.calls == 0
+    assert np.array_equal(found.get(cuts[0].id), by_hand(audio.read(cuts[0])))
+    store.frames(other, "d1", "train", cuts)
+    assert other.calls > 0
+    assert "its fingerprint old did not cover all settings of fake" in caplog.text
+    assert {entry.header.fingerprint for entry in entries(tmp_path)} == {"old", "v2-other"}
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_values_that_are_not_finite_are_refused_naming_the_utterance(
     tmp_path: Path, cuts: list[Any], value: float
@@ -393,7 +421,7 @@ def test_values_that_are_not_finite_are_refused_naming_the_utterance(
             return found
 
     bad = len(audio.read(cuts[4]))
-    message = rf"^upstream 'fake' returned NaN or infinity for utterance '{cuts[4].id}' \(.*; if its audio is sound"
+    message = rf"^upstream 'fake': broken on utterance '{cuts[4].id}' \(.*hidden state 0 of 0-1: .* NaN or inf"
     for crops in (None, WHOLE):
         store = FeatureStore(tmp_path, FP32)
         arguments = (Spoilt(), "d1", "train", cuts)
@@ -406,7 +434,8 @@ def test_values_beyond_half_precision_are_refused_with_what_to_set(
     tmp_path: Path, cuts: list[Any]
 ) -> None:
     with pytest.raises(
-        UpstreamError, match=r"are too large for fp16; set store\.precision=bf16 or fp32"
+        UpstreamError,
+        match=r"too large for fp16 \(hidden state 1 of 0-1 reaches 1\.4e\+05.* store\.precision=bf16",
     ):
         FeatureStore(tmp_path, StoreConfig()).frames(Fake(spoil=7e4), "d1", "train", cuts)
     for precision in ("bf16", "fp32"):

@@ -11,7 +11,8 @@ from mt4ssl_bench.corpus import Corpus
 from mt4ssl_bench.downstream.ctc import CTCTask
 from mt4ssl_bench.downstream.plan import ROLES, plan
 from mt4ssl_bench.downstream.sweep import Split, Sweep, Trial
-from mt4ssl_bench.errors import ConfigError
+from mt4ssl_bench.errors import ConfigError, TrainingError
+from mt4ssl_bench.training import Fit
 
 DATA = Path(__file__).parent / "data"
 LAYERS, DIM = 3, 12
@@ -74,6 +75,66 @@ def test_the_gradient_of_each_head_is_clipped_by_its_own_norm(corpus: Corpus) ->
         assert (
             moved[0] < 0.2 * moved[1]
         )  # Adam's epsilon weighs against a gradient of 1e-9, not against a free one
+
+
+@pytest.mark.parametrize("name", ["phoneme", "asr"])
+@pytest.mark.parametrize("clip", ["clip_norm=0", "clip_norm=1"])
+def test_a_head_whose_gradient_is_not_finite_stays_as_it_is_and_the_others_do_not_notice(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch, name: str, clip: str
+) -> None:
+    rates = "sweep=[1e-2, 1e-3]"
+    well, _ = sweep(corpus, name, rates, clip)
+    short, _ = sweep(corpus, name, rates, clip, "steps=6")
+    start = Fit._backward
+
+    def spoil(self: Any, *arguments: Any) -> Any:
+        parts = start(self, *arguments)
+        if self.step == 6:
+            self.optimizer.param_groups[0]["params"][-1].grad[0] = float("nan")
+        return parts
+
+    monkeypatch.setattr(Fit, "_backward", spoil)
+    ill, chosen = sweep(corpus, name, rates, clip)
+    assert [trial.diverged for trial in ill.trials] == [True, False]
+    assert ill.trials[0].step <= 6
+    last = short.trials[0].head.state_dict() if short.trials[0] is not chosen else {}
+    for key, value in ill.trials[0].head.state_dict().items():
+        assert value.isfinite().all(), key
+        if ill.trials[0] is not chosen and key in last:
+            assert value.equal(last[key])
+    assert ill.trials[1].best == well.trials[1].best
+
+
+def test_a_head_whose_logits_are_not_finite_on_valid_has_diverged(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Sweep._fit
+
+    def spoil(self: Sweep, *arguments: Any) -> Any:
+        self.trials[1].head.register_forward_hook(
+            lambda head, _, out: out if head.training else (out[0] * float("inf"), out[1])
+        )
+        return run(self, *arguments)
+
+    monkeypatch.setattr(Sweep, "_fit", spoil)
+    made, chosen = sweep(corpus, "asr", "sweep=[1e-2, 1e-3]")
+    assert [trial.diverged for trial in made.trials] == [False, True]
+    assert made.trials[1].state is None
+    assert chosen is made.trials[0]
+
+
+def test_a_score_that_is_not_a_number_is_never_the_best(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nan = float("nan")
+    scores = iter([nan, 50.0, 40.0, nan, nan, 60.0, nan, nan])  # two rates at four validations
+    monkeypatch.setattr("mt4ssl_bench.downstream.ctc.CTCTask.measure", lambda *_: next(scores))
+    made, chosen = sweep(corpus, "phoneme", "sweep=[1e-2, 1e-3]")
+    assert [(trial.best, trial.step) for trial in made.trials] == [(40.0, 6), (50.0, 3)]
+    assert chosen is made.trials[0]
+    scores = iter([nan] * 8)
+    with pytest.raises(TrainingError, match="gave a finite score"):
+        sweep(corpus, "phoneme", "sweep=[1e-2, 1e-3]")
 
 
 def test_every_seed_is_trained_at_every_rate_from_weights_of_its_own(corpus: Corpus) -> None:

@@ -46,7 +46,7 @@ def opened(corpus: Corpus, name: str) -> tuple[Job, Task, dict[str, list[Any]]]:
 def test_a_missing_field_is_counted_and_named(corpus: Corpus, name: str, field: str) -> None:
     def change(about: Any, split: str) -> None:
         if split == "valid" and about.recording_id in {"s0-1", "s2-1"}:
-            about.text, about.custom, about.speaker = "", {}, None
+            about.text, about.custom, about.speaker = None, {}, None
 
     message = rf"task '{name}': 2 of 3 utterances of split 'valid' have no {field} \(s0-1, s2-1\)"
     with pytest.raises(CorpusError, match=message):
@@ -100,15 +100,58 @@ def test_nothing_is_said_of_sound_data(corpus: Corpus, caplog: pytest.LogCapture
     assert not caplog.records
 
 
-def test_an_empty_reference_is_named_before_training(
+def test_an_empty_reference_of_speech_is_named_before_training(
     corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job, task, cuts = opened(corpus, "phoneme")
     monkeypatch.setattr(task, "reference", lambda cut: " " if cut.id == "s1-0" else "L OW")
     with pytest.raises(
-        CorpusError, match=r"reference of s1-0 in split 'test' is empty \(1 of 3 utterances\)"
+        CorpusError,
+        match=r"reference of s1-0 in split 'test' is empty \(1 of 3 utterances\), and not marked",
     ):
         check_references(job, task, cuts)
+
+
+def silenced(*names: str) -> Callable[[Any, str], None]:
+    """Return a change after which nobody speaks in some utterances."""
+
+    def change(about: Any, split: str) -> None:
+        if about.recording_id in names:
+            about.text, about.custom = "", {}
+
+    return change
+
+
+@pytest.mark.parametrize("name", ["asr", "phoneme"])
+def test_silent_utterances_are_counted_and_not_learnt_from(
+    corpus: Corpus, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(logging.getLogger("mt4ssl_bench"), "propagate", True)
+    job, task, cuts = opened(Changed(corpus, silenced("s0-0", "s1-1", "s2-3", "s2-4")), name)
+    assert check_references(job, task, cuts) == {
+        "train_silent_utterances": 2, "valid_silent_utterances": 1, "test_silent_utterances": 1
+    }  # fmt: skip
+    assert "in 2 of 18 utterances of split 'train' nobody speaks: left out of tr" in caplog.text
+    assert "of split 'test' nobody speaks: words in them count as insertions (s0-0)" in caplog.text
+    kept, left = learnable(job, task, cuts["train"], {cut.id: 1000 for cut in cuts["train"]})
+    assert ({cut.id for cut in cuts["train"]} - {cut.id for cut in kept}, left) == (
+        {"s2-3", "s2-4"}, 0
+    )  # fmt: skip
+
+
+def test_a_split_in_which_nobody_speaks_is_refused(corpus: Corpus) -> None:
+    names = [cut.id for cut in corpus.cuts("test")]
+    with pytest.raises(
+        CorpusError, match="no utterance of split 'test' has a reference: all 3 are empty .*; expec"
+    ):
+        check_references(*opened(Changed(corpus, silenced(*names)), "asr"))
+
+
+def test_pieces_are_fitted_without_the_texts_of_silent_utterances(corpus: Corpus) -> None:
+    job, _, cuts = opened(Changed(corpus, silenced("s2-3")), "asr")
+    task = job.kind(replace(job.config, units="sentencepiece", vocabulary=12))
+    task.fit_units(cuts["train"])
+    assert task.outputs == 13
 
 
 def test_targets_longer_than_their_frames_are_left_out_of_training_and_named(

@@ -5,6 +5,7 @@ Run as a program (python test_training.py RUN MODE), it is the child process tha
 
 import json
 import os
+import random
 import resource
 import signal
 import subprocess
@@ -12,9 +13,11 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -23,7 +26,8 @@ from mt4ssl_bench import checkpoint, files
 from mt4ssl_bench.batching import endless
 from mt4ssl_bench.errors import CheckpointError, TrainingError
 from mt4ssl_bench.optim import OptimConfig, factor
-from mt4ssl_bench.training import Fit, FitConfig, FitReport, StepLoss
+from mt4ssl_bench.run_folder import RunFolder
+from mt4ssl_bench.training import Fit, FitConfig, FitReport, Hooks, Scaling, StepLoss
 
 Batch = tuple[Tensor, Tensor]
 OPTIM = OptimConfig(lr=0.02, schedule="constant")
@@ -53,20 +57,30 @@ def network(dropout: float = 0.2) -> nn.Module:
 
 
 def build(run: Path | None = None, model: nn.Module | None = None, **changes: Any) -> Fit[Batch]:
-    """Return a run over `eights`; `changes` go to FitConfig where it knows them, else to Fit."""
+    """Return a run over `eights`; `changes` go to the class that knows them, else to Fit."""
     model = model or network()
-    known = {
-        key: changes.pop(key) for key in list(changes) if key in FitConfig.__dataclass_fields__
-    }
+
+    def known(kind: Any) -> dict[str, Any]:
+        return {key: changes.pop(key) for key in list(changes) if key in kind.__dataclass_fields__}
+
     config = FitConfig(
-        **{"steps": STEPS, "log_every": 1, "save_every": 5, "validate_every": 1_000, **known}
+        **{
+            "steps": STEPS,
+            "log_every": 1,
+            "save_every": 5,
+            "validate_every": 1_000,
+            **known(FitConfig),
+        }
     )
 
     def loss(batch: Batch, step: int, micro: int) -> StepLoss:
         total = (model(batch[0]) - batch[1]).square().sum()
         return StepLoss(total=total, count=len(batch[0]), sums={"loss": total}, seconds=1.0)
 
-    given = {"batches": eights, "loss": loss, "optim": OPTIM, "run": run, **changes}
+    folder = run and RunFolder(run, changes.pop("meta", None), changes.pop("free", ()))
+    owner, scaling = Hooks(**known(Hooks)), Scaling(**known(Scaling))
+    given = {"batches": eights, "loss": loss, "optim": OPTIM, "folder": folder, **changes}
+    given |= {"hooks": owner, "scaling": scaling}
     return Fit(
         model, endless(given.pop("batches")), given.pop("loss"), given.pop("optim"), config, **given
     )
@@ -317,16 +331,56 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_move(
     assert all(value.isfinite().all() for value in model.state_dict().values())
 
 
-def test_groups_with_rates_of_their_own_may_diverge_alone() -> None:
+def two_groups(**changes: Any) -> tuple[nn.Module, nn.Module, Fit[Batch]]:
+    """Return two models, a group each, and their run: the second's gradient is NaN in update 3."""
     well, ill = network(), network()
 
     def loss(batch: Batch, step: int, number: int) -> StepLoss:
-        total = well(batch[0]).square().sum()
-        return StepLoss(total=total + root_of_zero(ill, batch) if step == 0 else total, count=8)
+        total = well(batch[0]).square().sum() + ill(batch[0]).square().sum()
+        return StepLoss(total=total + root_of_zero(ill, batch) if step == 3 else total, count=8)
 
     groups = [{"params": list(model.parameters())} for model in (well, ill)]
-    assert build(model=nn.ModuleList([well, ill]), loss=loss, groups=groups)().finished
-    assert all(value.isfinite().all() for value in well.state_dict().values())
+    return well, ill, build(model=nn.ModuleList([well, ill]), loss=loss, groups=groups, **changes)
+
+
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+def test_a_gradient_that_is_not_finite_in_one_group_stops_the_run_before_any_weights_move(
+    clip: float,
+) -> None:
+    optim = replace(OPTIM, clip_norm=clip)
+    _, _, run = two_groups(optim=optim)
+    with pytest.raises(TrainingError, match="the gradient is not finite at update 3"):
+        run()
+    _, _, short = two_groups(optim=optim, steps=3)
+    short()
+    assert same(run.model.state_dict(), short.model.state_dict())
+
+
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+def test_a_group_that_may_diverge_stays_as_it_is_and_the_others_go_on(clip: float) -> None:
+    diverged: list[tuple[int, list[int]]] = []
+    well, ill, run = two_groups(
+        optim=replace(OPTIM, clip_norm=clip),
+        diverged=lambda step, groups: diverged.append((step, list(groups))),
+    )
+    before: dict[str, Any] = {}
+    update = run._update
+
+    def watched(*arguments: Any) -> Any:
+        if run.step == 3:
+            before.update({k: v.clone() for k, v in run.model.state_dict().items()})
+        values = update(*arguments)
+        if run.step == 4:
+            after = run.model.state_dict()
+            moved = {k.split(".")[0] for k in before if not after[k].equal(before[k])}
+            assert moved == {"0"}
+        return values
+
+    run._update = watched  # type: ignore[method-assign]
+    assert run().finished
+    assert diverged == [(3, [1])]
+    for model in (well, ill):
+        assert all(value.isfinite().all() for value in model.state_dict().values())
 
 
 @contextmanager
@@ -534,6 +588,27 @@ def test_on_continuing_the_log_loses_repeated_updates_and_a_line_cut_short(
         file.write('{"step": 9, "lo')
     build(tmp_path)()
     assert_equals_whole(tmp_path, whole)
+
+
+def test_models_that_draw_from_numpys_and_pythons_generators_continue_exactly(
+    tmp_path: Path,
+) -> None:
+    def run(folder: Path, **changes: Any) -> Fit[Batch]:
+        model = network()
+
+        def loss(batch: Batch, step: int, micro: int) -> StepLoss:
+            drawn = 1 + np.random.random() + random.random()  # noqa: NPY002, S311 - as s3prl's models do
+            return StepLoss(total=drawn * model(batch[0]).square().sum(), count=8)
+
+        return build(folder, model, loss=loss, **changes)
+
+    run(tmp_path / "whole")()
+    with pytest.raises(Stop):
+        run(tmp_path / "broken", after_step=stop_at(13, Stop()))()
+    np.random.seed(5)  # noqa: NPY002
+    run(tmp_path / "broken")()
+    ours, theirs = (checkpoint.load(tmp_path / n / "checkpoint.pt") for n in ("broken", "whole"))
+    assert same(ours, theirs)
 
 
 def test_a_finished_run_is_not_repeated(whole: Path) -> None:

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from mt4ssl_bench.downstream.asr import ASR
-from mt4ssl_bench.downstream.phoneme import Phoneme
-from mt4ssl_bench.downstream.task import TaskConfig
+from mt4ssl_bench.downstream.asr import ASR, ASRConfig
+from mt4ssl_bench.downstream.phoneme import Phoneme, PhonemeConfig
 from mt4ssl_bench.downstream.units import Characters, Phonemes, Pieces, Units, drop_stress, restore
 from mt4ssl_bench.errors import CheckpointError, CorpusError
 
@@ -50,7 +49,7 @@ class Cut:
 
 
 def test_greedy_decoding_collapses_repeats_then_drops_blanks() -> None:
-    task = Phoneme(TaskConfig())
+    task = Phoneme(PhonemeConfig())
     task.fit_units([Cut("A B C")])
     path = [0, 1, 1, 0, 1, 2, 2, 0, 3, 3]
     logits = torch.nn.functional.one_hot(torch.tensor([path, path]), 4).float()
@@ -58,7 +57,7 @@ def test_greedy_decoding_collapses_repeats_then_drops_blanks() -> None:
 
 
 def test_ctc_loss_of_a_certain_path_is_zero_and_of_an_impossible_one_too() -> None:
-    task = Phoneme(TaskConfig())
+    task = Phoneme(PhonemeConfig())
     task.fit_units([Cut("A B")])
     logits = 100 * torch.nn.functional.one_hot(torch.tensor([[1, 0, 2]]), 3).float()
     assert task.loss(logits, torch.tensor([3]), [torch.tensor([1, 2])]).item() == pytest.approx(
@@ -110,9 +109,9 @@ def test_a_lexicon_replaces_the_corpus_s_phones(
 ) -> None:
     file = tmp_path / "lexicon.txt"
     file.write_text("cat\tK AE1 T\ncat(2) K AE0 T\nSAT  S AE1 T\n", encoding="utf-8")
-    task = Phoneme(TaskConfig(lexicon=str(file)))
+    task = Phoneme(PhonemeConfig(lexicon=str(file)))
     assert Phoneme.reads(task.config) == "text"
-    assert Phoneme.reads(TaskConfig()) == "phones"
+    assert Phoneme.reads(PhonemeConfig()) == "phones"
     with caplog.at_level("WARNING", logger="mt4ssl_bench"):
         task.fit_units([Spoken("Cat sat"), Spoken("CAT RAN")])
     assert (
@@ -124,19 +123,19 @@ def test_a_lexicon_replaces_the_corpus_s_phones(
         "symbols": ["AE1", "K", "S", "SPN", "T"],
         "words": [],
     }
-    plain = Phoneme(TaskConfig(stress="drop"))
+    plain = Phoneme(PhonemeConfig(stress="drop"))
     assert plain.reference(Spoken("CAT", "K AE1 T")) == "K AE T"
-    common = Phoneme(TaskConfig(lexicon="cmudict", stress="drop"))
+    common = Phoneme(PhonemeConfig(lexicon="cmudict", stress="drop"))
     common.fit_units([Spoken("HELLO")])
     assert common.reference(Spoken("hello")) == "HH AH L OW"
 
 
 def test_speech_recognition_writes_pieces_where_the_recipe_says_so() -> None:
-    pieces = ASR(TaskConfig(units="sentencepiece", vocabulary=8))
+    pieces = ASR(ASRConfig(units="sentencepiece", vocabulary=8))
     pieces.fit_units([Spoken("a cat sat")])
     assert pieces.decode(*_say(pieces, "A CAT SAT")) == ["A CAT SAT"]
     assert pieces.words == ["A", "CAT", "SAT"]
-    again = ASR(TaskConfig(units="sentencepiece", vocabulary=8))
+    again = ASR(ASRConfig(units="sentencepiece", vocabulary=8))
     again.restore(pieces.state())
     assert (again.outputs, again.words) == (9, pieces.words)
 
@@ -146,3 +145,14 @@ def _say(task: ASR, text: str) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.nn.functional.one_hot(torch.tensor([path]), task.outputs).float(), torch.tensor(
         [len(path)]
     )
+
+
+@pytest.mark.parametrize("apostrophe", ["'", "\u2019", "\u02bc"])
+def test_asr_has_one_apostrophe_among_its_characters(apostrophe: str) -> None:
+    def cut(text: str) -> Any:
+        return SimpleNamespace(supervisions=[SimpleNamespace(text=text)])
+
+    task = ASR(ASRConfig(task="asr"))
+    task.fit_units([cut("don't"), cut(f"can{apostrophe}t")])
+    assert task.fitted.state()["symbols"] == ["'", "A", "C", "D", "N", "O", "T"]
+    assert task.reference(cut(f"can{apostrophe}t")) == "CAN'T"

@@ -138,27 +138,31 @@ BOUNDS: bounds.Bounds = {
 def check(config: PretrainConfig) -> PretrainConfig:
     """Return `config` unchanged if its values fit together; raises ConfigError naming the key that does not."""
     bounds.check(config, BOUNDS)
-    encoder, targets = config.encoder, config.targets
-    rules = {
-        f"encoder.heads={encoder.heads}: encoder.dim={encoder.dim} is not divisible by it": encoder.dim
-        % encoder.heads,
-        f"encoder.pos_groups={encoder.pos_groups}: encoder.dim={encoder.dim} is not divisible by it": encoder.dim
-        % encoder.pos_groups,
-        f"encoder.pos_kernel={encoder.pos_kernel}: must be odd": encoder.pos_kernel % 2 == 0,
-        f"targets.online.top_k={targets.online.top_k}: encoder.layers is {encoder.layers}": targets.online.top_k
-        > encoder.layers,
-        "targets: both weights are 0; leave at least one extractor": targets.offline.weight == 0
-        and targets.online.weight == 0,
-        f"targets.offline.clusters={targets.offline.clusters}: must be at least 2": targets.offline.clusters
-        < 2,
-        f"masking.prob={config.masking.prob}: must lie in (0, 1]": not 0 < config.masking.prob <= 1,
-        f"data.min_seconds={config.data.min_seconds}: must be at least 0.05": config.data.min_seconds
-        < 0.05,
-        f"data.max_seconds={config.data.max_seconds}: must be over data.min_seconds={config.data.min_seconds}": (
-            config.data.max_seconds <= config.data.min_seconds
-        ),
-    }
-    for message, broken in rules.items():
-        if broken:
-            raise ConfigError(message)
+    encoder, targets, data = config.encoder, config.targets, config.data
+    for name in ("heads", "pos_groups"):
+        parts = getattr(encoder, name)
+        if encoder.dim % parts:
+            raise ConfigError(
+                f"encoder.{name}={parts}: encoder.dim={encoder.dim} is not divisible by it"
+            )
+    if encoder.pos_kernel % 2 == 0:
+        raise ConfigError(f"encoder.pos_kernel={encoder.pos_kernel}: must be odd")
+    if targets.online.top_k > encoder.layers:
+        raise ConfigError(
+            f"targets.online.top_k={targets.online.top_k}: encoder.layers is {encoder.layers}"
+        )
+    if targets.offline.weight == 0 and targets.online.weight == 0:
+        raise ConfigError("targets: both weights are 0; leave at least one extractor")
+    if targets.offline.clusters < 2:
+        raise ConfigError(
+            f"targets.offline.clusters={targets.offline.clusters}: must be at least 2"
+        )
+    if not 0 < config.masking.prob <= 1:
+        raise ConfigError(f"masking.prob={config.masking.prob}: must lie in (0, 1]")
+    if data.min_seconds < 0.05:
+        raise ConfigError(f"data.min_seconds={data.min_seconds}: must be at least 0.05")
+    if data.max_seconds <= data.min_seconds:
+        raise ConfigError(
+            f"data.max_seconds={data.max_seconds}: must be over data.min_seconds={data.min_seconds}"
+        )
     return config

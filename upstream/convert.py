@@ -10,9 +10,9 @@ from torch import Tensor
 
 from mt4ssl_bench import checkpoint
 from mt4ssl_bench.config import load, to_dict
-from mt4ssl_bench.errors import CheckpointError, ConfigError
+from mt4ssl_bench.errors import CheckpointError, ConfigError, some
 from mt4ssl_bench.upstream.config import PretrainConfig, check
-from mt4ssl_bench.upstream.expert import KIND
+from mt4ssl_bench.upstream.expert import KIND, fingerprint
 from mt4ssl_bench.upstream.fairseq import read_fairseq
 from mt4ssl_bench.upstream.foreign import Found
 from mt4ssl_bench.upstream.model import MT4SSL
@@ -62,7 +62,6 @@ def convert(source: str, out: Path, keys: Sequence[str] = ()) -> Conversion:
         {"kind": KIND, "config": stored, "source": origin, "model": state}, out / "checkpoint.pt"
     )
     (out / "config.json").write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
-    encoder = {key: tensor for key, tensor in state.items() if not key.startswith("extractors.")}
     parts = ["encoder"]
     parts += ["teacher"] * any(key.startswith(TEACHER) for key in state)
     parts += [
@@ -73,7 +72,7 @@ def convert(source: str, out: Path, keys: Sequence[str] = ()) -> Conversion:
     return Conversion(
         kind=found.kind,
         config=config,
-        fingerprint=checkpoint.fingerprint(encoder),
+        fingerprint=fingerprint(config, state),
         parts=parts,
         notes=notes,
     )
@@ -163,7 +162,4 @@ def check_fits(source: str, config: PretrainConfig, state: Mapping[str, Tensor])
         ("of another shape", shapes),
     ):
         if names:
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise CheckpointError(
-                f"{source}: not MT4SSL's architecture: {what}: {', '.join(names[:3])}{more}"
-            )
+            raise CheckpointError(f"{source}: not MT4SSL's architecture: {what}: {some(names)}")

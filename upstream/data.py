@@ -88,6 +88,8 @@ class PretrainData:
             raise CorpusError(
                 f"split '{split}': none of {found} utterances lasts data.min_seconds={config.min_seconds} s"
             )
+        if self.cuts.shards is None:
+            audio.require_some_unchanged(self.cuts)
         self.seconds = float(self.cuts.durations.sum())
         self.unreadable: dict[str, str] = {}  # utterance id -> what is wrong with it
         self._cache: dict[str, NDArray[np.float32]] = {}

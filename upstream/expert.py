@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import math
+from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 from mt4ssl_bench import checkpoint
 from mt4ssl_bench.audio import RATE
 from mt4ssl_bench.config import from_dict, load, to_dict
-from mt4ssl_bench.errors import CheckpointError, UpstreamError
+from mt4ssl_bench.errors import CheckpointError, UpstreamError, first_line
 from mt4ssl_bench.features import Features, Upstream, s3prl_hub
+from mt4ssl_bench.identity import identify
 from mt4ssl_bench.tuning import TuneConfig
 from mt4ssl_bench.upstream.config import PretrainConfig, check
 from mt4ssl_bench.upstream.frontend import (
@@ -32,9 +34,9 @@ WINDOW = 6_000  # frames, two minutes: longer audio is encoded in windows, for a
 
 
 class MT4SSLUpstream:
-    """The student of an MT4SSL model, frozen."""
+    """The student of an MT4SSL model, frozen; `pretrained`: no other settings can have its weights."""
 
-    def __init__(self, model: MT4SSL, name: str, device: str) -> None:
+    def __init__(self, model: MT4SSL, name: str, device: str, *, pretrained: bool = False) -> None:
         model.extractors.clear()  # heads and teacher serve training alone
         self.model = model.to(device).eval().requires_grad_(requires_grad=False)
         self.name, self.device, self.stride = name, device, STRIDE
@@ -42,7 +44,10 @@ class MT4SSLUpstream:
         self.num_layers, self.dim = config.layers + 1, config.dim
         self.blueprint = {"kind": KIND, "config": to_dict(model.config)}
         self.parameters = sum(p.numel() for p in model.parameters())
-        self.fingerprint = checkpoint.fingerprint(model.state_dict())
+        self.fingerprint = fingerprint(model.config, model.state_dict())
+        old = checkpoint.fingerprint(model.state_dict())  # scheme 1: the weights only
+        self.former: tuple[str, ...] = (old,) if pretrained else ()
+        self.insufficient: tuple[str, ...] = () if pretrained else (old,)
 
     @torch.no_grad()
     def extract(self, waveforms: Tensor, lengths: Tensor) -> Features:
@@ -86,6 +91,13 @@ class UpstreamExpert(nn.Module):
             raise UpstreamError(f"audio at {sample_rate} Hz: expected {RATE}; resample it first")
         layers, _ = hidden_states(self.model, wavs)
         return {"hidden_states": layers, "last_hidden_state": layers[-1]}
+
+
+def fingerprint(config: PretrainConfig, state: Mapping[str, Tensor]) -> str:
+    """Return the fingerprint of a student: its weights, and the settings that they do not show."""
+    student = {key: tensor for key, tensor in state.items() if not key.startswith("extractors.")}
+    settings = {"normalize": config.frontend.normalize, "heads": config.encoder.heads}
+    return identify(student, [KIND, settings])
 
 
 def hidden_states(model: MT4SSL, waves: list[Tensor]) -> tuple[list[Tensor], Tensor]:
@@ -175,7 +187,7 @@ def read_model(path: Path) -> MT4SSL:
         )
     except RuntimeError as error:
         raise CheckpointError(
-            f"{path}: its weights do not fit its config ({str(error).splitlines()[0]})"
+            f"{path}: its weights do not fit its config ({first_line(error)})"
         ) from None
     return model
 
@@ -185,7 +197,18 @@ def load_checkpoint(argument: str, *, device: str) -> Upstream:
     path = Path(argument)
     folder = path if path.is_dir() else path.parent
     name = path.stem if path.is_file() and path.name != "checkpoint.pt" else folder.resolve().name
-    return MT4SSLUpstream(read_model(path), name, device)
+    return _load(path, name, device)
+
+
+def _load(path: Path, name: str, device: str) -> Upstream:
+    return MT4SSLUpstream(
+        read_model(path), name, device, pretrained=is_pretrained(read_checkpoint(path))
+    )
+
+
+def is_pretrained(stored: Mapping[str, Any]) -> bool:
+    """Return whether a checkpoint was pretrained here, or is an export of one; not if converted."""
+    return "source" not in stored and "corpus_digest" in stored and stored.get("step", 0) > 1
 
 
 def load_random(argument: str, *, device: str) -> Upstream:
@@ -202,9 +225,7 @@ def load_custom(argument: str, *, device: str) -> Upstream:
     """Return the upstream of a path or URL: what mt4ssl_custom is in s3prl's hub."""
     if not _is_url(argument):
         return load_checkpoint(argument, device=device)
-    return MT4SSLUpstream(
-        read_model(download(argument)), Path(argument.partition("?")[0]).stem, device
-    )
+    return _load(download(argument), Path(argument.partition("?")[0]).stem, device)
 
 
 def load_default(argument: str, *, device: str) -> Upstream:

@@ -9,9 +9,11 @@ from typing import Any
 import mt4ssl_bench
 from mt4ssl_bench import checkpoint
 from mt4ssl_bench.errors import CheckpointError, ConfigError
+from mt4ssl_bench.features import load_upstream
 from mt4ssl_bench.leaderboard import Leaderboard
 from mt4ssl_bench.results import Result, load_all
-from mt4ssl_bench.upstream.expert import read_checkpoint, read_model
+from mt4ssl_bench.text import markdown
+from mt4ssl_bench.upstream.expert import fingerprint, read_checkpoint, read_model
 
 KEPT = (
     "kind",
@@ -27,7 +29,7 @@ library_name: transformers
 tags: [speech, self-supervised-learning, mt4ssl]
 ---
 
-# {name}
+# {title}
 
 The encoder of an [MT4SSL](https://arxiv.org/abs/2211.07321) model: the student, without the heads and the teacher that
 trained it. It is a `Data2VecAudioModel`, whose architecture is MT4SSL's.
@@ -41,7 +43,7 @@ trained it. It is a `Data2VecAudioModel`, whose architecture is MT4SSL's.
 ```python
 from transformers import AutoFeatureExtractor, AutoModel
 
-extractor, model = AutoFeatureExtractor.from_pretrained("{name}"), AutoModel.from_pretrained("{name}").eval()
+extractor, model = AutoFeatureExtractor.from_pretrained({name}), AutoModel.from_pretrained({name}).eval()
 inputs = extractor(waveform, sampling_rate=16_000, return_tensors="pt")  # one utterance, (samples,)
 hidden_states = model(**inputs, output_hidden_states=True).hidden_states
 ```
@@ -59,9 +61,10 @@ def to_s3prl(run: Path, out: Path) -> str:
         raise ConfigError(f"--out {out}: the file's name must end in .pt")
     if out.exists():
         raise CheckpointError(f"{out}: exists already; choose another --out")
-    stored, state = read_checkpoint(run), read_model(run).state_dict()
-    checkpoint.save({**{key: stored[key] for key in KEPT if key in stored}, "model": state}, out)
-    return checkpoint.fingerprint(state)
+    stored, model = read_checkpoint(run), read_model(run)
+    kept = {key: stored[key] for key in KEPT if key in stored}
+    checkpoint.save({**kept, "model": model.state_dict()}, out)
+    return fingerprint(model.config, model.state_dict())
 
 
 def to_huggingface(run: Path, out: Path, results: Path | None = None) -> str:
@@ -80,12 +83,13 @@ def to_huggingface(run: Path, out: Path, results: Path | None = None) -> str:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"{out}: exists already; choose another --out")
     stored, model = read_checkpoint(run), read_model(run)
-    mark = checkpoint.fingerprint(model.state_dict())
-    records = (
-        []
-        if results is None
-        else [r for r in load_all(results) if r.upstream["fingerprint"] == mark]
-    )
+    upstream = load_upstream(str(run))
+    mark = upstream.fingerprint
+    records = [
+        record
+        for record in (load_all(results) if results is not None else [])
+        if record.upstream["fingerprint"] in {mark, *getattr(upstream, "former", ())}
+    ]
     if results is not None and not records:
         raise ConfigError(
             f"--results {results}: no record of this model ({mark}); run mt4ssl-bench evaluate {run}"
@@ -119,14 +123,16 @@ def card(
         "input": f"16 kHz mono, {'normalised by utterance' if normalized else 'not normalised'}",
         "updates": stored.get("step") or source.get("updates") or "not recorded",
         "digest of the corpus": stored.get("corpus_digest", "not recorded"),
-        "fingerprint of the weights": mark,
+        "fingerprint": mark,
         "written by": f"mt4ssl-bench {mt4ssl_bench.__version__}",
     }
     if source:
         facts["converted from"] = f"{source['name']} ({source['kind']})"
     sections = [
         CARD.format(
-            name=name, facts="\n".join(f"| {key} | {value} |" for key, value in facts.items())
+            title=markdown(name),
+            name=json.dumps(name),  # a string of Python, too
+            facts="\n".join(f"| {key} | {markdown(str(value))} |" for key, value in facts.items()),
         )
     ]
     if stored.get("validations"):

@@ -12,6 +12,8 @@ from mt4ssl_bench.upstream.names import from_official
 
 # fairseq's setting -> our recipe key; what is not listed has no counterpart or follows from the shapes of the weights
 _SETTINGS = {
+    "encoder_layers": "encoder.layers",  # shapes show it too, but not where the last one is lost
+    "pos_conv_depth": "encoder.pos_depth",
     "encoder_attention_heads": "encoder.heads",
     "dropout": "encoder.dropout",
     "attention_dropout": "encoder.attention_dropout",

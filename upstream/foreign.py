@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from mt4ssl_bench.errors import CheckpointError
+from mt4ssl_bench.errors import CheckpointError, lines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,9 +118,6 @@ def tensors(state: object) -> dict[str, Tensor]:
 
 
 def _reason(error: Exception) -> str:
-    lines = [
-        line.strip()
-        for line in str(error).splitlines()
-        if re.search("GLOBAL|Can only|Trying", line)
-    ]
-    return (lines or str(error).splitlines() or [type(error).__name__])[0][:160]
+    every = lines(error)
+    telling = [line for line in every if re.search("GLOBAL|Can only|Trying", line)]
+    return (telling or every)[0][:160]

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchaudio
 from numpy.typing import NDArray
 from torch import Tensor
 
 from mt4ssl_bench import audio
+from mt4ssl_bench.alignment import TIER, read_alignment
 from mt4ssl_bench.config import load, to_dict
 from mt4ssl_bench.corpus import Corpus
 from mt4ssl_bench.cuts import Joined
@@ -31,7 +31,8 @@ from mt4ssl_bench.passes import Pass
 from mt4ssl_bench.upstream.config import OfflineConfig, PretrainConfig, check
 from mt4ssl_bench.upstream.frontend import RECEPTIVE_FIELD, STRIDE, frame_count
 from mt4ssl_bench.upstream.labels import LabelInfo, LabelStore, write_labels
-from mt4ssl_bench.upstream.purity import measure, read_ctm
+from mt4ssl_bench.upstream.purity import measure
+from mt4ssl_bench.wheels import import_torchaudio
 
 LOGGER = logging.getLogger(__name__)
 CENTRES = "centres.npz"
@@ -48,6 +49,7 @@ def mfcc(samples: NDArray[np.float32]) -> Tensor:
     wave = (
         torch.from_numpy(samples)[None] * 32768.0
     )  # Kaldi's range: the log energies then stay above its floor
+    torchaudio = import_torchaudio("MFCC features")
     static = torchaudio.compliance.kaldi.mfcc(
         wave, sample_frequency=audio.RATE, use_energy=False
     ).t()[None]
@@ -128,9 +130,11 @@ class FeatureSource:
             )
         self.layer = layer % layers
         self.unreadable: dict[str, str] = {}  # utterance id -> reason, each said once
-        self.name = (
-            "mfcc" if config.features == "mfcc" else f"{self.upstream.fingerprint}:{self.layer}"
-        )
+        self.name = self._name(self.upstream.fingerprint)
+        self.former = [self._name(mark) for mark in getattr(self.upstream, "former", ())]
+
+    def _name(self, mark: str) -> str:
+        return "mfcc" if self.config.features == "mfcc" else f"{mark}:{self.layer}"
 
     def __call__(self, cuts: Sequence[Any]) -> Iterator[list[tuple[str, Tensor]]]:
         """Yield (utterance id, frames), normalised as the config says, batch by batch.
@@ -158,16 +162,17 @@ def make_labels(
     """
     digest = joint_digest(corpora)
     source = FeatureSource(config, world.device)
-    depends = {
-        **to_dict(config),
-        "weight": 0,
-        "labels": "",
-        "features": source.name,
-        "digest": digest,
-    }
+    depends = {**to_dict(config), "weight": 0, "labels": "", "digest": digest}
     depends |= {"splits": list(splits), "seed": seed, "layer": source.layer}
-    key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:12]
-    folder = out or corpora[0].root / "labels" / key
+    key, *older = (
+        hashlib.sha256(
+            json.dumps({**depends, "features": name}, sort_keys=True).encode()
+        ).hexdigest()[:12]
+        for name in (source.name, *source.former)
+    )
+    places = corpora[0].root / "labels"
+    key = next((old for old in older if (places / old / "labels.json").exists()), key)
+    folder = out or places / key
     partial = folder.with_name(f".{folder.name}.{key}")
     with one_at_a_time(partial, world):
         if not (folder / "labels.json").exists():
@@ -191,7 +196,7 @@ def make_labels(
                 _collect(parts, folder, info)
                 shutil.rmtree(partial)
     store = LabelStore(folder).check(digest, config.clusters)
-    if store.info.made_by not in {"", key}:
+    if store.info.made_by not in {"", key, *older}:
         raise ConfigError(
             f"{folder}: holds labels made in another way ({store.info.clusters} clusters of {store.info.features}, "
             f"not of {source.name}, or other splits, seed or targets.offline keys); choose another --out"
@@ -323,6 +328,7 @@ def kmeans(
     *keys: str,
     out: Path | None = None,
     alignment: Path | None = None,
+    tier: str = TIER,
     device: str = "auto",
 ) -> dict[str, Any]:
     """Make the labels of a pretraining recipe; returns what is known of them, and of phones where these have times."""
@@ -331,7 +337,8 @@ def kmeans(
         raise ConfigError("data.corpus: no corpus named; for example data.corpus=corpora/mine")
     corpora = [Corpus.open(path) for path in config.data.corpus]
     splits, offline = (config.data.train, config.data.valid), config.targets.offline
-    phones = read_ctm(alignment) if alignment else None  # a damaged file shows before the work
+    # a damaged file shows before any computation
+    phones = read_alignment(alignment, tier) if alignment else None
     with joined(device) as world:
         store = make_labels(corpora, splits, offline, out=out, seed=config.fit.seed, world=world)
         if phones and world.main:
@@ -339,5 +346,7 @@ def kmeans(
     facts = asdict(store.info)
     report = facts.pop("report")
     if "pnmi" not in report:
-        report["phones"] = "no purity or PNMI without phones in time; --alignment takes a CTM file"
+        report["phones"] = (
+            "no purity or PNMI without phones in time; --alignment takes a CTM file or TextGrid files"
+        )
     return {"folder": str(store.folder), **facts, **report}

@@ -16,8 +16,9 @@ from mt4ssl_bench.config import load, to_dict
 from mt4ssl_bench.corpus import Corpus
 from mt4ssl_bench.distributed import ALONE, World, joined, no_sync
 from mt4ssl_bench.errors import ConfigError, TrainingError
+from mt4ssl_bench.run_folder import RunFolder
 from mt4ssl_bench.shards import is_url
-from mt4ssl_bench.training import Fit, FitReport, StepLoss
+from mt4ssl_bench.training import Fit, FitReport, Hooks, Scaling, StepLoss
 from mt4ssl_bench.upstream.config import PretrainConfig, check
 from mt4ssl_bench.upstream.data import Batch, PretrainData
 from mt4ssl_bench.upstream.encoder import EncoderLayer
@@ -145,15 +146,18 @@ class Pretraining:
             self.loss,
             self.config.optim,
             self.config.fit,
-            run=out,
-            meta={"kind": KIND, "config": to_dict(self.config), "corpus_digest": self.digest},
-            free=[f"config.{key}" for key in FREE],
-            after_step=self.after_step,
-            validate=self.validate,
+            folder=RunFolder(
+                out,
+                {"kind": KIND, "config": to_dict(self.config), "corpus_digest": self.digest},
+                free=[f"config.{key}" for key in FREE],
+            ),
+            hooks=Hooks(after_step=self.after_step, validate=self.validate),
+            scaling=Scaling(
+                world=self.world,
+                no_sync=partial(no_sync, self.net),
+                scaler=loss_scaler(self.config.fit.autocast, self.world.device),
+            ),
             title=f"pretrain {out.name}",
-            world=self.world,
-            no_sync=partial(no_sync, self.net),
-            scaler=loss_scaler(self.config.fit.autocast, self.world.device),
         )()
 
 

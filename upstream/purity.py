@@ -3,62 +3,56 @@
 Shapes: T frames, V clusters, P phones.
 """
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mt4ssl_bench.alignment import Alignment, Segment
 from mt4ssl_bench.audio import RATE
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.upstream.frontend import RECEPTIVE_FIELD, STRIDE
 from mt4ssl_bench.upstream.labels import LabelStore
 
-Segment = tuple[float, float, str]  # start and end in seconds, phone
+LOGGER = logging.getLogger(__name__)
 
 
-def read_ctm(file: Path) -> dict[str, list[Segment]]:
-    """Return the segments by utterance id of a CTM file, as Kaldi writes: "utterance channel start duration phone".
-
-    Raises CorpusError naming the line that is none.
-    """
-    found: dict[str, list[Segment]] = {}
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CorpusError(f"--alignment {file}: cannot be read ({error})") from None
-    for number, line in enumerate(lines, start=1):
-        cells = line.split()
-        if not cells or line.startswith(";;"):
-            continue
-        try:
-            name, _, start, duration, phone = cells[:5]
-            segment = float(start), float(start) + float(duration), phone
-        except ValueError:
-            raise CorpusError(
-                f"--alignment {file}, line {number}: '{line}' is not 'utterance channel start duration phone'"
-            ) from None
-        found.setdefault(name, []).append(segment)
-    return found
-
-
-def measure(store: LabelStore, alignment: Mapping[str, Sequence[Segment]]) -> dict[str, float]:
+def measure(store: LabelStore, alignment: Alignment) -> dict[str, float]:
     """Return purity() of the store's frames that the alignment covers, and how many they are.
 
     Raises CorpusError when it covers none of them.
     """
-    symbols = sorted({phone for segments in alignment.values() for _, _, phone in segments})
+    aligned = dict(_in_store(store, alignment))
+    symbols = sorted({phone for segments in aligned.values() for _, _, phone in segments})
     counts = np.zeros((store.info.clusters, len(symbols)), dtype=np.int64)
     numbers = {phone: i for i, phone in enumerate(symbols)}
-    for name in filter(store.__contains__, alignment):
+    for name, segments in aligned.items():
         labels = store.all_of(name)
-        phones = at_frames(alignment[name], numbers, len(labels))
+        phones = at_frames(segments, numbers, len(labels))
         np.add.at(counts, (labels[phones >= 0], phones[phones >= 0]), 1)
     if not counts.sum():
         raise CorpusError(
             "--alignment: names none of the labelled utterances; its ids must be the corpus's"
         )
-    return {"aligned_frames": float(counts.sum()), **purity(counts)}
+    covered = {"aligned_utterances": float(len(aligned)), "aligned_frames": float(counts.sum())}
+    return {**covered, **purity(counts)}
+
+
+def _in_store(store: LabelStore, alignment: Alignment) -> Iterator[tuple[str, list[Segment]]]:
+    """Yield the aligned utterances that the store has; log how many it lacks."""
+    unknown = []
+    for name, segments in alignment.segments.items():
+        short = alignment.short_names.get(name, name)
+        if name in store or short in store:
+            yield (name if name in store else short), segments
+        else:
+            unknown.append(name)
+    if unknown:
+        LOGGER.warning(
+            "--alignment: %d of its %d utterances are not among the labelled ones; the first is '%s'",
+            len(unknown), len(alignment.segments), unknown[0],
+        )  # fmt: skip
 
 
 def at_frames(

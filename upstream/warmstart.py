@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from mt4ssl_bench.config import from_dict
-from mt4ssl_bench.errors import CheckpointError, ConfigError
+from mt4ssl_bench.errors import CheckpointError, ConfigError, some
 from mt4ssl_bench.upstream.config import PretrainConfig
 from mt4ssl_bench.upstream.expert import read_checkpoint
 from mt4ssl_bench.upstream.model import MT4SSL
@@ -27,7 +27,8 @@ def start_from(model: MT4SSL, source: Path) -> None:
 
     A missing teacher becomes a copy of the loaded encoder, a head of another size stays new.
 
-    Raises ConfigError naming the recipe's keys under which the encoders differ, CheckpointError for a foreign file.
+    Raises ConfigError naming the recipe's keys under which the encoders differ, CheckpointError for a foreign file and
+    for one that lacks a weight of the encoder.
     """
     try:
         stored = read_checkpoint(source)
@@ -37,6 +38,17 @@ def start_from(model: MT4SSL, source: Path) -> None:
         ) from None
     check_encoder(source, from_dict(PretrainConfig, stored["config"]), model.config)
     own, given = model.state_dict(), dict(stored["model"])
+    lost = [
+        name
+        for name, tensor in own.items()
+        if not name.startswith("extractors.")
+        and (name not in given or given[name].shape != tensor.shape)
+    ]
+    if lost:
+        raise CheckpointError(
+            f"init {source}: {len(lost)} weights of the encoder are missing or of another shape "
+            f"({some(lost)}); expected all of them; convert or export the model again"
+        )
     if any(name.startswith(TEACHER) for name in own.keys() - given.keys()):
         given |= {
             TEACHER + n.removeprefix("encoder."): t

@@ -11,6 +11,7 @@ import sys
 import lhotse.dataset  # noqa: F401 - so that no child needs the seconds that these take
 import torch._dynamo  # noqa: F401 - torch's optimisers import it
 
+import mt4ssl_bench.downstream.evaluate
 import mt4ssl_bench.upstream.pretrain  # noqa: F401
 from mt4ssl_bench.cli import main
 

@@ -1,0 +1,154 @@
+"""Configs of evaluation: what all tasks share, and the sections that several of them nest.
+
+A task's own keys stand beside its class, in a subclass of TaskConfig. A record is identified by the values that its
+task and mode read and that differ from their defaults (`TaskConfig.identity`), so a new key with a default leaves
+every record as it is. A default is never changed: old records would mean the new one.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from mt4ssl_bench import bounds
+from mt4ssl_bench.errors import ConfigError
+from mt4ssl_bench.passes import Crops
+from mt4ssl_bench.settings import FINETUNE, FROZEN, NEVER, Settings, file_digest, read_by
+from mt4ssl_bench.store import StoreConfig
+from mt4ssl_bench.tuning import TuneConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """The sizes of a linear head; the defaults of each task's recipe are SUPERB's."""
+
+    projection: int = 256
+    layer_norm: bool = False  # of each hidden state, before they are weighted
+
+    BOUNDS: ClassVar[bounds.Bounds] = {bounds.AT_LEAST_1: "projection"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecurrentHeadConfig(HeadConfig):
+    """The sizes of an LSTM head."""
+
+    hidden: int = 1024  # of each LSTM direction
+    lstm_layers: int = 2
+    dropout: float = 0.2
+    spec_augment: bool = False
+
+    BOUNDS: ClassVar[bounds.Bounds] = {
+        bounds.AT_LEAST_1: "hidden lstm_layers",
+        bounds.PROBABILITY: "dropout",
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeConfig:
+    """Beam search with an n-gram model of units; the defaults are SUPERB's (s3prl's asr/config.yaml)."""
+
+    lm: str = ""  # a KenLM file, ARPA or binary; without one decoding is greedy
+    beam: int = 5
+    threshold: float = 25.0  # hypotheses worse than the best one by more than this are dropped
+    lm_weight: float = 2.0
+    tune: bool = False  # choose lm_weight (and word_score) on valid, from a small grid
+
+    BOUNDS: ClassVar[bounds.Bounds] = {
+        bounds.AT_LEAST_1: "beam",
+        bounds.POSITIVE: "threshold",
+        bounds.FINITE: "lm_weight",
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordDecodeConfig(DecodeConfig):
+    """Beam search over words that the units spell."""
+
+    lexicon: str = ""  # a file whose lines begin with a word; default: the words of training
+    word_score: float = -1.0  # added for each word
+
+    BOUNDS: ClassVar[bounds.Bounds] = {bounds.FINITE: "word_score"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskConfig:
+    """The keys of every task: SUPERB's protocol in *.yaml, fewer steps for small corpora in *_tiny.yaml."""
+
+    about: str = field(default="", metadata=NEVER)
+    task: str = field(default="", metadata=NEVER)  # an identity has task and mode by themselves
+    mode: Literal["frozen", "finetune"] = field(default="frozen", metadata=NEVER)
+    head: HeadConfig = field(default_factory=HeadConfig, metadata=FROZEN)
+    sweep: tuple[float, ...] | None = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # rates; the best on valid
+    lr: float | None = field(default=None, metadata=NEVER)  # one rate: a sweep of one
+    seeds: tuple[int, ...] = (0,)  # of initial weights; the first also orders batches and crops
+    steps: int = 100_000
+    batch: int = field(default=16, metadata=FROZEN)  # utterances
+    accumulate: int = 1
+    clip_norm: float = 1.0
+    validate_every: int = 1_000
+    patience: int = field(default=0, metadata=FROZEN)  # validations without a better score; 0: all
+    store: StoreConfig = field(default_factory=StoreConfig, metadata=FROZEN)
+    tune: TuneConfig = field(default_factory=TuneConfig, metadata=FINETUNE)
+
+    BOUNDS: ClassVar[bounds.Bounds] = {
+        bounds.AT_LEAST_1: "steps batch accumulate validate_every",
+        bounds.NOT_NEGATIVE: "clip_norm patience",
+    }
+
+    def unread(self) -> set[str]:
+        """Return the keys that other values make meaningless, such as decode.beam without decode.lm."""
+        return set()
+
+    def files(self) -> dict[str, str]:
+        """Return digests of the files that keys name; raises BenchError where one cannot be used."""
+        return {}
+
+    def settings(self) -> Settings:
+        """Return all values that task and mode read, by dotted key; files are digests of their content."""
+        values = read_by(self, self.mode) | self.files() | {"sweep": list(rates(self))}
+        unread = self.unread()
+        return {key: value for key, value in values.items() if key not in unread}
+
+    def identity(self) -> Settings:
+        """Return the settings that differ from the defaults."""
+        defaults = read_by(type(self)(), self.mode)
+        return {k: value for k, value in self.settings().items() if value != defaults[k]}
+
+    def crops_of(self, role: str) -> Crops | None:  # noqa: ARG002 - only pooled tasks crop
+        """Return which parts of each utterance "train", "valid" or "test" takes; None for all frames."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CTCConfig(TaskConfig):
+    """The keys of tasks that predict sequences of units."""
+
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+
+    def unread(self) -> set[str]:
+        """See TaskConfig.unread."""
+        decode = {f"decode.{name}" for name in read_by(self.decode, self.mode)}
+        if not self.decode.lm:
+            return decode
+        return {"decode.lm_weight", "decode.word_score"} if self.decode.tune else set()
+
+    def files(self) -> dict[str, str]:
+        """See TaskConfig.files."""
+        names = [name for name in ("lm", "lexicon") if hasattr(self.decode, name)]
+        keys = {f"decode.{name}": getattr(self.decode, name) for name in names if self.decode.lm}
+        return {key: file_digest(path, key) for key, path in keys.items()}
+
+
+def rates(config: TaskConfig) -> tuple[float, ...]:
+    """Return the learning rates to train.
+
+    Raises:
+        ConfigError: If there is none, or they are not different numbers above 0.
+    """
+    chosen = (config.lr,) if config.lr is not None else config.sweep
+    if not chosen:
+        raise ConfigError(
+            "sweep=none: then lr must name the one learning rate, for example lr=1e-2"
+        )
+    if not all(0 < rate < math.inf for rate in chosen) or len(set(chosen)) < len(chosen):
+        raise ConfigError(f"sweep={list(chosen)}: expected different learning rates above 0")
+    return chosen

@@ -1,0 +1,185 @@
+"""Identities of upstreams: a digest of all that determines their features, under a numbered scheme.
+
+Scheme 2 covers weights, settings and, where a model has no weights or is a class of the user's, its
+code. Scheme 1 (`checkpoint.fingerprint`) covered mostly the weights: records, stores and labels that
+it named are found through `Upstream.former` where it determined the features.
+"""
+
+import argparse
+import ast
+import functools
+import hashlib
+import json
+import logging
+import sys
+import sysconfig
+import types
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mt4ssl_bench.checkpoint import fingerprint
+
+if TYPE_CHECKING:
+    from mt4ssl_bench.features import Upstream
+
+LOGGER = logging.getLogger(__name__)
+SCHEME = 2
+OURS = __name__.partition(".")[0]  # never part of a user's code
+_MODULE = vars(nn.Module()).keys()  # what torch keeps in every module
+PLACES = {  # attributes that say where a model comes from or runs, not what it computes
+    "device",
+    "training",
+    "name_or_path",
+    "_name_or_path",
+    "_commit_hash",
+    "transformers_version",
+}
+
+
+def identify(weights: Mapping[str, Tensor], settings: object) -> str:
+    """Return the fingerprint of a model: the scheme and 16 hex digits, for example v2-0123456789abcdef.
+
+    Args:
+        weights: tensors by name.
+        settings: plain containers of all else that its features depend on.
+    """
+    text = json.dumps([fingerprint(weights), settings], sort_keys=True, default=str)
+    return f"v{SCHEME}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def is_of(upstream: "Upstream", mark: str, *, where: object) -> bool:
+    """Return whether what `where` holds under the fingerprint `mark` was made from `upstream`.
+
+    A fingerprint of scheme 1 that does not determine the model is accepted with a warning: what was
+    trained or fitted under it cannot be computed again from here.
+    """
+    if mark in getattr(upstream, "insufficient", ()):
+        LOGGER.warning(
+            "%s: made from fingerprint %s, whose scheme did not cover all settings of %s (%s now); "
+            "taken for the same model",
+            where, mark, upstream.name, upstream.fingerprint,
+        )  # fmt: skip
+        return True
+    return mark in {upstream.fingerprint, *getattr(upstream, "former", ())}
+
+
+def describe(value: object, seen: dict[int, object] | None = None) -> object:
+    """Return what an object holds as plain containers: numbers, text, tensors by digest, classes by name.
+
+    Paths, devices and the insides of objects of torch and the standard library are left out: they
+    do not determine what a model computes. `seen` holds the objects that were described before.
+    """
+    seen = {} if seen is None else seen
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, str):
+        return None if "/" in value or "\\" in value else value
+    if isinstance(value, Tensor):
+        return fingerprint({"": value})
+    if isinstance(value, np.ndarray | np.generic):
+        array = np.asarray(value)
+        if array.dtype.hasobject:
+            return describe(array.tolist(), seen)
+        return [str(array.dtype), array.shape, hashlib.sha256(array.tobytes()).hexdigest()]
+    if isinstance(value, Mapping):
+        return {str(k): describe(v, seen) for k, v in value.items() if k not in PLACES}
+    if isinstance(value, list | tuple):
+        return [describe(entry, seen) for entry in value]
+    if isinstance(value, set | frozenset):
+        return sorted(json.dumps(describe(entry, seen), sort_keys=True) for entry in value)
+    if isinstance(value, functools.partial):
+        return [describe(part, seen) for part in (value.func, value.args, value.keywords)]
+    if isinstance(value, type | types.FunctionType | types.BuiltinFunctionType | torch.dtype):
+        return str(getattr(value, "__qualname__", value))
+    if id(value) in seen:  # shared, or a cycle
+        return type(value).__qualname__
+    seen[id(value)] = value
+    return [type(value).__qualname__, describe(_attributes(value), seen)]
+
+
+def _attributes(value: object) -> dict[str, object]:
+    """Return the attributes of an object that say what it computes."""
+    if isinstance(value, nn.Module):
+        own = {key: v for key, v in vars(value).items() if key not in _MODULE}
+        passing = value._non_persistent_buffers_set  # noqa: SLF001 - buffers outside of state_dict()
+        return {**own, **{key: getattr(value, key) for key in passing}, **value._modules}  # noqa: SLF001
+    package = type(value).__module__.split(".")[0]
+    plain = isinstance(value, argparse.Namespace | types.SimpleNamespace)
+    if not plain and package in {"torch", *sys.stdlib_module_names}:
+        return {}
+    return dict(getattr(value, "__dict__", {}))
+
+
+def code(files: Iterable[Path], roots: Sequence[Path]) -> dict[str, str]:
+    """Return the digest of each source file by its path below the first of `roots` that holds it."""
+    digests = {}
+    for file in files:
+        root = next((root for root in roots if file.is_relative_to(root)), file.parent)
+        name = file.relative_to(root).as_posix()
+        digests[name] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return digests
+
+
+def imported(file: Path, roots: Sequence[Path], within: Path = Path("/")) -> list[Path]:
+    """Return `file` and the modules below `roots` that it imports, directly or not, sorted.
+
+    Only modules `within` a folder are followed. Imports are read from the source, also those inside
+    functions; nothing is run. Imports by computed names (importlib.import_module) are not seen.
+    """
+    reached: set[Path] = set()
+    left = [file]
+    while left:
+        path = left.pop()
+        if path not in reached:
+            reached.add(path)
+            left += (file for file in _imports(path, roots) if file.is_relative_to(within))
+    return sorted(reached)
+
+
+def _imports(path: Path, roots: Sequence[Path]) -> Iterator[Path]:
+    """Yield the source files below `roots` that one source file imports."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield from _files(roots, alias.name)
+        elif isinstance(node, ast.ImportFrom):
+            base = [path.parents[node.level - 1]] if node.level else roots
+            for alias in node.names:  # a name may be a module or stand in one
+                yield from _files(base, f"{node.module or ''}.{alias.name}".strip("."))
+
+
+def _files(roots: Sequence[Path], name: str) -> list[Path]:
+    """Return the files that importing the dotted `name` may run: its packages and modules."""
+    parts = name.split(".")
+    if parts[0] == OURS:
+        return []
+    for root in roots:
+        steps = [root.joinpath(*parts[: n + 1]) for n in range(len(parts))]
+        files = [
+            file
+            for step in steps
+            for file in (step.with_name(f"{step.name}.py"), step / "__init__.py")
+            if file.is_file()
+        ]
+        if files:
+            return files
+    return []
+
+
+def local_roots(folder: Path) -> list[Path]:
+    """Return where a user's modules are imported from: `folder`, and sys.path without the libraries."""
+    paths = [Path(entry or ".").resolve() for entry in sys.path]
+    return [folder, *(path for path in paths if path.is_dir() and not is_library(path))]
+
+
+def is_library(path: Path) -> bool:
+    """Return whether a file or folder belongs to Python or to an installed package."""
+    if {"site-packages", "dist-packages"} & set(path.parts):
+        return True
+    homes = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")}
+    return any(path.is_relative_to(home) for home in homes)

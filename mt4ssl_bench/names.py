@@ -1,0 +1,29 @@
+"""Names of upstreams on the command line: told from keys, and run folders told from hub names."""
+
+import logging
+import re
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+LOGGER = logging.getLogger(__name__)
+KEY = re.compile(r"[A-Za-z_][\w.]*=")  # optim.lr=1e-3; no path with a slash, no prefix with a colon
+
+
+def split_keys(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the names and the key=value overrides among `arguments`; a path that exists is a name."""
+    names: list[str] = []
+    keys: list[str] = []
+    for argument in arguments:
+        is_key = KEY.match(argument) is not None
+        file = argument.rpartition(".py:")[0] + ".py"  # of path/to/file.py:Class
+        if is_key and (Path(argument).exists() or Path(file).is_file()):
+            LOGGER.info("%s: taken as the path that exists here, not as a key", argument)
+            is_key = False
+        (keys if is_key else names).append(argument)
+    return names, keys
+
+
+def is_run(path: Path) -> bool:
+    """Return whether a path is a checkpoint file, or a folder that holds one of ours."""
+    return zipfile.is_zipfile(path) if path.is_file() else (path / "checkpoint.pt").is_file()

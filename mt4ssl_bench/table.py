@@ -1,0 +1,267 @@
+"""The ranked table of one corpus, from its records: no column mixes recipes, no rank mixes tasks."""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from mt4ssl_bench.metrics import METRICS, Metric, Score
+from mt4ssl_bench.ranking import Answers, places, shared
+from mt4ssl_bench.results import CorpusRecord, Result
+
+Recipe = tuple[
+    str, str, str
+]  # task, recipe name, recipe digest: what the numbers of a column share
+Found = dict[Recipe, Result]  # the records of one upstream
+
+TASK_ORDER = ("phoneme", "asr", "speaker")  # then any other task by name
+PLACE = (
+    "place: 1 + the number of rows that are better by 'mt4ssl-bench compare' (paired bootstrap, "
+    "95 % interval without 0); rows that cannot be told apart have equal places"
+)
+SYNTHETIC = "synthetic speech: a check of the code, not a speech benchmark"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One metric of one task under one recipe: the only things whose numbers may be compared.
+
+    `recipe` is the task, the recipe's name and a digest of the resolved recipe, the task's version and mode.
+    `first` marks each task's main metric under the recipe that most rows share, `ranked` those of
+    them that decide the rank: the ones that all ranked rows share.
+    """
+
+    recipe: Recipe
+    metric: Metric
+    mode: str
+    label: str
+    main: bool
+    first: bool
+    ranked: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One number of one row; `lr` are the learning rates that validation chose, `best`: no row beats it."""
+
+    score: Score
+    lr: tuple[float, ...]
+    best: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One upstream; `cells` stand as the table's columns do, None where it was not measured.
+
+    `mean_rank` is the mean place over the ranked columns, and None for a row that lacks one of them.
+    `tasks` of `of_tasks` tasks were evaluated under the recipes that can rank.
+    """
+
+    upstream: str
+    fingerprint: str
+    parameters: int
+    rank: int | None
+    mean_rank: float | None
+    tasks: int
+    of_tasks: int
+    cells: tuple[Cell | None, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """The rows measured on one corpus, best first, then those that lack a ranked column."""
+
+    title: str
+    corpus: CorpusRecord
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    by_value: tuple[str, ...] = ()  # the upstreams that were placed without a paired bootstrap
+
+    @property
+    def gaps(self) -> bool:
+        """Whether a row lacks a task, so that the tasks of each are shown."""
+        return any(row.tasks < row.of_tasks for row in self.rows)
+
+    def headings(self) -> list[str]:
+        """Return the headings of the columns about the upstream, and of the metrics."""
+        about = ["rank", "upstream", "params (M)", *(["tasks"] if self.gaps else [])]
+        return [*about, *(column.label for column in self.columns)]
+
+    def about(self, row: Row) -> list[str]:
+        """Return a row's cells before its metrics."""
+        millions = row.parameters / 1e6
+        size = f"{millions:.1f}" if millions >= 1 else f"{millions:.2g}"
+        tasks = [f"{row.tasks} of {row.of_tasks}"] if self.gaps else []
+        return [str(row.rank or "-"), row.upstream, size, *tasks]
+
+    def notes(self) -> list[str]:
+        """Return what a reader must know: what ranks, and each recipe with its chosen learning rates."""
+        ranked = ", ".join(column.label for column in self.columns if column.ranked)
+        number = sum(row.rank is not None for row in self.rows)
+        lines = [SYNTHETIC] if self.corpus["synthetic"] else []
+        lines.append(
+            "in brackets: 95 % interval over utterances, by the bootstrap; bold: best value"
+        )
+        scores = [cell.score for row in self.rows for cell in row.cells if cell]
+        if any(score.method != "bootstrap" for score in scores):
+            lines.append(
+                "^: score interval (Wilson), as all utterances have the same rate and the bootstrap has no width"
+            )
+        share = f", which all {number} ranked rows share" if number > 1 else ""
+        lines.append(f"rank: mean place over {ranked}{share}")
+        lines.append(PLACE)
+        if self.by_value:
+            lines.append(
+                "placed by value, without answers to the same utterances beside their records: "
+                + ", ".join(self.by_value)
+            )
+        if self.gaps:
+            lines.append("tasks: evaluated under the recipe of each task's first column")
+        for index, column in enumerate(self.columns):
+            if column.main:
+                shown = (
+                    f"{row.upstream} {rates(cell)}"
+                    for row in self.rows
+                    if (cell := row.cells[index])
+                )
+                task, name, mark = column.recipe
+                lines.append(
+                    f"{task}: recipe {name} ({mark}), {column.mode}; lr: {', '.join(shown)}"
+                )
+        return lines
+
+
+def build(records: Sequence[Result], names: dict[str, str], answers: Answers) -> Table:
+    """Return the table of one corpus.
+
+    Args:
+        records: of that corpus, oldest first: of repeated evaluations the newest counts.
+        names: the name to show for each fingerprint.
+        answers: returns those beside a record, for the paired bootstrap.
+    """
+    models: defaultdict[str, Found] = defaultdict(dict)
+    for result in records:
+        recipe = result.identity.protocol[:8]
+        models[result.upstream["fingerprint"]][result.task, result.recipe_name, recipe] = result
+    columns = _columns(models.values())
+    scores = {mark: [_score(found, column) for column in columns] for mark, found in models.items()}
+    tops = [max(map(_good, column)) for column in zip(*scores.values(), strict=True)]
+    first = [index for index, column in enumerate(columns) if column.first]
+    has = {mark: [i for i in first if row[i] is not None] for mark, row in scores.items()}
+    ranked = shared(first, has)
+    columns = [replace(column, ranked=i in ranked) for i, column in enumerate(columns)]
+    ranks, by_value = _mean_places(
+        {mark: found for mark, found in models.items() if set(ranked) <= set(has[mark])},
+        [columns[i].recipe for i in ranked],
+        answers,
+    )
+    rows = [
+        Row(
+            upstream=names[mark],
+            fingerprint=mark,
+            parameters=next(iter(found.values())).upstream["parameters"],
+            rank=1 + sum(other < ranks[mark] for other in ranks.values())
+            if mark in ranks
+            else None,
+            mean_rank=ranks.get(mark),
+            tasks=len(has[mark]),
+            of_tasks=len(first),
+            cells=tuple(
+                _cell(found, column, top) for column, top in zip(columns, tops, strict=True)
+            ),
+        )
+        for mark, found in models.items()
+    ]
+    rows.sort(key=lambda row: (row.rank is None, row.rank or row.cells.count(None), row.upstream))
+    return Table(
+        title=_title(records),
+        corpus=records[-1].corpus,
+        columns=tuple(columns),
+        rows=tuple(rows),
+        by_value=tuple(sorted(names[mark] for mark in by_value)),
+    )
+
+
+def _columns(models: Collection[Found]) -> list[Column]:
+    """Columns in the order of tasks; within a task the recipe that most rows share comes first, and ranks."""
+    shares = Counter(recipe for found in models for recipe in found)
+    newest = {recipe: result for found in models for recipe, result in found.items()}
+    recipes = Counter(task for task, _, _ in shares)
+    columns: list[Column] = []
+    for recipe in sorted(shares, key=lambda recipe: (_place(recipe[0]), -shares[recipe], recipe)):
+        task, name, mark = recipe
+        result = newest[recipe]
+        first = task not in {column.recipe[0] for column in columns}
+        for key, score in result.metrics.items():
+            metric = METRICS.get(key) or Metric(
+                name=key, tokens=None, higher_is_better=score.higher_is_better
+            )
+            label = f"{task} {metric.label}" + (
+                f" ({name}@{mark[:6]})" if recipes[task] > 1 else ""
+            )
+            main = key == result.main_metric
+            columns.append(
+                Column(
+                    recipe=recipe,
+                    metric=metric,
+                    mode=result.mode,
+                    label=label,
+                    main=main,
+                    first=main and first,
+                )
+            )
+    return columns
+
+
+def _mean_places(
+    models: Mapping[str, Found], ranked: Sequence[Recipe], answers: Answers
+) -> tuple[dict[str, float], set[str]]:
+    """The mean place of each row over the ranked columns, and the rows that were placed by value."""
+    sums, by_value = dict.fromkeys(models, 0), set()
+    for recipe in ranked:
+        found, paired = places([records[recipe] for records in models.values()], answers)
+        for mark, place, pair in zip(models, found, paired, strict=True):
+            sums[mark] += place
+            if not pair and len(models) > 1:
+                by_value.add(mark)
+    return {mark: total / len(ranked) for mark, total in sums.items()}, by_value
+
+
+def _title(records: Sequence[Result]) -> str:
+    """The corpus with its digest, languages and test split, by task where they are of several sizes."""
+    corpus = records[-1].corpus
+    sizes: defaultdict[str, set[str]] = defaultdict(set)
+    for result in records:
+        if test := result.corpus["splits"].get("test"):
+            sizes[f"{test['utterances']} utterances, {test['hours']:.2f} h"].add(result.task)
+    ordered = sorted((sorted(tasks, key=_place), size) for size, tasks in sizes.items())
+    tests = [size + (f" ({', '.join(tasks)})" if len(sizes) > 1 else "") for tasks, size in ordered]
+    parts = [f"{corpus['name']} ({corpus['digest'][:8]})", " ".join(corpus["languages"])]
+    return "; ".join(filter(None, [*parts, f"test: {', '.join(tests)}" if tests else ""]))
+
+
+def _place(task: str) -> tuple[int, str]:
+    return (TASK_ORDER.index(task) if task in TASK_ORDER else len(TASK_ORDER)), task
+
+
+def _good(score: Score | None) -> float:
+    """The higher the better; a missing score loses against any."""
+    return -math.inf if score is None else score.value if score.higher_is_better else -score.value
+
+
+def _score(found: Found, column: Column) -> Score | None:
+    result = found.get(column.recipe)
+    return result.metrics.get(column.metric.name) if result else None
+
+
+def _cell(found: Found, column: Column, top: float) -> Cell | None:
+    score = _score(found, column)
+    if score is None:
+        return None
+    chosen = {trial["lr"] for trial in found[column.recipe].sweep if trial["chosen"]}
+    return Cell(score=score, lr=tuple(sorted(chosen)), best=_good(score) == top)
+
+
+def rates(cell: Cell) -> str:
+    """Return the learning rates that validation chose, as text."""
+    return "/".join(f"{rate:g}" for rate in cell.lr) or "-"

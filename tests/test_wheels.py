@@ -1,0 +1,45 @@
+"""torchaudio of another build than torch: one line, wherever it is needed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+# what torchaudio's import ends with where its library was built for another torch
+STUB = """
+raise OSError(
+    "/x/torchaudio/lib/libtorchaudio.so: undefined symbol: _ZNK3c105Error4whatEv"
+)
+"""
+
+
+@pytest.mark.parametrize("what", ["hf:model", "fbank", "audio", "mfcc"])
+def test_one_line_says_what_fits_and_what_to_run(what: str, tmp_path: Path) -> None:
+    (tmp_path / "stub" / "torchaudio").mkdir(parents=True)
+    (tmp_path / "stub" / "torchaudio" / "__init__.py").write_text(STUB, encoding="utf-8")
+    soundfile.write(tmp_path / "a.wav", np.zeros(8_000), 8_000)
+    calls = {
+        "audio": "from pathlib import Path; from mt4ssl_bench import audio; audio.read_file(Path('a.wav'))",
+        "mfcc": "import numpy as n; from mt4ssl_bench.upstream.kmeans import mfcc; mfcc(n.zeros(9000, 'f'))",
+    }
+    body = calls.get(what, f"from mt4ssl_bench import load_upstream; load_upstream('{what}')")
+    script = f"""
+from mt4ssl_bench.errors import BenchError
+try:
+    {body}
+except BenchError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "stub"), "OMP_NUM_THREADS": "1"},
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    (line,) = done.stdout.splitlines()
+    assert "does not load beside torch 2." in line
+    assert "undefined symbol" in line
+    assert "run: pip install --force-reinstall --no-deps torchaudio" in line
