@@ -11,7 +11,8 @@ from typing import Any
 from mt4ssl_bench import bounds, results, scheme1
 from mt4ssl_bench.config import Gone, load, read_recipe, recipe_names, to_dict
 from mt4ssl_bench.corpus import Corpus, is_silent, phones_of, speaker_of, text_of
-from mt4ssl_bench.downstream.config import TaskConfig
+from mt4ssl_bench.downstream.config import CTCConfig, TaskConfig
+from mt4ssl_bench.downstream.decoding import check_decoder
 from mt4ssl_bench.downstream.task import TASKS, Task
 from mt4ssl_bench.errors import ConfigError, CorpusError
 from mt4ssl_bench.features import Upstream
@@ -138,6 +139,8 @@ def plan(name: str, corpus: Corpus, overrides: Sequence[str] = (), limit: int | 
         train = corpus.info.splits.get("train")
         recipe = name if train and train.hours >= FULL_HOURS else f"{name}_tiny"
     config = load_config(_task_recipe(recipe), overrides)
+    if isinstance(config, CTCConfig):
+        check_decoder(config.decode)
     job = Job(
         Path(recipe).stem, config, corpus, limit
     )  # a recipe file is known by its name, wherever it lies

@@ -8,7 +8,7 @@ import pytest
 from mt4ssl_bench.cli import main
 from mt4ssl_bench.corpus import Corpus
 from mt4ssl_bench.downstream import decoding
-from mt4ssl_bench.downstream.task import DecodeConfig
+from mt4ssl_bench.downstream.config import DecodeConfig
 from mt4ssl_bench.errors import ConfigError
 
 DATA = Path(__file__).parent / "data"

@@ -38,11 +38,7 @@ def test_filter_banks_read_digits_and_an_untrained_model_knows_speakers(
 
 
 @pytest.mark.long
-<<<<<<< Updated upstream
-def test_pretraining_on_recordings_learns(speech: Path, tmp_path: Path) -> None:
-=======
 def test_both_targets_together_learn_on_recordings(speech: Path, tmp_path: Path) -> None:
->>>>>>> Stashed changes
     corpus = prepare_table(speech / "fsdd_strings" / "manifest.tsv", tmp_path / "fsdd")
     keys = [f"data.corpus={corpus.root}", "fit.steps=600", "fit.validate_every=300"]
     keys += ["targets.online.ema_steps=480"]

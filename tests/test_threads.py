@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from mt4ssl_bench import threads
+from mt4ssl_bench.downstream.config import RecurrentHeadConfig
 from mt4ssl_bench.downstream.heads import LinearHead, RecurrentHead, serial
-from mt4ssl_bench.downstream.task import HeadConfig
 
 WAITING = {"GOMP_SPINCOUNT": threads.SPINS, "KMP_BLOCKTIME": threads.BLOCKTIME}
 
@@ -139,9 +139,9 @@ def test_the_number_of_threads_comes_back_after_an_error(monkeypatch: pytest.Mon
 
 
 def test_the_heads_of_the_full_recipe_use_all_threads() -> None:
-    small = HeadConfig(projection=8, hidden=128, lstm_layers=1)
+    small = RecurrentHeadConfig(projection=8, hidden=128, lstm_layers=1)
     assert serial(RecurrentHead(1, 4, 3, small))
     assert not serial(LinearHead(1, 4, 3, small))
     with torch.device("meta"):
         assert not serial(RecurrentHead(1, 4, 3, small))  # not on a CPU
-    assert not serial(RecurrentHead(1, 4, 3, HeadConfig(projection=8, lstm_layers=1)))
+    assert not serial(RecurrentHead(1, 4, 3, RecurrentHeadConfig(projection=8, lstm_layers=1)))
