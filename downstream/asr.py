@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
-from mt4ssl_bench import bounds
+from mt4ssl_bench.config import AT_LEAST_1, Bounds
 from mt4ssl_bench.corpus import text_of
 from mt4ssl_bench.downstream.config import CTCConfig, RecurrentHeadConfig, WordDecodeConfig
 from mt4ssl_bench.downstream.ctc import CTCTask
@@ -26,7 +26,7 @@ class ASRConfig(CTCConfig):
     vocabulary: int = 1000  # sentencepiece units
     decode: WordDecodeConfig = field(default_factory=WordDecodeConfig)
 
-    BOUNDS: ClassVar[bounds.Bounds] = {bounds.AT_LEAST_1: "vocabulary"}
+    BOUNDS: ClassVar[Bounds] = {AT_LEAST_1: "vocabulary"}
 
     def unread(self) -> set[str]:
         """See TaskConfig.unread."""

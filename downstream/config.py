@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from mt4ssl_bench import bounds
+from mt4ssl_bench.config import AT_LEAST_1, FINITE, NOT_NEGATIVE, POSITIVE, PROBABILITY, Bounds
 from mt4ssl_bench.errors import ConfigError
 from mt4ssl_bench.passes import Crops
 from mt4ssl_bench.settings import FINETUNE, FROZEN, NEVER, Settings, file_digest, read_by
@@ -24,7 +24,7 @@ class HeadConfig:
     projection: int = 256
     layer_norm: bool = False  # of each hidden state, before they are weighted
 
-    BOUNDS: ClassVar[bounds.Bounds] = {bounds.AT_LEAST_1: "projection"}
+    BOUNDS: ClassVar[Bounds] = {AT_LEAST_1: "projection"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +36,9 @@ class RecurrentHeadConfig(HeadConfig):
     dropout: float = 0.2
     spec_augment: bool = False
 
-    BOUNDS: ClassVar[bounds.Bounds] = {
-        bounds.AT_LEAST_1: "hidden lstm_layers",
-        bounds.PROBABILITY: "dropout",
+    BOUNDS: ClassVar[Bounds] = {
+        AT_LEAST_1: "hidden lstm_layers",
+        PROBABILITY: "dropout",
     }
 
 
@@ -52,10 +52,10 @@ class DecodeConfig:
     lm_weight: float = 2.0
     tune: bool = False  # choose lm_weight (and word_score) on valid, from a small grid
 
-    BOUNDS: ClassVar[bounds.Bounds] = {
-        bounds.AT_LEAST_1: "beam",
-        bounds.POSITIVE: "threshold",
-        bounds.FINITE: "lm_weight",
+    BOUNDS: ClassVar[Bounds] = {
+        AT_LEAST_1: "beam",
+        POSITIVE: "threshold",
+        FINITE: "lm_weight",
     }
 
 
@@ -66,7 +66,7 @@ class WordDecodeConfig(DecodeConfig):
     lexicon: str = ""  # a file whose lines begin with a word; default: the words of training
     word_score: float = -1.0  # added for each word
 
-    BOUNDS: ClassVar[bounds.Bounds] = {bounds.FINITE: "word_score"}
+    BOUNDS: ClassVar[Bounds] = {FINITE: "word_score"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,9 +89,9 @@ class TaskConfig:
     store: StoreConfig = field(default_factory=StoreConfig, metadata=FROZEN)
     tune: TuneConfig = field(default_factory=TuneConfig, metadata=FINETUNE)
 
-    BOUNDS: ClassVar[bounds.Bounds] = {
-        bounds.AT_LEAST_1: "steps batch accumulate validate_every",
-        bounds.NOT_NEGATIVE: "clip_norm patience",
+    BOUNDS: ClassVar[Bounds] = {
+        AT_LEAST_1: "steps batch accumulate validate_every",
+        NOT_NEGATIVE: "clip_norm patience",
     }
 
     def unread(self) -> set[str]:

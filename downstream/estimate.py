@@ -11,12 +11,13 @@ from typing import Any
 import torch
 
 from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.device import pick_device
 from mt4ssl_bench.downstream.config import rates
 from mt4ssl_bench.downstream.frozen import pass_of
 from mt4ssl_bench.downstream.plan import ROLES, Job, plan
 from mt4ssl_bench.errors import BenchError
 from mt4ssl_bench.feature_file import Header
-from mt4ssl_bench.features import Upstream, load_each, pick_device
+from mt4ssl_bench.features import Upstream, load_each
 from mt4ssl_bench.passes import Pass
 from mt4ssl_bench.results import Result
 from mt4ssl_bench.run_folder import checkpoint_bytes

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from mt4ssl_bench import results
 from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.device import pick_device
 from mt4ssl_bench.downstream.checks import check_references
 from mt4ssl_bench.downstream.finetune import train_finetuned
 from mt4ssl_bench.downstream.frozen import train_frozen
 from mt4ssl_bench.downstream.plan import ROLES, Job, plan
 from mt4ssl_bench.downstream.record import Clock, write_record
 from mt4ssl_bench.errors import BenchError, first_line, with_class
-from mt4ssl_bench.features import Upstream, load_each, load_upstream, pick_device
+from mt4ssl_bench.features import Upstream, load_each, load_upstream
 from mt4ssl_bench.files import alone
 from mt4ssl_bench.results import Result
 from mt4ssl_bench.store import FeatureStore

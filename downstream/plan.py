@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mt4ssl_bench import bounds, results, scheme1
-from mt4ssl_bench.config import Gone, load, read_recipe, recipe_names, to_dict
+from mt4ssl_bench import results, scheme1
+from mt4ssl_bench.config import Gone, check_all_bounds, load, read_recipe, recipe_names, to_dict
 from mt4ssl_bench.corpus import Corpus, is_silent, phones_of, speaker_of, text_of
 from mt4ssl_bench.downstream.config import CTCConfig, TaskConfig
 from mt4ssl_bench.downstream.decoding import check_decoder
@@ -159,7 +159,7 @@ def load_config(recipe: str, overrides: Sequence[str] = ()) -> TaskConfig:
     config = load(kind, recipe, overrides, gone=GONE, elsewhere=partial(_elsewhere, task))
     if config.task != task:
         raise ConfigError(f"task={config.task}: recipe {recipe} is of '{task}'; choose by --task")
-    bounds.check_all(config)
+    check_all_bounds(config)
     if not config.seeds or len(set(config.seeds)) < len(config.seeds) or min(config.seeds) < 0:
         raise ConfigError(
             f"seeds={list(config.seeds)}: expected one or several different numbers from 0"

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mt4ssl_bench import bounds
+from mt4ssl_bench.config import AT_LEAST_1, NOT_NEGATIVE, Bounds
 from mt4ssl_bench.corpus import speaker_of
 from mt4ssl_bench.downstream.config import TaskConfig
 from mt4ssl_bench.downstream.heads import PooledHead
@@ -26,9 +26,9 @@ class SpeakerConfig(TaskConfig):
     crops: int = field(default=4, metadata=FROZEN)  # how many per utterance are kept
     test_crop_seconds: float = 0.0  # in validation and test; 0: whole utterances
 
-    BOUNDS: ClassVar[bounds.Bounds] = {
-        bounds.AT_LEAST_1: "crops",
-        bounds.NOT_NEGATIVE: "crop_seconds test_crop_seconds",
+    BOUNDS: ClassVar[Bounds] = {
+        AT_LEAST_1: "crops",
+        NOT_NEGATIVE: "crop_seconds test_crop_seconds",
     }
 
     def crops_of(self, role: str) -> Crops:

@@ -46,8 +46,8 @@ def transcribe(
 
     Example: mt4ssl-bench transcribe results/runs/asr-first-0123456789abcdef audio.flac
     """
+    from mt4ssl_bench.device import pick_device
     from mt4ssl_bench.downstream.transcribe import transcribe as run
-    from mt4ssl_bench.features import pick_device
 
     given = {
         "lm": lm and str(lm),

@@ -35,7 +35,8 @@ def check_upstream(
     """
     from dataclasses import asdict
 
-    from mt4ssl_bench.features import load_upstream, pick_device
+    from mt4ssl_bench.device import pick_device
+    from mt4ssl_bench.features import load_upstream
     from mt4ssl_bench.protocol import check, cost
     from mt4ssl_bench.user_upstream import build
 

@@ -14,8 +14,8 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from mt4ssl_bench.console import hush
+from mt4ssl_bench.device import pick_device
 from mt4ssl_bench.errors import BenchError, ConfigError, TrainingError
-from mt4ssl_bench.features import pick_device
 
 T = TypeVar("T")
 PATIENCE = timedelta(

@@ -148,20 +148,6 @@ def load_each(
         raise errors[0]
 
 
-def pick_device(name: str = "auto") -> str:
-    """Return a torch device name; "auto" takes cuda, then mps, then cpu. Raises UpstreamError for a wrong one."""
-    if name != "auto":
-        try:
-            return str(torch.zeros(1, device=name).device)
-        except (RuntimeError, AssertionError) as error:
-            raise UpstreamError(
-                f"--device {name}: not available here ({first_line(error)})"
-            ) from None
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
 def s3prl_names() -> list[str]:
     """Return every upstream name of the installed s3prl; its hub takes some seconds to import."""
     hub = s3prl_hub()  # whose options() also list classes that it imports for itself

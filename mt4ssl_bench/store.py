@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 from filelock import FileLock, Timeout
 
-from mt4ssl_bench import bounds
+from mt4ssl_bench.config import NOT_NEGATIVE, Bounds
 from mt4ssl_bench.errors import BenchError, CheckpointError
 from mt4ssl_bench.feature_file import (
     FeatureSet,
@@ -47,7 +47,7 @@ class StoreConfig:
     precision: Precision = "fp16"  # int8: with a scale for each frame of each layer
     limit_gb: float = field(default=20.0, metadata=NEVER)  # of all entries; the unused ones go
 
-    BOUNDS: ClassVar[bounds.Bounds] = {bounds.NOT_NEGATIVE: "limit_gb"}
+    BOUNDS: ClassVar[Bounds] = {NOT_NEGATIVE: "limit_gb"}
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,22 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 from torch import Tensor, nn
 
-from mt4ssl_bench import bounds
+from mt4ssl_bench.config import (
+    AT_LEAST_1,
+    NOT_NEGATIVE,
+    POSITIVE,
+    PROBABILITY,
+    SHARE,
+    SHARES,
+    Bound,
+    Bounds,
+)
 from mt4ssl_bench.errors import UpstreamError, first_line
 from mt4ssl_bench.features import Features, S3PRLUpstream, Upstream
 from mt4ssl_bench.registry import Registry
 from mt4ssl_bench.settings import NEVER
 
-LAYER: bounds.Bound = (
+LAYER: Bound = (
     "weighted, or the number of a hidden state",
     lambda name: name == "weighted" or name.removeprefix("-").isdecimal(),
 )
@@ -52,13 +61,13 @@ class TuneConfig:
     # with workers=0, hours of decoded audio that are kept in memory (230 MB each)
     cache_hours: float = field(default=1.0, metadata=NEVER)
 
-    BOUNDS: ClassVar[bounds.Bounds] = {
-        bounds.AT_LEAST_1: "time_length channel_length",
-        bounds.POSITIVE: "batch_seconds head_lr",
-        bounds.NOT_NEGATIVE: "freeze_updates final_scale workers cache_hours",
-        bounds.PROBABILITY: "dropout attention_dropout activation_dropout layer_drop",
-        bounds.SHARE: "time_prob channel_prob",
-        bounds.SHARES: "phases",
+    BOUNDS: ClassVar[Bounds] = {
+        AT_LEAST_1: "time_length channel_length",
+        POSITIVE: "batch_seconds head_lr",
+        NOT_NEGATIVE: "freeze_updates final_scale workers cache_hours",
+        PROBABILITY: "dropout attention_dropout activation_dropout layer_drop",
+        SHARE: "time_prob channel_prob",
+        SHARES: "phases",
         LAYER: "layer",
     }
 

@@ -3,7 +3,16 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mt4ssl_bench import bounds
+from mt4ssl_bench.config import (
+    AT_LEAST_1,
+    NOT_NEGATIVE,
+    POSITIVE,
+    PROBABILITY,
+    SHARE,
+    SHARES,
+    Bounds,
+    check_bounds,
+)
 from mt4ssl_bench.errors import ConfigError
 from mt4ssl_bench.optim import OptimConfig
 from mt4ssl_bench.training import FitConfig
@@ -122,22 +131,22 @@ class PretrainConfig:
     min_pred_var: float = 0.01
 
 
-BOUNDS: bounds.Bounds = {
-    bounds.AT_LEAST_1: "fit.steps fit.accumulate fit.log_every fit.save_every fit.validate_every frontend.channels "
+BOUNDS: Bounds = {
+    AT_LEAST_1: "fit.steps fit.accumulate fit.log_every fit.save_every fit.validate_every frontend.channels "
     "encoder.layers encoder.dim encoder.ffn encoder.heads encoder.pos_groups encoder.pos_kernel masking.length "
     "masking.clones targets.online.top_k targets.online.ema_steps targets.offline.max_frames",
-    bounds.POSITIVE: "optim.lr optim.eps data.batch_seconds",
-    bounds.NOT_NEGATIVE: "optim.weight_decay optim.clip_norm optim.init_scale optim.final_scale encoder.pos_depth "
+    POSITIVE: "optim.lr optim.eps data.batch_seconds",
+    NOT_NEGATIVE: "optim.weight_decay optim.clip_norm optim.init_scale optim.final_scale encoder.pos_depth "
     "masking.min_masks targets.offline.weight targets.online.weight data.workers data.max_unreadable data.cache_hours",
-    bounds.PROBABILITY: "encoder.dropout encoder.attention_dropout encoder.activation_dropout encoder.layer_drop",
-    bounds.SHARE: "targets.online.ema_start targets.online.ema_end",
-    bounds.SHARES: "optim.phases",
+    PROBABILITY: "encoder.dropout encoder.attention_dropout encoder.activation_dropout encoder.layer_drop",
+    SHARE: "targets.online.ema_start targets.online.ema_end",
+    SHARES: "optim.phases",
 }
 
 
 def check(config: PretrainConfig) -> PretrainConfig:
     """Return `config` unchanged if its values fit together; raises ConfigError naming the key that does not."""
-    bounds.check(config, BOUNDS)
+    check_bounds(config, BOUNDS)
     encoder, targets, data = config.encoder, config.targets, config.data
     for name in ("heads", "pos_groups"):
         parts = getattr(encoder, name)
