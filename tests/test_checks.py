@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from mt4ssl_bench import audio, cli_check
+from mt4ssl_bench import audio
 from mt4ssl_bench.checks import _look_alikes
-from mt4ssl_bench.cli import app
+from mt4ssl_bench.cli import corpora
+from mt4ssl_bench.cli.app import app
 from mt4ssl_bench.corpus import Corpus
 from mt4ssl_bench.cuts import write_cuts
 from mt4ssl_bench.errors import CorpusError
@@ -311,7 +312,7 @@ def test_only_some_examples_are_kept_of_many_defects(tmp_path: Path) -> None:
 
 
 def test_the_colours_cover_every_severity() -> None:
-    assert cli_check.COLOURS.keys() == {severity for severity, _ in KINDS.values()}
+    assert corpora.COLOURS.keys() == {severity for severity, _ in KINDS.values()}
 
 
 def test_pieces_of_one_recording_are_no_copies_of_each_other(corpus: Corpus) -> None:

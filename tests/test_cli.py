@@ -11,7 +11,7 @@ import pytest
 
 from mt4ssl_bench import __version__
 from mt4ssl_bench.catalogue import CATALOGUE
-from mt4ssl_bench.cli import main
+from mt4ssl_bench.cli.app import main
 from mt4ssl_bench.corpus import Corpus
 
 DATA = Path(__file__).parent / "data"
@@ -84,7 +84,7 @@ def test_labels_alone_and_pretraining_that_uses_them(corpus: Corpus, tmp_path: P
 def test_help_is_fast_and_imports_nothing_heavy() -> None:
     code = (
         "import sys; sys.argv=['mt4ssl-bench','--help']\n"
-        "from mt4ssl_bench.cli import main\n"
+        "from mt4ssl_bench.cli.app import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
         "print('HEAVY', [m for m in ('torch','lhotse','s3prl','sklearn','numpy') if m in sys.modules])"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mt4ssl_bench import cli
+from mt4ssl_bench.cli import app
 from mt4ssl_bench.corpus import Corpus
 from mt4ssl_bench.features import Features
 from mt4ssl_bench.store import FeatureStore, StoreConfig
@@ -29,7 +29,7 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     """The command line in this process; returns its exit code."""
     monkeypatch.setattr("sys.argv", ["mt4ssl-bench", *map(str, arguments)])
     with pytest.raises(SystemExit) as stop:
-        cli.main()
+        app.main()
     return int(stop.value.code or 0)
 
 

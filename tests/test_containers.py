@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from mt4ssl_bench import audio
-from mt4ssl_bench.cli import app
+from mt4ssl_bench.cli.app import app
 from mt4ssl_bench.containers import defect_of
 from mt4ssl_bench.corpus import Corpus
 from mt4ssl_bench.errors import CorpusError

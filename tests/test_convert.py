@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mt4ssl_bench import checkpoint, results
-from mt4ssl_bench.cli import main
+from mt4ssl_bench.cli.app import main
 from mt4ssl_bench.config import from_dict, load, to_dict
 from mt4ssl_bench.corpus import Corpus
 from mt4ssl_bench.errors import CheckpointError, ConfigError

@@ -19,7 +19,7 @@ import soundfile
 
 from mt4ssl_bench import download, layouts
 from mt4ssl_bench.catalogue import CATALOGUE
-from mt4ssl_bench.cli import app
+from mt4ssl_bench.cli.app import app
 from mt4ssl_bench.download import Archive, fetch, unpack
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.published import prepare_published

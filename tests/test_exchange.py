@@ -13,8 +13,8 @@ import pytest
 import soundfile
 
 from mt4ssl_bench import audio
-from mt4ssl_bench.cli import app
-from mt4ssl_bench.cli_exchange import read_splits
+from mt4ssl_bench.cli.app import app
+from mt4ssl_bench.cli.prepare_toolkits import read_splits
 from mt4ssl_bench.corpus import Corpus, is_silent, phones_of, speaker_of, text_of
 from mt4ssl_bench.errors import ConfigError, CorpusError
 from mt4ssl_bench.exchange import fairseq, lhotse

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from mt4ssl_bench import audio
-from mt4ssl_bench.cli import app
+from mt4ssl_bench.cli.app import app
 from mt4ssl_bench.corpus import Corpus, is_silent, speaker_of, text_of
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.kaldi import kaldi

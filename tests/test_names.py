@@ -8,7 +8,7 @@ import torch
 from typer.testing import CliRunner
 
 from mt4ssl_bench import checkpoint
-from mt4ssl_bench.cli import app
+from mt4ssl_bench.cli.app import app
 from mt4ssl_bench.config import load, to_dict
 from mt4ssl_bench.corpus import Corpus
 from mt4ssl_bench.errors import CheckpointError, UpstreamError

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mt4ssl_bench.cli import main
+from mt4ssl_bench.cli.app import main
 from mt4ssl_bench.corpus import Corpus
 from mt4ssl_bench.downstream import decoding
 from mt4ssl_bench.downstream.config import DecodeConfig

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mt4ssl_bench.cli import app
+from mt4ssl_bench.cli.app import app
 from mt4ssl_bench.errors import UpstreamError
 from mt4ssl_bench.features import load_upstream
 from mt4ssl_bench.protocol import check, cost

@@ -17,7 +17,7 @@ import pytest
 from lhotse import CutSet
 
 from mt4ssl_bench import audio, shards
-from mt4ssl_bench.cli import app
+from mt4ssl_bench.cli.app import app
 from mt4ssl_bench.corpus import Corpus, text_of, write_corpus
 from mt4ssl_bench.errors import CheckpointError, ConfigError, CorpusError
 from mt4ssl_bench.sharding import shard_corpus

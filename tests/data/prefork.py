@@ -13,7 +13,7 @@ import torch._dynamo  # noqa: F401 - torch's optimisers import it
 
 import mt4ssl_bench.downstream.evaluate
 import mt4ssl_bench.upstream.pretrain  # noqa: F401
-from mt4ssl_bench.cli import main
+from mt4ssl_bench.cli.app import main
 
 
 def child(argv: list[str], env: dict[str, str], out: str) -> None:

@@ -1,4 +1,4 @@
-"""The command line's features: extract, store list, store clear; nothing heavy is imported before a command runs."""
+"""Commands of features: extract, store list, store clear."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -9,11 +9,12 @@ import typer
 from rich.filesize import decimal
 from rich.table import Table
 
+from mt4ssl_bench.cli.options import EVALUATION, Device
 from mt4ssl_bench.console import stdout
 
 app = typer.Typer()
 store = typer.Typer(no_args_is_help=True, help="See or clear the features that evaluations keep.")
-app.add_typer(store, name="store")
+app.add_typer(store, name="store", rich_help_panel=EVALUATION)
 
 Store = Annotated[
     Path, typer.Argument(help="A feature store: what evaluate's --store says, else <out>/store.")
@@ -28,7 +29,7 @@ class Dtype(StrEnum):
     FP32 = "fp32"
 
 
-@app.command()
+@app.command(rich_help_panel=EVALUATION)
 def extract(
     upstream: Annotated[str, typer.Argument(help="Any upstream that evaluate takes.")],
     *,
@@ -50,7 +51,7 @@ def extract(
     collapse: Annotated[
         bool, typer.Option("--collapse", help="Write a run of one unit once.")
     ] = False,
-    device: Annotated[str, typer.Option(help="auto (cuda, mps, cpu), or a torch device.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Write an upstream's hidden states, or k-means units, of a corpus or a folder; the same command continues.
 

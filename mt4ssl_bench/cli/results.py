@@ -1,14 +1,14 @@
-"""The command line's results: leaderboards, comparisons, records; nothing heavy is imported before a command runs."""
+"""Commands of results: leaderboard, compare, show."""
 
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.filesize import decimal
 
+from mt4ssl_bench.cli.options import RESULTS
 from mt4ssl_bench.console import stdout
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Format(StrEnum):
     JSON = "json"
 
 
-@app.command()
+@app.command(rich_help_panel=RESULTS)
 def leaderboard(
     results: Annotated[Path, typer.Argument(help="A folder of result records.")] = Path("results"),
     form: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.TABLE,
@@ -47,7 +47,7 @@ def leaderboard(
     print_leaderboard(results, form)
 
 
-@app.command()
+@app.command(rich_help_panel=RESULTS)
 def compare(
     a: Annotated[
         str, typer.Argument(help="An upstream's name in the leaderboard, or a record file.")
@@ -71,7 +71,7 @@ def compare(
             f"({found.method}) over {found.utterances} utterances; {found.verdict(a, b)}")  # fmt: skip
 
 
-@app.command()
+@app.command(rich_help_panel=RESULTS)
 def show(record: Annotated[Path, typer.Argument(help="A record file, results/*.json.")]) -> None:
     """Show one record: metrics, sweep, layer weights, what is confused with what, and the worst utterances.
 
@@ -103,27 +103,3 @@ def print_sweeps(results: Sequence["Result"]) -> None:
     from mt4ssl_bench.report import sweep_tables
 
     stdout.print(sweep_tables(results), soft_wrap=False)
-
-
-def print_estimate(upstreams: list[str], tasks: list[str], corpus: Path, **where: Any) -> None:  # noqa: ANN401
-    """Print what an evaluation would do and cost."""
-    from mt4ssl_bench.downstream.estimate import estimate
-
-    found = estimate(upstreams, tasks, corpus, **where)
-    lines = [f"{row.upstream}, {row.job.recipe}: {row.about}" for row in found.rows]
-    lines += [f"failed: {failure}" for failure in found.failures]
-    lines.append(
-        f"audio to pass: {found.hours:.2f} h, about {found.seconds / 60:.1f} min at the speed of a few seconds of it; "
-        "training heads comes on top"
-    )
-    lines.append(
-        f"features to keep: {decimal(found.bytes)}; free on that disk: {decimal(found.free)}"
-    )
-    lines.append(
-        f"checkpoints of a row in training: at most {decimal(found.state)}, removed with its end; "
-        f"trained models to keep: {decimal(found.models)}; free on that disk: {decimal(found.free_out)}"
-    )
-    for line in lines:
-        stdout.print(line)
-    if found.failures:
-        raise typer.Exit(1)

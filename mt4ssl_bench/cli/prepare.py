@@ -1,4 +1,4 @@
-"""The command line's corpora: prepare; nothing heavy is imported before a command runs."""
+"""Commands of prepare for published corpora and for audio of your own."""
 
 from enum import StrEnum
 from functools import partial as bind
@@ -7,21 +7,21 @@ from typing import Annotated
 
 import typer
 
-from mt4ssl_bench.cli_shared import (
+from mt4ssl_bench.cli.options import (
     Download,
     From,
+    LexiconFiles,
     Licence,
     Mirror,
     Name,
     Out,
     Partial,
     Shards,
-    Words,
     finish,
 )
 from mt4ssl_bench.console import stdout
 
-prepare = typer.Typer(
+app = typer.Typer(
     no_args_is_help=True,
     help="Make a corpus: one that is published, by its name, or audio of your own. 'list corpora' says more of each.",
 )
@@ -35,7 +35,7 @@ class Amount(StrEnum):
     H10 = "10h"
 
 
-@prepare.command("librispeech")
+@app.command("librispeech")
 def prepare_librispeech(
     *,
     out: Out,
@@ -46,7 +46,7 @@ def prepare_librispeech(
     ] = "train-clean-100",
     valid: Annotated[str, typer.Option(help="Parts for validation.")] = "dev-clean",
     test: Annotated[str, typer.Option(help="Parts for the test.")] = "test-clean",
-    lexicon: Words = None,
+    lexicon: LexiconFiles = None,
     partial: Partial = False,
     mirror: Mirror = "",
     shards: Shards = None,
@@ -81,7 +81,7 @@ def prepare_librispeech(
     )  # fmt: skip
 
 
-@prepare.command("librilight")
+@app.command("librilight")
 def prepare_librilight(
     *,
     out: Out,
@@ -95,7 +95,7 @@ def prepare_librilight(
         Path | None,
         typer.Option(help="LibriSpeech's folder, for valid (dev-clean) and test (test-clean)."),
     ] = None,
-    lexicon: Words = None,
+    lexicon: LexiconFiles = None,
     partial: Partial = False,
     mirror: Mirror = "",
     shards: Shards = None,
@@ -127,7 +127,7 @@ def prepare_librilight(
     )  # fmt: skip
 
 
-@prepare.command("voxceleb1")
+@app.command("voxceleb1")
 def prepare_voxceleb1(
     *,
     out: Out,
@@ -149,7 +149,7 @@ def prepare_voxceleb1(
     finish(prepare_published("voxceleb1", out, read, source=source, partial=partial), shards)
 
 
-@prepare.command("speechcommands")
+@app.command("speechcommands")
 def prepare_speechcommands(
     *,
     out: Out,
@@ -181,7 +181,7 @@ def prepare_speechcommands(
     )
 
 
-@prepare.command("timit")
+@app.command("timit")
 def prepare_timit(
     *, out: Out, source: From = None, partial: Partial = False, shards: Shards = None
 ) -> None:
@@ -204,7 +204,7 @@ def prepare_timit(
     )
 
 
-@prepare.command("speechocean762")
+@app.command("speechocean762")
 def prepare_speechocean762(
     *,
     out: Out,
@@ -230,7 +230,7 @@ def prepare_speechocean762(
     )  # fmt: skip
 
 
-@prepare.command("fsdd")
+@app.command("fsdd")
 def prepare_fsdd(
     *,
     out: Out,
@@ -256,7 +256,7 @@ def prepare_fsdd(
     )
 
 
-@prepare.command("table")
+@app.command("table")
 def prepare_table(
     manifest: Annotated[
         Path,
@@ -266,7 +266,7 @@ def prepare_table(
     out: Out,
     name: Name = "",
     licence: Licence = "unknown",
-    lexicon: Words = None,
+    lexicon: LexiconFiles = None,
     partial: Annotated[
         bool,
         typer.Option(
@@ -291,7 +291,7 @@ def prepare_table(
     finish(corpus, shards)
 
 
-@prepare.command("folder")
+@app.command("folder")
 def prepare_folder(
     folder: Annotated[Path, typer.Argument(help="Any tree of audio files.")],
     out: Out,
@@ -308,7 +308,7 @@ def prepare_folder(
     finish(run(folder, out, name=name, licence=licence), shards)
 
 
-@prepare.command("demo")
+@app.command("demo")
 def prepare_demo(out: Out, shards: Shards = None) -> None:
     """Make the demo corpus: 30 minutes of synthetic English speech with transcripts, phonemes and 16 speakers.
 

@@ -1,4 +1,4 @@
-"""What the commands that make corpora share: their options, and what they print; nothing heavy is imported here."""
+"""Options that several commands share, help panels, and how a corpus is shown."""
 
 import shlex
 from pathlib import Path
@@ -11,6 +11,10 @@ from mt4ssl_bench.console import stdout
 if TYPE_CHECKING:
     from mt4ssl_bench.corpus import Corpus
     from mt4ssl_bench.upstream.labels import LabelStore
+
+# panels of --help
+CORPORA, PRETRAINING, EVALUATION = "Corpora", "Pretraining", "Evaluation"
+RESULTS, MODELS = "Results", "Models"
 
 Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
 Name = Annotated[str, typer.Option(help="The corpus's name in tables; default: the folder's.")]
@@ -35,7 +39,7 @@ Partial = Annotated[
         "text, phones or speaker that others of their split have.",
     ),
 ]
-Words = Annotated[
+LexiconFiles = Annotated[
     list[Path] | None,
     typer.Option(
         "--lexicon", help="Word and phones a line, any language; may be repeated. Default: CMUdict."
@@ -102,3 +106,10 @@ def show_corpus(corpus: "Corpus") -> None:
         kinds = ", ".join(f"{kind} {count}" for kind, count in info.notes["check"].items())
         stdout.print(f"  check: {kinds}")
         stdout.print(f"  next: mt4ssl-bench check {shlex.quote(str(corpus.root))}")
+
+
+INTERRUPTED = 130  # the exit code after Ctrl-C
+Device = Annotated[str, typer.Option(help="auto (cuda, mps, cpu), or a torch device.")]
+Keys = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe keys that differ now.")
+]

@@ -1,7 +1,4 @@
-"""The command line's other sources: prepare fairseq, lhotse, kaldi and hf.
-
-Nothing heavy is imported before a command runs.
-"""
+"""Commands of prepare for other toolkits: fairseq, Lhotse, Kaldi, Hugging Face datasets."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -9,14 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mt4ssl_bench.cli_corpora import prepare as prepare  # noqa: PLC0414 - with the commands below
-from mt4ssl_bench.cli_shared import (
+from mt4ssl_bench.cli.options import (
+    LexiconFiles,
     Licence,
     Name,
     Out,
     Partial,
     Shards,
-    Words,
     finish,
     show_corpus,
     write_shards,
@@ -31,6 +27,8 @@ if TYPE_CHECKING:
     from mt4ssl_bench.upstream.labels import LabelStore
 
     Labels = Sequence[tuple[str, NDArray[np.uint16]]]  # by utterance id
+
+app = typer.Typer()
 
 Clusters = Annotated[
     int | None,
@@ -85,7 +83,7 @@ def _write_store(
     return store
 
 
-@prepare.command("fairseq")
+@app.command("fairseq")
 def prepare_fairseq(
     splits: Splits,
     *,
@@ -93,7 +91,7 @@ def prepare_fairseq(
     name: Name = "fairseq",
     licence: Licence = "unknown",
     clusters: Clusters = None,
-    lexicon: Words = None,
+    lexicon: LexiconFiles = None,
     partial: Partial = False,
     shards: Shards = None,
 ) -> None:
@@ -120,7 +118,7 @@ def prepare_fairseq(
     write_shards(corpus, shards, store)
 
 
-@prepare.command("lhotse")
+@app.command("lhotse")
 def prepare_lhotse(
     splits: Splits,
     *,
@@ -135,7 +133,7 @@ def prepare_lhotse(
         ),
     ] = "",
     clusters: Clusters = None,
-    lexicon: Words = None,
+    lexicon: LexiconFiles = None,
     partial: Partial = False,
     shards: Shards = None,
 ) -> None:
@@ -170,7 +168,7 @@ def prepare_lhotse(
     write_shards(corpus, shards, store)
 
 
-@prepare.command("kaldi")
+@app.command("kaldi")
 def prepare_kaldi(
     splits: Splits,
     *,
@@ -180,7 +178,7 @@ def prepare_kaldi(
     ] = "en",
     name: Name = "kaldi",
     licence: Licence = "unknown",
-    lexicon: Words = None,
+    lexicon: LexiconFiles = None,
     partial: Partial = False,
     shards: Shards = None,
 ) -> None:
@@ -204,7 +202,7 @@ def prepare_kaldi(
     )  # fmt: skip
 
 
-@prepare.command("hf")
+@app.command("hf")
 def prepare_hf(
     dataset: Annotated[str, typer.Argument(help="A name on the hub, or a folder of save_to_disk.")],
     *,
@@ -219,7 +217,7 @@ def prepare_hf(
     language: Annotated[str, typer.Option(help="Of all texts; English ones get phones.")] = "en",
     name: Name = "",
     licence: Licence = "unknown",
-    lexicon: Words = None,
+    lexicon: LexiconFiles = None,
     partial: Partial = False,
     shards: Shards = None,
 ) -> None:

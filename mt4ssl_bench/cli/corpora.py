@@ -1,0 +1,157 @@
+"""Commands of prepared corpora: check, segment, shard."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from mt4ssl_bench.cli.options import CORPORA, Out, show_corpus
+from mt4ssl_bench.console import stdout
+from mt4ssl_bench.text import flat
+
+if TYPE_CHECKING:
+    from mt4ssl_bench.findings import Report
+import logging
+from enum import StrEnum
+
+LOGGER = logging.getLogger(__name__)
+
+app = typer.Typer()
+
+COMPARED = {
+    "bytes": "the files' bytes; --full finds the same samples in another container too",
+    "samples": "decoded samples; a copy in a lossy format is not found",
+}
+COLOURS = {"error": "bold red", "warning": "yellow", "note": "dim"}
+
+
+@app.command(rich_help_panel=CORPORA)
+def check(
+    corpus: Annotated[Path, typer.Argument(help="A prepared corpus.")],
+    *,
+    full: Annotated[
+        bool, typer.Option("--full", help="Decode every sample, instead of reading headers.")
+    ] = False,
+    file: Annotated[
+        Path | None, typer.Option("--json", help="Write the report to this file too.")
+    ] = None,
+) -> None:
+    """Look for what would stop a run or spoil a result: files, samples, duplicates, leaks, texts, speakers.
+
+    The exit code is 1 when there is an error among the findings; warnings and notes leave it 0.
+
+    Example: mt4ssl-bench check corpora/librispeech --full --json check.json
+    """
+    from mt4ssl_bench.corpus import Corpus
+    from mt4ssl_bench.inspection import check_corpus
+
+    opened = Corpus.open(corpus)
+    report = check_corpus(opened, full=full)
+    read = "decoded" if full else "headers"
+    stdout.print(f"{corpus}: {opened.info.name} ({opened.info.digest}), {read}")
+    _print(report)
+    if file is not None:
+        about = {"corpus": opened.info.name, "digest": opened.info.digest, "full": full}
+        from mt4ssl_bench.files import write_text
+
+        write_text(file, json.dumps(about | report.to_json(), indent=1, ensure_ascii=False) + "\n")
+    if report.invalid:
+        raise typer.Exit(1)
+
+
+def _print(report: "Report") -> None:
+    for split, facts in report.splits.items():
+        rates = ", ".join(
+            f"{count:,} at {int(rate) / 1000:g} kHz"
+            for rate, count in facts["sample_rates"].items()
+        )
+        said = f"{facts['utterances']:,} utterances, {facts['hours']:.2f} h, {facts['speakers']} speakers ({rates})"
+        stdout.print(f"  {split:10} {said}")
+    stdout.print(f"  duplicates and leaks: by {COMPARED[report.compared]}")
+    kinds = [finding.severity for finding in report.findings]
+    counts = ", ".join(f"{kinds.count(kind)} kinds of {kind}" for kind in COLOURS if kind in kinds)
+    stdout.print(f"  found: {counts or 'nothing'}")
+    for finding in report.findings:
+        severity = (f"  {finding.severity:8} ", COLOURS[finding.severity])
+        stdout.print(Text.assemble(severity, flat(str(finding))))
+
+
+Source = Annotated[str, typer.Argument(metavar="CORPUS", help="A prepared corpus.")]
+
+
+class By(StrEnum):
+    """Where long recordings are cut."""
+
+    SILENCE = "silence"
+    WINDOWS = "windows"
+
+
+@app.command(rich_help_panel=CORPORA)
+def segment(
+    corpus: Source,
+    *,
+    out: Out,
+    max_seconds: Annotated[float, typer.Option(help="No piece is longer.")] = 30.0,
+    min_seconds: Annotated[
+        float, typer.Option(help="What is shorter is left out, and counted.")
+    ] = 2.0,
+    by: Annotated[
+        By,
+        typer.Option(
+            help="silence: end pieces where 0.2 s are quietest; windows: as few equal ones as fit."
+        ),
+    ] = By.SILENCE,
+) -> None:
+    """Cut long recordings into pieces for pretraining; the audio files stay as they are.
+
+    Pieces have no text: a transcript of the whole says nothing of a part.
+
+    Example: mt4ssl-bench segment corpora/podcasts --out corpora/podcasts_30s
+    """
+    from mt4ssl_bench.corpus import Corpus
+    from mt4ssl_bench.segment import segment_corpus
+
+    made = segment_corpus(
+        Corpus.open(corpus), out, max_seconds=max_seconds, min_seconds=min_seconds, by=by.value
+    )
+    show_corpus(made)
+    for key, value in made.info.notes.items():
+        if isinstance(value, int):
+            typer.echo(f"  {key}: {value}")
+
+
+@app.command(rich_help_panel=CORPORA)
+def shard(
+    corpus: Source,
+    *,
+    out: Out,
+    labels: Annotated[
+        Path | None, typer.Option(help="A label store ('mt4ssl-bench kmeans'), to carry along.")
+    ] = None,
+    split: Annotated[list[str] | None, typer.Option(help="Only these; default: all.")] = None,
+    size: Annotated[int, typer.Option(min=1, help="Utterances per shard.")] = 200,
+) -> None:
+    """Write a corpus as Lhotse Shar: some hundred utterances per tar file, for object stores and network disks.
+
+    The folder is a corpus again; data.corpus takes it, or the URL that it is served at (http, or any that Lhotse
+    opens). Repeating the command continues it.
+
+    Example: mt4ssl-bench shard corpora/librispeech --split train --split valid --out /data/shards
+    """
+    from mt4ssl_bench.corpus import Corpus
+    from mt4ssl_bench.sharding import shard_corpus
+
+    opened, store = Corpus.open(corpus), None
+    if labels is not None:
+        from mt4ssl_bench.upstream.labels import LabelStore
+
+        store = LabelStore(labels)
+        if store.info.digest != opened.info.digest:
+            LOGGER.warning(
+                "%s: not made from %s alone; train on all corpora that it was made from",
+                labels,
+                corpus,
+            )
+    show_corpus(shard_corpus(opened, out, splits=split or (), size=size, labels=store))

@@ -1,0 +1,80 @@
+"""Commands of pretraining: pretrain, kmeans."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mt4ssl_bench.cli.options import INTERRUPTED, PRETRAINING, Device, Keys, Out
+from mt4ssl_bench.console import stdout
+
+app = typer.Typer()
+
+
+@app.command(rich_help_panel=PRETRAINING)
+def pretrain(
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe's name ('mt4ssl-bench list') or a .yaml file.")
+    ],
+    keys: Keys = None,
+    *,
+    out: Out,
+    device: Device = "auto",
+) -> None:
+    """Pretrain a model; the same command again continues an interrupted run.
+
+    Labels for the offline targets are made when they are missing. Ctrl-C saves and stops. Several processes:
+
+    torchrun --nproc-per-node 8 -m mt4ssl_bench pretrain mt4ssl_base data.corpus=corpora/mine --out runs/base
+
+    Example: mt4ssl-bench pretrain mt4ssl_tiny data.corpus=corpora/mine --out runs/first
+    """
+    from mt4ssl_bench.upstream.pretrain import pretrain as run
+
+    report = run(recipe, *(keys or []), out=out, device=device)
+    if not report.finished:
+        raise typer.Exit(INTERRUPTED)
+    last = report.validations[-1] if report.validations else {}
+    found = ", ".join(f"{key} {value:.3f}" for key, value in last.items() if key != "step")
+    stdout.print(f"{out}: {report.steps} updates{', ' + found if found else ''}")
+    stdout.print(
+        f"next: mt4ssl-bench evaluate {out} fbank --task phoneme --corpus ... --out results"
+    )
+
+
+@app.command(rich_help_panel=PRETRAINING)
+def kmeans(
+    recipe: Annotated[
+        str, typer.Argument(help="A pretraining recipe; its targets.offline says how.")
+    ],
+    keys: Keys = None,
+    *,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Label store; default: inside the first corpus.")
+    ] = None,
+    alignment: Annotated[
+        Path | None,
+        typer.Option(
+            help="Time-aligned phones: a CTM file, or a folder of TextGrid files named by utterance "
+            "id. Adds phone purity, cluster purity and PNMI to the report."
+        ),
+    ] = None,
+    tier: Annotated[
+        str, typer.Option(help="Name of the interval tier that holds the phones in TextGrid files.")
+    ] = "phones",
+    device: Device = "auto",
+) -> None:
+    """Make the offline targets' labels alone, from MFCC or from a layer of any upstream, and report on them.
+
+    The same command again continues an interrupted one; under torchrun all processes share the work.
+
+    Examples: mt4ssl-bench kmeans mt4ssl_tiny data.corpus=corpora/mine
+
+    mt4ssl-bench kmeans mt4ssl_tiny data.corpus=corpora/mine targets.offline.features=runs/first targets.offline.layer=3 --out labels/second
+    """  # noqa: E501 - the example must stay one line
+    from mt4ssl_bench.upstream.kmeans import kmeans as run
+
+    for key, value in run(
+        recipe, *(keys or []), out=out, alignment=alignment, tier=tier, device=device
+    ).items():
+        stdout.print(f"{key}: {value}")
