@@ -11,9 +11,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from mt4ssl_bench.corpus import Corpus
-from mt4ssl_bench.cuts import write_cuts
-from mt4ssl_bench.inspection import check_corpus
+from mt4ssl_bench.corpora.check import check_corpus
+from mt4ssl_bench.data.corpus import Corpus
+from mt4ssl_bench.data.cuts import write_cuts
 
 
 def copies(corpus: Corpus, root: Path, hours: float) -> Corpus:

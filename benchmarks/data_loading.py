@@ -25,14 +25,14 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from mt4ssl_bench.batching import Place
 from mt4ssl_bench.config import load
-from mt4ssl_bench.corpus import Corpus
-from mt4ssl_bench.prepare import prepare_folder
-from mt4ssl_bench.sharding import shard_corpus
+from mt4ssl_bench.corpora.prepare import prepare_folder
+from mt4ssl_bench.corpora.shard import shard_corpus
+from mt4ssl_bench.data.batches import Place
+from mt4ssl_bench.data.corpus import Corpus
+from mt4ssl_bench.data.labels import LabelInfo, write_labels
 from mt4ssl_bench.upstream.config import DataConfig, PretrainConfig
 from mt4ssl_bench.upstream.data import PretrainData
-from mt4ssl_bench.upstream.labels import LabelInfo, write_labels
 
 FILES = 200  # real files that all utterances of `scale` share
 PAIRS = 3
@@ -184,7 +184,7 @@ def timed(command: list[str], *, fails: bool = False) -> tuple[float, float]:
 
 def open_corpus(corpus: Path, labels: Path) -> None:
     """Print as JSON what the trainer's process needs to the first batch; the imports are not counted as time."""
-    from mt4ssl_bench.upstream.labels import LabelStore
+    from mt4ssl_bench.data.labels import LabelStore
 
     began = time.perf_counter()
     config = DataConfig(batch_seconds=80, min_seconds=0.1, workers=2)

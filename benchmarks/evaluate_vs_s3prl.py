@@ -24,7 +24,7 @@ import torch
 import yaml
 
 from mt4ssl_bench import s3prl_programs
-from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.downstream.evaluate import evaluate
 from mt4ssl_bench.downstream.plan import Job, plan
 from mt4ssl_bench.upstream.expert import register

@@ -77,7 +77,7 @@ def work(recipe: str, path: Path) -> None:
     threads.configure()  # before torch loads
     import numpy as np
 
-    from mt4ssl_bench.corpus import Corpus
+    from mt4ssl_bench.data.corpus import Corpus
     from mt4ssl_bench.downstream.plan import plan
     from mt4ssl_bench.downstream.sweep import Split, Sweep
     from mt4ssl_bench.feature_file import Header, StoredFeatures, Writer

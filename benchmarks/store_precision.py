@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from mt4ssl_bench import passes
-from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.downstream.plan import ROLES, plan
 from mt4ssl_bench.downstream.sweep import Split, Sweep
 from mt4ssl_bench.features import load_upstream

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.device import pick_device
 from mt4ssl_bench.downstream.config import rates
 from mt4ssl_bench.downstream.frozen import pass_of

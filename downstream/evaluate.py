@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mt4ssl_bench import results
-from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.device import pick_device
 from mt4ssl_bench.downstream.checks import check_references
 from mt4ssl_bench.downstream.finetune import train_finetuned

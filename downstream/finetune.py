@@ -17,8 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mt4ssl_bench import audio, results
-from mt4ssl_bench.batching import Batches, pad
+from mt4ssl_bench import results
+from mt4ssl_bench.data import audio
+from mt4ssl_bench.data.batches import Batches, pad
 from mt4ssl_bench.downstream.checks import learnable
 from mt4ssl_bench.downstream.config import TaskConfig, rates
 from mt4ssl_bench.downstream.plan import Job, named

@@ -10,7 +10,7 @@ from typing import Any
 
 from mt4ssl_bench import results, scheme1
 from mt4ssl_bench.config import Gone, check_all_bounds, load, read_recipe, recipe_names, to_dict
-from mt4ssl_bench.corpus import Corpus, is_silent, phones_of, speaker_of, text_of
+from mt4ssl_bench.data.corpus import Corpus, is_silent, phones_of, speaker_of, text_of
 from mt4ssl_bench.downstream.config import CTCConfig, TaskConfig
 from mt4ssl_bench.downstream.decoding import check_decoder
 from mt4ssl_bench.downstream.task import TASKS, Task

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mt4ssl_bench.batching import Batches, endless
+from mt4ssl_bench.data.batches import Batches, endless
 from mt4ssl_bench.downstream.config import rates
 from mt4ssl_bench.downstream.heads import run_heads, serial
 from mt4ssl_bench.downstream.task import Answers, Task

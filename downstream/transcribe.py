@@ -14,16 +14,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mt4ssl_bench import audio
-from mt4ssl_bench.audio_files import audio_files
 from mt4ssl_bench.console import progress
-from mt4ssl_bench.containers import defect_of
+from mt4ssl_bench.corpora.audio_files import audio_files
+from mt4ssl_bench.data import audio
+from mt4ssl_bench.data.containers import defect_of
+from mt4ssl_bench.data.file_state import on_disk
 from mt4ssl_bench.downstream.ctc import CTCTask
 from mt4ssl_bench.downstream.saved import read_model, read_task
 from mt4ssl_bench.downstream.tuned import Tuned, TunedHead
 from mt4ssl_bench.errors import BenchError, CheckpointError, ConfigError, CorpusError
 from mt4ssl_bench.features import Upstream, load_upstream
-from mt4ssl_bench.file_state import on_disk
 from mt4ssl_bench.identity import is_of
 from mt4ssl_bench.tuning import rebuild
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from mt4ssl_bench.download import Archive
+from mt4ssl_bench.corpora.download import Archive
 
 OPENSLR = "https://www.openslr.org/resources"
 

@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 from torch import Tensor
 
-from mt4ssl_bench import audio
-from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.corpora.prepare import prepare_folder
+from mt4ssl_bench.data import audio
+from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.device import pick_device
 from mt4ssl_bench.errors import BenchError, CheckpointError, ConfigError, CorpusError
 from mt4ssl_bench.features import Upstream, load_upstream
 from mt4ssl_bench.files import write_text, written
 from mt4ssl_bench.identity import is_of
 from mt4ssl_bench.passes import Pass, Values
-from mt4ssl_bench.prepare import prepare_folder
 from mt4ssl_bench.registry import Registry
 
 LOGGER = logging.getLogger(__name__)

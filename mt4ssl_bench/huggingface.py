@@ -12,8 +12,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from mt4ssl_bench.audio import RATE
 from mt4ssl_bench.checkpoint import fingerprint
+from mt4ssl_bench.data.audio import RATE
 from mt4ssl_bench.errors import UpstreamError, some
 from mt4ssl_bench.features import Features, Upstream
 from mt4ssl_bench.identity import identify

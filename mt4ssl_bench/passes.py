@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mt4ssl_bench import audio
-from mt4ssl_bench.batching import Batches, pad
 from mt4ssl_bench.console import progress
+from mt4ssl_bench.data import audio
+from mt4ssl_bench.data.batches import Batches, pad
 from mt4ssl_bench.errors import CorpusError, UpstreamError, first_line
 from mt4ssl_bench.features import Upstream
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mt4ssl_bench.audio import RATE
+from mt4ssl_bench.data.audio import RATE
 from mt4ssl_bench.errors import UpstreamError, with_class
 from mt4ssl_bench.features import Upstream
 from mt4ssl_bench.passes import HUGE, broken_layers

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 from filelock import FileLock, Timeout
 
 from mt4ssl_bench.config import NOT_NEGATIVE, Bounds
+from mt4ssl_bench.data.file_state import require_unchanged
 from mt4ssl_bench.errors import BenchError, CheckpointError
 from mt4ssl_bench.feature_file import (
     FeatureSet,
@@ -30,7 +31,6 @@ from mt4ssl_bench.feature_file import (
     read_header,
 )
 from mt4ssl_bench.features import Upstream
-from mt4ssl_bench.file_state import require_unchanged
 from mt4ssl_bench.passes import Crops, Pass, Values
 from mt4ssl_bench.settings import NEVER
 

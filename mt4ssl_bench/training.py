@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from mt4ssl_bench import runlog
-from mt4ssl_bench.batching import Place, Stream
 from mt4ssl_bench.console import progress
+from mt4ssl_bench.data.batches import Place, Stream
 from mt4ssl_bench.distributed import ALONE, World
 from mt4ssl_bench.errors import CheckpointError, TrainingError
 from mt4ssl_bench.optim import OptimConfig, build_optimizer, factor, set_rates

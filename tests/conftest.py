@@ -16,8 +16,8 @@ import pytest
 import soundfile
 from torch.distributed import TCPStore
 
-from mt4ssl_bench.corpus import Corpus
-from mt4ssl_bench.prepare import prepare_table
+from mt4ssl_bench.corpora.prepare import prepare_table
+from mt4ssl_bench.data.corpus import Corpus
 
 RATE = 16_000
 # three tones of unequal pitch stand for three "words": a head can learn to read them from any spectrum

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mt4ssl_bench.alignment import Segment, parse_textgrid, read_alignment
+from mt4ssl_bench.data.alignment import Segment, parse_textgrid, read_alignment
 from mt4ssl_bench.errors import CorpusError
 
 Tiers = dict[str, list[Segment]]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import mt4ssl_bench
-from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.data.corpus import Corpus
 
 README = Path(__file__).parent.parent / "README.md"
 

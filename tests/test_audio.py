@@ -8,8 +8,8 @@ import pytest
 import soundfile
 from lhotse import Recording
 
-from mt4ssl_bench import audio
-from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.data import audio
+from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.errors import CorpusError
 
 

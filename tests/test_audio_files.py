@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from mt4ssl_bench.audio_files import audio_files
+from mt4ssl_bench.corpora.audio_files import audio_files
+from mt4ssl_bench.corpora.prepare import prepare_folder
+from mt4ssl_bench.corpora.sources.common import fsdd, librispeech, speechcommands, voxceleb1
 from mt4ssl_bench.downstream.transcribe import named
-from mt4ssl_bench.layouts import fsdd, librispeech, speechcommands, voxceleb1
-from mt4ssl_bench.prepare import prepare_folder
 
 APPLE = b"\0\5\x16\7\0\2\0\0Mac OS X        " + bytes(4070)
 DEBRIS = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", ".Trash-1000", ".ipynb_checkpoints")

@@ -10,9 +10,9 @@ import pytest
 import torch
 from lhotse import CutSet, MonoCut
 
-from mt4ssl_bench import audio
-from mt4ssl_bench.batching import Batches, Place, endless, pad
-from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.data import audio
+from mt4ssl_bench.data.batches import Batches, Place, endless, pad
+from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.errors import CorpusError, TrainingError
 
 

@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 import soundfile
 
-from mt4ssl_bench import audio
-from mt4ssl_bench.checks import _look_alikes
 from mt4ssl_bench.cli import corpora
 from mt4ssl_bench.cli.app import app
-from mt4ssl_bench.corpus import Corpus
-from mt4ssl_bench.cuts import write_cuts
+from mt4ssl_bench.corpora.check import check_corpus, row_of
+from mt4ssl_bench.corpora.check_report import KINDS, Report
+from mt4ssl_bench.corpora.check_rules import _look_alikes
+from mt4ssl_bench.corpora.prepare import prepare_table
+from mt4ssl_bench.corpora.shard import shard_corpus
+from mt4ssl_bench.data import audio
+from mt4ssl_bench.data.corpus import Corpus
+from mt4ssl_bench.data.cuts import write_cuts
 from mt4ssl_bench.errors import CorpusError
-from mt4ssl_bench.findings import KINDS, Report
-from mt4ssl_bench.inspection import check_corpus, row_of
-from mt4ssl_bench.prepare import prepare_table
-from mt4ssl_bench.sharding import shard_corpus
 
 RATE = 16_000
 RNG = np.random.default_rng(0)

@@ -12,7 +12,7 @@ import pytest
 from mt4ssl_bench import __version__
 from mt4ssl_bench.catalogue import CATALOGUE
 from mt4ssl_bench.cli.app import main
-from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.data.corpus import Corpus
 
 DATA = Path(__file__).parent / "data"
 TOY = str(DATA / "toy.yaml")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mt4ssl_bench.cli import app
-from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.features import Features
 from mt4ssl_bench.store import FeatureStore, StoreConfig
 

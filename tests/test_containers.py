@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from mt4ssl_bench import audio
 from mt4ssl_bench.cli.app import app
-from mt4ssl_bench.containers import defect_of
-from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.corpora.check import check_corpus
+from mt4ssl_bench.corpora.prepare import prepare_folder, prepare_rows
+from mt4ssl_bench.corpora.rows import Row
+from mt4ssl_bench.data import audio
+from mt4ssl_bench.data.containers import defect_of
+from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.errors import CorpusError
-from mt4ssl_bench.inspection import check_corpus
-from mt4ssl_bench.manifest import Row
-from mt4ssl_bench.prepare import prepare_folder, prepare_rows
 
 RATE = 16_000
 WHOLE = np.round(3000 * np.random.default_rng(0).standard_normal(3 * RATE)).astype(np.int16)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from lhotse import AudioSource, CutSet, MultiCut, Recording
 
-from mt4ssl_bench.corpus import Corpus
-from mt4ssl_bench.cuts import LINES, Cuts, durations_of, write_cuts
+from mt4ssl_bench.data.corpus import Corpus
+from mt4ssl_bench.data.cuts import LINES, Cuts, durations_of, write_cuts
 from mt4ssl_bench.errors import CorpusError
 
 COUNT = 2 * LINES + 5

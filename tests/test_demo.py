@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from mt4ssl_bench import demo
+from mt4ssl_bench.corpora.sources import demo
 from mt4ssl_bench.errors import BenchError, CorpusError
 
 SPOKEN = 6

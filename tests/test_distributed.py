@@ -17,9 +17,9 @@ import soundfile
 from torch import nn
 
 from mt4ssl_bench import checkpoint
-from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.corpora.prepare import prepare_table
+from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.distributed import ALONE, joined, no_sync
-from mt4ssl_bench.prepare import prepare_table
 
 TOY = str(Path(__file__).parent / "data" / "toy.yaml")
 LAYOUTS = [(1, 4), (2, 2), (4, 1)]  # processes, batches per update of each

@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from mt4ssl_bench import download, layouts
 from mt4ssl_bench.catalogue import CATALOGUE
 from mt4ssl_bench.cli.app import app
-from mt4ssl_bench.download import Archive, fetch, unpack
+from mt4ssl_bench.corpora import download
+from mt4ssl_bench.corpora.download import Archive, fetch, unpack
+from mt4ssl_bench.corpora.source import prepare_published
+from mt4ssl_bench.corpora.sources.common import librispeech
 from mt4ssl_bench.errors import CorpusError
-from mt4ssl_bench.published import prepare_published
 
 
 class Server(ThreadingHTTPServer):
@@ -214,7 +215,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_continues(
 ) -> None:
     archive = sealed(server, "train.tar.gz", packed(tree))
     code = (
-        "import resource, sys\nfrom pathlib import Path\nfrom mt4ssl_bench.download import Archive, fetch\n"
+        "import resource, sys\nfrom pathlib import Path\nfrom mt4ssl_bench.corpora.download import Archive, fetch\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
         "try: fetch([Archive(sys.argv[1], sys.argv[2])], Path(sys.argv[3]))\n"
         "except Exception as error: print(type(error).__name__, error)\n"
@@ -281,7 +282,7 @@ def test_librispeech_goes_from_a_server_to_a_corpus_that_can_be_moved(
         )
         shutil.rmtree(tmp_path / "one")
     server.cuts = [30_000]
-    read = partial(layouts.librispeech, train=parts[:1], valid=parts[1:2], test=parts[2:])
+    read = partial(librispeech, train=parts[:1], valid=parts[1:2], test=parts[2:])
     out = tmp_path / "out"
     corpus = prepare_published(
         "librispeech", out, read, source=None, download=parts, mirror=server.url

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from mt4ssl_bench import features, results, run_folder
-from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.corpora.prepare import prepare_folder
+from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.downstream import evaluate as job
 from mt4ssl_bench.downstream.estimate import estimate
 from mt4ssl_bench.downstream.evaluate import evaluate
@@ -15,7 +16,6 @@ from mt4ssl_bench.downstream.plan import plan
 from mt4ssl_bench.errors import BenchError, ConfigError, CorpusError
 from mt4ssl_bench.features import Features
 from mt4ssl_bench.leaderboard import Leaderboard
-from mt4ssl_bench.prepare import prepare_folder
 
 DATA = Path(__file__).parent / "data"
 PHONEME, ASR, SPEAKER = (str(DATA / f"toy_{name}.yaml") for name in ("phoneme", "asr", "speaker"))

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 import soundfile
 
-from mt4ssl_bench import audio
 from mt4ssl_bench.cli.app import app
 from mt4ssl_bench.cli.prepare_toolkits import read_splits
-from mt4ssl_bench.corpus import Corpus, is_silent, phones_of, speaker_of, text_of
+from mt4ssl_bench.corpora.prepare import prepare_rows
+from mt4ssl_bench.corpora.rows import Row
+from mt4ssl_bench.corpora.sources.hf_dataset import hugging_face
+from mt4ssl_bench.corpora.sources.lhotse import fairseq, lhotse
+from mt4ssl_bench.data import audio
+from mt4ssl_bench.data.corpus import Corpus, is_silent, phones_of, speaker_of, text_of
+from mt4ssl_bench.data.labels import LabelStore
 from mt4ssl_bench.errors import ConfigError, CorpusError
-from mt4ssl_bench.exchange import fairseq, lhotse
-from mt4ssl_bench.hf_datasets import hugging_face
-from mt4ssl_bench.manifest import Row
-from mt4ssl_bench.prepare import prepare_rows
-from mt4ssl_bench.upstream.labels import LabelStore
 
 RATE = 16_000
 

@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 
 from mt4ssl_bench import extract as job
-from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.errors import CheckpointError, ConfigError, CorpusError
 from mt4ssl_bench.extract import extract
 from mt4ssl_bench.features import Upstream, load_upstream
@@ -169,7 +169,7 @@ def test_files_cut_short_are_left_out_said_and_tried_again(
 def test_units_are_the_labels_that_k_means_gave_and_collapse_to_runs(
     corpus: Corpus, cuts: list[Any], labels: Path, tmp_path: Path
 ) -> None:
-    from mt4ssl_bench.upstream.labels import LabelStore
+    from mt4ssl_bench.data.labels import LabelStore
 
     lines = (
         extract(TOY, tmp_path / "a", corpus=corpus.root, units=labels)

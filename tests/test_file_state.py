@@ -13,18 +13,18 @@ import numpy as np
 import pytest
 import soundfile
 
-from mt4ssl_bench import audio, file_state
-from mt4ssl_bench.corpus import Corpus
-from mt4ssl_bench.cuts import write_cuts
+from mt4ssl_bench.corpora.check import check_corpus
+from mt4ssl_bench.corpora.prepare import prepare_folder, prepare_table
+from mt4ssl_bench.corpora.segment import segment_corpus
+from mt4ssl_bench.corpora.shard import shard_corpus
+from mt4ssl_bench.data import audio, file_state
+from mt4ssl_bench.data.corpus import Corpus
+from mt4ssl_bench.data.cuts import write_cuts
+from mt4ssl_bench.data.file_state import content_of, on_disk
 from mt4ssl_bench.errors import AudioChangedError, CorpusError
 from mt4ssl_bench.extract import extract
 from mt4ssl_bench.feature_file import FeatureSet, StoredFeatures
 from mt4ssl_bench.features import load_upstream
-from mt4ssl_bench.file_state import content_of, on_disk
-from mt4ssl_bench.inspection import check_corpus
-from mt4ssl_bench.prepare import prepare_folder, prepare_table
-from mt4ssl_bench.segment import segment_corpus
-from mt4ssl_bench.sharding import shard_corpus
 from mt4ssl_bench.store import FeatureStore, StoreConfig
 from mt4ssl_bench.upstream.config import DataConfig
 from mt4ssl_bench.upstream.data import PretrainData

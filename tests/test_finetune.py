@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mt4ssl_bench import checkpoint, results, run_folder
-from mt4ssl_bench.corpus import Corpus, text_of
+from mt4ssl_bench.data.corpus import Corpus, text_of
 from mt4ssl_bench.downstream import finetune as module
 from mt4ssl_bench.downstream.asr import ASR
 from mt4ssl_bench.downstream.evaluate import evaluate

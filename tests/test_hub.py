@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mt4ssl_bench import checkpoint
 from mt4ssl_bench.config import load, to_dict
-from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.downstream.evaluate import evaluate
 from mt4ssl_bench.errors import BenchError, CheckpointError, UpstreamError
 from mt4ssl_bench.features import S3PRLUpstream, load_upstream

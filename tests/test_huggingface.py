@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from mt4ssl_bench import checkpoint
 from mt4ssl_bench.config import load, to_dict
-from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.downstream.evaluate import evaluate
 from mt4ssl_bench.errors import CheckpointError, UpstreamError
 from mt4ssl_bench.features import load_upstream

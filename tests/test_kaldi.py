@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from mt4ssl_bench import audio
 from mt4ssl_bench.cli.app import app
-from mt4ssl_bench.corpus import Corpus, is_silent, speaker_of, text_of
+from mt4ssl_bench.corpora.sources.kaldi import kaldi
+from mt4ssl_bench.data import audio
+from mt4ssl_bench.data.corpus import Corpus, is_silent, speaker_of, text_of
 from mt4ssl_bench.errors import CorpusError
-from mt4ssl_bench.kaldi import kaldi
 
 RATE = 16_000
 

@@ -10,14 +10,15 @@ import pytest
 import torch
 from sklearn.cluster import KMeans
 
-from mt4ssl_bench import audio, parts
-from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench import parts
+from mt4ssl_bench.corpora.prepare import prepare_table
+from mt4ssl_bench.data import audio
+from mt4ssl_bench.data.corpus import Corpus
+from mt4ssl_bench.data.labels import LabelInfo, LabelStore, write_labels
 from mt4ssl_bench.errors import CheckpointError, ConfigError, CorpusError
-from mt4ssl_bench.prepare import prepare_table
 from mt4ssl_bench.upstream.config import OfflineConfig
 from mt4ssl_bench.upstream.frontend import frame_count
 from mt4ssl_bench.upstream.kmeans import FeatureSource, joint_digest, make_labels, mfcc
-from mt4ssl_bench.upstream.labels import LabelInfo, LabelStore, write_labels
 
 CONFIG = OfflineConfig(clusters=6)
 TOY = str(Path(__file__).parent / "data" / "toy.yaml")

@@ -9,20 +9,27 @@ import numpy as np
 import pytest
 import soundfile
 
-from mt4ssl_bench import layouts
-from mt4ssl_bench.corpus import Corpus, phones_of, speaker_of, text_of
+from mt4ssl_bench.corpora.check import check_corpus
+from mt4ssl_bench.corpora.prepare import prepare_rows
+from mt4ssl_bench.corpora.rows import Row
+from mt4ssl_bench.corpora.source import prepare_published
+from mt4ssl_bench.corpora.sources.common import (
+    fsdd,
+    librilight,
+    librilight_labelled,
+    librispeech,
+    speechcommands,
+    speechocean762,
+    timit,
+    voxceleb1,
+)
+from mt4ssl_bench.data.corpus import Corpus, phones_of, speaker_of, text_of
 from mt4ssl_bench.errors import ConfigError, CorpusError
-from mt4ssl_bench.inspection import check_corpus
-from mt4ssl_bench.manifest import Row
-from mt4ssl_bench.prepare import prepare_rows
-from mt4ssl_bench.published import prepare_published
 
 Voice = Callable[[Path], Path]
 Read = Callable[[Path], Iterator[Row]]
 
-LIBRI = partial(
-    layouts.librispeech, train=["train-clean-100"], valid=["dev-clean"], test=["test-clean"]
-)
+LIBRI = partial(librispeech, train=["train-clean-100"], valid=["dev-clean"], test=["test-clean"])
 
 
 @pytest.fixture
@@ -150,15 +157,15 @@ def test_a_damaged_transcript_is_named(
 
 READERS: dict[str, tuple[Read, str]] = {
     "LibriSpeech": (LIBRI, "trans.txt"),
-    "Libri-light's small": (partial(layouts.librilight, subset="small"), "small/"),
+    "Libri-light's small": (partial(librilight, subset="small"), "small/"),
     "Libri-light's labelled part": (
-        partial(layouts.librilight_labelled, amount="1h", librispeech_folder=None), "1h/",
+        partial(librilight_labelled, amount="1h", librispeech_folder=None), "1h/",
     ),
-    "VoxCeleb1": (layouts.voxceleb1, "wav/id1"),
-    "Speech Commands": (layouts.speechcommands, "testing_list.txt"),
-    "TIMIT": (layouts.timit, "Tt"),
-    "speechocean762": (layouts.speechocean762, "train/wav.scp"),
-    "the Free Spoken Digit Dataset": (layouts.fsdd, "recordings/"),
+    "VoxCeleb1": (voxceleb1, "wav/id1"),
+    "Speech Commands": (speechcommands, "testing_list.txt"),
+    "TIMIT": (timit, "Tt"),
+    "speechocean762": (speechocean762, "train/wav.scp"),
+    "the Free Spoken Digit Dataset": (fsdd, "recordings/"),
 }  # fmt: skip
 
 
@@ -179,9 +186,7 @@ def test_a_folder_that_is_not_the_corpus_says_what_was_expected_and_what_was_fou
 def test_librilight_takes_every_recording_below_a_subset(tmp_path: Path, voice: Voice) -> None:
     for speaker in range(12):
         voice(tmp_path / "in" / "small" / f"{speaker}" / "some book_1" / "part_01.flac")
-    corpus = prepared(
-        partial(layouts.librilight, subset="small"), tmp_path / "in", tmp_path / "out"
-    )
+    corpus = prepared(partial(librilight, subset="small"), tmp_path / "in", tmp_path / "out")
     assert sizes(corpus) == {"train": 11, "valid": 1}
     assert corpus.info.fields == ["speaker"]
     assert {cut.id for cut in corpus.cuts("train")} < {
@@ -202,7 +207,7 @@ def test_librilights_ten_minutes_an_hour_and_ten_hours_nest(tmp_path: Path, voic
     libri(tmp_path / "LibriSpeech", voice, "test-clean")
     for amount, count in (("10min", 4), ("1h", 6), ("10h", 8)):
         read = partial(
-            layouts.librilight_labelled, amount=amount, librispeech_folder=tmp_path / "LibriSpeech"
+            librilight_labelled, amount=amount, librispeech_folder=tmp_path / "LibriSpeech"
         )
         assert sizes(prepared(read, tmp_path / "in", tmp_path / amount)) == {
             "train": count,
@@ -219,7 +224,7 @@ def test_voxceleb1_follows_its_identification_split(tmp_path: Path, voice: Voice
             voice(tmp_path / ("dev/wav" if speaker < 2 else "test/wav") / relative)
             lines.append(f"{1 if clip < 4 else clip - 2} {relative}")
     (tmp_path / "iden_split.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    corpus = prepared(layouts.voxceleb1, tmp_path, tmp_path / "out")
+    corpus = prepared(voxceleb1, tmp_path, tmp_path / "out")
     assert sizes(corpus) == {"train": 9, "valid": 3, "test": 3}
     assert sorted(corpus.info.splits) == [
         "test",
@@ -234,10 +239,10 @@ def test_voxceleb1_follows_its_identification_split(tmp_path: Path, voice: Voice
     with pytest.raises(
         CorpusError, match=r"line 1: '1 id10001/a/00001.m4a'; expected '1 id10001/video/00001.wav'"
     ):
-        list(layouts.voxceleb1(tmp_path))
+        list(voxceleb1(tmp_path))
     (tmp_path / "iden_split.txt").unlink()
     with pytest.raises(CorpusError, match=r"no identification split; get iden_split.txt"):
-        list(layouts.voxceleb1(tmp_path))
+        list(voxceleb1(tmp_path))
 
 
 def test_speech_commands_follows_its_lists(tmp_path: Path, voice: Voice) -> None:
@@ -251,7 +256,7 @@ def test_speech_commands_follows_its_lists(tmp_path: Path, voice: Voice) -> None
     voice(tmp_path / "in" / "_background_noise_" / "pink_noise.wav")
     (tmp_path / "in" / "validation_list.txt").write_text("yes/1b_nohash_0.wav\n", encoding="utf-8")
     (tmp_path / "in" / "testing_list.txt").write_text("no/2c_nohash_0.wav\n", encoding="utf-8")
-    corpus = prepared(layouts.speechcommands, tmp_path / "in", tmp_path / "out")
+    corpus = prepared(speechcommands, tmp_path / "in", tmp_path / "out")
     assert sizes(corpus) == {"train": 4, "valid": 1, "test": 1}
     cut = next(iter(corpus.cuts("test")))
     assert (cut.id, text_of(cut), speaker_of(cut), phones_of(cut)) == (
@@ -262,7 +267,7 @@ def test_speech_commands_follows_its_lists(tmp_path: Path, voice: Voice) -> None
     )
     shutil.rmtree(tmp_path / "in" / "no")
     with pytest.raises(CorpusError, match="1 of its 4 audio files are missing"):
-        prepared(layouts.speechcommands, tmp_path / "in", tmp_path / "again")
+        prepared(speechcommands, tmp_path / "in", tmp_path / "again")
 
 
 @pytest.mark.parametrize("upper", [True, False])
@@ -285,7 +290,7 @@ def test_timit_folds_its_phones_and_keeps_the_usual_speakers(
                 "0 2190 h#\n2190 3000 sh\n3000 4000 ix\n4000 4500 q\n4500 5000 kcl\n5000 6000 h#\n"
             )
             file.with_suffix(".PHN" if upper else ".phn").write_text(labels, encoding="utf-8")
-    corpus = prepared(layouts.timit, tmp_path / "in", tmp_path / "out", phones_from="TIMIT")
+    corpus = prepared(timit, tmp_path / "in", tmp_path / "out", phones_from="TIMIT")
     assert sizes(corpus) == {"train": 1, "valid": 1, "test": 1}
     cut = next(iter(corpus.cuts("train")))
     assert (cut.id, text_of(cut)) == ("fcjf0-si648", "SHE HAD YOUR DARK SUIT IN GREASY WASH")
@@ -312,9 +317,7 @@ def test_speechocean762_keeps_its_split_and_its_annotators_phones(
             (root / split / file).write_text("\n".join(lines) + "\n", encoding="utf-8")
     (root / "resource").mkdir()
     (root / "resource" / "text-phone").write_text("\n".join(phones) + "\n", encoding="utf-8")
-    corpus = prepared(
-        layouts.speechocean762, tmp_path / "in", tmp_path / "out", phones_from="annotators"
-    )
+    corpus = prepared(speechocean762, tmp_path / "in", tmp_path / "out", phones_from="annotators")
     assert sizes(corpus) == {"train": 9, "valid": 1, "test": 2}
     cut = next(iter(corpus.cuts("test")))
     assert (text_of(cut), phones_of(cut), corpus.info.phones_from) == (
@@ -326,7 +329,7 @@ def test_speechocean762_keeps_its_split_and_its_annotators_phones(
     with pytest.raises(
         CorpusError, match="utterance '00010011' of train/wav.scp lacks text, speaker or phones"
     ):
-        list(layouts.speechocean762(root))
+        list(speechocean762(root))
 
 
 def test_fsdds_first_five_of_each_digit_are_its_test(tmp_path: Path, voice: Voice) -> None:
@@ -339,7 +342,7 @@ def test_fsdds_first_five_of_each_digit_are_its_test(tmp_path: Path, voice: Voic
                 / "recordings"
                 / f"7_{speaker}_{number}.wav"
             )
-    corpus = prepared(layouts.fsdd, tmp_path / "in", tmp_path / "out")
+    corpus = prepared(fsdd, tmp_path / "in", tmp_path / "out")
     assert sizes(corpus) == {"train": 4, "valid": 10, "test": 10}
     cut = next(cut for cut in corpus.cuts("test") if cut.id == "7_theo_4")
     assert (text_of(cut), speaker_of(cut), phones_of(cut)) == ("SEVEN", "theo", "S EH1 V AH0 N")
@@ -349,11 +352,11 @@ def test_what_cannot_be_downloaded_says_how_it_is_obtained(tmp_path: Path) -> No
     with pytest.raises(
         ConfigError, match=r"prepare voxceleb1: cannot be downloaded by a program; ask its authors"
     ):
-        prepare_published("voxceleb1", tmp_path, layouts.voxceleb1, source=None, download=["all"])
+        prepare_published("voxceleb1", tmp_path, voxceleb1, source=None, download=["all"])
     with pytest.raises(
         ConfigError, match=r"prepare timit: --from DIR says where it lies; order it from the LDC"
     ):
-        prepare_published("timit", tmp_path, layouts.timit, source=None)
+        prepare_published("timit", tmp_path, timit, source=None)
     with pytest.raises(
         ConfigError, match=r"no part 'train-clean-10' to download; did you mean train-clean-100"
     ):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mt4ssl_bench.errors import CorpusError
-from mt4ssl_bench.lexicon import (
+from mt4ssl_bench.corpora.rows import Row
+from mt4ssl_bench.data.lexicon import (
     UNKNOWN,
     Coverage,
     add_phones,
@@ -16,7 +16,7 @@ from mt4ssl_bench.lexicon import (
     pronounce,
     pronunciations,
 )
-from mt4ssl_bench.manifest import Row
+from mt4ssl_bench.errors import CorpusError
 
 
 def test_cmudict_gives_every_pronunciation_of_upper_case_words_with_stress() -> None:

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from mt4ssl_bench import checkpoint
 from mt4ssl_bench.cli.app import app
 from mt4ssl_bench.config import load, to_dict
-from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.errors import CheckpointError, UpstreamError
 from mt4ssl_bench.features import load_upstream
 from mt4ssl_bench.names import split_keys

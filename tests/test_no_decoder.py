@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mt4ssl_bench.cli.app import main
-from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.downstream import decoding
 from mt4ssl_bench.downstream.config import DecodeConfig
 from mt4ssl_bench.errors import ConfigError

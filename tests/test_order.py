@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mt4ssl_bench.order import STREAMS, WINDOW, batches_of
+from mt4ssl_bench.data.epoch_order import STREAMS, WINDOW, batches_of
 
 SHARD = 64
 DURATIONS = np.clip(np.random.default_rng(0).lognormal(2.0, 0.4, 200 * SHARD), 0.5, 30)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mt4ssl_bench import passes
-from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.errors import CorpusError, UpstreamError
 from mt4ssl_bench.features import Features, Upstream, load_upstream
 from mt4ssl_bench.passes import Crops, Pass, padding_is_safe

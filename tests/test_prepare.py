@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from mt4ssl_bench import audio
-from mt4ssl_bench.corpus import Corpus, is_silent, phones_of, speaker_of, text_of
+from mt4ssl_bench.corpora.prepare import prepare_folder, prepare_table
+from mt4ssl_bench.data import audio
+from mt4ssl_bench.data.corpus import Corpus, is_silent, phones_of, speaker_of, text_of
 from mt4ssl_bench.errors import CorpusError
-from mt4ssl_bench.prepare import prepare_folder, prepare_table
 
 RATE = audio.RATE
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from mt4ssl_bench import checkpoint
 from mt4ssl_bench.config import load
-from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.errors import BenchError, CheckpointError, TrainingError
 from mt4ssl_bench.upstream.config import PretrainConfig
 from mt4ssl_bench.upstream.encoder import EncoderLayer

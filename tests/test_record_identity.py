@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.downstream.asr import ASRConfig
 from mt4ssl_bench.downstream.config import TaskConfig
 from mt4ssl_bench.downstream.finetune import train_finetuned

@@ -9,9 +9,9 @@ import soundfile
 import torch
 import torchaudio
 
-from mt4ssl_bench import audio
+from mt4ssl_bench.data import audio
+from mt4ssl_bench.data.resampling import TABLE, resample, table_size
 from mt4ssl_bench.errors import CorpusError
-from mt4ssl_bench.resampling import TABLE, resample, table_size
 
 NOISE = (0.1 * np.random.default_rng(0).standard_normal(48_003)).astype(np.float32)
 COMMON = (

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from mt4ssl_bench import checkpoint, results, run_folder
-from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.downstream.evaluate import evaluate
 from mt4ssl_bench.training import Fit
 

@@ -13,7 +13,7 @@ import yaml
 
 from mt4ssl_bench import checkpoint
 from mt4ssl_bench.config import load, to_dict
-from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.errors import ConfigError
 from mt4ssl_bench.s3prl_programs import _load, run
 from mt4ssl_bench.upstream.config import PretrainConfig

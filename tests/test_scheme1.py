@@ -13,7 +13,7 @@ import torch
 from mt4ssl_bench import features, results, scheme1
 from mt4ssl_bench.compare import compare
 from mt4ssl_bench.config import to_dict
-from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.downstream.evaluate import evaluate
 from mt4ssl_bench.downstream.plan import plan
 from mt4ssl_bench.downstream.task import TASKS

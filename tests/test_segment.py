@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from mt4ssl_bench import audio
-from mt4ssl_bench.corpus import Corpus, speaker_of, text_of
+from mt4ssl_bench.corpora.check import check_corpus
+from mt4ssl_bench.corpora.prepare import prepare_table
+from mt4ssl_bench.corpora.segment import quiet_ends, segment_corpus
+from mt4ssl_bench.corpora.shard import shard_corpus
+from mt4ssl_bench.data import audio
+from mt4ssl_bench.data.corpus import Corpus, speaker_of, text_of
 from mt4ssl_bench.errors import CorpusError
-from mt4ssl_bench.inspection import check_corpus
-from mt4ssl_bench.prepare import prepare_table
-from mt4ssl_bench.segment import quiet_ends, segment_corpus
-from mt4ssl_bench.sharding import shard_corpus
 
 PAUSES = (3.1, 7.4, 10.9, 15.2)  # seconds at which the long recording is silent for 0.3 s
 SECONDS = 19.0

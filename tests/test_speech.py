@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from mt4ssl_bench.config import load
+from mt4ssl_bench.corpora.prepare import prepare_table
 from mt4ssl_bench.downstream.evaluate import evaluate
-from mt4ssl_bench.prepare import prepare_table
 from mt4ssl_bench.upstream.config import PretrainConfig
 from mt4ssl_bench.upstream.pretrain import open_pretraining
 

@@ -16,8 +16,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mt4ssl_bench import audio
-from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.data import audio
+from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.errors import BenchError, UpstreamError
 from mt4ssl_bench.feature_file import StoredFeatures
 from mt4ssl_bench.features import Features, Upstream, load_upstream

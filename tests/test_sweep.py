@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mt4ssl_bench import threads
-from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.downstream.ctc import CTCTask
 from mt4ssl_bench.downstream.plan import ROLES, plan
 from mt4ssl_bench.downstream.sweep import Split, Sweep, Trial

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.downstream.checks import check_references, learnable
 from mt4ssl_bench.downstream.plan import ROLES, Job, plan
 from mt4ssl_bench.downstream.task import Task

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from mt4ssl_bench import checkpoint, files
-from mt4ssl_bench.batching import endless
+from mt4ssl_bench.data.batches import endless
 from mt4ssl_bench.errors import CheckpointError, TrainingError
 from mt4ssl_bench.optim import OptimConfig, factor
 from mt4ssl_bench.run_folder import RunFolder

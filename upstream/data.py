@@ -15,14 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mt4ssl_bench import audio
-from mt4ssl_bench.batching import Batches, Stream, pad
-from mt4ssl_bench.corpus import Corpus
-from mt4ssl_bench.cuts import Joined
+from mt4ssl_bench.data import audio
+from mt4ssl_bench.data.batches import Batches, Stream, pad
+from mt4ssl_bench.data.corpus import Corpus
+from mt4ssl_bench.data.cuts import Joined
+from mt4ssl_bench.data.labels import CarriedLabels, LabelStore
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.upstream.config import DataConfig
 from mt4ssl_bench.upstream.frontend import STRIDE, frame_count, normalize
-from mt4ssl_bench.upstream.labels import CarriedLabels, LabelStore
 
 LOGGER = logging.getLogger(__name__)
 TRIES = 100  # utterances tried in place of a batch that cannot be read, before the run stops

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from mt4ssl_bench import checkpoint
-from mt4ssl_bench.audio import RATE
 from mt4ssl_bench.config import from_dict, load, to_dict
+from mt4ssl_bench.data.audio import RATE
 from mt4ssl_bench.errors import CheckpointError, UpstreamError, first_line
 from mt4ssl_bench.features import Features, Upstream, s3prl_hub
 from mt4ssl_bench.identity import identify

@@ -18,11 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mt4ssl_bench import audio
-from mt4ssl_bench.alignment import TIER, read_alignment
 from mt4ssl_bench.config import load, to_dict
-from mt4ssl_bench.corpus import Corpus
-from mt4ssl_bench.cuts import Joined
+from mt4ssl_bench.data import audio
+from mt4ssl_bench.data.alignment import TIER, read_alignment
+from mt4ssl_bench.data.corpus import Corpus
+from mt4ssl_bench.data.cuts import Joined
+from mt4ssl_bench.data.labels import LabelInfo, LabelStore, write_labels
 from mt4ssl_bench.distributed import ALONE, World, joined
 from mt4ssl_bench.errors import ConfigError, CorpusError
 from mt4ssl_bench.features import Features, Upstream, load_upstream
@@ -30,7 +31,6 @@ from mt4ssl_bench.parts import Arrays, Parts, one_at_a_time
 from mt4ssl_bench.passes import Pass
 from mt4ssl_bench.upstream.config import OfflineConfig, PretrainConfig, check
 from mt4ssl_bench.upstream.frontend import RECEPTIVE_FIELD, STRIDE, frame_count
-from mt4ssl_bench.upstream.labels import LabelInfo, LabelStore, write_labels
 from mt4ssl_bench.upstream.purity import measure
 from mt4ssl_bench.wheels import import_torchaudio
 

@@ -13,11 +13,12 @@ import torch
 from torch import nn
 
 from mt4ssl_bench.config import load, to_dict
-from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.data.corpus import Corpus
+from mt4ssl_bench.data.labels import CarriedLabels, LabelStore
+from mt4ssl_bench.data.shards import is_url
 from mt4ssl_bench.distributed import ALONE, World, joined, no_sync
 from mt4ssl_bench.errors import ConfigError, TrainingError
 from mt4ssl_bench.run_folder import RunFolder
-from mt4ssl_bench.shards import is_url
 from mt4ssl_bench.training import Fit, FitReport, Hooks, Scaling, StepLoss
 from mt4ssl_bench.upstream.config import PretrainConfig, check
 from mt4ssl_bench.upstream.data import Batch, PretrainData
@@ -25,7 +26,6 @@ from mt4ssl_bench.upstream.encoder import EncoderLayer
 from mt4ssl_bench.upstream.expert import KIND
 from mt4ssl_bench.upstream.frontend import frame_counts
 from mt4ssl_bench.upstream.kmeans import joint_digest, make_labels
-from mt4ssl_bench.upstream.labels import CarriedLabels, LabelStore
 from mt4ssl_bench.upstream.masking import draw_masks
 from mt4ssl_bench.upstream.model import MT4SSL, Losses
 from mt4ssl_bench.upstream.warmstart import start_from

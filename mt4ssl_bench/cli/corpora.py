@@ -12,7 +12,7 @@ from mt4ssl_bench.console import stdout
 from mt4ssl_bench.text import flat
 
 if TYPE_CHECKING:
-    from mt4ssl_bench.findings import Report
+    from mt4ssl_bench.corpora.check_report import Report
 import logging
 from enum import StrEnum
 
@@ -44,8 +44,8 @@ def check(
 
     Example: mt4ssl-bench check corpora/librispeech --full --json check.json
     """
-    from mt4ssl_bench.corpus import Corpus
-    from mt4ssl_bench.inspection import check_corpus
+    from mt4ssl_bench.corpora.check import check_corpus
+    from mt4ssl_bench.data.corpus import Corpus
 
     opened = Corpus.open(corpus)
     report = check_corpus(opened, full=full)
@@ -110,8 +110,8 @@ def segment(
 
     Example: mt4ssl-bench segment corpora/podcasts --out corpora/podcasts_30s
     """
-    from mt4ssl_bench.corpus import Corpus
-    from mt4ssl_bench.segment import segment_corpus
+    from mt4ssl_bench.corpora.segment import segment_corpus
+    from mt4ssl_bench.data.corpus import Corpus
 
     made = segment_corpus(
         Corpus.open(corpus), out, max_seconds=max_seconds, min_seconds=min_seconds, by=by.value
@@ -140,12 +140,12 @@ def shard(
 
     Example: mt4ssl-bench shard corpora/librispeech --split train --split valid --out /data/shards
     """
-    from mt4ssl_bench.corpus import Corpus
-    from mt4ssl_bench.sharding import shard_corpus
+    from mt4ssl_bench.corpora.shard import shard_corpus
+    from mt4ssl_bench.data.corpus import Corpus
 
     opened, store = Corpus.open(corpus), None
     if labels is not None:
-        from mt4ssl_bench.upstream.labels import LabelStore
+        from mt4ssl_bench.data.labels import LabelStore
 
         store = LabelStore(labels)
         if store.info.digest != opened.info.digest:

@@ -9,8 +9,8 @@ import typer
 from mt4ssl_bench.console import stdout
 
 if TYPE_CHECKING:
-    from mt4ssl_bench.corpus import Corpus
-    from mt4ssl_bench.upstream.labels import LabelStore
+    from mt4ssl_bench.data.corpus import Corpus
+    from mt4ssl_bench.data.labels import LabelStore
 
 # panels of --help
 CORPORA, PRETRAINING, EVALUATION = "Corpora", "Pretraining", "Evaluation"
@@ -50,7 +50,7 @@ LexiconFiles = Annotated[
 def _free(shards: Path | None) -> Path | None:
     """Refuse at once what would be refused when the corpus is made."""
     if shards:
-        from mt4ssl_bench.sharding import check_free
+        from mt4ssl_bench.corpora.shard import check_free
 
         check_free(shards)
     return shards
@@ -75,14 +75,14 @@ def finish(corpus: "Corpus", shards: Path | None) -> None:
 def write_shards(corpus: "Corpus", shards: Path | None, labels: "LabelStore | None" = None) -> None:
     """Write a prepared corpus as shards where --shards says."""
     if shards:
-        from mt4ssl_bench.sharding import shard_corpus
+        from mt4ssl_bench.corpora.shard import shard_corpus
 
         show_corpus(shard_corpus(corpus, shards, labels=labels))
 
 
 def show_corpus(corpus: "Corpus") -> None:
     """Print what a prepared corpus holds."""
-    from mt4ssl_bench.exclusions import REASONS
+    from mt4ssl_bench.corpora.exclusions import REASONS
 
     info = corpus.info
     stdout.print(f"{corpus.root}: {info.name} ({info.digest})")

@@ -59,8 +59,8 @@ def prepare_librispeech(
 
     Example: mt4ssl-bench prepare librispeech --from LibriSpeech --train 960 --out corpora/ls960
     """
-    from mt4ssl_bench.layouts import LIBRISPEECH_PARTS, librispeech
-    from mt4ssl_bench.published import prepare_published
+    from mt4ssl_bench.corpora.source import prepare_published
+    from mt4ssl_bench.corpora.sources.common import LIBRISPEECH_PARTS, librispeech
 
     parts: dict[str, list[str]] = {
         "train": [p for p in LIBRISPEECH_PARTS if p.startswith("train")]
@@ -108,15 +108,13 @@ def prepare_librilight(
 
     Example: mt4ssl-bench prepare librilight --labelled 10h --download --librispeech LibriSpeech --out corpora/ll10h
     """
-    from mt4ssl_bench import layouts
-    from mt4ssl_bench.published import prepare_published
+    from mt4ssl_bench.corpora.source import prepare_published
+    from mt4ssl_bench.corpora.sources.common import librilight, librilight_labelled
 
     if labelled:
-        read = bind(
-            layouts.librilight_labelled, amount=labelled.value, librispeech_folder=librispeech
-        )
+        read = bind(librilight_labelled, amount=labelled.value, librispeech_folder=librispeech)
     else:
-        read = bind(layouts.librilight, subset=subset)
+        read = bind(librilight, subset=subset)
     parts = ["labelled" if labelled else subset]
     finish(
         prepare_published(
@@ -142,8 +140,8 @@ def prepare_voxceleb1(
 
     Example: mt4ssl-bench prepare voxceleb1 --from VoxCeleb1 --out corpora/voxceleb1
     """
-    from mt4ssl_bench.layouts import voxceleb1
-    from mt4ssl_bench.published import prepare_published
+    from mt4ssl_bench.corpora.source import prepare_published
+    from mt4ssl_bench.corpora.sources.common import voxceleb1
 
     read = bind(voxceleb1, split_file=split_file)
     finish(prepare_published("voxceleb1", out, read, source=source, partial=partial), shards)
@@ -163,8 +161,8 @@ def prepare_speechcommands(
 
     Example: mt4ssl-bench prepare speechcommands --download --out corpora/speechcommands
     """
-    from mt4ssl_bench.layouts import speechcommands
-    from mt4ssl_bench.published import prepare_published
+    from mt4ssl_bench.corpora.source import prepare_published
+    from mt4ssl_bench.corpora.sources.common import speechcommands
 
     parts = ["v0.02"] if download else None
     finish(
@@ -189,8 +187,8 @@ def prepare_timit(
 
     Example: mt4ssl-bench prepare timit --from TIMIT --out corpora/timit
     """
-    from mt4ssl_bench.layouts import timit
-    from mt4ssl_bench.published import prepare_published
+    from mt4ssl_bench.corpora.source import prepare_published
+    from mt4ssl_bench.corpora.sources.common import timit
 
     notes = {
         "left_out": "SA sentences; test speakers outside the 50 for validation and the core test's 24"
@@ -218,8 +216,8 @@ def prepare_speechocean762(
 
     Example: mt4ssl-bench prepare speechocean762 --download --out corpora/speechocean762
     """
-    from mt4ssl_bench.layouts import speechocean762
-    from mt4ssl_bench.published import prepare_published
+    from mt4ssl_bench.corpora.source import prepare_published
+    from mt4ssl_bench.corpora.sources.common import speechocean762
 
     finish(
         prepare_published(
@@ -244,8 +242,8 @@ def prepare_fsdd(
 
     Example: mt4ssl-bench prepare fsdd --download --out corpora/fsdd
     """
-    from mt4ssl_bench.layouts import fsdd
-    from mt4ssl_bench.published import prepare_published
+    from mt4ssl_bench.corpora.source import prepare_published
+    from mt4ssl_bench.corpora.sources.common import fsdd
 
     parts = ["fsdd"] if download else None
     finish(
@@ -285,7 +283,7 @@ def prepare_table(
 
     Example: mt4ssl-bench prepare table my_corpus/manifest.tsv --out corpora/mine
     """
-    from mt4ssl_bench.prepare import prepare_table as run
+    from mt4ssl_bench.corpora.prepare import prepare_table as run
 
     corpus = run(manifest, out, name=name, licence=licence, lexicon=lexicon or (), partial=partial)
     finish(corpus, shards)
@@ -303,7 +301,7 @@ def prepare_folder(
 
     Example: mt4ssl-bench prepare folder recordings/ --out corpora/recordings
     """
-    from mt4ssl_bench.prepare import prepare_folder as run
+    from mt4ssl_bench.corpora.prepare import prepare_folder as run
 
     finish(run(folder, out, name=name, licence=licence), shards)
 
@@ -316,7 +314,7 @@ def prepare_demo(out: Out, shards: Shards = None) -> None:
 
     Example: mt4ssl-bench prepare demo --out corpora/demo
     """
-    from mt4ssl_bench.prepare import prepare_demo as run
+    from mt4ssl_bench.corpora.prepare import prepare_demo as run
 
     finish(run(out), shards)
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from mt4ssl_bench.corpus import Corpus
-    from mt4ssl_bench.upstream.labels import LabelStore
+    from mt4ssl_bench.data.corpus import Corpus
+    from mt4ssl_bench.data.labels import LabelStore
 
     Labels = Sequence[tuple[str, NDArray[np.uint16]]]  # by utterance id
 
@@ -41,8 +41,8 @@ Splits = Annotated[
 
 def read_splits(given: Iterable[str]) -> dict[str, Path]:
     """Return "train=PATH" arguments as a table; raises ConfigError for anything else, CorpusError for no such path."""
+    from mt4ssl_bench.corpora.rows import SPLIT_NAME
     from mt4ssl_bench.errors import ConfigError, CorpusError
-    from mt4ssl_bench.manifest import SPLIT_NAME
 
     splits: dict[str, Path] = {}
     for one in given:
@@ -73,7 +73,7 @@ def _write_store(
     corpus: "Corpus", folder: str, labels: "Labels", *, clusters: int, features: str
 ) -> "LabelStore":
     """Write a prepared corpus's labels into its folder, and print how a recipe names them."""
-    from mt4ssl_bench.upstream.labels import LabelInfo, write_labels
+    from mt4ssl_bench.data.labels import LabelInfo, write_labels
 
     info = LabelInfo(digest=corpus.info.digest, clusters=clusters, features=features)
     store = write_labels(corpus.root / folder, info, labels)
@@ -99,8 +99,8 @@ def prepare_fairseq(
 
     Example: mt4ssl-bench prepare fairseq train=data/train.tsv valid=data/dev_other.tsv --out corpora/mine
     """
-    from mt4ssl_bench.exchange import fairseq, fairseq_labels
-    from mt4ssl_bench.prepare import prepare_rows
+    from mt4ssl_bench.corpora.prepare import prepare_rows
+    from mt4ssl_bench.corpora.sources.lhotse import fairseq, fairseq_labels
 
     files = read_splits(splits)
     labels = list(fairseq_labels(files))  # all are read before anything is written
@@ -145,9 +145,9 @@ def prepare_lhotse(
 
     Example: mt4ssl-bench prepare lhotse train=cuts_train.jsonl.gz test=shar/test --out corpora/mine
     """
+    from mt4ssl_bench.corpora.prepare import prepare_rows
+    from mt4ssl_bench.corpora.sources.lhotse import lhotse, lhotse_labels
     from mt4ssl_bench.errors import ConfigError
-    from mt4ssl_bench.exchange import lhotse, lhotse_labels
-    from mt4ssl_bench.prepare import prepare_rows
 
     files = read_splits(splits)
     if clusters and not labels_field:
@@ -189,8 +189,8 @@ def prepare_kaldi(
 
     Example: mt4ssl-bench prepare kaldi train=data/train valid=data/dev test=data/test --out corpora/mine
     """
-    from mt4ssl_bench.kaldi import kaldi
-    from mt4ssl_bench.prepare import prepare_rows
+    from mt4ssl_bench.corpora.prepare import prepare_rows
+    from mt4ssl_bench.corpora.sources.kaldi import kaldi
 
     folders = read_splits(splits)
     finish(
@@ -225,8 +225,8 @@ def prepare_hf(
 
     Example: mt4ssl-bench prepare hf google/fleurs --config en_us --text transcription --out corpora/fleurs
     """
-    from mt4ssl_bench.hf_datasets import hugging_face
-    from mt4ssl_bench.prepare import prepare_rows
+    from mt4ssl_bench.corpora.prepare import prepare_rows
+    from mt4ssl_bench.corpora.sources.hf_dataset import hugging_face
 
     rows = hugging_face(
         dataset, config, out / "audio", text=text, speaker=speaker, language=language

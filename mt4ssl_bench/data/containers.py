@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from mt4ssl_bench.mpeg import count_frames, id3_bytes, mp3_frame
+from mt4ssl_bench.data.mpeg import count_frames, id3_bytes, mp3_frame
 
 Defect = tuple[str, str]  # kind (of findings.KINDS), and what is wrong in words
 

@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from mt4ssl_bench.corpora.rows import Row, one_line
 from mt4ssl_bench.errors import CorpusError
-from mt4ssl_bench.manifest import Row, one_line
 
 LOGGER = logging.getLogger(__name__)
 # a recording in an archive (data/raw.ark:1234), an archive, or standard input

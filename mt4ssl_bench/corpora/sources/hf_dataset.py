@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mt4ssl_bench.audio_files import keep_audio
+from mt4ssl_bench.corpora.audio_files import keep_audio
+from mt4ssl_bench.corpora.rows import Row, one_line
 from mt4ssl_bench.errors import ConfigError, CorpusError
-from mt4ssl_bench.manifest import Row, one_line
 from mt4ssl_bench.registry import hint
 
 LOGGER = logging.getLogger(__name__)

@@ -8,15 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mt4ssl_bench import audio
-from mt4ssl_bench.audio_files import audio_files
-from mt4ssl_bench.checks import check_rows
-from mt4ssl_bench.corpus import SID_PREFIX, Corpus, write_corpus
+from mt4ssl_bench.corpora.audio_files import audio_files
+from mt4ssl_bench.corpora.check_rules import check_rows
+from mt4ssl_bench.corpora.exclusions import ATTRIBUTES, Exclusions, has_all
+from mt4ssl_bench.corpora.rows import SILENCE, Row, probe_files, read_table, refuse_duplicates
+from mt4ssl_bench.data import audio
+from mt4ssl_bench.data.corpus import SID_PREFIX, Corpus, write_corpus
+from mt4ssl_bench.data.file_state import on_disk
+from mt4ssl_bench.data.lexicon import Coverage, add_phones, open_lexicon
 from mt4ssl_bench.errors import CorpusError
-from mt4ssl_bench.exclusions import ATTRIBUTES, Exclusions, has_all
-from mt4ssl_bench.file_state import on_disk
-from mt4ssl_bench.lexicon import Coverage, add_phones, open_lexicon
-from mt4ssl_bench.manifest import SILENCE, Row, probe_files, read_table, refuse_duplicates
 
 LOGGER = logging.getLogger(__name__)
 
@@ -158,7 +158,7 @@ def prepare_rows(
 
 def prepare_demo(out: Path) -> Corpus:
     """Make the demo corpus: this project's own English sentences, spoken by eSpeak NG in a process of its own."""
-    from mt4ssl_bench.demo import speak
+    from mt4ssl_bench.corpora.sources.demo import speak
 
     manifest = speak(out)
     licence = "MIT (sentences); audio synthesised with eSpeak NG"

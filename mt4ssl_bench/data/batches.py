@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mt4ssl_bench.cuts import durations_of, shards_of
+from mt4ssl_bench.data.cuts import durations_of, shards_of
+from mt4ssl_bench.data.epoch_order import batches_of
 from mt4ssl_bench.errors import BenchError, TrainingError
-from mt4ssl_bench.order import batches_of
 
 B = TypeVar("B")
 

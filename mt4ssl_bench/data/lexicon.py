@@ -11,8 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from mt4ssl_bench.corpora.rows import Row
 from mt4ssl_bench.errors import CorpusError
-from mt4ssl_bench.manifest import Row
 
 LOGGER = logging.getLogger(__name__)
 UNKNOWN = "SPN"  # spoken noise: what SUPERB's phoneme set uses for words without a pronunciation

@@ -7,7 +7,7 @@ import re
 from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
-from mt4ssl_bench import audio
+from mt4ssl_bench.data import audio
 from mt4ssl_bench.files import written
 
 LOGGER = logging.getLogger(__name__)

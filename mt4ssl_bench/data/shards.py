@@ -19,9 +19,9 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from mt4ssl_bench.cuts import DAMAGE, Lazy
+from mt4ssl_bench.data.cuts import DAMAGE, Lazy
+from mt4ssl_bench.data.epoch_order import STREAMS, WINDOW
 from mt4ssl_bench.errors import CorpusError, first_line
-from mt4ssl_bench.order import STREAMS, WINDOW
 
 LOGGER = logging.getLogger(__name__)
 TRIES, PAUSE, TIMEOUT = (

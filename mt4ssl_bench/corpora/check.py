@@ -10,17 +10,17 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from mt4ssl_bench import audio
-from mt4ssl_bench.checks import Rules, in_order
 from mt4ssl_bench.console import progress
-from mt4ssl_bench.containers import Defect, defect_of
-from mt4ssl_bench.corpus import SID_PREFIX, Corpus, is_silent, phones_of, speaker_of, text_of
-from mt4ssl_bench.cuts import Cuts
+from mt4ssl_bench.corpora.check_report import Report
+from mt4ssl_bench.corpora.check_rules import Rules, in_order
+from mt4ssl_bench.corpora.rows import DURATION_SLACK, Row
+from mt4ssl_bench.data import audio
+from mt4ssl_bench.data.containers import Defect, defect_of
+from mt4ssl_bench.data.corpus import SID_PREFIX, Corpus, is_silent, phones_of, speaker_of, text_of
+from mt4ssl_bench.data.cuts import Cuts
+from mt4ssl_bench.data.file_state import content_of, is_changed, on_disk
+from mt4ssl_bench.data.shards import Shards
 from mt4ssl_bench.errors import CorpusError
-from mt4ssl_bench.file_state import content_of, is_changed, on_disk
-from mt4ssl_bench.findings import Report
-from mt4ssl_bench.manifest import DURATION_SLACK, Row
-from mt4ssl_bench.shards import Shards
 
 CLIPPED = 0.001  # share of samples at full scale
 QUIET = 0.001  # of full scale: -60 dB

@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mt4ssl_bench.audio_files import audio_files, is_system, made_by_people
+from mt4ssl_bench.corpora.audio_files import audio_files, is_system, made_by_people
+from mt4ssl_bench.corpora.rows import Row
 from mt4ssl_bench.errors import CorpusError
-from mt4ssl_bench.manifest import Row
 from mt4ssl_bench.registry import hint
 
 LOGGER = logging.getLogger(__name__)

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mt4ssl_bench import audio
-from mt4ssl_bench.audio_files import keep_audio
+from mt4ssl_bench.corpora.audio_files import keep_audio
+from mt4ssl_bench.corpora.rows import DURATION_SLACK, Row, misplaced, one_line
+from mt4ssl_bench.data import audio
+from mt4ssl_bench.data.file_state import on_disk
 from mt4ssl_bench.errors import CorpusError
-from mt4ssl_bench.file_state import on_disk
-from mt4ssl_bench.manifest import DURATION_SLACK, Row, misplaced, one_line
 
 LABEL_RATE = 50  # cluster labels per second
 WINDOW = (

@@ -13,10 +13,10 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from mt4ssl_bench import resampling
-from mt4ssl_bench.containers import DENSEST, defect_of
+from mt4ssl_bench.data import resampling
+from mt4ssl_bench.data.containers import DENSEST, defect_of
+from mt4ssl_bench.data.file_state import is_changed, on_disk, require_unchanged
 from mt4ssl_bench.errors import CorpusError
-from mt4ssl_bench.file_state import is_changed, on_disk, require_unchanged
 from mt4ssl_bench.wheels import import_torchaudio
 
 RATE = 16_000

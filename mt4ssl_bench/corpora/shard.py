@@ -15,13 +15,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mt4ssl_bench import audio
 from mt4ssl_bench.console import progress
-from mt4ssl_bench.corpus import SID_PREFIX, Corpus, write_info
+from mt4ssl_bench.corpora.check import row_of
+from mt4ssl_bench.data import audio
+from mt4ssl_bench.data.corpus import SID_PREFIX, Corpus, write_info
+from mt4ssl_bench.data.shards import LABELS, Shards, index_of
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.files import write_text, written
-from mt4ssl_bench.inspection import row_of
-from mt4ssl_bench.shards import LABELS, Shards, index_of
 
 LOGGER = logging.getLogger(__name__)
 SIZE = 200  # cuts per shard: about 40 MB of read speech

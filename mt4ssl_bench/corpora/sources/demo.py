@@ -173,7 +173,13 @@ def speak(out: Path, *, limit: int | None = None) -> Path:
     if _is_made(out, plan):
         return out / MANIFEST
     _require_espeak()
-    command = [sys.executable, "-m", "mt4ssl_bench.demo", str(out), f"--limit={len(plan)}"]
+    command = [
+        sys.executable,
+        "-m",
+        "mt4ssl_bench.corpora.sources.demo",
+        str(out),
+        f"--limit={len(plan)}",
+    ]
     with (
         tempfile.TemporaryFile() as errors,  # not a second pipe, which could fill up while we read the first
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as child,
@@ -307,7 +313,7 @@ def _write_corpus(out: Path, plan: Sequence[Utterance]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Speak the corpus in this process: OUT [--limit N]; returns the exit status, the reason on stderr."""
     parser = argparse.ArgumentParser(
-        prog="python -m mt4ssl_bench.demo", description="Speak the demo corpus."
+        prog="python -m mt4ssl_bench.corpora.sources.demo", description="Speak the demo corpus."
     )
     parser.add_argument("out", type=Path, help="folder of the corpus")
     parser.add_argument("--limit", type=int, help="only the first so many utterances")

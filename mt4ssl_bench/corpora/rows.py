@@ -13,11 +13,11 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from mt4ssl_bench import audio
 from mt4ssl_bench.console import progress
-from mt4ssl_bench.containers import Defect, defect_of
+from mt4ssl_bench.data import audio
+from mt4ssl_bench.data.containers import Defect, defect_of
+from mt4ssl_bench.data.file_state import content_of, on_disk, state_of
 from mt4ssl_bench.errors import CorpusError
-from mt4ssl_bench.file_state import content_of, on_disk, state_of
 from mt4ssl_bench.registry import hint
 
 LOGGER = logging.getLogger(__name__)

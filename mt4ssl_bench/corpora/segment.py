@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mt4ssl_bench import audio
 from mt4ssl_bench.console import progress
-from mt4ssl_bench.corpus import Corpus, write_corpus
+from mt4ssl_bench.data import audio
+from mt4ssl_bench.data.corpus import Corpus, write_corpus
 from mt4ssl_bench.errors import CorpusError
 
 LOGGER = logging.getLogger(__name__)

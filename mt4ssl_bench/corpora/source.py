@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from mt4ssl_bench.catalogue import CATALOGUE
-from mt4ssl_bench.corpus import Corpus
-from mt4ssl_bench.download import fetch
+from mt4ssl_bench.corpora.download import fetch
+from mt4ssl_bench.corpora.prepare import prepare_rows
+from mt4ssl_bench.corpora.rows import Row
+from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.errors import ConfigError
-from mt4ssl_bench.manifest import Row
-from mt4ssl_bench.prepare import prepare_rows
 from mt4ssl_bench.registry import hint
 
 Reader = Callable[[Path], Iterator[Row]]

@@ -6,12 +6,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 
-from mt4ssl_bench import audio
-from mt4ssl_bench.corpus import SID_PREFIX
-from mt4ssl_bench.findings import Collector, Compared, Report
-from mt4ssl_bench.lexicon import APOSTROPHES
-from mt4ssl_bench.manifest import Row, is_quoted
-from mt4ssl_bench.resampling import TABLE, table_size
+from mt4ssl_bench.corpora.check_report import Collector, Compared, Report
+from mt4ssl_bench.corpora.rows import Row, is_quoted
+from mt4ssl_bench.data import audio
+from mt4ssl_bench.data.corpus import SID_PREFIX
+from mt4ssl_bench.data.lexicon import APOSTROPHES
+from mt4ssl_bench.data.resampling import TABLE, table_size
 
 SHORT, LONG = 0.1, 60.0  # seconds: below four frames; above what a batch can hold
 FRAMES = 50  # a second, of every encoder here

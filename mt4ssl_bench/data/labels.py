@@ -15,9 +15,9 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mt4ssl_bench.data.shards import LABELS
 from mt4ssl_bench.errors import CheckpointError
 from mt4ssl_bench.files import write_text
-from mt4ssl_bench.shards import LABELS
 
 FORMAT = 1
 AGAIN = 'run "mt4ssl-bench kmeans" into another --out'

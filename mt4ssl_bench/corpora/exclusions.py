@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mt4ssl_bench.manifest import Row
+from mt4ssl_bench.corpora.rows import Row
 
 LOGGER = logging.getLogger(__name__)
 EXAMPLES = 20  # of each reason in corpus.json

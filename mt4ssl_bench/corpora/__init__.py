@@ -1,0 +1,1 @@
+"""What makes and checks a corpus: sources, prepare, check, segment, shard."""

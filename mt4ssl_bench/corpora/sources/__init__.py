@@ -1,0 +1,1 @@
+"""Where corpora come from: one file for each published corpus, toolkit or format."""

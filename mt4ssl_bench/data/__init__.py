@@ -1,0 +1,1 @@
+"""What both jobs read: audio, corpora, labels and lexicons, and the batches made of them."""
