@@ -9,7 +9,10 @@ import soundfile
 
 from mt4ssl_bench.corpora.audio_files import audio_files
 from mt4ssl_bench.corpora.prepare import prepare_folder
-from mt4ssl_bench.corpora.sources.common import fsdd, librispeech, speechcommands, voxceleb1
+from mt4ssl_bench.corpora.sources.fsdd import fsdd
+from mt4ssl_bench.corpora.sources.librispeech import librispeech
+from mt4ssl_bench.corpora.sources.speechcommands import speechcommands
+from mt4ssl_bench.corpora.sources.voxceleb1 import voxceleb1
 from mt4ssl_bench.downstream.transcribe import named
 
 APPLE = b"\0\5\x16\7\0\2\0\0Mac OS X        " + bytes(4070)

@@ -13,10 +13,11 @@ import soundfile
 
 from mt4ssl_bench.cli import corpora
 from mt4ssl_bench.cli.app import app
-from mt4ssl_bench.corpora.check import check_corpus, row_of
+from mt4ssl_bench.corpora.check import check_corpus
 from mt4ssl_bench.corpora.check_report import KINDS, Report
 from mt4ssl_bench.corpora.check_rules import _look_alikes
 from mt4ssl_bench.corpora.prepare import prepare_table
+from mt4ssl_bench.corpora.rows import row_of
 from mt4ssl_bench.corpora.shard import shard_corpus
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import Corpus

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from mt4ssl_bench import __version__
-from mt4ssl_bench.catalogue import CATALOGUE
 from mt4ssl_bench.cli.app import main
+from mt4ssl_bench.corpora.source import CATALOGUE
 from mt4ssl_bench.data.corpus import Corpus
 
 DATA = Path(__file__).parent / "data"

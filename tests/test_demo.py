@@ -20,7 +20,7 @@ HEADER = ["id", "path", "duration_s", "speaker", "language", "text", "split", "s
 # Speaks one sentence twice with each voice and prints the mean log spectra: (2, voices, bands).
 SPECTRA = """
 import json, numpy as np
-from mt4ssl_bench import demo
+from mt4ssl_bench.corpora.sources import demo
 espeak = demo._Espeak()
 def spectrum(voice):
     wave = espeak.say("We usually enjoy a quiet walk by the harbor.", voice, 1).astype(float)

@@ -17,12 +17,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from mt4ssl_bench.catalogue import CATALOGUE
 from mt4ssl_bench.cli.app import app
 from mt4ssl_bench.corpora import download
 from mt4ssl_bench.corpora.download import Archive, fetch, unpack
-from mt4ssl_bench.corpora.source import prepare_published
-from mt4ssl_bench.corpora.sources.common import librispeech
+from mt4ssl_bench.corpora.source import CATALOGUE, prepare_published
+from mt4ssl_bench.corpora.sources.librispeech import librispeech
 from mt4ssl_bench.errors import CorpusError
 
 

@@ -16,8 +16,9 @@ from mt4ssl_bench.cli.app import app
 from mt4ssl_bench.cli.prepare_toolkits import read_splits
 from mt4ssl_bench.corpora.prepare import prepare_rows
 from mt4ssl_bench.corpora.rows import Row
+from mt4ssl_bench.corpora.sources.fairseq import fairseq
 from mt4ssl_bench.corpora.sources.hf_dataset import hugging_face
-from mt4ssl_bench.corpora.sources.lhotse import fairseq, lhotse
+from mt4ssl_bench.corpora.sources.lhotse import lhotse
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import Corpus, is_silent, phones_of, speaker_of, text_of
 from mt4ssl_bench.data.labels import LabelStore

@@ -13,16 +13,13 @@ from mt4ssl_bench.corpora.check import check_corpus
 from mt4ssl_bench.corpora.prepare import prepare_rows
 from mt4ssl_bench.corpora.rows import Row
 from mt4ssl_bench.corpora.source import prepare_published
-from mt4ssl_bench.corpora.sources.common import (
-    fsdd,
-    librilight,
-    librilight_labelled,
-    librispeech,
-    speechcommands,
-    speechocean762,
-    timit,
-    voxceleb1,
-)
+from mt4ssl_bench.corpora.sources.fsdd import fsdd
+from mt4ssl_bench.corpora.sources.librilight import librilight, librilight_labelled
+from mt4ssl_bench.corpora.sources.librispeech import librispeech
+from mt4ssl_bench.corpora.sources.speechcommands import speechcommands
+from mt4ssl_bench.corpora.sources.speechocean762 import speechocean762
+from mt4ssl_bench.corpora.sources.timit import timit
+from mt4ssl_bench.corpora.sources.voxceleb1 import voxceleb1
 from mt4ssl_bench.data.corpus import Corpus, phones_of, speaker_of, text_of
 from mt4ssl_bench.errors import ConfigError, CorpusError
 

@@ -6,16 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from mt4ssl_bench.corpora.prepare import Coverage, add_phones
 from mt4ssl_bench.corpora.rows import Row
-from mt4ssl_bench.data.lexicon import (
-    UNKNOWN,
-    Coverage,
-    add_phones,
-    cmudict,
-    open_lexicon,
-    pronounce,
-    pronunciations,
-)
+from mt4ssl_bench.data.lexicon import UNKNOWN, cmudict, open_lexicon, pronounce, pronunciations
 from mt4ssl_bench.errors import CorpusError
 
 

@@ -18,7 +18,7 @@ from lhotse import CutSet
 
 from mt4ssl_bench.cli.app import app
 from mt4ssl_bench.corpora.shard import shard_corpus
-from mt4ssl_bench.data import audio, shards
+from mt4ssl_bench.data import audio, remote
 from mt4ssl_bench.data.corpus import Corpus, text_of, write_corpus
 from mt4ssl_bench.data.labels import CarriedLabels, LabelInfo, LabelStore, write_labels
 from mt4ssl_bench.errors import CheckpointError, ConfigError, CorpusError
@@ -337,10 +337,10 @@ def test_a_file_that_cannot_be_read_is_left_out_and_counted(corpus: Corpus, tmp_
 def test_a_server_that_fails_is_tried_again_and_named(
     monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
-    monkeypatch.setattr(shards, "PAUSE", 0.0)
+    monkeypatch.setattr(remote, "PAUSE", 0.0)
     with pytest.raises(CorpusError, match=r"/none\.tar: HTTP Error 404: File not found, 3 times"):
-        shards.fetch(f"{url}/none.tar")
-    assert json.loads(shards.fetch(f"{url}/corpus.json").read())["shards"] == SIZE
+        remote.fetch(f"{url}/none.tar")
+    assert json.loads(remote.fetch(f"{url}/corpus.json").read())["shards"] == SIZE
     with pytest.raises(CorpusError, match="only shards are read from a URL"):
         Corpus(url, replace(Corpus.open(url).info, shards=0)).cuts("train")
 

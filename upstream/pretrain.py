@@ -15,7 +15,7 @@ from torch import nn
 from mt4ssl_bench.config import load, to_dict
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.labels import CarriedLabels, LabelStore
-from mt4ssl_bench.data.shards import is_url
+from mt4ssl_bench.data.remote import is_url
 from mt4ssl_bench.distributed import ALONE, World, joined, no_sync
 from mt4ssl_bench.errors import ConfigError, TrainingError
 from mt4ssl_bench.run_folder import RunFolder

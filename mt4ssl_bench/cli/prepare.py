@@ -60,7 +60,7 @@ def prepare_librispeech(
     Example: mt4ssl-bench prepare librispeech --from LibriSpeech --train 960 --out corpora/ls960
     """
     from mt4ssl_bench.corpora.source import prepare_published
-    from mt4ssl_bench.corpora.sources.common import LIBRISPEECH_PARTS, librispeech
+    from mt4ssl_bench.corpora.sources.librispeech import LIBRISPEECH_PARTS, librispeech
 
     parts: dict[str, list[str]] = {
         "train": [p for p in LIBRISPEECH_PARTS if p.startswith("train")]
@@ -109,7 +109,7 @@ def prepare_librilight(
     Example: mt4ssl-bench prepare librilight --labelled 10h --download --librispeech LibriSpeech --out corpora/ll10h
     """
     from mt4ssl_bench.corpora.source import prepare_published
-    from mt4ssl_bench.corpora.sources.common import librilight, librilight_labelled
+    from mt4ssl_bench.corpora.sources.librilight import librilight, librilight_labelled
 
     if labelled:
         read = bind(librilight_labelled, amount=labelled.value, librispeech_folder=librispeech)
@@ -141,7 +141,7 @@ def prepare_voxceleb1(
     Example: mt4ssl-bench prepare voxceleb1 --from VoxCeleb1 --out corpora/voxceleb1
     """
     from mt4ssl_bench.corpora.source import prepare_published
-    from mt4ssl_bench.corpora.sources.common import voxceleb1
+    from mt4ssl_bench.corpora.sources.voxceleb1 import voxceleb1
 
     read = bind(voxceleb1, split_file=split_file)
     finish(prepare_published("voxceleb1", out, read, source=source, partial=partial), shards)
@@ -162,7 +162,7 @@ def prepare_speechcommands(
     Example: mt4ssl-bench prepare speechcommands --download --out corpora/speechcommands
     """
     from mt4ssl_bench.corpora.source import prepare_published
-    from mt4ssl_bench.corpora.sources.common import speechcommands
+    from mt4ssl_bench.corpora.sources.speechcommands import speechcommands
 
     parts = ["v0.02"] if download else None
     finish(
@@ -188,7 +188,7 @@ def prepare_timit(
     Example: mt4ssl-bench prepare timit --from TIMIT --out corpora/timit
     """
     from mt4ssl_bench.corpora.source import prepare_published
-    from mt4ssl_bench.corpora.sources.common import timit
+    from mt4ssl_bench.corpora.sources.timit import timit
 
     notes = {
         "left_out": "SA sentences; test speakers outside the 50 for validation and the core test's 24"
@@ -217,7 +217,7 @@ def prepare_speechocean762(
     Example: mt4ssl-bench prepare speechocean762 --download --out corpora/speechocean762
     """
     from mt4ssl_bench.corpora.source import prepare_published
-    from mt4ssl_bench.corpora.sources.common import speechocean762
+    from mt4ssl_bench.corpora.sources.speechocean762 import speechocean762
 
     finish(
         prepare_published(
@@ -243,7 +243,7 @@ def prepare_fsdd(
     Example: mt4ssl-bench prepare fsdd --download --out corpora/fsdd
     """
     from mt4ssl_bench.corpora.source import prepare_published
-    from mt4ssl_bench.corpora.sources.common import fsdd
+    from mt4ssl_bench.corpora.sources.fsdd import fsdd
 
     parts = ["fsdd"] if download else None
     finish(
@@ -321,7 +321,7 @@ def prepare_demo(out: Out, shards: Shards = None) -> None:
 
 def print_catalogue() -> None:
     """Print every corpus that 'prepare' knows by name: hours, licence, tasks."""
-    from mt4ssl_bench.catalogue import CATALOGUE
+    from mt4ssl_bench.corpora.source import CATALOGUE
 
     stdout.print("corpora (prepare NAME --help)", style="bold")
     for name, entry in CATALOGUE.items():

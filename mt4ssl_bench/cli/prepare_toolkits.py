@@ -100,7 +100,7 @@ def prepare_fairseq(
     Example: mt4ssl-bench prepare fairseq train=data/train.tsv valid=data/dev_other.tsv --out corpora/mine
     """
     from mt4ssl_bench.corpora.prepare import prepare_rows
-    from mt4ssl_bench.corpora.sources.lhotse import fairseq, fairseq_labels
+    from mt4ssl_bench.corpora.sources.fairseq import fairseq, fairseq_labels
 
     files = read_splits(splits)
     labels = list(fairseq_labels(files))  # all are read before anything is written

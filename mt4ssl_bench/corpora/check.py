@@ -13,10 +13,10 @@ from typing import Any
 from mt4ssl_bench.console import progress
 from mt4ssl_bench.corpora.check_report import Report
 from mt4ssl_bench.corpora.check_rules import Rules, in_order
-from mt4ssl_bench.corpora.rows import DURATION_SLACK, Row
+from mt4ssl_bench.corpora.rows import DURATION_SLACK, Row, row_of
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.containers import Defect, defect_of
-from mt4ssl_bench.data.corpus import SID_PREFIX, Corpus, is_silent, phones_of, speaker_of, text_of
+from mt4ssl_bench.data.corpus import SID_PREFIX, Corpus
 from mt4ssl_bench.data.cuts import Cuts
 from mt4ssl_bench.data.file_state import content_of, is_changed, on_disk
 from mt4ssl_bench.data.shards import Shards
@@ -88,31 +88,6 @@ def _readable(cuts: Cuts | Shards, lost: Counter[str]) -> Iterator[Any]:
             lost[str(error)] += 1
         else:
             yield cut
-
-
-def row_of(cut: Any) -> Row:  # noqa: ANN401 - lhotse ships no types
-    """Return a cut as the row that it was made from."""
-    recording = cut.recording
-    whole = abs(cut.duration - recording.duration) < 1 / recording.sampling_rate
-    content = str((cut.custom or {}).get("content", ""))
-    if content and not whole:  # a part of its file, perhaps a piece of what was prepared as one
-        content = f"{content.partition('@')[0]}@{cut.start:.3f}+{cut.duration:.3f}"
-    return Row(
-        id=cut.id,
-        path=Path(str(recording.sources[0].source))
-        if recording.sources[0].type == "file"
-        else Path(),
-        speaker=speaker_of(cut),
-        text=text_of(cut),
-        phones=phones_of(cut),
-        start=cut.start,
-        seconds=None if whole else cut.duration,
-        samples=recording.num_samples,
-        rate=recording.sampling_rate,
-        channels=recording.num_channels,
-        content=content,
-        silent=is_silent(cut),
-    )
 
 
 def _header(path: Path, *, search: bool) -> tuple[int, int, int, Defect | None]:

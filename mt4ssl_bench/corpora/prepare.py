@@ -3,19 +3,20 @@
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mt4ssl_bench.corpora.audio_files import audio_files
 from mt4ssl_bench.corpora.check_rules import check_rows
 from mt4ssl_bench.corpora.exclusions import ATTRIBUTES, Exclusions, has_all
-from mt4ssl_bench.corpora.rows import SILENCE, Row, probe_files, read_table, refuse_duplicates
+from mt4ssl_bench.corpora.rows import SILENCE, Row, probe_files, refuse_duplicates
+from mt4ssl_bench.corpora.sources.table import read_table
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import SID_PREFIX, Corpus, write_corpus
 from mt4ssl_bench.data.file_state import on_disk
-from mt4ssl_bench.data.lexicon import Coverage, add_phones, open_lexicon
+from mt4ssl_bench.data.lexicon import Lexicon, open_lexicon, pronounce
 from mt4ssl_bench.errors import CorpusError
 
 LOGGER = logging.getLogger(__name__)
@@ -352,3 +353,40 @@ def _cut(row: Row, root: Path) -> dict[str, Any]:
             | ({"custom": {"phones": row.phones}} if row.phones else {})
         ]
     return cut
+
+
+LISTED = 1000  # missing words that corpus.json names
+
+
+@dataclass
+class Coverage:
+    """What a lexicon gave for some texts, in running words."""
+
+    spoken: int = 0
+    missing: Counter[str] = field(default_factory=Counter)
+
+    def notes(self) -> dict[str, Any]:
+        """Return what corpus.json says of it."""
+        lost = self.missing.total()
+        counts = {"words": self.spoken, "found": self.spoken - lost, "guessed": 0, "missing": lost}
+        listed = (
+            {"out_of_vocabulary": dict(self.missing.most_common(LISTED))} if self.missing else {}
+        )
+        return {"lexicon": counts, **listed}
+
+    def report(self, name: str) -> None:
+        """Log it in one line."""
+        lost = self.missing.total()
+        LOGGER.info(
+            "phones from %s: %d words found, 0 guessed, %d missing", name, self.spoken - lost, lost
+        )
+        if lost:
+            first = ", ".join(word for word, _ in self.missing.most_common(10))
+            LOGGER.warning("%d words outside the lexicon became SPN: %s", len(self.missing), first)
+
+
+def add_phones(rows: Iterable[Row], lexicon: Lexicon, coverage: Coverage) -> Iterator[Row]:
+    """Yield rows with the phones of their texts, counting in `coverage`."""
+    for row in rows:
+        coverage.spoken += len(row.text.split())
+        yield replace(row, phones=pronounce(row.text, lexicon.words, coverage.missing))

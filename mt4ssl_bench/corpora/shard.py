@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mt4ssl_bench.console import progress
-from mt4ssl_bench.corpora.check import row_of
+from mt4ssl_bench.corpora.rows import row_of
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import SID_PREFIX, Corpus, write_info
 from mt4ssl_bench.data.shards import LABELS, Shards, index_of

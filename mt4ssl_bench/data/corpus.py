@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from mt4ssl_bench.data.cuts import Cuts, write_cuts
-from mt4ssl_bench.data.shards import Shards, fetch, is_url
+from mt4ssl_bench.data.remote import fetch, is_url
+from mt4ssl_bench.data.shards import Shards
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.files import write_text
 from mt4ssl_bench.registry import hint

@@ -5,18 +5,15 @@ import logging
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-from mt4ssl_bench.corpora.rows import Row
 from mt4ssl_bench.errors import CorpusError
 
 LOGGER = logging.getLogger(__name__)
 UNKNOWN = "SPN"  # spoken noise: what SUPERB's phoneme set uses for words without a pronunciation
-LISTED = 1000  # missing words that corpus.json names
 
 
 # left and right quotation mark, modifier letter and full-width apostrophe
@@ -114,37 +111,3 @@ def pronunciations(text: str, lexicon: Words, missing: Counter[str]) -> list[tup
 def pronounce(text: str, lexicon: Words, missing: Counter[str]) -> str:
     """Return the phones of `text`, each word's first pronunciation; missing words as in pronunciations()."""
     return " ".join(variants[0] for variants in pronunciations(text, lexicon, missing))
-
-
-@dataclass
-class Coverage:
-    """What a lexicon gave for some texts, in running words."""
-
-    spoken: int = 0
-    missing: Counter[str] = field(default_factory=Counter)
-
-    def notes(self) -> dict[str, Any]:
-        """Return what corpus.json says of it."""
-        lost = self.missing.total()
-        counts = {"words": self.spoken, "found": self.spoken - lost, "guessed": 0, "missing": lost}
-        listed = (
-            {"out_of_vocabulary": dict(self.missing.most_common(LISTED))} if self.missing else {}
-        )
-        return {"lexicon": counts, **listed}
-
-    def report(self, name: str) -> None:
-        """Log it in one line."""
-        lost = self.missing.total()
-        LOGGER.info(
-            "phones from %s: %d words found, 0 guessed, %d missing", name, self.spoken - lost, lost
-        )
-        if lost:
-            first = ", ".join(word for word, _ in self.missing.most_common(10))
-            LOGGER.warning("%d words outside the lexicon became SPN: %s", len(self.missing), first)
-
-
-def add_phones(rows: Iterable[Row], lexicon: Lexicon, coverage: Coverage) -> Iterator[Row]:
-    """Yield rows with the phones of their texts, counting in `coverage`."""
-    for row in rows:
-        coverage.spoken += len(row.text.split())
-        yield replace(row, phones=pronounce(row.text, lexicon.words, coverage.missing))

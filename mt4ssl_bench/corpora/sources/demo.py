@@ -95,7 +95,7 @@ class Utterance:
 def read_sentences() -> list[str]:
     """Read the sentences, as written; their number, from 0, is part of an utterance's id."""
     return (
-        (resources.files("mt4ssl_bench") / "demo_sentences.txt")
+        (resources.files("mt4ssl_bench.corpora.sources") / "demo_sentences.txt")
         .read_text(encoding="ascii")
         .splitlines()
     )

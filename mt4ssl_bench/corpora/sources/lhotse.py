@@ -12,126 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mt4ssl_bench.corpora.audio_files import keep_audio
-from mt4ssl_bench.corpora.rows import DURATION_SLACK, Row, misplaced, one_line
+from mt4ssl_bench.corpora.rows import Row, misplaced, one_line
+from mt4ssl_bench.corpora.sources.common import cluster_ids
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.file_state import on_disk
 from mt4ssl_bench.errors import CorpusError
 
-LABEL_RATE = 50  # cluster labels per second
-WINDOW = (
-    400  # samples that the first label stands for: the receptive field of HuBERT's convolutions
-)
 SPAN_SLACK = (
     0.01  # seconds by which a text may begin or end off its cut and still be the whole cut's
 )
 
 
 # ---- fairseq ----
-
-
-def fairseq(splits: Mapping[str, Path]) -> Iterator[Row]:
-    """Yield the rows of fairseq's .tsv lists, with the texts of .wrd or .ltr and the phones of .phn files beside them.
-
-    A list holds its root in the first line, then "relative path<tab>samples" lines at 16 kHz, as HuBERT reads them.
-    Labels belong to lines by number: a file of another length, empty lines at its end apart, is a CorpusError.
-    """
-    for split, file in splits.items():
-        root, entries = _read_list(file)
-        words = _beside(file, ".wrd", len(entries))
-        if words is None:
-            letters = _beside(file, ".ltr", len(entries))
-            words = (
-                None
-                if letters is None
-                else ["".join(line.split()).replace("|", " ").strip() for line in letters]
-            )
-        phones = _beside(file, ".phn", len(entries))
-        for number, (relative, samples) in enumerate(entries):
-            yield Row(
-                id=_name(relative), path=root / relative, stated=samples / audio.RATE, split=split,
-                text=words[number] if words else "", phones=phones[number] if phones else "",
-                silent=bool(words or phones) and not (words and words[number].strip())
-                and not (phones and phones[number].strip()),
-                unusable=None if samples else ("no_duration", f"0 samples in {file.name}"),
-            )  # fmt: skip
-
-
-def fairseq_labels(splits: Mapping[str, Path]) -> Iterator[tuple[str, NDArray[np.uint16]]]:
-    """Yield (utterance id, cluster ids (T,) at 50 Hz) of the .km files beside fairseq's lists, if there are any.
-
-    Raises CorpusError naming file and line for what are no cluster ids, or more or fewer than the audio's length needs.
-    """
-    for file in splits.values():
-        _, entries = _read_list(file)
-        lines = _beside(file, ".km", len(entries)) or ()
-        for number, ((relative, samples), line) in enumerate(
-            zip(entries, lines, strict=False), start=1
-        ):
-            where = f"{file.with_suffix('.km')}, line {number}"
-            if samples:
-                yield _name(relative), _cluster_ids(line, samples, where)
-
-
-def _cluster_ids(line: str, samples: int, where: str) -> NDArray[np.uint16]:
-    """Return the cluster ids (T,) of `samples` samples at 16 kHz.
-
-    Raises:
-        CorpusError: If `line` holds something else, or fewer or more ids than the audio needs.
-    """
-    labels = line.split()
-    if not all(label.isascii() and label.isdecimal() and int(label) < 1 << 16 for label in labels):
-        raise CorpusError(f"{where}: '{line[:40]}'; expected cluster numbers from 0 to 65535")
-    seconds = samples / audio.RATE
-    # the number of frames that training asks for
-    frames = max(0, (samples - WINDOW) // (audio.RATE // LABEL_RATE) + 1)
-    if len(labels) < frames or abs(len(labels) / LABEL_RATE - seconds) > DURATION_SLACK:
-        wanted = f"{LABEL_RATE} a second, {frames} at least"
-        raise CorpusError(f"{where}: {len(labels)} labels for {seconds:.2f} s; expected {wanted}")
-    return np.array(labels, dtype=np.uint16)
-
-
-def _name(relative: str) -> str:
-    return "-".join(Path(relative).with_suffix("").parts)
-
-
-def _read_list(file: Path) -> tuple[Path, list[tuple[str, int]]]:
-    lines = _text(file)
-    while lines and not lines[-1]:
-        lines.pop()
-    if not lines or "\t" in lines[0]:
-        raise CorpusError(
-            f"{file}: not a list of fairseq's: its first line is the folder that the paths start from"
-        )
-    entries = []
-    for number, line in enumerate(lines[1:], start=2):
-        path, _, samples = line.rpartition("\t")
-        if not path or not samples.isdigit():
-            raise CorpusError(f"{file}, line {number}: '{line[:60]}'; expected path<tab>samples")
-        entries.append((path, int(samples)))
-    return (file.parent / lines[0]).absolute(), entries
-
-
-def _beside(file: Path, suffix: str, count: int) -> list[str] | None:
-    labels = file.with_suffix(suffix)
-    if not labels.is_file():
-        return None
-    lines = _text(labels)
-    while (
-        len(lines) > count and not lines[-1].strip()
-    ):  # no further: the last utterance's text may be empty
-        lines.pop()
-    if len(lines) != count:
-        raise CorpusError(
-            f"{labels}: {len(lines)} lines for {count} utterances of {file.name}; labels go by line"
-        )
-    return lines
-
-
-def _text(file: Path) -> list[str]:
-    try:
-        return file.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
-    except (UnicodeDecodeError, OSError) as error:
-        raise CorpusError(f"{file}: cannot be read as UTF-8 text ({error})") from None
 
 
 # ---- Lhotse ----
@@ -187,7 +79,7 @@ def lhotse_labels(
                             f"custom fields there: {names}; --labels-field names one"
                         )
                     line = values if isinstance(values, str) else " ".join(map(str, values))
-                    labels = _cluster_ids(line, round(span.seconds * audio.RATE), where)
+                    labels = cluster_ids(line, round(span.seconds * audio.RATE), where)
                 yield span.id, labels
 
 
