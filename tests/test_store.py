@@ -467,7 +467,7 @@ import sys, time
 from pathlib import Path
 import torch
 from mt4ssl_bench import passes
-from mt4ssl_bench.corpus import Corpus
+from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.features import Features
 from mt4ssl_bench.store import FeatureStore, StoreConfig
 
