@@ -23,10 +23,10 @@ from typing import Any
 import torch
 import yaml
 
-from mt4ssl_bench import s3prl_programs
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.downstream.evaluate import evaluate
 from mt4ssl_bench.downstream.plan import Job, plan
+from mt4ssl_bench.encoders import s3prl_programs
 from mt4ssl_bench.upstream.expert import register
 
 VALIDATIONS = 5

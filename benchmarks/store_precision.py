@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 
-from mt4ssl_bench import passes
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.downstream.plan import ROLES, plan
 from mt4ssl_bench.downstream.sweep import Split, Sweep
-from mt4ssl_bench.features import load_upstream
-from mt4ssl_bench.store import FeatureStore, StoreConfig, entries
+from mt4ssl_bench.encoders.protocol import load_upstream
+from mt4ssl_bench.features import forward_pass
+from mt4ssl_bench.features.store import FeatureStore, StoreConfig, entries
 
 
 def main(upstream: str, corpus: str, *keys: str) -> None:
@@ -34,7 +34,7 @@ def main(upstream: str, corpus: str, *keys: str) -> None:
         ("bf16", seconds),
         ("int8", seconds),
     ):
-        passes.BATCH_SECONDS = batch
+        forward_pass.BATCH_SECONDS = batch
         with tempfile.TemporaryDirectory() as folder:
             store = FeatureStore(Path(folder), StoreConfig(precision=precision))
             splits = {

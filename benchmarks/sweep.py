@@ -21,7 +21,7 @@ from lhotse.testing.dummies import dummy_recording
 
 from mt4ssl_bench.downstream.sweep import Split, Sweep
 from mt4ssl_bench.downstream.task import TASKS, Task
-from mt4ssl_bench.feature_file import FeatureSet, Header, StoredFeatures, Writer
+from mt4ssl_bench.features.file import FeatureSet, Header, StoredFeatures, Writer
 
 RATES, PAIRS, UTTERANCES = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3), 3, 48
 

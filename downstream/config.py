@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from mt4ssl_bench.config import AT_LEAST_1, FINITE, NOT_NEGATIVE, POSITIVE, PROBABILITY, Bounds
+from mt4ssl_bench.encoders.finetuning import TuneConfig
 from mt4ssl_bench.errors import ConfigError
-from mt4ssl_bench.passes import Crops
+from mt4ssl_bench.features.forward_pass import Crops
+from mt4ssl_bench.features.store import StoreConfig
 from mt4ssl_bench.settings import FINETUNE, FROZEN, NEVER, Settings, file_digest, read_by
-from mt4ssl_bench.store import StoreConfig
-from mt4ssl_bench.tuning import TuneConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,14 +15,14 @@ from mt4ssl_bench.device import pick_device
 from mt4ssl_bench.downstream.config import rates
 from mt4ssl_bench.downstream.frozen import pass_of
 from mt4ssl_bench.downstream.plan import ROLES, Job, plan
+from mt4ssl_bench.encoders.finetuning import check_trainable
+from mt4ssl_bench.encoders.protocol import Upstream, load_each
 from mt4ssl_bench.errors import BenchError
-from mt4ssl_bench.feature_file import Header
-from mt4ssl_bench.features import Upstream, load_each
-from mt4ssl_bench.passes import Pass
+from mt4ssl_bench.features.file import Header
+from mt4ssl_bench.features.forward_pass import Pass
+from mt4ssl_bench.features.store import GIB, entries, header_of
 from mt4ssl_bench.results import Result
 from mt4ssl_bench.run_folder import checkpoint_bytes
-from mt4ssl_bench.store import GIB, entries, header_of
-from mt4ssl_bench.tuning import check_trainable
 
 PROBE_SECONDS = 20.0  # audio on which the speed of a pass is measured
 

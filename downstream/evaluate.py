@@ -14,11 +14,11 @@ from mt4ssl_bench.downstream.finetune import train_finetuned
 from mt4ssl_bench.downstream.frozen import train_frozen
 from mt4ssl_bench.downstream.plan import ROLES, Job, plan
 from mt4ssl_bench.downstream.record import Clock, write_record
+from mt4ssl_bench.encoders.protocol import Upstream, load_each, load_upstream
 from mt4ssl_bench.errors import BenchError, first_line, with_class
-from mt4ssl_bench.features import Upstream, load_each, load_upstream
+from mt4ssl_bench.features.store import FeatureStore
 from mt4ssl_bench.files import alone
 from mt4ssl_bench.results import Result
-from mt4ssl_bench.store import FeatureStore
 
 LOGGER = logging.getLogger(__name__)
 FOREVER = -1.0  # filelock's

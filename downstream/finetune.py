@@ -33,13 +33,13 @@ from mt4ssl_bench.downstream.saved import (
 )
 from mt4ssl_bench.downstream.task import Answers, Task, Trained
 from mt4ssl_bench.downstream.tuned import Tuned, TunedHead
+from mt4ssl_bench.encoders.finetuning import trainable
+from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import TrainingError
-from mt4ssl_bench.features import Upstream
 from mt4ssl_bench.metrics import METRICS
 from mt4ssl_bench.optim import OptimConfig
 from mt4ssl_bench.run_folder import PassingFolder, checkpoint_bytes, discard
 from mt4ssl_bench.training import Fit, FitConfig, FitReport, Hooks, StepLoss
-from mt4ssl_bench.tuning import trainable
 
 LOGGER = logging.getLogger(__name__)
 

@@ -16,11 +16,11 @@ from mt4ssl_bench.downstream.record import Clock
 from mt4ssl_bench.downstream.saved import Training, meta_of, read_finished, save_model
 from mt4ssl_bench.downstream.sweep import Split, Sweep, Trial
 from mt4ssl_bench.downstream.task import Task, Trained
+from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import TrainingError
-from mt4ssl_bench.features import Upstream
-from mt4ssl_bench.passes import Pass
+from mt4ssl_bench.features.forward_pass import Pass
+from mt4ssl_bench.features.store import FeatureStore, LiveFeatures
 from mt4ssl_bench.run_folder import PassingFolder, discard
-from mt4ssl_bench.store import FeatureStore, LiveFeatures
 
 NORMED = 50  # utterances whose norms are measured
 

@@ -14,8 +14,8 @@ from mt4ssl_bench.data.corpus import Corpus, is_silent, phones_of, speaker_of, t
 from mt4ssl_bench.downstream.config import CTCConfig, TaskConfig
 from mt4ssl_bench.downstream.decoding import check_decoder
 from mt4ssl_bench.downstream.task import TASKS, Task
+from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import ConfigError, CorpusError
-from mt4ssl_bench.features import Upstream
 from mt4ssl_bench.registry import hint
 from mt4ssl_bench.results import Identity, Result
 from mt4ssl_bench.settings import flatten, keys_of, read_by

@@ -10,8 +10,8 @@ from mt4ssl_bench import results
 from mt4ssl_bench.data.corpus import speaker_of
 from mt4ssl_bench.downstream.plan import Job, former
 from mt4ssl_bench.downstream.task import Task, Trained
+from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.environment import environment
-from mt4ssl_bench.features import Upstream
 from mt4ssl_bench.metrics import METRICS, Score
 from mt4ssl_bench.results import Hypothesis, Result, UpstreamRecord
 from mt4ssl_bench.settings import nest

@@ -14,12 +14,12 @@ from mt4ssl_bench import checkpoint, scheme1
 from mt4ssl_bench.config import from_dict, to_dict
 from mt4ssl_bench.downstream.plan import Job
 from mt4ssl_bench.downstream.task import TASKS, Task
+from mt4ssl_bench.encoders.finetuning import Trainable
+from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import CheckpointError
-from mt4ssl_bench.features import Upstream
 from mt4ssl_bench.results import Trial
 from mt4ssl_bench.run_folder import difference
 from mt4ssl_bench.settings import flatten, keys_of, nest
-from mt4ssl_bench.tuning import Trainable
 
 LOGGER = logging.getLogger(__name__)
 KIND = "task"

@@ -19,7 +19,7 @@ from mt4ssl_bench.downstream.config import rates
 from mt4ssl_bench.downstream.heads import run_heads, serial
 from mt4ssl_bench.downstream.task import Answers, Task
 from mt4ssl_bench.errors import TrainingError
-from mt4ssl_bench.feature_file import FeatureSet
+from mt4ssl_bench.features.file import FeatureSet
 from mt4ssl_bench.metrics import METRICS
 from mt4ssl_bench.optim import OptimConfig
 from mt4ssl_bench.run_folder import PassingFolder, checkpoint_bytes

@@ -22,10 +22,10 @@ from mt4ssl_bench.data.file_state import on_disk
 from mt4ssl_bench.downstream.ctc import CTCTask
 from mt4ssl_bench.downstream.saved import read_model, read_task
 from mt4ssl_bench.downstream.tuned import Tuned, TunedHead
+from mt4ssl_bench.encoders.finetuning import rebuild
+from mt4ssl_bench.encoders.identity import is_of
+from mt4ssl_bench.encoders.protocol import Upstream, load_upstream
 from mt4ssl_bench.errors import BenchError, CheckpointError, ConfigError, CorpusError
-from mt4ssl_bench.features import Upstream, load_upstream
-from mt4ssl_bench.identity import is_of
-from mt4ssl_bench.tuning import rebuild
 
 LOGGER = logging.getLogger(__name__)
 CHUNK, CONTEXT = (

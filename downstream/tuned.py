@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from mt4ssl_bench.downstream.heads import WeightedSum
+from mt4ssl_bench.encoders.finetuning import TuneConfig
+from mt4ssl_bench.encoders.protocol import Features
 from mt4ssl_bench.errors import ConfigError
-from mt4ssl_bench.features import Features
-from mt4ssl_bench.tuning import TuneConfig
 
 
 class TunedHead(nn.Module):

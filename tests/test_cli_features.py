@@ -9,8 +9,8 @@ import torch
 
 from mt4ssl_bench.cli import app
 from mt4ssl_bench.data.corpus import Corpus
-from mt4ssl_bench.features import Features
-from mt4ssl_bench.store import FeatureStore, StoreConfig
+from mt4ssl_bench.encoders.protocol import Features
+from mt4ssl_bench.features.store import FeatureStore, StoreConfig
 
 
 class Energy:
@@ -109,7 +109,7 @@ def test_extract_prints_where_the_features_are_and_a_second_time_computes_nothin
     for _ in range(2):
         assert call(monkeypatch, *command, "--out", tmp_path) == 0
         assert capsys.readouterr().out == f"{tmp_path / 'index.json'}\n"
-        monkeypatch.setattr("mt4ssl_bench.passes.Pass._forward", None)
+        monkeypatch.setattr("mt4ssl_bench.features.forward_pass.Pass._forward", None)
     about = json.loads((tmp_path / "index.json").read_text(encoding="utf-8"))
     assert (about["layer"], about["dtype"], sorted(about["files"])) == (
         2,

@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 import torch
 
-from mt4ssl_bench import features, results, run_folder
+from mt4ssl_bench import results, run_folder
 from mt4ssl_bench.corpora.prepare import prepare_folder
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.downstream import evaluate as job
 from mt4ssl_bench.downstream.estimate import estimate
 from mt4ssl_bench.downstream.evaluate import evaluate
 from mt4ssl_bench.downstream.plan import plan
+from mt4ssl_bench.encoders.protocol import Features
 from mt4ssl_bench.errors import BenchError, ConfigError, CorpusError
-from mt4ssl_bench.features import Features
 from mt4ssl_bench.leaderboard import Leaderboard
 
 DATA = Path(__file__).parent / "data"

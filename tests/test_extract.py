@@ -11,12 +11,12 @@ import soundfile
 import torch
 from safetensors import safe_open
 
-from mt4ssl_bench import extract as job
 from mt4ssl_bench.data.corpus import Corpus
+from mt4ssl_bench.encoders.protocol import Upstream, load_upstream
 from mt4ssl_bench.errors import CheckpointError, ConfigError, CorpusError
-from mt4ssl_bench.extract import extract
-from mt4ssl_bench.features import Upstream, load_upstream
-from mt4ssl_bench.passes import Pass
+from mt4ssl_bench.features import extract as job
+from mt4ssl_bench.features.extract import extract
+from mt4ssl_bench.features.forward_pass import Pass
 from mt4ssl_bench.upstream.config import OfflineConfig
 from mt4ssl_bench.upstream.kmeans import make_labels
 
@@ -107,7 +107,7 @@ def test_an_interrupted_extraction_goes_on_and_computes_nothing_twice(
                 raise KeyboardInterrupt
             return upstream.extract(waveforms, lengths)
 
-    monkeypatch.setattr("mt4ssl_bench.passes.BATCH_SECONDS", 6.0)
+    monkeypatch.setattr("mt4ssl_bench.features.forward_pass.BATCH_SECONDS", 6.0)
     monkeypatch.setattr(job, "SHARD_BYTES", 1)
     out, whole = tmp_path / "out", tmp_path / "whole"
     out.mkdir()
@@ -200,7 +200,7 @@ def test_units_go_on_behind_the_last_whole_line(
     monkeypatch.setattr(
         Pass, "_forward", lambda self, ids, waves: heard.extend(ids) or plain(self, ids, waves)
     )
-    monkeypatch.setattr("mt4ssl_bench.passes.BATCH_SECONDS", 2.0)
+    monkeypatch.setattr("mt4ssl_bench.features.forward_pass.BATCH_SECONDS", 2.0)
     again = extract(TOY, tmp_path, corpus=corpus.root, units=labels).read_text(encoding="utf-8")
     assert len(heard) == len(cuts) - 7
     assert again == whole

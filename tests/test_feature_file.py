@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mt4ssl_bench.errors import CheckpointError
-from mt4ssl_bench.feature_file import (
+from mt4ssl_bench.features.file import (
     Header,
     Precision,
     StoredFeatures,

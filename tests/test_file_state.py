@@ -21,11 +21,11 @@ from mt4ssl_bench.data import audio, file_state
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cuts import write_cuts
 from mt4ssl_bench.data.file_state import content_of, on_disk
+from mt4ssl_bench.encoders.protocol import load_upstream
 from mt4ssl_bench.errors import AudioChangedError, CorpusError
-from mt4ssl_bench.extract import extract
-from mt4ssl_bench.feature_file import FeatureSet, StoredFeatures
-from mt4ssl_bench.features import load_upstream
-from mt4ssl_bench.store import FeatureStore, StoreConfig
+from mt4ssl_bench.features.extract import extract
+from mt4ssl_bench.features.file import FeatureSet, StoredFeatures
+from mt4ssl_bench.features.store import FeatureStore, StoreConfig
 from mt4ssl_bench.upstream.config import DataConfig
 from mt4ssl_bench.upstream.data import PretrainData
 

@@ -21,6 +21,8 @@ from mt4ssl_bench.downstream.plan import load_config, plan
 from mt4ssl_bench.downstream.speaker import Speaker
 from mt4ssl_bench.downstream.transcribe import Recognizer, named, transcribe
 from mt4ssl_bench.downstream.tuned import TunedHead
+from mt4ssl_bench.encoders.finetuning import TuneConfig, rebuild, trainable
+from mt4ssl_bench.encoders.protocol import load_upstream
 from mt4ssl_bench.errors import (
     CheckpointError,
     ConfigError,
@@ -28,10 +30,8 @@ from mt4ssl_bench.errors import (
     TrainingError,
     UpstreamError,
 )
-from mt4ssl_bench.features import load_upstream
 from mt4ssl_bench.leaderboard import Leaderboard
 from mt4ssl_bench.training import Fit
-from mt4ssl_bench.tuning import TuneConfig, rebuild, trainable
 
 DATA = Path(__file__).parent / "data"
 TOY, FINETUNE = f"random:{DATA / 'toy.yaml'}", str(DATA / "toy_asr_finetune.yaml")
@@ -87,8 +87,8 @@ def test_masks_need_a_generator_and_depend_on_it_alone() -> None:
 
 
 def test_s3prls_models_are_trained_through_their_hub(tmp_path: Path) -> None:
-    from mt4ssl_bench.features import S3PRLUpstream
-    from mt4ssl_bench.tuning import TunedForeign
+    from mt4ssl_bench.encoders.finetuning import TunedForeign
+    from mt4ssl_bench.encoders.protocol import S3PRLUpstream
     from mt4ssl_bench.upstream.expert import KIND, register
 
     register()

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from mt4ssl_bench import checkpoint
 from mt4ssl_bench.config import load, to_dict
+from mt4ssl_bench.encoders.identity import describe, imported
+from mt4ssl_bench.encoders.protocol import Upstream, load_upstream
 from mt4ssl_bench.errors import BenchError
-from mt4ssl_bench.features import Upstream, load_upstream
-from mt4ssl_bench.identity import describe, imported
 from mt4ssl_bench.upstream.config import PretrainConfig
 from mt4ssl_bench.upstream.convert import convert
 from mt4ssl_bench.upstream.expert import KIND

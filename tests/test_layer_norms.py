@@ -8,8 +8,8 @@ import pytest
 
 from mt4ssl_bench.downstream.frozen import NORMED, layer_norms
 from mt4ssl_bench.downstream.sweep import Split
-from mt4ssl_bench.feature_file import FeatureSet
-from mt4ssl_bench.passes import Values
+from mt4ssl_bench.features.file import FeatureSet
+from mt4ssl_bench.features.forward_pass import Values
 
 
 class Levels(FeatureSet):

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from mt4ssl_bench import passes
 from mt4ssl_bench.data.corpus import Corpus
+from mt4ssl_bench.encoders.protocol import Features, Upstream, load_upstream
 from mt4ssl_bench.errors import CorpusError, UpstreamError
-from mt4ssl_bench.features import Features, Upstream, load_upstream
-from mt4ssl_bench.passes import Crops, Pass, padding_is_safe
+from mt4ssl_bench.features import forward_pass
+from mt4ssl_bench.features.forward_pass import Crops, Pass, padding_is_safe
 
 TOY = str(Path(__file__).parent / "data" / "toy.yaml")
 
@@ -49,7 +49,7 @@ def test_features_in_any_batch_are_those_of_a_batch_of_one(
     work = Pass(upstream)
     assert padding_is_safe(upstream)
     alone = {name: row for cut in cuts for name, row in collect(work, [cut]).items()}
-    monkeypatch.setattr(passes, "BATCH_SECONDS", seconds)
+    monkeypatch.setattr(forward_pass, "BATCH_SECONDS", seconds)
     together = collect(work, cuts)
     assert set(together) == {cut.id for cut in cuts}
     for name, expected in alone.items():
@@ -156,7 +156,7 @@ def test_a_batch_that_fails_is_run_one_by_one_and_names_the_utterance_that_is_th
         limit = 1
 
         def extract(self, waveforms: Tensor, lengths: Tensor) -> Features:
-            if lengths[0] not in passes.PROBE and (
+            if lengths[0] not in forward_pass.PROBE and (
                 len(lengths) > self.limit or int(lengths[0]) == unwanted
             ):
                 raise RuntimeError("out of memory\nand much more")

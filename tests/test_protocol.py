@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from mt4ssl_bench.cli.app import app
+from mt4ssl_bench.encoders.conformance import check, cost
+from mt4ssl_bench.encoders.protocol import load_upstream
 from mt4ssl_bench.errors import UpstreamError
-from mt4ssl_bench.features import load_upstream
-from mt4ssl_bench.protocol import check, cost
 
 TOY = str(Path(__file__).parent / "data" / "toy.yaml")
 GOOD = '''

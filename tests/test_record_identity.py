@@ -24,9 +24,9 @@ from mt4ssl_bench.downstream.phoneme import PhonemeConfig
 from mt4ssl_bench.downstream.plan import ROLES, Job, plan
 from mt4ssl_bench.downstream.record import Clock
 from mt4ssl_bench.downstream.task import TASKS
-from mt4ssl_bench.features import Features, Upstream, load_upstream
+from mt4ssl_bench.encoders.protocol import Features, Upstream, load_upstream
+from mt4ssl_bench.features.store import FeatureStore
 from mt4ssl_bench.settings import keys_of
-from mt4ssl_bench.store import FeatureStore
 
 DATA = Path(__file__).parent / "data"
 TOY = f"random:{DATA / 'toy.yaml'}"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from mt4ssl_bench import features, results, scheme1
+from mt4ssl_bench import results, scheme1
 from mt4ssl_bench.compare import compare
 from mt4ssl_bench.config import to_dict
 from mt4ssl_bench.data.corpus import Corpus
@@ -18,7 +18,7 @@ from mt4ssl_bench.downstream.evaluate import evaluate
 from mt4ssl_bench.downstream.plan import plan
 from mt4ssl_bench.downstream.task import TASKS
 from mt4ssl_bench.downstream.transcribe import Recognizer
-from mt4ssl_bench.features import Features
+from mt4ssl_bench.encoders.protocol import Features
 from mt4ssl_bench.leaderboard import Leaderboard
 from mt4ssl_bench.settings import flatten, keys_of
 

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import Corpus
+from mt4ssl_bench.encoders.protocol import Features, Upstream, load_upstream
 from mt4ssl_bench.errors import BenchError, UpstreamError
-from mt4ssl_bench.feature_file import StoredFeatures
-from mt4ssl_bench.features import Features, Upstream, load_upstream
-from mt4ssl_bench.passes import PROBE, Crops
-from mt4ssl_bench.store import GIB, FeatureStore, LiveFeatures, StoreConfig, clear, entries
+from mt4ssl_bench.features.file import StoredFeatures
+from mt4ssl_bench.features.forward_pass import PROBE, Crops
+from mt4ssl_bench.features.store import GIB, FeatureStore, LiveFeatures, StoreConfig, clear, entries
 
 FP32 = StoreConfig(precision="fp32")
 WHOLE = Crops(seconds=0)
@@ -70,7 +70,7 @@ def cuts(corpus: Corpus) -> list[Any]:
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a pass over the 18 training cuts take several batches."""
-    monkeypatch.setattr("mt4ssl_bench.passes.BATCH_SECONDS", 6.0)
+    monkeypatch.setattr("mt4ssl_bench.features.forward_pass.BATCH_SECONDS", 6.0)
 
 
 def files(root: Path) -> list[str]:
@@ -283,7 +283,7 @@ def test_features_that_the_disk_does_not_hold_are_computed_on_the_fly(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr("mt4ssl_bench.store.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("mt4ssl_bench.features.store.shutil.disk_usage", lambda _: usage)
     assert isinstance(
         FeatureStore(tmp_path, FP32).frames(Fake(), "d1", "train", cuts), LiveFeatures
     )
@@ -295,7 +295,7 @@ def test_features_on_the_fly_are_the_stored_ones_at_one_pass_per_batch(
     tmp_path: Path, cuts: list[Any], crops: Crops | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "mt4ssl_bench.passes.BATCH_SECONDS", 80.0
+        "mt4ssl_bench.features.forward_pass.BATCH_SECONDS", 80.0
     )  # all four utterances fit into one batch
 
     def get(limit_gb: float, upstream: Fake) -> Any:
@@ -348,7 +348,7 @@ def test_room_that_older_entries_take_counts_as_free(
 ) -> None:
     fill(tmp_path, cuts, ["a"])
     monkeypatch.setattr(
-        "mt4ssl_bench.store.shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})
+        "mt4ssl_bench.features.store.shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})
     )
     limit = StoreConfig(precision="fp32", limit_gb=(size(tmp_path) + 1_000) / GIB)
     FeatureStore(tmp_path, limit).frames(Fake("new"), "d1", "train", cuts)
@@ -557,7 +557,7 @@ def test_a_full_disk_is_reported_with_what_to_do_and_what_was_made_is_kept(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mt4ssl_bench.feature_file.write_index", full)
+    monkeypatch.setattr("mt4ssl_bench.features.file.write_index", full)
     with pytest.raises(
         BenchError, match=r"No space left on device.*; free disk space or choose another --store"
     ):

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from mt4ssl_bench.encoders.hf_model import import_transformers, load_model
 from mt4ssl_bench.errors import CheckpointError
-from mt4ssl_bench.huggingface import import_transformers, load_model
 from mt4ssl_bench.upstream.foreign import Found, tensors
 from mt4ssl_bench.upstream.frontend import EPS, KERNELS, STRIDES
 from mt4ssl_bench.upstream.model import MT4SSL

@@ -25,10 +25,10 @@ from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cuts import Joined
 from mt4ssl_bench.data.labels import LabelInfo, LabelStore, write_labels
 from mt4ssl_bench.distributed import ALONE, World, joined
+from mt4ssl_bench.encoders.protocol import Features, Upstream, load_upstream
 from mt4ssl_bench.errors import ConfigError, CorpusError
-from mt4ssl_bench.features import Features, Upstream, load_upstream
+from mt4ssl_bench.features.forward_pass import Pass
 from mt4ssl_bench.parts import Arrays, Parts, one_at_a_time
-from mt4ssl_bench.passes import Pass
 from mt4ssl_bench.upstream.config import OfflineConfig, PretrainConfig, check
 from mt4ssl_bench.upstream.frontend import RECEPTIVE_FIELD, STRIDE, frame_count
 from mt4ssl_bench.upstream.purity import measure

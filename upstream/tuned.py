@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from mt4ssl_bench.config import from_dict
-from mt4ssl_bench.features import Features
-from mt4ssl_bench.tuning import TuneConfig
+from mt4ssl_bench.encoders.finetuning import TuneConfig
+from mt4ssl_bench.encoders.protocol import Features
 from mt4ssl_bench.upstream.config import MaskingConfig, PretrainConfig, TargetsConfig
 from mt4ssl_bench.upstream.expert import check_waveforms
 from mt4ssl_bench.upstream.frontend import frame_counts, normalize

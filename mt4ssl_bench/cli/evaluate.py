@@ -47,8 +47,8 @@ def evaluate(
     Example: mt4ssl-bench evaluate fbank runs/first --task asr --task phoneme --corpus corpora/mine --out results
     """
     from mt4ssl_bench.downstream.evaluate import evaluate as run
+    from mt4ssl_bench.encoders.names import split_keys
     from mt4ssl_bench.errors import ConfigError
-    from mt4ssl_bench.names import split_keys
 
     names, overrides = split_keys(upstreams)
     if not names:

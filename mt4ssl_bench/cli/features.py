@@ -63,7 +63,7 @@ def extract(
     mt4ssl-bench extract runs/first --corpus corpora/mine --units labels/second --collapse --out units
     """
     from mt4ssl_bench.errors import ConfigError
-    from mt4ssl_bench.extract import extract as run
+    from mt4ssl_bench.features.extract import extract as run
 
     if layer != "all" and not layer.lstrip("-").isdecimal():
         raise ConfigError(f"--layer {layer}: expected a number or all")
@@ -88,7 +88,7 @@ def list_entries(folder: Store = STORE) -> None:
 
     Example: mt4ssl-bench store list results/store
     """
-    from mt4ssl_bench.store import entries
+    from mt4ssl_bench.features.store import entries
 
     _need(folder)
     found = sorted(entries(folder), key=lambda entry: -entry.used)
@@ -126,8 +126,8 @@ def clear_entries(
     Example: mt4ssl-bench store clear results/store --older-than 30
     """
     from mt4ssl_bench.errors import ConfigError
+    from mt4ssl_bench.features.store import clear, entries
     from mt4ssl_bench.registry import hint
-    from mt4ssl_bench.store import clear, entries
 
     _need(folder)
     headers = [entry.header for entry in entries(folder)]

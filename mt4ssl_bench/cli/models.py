@@ -110,9 +110,9 @@ def check_upstream(
     from dataclasses import asdict
 
     from mt4ssl_bench.device import pick_device
-    from mt4ssl_bench.features import load_upstream
-    from mt4ssl_bench.protocol import check, cost
-    from mt4ssl_bench.user_upstream import build
+    from mt4ssl_bench.encoders.conformance import check, cost
+    from mt4ssl_bench.encoders.protocol import load_upstream
+    from mt4ssl_bench.encoders.user_file import build
 
     where = pick_device(device)
     mine = name.partition(":")[0].endswith(".py")
@@ -164,7 +164,7 @@ def s3prl(
 
     Example: mt4ssl-bench s3prl -- -m train -u mt4ssl_local -k runs/first/checkpoint.pt -d phone_linear -c config.yaml -n first
     """  # noqa: E501 - the example must stay one line
-    from mt4ssl_bench.s3prl_programs import run
+    from mt4ssl_bench.encoders.s3prl_programs import run
     from mt4ssl_bench.upstream.expert import register
 
     register()
@@ -208,6 +208,6 @@ def list_names(
         stdout.print("  hf:<id, folder>  a Hugging Face speech encoder, by folder or hub id")
         stdout.print("  <s3prl name>     any upstream of s3prl's hub, for example fbank, hubert")
     if what == "upstreams":
-        from mt4ssl_bench.features import s3prl_names
+        from mt4ssl_bench.encoders.protocol import s3prl_names
 
         stdout.print("  " + ", ".join(s3prl_names()))

@@ -21,11 +21,11 @@ from mt4ssl_bench.corpora.prepare import prepare_folder
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.device import pick_device
+from mt4ssl_bench.encoders.identity import is_of
+from mt4ssl_bench.encoders.protocol import Upstream, load_upstream
 from mt4ssl_bench.errors import BenchError, CheckpointError, ConfigError, CorpusError
-from mt4ssl_bench.features import Upstream, load_upstream
+from mt4ssl_bench.features.forward_pass import Pass, Values
 from mt4ssl_bench.files import write_text, written
-from mt4ssl_bench.identity import is_of
-from mt4ssl_bench.passes import Pass, Values
 from mt4ssl_bench.registry import Registry
 
 LOGGER = logging.getLogger(__name__)

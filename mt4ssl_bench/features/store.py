@@ -19,8 +19,9 @@ from filelock import FileLock, Timeout
 
 from mt4ssl_bench.config import NOT_NEGATIVE, Bounds
 from mt4ssl_bench.data.file_state import require_unchanged
+from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import BenchError, CheckpointError
-from mt4ssl_bench.feature_file import (
+from mt4ssl_bench.features.file import (
     FeatureSet,
     Header,
     Precision,
@@ -30,8 +31,7 @@ from mt4ssl_bench.feature_file import (
     encode_named,
     read_header,
 )
-from mt4ssl_bench.features import Upstream
-from mt4ssl_bench.passes import Crops, Pass, Values
+from mt4ssl_bench.features.forward_pass import Crops, Pass, Values
 from mt4ssl_bench.settings import NEVER
 
 LOGGER = logging.getLogger(__name__)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from mt4ssl_bench.checkpoint import fingerprint
 
 if TYPE_CHECKING:
-    from mt4ssl_bench.features import Upstream
+    from mt4ssl_bench.encoders.protocol import Upstream
 
 LOGGER = logging.getLogger(__name__)
 SCHEME = 2

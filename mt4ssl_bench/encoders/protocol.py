@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from mt4ssl_bench.checkpoint import fingerprint
+from mt4ssl_bench.encoders.identity import describe, identify
+from mt4ssl_bench.encoders.names import is_run
+from mt4ssl_bench.encoders.s3prl_entries import files, scheme_1_code, seeded, sources
 from mt4ssl_bench.errors import BenchError, UpstreamError, first_line, some
-from mt4ssl_bench.identity import describe, identify
-from mt4ssl_bench.names import is_run
 from mt4ssl_bench.registry import Registry, hint
-from mt4ssl_bench.s3prl_entries import files, scheme_1_code, seeded, sources
 from mt4ssl_bench.wheels import advice, is_mismatch
 
 LOGGER = logging.getLogger(__name__)
@@ -78,10 +78,10 @@ LOADERS: Registry[Loader] = Registry(
         "mt4ssl_local": "mt4ssl_bench.upstream.expert:load_checkpoint",  # the names that register() adds to s3prl's hub
         "mt4ssl_url": "mt4ssl_bench.upstream.expert:load_custom",
         "mt4ssl_custom": "mt4ssl_bench.upstream.expert:load_custom",
-        "hf": "mt4ssl_bench.huggingface:load_huggingface",
+        "hf": "mt4ssl_bench.encoders.hf_model:load_huggingface",
         "random": "mt4ssl_bench.upstream.expert:load_random",
-        "file": "mt4ssl_bench.user_upstream:load_file",
-        "s3prl": "mt4ssl_bench.features:load_s3prl",
+        "file": "mt4ssl_bench.encoders.user_file:load_file",
+        "s3prl": "mt4ssl_bench.encoders.protocol:load_s3prl",
     },
 )
 
@@ -271,7 +271,7 @@ class S3PRLUpstream:
 
     def trainable(self, config: object) -> nn.Module:  # noqa: ARG002 - s3prl's models keep their own settings
         """See tuning.Trainable: the model built anew, since s3prl's hooks do not survive copying."""
-        from mt4ssl_bench.tuning import TunedForeign
+        from mt4ssl_bench.encoders.finetuning import TunedForeign
 
         return TunedForeign(S3PRLUpstream(self.name, self.device, verify=False))
 

@@ -25,9 +25,17 @@ import torch
 from torch import Tensor, nn
 
 from mt4ssl_bench.checkpoint import fingerprint
+from mt4ssl_bench.encoders.identity import (
+    OURS,
+    code,
+    describe,
+    identify,
+    imported,
+    is_library,
+    local_roots,
+)
+from mt4ssl_bench.encoders.protocol import Features, Upstream
 from mt4ssl_bench.errors import UpstreamError
-from mt4ssl_bench.features import Features, Upstream
-from mt4ssl_bench.identity import OURS, code, describe, identify, imported, is_library, local_roots
 from mt4ssl_bench.registry import hint
 
 
@@ -104,7 +112,7 @@ def build(argument: str, *, device: str) -> FileUpstream:
 
 def load_file(argument: str, *, device: str) -> Upstream:
     """Return the upstream of "file.py:Class"; raises UpstreamError naming the first check that it fails."""
-    from mt4ssl_bench.protocol import require
+    from mt4ssl_bench.encoders.conformance import require
 
     upstream = build(argument, device=device)
     require(upstream)

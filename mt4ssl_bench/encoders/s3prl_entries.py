@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from mt4ssl_bench.identity import code, imported
+from mt4ssl_bench.encoders.identity import code, imported
 
 
 def seeded(entry: Callable[..., Any], options: dict[str, str], *, seed: int) -> nn.Module:

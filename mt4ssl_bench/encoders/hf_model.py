@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from mt4ssl_bench.checkpoint import fingerprint
 from mt4ssl_bench.data.audio import RATE
+from mt4ssl_bench.encoders.identity import identify
+from mt4ssl_bench.encoders.protocol import Features, Upstream
 from mt4ssl_bench.errors import UpstreamError, some
-from mt4ssl_bench.features import Features, Upstream
-from mt4ssl_bench.identity import identify
 from mt4ssl_bench.wheels import advice, is_mismatch
 
 LOGGER = logging.getLogger(__name__)
@@ -141,7 +141,7 @@ class HuggingFaceUpstream:
 
         Nor is a layer dropped: its hidden state would be missing.
         """
-        from mt4ssl_bench.tuning import TunedForeign
+        from mt4ssl_bench.encoders.finetuning import TunedForeign
 
         upstream = copy.deepcopy(self)
         settings = cast("Any", upstream.model).config

@@ -20,8 +20,8 @@ from torch import Tensor
 from mt4ssl_bench.console import progress
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.batches import Batches, pad
+from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import CorpusError, UpstreamError, first_line
-from mt4ssl_bench.features import Upstream
 
 LOGGER = logging.getLogger(__name__)
 BATCH_SECONDS = 20.0  # audio per forward pass, padding included: on a CPU a quarter faster than 80, for its caches

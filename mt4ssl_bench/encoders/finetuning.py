@@ -19,8 +19,8 @@ from mt4ssl_bench.config import (
     Bound,
     Bounds,
 )
+from mt4ssl_bench.encoders.protocol import Features, S3PRLUpstream, Upstream
 from mt4ssl_bench.errors import UpstreamError, first_line
-from mt4ssl_bench.features import Features, S3PRLUpstream, Upstream
 from mt4ssl_bench.registry import Registry
 from mt4ssl_bench.settings import NEVER
 
@@ -105,8 +105,8 @@ REBUILDERS: Registry[Rebuilder] = Registry(
     "kind of trained upstream",
     {
         "mt4ssl": "mt4ssl_bench.upstream.tuned:build",
-        "s3prl": "mt4ssl_bench.tuning:rebuild_s3prl",
-        "hf": "mt4ssl_bench.huggingface:rebuild",
+        "s3prl": "mt4ssl_bench.encoders.finetuning:rebuild_s3prl",
+        "hf": "mt4ssl_bench.encoders.hf_model:rebuild",
     },
 )
 

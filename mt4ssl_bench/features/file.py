@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mt4ssl_bench.errors import CheckpointError, UpstreamError
+from mt4ssl_bench.features.forward_pass import Found, Values
 from mt4ssl_bench.files import write_text
-from mt4ssl_bench.passes import Found, Values
 
 LOGGER = logging.getLogger(__name__)
 FORMAT = 2

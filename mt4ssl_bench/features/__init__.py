@@ -1,0 +1,1 @@
+"""What encoders make of audio: passes, the store of hidden states, extraction, units."""
