@@ -16,7 +16,8 @@ from mt4ssl_bench.downstream.config import rates
 from mt4ssl_bench.downstream.frozen import pass_of
 from mt4ssl_bench.downstream.plan import ROLES, Job, plan
 from mt4ssl_bench.encoders.finetuning import check_trainable
-from mt4ssl_bench.encoders.protocol import Upstream, load_each
+from mt4ssl_bench.encoders.load import load_each
+from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import BenchError
 from mt4ssl_bench.features.file import Header
 from mt4ssl_bench.features.forward_pass import Pass

@@ -14,7 +14,8 @@ from mt4ssl_bench.downstream.finetune import train_finetuned
 from mt4ssl_bench.downstream.frozen import train_frozen
 from mt4ssl_bench.downstream.plan import ROLES, Job, plan
 from mt4ssl_bench.downstream.record import Clock, write_record
-from mt4ssl_bench.encoders.protocol import Upstream, load_each, load_upstream
+from mt4ssl_bench.encoders.load import load_each, load_upstream
+from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import BenchError, first_line, with_class
 from mt4ssl_bench.features.store import FeatureStore
 from mt4ssl_bench.files import alone

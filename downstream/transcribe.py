@@ -24,7 +24,8 @@ from mt4ssl_bench.downstream.saved import read_model, read_task
 from mt4ssl_bench.downstream.tuned import Tuned, TunedHead
 from mt4ssl_bench.encoders.finetuning import rebuild
 from mt4ssl_bench.encoders.identity import is_of
-from mt4ssl_bench.encoders.protocol import Upstream, load_upstream
+from mt4ssl_bench.encoders.load import load_upstream
+from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import BenchError, CheckpointError, ConfigError, CorpusError
 
 LOGGER = logging.getLogger(__name__)

@@ -20,7 +20,8 @@ from mt4ssl_bench import checkpoint, results
 from mt4ssl_bench.cli.app import main
 from mt4ssl_bench.config import from_dict, load, to_dict
 from mt4ssl_bench.data.corpus import Corpus
-from mt4ssl_bench.encoders.protocol import load_s3prl, load_upstream
+from mt4ssl_bench.encoders.load import load_upstream
+from mt4ssl_bench.encoders.s3prl_model import load_s3prl
 from mt4ssl_bench.errors import CheckpointError, ConfigError
 from mt4ssl_bench.metrics import Score
 from mt4ssl_bench.upstream.config import PretrainConfig

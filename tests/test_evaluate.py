@@ -13,6 +13,7 @@ from mt4ssl_bench.downstream import evaluate as job
 from mt4ssl_bench.downstream.estimate import estimate
 from mt4ssl_bench.downstream.evaluate import evaluate
 from mt4ssl_bench.downstream.plan import plan
+from mt4ssl_bench.encoders import load
 from mt4ssl_bench.encoders.protocol import Features
 from mt4ssl_bench.errors import BenchError, ConfigError, CorpusError
 from mt4ssl_bench.leaderboard import Leaderboard
@@ -41,7 +42,7 @@ class Spectrum:
 @pytest.fixture
 def upstreams(monkeypatch: pytest.MonkeyPatch) -> dict[str, Spectrum]:
     made = {"good": Spectrum("good"), "broken": Spectrum("broken", broken=True)}
-    monkeypatch.setattr(features, "load_upstream", lambda name, device: made[name])  # noqa: ARG005
+    monkeypatch.setattr(load, "load_upstream", lambda name, device: made[name])  # noqa: ARG005
     return made
 
 

@@ -8,7 +8,7 @@ import torch
 from mt4ssl_bench import checkpoint
 from mt4ssl_bench.config import load, to_dict
 from mt4ssl_bench.device import pick_device
-from mt4ssl_bench.encoders.protocol import load_upstream
+from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.errors import CheckpointError, ConfigError, UpstreamError
 from mt4ssl_bench.upstream.config import PretrainConfig
 from mt4ssl_bench.upstream.expert import KIND, UpstreamExpert, register

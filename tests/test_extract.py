@@ -12,7 +12,8 @@ import torch
 from safetensors import safe_open
 
 from mt4ssl_bench.data.corpus import Corpus
-from mt4ssl_bench.encoders.protocol import Upstream, load_upstream
+from mt4ssl_bench.encoders.load import load_upstream
+from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import CheckpointError, ConfigError, CorpusError
 from mt4ssl_bench.features import extract as job
 from mt4ssl_bench.features.extract import extract
@@ -268,7 +269,7 @@ def test_files_too_short_for_any_model_are_left_out_and_named(
 def test_ids_with_white_space_have_no_place_in_a_file_of_units(
     corpus: Corpus, cuts: list[Any], upstream: Upstream, labels: Path, tmp_path: Path
 ) -> None:
-    from mt4ssl_bench.upstream.kmeans import Codebook
+    from mt4ssl_bench.features.units import Codebook
 
     odd = cuts[0].with_id("two words")
     with pytest.raises(CorpusError, match="utterance id 'two words'"):

@@ -21,7 +21,7 @@ from mt4ssl_bench.data import audio, file_state
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cuts import write_cuts
 from mt4ssl_bench.data.file_state import content_of, on_disk
-from mt4ssl_bench.encoders.protocol import load_upstream
+from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.errors import AudioChangedError, CorpusError
 from mt4ssl_bench.features.extract import extract
 from mt4ssl_bench.features.file import FeatureSet, StoredFeatures

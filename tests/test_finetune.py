@@ -22,7 +22,7 @@ from mt4ssl_bench.downstream.speaker import Speaker
 from mt4ssl_bench.downstream.transcribe import Recognizer, named, transcribe
 from mt4ssl_bench.downstream.tuned import TunedHead
 from mt4ssl_bench.encoders.finetuning import TuneConfig, rebuild, trainable
-from mt4ssl_bench.encoders.protocol import load_upstream
+from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.errors import (
     CheckpointError,
     ConfigError,
@@ -88,7 +88,7 @@ def test_masks_need_a_generator_and_depend_on_it_alone() -> None:
 
 def test_s3prls_models_are_trained_through_their_hub(tmp_path: Path) -> None:
     from mt4ssl_bench.encoders.finetuning import TunedForeign
-    from mt4ssl_bench.encoders.protocol import S3PRLUpstream
+    from mt4ssl_bench.encoders.s3prl_model import S3PRLUpstream
     from mt4ssl_bench.upstream.expert import KIND, register
 
     register()

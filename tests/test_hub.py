@@ -18,7 +18,8 @@ from mt4ssl_bench import checkpoint
 from mt4ssl_bench.config import load, to_dict
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.downstream.evaluate import evaluate
-from mt4ssl_bench.encoders.protocol import S3PRLUpstream, load_upstream
+from mt4ssl_bench.encoders.load import load_upstream
+from mt4ssl_bench.encoders.s3prl_model import S3PRLUpstream
 from mt4ssl_bench.errors import BenchError, CheckpointError, UpstreamError
 from mt4ssl_bench.leaderboard import Leaderboard
 from mt4ssl_bench.upstream import expert

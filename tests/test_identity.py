@@ -17,7 +17,8 @@ from torch import Tensor
 from mt4ssl_bench import checkpoint
 from mt4ssl_bench.config import load, to_dict
 from mt4ssl_bench.encoders.identity import describe, imported
-from mt4ssl_bench.encoders.protocol import Upstream, load_upstream
+from mt4ssl_bench.encoders.load import load_upstream
+from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import BenchError
 from mt4ssl_bench.upstream.config import PretrainConfig
 from mt4ssl_bench.upstream.convert import convert

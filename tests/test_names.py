@@ -11,8 +11,8 @@ from mt4ssl_bench import checkpoint
 from mt4ssl_bench.cli.app import app
 from mt4ssl_bench.config import load, to_dict
 from mt4ssl_bench.data.corpus import Corpus
+from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.encoders.names import split_keys
-from mt4ssl_bench.encoders.protocol import load_upstream
 from mt4ssl_bench.errors import CheckpointError, UpstreamError
 from mt4ssl_bench.upstream.config import PretrainConfig
 from mt4ssl_bench.upstream.model import MT4SSL

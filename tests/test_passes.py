@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from mt4ssl_bench.data.corpus import Corpus
-from mt4ssl_bench.encoders.protocol import Features, Upstream, load_upstream
+from mt4ssl_bench.encoders.load import load_upstream
+from mt4ssl_bench.encoders.protocol import Features, Upstream
 from mt4ssl_bench.errors import CorpusError, UpstreamError
 from mt4ssl_bench.features import forward_pass
 from mt4ssl_bench.features.forward_pass import Crops, Pass, padding_is_safe

@@ -8,7 +8,7 @@ import torch
 
 from mt4ssl_bench.cli.app import app
 from mt4ssl_bench.encoders.conformance import check, cost
-from mt4ssl_bench.encoders.protocol import load_upstream
+from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.errors import UpstreamError
 
 TOY = str(Path(__file__).parent / "data" / "toy.yaml")

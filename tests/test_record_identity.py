@@ -24,7 +24,8 @@ from mt4ssl_bench.downstream.phoneme import PhonemeConfig
 from mt4ssl_bench.downstream.plan import ROLES, Job, plan
 from mt4ssl_bench.downstream.record import Clock
 from mt4ssl_bench.downstream.task import TASKS
-from mt4ssl_bench.encoders.protocol import Features, Upstream, load_upstream
+from mt4ssl_bench.encoders.load import load_upstream
+from mt4ssl_bench.encoders.protocol import Features, Upstream
 from mt4ssl_bench.features.store import FeatureStore
 from mt4ssl_bench.settings import keys_of
 

@@ -18,6 +18,7 @@ from mt4ssl_bench.downstream.evaluate import evaluate
 from mt4ssl_bench.downstream.plan import plan
 from mt4ssl_bench.downstream.task import TASKS
 from mt4ssl_bench.downstream.transcribe import Recognizer
+from mt4ssl_bench.encoders import load
 from mt4ssl_bench.encoders.protocol import Features
 from mt4ssl_bench.leaderboard import Leaderboard
 from mt4ssl_bench.settings import flatten, keys_of
@@ -118,7 +119,7 @@ def test_a_record_of_then_is_found_by_the_evaluation_of_now(
 def test_evaluate_takes_them_and_a_new_row_stands_in_the_same_table(
     old_corpus: Corpus, old: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(features, "load_upstream", lambda name, **_: Spectrum(name))
+    monkeypatch.setattr(load, "load_upstream", lambda name, **_: Spectrum(name))
     keys = ["steps=10"]
     first = evaluate(["fbank"], [PHONEME], old_corpus.root, out=old, device="cpu", overrides=keys)
     assert first.reused == 1

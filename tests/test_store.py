@@ -18,7 +18,8 @@ from torch import Tensor
 
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import Corpus
-from mt4ssl_bench.encoders.protocol import Features, Upstream, load_upstream
+from mt4ssl_bench.encoders.load import load_upstream
+from mt4ssl_bench.encoders.protocol import Features, Upstream
 from mt4ssl_bench.errors import BenchError, UpstreamError
 from mt4ssl_bench.features.file import StoredFeatures
 from mt4ssl_bench.features.forward_pass import PROBE, Crops
@@ -466,10 +467,10 @@ SLOW = """
 import sys, time
 from pathlib import Path
 import torch
-from mt4ssl_bench import passes
+from mt4ssl_bench.features import forward_pass
 from mt4ssl_bench.data.corpus import Corpus
-from mt4ssl_bench.features import Features
-from mt4ssl_bench.store import FeatureStore, StoreConfig
+from mt4ssl_bench.encoders.protocol import Features
+from mt4ssl_bench.features.store import FeatureStore, StoreConfig
 
 class Slow:
     name, num_layers, dim, stride, parameters, fingerprint = "fake", 2, 3, 320, 0, "f00d"
@@ -479,7 +480,7 @@ class Slow:
         first = torch.stack([frames.mean(-1), frames.amax(-1), frames.amin(-1)], dim=-1)
         return Features(torch.stack([first, 2 * first]), lengths // 320)
 
-passes.BATCH_SECONDS = 6.0  # as small_batches
+forward_pass.BATCH_SECONDS = 6.0  # as small_batches
 cuts = list(Corpus.open(sys.argv[1]).cuts("train"))
 FeatureStore(Path(sys.argv[2]), StoreConfig(precision="fp32")).frames(Slow(), "d1", "train", cuts)
 """

@@ -16,7 +16,8 @@ from mt4ssl_bench.config import from_dict, load, to_dict
 from mt4ssl_bench.data.audio import RATE
 from mt4ssl_bench.encoders.finetuning import TuneConfig
 from mt4ssl_bench.encoders.identity import identify
-from mt4ssl_bench.encoders.protocol import Features, Upstream, s3prl_hub
+from mt4ssl_bench.encoders.protocol import Features, Upstream
+from mt4ssl_bench.encoders.s3prl_model import s3prl_hub
 from mt4ssl_bench.errors import CheckpointError, UpstreamError, first_line
 from mt4ssl_bench.upstream.config import PretrainConfig, check
 from mt4ssl_bench.upstream.frontend import (

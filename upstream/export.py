@@ -8,7 +8,7 @@ from typing import Any
 
 import mt4ssl_bench
 from mt4ssl_bench import checkpoint
-from mt4ssl_bench.encoders.protocol import load_upstream
+from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.errors import CheckpointError, ConfigError
 from mt4ssl_bench.leaderboard import Leaderboard
 from mt4ssl_bench.results import Result, load_all

@@ -25,9 +25,11 @@ from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cuts import Joined
 from mt4ssl_bench.data.labels import LabelInfo, LabelStore, write_labels
 from mt4ssl_bench.distributed import ALONE, World, joined
-from mt4ssl_bench.encoders.protocol import Features, Upstream, load_upstream
+from mt4ssl_bench.encoders.load import load_upstream
+from mt4ssl_bench.encoders.protocol import Features, Upstream
 from mt4ssl_bench.errors import ConfigError, CorpusError
 from mt4ssl_bench.features.forward_pass import Pass
+from mt4ssl_bench.features.units import nearest_centre, normalized
 from mt4ssl_bench.parts import Arrays, Parts, one_at_a_time
 from mt4ssl_bench.upstream.config import OfflineConfig, PretrainConfig, check
 from mt4ssl_bench.upstream.frontend import RECEPTIVE_FIELD, STRIDE, frame_count
@@ -74,40 +76,6 @@ class MFCC:
         ]
         layers = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)[None]
         return Features(layers, torch.tensor([len(row) for row in rows]))
-
-
-class Codebook:
-    """A label store's centres, for the units of any audio: features of the same upstream and layer come in.
-
-    Args:
-        folder: what `mt4ssl-bench kmeans` wrote.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        store = LabelStore(folder)
-        self.centres = torch.from_numpy(store.centres())
-        self.normalize = store.info.normalize
-        self.fingerprint, _, layer = store.info.features.partition(":")
-        self.layer = int(layer or 0)
-
-    def __call__(self, frames: Tensor) -> NDArray[np.int64]:
-        """Return the unit of each frame (T,) of hidden states (T, F)."""
-        return nearest(normalized(frames, self.normalize), self.centres)
-
-
-def nearest(frames: Tensor, centres: Tensor) -> NDArray[np.int64]:
-    """Return the nearest centre (T,) of each frame (T, F) among (V, F): |x - c|^2 = |x|^2 - 2 (x c - |c|^2 / 2)."""
-    found: NDArray[np.int64] = (
-        (frames @ centres.t() - centres.square().sum(1) / 2).argmax(1).numpy()
-    )
-    return found
-
-
-def normalized(frames: Tensor, how: str) -> Tensor:
-    """Return frames (T, F) with mean 0 and variance 1 of each feature where `how` is "utterance"."""
-    if how == "utterance":
-        return (frames - frames.mean(0)) / frames.std(0, correction=0).clamp(min=1e-5)
-    return frames
 
 
 class FeatureSource:
@@ -278,7 +246,9 @@ def _label(parts: Parts, source: FeatureSource, splits: Sequence[Joined]) -> Non
             ids += [name for name, _ in batch]
             lengths += [len(frames) for _, frames in batch]
             labels.append(
-                nearest(torch.cat([frames for _, frames in batch]), centres).astype(np.uint16)
+                nearest_centre(torch.cat([frames for _, frames in batch]), centres).astype(
+                    np.uint16
+                )
             )
         return {
             "ids": np.array(ids, dtype=np.str_),

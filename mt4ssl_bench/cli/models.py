@@ -111,7 +111,7 @@ def check_upstream(
 
     from mt4ssl_bench.device import pick_device
     from mt4ssl_bench.encoders.conformance import check, cost
-    from mt4ssl_bench.encoders.protocol import load_upstream
+    from mt4ssl_bench.encoders.load import load_upstream
     from mt4ssl_bench.encoders.user_file import build
 
     where = pick_device(device)
@@ -208,6 +208,6 @@ def list_names(
         stdout.print("  hf:<id, folder>  a Hugging Face speech encoder, by folder or hub id")
         stdout.print("  <s3prl name>     any upstream of s3prl's hub, for example fbank, hubert")
     if what == "upstreams":
-        from mt4ssl_bench.encoders.protocol import s3prl_names
+        from mt4ssl_bench.encoders.s3prl_model import s3prl_names
 
         stdout.print("  " + ", ".join(s3prl_names()))

@@ -14,9 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mt4ssl_bench.data.audio import RATE
-from mt4ssl_bench.encoders.protocol import Upstream
+from mt4ssl_bench.encoders.protocol import HUGE, Upstream, broken_layers
 from mt4ssl_bench.errors import UpstreamError, with_class
-from mt4ssl_bench.features.forward_pass import HUGE, broken_layers
 
 FRAMES_OFF = 3  # frames by which a count may differ from samples / stride: s3prl's own tolerance
 LEAK = 1e-3  # largest change of a hidden state by its batch, relative to the largest value

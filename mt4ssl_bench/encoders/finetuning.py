@@ -19,7 +19,7 @@ from mt4ssl_bench.config import (
     Bound,
     Bounds,
 )
-from mt4ssl_bench.encoders.protocol import Features, S3PRLUpstream, Upstream
+from mt4ssl_bench.encoders.protocol import Features, Upstream
 from mt4ssl_bench.errors import UpstreamError, first_line
 from mt4ssl_bench.registry import Registry
 from mt4ssl_bench.settings import NEVER
@@ -105,7 +105,7 @@ REBUILDERS: Registry[Rebuilder] = Registry(
     "kind of trained upstream",
     {
         "mt4ssl": "mt4ssl_bench.upstream.tuned:build",
-        "s3prl": "mt4ssl_bench.encoders.finetuning:rebuild_s3prl",
+        "s3prl": "mt4ssl_bench.encoders.s3prl_model:rebuild_s3prl",
         "hf": "mt4ssl_bench.encoders.hf_model:rebuild",
     },
 )
@@ -177,8 +177,3 @@ class TunedForeign(nn.Module):
         """See TunedModel."""
         self.upstream.device = str(next(self.model.parameters()).device)
         return self.upstream.hidden_states(waveforms, lengths)
-
-
-def rebuild_s3prl(blueprint: dict[str, Any], config: TuneConfig) -> nn.Module:
-    """Return the s3prl upstream of a blueprint, built anew: s3prl may have to download it once more."""
-    return S3PRLUpstream(str(blueprint["name"]), "cpu").trainable(config)

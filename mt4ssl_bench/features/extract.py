@@ -22,7 +22,8 @@ from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.device import pick_device
 from mt4ssl_bench.encoders.identity import is_of
-from mt4ssl_bench.encoders.protocol import Upstream, load_upstream
+from mt4ssl_bench.encoders.load import load_upstream
+from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import BenchError, CheckpointError, ConfigError, CorpusError
 from mt4ssl_bench.features.forward_pass import Pass, Values
 from mt4ssl_bench.files import write_text, written
@@ -48,7 +49,7 @@ class Codebook(Protocol):
 
 
 CODEBOOKS: Registry[Callable[[Path], Codebook]] = Registry(
-    "codebook", {"kmeans": "mt4ssl_bench.upstream.kmeans:Codebook"}
+    "codebook", {"kmeans": "mt4ssl_bench.features.units:Codebook"}
 )
 MODELS: Registry[Callable[[], Upstream]] = Registry(
     "features", {"mfcc": "mt4ssl_bench.upstream.kmeans:MFCC"}

@@ -20,7 +20,7 @@ from torch import Tensor
 from mt4ssl_bench.console import progress
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.batches import Batches, pad
-from mt4ssl_bench.encoders.protocol import Upstream
+from mt4ssl_bench.encoders.protocol import HUGE, Upstream, broken_layers
 from mt4ssl_bench.errors import CorpusError, UpstreamError, first_line
 
 LOGGER = logging.getLogger(__name__)
@@ -28,7 +28,6 @@ BATCH_SECONDS = 20.0  # audio per forward pass, padding included: on a CPU a qua
 ACCELERATED = 4.0  # times as much on an accelerator, which has more to do at once
 READERS = 4  # batches read ahead, each in a thread of its own, so that a fast device does not wait for files
 PROBE = (16_123, 24_000)  # samples of the two noises that show what padding does to a model
-HUGE = torch.finfo(torch.float32).max ** 0.5  # 1.8e19: a larger value's square is infinite in fp32
 TOLERANCE = 1e-4  # of a layer's largest value: how far padding may move features
 
 Values = NDArray[np.float32]  # one utterance: (T, L, D), or (K, L, D) for means of crops
@@ -236,25 +235,6 @@ _SAFE: dict[str, bool] = {}  # by fingerprint
 
 def _finite(rows: Sequence[Tensor]) -> bool:
     return all(bool((row.abs() <= HUGE).all()) for row in rows)  # NaN fails, too
-
-
-def broken_layers(values: Tensor) -> str:
-    """Return which hidden states of (T, L, D) are NaN, infinite or HUGE, and the largest finite value.
-
-    Returns:
-        For example "hidden state 3 of 0-12: 64 of 640 values are NaN or infinite, the largest finite
-        one is 2.1"; an empty text where none is broken.
-    """
-    texts = []
-    for layer, rows in enumerate(values.float().unbind(1)):
-        finite = rows[torch.isfinite(rows)]
-        lost, peak = rows.numel() - len(finite), float(finite.abs().max()) if len(finite) else 0.0
-        if lost or peak > HUGE:
-            parts = [f"{lost} of {rows.numel()} values are NaN or infinite"] if lost else []
-            parts += [f"the largest finite one is {peak:.3g}"] if len(finite) else []
-            texts.append(f"hidden state {layer} of 0-{values.shape[1] - 1}: {', '.join(parts)}")
-    more = f" ({len(texts) - 1} more hidden states are broken)" if len(texts) > 1 else ""
-    return (texts or [""])[0] + more  # later ones read the first
 
 
 def _silent(count: int, note: str) -> None:
