@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mt4ssl_bench.config import load
-from mt4ssl_bench.optim import build_optimizer
+from mt4ssl_bench.training.optim import build_optimizer
 from mt4ssl_bench.upstream.config import PretrainConfig
 from mt4ssl_bench.upstream.frontend import KERNELS, STRIDES, frame_count
 from mt4ssl_bench.upstream.masking import draw_masks

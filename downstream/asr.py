@@ -13,7 +13,7 @@ from mt4ssl_bench.downstream.config import CTCConfig, RecurrentHeadConfig, WordD
 from mt4ssl_bench.downstream.ctc import CTCTask
 from mt4ssl_bench.downstream.heads import RecurrentHead
 from mt4ssl_bench.downstream.units import Characters, Pieces, Units
-from mt4ssl_bench.metrics import METRICS, Score
+from mt4ssl_bench.results.metrics import METRICS, Score
 from mt4ssl_bench.settings import FROZEN
 
 

@@ -22,8 +22,8 @@ from mt4ssl_bench.errors import BenchError
 from mt4ssl_bench.features.file import Header
 from mt4ssl_bench.features.forward_pass import Pass
 from mt4ssl_bench.features.store import GIB, entries, header_of
-from mt4ssl_bench.results import Result
-from mt4ssl_bench.run_folder import checkpoint_bytes
+from mt4ssl_bench.results.record import Result
+from mt4ssl_bench.training.run_folder import checkpoint_bytes
 
 PROBE_SECONDS = 20.0  # audio on which the speed of a pass is measured
 

@@ -19,7 +19,7 @@ from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import BenchError, first_line, with_class
 from mt4ssl_bench.features.store import FeatureStore
 from mt4ssl_bench.files import alone
-from mt4ssl_bench.results import Result
+from mt4ssl_bench.results.record import Result
 
 LOGGER = logging.getLogger(__name__)
 FOREVER = -1.0  # filelock's

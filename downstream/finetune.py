@@ -36,10 +36,10 @@ from mt4ssl_bench.downstream.tuned import Tuned, TunedHead
 from mt4ssl_bench.encoders.finetuning import trainable
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import TrainingError
-from mt4ssl_bench.metrics import METRICS
-from mt4ssl_bench.optim import OptimConfig
-from mt4ssl_bench.run_folder import PassingFolder, checkpoint_bytes, discard
-from mt4ssl_bench.training import Fit, FitConfig, FitReport, Hooks, StepLoss
+from mt4ssl_bench.results.metrics import METRICS
+from mt4ssl_bench.training.fit import Fit, FitConfig, FitReport, Hooks, StepLoss
+from mt4ssl_bench.training.optim import OptimConfig
+from mt4ssl_bench.training.run_folder import PassingFolder, checkpoint_bytes, discard
 
 LOGGER = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import TrainingError
 from mt4ssl_bench.features.forward_pass import Pass
 from mt4ssl_bench.features.store import FeatureStore, LiveFeatures
-from mt4ssl_bench.run_folder import PassingFolder, discard
+from mt4ssl_bench.training.run_folder import PassingFolder, discard
 
 NORMED = 50  # utterances whose norms are measured
 

@@ -14,7 +14,7 @@ from mt4ssl_bench.downstream.config import CTCConfig, TaskConfig
 from mt4ssl_bench.downstream.ctc import CTCTask
 from mt4ssl_bench.downstream.heads import LinearHead
 from mt4ssl_bench.downstream.units import Phonemes, Units, drop_stress
-from mt4ssl_bench.metrics import METRICS, Score
+from mt4ssl_bench.results.metrics import METRICS, Score
 from mt4ssl_bench.settings import file_digest
 
 LOGGER = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mt4ssl_bench import results, scheme1
+from mt4ssl_bench import results
 from mt4ssl_bench.config import Gone, check_all_bounds, load, read_recipe, recipe_names, to_dict
 from mt4ssl_bench.data.corpus import Corpus, is_silent, phones_of, speaker_of, text_of
 from mt4ssl_bench.downstream.config import CTCConfig, TaskConfig
@@ -17,7 +17,8 @@ from mt4ssl_bench.downstream.task import TASKS, Task
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import ConfigError, CorpusError
 from mt4ssl_bench.registry import hint
-from mt4ssl_bench.results import Identity, Result
+from mt4ssl_bench.results import scheme1
+from mt4ssl_bench.results.record import Identity, Result
 from mt4ssl_bench.settings import flatten, keys_of, read_by
 
 FULL_HOURS = (

@@ -11,9 +11,9 @@ from mt4ssl_bench.data.corpus import speaker_of
 from mt4ssl_bench.downstream.plan import Job, former
 from mt4ssl_bench.downstream.task import Task, Trained
 from mt4ssl_bench.encoders.protocol import Upstream
-from mt4ssl_bench.environment import environment
-from mt4ssl_bench.metrics import METRICS, Score
-from mt4ssl_bench.results import Hypothesis, Result, UpstreamRecord
+from mt4ssl_bench.results.metrics import METRICS, Score
+from mt4ssl_bench.results.provenance import environment
+from mt4ssl_bench.results.record import Hypothesis, Result, UpstreamRecord
 from mt4ssl_bench.settings import nest
 
 

@@ -10,16 +10,17 @@ from typing import Any
 
 from torch import nn
 
-from mt4ssl_bench import checkpoint, scheme1
+from mt4ssl_bench import checkpoint
 from mt4ssl_bench.config import from_dict, to_dict
 from mt4ssl_bench.downstream.plan import Job
 from mt4ssl_bench.downstream.task import TASKS, Task
 from mt4ssl_bench.encoders.finetuning import Trainable
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import CheckpointError
-from mt4ssl_bench.results import Trial
-from mt4ssl_bench.run_folder import difference
+from mt4ssl_bench.results import scheme1
+from mt4ssl_bench.results.record import Trial
 from mt4ssl_bench.settings import flatten, keys_of, nest
+from mt4ssl_bench.training.run_folder import difference
 
 LOGGER = logging.getLogger(__name__)
 KIND = "task"

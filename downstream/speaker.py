@@ -14,7 +14,7 @@ from mt4ssl_bench.downstream.config import TaskConfig
 from mt4ssl_bench.downstream.heads import PooledHead
 from mt4ssl_bench.downstream.task import Task
 from mt4ssl_bench.features.forward_pass import Crops
-from mt4ssl_bench.metrics import METRICS, Score
+from mt4ssl_bench.results.metrics import METRICS, Score
 from mt4ssl_bench.settings import FROZEN
 
 

@@ -20,11 +20,11 @@ from mt4ssl_bench.downstream.heads import run_heads, serial
 from mt4ssl_bench.downstream.task import Answers, Task
 from mt4ssl_bench.errors import TrainingError
 from mt4ssl_bench.features.file import FeatureSet
-from mt4ssl_bench.metrics import METRICS
-from mt4ssl_bench.optim import OptimConfig
-from mt4ssl_bench.run_folder import PassingFolder, checkpoint_bytes
+from mt4ssl_bench.results.metrics import METRICS
 from mt4ssl_bench.threads import one_thread
-from mt4ssl_bench.training import Fit, FitConfig, FitReport, Hooks, StepLoss
+from mt4ssl_bench.training.fit import Fit, FitConfig, FitReport, Hooks, StepLoss
+from mt4ssl_bench.training.optim import OptimConfig
+from mt4ssl_bench.training.run_folder import PassingFolder, checkpoint_bytes
 
 LOGGER = logging.getLogger(__name__)
 EVALUATION_BATCH = 32

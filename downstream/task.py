@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from mt4ssl_bench.downstream.config import TaskConfig
-from mt4ssl_bench.metrics import Score
 from mt4ssl_bench.registry import Registry
-from mt4ssl_bench.results import Trial
+from mt4ssl_bench.results.metrics import Score
+from mt4ssl_bench.results.record import Trial
 
 Answers = tuple[list[Any], Tensor, Tensor]  # cuts, logits (B, T, V), lengths (B,)
 

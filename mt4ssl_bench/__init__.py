@@ -16,11 +16,11 @@ if (
 ):  # what type checkers see; when the program runs, a name is imported when it is first asked for
     from mt4ssl_bench.downstream.evaluate import evaluate
     from mt4ssl_bench.encoders.load import load_upstream
-    from mt4ssl_bench.leaderboard import Leaderboard
+    from mt4ssl_bench.results.leaderboard import Leaderboard
     from mt4ssl_bench.upstream.pretrain import pretrain
 
 _HOMES = {
-    "Leaderboard": "mt4ssl_bench.leaderboard",
+    "Leaderboard": "mt4ssl_bench.results.leaderboard",
     "evaluate": "mt4ssl_bench.downstream.evaluate",
     "load_upstream": "mt4ssl_bench.encoders.load",
     "pretrain": "mt4ssl_bench.upstream.pretrain",

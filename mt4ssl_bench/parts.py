@@ -10,9 +10,9 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from mt4ssl_bench.console import progress
-from mt4ssl_bench.distributed import World
 from mt4ssl_bench.errors import ConfigError
 from mt4ssl_bench.files import written
+from mt4ssl_bench.training.distributed import World
 
 ITEMS = 256  # of a part: what an interruption costs each process at most
 

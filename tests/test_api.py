@@ -58,4 +58,4 @@ def test_importing_the_package_imports_nothing_heavy_until_a_name_is_asked_for()
         "print(hasattr(mt4ssl_bench, 'leader_board'))\n"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout == "[] True\nFalse mt4ssl_bench.leaderboard\nFalse\n"
+    assert found.stdout == "[] True\nFalse mt4ssl_bench.results.leaderboard\nFalse\n"

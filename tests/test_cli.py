@@ -254,7 +254,7 @@ def test_ctrl_c_outside_training_says_what_is_kept(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mt4ssl_bench.leaderboard.Leaderboard.from_folder", interrupted)
+    monkeypatch.setattr("mt4ssl_bench.results.leaderboard.Leaderboard.from_folder", interrupted)
     assert call("leaderboard", tmp_path) == 130
     assert "same command continues" in capsys.readouterr().err
 

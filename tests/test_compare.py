@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console, RenderableType
 
 from mt4ssl_bench import results
-from mt4ssl_bench.compare import compare
 from mt4ssl_bench.errors import BenchError
-from mt4ssl_bench.metrics import (
+from mt4ssl_bench.results.compare import compare
+from mt4ssl_bench.results.metrics import (
     METRICS,
     Metric,
     Score,
@@ -19,8 +19,8 @@ from mt4ssl_bench.metrics import (
     error_counts,
     error_rate,
 )
-from mt4ssl_bench.report import report, sweep_tables
-from mt4ssl_bench.results import Hypothesis, Result
+from mt4ssl_bench.results.record import Hypothesis, Result
+from mt4ssl_bench.results.show import report, sweep_tables
 
 SENTENCES = [
     "AY L AY K DH IH S",

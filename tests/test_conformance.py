@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mt4ssl_bench.optim import OptimConfig, factor
+from mt4ssl_bench.training.optim import OptimConfig, factor
 from mt4ssl_bench.upstream import targets
 from mt4ssl_bench.upstream.config import (
     EncoderConfig,

@@ -23,7 +23,7 @@ from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.encoders.s3prl_model import load_s3prl
 from mt4ssl_bench.errors import CheckpointError, ConfigError
-from mt4ssl_bench.metrics import Score
+from mt4ssl_bench.results.metrics import Score
 from mt4ssl_bench.upstream.config import PretrainConfig
 from mt4ssl_bench.upstream.convert import convert
 from mt4ssl_bench.upstream.expert import register

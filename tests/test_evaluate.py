@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from mt4ssl_bench import results, run_folder
+from mt4ssl_bench import results
 from mt4ssl_bench.corpora.prepare import prepare_folder
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.downstream import evaluate as job
@@ -16,7 +16,8 @@ from mt4ssl_bench.downstream.plan import plan
 from mt4ssl_bench.encoders import load
 from mt4ssl_bench.encoders.protocol import Features
 from mt4ssl_bench.errors import BenchError, ConfigError, CorpusError
-from mt4ssl_bench.leaderboard import Leaderboard
+from mt4ssl_bench.results.leaderboard import Leaderboard
+from mt4ssl_bench.training import run_folder
 
 DATA = Path(__file__).parent / "data"
 PHONEME, ASR, SPEAKER = (str(DATA / f"toy_{name}.yaml") for name in ("phoneme", "asr", "speaker"))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from mt4ssl_bench import checkpoint, results, run_folder
+from mt4ssl_bench import checkpoint, results
 from mt4ssl_bench.data.corpus import Corpus, text_of
 from mt4ssl_bench.downstream import finetune as module
 from mt4ssl_bench.downstream.asr import ASR
@@ -30,8 +30,9 @@ from mt4ssl_bench.errors import (
     TrainingError,
     UpstreamError,
 )
-from mt4ssl_bench.leaderboard import Leaderboard
-from mt4ssl_bench.training import Fit
+from mt4ssl_bench.results.leaderboard import Leaderboard
+from mt4ssl_bench.training import run_folder
+from mt4ssl_bench.training.fit import Fit
 
 DATA = Path(__file__).parent / "data"
 TOY, FINETUNE = f"random:{DATA / 'toy.yaml'}", str(DATA / "toy_asr_finetune.yaml")

@@ -21,7 +21,7 @@ from mt4ssl_bench.downstream.evaluate import evaluate
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.encoders.s3prl_model import S3PRLUpstream
 from mt4ssl_bench.errors import BenchError, CheckpointError, UpstreamError
-from mt4ssl_bench.leaderboard import Leaderboard
+from mt4ssl_bench.results.leaderboard import Leaderboard
 from mt4ssl_bench.upstream import expert
 from mt4ssl_bench.upstream.config import PretrainConfig
 from mt4ssl_bench.upstream.expert import KIND, UpstreamExpert, register

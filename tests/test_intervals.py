@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 
 from mt4ssl_bench.errors import CorpusError
-from mt4ssl_bench.intervals import Counts, Interval, beaten_by, paired_difference, score_interval
-from mt4ssl_bench.metrics import accuracy, error_counts, error_rate
+from mt4ssl_bench.results.intervals import (
+    Counts,
+    Interval,
+    beaten_by,
+    paired_difference,
+    score_interval,
+)
+from mt4ssl_bench.results.metrics import accuracy, error_counts, error_rate
 
 
 def answers(right: int, wrong: int) -> Counts:

@@ -11,12 +11,12 @@ import pytest
 from rich.console import Console
 
 from mt4ssl_bench import results
-from mt4ssl_bench.compare import compare
 from mt4ssl_bench.errors import BenchError, CheckpointError
-from mt4ssl_bench.leaderboard import Leaderboard
-from mt4ssl_bench.metrics import METRICS, Score, accuracy
-from mt4ssl_bench.results import Hypothesis, Result
-from mt4ssl_bench.table import SYNTHETIC, Table
+from mt4ssl_bench.results.compare import compare
+from mt4ssl_bench.results.leaderboard import Leaderboard
+from mt4ssl_bench.results.metrics import METRICS, Score, accuracy
+from mt4ssl_bench.results.record import Hypothesis, Result
+from mt4ssl_bench.results.table import SYNTHETIC, Table
 from mt4ssl_bench.text import flat, markdown
 
 MAIN = {"phoneme": "per", "asr": "wer", "speaker": "acc"}

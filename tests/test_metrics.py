@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mt4ssl_bench.errors import CorpusError
-from mt4ssl_bench.metrics import METRICS, accuracy, error_counts, error_rate
+from mt4ssl_bench.results.metrics import METRICS, accuracy, error_counts, error_rate
 
 
 def test_word_counts_are_those_made_by_hand() -> None:
@@ -104,7 +104,7 @@ def test_many_utterances_are_drawn_in_chunks_with_the_same_meaning(
 ) -> None:
     correct = [index % 2 == 0 for index in range(400)]
     whole = accuracy(correct, samples=2000)
-    monkeypatch.setattr("mt4ssl_bench.intervals.CHUNK", 1000)
+    monkeypatch.setattr("mt4ssl_bench.results.intervals.CHUNK", 1000)
     pieces = accuracy(correct, samples=2000)
     assert pieces.low == pytest.approx(whole.low, abs=0.6)
     assert pieces.high == pytest.approx(whole.high, abs=0.6)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from mt4ssl_bench.optim import OptimConfig, build_optimizer, factor, set_rates
+from mt4ssl_bench.training.optim import OptimConfig, build_optimizer, factor, set_rates
 
 PUBLISHED = OptimConfig()  # 3 % warm-up, 90 % hold, 7 % decay; from 0.01 to 1 to 0.01
 STEPS = 400_000

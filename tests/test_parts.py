@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from mt4ssl_bench import parts
-from mt4ssl_bench.distributed import ALONE, World
 from mt4ssl_bench.errors import ConfigError
 from mt4ssl_bench.parts import Parts
+from mt4ssl_bench.training.distributed import ALONE, World
 
 
 @pytest.fixture(autouse=True)

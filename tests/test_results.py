@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from mt4ssl_bench import environment, results
+from mt4ssl_bench import results
 from mt4ssl_bench.errors import CheckpointError
-from mt4ssl_bench.metrics import Score
-from mt4ssl_bench.results import Hypothesis, Result
+from mt4ssl_bench.results import provenance
+from mt4ssl_bench.results.metrics import Score
+from mt4ssl_bench.results.record import Hypothesis, Result
 
 
 def a_score(value: float = 43.1) -> Score:
@@ -247,7 +248,7 @@ def test_a_failed_save_leaves_the_old_record_whole(
 
 def test_the_environment_names_versions_without_importing_them() -> None:
     code = (
-        "import sys; from mt4ssl_bench.environment import environment; print(sorted(environment()['versions']));"
+        "import sys; from mt4ssl_bench.results.provenance import environment; print(sorted(environment()['versions']));"
         "print([name for name in ('torch', 's3prl', 'lhotse') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -270,9 +271,9 @@ def test_the_revision_is_the_checkouts_own_and_marked_when_files_differ(tmp_path
     commit = git("rev-parse", "HEAD")
     inside = tmp_path / "site-packages"
     inside.mkdir()
-    assert environment._revision(tmp_path) == commit
+    assert provenance._revision(tmp_path) == commit
     assert (
-        environment._revision(inside) is None
+        provenance._revision(inside) is None
     )  # the package is only installed inside someone's repository
     (tmp_path / "file").write_text("two", encoding="utf-8")
-    assert environment._revision(tmp_path) == f"{commit}-dirty"
+    assert provenance._revision(tmp_path) == f"{commit}-dirty"

@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 import torch
 
-from mt4ssl_bench import checkpoint, results, run_folder
+from mt4ssl_bench import checkpoint, results
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.downstream.evaluate import evaluate
-from mt4ssl_bench.training import Fit
+from mt4ssl_bench.training import run_folder
+from mt4ssl_bench.training.fit import Fit
 
 DATA = Path(__file__).parent / "data"
 TOY = f"random:{DATA / 'toy.yaml'}"

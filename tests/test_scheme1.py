@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from mt4ssl_bench import results, scheme1
-from mt4ssl_bench.compare import compare
+from mt4ssl_bench import results
 from mt4ssl_bench.config import to_dict
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.downstream.evaluate import evaluate
@@ -20,7 +19,9 @@ from mt4ssl_bench.downstream.task import TASKS
 from mt4ssl_bench.downstream.transcribe import Recognizer
 from mt4ssl_bench.encoders import load
 from mt4ssl_bench.encoders.protocol import Features
-from mt4ssl_bench.leaderboard import Leaderboard
+from mt4ssl_bench.results import scheme1
+from mt4ssl_bench.results.compare import compare
+from mt4ssl_bench.results.leaderboard import Leaderboard
 from mt4ssl_bench.settings import flatten, keys_of
 
 DATA = Path(__file__).parent / "data"

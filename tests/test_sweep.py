@@ -12,7 +12,7 @@ from mt4ssl_bench.downstream.ctc import CTCTask
 from mt4ssl_bench.downstream.plan import ROLES, plan
 from mt4ssl_bench.downstream.sweep import Split, Sweep, Trial
 from mt4ssl_bench.errors import ConfigError, TrainingError
-from mt4ssl_bench.training import Fit
+from mt4ssl_bench.training.fit import Fit
 
 DATA = Path(__file__).parent / "data"
 LAYERS, DIM = 3, 12

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from mt4ssl_bench import checkpoint, files
 from mt4ssl_bench.data.batches import endless
 from mt4ssl_bench.errors import CheckpointError, TrainingError
-from mt4ssl_bench.optim import OptimConfig, factor
-from mt4ssl_bench.run_folder import RunFolder
-from mt4ssl_bench.training import Fit, FitConfig, FitReport, Hooks, Scaling, StepLoss
+from mt4ssl_bench.training.fit import Fit, FitConfig, FitReport, Hooks, Scaling, StepLoss
+from mt4ssl_bench.training.optim import OptimConfig, factor
+from mt4ssl_bench.training.run_folder import RunFolder
 
 Batch = tuple[Tensor, Tensor]
 OPTIM = OptimConfig(lr=0.02, schedule="constant")

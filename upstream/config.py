@@ -14,8 +14,8 @@ from mt4ssl_bench.config import (
     check_bounds,
 )
 from mt4ssl_bench.errors import ConfigError
-from mt4ssl_bench.optim import OptimConfig
-from mt4ssl_bench.training import FitConfig
+from mt4ssl_bench.training.fit import FitConfig
+from mt4ssl_bench.training.optim import OptimConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,8 @@ import mt4ssl_bench
 from mt4ssl_bench import checkpoint
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.errors import CheckpointError, ConfigError
-from mt4ssl_bench.leaderboard import Leaderboard
-from mt4ssl_bench.results import Result, load_all
+from mt4ssl_bench.results.leaderboard import Leaderboard
+from mt4ssl_bench.results.record import Result, load_all
 from mt4ssl_bench.text import markdown
 from mt4ssl_bench.upstream.expert import fingerprint, read_checkpoint, read_model
 

@@ -24,13 +24,13 @@ from mt4ssl_bench.data.alignment import TIER, read_alignment
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cuts import Joined
 from mt4ssl_bench.data.labels import LabelInfo, LabelStore, write_labels
-from mt4ssl_bench.distributed import ALONE, World, joined
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.encoders.protocol import Features, Upstream
 from mt4ssl_bench.errors import ConfigError, CorpusError
 from mt4ssl_bench.features.forward_pass import Pass
 from mt4ssl_bench.features.units import nearest_centre, normalized
 from mt4ssl_bench.parts import Arrays, Parts, one_at_a_time
+from mt4ssl_bench.training.distributed import ALONE, World, joined
 from mt4ssl_bench.upstream.config import OfflineConfig, PretrainConfig, check
 from mt4ssl_bench.upstream.frontend import RECEPTIVE_FIELD, STRIDE, frame_count
 from mt4ssl_bench.upstream.purity import measure

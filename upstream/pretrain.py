@@ -16,10 +16,10 @@ from mt4ssl_bench.config import load, to_dict
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.labels import CarriedLabels, LabelStore
 from mt4ssl_bench.data.remote import is_url
-from mt4ssl_bench.distributed import ALONE, World, joined, no_sync
 from mt4ssl_bench.errors import ConfigError, TrainingError
-from mt4ssl_bench.run_folder import RunFolder
-from mt4ssl_bench.training import Fit, FitReport, Hooks, Scaling, StepLoss
+from mt4ssl_bench.training.distributed import ALONE, World, joined, no_sync
+from mt4ssl_bench.training.fit import Fit, FitReport, Hooks, Scaling, StepLoss
+from mt4ssl_bench.training.run_folder import RunFolder
 from mt4ssl_bench.upstream.config import PretrainConfig, check
 from mt4ssl_bench.upstream.data import Batch, PretrainData
 from mt4ssl_bench.upstream.encoder import EncoderLayer

@@ -12,7 +12,7 @@ from mt4ssl_bench.cli.options import RESULTS
 from mt4ssl_bench.console import stdout
 
 if TYPE_CHECKING:
-    from mt4ssl_bench.results import Result
+    from mt4ssl_bench.results.record import Result
 
 app = typer.Typer()
 
@@ -40,7 +40,7 @@ def leaderboard(
     Example: mt4ssl-bench leaderboard results --format markdown > RESULTS.md
     """
     if sweep:
-        from mt4ssl_bench.results import load_all
+        from mt4ssl_bench.results.record import load_all
 
         print_sweeps(load_all(results))
         return
@@ -61,8 +61,8 @@ def compare(
 
     Example: mt4ssl-bench compare hubert runs/first --task asr --results results
     """
-    from mt4ssl_bench.compare import compare as run
-    from mt4ssl_bench.metrics import METRICS
+    from mt4ssl_bench.results.compare import compare as run
+    from mt4ssl_bench.results.metrics import METRICS
 
     for found in run(a, b, task=task, folder=results):
         stdout.print(
@@ -77,14 +77,14 @@ def show(record: Annotated[Path, typer.Argument(help="A record file, results/*.j
 
     Example: mt4ssl-bench show results/phoneme-first-0123456789abcdef.json
     """
-    from mt4ssl_bench.report import report
+    from mt4ssl_bench.results.show import report
 
     stdout.print(report(record), soft_wrap=False)
 
 
 def print_leaderboard(folder: Path, form: Format) -> None:
     """Print the leaderboard of a folder of records."""
-    from mt4ssl_bench.leaderboard import Leaderboard
+    from mt4ssl_bench.results.leaderboard import Leaderboard
 
     board = Leaderboard.from_folder(folder)
     if form is Format.TABLE:
@@ -100,6 +100,6 @@ def print_leaderboard(folder: Path, form: Format) -> None:
 
 def print_sweeps(results: Sequence["Result"]) -> None:
     """Print every learning rate's score on valid, a table for each corpus and recipe."""
-    from mt4ssl_bench.report import sweep_tables
+    from mt4ssl_bench.results.show import sweep_tables
 
     stdout.print(sweep_tables(results), soft_wrap=False)

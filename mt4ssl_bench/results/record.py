@@ -12,11 +12,11 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 
-from mt4ssl_bench import scheme1
 from mt4ssl_bench.errors import CheckpointError
 from mt4ssl_bench.files import write_text
-from mt4ssl_bench.intervals import Counts, score_interval
-from mt4ssl_bench.metrics import Score
+from mt4ssl_bench.results import scheme1
+from mt4ssl_bench.results.intervals import Counts, score_interval
+from mt4ssl_bench.results.metrics import Score
 from mt4ssl_bench.settings import Settings
 
 SCHEMA = (

@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from mt4ssl_bench.intervals import beaten_by
-from mt4ssl_bench.results import Hypothesis, Result, stored_counts
+from mt4ssl_bench.results.intervals import beaten_by
+from mt4ssl_bench.results.record import Hypothesis, Result, stored_counts
 
 Answers = Callable[
     [Result], Sequence[Hypothesis]

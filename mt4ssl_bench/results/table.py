@@ -5,9 +5,9 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from mt4ssl_bench.metrics import METRICS, Metric, Score
-from mt4ssl_bench.ranking import Answers, places, shared
-from mt4ssl_bench.results import CorpusRecord, Result
+from mt4ssl_bench.results.metrics import METRICS, Metric, Score
+from mt4ssl_bench.results.ranking import Answers, places, shared
+from mt4ssl_bench.results.record import CorpusRecord, Result
 
 Recipe = tuple[
     str, str, str

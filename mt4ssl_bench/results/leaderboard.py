@@ -14,8 +14,8 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from mt4ssl_bench.errors import BenchError, CheckpointError
-from mt4ssl_bench.ranking import Answers
-from mt4ssl_bench.results import (
+from mt4ssl_bench.results.ranking import Answers
+from mt4ssl_bench.results.record import (
     Hypothesis,
     Result,
     load,
@@ -23,7 +23,7 @@ from mt4ssl_bench.results import (
     one_model_each,
     record_paths,
 )
-from mt4ssl_bench.table import Cell, Column, Row, Table, build, rates
+from mt4ssl_bench.results.table import Cell, Column, Row, Table, build, rates
 from mt4ssl_bench.text import flat, markdown, spreadsheet
 
 LOGGER = logging.getLogger(__name__)

@@ -8,8 +8,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from mt4ssl_bench.metrics import METRICS, confusions
-from mt4ssl_bench.results import Hypothesis, Result, load, load_hypotheses
+from mt4ssl_bench.results.metrics import METRICS, confusions
+from mt4ssl_bench.results.record import Hypothesis, Result, load, load_hypotheses
 from mt4ssl_bench.text import flat
 
 CONFUSED, WORST = 15, 5  # lines of a report

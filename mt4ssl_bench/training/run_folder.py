@@ -12,9 +12,10 @@ from typing import Any
 
 from torch import Tensor
 
-from mt4ssl_bench import checkpoint, runlog
+from mt4ssl_bench import checkpoint
 from mt4ssl_bench.errors import CheckpointError, TrainingError
 from mt4ssl_bench.files import alone
+from mt4ssl_bench.results.run_log import replace, trim, write
 
 LOGGER = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint.pt"
@@ -86,17 +87,17 @@ class RunFolder:
 
     def log(self, values: Mapping[str, float]) -> None:
         """Append a line to log.jsonl; raises TrainingError if the disk does not take it."""
-        runlog.write(self.path / "log.jsonl", values)
+        write(self.path / "log.jsonl", values)
 
     def begin(self, step: int) -> None:
         """Keep the log's lines up to `step`, and write config.json."""
         if step:
-            runlog.trim(self.path / "log.jsonl", step)
+            trim(self.path / "log.jsonl", step)
         else:  # of a run that ended before its first checkpoint
             (self.path / "log.jsonl").unlink(missing_ok=True)
         if "config" in self.meta:
             text = json.dumps(self.meta["config"], indent=1) + "\n"
-            runlog.replace(self.path / "config.json", text)
+            replace(self.path / "config.json", text)
 
 
 class PassingFolder(RunFolder):

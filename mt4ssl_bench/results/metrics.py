@@ -10,7 +10,7 @@ from typing import Literal
 import jiwer
 import numpy as np
 
-from mt4ssl_bench.intervals import Counts, Method, error_pairs, rate_intervals
+from mt4ssl_bench.results.intervals import Counts, Method, error_pairs, rate_intervals
 
 Tokens = Literal["words", "characters", "answers"]
 

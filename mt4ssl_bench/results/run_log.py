@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mt4ssl_bench.distributed import World
 from mt4ssl_bench.errors import TrainingError
 from mt4ssl_bench.files import write_text
+from mt4ssl_bench.training.distributed import World
 
 
 class Window:

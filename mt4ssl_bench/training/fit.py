@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mt4ssl_bench import runlog
 from mt4ssl_bench.console import progress
 from mt4ssl_bench.data.batches import Place, Stream
-from mt4ssl_bench.distributed import ALONE, World
 from mt4ssl_bench.errors import CheckpointError, TrainingError
-from mt4ssl_bench.optim import OptimConfig, build_optimizer, factor, set_rates
-from mt4ssl_bench.run_folder import RunFolder
-from mt4ssl_bench.stopping import polite_stop
+from mt4ssl_bench.results.run_log import Window
+from mt4ssl_bench.training.distributed import ALONE, World
+from mt4ssl_bench.training.graceful_stop import polite_stop
+from mt4ssl_bench.training.optim import OptimConfig, build_optimizer, factor, set_rates
+from mt4ssl_bench.training.run_folder import RunFolder
 
 LOGGER = logging.getLogger(__name__)
 B = TypeVar("B")
@@ -158,7 +158,7 @@ class Fit(Generic[B]):
 
     def _train(self) -> FitReport:
         began, source = time.monotonic(), self.batches(self.place)
-        window = runlog.Window()
+        window = Window()
         with (
             progress(self.title, self.config.steps, start=self.step) as advance,
             polite_stop() if self.folder else nullcontext(lambda: False) as stopped,
@@ -187,7 +187,7 @@ class Fit(Generic[B]):
     def _ended(self) -> bool:
         return self.step >= self.config.steps
 
-    def _update(self, source: Iterator[tuple[Place, B]], window: runlog.Window) -> dict[str, float]:
+    def _update(self, source: Iterator[tuple[Place, B]], window: Window) -> dict[str, float]:
         """Make one update; returns log values on the steps that log, else nothing."""
         set_rates(self.optimizer, factor(self.step, self.config.steps, self.optim))
         while not self._move(self._backward(source, window)):
@@ -202,7 +202,7 @@ class Fit(Generic[B]):
             self._log({"step": self.step, "epoch": self.place.epoch, **values})
         return values
 
-    def _backward(self, source: Iterator[tuple[Place, B]], window: runlog.Window) -> list[StepLoss]:
+    def _backward(self, source: Iterator[tuple[Place, B]], window: Window) -> list[StepLoss]:
         """Add up the gradients of this process's batches of one update; returns their losses without graphs."""
         parts, last = [], self.config.accumulate - 1
         for micro in range(self.config.accumulate):

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mt4ssl_bench.errors import BenchError
-from mt4ssl_bench.intervals import Counts, paired_difference
-from mt4ssl_bench.metrics import METRICS, Metric
 from mt4ssl_bench.registry import hint
-from mt4ssl_bench.results import (
+from mt4ssl_bench.results.intervals import Counts, paired_difference
+from mt4ssl_bench.results.metrics import METRICS, Metric
+from mt4ssl_bench.results.record import (
     Hypothesis,
     Result,
     lm_reference,
