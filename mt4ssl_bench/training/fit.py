@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mt4ssl_bench.console import progress
 from mt4ssl_bench.data.batches import Place, Stream
 from mt4ssl_bench.errors import CheckpointError, TrainingError
-from mt4ssl_bench.results.run_log import Window
+from mt4ssl_bench.training.averages import Window
 from mt4ssl_bench.training.distributed import ALONE, World
 from mt4ssl_bench.training.graceful_stop import polite_stop
 from mt4ssl_bench.training.optim import OptimConfig, build_optimizer, factor, set_rates
