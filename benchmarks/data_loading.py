@@ -31,8 +31,8 @@ from mt4ssl_bench.corpora.shard import shard_corpus
 from mt4ssl_bench.data.batches import Place
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.labels import LabelInfo, write_labels
+from mt4ssl_bench.upstream.batches import PretrainData
 from mt4ssl_bench.upstream.config import DataConfig, PretrainConfig
-from mt4ssl_bench.upstream.data import PretrainData
 
 FILES = 200  # real files that all utterances of `scale` share
 PAIRS = 3

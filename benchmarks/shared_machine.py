@@ -79,7 +79,7 @@ def work(recipe: str, path: Path) -> None:
 
     from mt4ssl_bench.data.corpus import Corpus
     from mt4ssl_bench.downstream.plan import plan
-    from mt4ssl_bench.downstream.sweep import Split, Sweep
+    from mt4ssl_bench.downstream.training.sweep import Split, Sweep
     from mt4ssl_bench.features.file import Header, StoredFeatures, Writer
 
     updates = UPDATES[recipe]

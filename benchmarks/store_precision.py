@@ -14,7 +14,7 @@ import torch
 
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.downstream.plan import ROLES, plan
-from mt4ssl_bench.downstream.sweep import Split, Sweep
+from mt4ssl_bench.downstream.training.sweep import Split, Sweep
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.features import forward_pass
 from mt4ssl_bench.features.store import FeatureStore, StoreConfig, entries

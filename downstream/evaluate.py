@@ -9,11 +9,11 @@ from pathlib import Path
 from mt4ssl_bench import results
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.device import pick_device
-from mt4ssl_bench.downstream.checks import check_references
-from mt4ssl_bench.downstream.finetune import train_finetuned
-from mt4ssl_bench.downstream.frozen import train_frozen
 from mt4ssl_bench.downstream.plan import ROLES, Job, plan
-from mt4ssl_bench.downstream.record import Clock, write_record
+from mt4ssl_bench.downstream.reference_checks import check_references
+from mt4ssl_bench.downstream.training.finetune import train_finetuned
+from mt4ssl_bench.downstream.training.frozen import train_frozen
+from mt4ssl_bench.downstream.write_record import Clock, write_record
 from mt4ssl_bench.encoders.load import load_each, load_upstream
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import BenchError, first_line, with_class

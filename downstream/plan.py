@@ -12,7 +12,7 @@ from mt4ssl_bench import results
 from mt4ssl_bench.config import Gone, check_all_bounds, load, read_recipe, recipe_names, to_dict
 from mt4ssl_bench.data.corpus import Corpus, is_silent, phones_of, speaker_of, text_of
 from mt4ssl_bench.downstream.config import CTCConfig, TaskConfig
-from mt4ssl_bench.downstream.decoding import check_decoder
+from mt4ssl_bench.downstream.heads.beam_search import check_decoder
 from mt4ssl_bench.downstream.task import TASKS, Task
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import ConfigError, CorpusError

@@ -146,8 +146,8 @@ class Task(ABC):
 TASKS: Registry[type[Task]] = Registry(
     "task",
     {
-        "asr": "mt4ssl_bench.downstream.asr:ASR",
-        "phoneme": "mt4ssl_bench.downstream.phoneme:Phoneme",
-        "speaker": "mt4ssl_bench.downstream.speaker:Speaker",
+        "asr": "mt4ssl_bench.downstream.tasks.asr:ASR",
+        "phoneme": "mt4ssl_bench.downstream.tasks.phoneme:Phoneme",
+        "speaker": "mt4ssl_bench.downstream.tasks.speaker:Speaker",
     },
 )

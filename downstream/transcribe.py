@@ -19,9 +19,9 @@ from mt4ssl_bench.corpora.audio_files import audio_files
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.containers import defect_of
 from mt4ssl_bench.data.file_state import on_disk
-from mt4ssl_bench.downstream.ctc import CTCTask
-from mt4ssl_bench.downstream.saved import read_model, read_task
-from mt4ssl_bench.downstream.tuned import Tuned, TunedHead
+from mt4ssl_bench.downstream.heads.ctc import CTCTask
+from mt4ssl_bench.downstream.training.finetuned_model import Tuned, TunedHead
+from mt4ssl_bench.downstream.training.saved_model import read_model, read_task
 from mt4ssl_bench.encoders.finetuning import rebuild
 from mt4ssl_bench.encoders.identity import is_of
 from mt4ssl_bench.encoders.load import load_upstream

@@ -7,9 +7,9 @@ from typing import Literal
 import pytest
 
 from mt4ssl_bench.config import from_dict, load, read_recipe, recipe_names, to_dict
-from mt4ssl_bench.downstream.asr import ASRConfig
 from mt4ssl_bench.downstream.config import TaskConfig
 from mt4ssl_bench.downstream.plan import load_config
+from mt4ssl_bench.downstream.tasks.asr import ASRConfig
 from mt4ssl_bench.errors import ConfigError
 from mt4ssl_bench.upstream.config import PretrainConfig
 

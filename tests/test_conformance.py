@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mt4ssl_bench.training.optim import OptimConfig, factor
 from mt4ssl_bench.upstream import targets
+from mt4ssl_bench.upstream.checkpoints.weight_names import from_official, rename
 from mt4ssl_bench.upstream.config import (
     EncoderConfig,
     FrontendConfig,
@@ -20,7 +21,6 @@ from mt4ssl_bench.upstream.config import (
 )
 from mt4ssl_bench.upstream.encoder import Encoder
 from mt4ssl_bench.upstream.model import MT4SSL, padding_mask
-from mt4ssl_bench.upstream.names import from_official, rename
 
 # hidden states reach 12; the official fp32 numbers lie 1.4e-5 from this model
 # in fp64, its own fp32 numbers 1.2e-5

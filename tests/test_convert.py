@@ -24,13 +24,13 @@ from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.encoders.s3prl_model import load_s3prl
 from mt4ssl_bench.errors import CheckpointError, ConfigError
 from mt4ssl_bench.results.metrics import Score
+from mt4ssl_bench.upstream.checkpoints.convert import convert
+from mt4ssl_bench.upstream.checkpoints.export import to_huggingface, to_s3prl
+from mt4ssl_bench.upstream.checkpoints.untrusted import Inert, plain, read_foreign
+from mt4ssl_bench.upstream.checkpoints.weight_names import TEACHER, from_official, rename
 from mt4ssl_bench.upstream.config import PretrainConfig
-from mt4ssl_bench.upstream.convert import convert
 from mt4ssl_bench.upstream.expert import register
-from mt4ssl_bench.upstream.export import to_huggingface, to_s3prl
-from mt4ssl_bench.upstream.foreign import Inert, plain, read_foreign
 from mt4ssl_bench.upstream.model import MT4SSL
-from mt4ssl_bench.upstream.names import TEACHER, from_official, rename
 from mt4ssl_bench.upstream.pretrain import open_pretraining
 
 DATA = Path(__file__).parent / "data"

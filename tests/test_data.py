@@ -13,8 +13,8 @@ from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cuts import write_cuts
 from mt4ssl_bench.data.labels import LabelInfo, LabelStore, write_labels
 from mt4ssl_bench.errors import CheckpointError, CorpusError
+from mt4ssl_bench.upstream.batches import PretrainData
 from mt4ssl_bench.upstream.config import DataConfig
-from mt4ssl_bench.upstream.data import PretrainData
 from mt4ssl_bench.upstream.frontend import STRIDE, frame_count, frame_counts, normalize
 
 CONFIG = DataConfig(batch_seconds=6, max_seconds=1.0, min_seconds=0.5, workers=0)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from mt4ssl_bench.downstream.config import DecodeConfig, WordDecodeConfig
-from mt4ssl_bench.downstream.decoding import BeamDecoder, read_words, tuned
-from mt4ssl_bench.downstream.units import Characters, Phonemes, Pieces, Units
+from mt4ssl_bench.downstream.heads.beam_search import BeamDecoder, read_words, tuned
+from mt4ssl_bench.downstream.heads.units import Characters, Phonemes, Pieces, Units
 from mt4ssl_bench.errors import ConfigError
 
 pytest.importorskip("flashlight.lib.text", reason="flashlight-text has no wheel for this Python")

@@ -10,7 +10,7 @@ from mt4ssl_bench import results
 from mt4ssl_bench.corpora.prepare import prepare_folder
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.downstream import evaluate as job
-from mt4ssl_bench.downstream.estimate import estimate
+from mt4ssl_bench.downstream.dry_run import estimate
 from mt4ssl_bench.downstream.evaluate import evaluate
 from mt4ssl_bench.downstream.plan import plan
 from mt4ssl_bench.encoders import load

@@ -26,8 +26,8 @@ from mt4ssl_bench.errors import AudioChangedError, CorpusError
 from mt4ssl_bench.features.extract import extract
 from mt4ssl_bench.features.file import FeatureSet, StoredFeatures
 from mt4ssl_bench.features.store import FeatureStore, StoreConfig
+from mt4ssl_bench.upstream.batches import PretrainData
 from mt4ssl_bench.upstream.config import DataConfig
-from mt4ssl_bench.upstream.data import PretrainData
 
 DATA = DataConfig(min_seconds=0.5, max_seconds=5.0, workers=0)
 NAMED = r"utterance 's1-4': .*audio/s1-4\.wav changed since the corpus was prepared; prepare"

@@ -13,14 +13,14 @@ import torch
 
 from mt4ssl_bench import checkpoint, results
 from mt4ssl_bench.data.corpus import Corpus, text_of
-from mt4ssl_bench.downstream import finetune as module
-from mt4ssl_bench.downstream.asr import ASR
 from mt4ssl_bench.downstream.evaluate import evaluate
-from mt4ssl_bench.downstream.finetune import Audio, Finetuning
 from mt4ssl_bench.downstream.plan import load_config, plan
-from mt4ssl_bench.downstream.speaker import Speaker
+from mt4ssl_bench.downstream.tasks.asr import ASR
+from mt4ssl_bench.downstream.tasks.speaker import Speaker
+from mt4ssl_bench.downstream.training import finetune as module
+from mt4ssl_bench.downstream.training.finetune import Audio, Finetuning
+from mt4ssl_bench.downstream.training.finetuned_model import TunedHead
 from mt4ssl_bench.downstream.transcribe import Recognizer, named, transcribe
-from mt4ssl_bench.downstream.tuned import TunedHead
 from mt4ssl_bench.encoders.finetuning import TuneConfig, rebuild, trainable
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.errors import (

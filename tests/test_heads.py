@@ -5,8 +5,14 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from mt4ssl_bench.downstream.config import RecurrentHeadConfig
-from mt4ssl_bench.downstream.heads import LinearHead, PooledHead, RecurrentHead, WeightedSum, flip
-from mt4ssl_bench.downstream.specaug import augment
+from mt4ssl_bench.downstream.heads.linear import (
+    LinearHead,
+    PooledHead,
+    RecurrentHead,
+    WeightedSum,
+    flip,
+)
+from mt4ssl_bench.downstream.heads.spec_augment import augment
 
 CONFIG = RecurrentHeadConfig(projection=6, hidden=5, lstm_layers=2, dropout=0.0)
 LENGTHS = torch.tensor([7, 4])

@@ -17,9 +17,9 @@ from mt4ssl_bench.downstream.evaluate import evaluate
 from mt4ssl_bench.encoders.finetuning import Trainable, TuneConfig, rebuild, trainable
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.errors import CheckpointError, UpstreamError
+from mt4ssl_bench.upstream.checkpoints.convert import convert
+from mt4ssl_bench.upstream.checkpoints.export import to_huggingface
 from mt4ssl_bench.upstream.config import PretrainConfig
-from mt4ssl_bench.upstream.convert import convert
-from mt4ssl_bench.upstream.export import to_huggingface
 from mt4ssl_bench.upstream.model import MT4SSL
 
 transformers = pytest.importorskip("transformers")

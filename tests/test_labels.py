@@ -10,7 +10,8 @@ import pytest
 import torch
 from sklearn.cluster import KMeans
 
-from mt4ssl_bench import parts
+from mt4ssl_bench.clustering import shared_parts
+from mt4ssl_bench.clustering.kmeans import FeatureSource, joint_digest, make_labels, mfcc
 from mt4ssl_bench.corpora.prepare import prepare_table
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import Corpus
@@ -18,7 +19,6 @@ from mt4ssl_bench.data.labels import LabelInfo, LabelStore, write_labels
 from mt4ssl_bench.errors import CheckpointError, ConfigError, CorpusError
 from mt4ssl_bench.upstream.config import OfflineConfig
 from mt4ssl_bench.upstream.frontend import frame_count
-from mt4ssl_bench.upstream.kmeans import FeatureSource, joint_digest, make_labels, mfcc
 
 CONFIG = OfflineConfig(clusters=6)
 TOY = str(Path(__file__).parent / "data" / "toy.yaml")
@@ -68,7 +68,7 @@ def test_audio_that_cannot_be_read_has_no_labels_and_stops_nothing(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(parts, "ITEMS", 1)  # a part of nothing but unreadable audio
+    monkeypatch.setattr(shared_parts, "ITEMS", 1)  # a part of nothing but unreadable audio
     shutil.copytree(manifest.parent, tmp_path / "in")
     corpus = prepare_table(tmp_path / "in" / manifest.name, tmp_path / "corpus")
     gone, kept, *_ = corpus.cuts("train")
@@ -161,22 +161,22 @@ def arrays(folder: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
 def test_interrupted_labelling_goes_on_where_it_was(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parts, "ITEMS", 4)
+    monkeypatch.setattr(shared_parts, "ITEMS", 4)
     whole = arrays(make(corpus, tmp_path / "whole").folder)
     done: list[str] = []
-    write = parts.Parts.write
+    write = shared_parts.Parts.write
 
-    def until_the_sixth(self: parts.Parts, name: str, values: parts.Arrays) -> None:
+    def until_the_sixth(self: shared_parts.Parts, name: str, values: shared_parts.Arrays) -> None:
         if len(done) == 6:  # four parts of the sample, the centres, one part of labels
             raise KeyboardInterrupt
         done.append(name)
         write(self, name, values)
 
-    monkeypatch.setattr(parts.Parts, "write", until_the_sixth)
+    monkeypatch.setattr(shared_parts.Parts, "write", until_the_sixth)
     with pytest.raises(KeyboardInterrupt):
         make(corpus, tmp_path / "again")
     monkeypatch.setattr(
-        parts.Parts,
+        shared_parts.Parts,
         "write",
         lambda self, name, values: (done.append(name), write(self, name, values)),
     )

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mt4ssl_bench.downstream.frozen import NORMED, layer_norms
-from mt4ssl_bench.downstream.sweep import Split
+from mt4ssl_bench.downstream.training.frozen import NORMED, layer_norms
+from mt4ssl_bench.downstream.training.sweep import Split
 from mt4ssl_bench.features.file import FeatureSet
 from mt4ssl_bench.features.forward_pass import Values
 

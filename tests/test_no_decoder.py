@@ -7,8 +7,8 @@ import pytest
 
 from mt4ssl_bench.cli.app import main
 from mt4ssl_bench.data.corpus import Corpus
-from mt4ssl_bench.downstream import decoding
 from mt4ssl_bench.downstream.config import DecodeConfig
+from mt4ssl_bench.downstream.heads import beam_search
 from mt4ssl_bench.errors import ConfigError
 
 DATA = Path(__file__).parent / "data"
@@ -27,10 +27,10 @@ def test_the_way_out_depends_on_the_python(
     monkeypatch: pytest.MonkeyPatch, python: tuple[int, int, int], message: str
 ) -> None:
     monkeypatch.setitem(sys.modules, "flashlight.lib.text", None)
-    monkeypatch.setattr(decoding.sys, "version_info", python)
+    monkeypatch.setattr(beam_search.sys, "version_info", python)
     with pytest.raises(ConfigError, match=message):
-        decoding.check_decoder(DecodeConfig(lm="any.arpa"))
-    decoding.check_decoder(DecodeConfig())  # nothing is asked for without a language model
+        beam_search.check_decoder(DecodeConfig(lm="any.arpa"))
+    beam_search.check_decoder(DecodeConfig())  # nothing is asked for without a language model
 
 
 def test_evaluate_refuses_it_before_any_feature(

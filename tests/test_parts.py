@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mt4ssl_bench import parts
+from mt4ssl_bench.clustering import shared_parts
+from mt4ssl_bench.clustering.shared_parts import Parts
 from mt4ssl_bench.errors import ConfigError
-from mt4ssl_bench.parts import Parts
 from mt4ssl_bench.training.distributed import ALONE, World
 
 
 @pytest.fixture(autouse=True)
 def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "ITEMS", 4)
+    monkeypatch.setattr(shared_parts, "ITEMS", 4)
 
 
 def squares(places: range) -> dict[str, np.ndarray]:
@@ -55,5 +55,5 @@ class Waiting(World):
         self.meanwhile()
         return list(values)
 
-    def parts(self, folder: Path) -> Parts:
+    def shared_parts(self, folder: Path) -> Parts:
         return Parts(folder, self)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import mutual_info_score
 
+from mt4ssl_bench.clustering.purity import at_frames, measure, purity
 from mt4ssl_bench.data.alignment import Alignment, read_alignment
 from mt4ssl_bench.data.labels import LabelInfo, LabelStore, write_labels
 from mt4ssl_bench.errors import CorpusError
-from mt4ssl_bench.upstream.purity import at_frames, measure, purity
 
 
 def store(folder: Path, labels: list[int]) -> LabelStore:

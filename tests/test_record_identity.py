@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from mt4ssl_bench.data.corpus import Corpus
-from mt4ssl_bench.downstream.asr import ASRConfig
 from mt4ssl_bench.downstream.config import TaskConfig
-from mt4ssl_bench.downstream.finetune import train_finetuned
-from mt4ssl_bench.downstream.frozen import train_frozen
-from mt4ssl_bench.downstream.phoneme import PhonemeConfig
 from mt4ssl_bench.downstream.plan import ROLES, Job, plan
-from mt4ssl_bench.downstream.record import Clock
 from mt4ssl_bench.downstream.task import TASKS
+from mt4ssl_bench.downstream.tasks.asr import ASRConfig
+from mt4ssl_bench.downstream.tasks.phoneme import PhonemeConfig
+from mt4ssl_bench.downstream.training.finetune import train_finetuned
+from mt4ssl_bench.downstream.training.frozen import train_frozen
+from mt4ssl_bench.downstream.write_record import Clock
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.encoders.protocol import Features, Upstream
 from mt4ssl_bench.features.store import FeatureStore

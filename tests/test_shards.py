@@ -22,8 +22,8 @@ from mt4ssl_bench.data import audio, remote
 from mt4ssl_bench.data.corpus import Corpus, text_of, write_corpus
 from mt4ssl_bench.data.labels import CarriedLabels, LabelInfo, LabelStore, write_labels
 from mt4ssl_bench.errors import CheckpointError, ConfigError, CorpusError
+from mt4ssl_bench.upstream.batches import Batch, PretrainData
 from mt4ssl_bench.upstream.config import DataConfig, OfflineConfig, PretrainConfig, TargetsConfig
-from mt4ssl_bench.upstream.data import Batch, PretrainData
 from mt4ssl_bench.upstream.frontend import frame_count
 from mt4ssl_bench.upstream.pretrain import open_labels
 

@@ -8,9 +8,9 @@ import torch
 
 from mt4ssl_bench import threads
 from mt4ssl_bench.data.corpus import Corpus
-from mt4ssl_bench.downstream.ctc import CTCTask
+from mt4ssl_bench.downstream.heads.ctc import CTCTask
 from mt4ssl_bench.downstream.plan import ROLES, plan
-from mt4ssl_bench.downstream.sweep import Split, Sweep, Trial
+from mt4ssl_bench.downstream.training.sweep import Split, Sweep, Trial
 from mt4ssl_bench.errors import ConfigError, TrainingError
 from mt4ssl_bench.training.fit import Fit
 
@@ -128,7 +128,9 @@ def test_a_score_that_is_not_a_number_is_never_the_best(
 ) -> None:
     nan = float("nan")
     scores = iter([nan, 50.0, 40.0, nan, nan, 60.0, nan, nan])  # two rates at four validations
-    monkeypatch.setattr("mt4ssl_bench.downstream.ctc.CTCTask.measure", lambda *_: next(scores))
+    monkeypatch.setattr(
+        "mt4ssl_bench.downstream.heads.ctc.CTCTask.measure", lambda *_: next(scores)
+    )
     made, chosen = sweep(corpus, "phoneme", "sweep=[1e-2, 1e-3]")
     assert [(trial.best, trial.step) for trial in made.trials] == [(40.0, 6), (50.0, 3)]
     assert chosen is made.trials[0]

@@ -8,9 +8,16 @@ from typing import Any
 import pytest
 import torch
 
-from mt4ssl_bench.downstream.asr import ASR, ASRConfig
-from mt4ssl_bench.downstream.phoneme import Phoneme, PhonemeConfig
-from mt4ssl_bench.downstream.units import Characters, Phonemes, Pieces, Units, drop_stress, restore
+from mt4ssl_bench.downstream.heads.units import (
+    Characters,
+    Phonemes,
+    Pieces,
+    Units,
+    drop_stress,
+    restore,
+)
+from mt4ssl_bench.downstream.tasks.asr import ASR, ASRConfig
+from mt4ssl_bench.downstream.tasks.phoneme import Phoneme, PhonemeConfig
 from mt4ssl_bench.errors import CheckpointError, CorpusError
 
 

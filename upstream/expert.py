@@ -62,7 +62,9 @@ class MT4SSLUpstream:
 
     def trainable(self, config: TuneConfig) -> nn.Module:
         """See tuning.Trainable: the student with the dropouts of `config`."""
-        from mt4ssl_bench.upstream.tuned import build  # which needs check_waveforms() from here
+        from mt4ssl_bench.upstream.checkpoints.finetuned import (
+            build,  # which needs check_waveforms() from here
+        )
 
         tuned = build(self.blueprint, config)
         tuned.model.load_state_dict(self.model.state_dict())

@@ -75,7 +75,7 @@ def evaluate(
 
 def print_estimate(upstreams: list[str], tasks: list[str], corpus: Path, **where: Any) -> None:  # noqa: ANN401
     """Print what an evaluation would do and cost."""
-    from mt4ssl_bench.downstream.estimate import estimate
+    from mt4ssl_bench.downstream.dry_run import estimate
 
     found = estimate(upstreams, tasks, corpus, **where)
     lines = [f"{row.upstream}, {row.job.recipe}: {row.about}" for row in found.rows]

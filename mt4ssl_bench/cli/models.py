@@ -44,7 +44,7 @@ def convert(
 
     Example: mt4ssl-bench convert checkpoint_best.pt --out runs/official
     """
-    from mt4ssl_bench.upstream.convert import convert as run
+    from mt4ssl_bench.upstream.checkpoints.convert import convert as run
 
     made = run(source, out, keys or [])
     encoder, offline = made.config.encoder, made.config.targets.offline
@@ -79,7 +79,7 @@ def export(
     mt4ssl-bench export runs/first --to s3prl --out share/first.pt
     """
     from mt4ssl_bench.errors import ConfigError
-    from mt4ssl_bench.upstream.export import to_huggingface, to_s3prl
+    from mt4ssl_bench.upstream.checkpoints.export import to_huggingface, to_s3prl
 
     if to is Target.S3PRL and results is not None:
         raise ConfigError("--results: goes into the model card, which only --to hf writes")

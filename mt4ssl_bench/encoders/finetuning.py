@@ -104,7 +104,7 @@ class Rebuilder(Protocol):
 REBUILDERS: Registry[Rebuilder] = Registry(
     "kind of trained upstream",
     {
-        "mt4ssl": "mt4ssl_bench.upstream.tuned:build",
+        "mt4ssl": "mt4ssl_bench.upstream.checkpoints.finetuned:build",
         "s3prl": "mt4ssl_bench.encoders.s3prl_model:rebuild_s3prl",
         "hf": "mt4ssl_bench.encoders.hf_model:rebuild",
     },

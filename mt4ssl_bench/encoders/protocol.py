@@ -61,7 +61,8 @@ LOADERS: Registry[Loader] = Registry(
     {
         "checkpoint": "mt4ssl_bench.upstream.expert:load_checkpoint",
         "mt4ssl": "mt4ssl_bench.upstream.expert:load_default",
-        "mt4ssl_local": "mt4ssl_bench.upstream.expert:load_checkpoint",  # the names that register() adds to s3prl's hub
+        # the names that register() adds to s3prl's hub
+        "mt4ssl_local": "mt4ssl_bench.upstream.expert:load_checkpoint",
         "mt4ssl_url": "mt4ssl_bench.upstream.expert:load_custom",
         "mt4ssl_custom": "mt4ssl_bench.upstream.expert:load_custom",
         "hf": "mt4ssl_bench.encoders.hf_model:load_huggingface",

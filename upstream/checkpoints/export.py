@@ -78,7 +78,7 @@ def to_huggingface(run: Path, out: Path, results: Path | None = None) -> str:
     Raises CheckpointError when `run` is not one of ours or `out` is not empty, ConfigError for results without any of
     this model.
     """
-    from mt4ssl_bench.upstream.huggingface import write_huggingface
+    from mt4ssl_bench.upstream.checkpoints.hf_data2vec import write_huggingface
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"{out}: exists already; choose another --out")

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mt4ssl_bench.downstream.config import CTCConfig, DecodeConfig, TaskConfig
-from mt4ssl_bench.downstream.decoding import BeamDecoder, tuned
+from mt4ssl_bench.downstream.heads.beam_search import BeamDecoder, tuned
+from mt4ssl_bench.downstream.heads.units import BLANK, Units, restore
 from mt4ssl_bench.downstream.task import Answers, Task, WithLM
-from mt4ssl_bench.downstream.units import BLANK, Units, restore
 from mt4ssl_bench.results.metrics import error_counts, rate
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mt4ssl_bench.downstream.config import HeadConfig, RecurrentHeadConfig
-from mt4ssl_bench.downstream.specaug import augment
+from mt4ssl_bench.downstream.heads.spec_augment import augment
 
 SMALL = 256  # LSTM units of a direction up to which a head trains on one CPU thread
 

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from mt4ssl_bench.config import from_dict
 from mt4ssl_bench.errors import CheckpointError, ConfigError, some
+from mt4ssl_bench.upstream.checkpoints.weight_names import TEACHER
 from mt4ssl_bench.upstream.config import PretrainConfig
 from mt4ssl_bench.upstream.expert import read_checkpoint
 from mt4ssl_bench.upstream.model import MT4SSL
-from mt4ssl_bench.upstream.names import TEACHER
 
 LOGGER = logging.getLogger(__name__)
 FREE = {

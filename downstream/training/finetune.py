@@ -20,19 +20,19 @@ from torch import Tensor
 from mt4ssl_bench import results
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.batches import Batches, pad
-from mt4ssl_bench.downstream.checks import learnable
 from mt4ssl_bench.downstream.config import TaskConfig, rates
 from mt4ssl_bench.downstream.plan import Job, named
-from mt4ssl_bench.downstream.record import Clock
-from mt4ssl_bench.downstream.saved import (
+from mt4ssl_bench.downstream.reference_checks import learnable
+from mt4ssl_bench.downstream.task import Answers, Task, Trained
+from mt4ssl_bench.downstream.training.finetuned_model import Tuned, TunedHead
+from mt4ssl_bench.downstream.training.saved_model import (
     Training,
     meta_of,
     read_finished,
     read_model,
     save_model,
 )
-from mt4ssl_bench.downstream.task import Answers, Task, Trained
-from mt4ssl_bench.downstream.tuned import Tuned, TunedHead
+from mt4ssl_bench.downstream.write_record import Clock
 from mt4ssl_bench.encoders.finetuning import trainable
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import TrainingError

@@ -11,12 +11,12 @@ from torch import Tensor
 from mt4ssl_bench import checkpoint
 from mt4ssl_bench.config import load, to_dict
 from mt4ssl_bench.errors import CheckpointError, ConfigError, some
+from mt4ssl_bench.upstream.checkpoints.fairseq_checkpoint import read_fairseq
+from mt4ssl_bench.upstream.checkpoints.untrusted import Found
+from mt4ssl_bench.upstream.checkpoints.weight_names import TEACHER
 from mt4ssl_bench.upstream.config import PretrainConfig, check
 from mt4ssl_bench.upstream.expert import KIND, fingerprint
-from mt4ssl_bench.upstream.fairseq import read_fairseq
-from mt4ssl_bench.upstream.foreign import Found
 from mt4ssl_bench.upstream.model import MT4SSL
-from mt4ssl_bench.upstream.names import TEACHER
 
 HEAD_DIM = 64  # of every published model of this family; weights do not show the number of heads
 
@@ -86,7 +86,7 @@ def read(source: str) -> Found:
             raise CheckpointError(
                 f"{source}: is a run folder of mt4ssl-bench already; use it as it is"
             )
-        from mt4ssl_bench.upstream.huggingface import read_huggingface
+        from mt4ssl_bench.upstream.checkpoints.hf_data2vec import read_huggingface
 
         return read_huggingface(source.removeprefix("hf:"))
     if not path.exists():

@@ -11,9 +11,9 @@ from torch import nn
 from mt4ssl_bench.data.corpus import phones_of, text_of
 from mt4ssl_bench.data.lexicon import UNKNOWN, Words, cmudict_digest, named_lexicon, pronounce
 from mt4ssl_bench.downstream.config import CTCConfig, TaskConfig
-from mt4ssl_bench.downstream.ctc import CTCTask
-from mt4ssl_bench.downstream.heads import LinearHead
-from mt4ssl_bench.downstream.units import Phonemes, Units, drop_stress
+from mt4ssl_bench.downstream.heads.ctc import CTCTask
+from mt4ssl_bench.downstream.heads.linear import LinearHead
+from mt4ssl_bench.downstream.heads.units import Phonemes, Units, drop_stress
 from mt4ssl_bench.results.metrics import METRICS, Score
 from mt4ssl_bench.settings import file_digest
 

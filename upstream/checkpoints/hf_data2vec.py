@@ -5,10 +5,10 @@ from typing import Any
 
 from mt4ssl_bench.encoders.hf_model import import_transformers, load_model
 from mt4ssl_bench.errors import CheckpointError
-from mt4ssl_bench.upstream.foreign import Found, tensors
+from mt4ssl_bench.upstream.checkpoints.untrusted import Found, tensors
+from mt4ssl_bench.upstream.checkpoints.weight_names import rename
 from mt4ssl_bench.upstream.frontend import EPS, KERNELS, STRIDES
 from mt4ssl_bench.upstream.model import MT4SSL
-from mt4ssl_bench.upstream.names import rename
 
 KIND = "data2vec-audio"
 _FIELDS = {  # EncoderConfig's field -> Data2VecAudioConfig's

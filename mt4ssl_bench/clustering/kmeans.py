@@ -18,6 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mt4ssl_bench.clustering.purity import measure
+from mt4ssl_bench.clustering.shared_parts import Arrays, Parts, one_at_a_time
 from mt4ssl_bench.config import load, to_dict
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.alignment import TIER, read_alignment
@@ -29,11 +31,9 @@ from mt4ssl_bench.encoders.protocol import Features, Upstream
 from mt4ssl_bench.errors import ConfigError, CorpusError
 from mt4ssl_bench.features.forward_pass import Pass
 from mt4ssl_bench.features.units import nearest_centre, normalized
-from mt4ssl_bench.parts import Arrays, Parts, one_at_a_time
 from mt4ssl_bench.training.distributed import ALONE, World, joined
 from mt4ssl_bench.upstream.config import OfflineConfig, PretrainConfig, check
 from mt4ssl_bench.upstream.frontend import RECEPTIVE_FIELD, STRIDE, frame_count
-from mt4ssl_bench.upstream.purity import measure
 from mt4ssl_bench.wheels import import_torchaudio
 
 LOGGER = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ import torch
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.device import pick_device
 from mt4ssl_bench.downstream.config import rates
-from mt4ssl_bench.downstream.frozen import pass_of
 from mt4ssl_bench.downstream.plan import ROLES, Job, plan
+from mt4ssl_bench.downstream.training.frozen import pass_of
 from mt4ssl_bench.encoders.finetuning import check_trainable
 from mt4ssl_bench.encoders.load import load_each
 from mt4ssl_bench.encoders.protocol import Upstream

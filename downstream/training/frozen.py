@@ -10,12 +10,17 @@ import torch.nn.functional as F
 from torch import nn
 
 from mt4ssl_bench import results
-from mt4ssl_bench.downstream.checks import learnable
 from mt4ssl_bench.downstream.plan import ROLES, Job
-from mt4ssl_bench.downstream.record import Clock
-from mt4ssl_bench.downstream.saved import Training, meta_of, read_finished, save_model
-from mt4ssl_bench.downstream.sweep import Split, Sweep, Trial
+from mt4ssl_bench.downstream.reference_checks import learnable
 from mt4ssl_bench.downstream.task import Task, Trained
+from mt4ssl_bench.downstream.training.saved_model import (
+    Training,
+    meta_of,
+    read_finished,
+    save_model,
+)
+from mt4ssl_bench.downstream.training.sweep import Split, Sweep, Trial
+from mt4ssl_bench.downstream.write_record import Clock
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import TrainingError
 from mt4ssl_bench.features.forward_pass import Pass

@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from mt4ssl_bench.downstream.config import DecodeConfig, WordDecodeConfig
-from mt4ssl_bench.downstream.units import BLANK, Characters, Phonemes, Units
+from mt4ssl_bench.downstream.heads.units import BLANK, Characters, Phonemes, Units
 from mt4ssl_bench.errors import ConfigError, lines
 
 NO_WHEEL = (3, 13)  # the first Python without a wheel of flashlight-text

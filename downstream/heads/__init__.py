@@ -1,0 +1,1 @@
+"""What tasks are made of: heads, CTC, units, beam search, SpecAugment."""

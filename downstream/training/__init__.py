@@ -1,0 +1,1 @@
+"""How heads are trained: frozen sweeps, fine-tuning, and the models that they leave."""

@@ -1,0 +1,1 @@
+"""Offline targets: k-means over features, and how good its clusters are."""

@@ -1,0 +1,1 @@
+"""MT4SSL weights on disk: run folders, conversion, export, other toolkits' checkpoints."""
