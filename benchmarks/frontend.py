@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mt4ssl_bench.data.frame_grid import STRIDES
 from mt4ssl_bench.upstream.config import FrontendConfig
-from mt4ssl_bench.upstream.frontend import STRIDES, Frontend
+from mt4ssl_bench.upstream.frontend import Frontend
 
 SECONDS, UTTERANCES, PAIRS = 4, 4, 9
 

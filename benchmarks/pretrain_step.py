@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mt4ssl_bench.config import load
+from mt4ssl_bench.data.frame_grid import KERNELS, STRIDES, frame_count
 from mt4ssl_bench.training.optim import build_optimizer
 from mt4ssl_bench.upstream.config import PretrainConfig
-from mt4ssl_bench.upstream.frontend import KERNELS, STRIDES, frame_count
 from mt4ssl_bench.upstream.masking import draw_masks
 from mt4ssl_bench.upstream.model import MT4SSL
 

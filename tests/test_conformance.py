@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mt4ssl_bench.clustering.config import OfflineConfig
 from mt4ssl_bench.training.optim import OptimConfig, factor
 from mt4ssl_bench.upstream import targets
 from mt4ssl_bench.upstream.checkpoints.weight_names import from_official, rename
@@ -14,7 +15,6 @@ from mt4ssl_bench.upstream.config import (
     EncoderConfig,
     FrontendConfig,
     MaskingConfig,
-    OfflineConfig,
     OnlineConfig,
     PretrainConfig,
     TargetsConfig,

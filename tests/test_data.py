@@ -11,11 +11,12 @@ import torch
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cuts import write_cuts
+from mt4ssl_bench.data.frame_grid import STRIDE, frame_count, frame_counts
 from mt4ssl_bench.data.labels import LabelInfo, LabelStore, write_labels
 from mt4ssl_bench.errors import CheckpointError, CorpusError
 from mt4ssl_bench.upstream.batches import PretrainData
 from mt4ssl_bench.upstream.config import DataConfig
-from mt4ssl_bench.upstream.frontend import STRIDE, frame_count, frame_counts, normalize
+from mt4ssl_bench.upstream.waveforms import normalize
 
 CONFIG = DataConfig(batch_seconds=6, max_seconds=1.0, min_seconds=0.5, workers=0)
 

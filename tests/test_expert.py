@@ -10,8 +10,9 @@ from mt4ssl_bench.config import load, to_dict
 from mt4ssl_bench.device import pick_device
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.errors import CheckpointError, ConfigError, UpstreamError
+from mt4ssl_bench.upstream.checkpoints.checkpoint_file import KIND
 from mt4ssl_bench.upstream.config import PretrainConfig
-from mt4ssl_bench.upstream.expert import KIND, UpstreamExpert, register
+from mt4ssl_bench.upstream.expert import UpstreamExpert, register
 from mt4ssl_bench.upstream.model import MT4SSL
 
 TOY = str(Path(__file__).parent / "data" / "toy.yaml")

@@ -11,6 +11,7 @@ import soundfile
 import torch
 from safetensors import safe_open
 
+from mt4ssl_bench.clustering.config import OfflineConfig
 from mt4ssl_bench.clustering.kmeans import make_labels
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.encoders.load import load_upstream
@@ -19,7 +20,6 @@ from mt4ssl_bench.errors import CheckpointError, ConfigError, CorpusError
 from mt4ssl_bench.features import extract as job
 from mt4ssl_bench.features.extract import extract
 from mt4ssl_bench.features.forward_pass import Pass
-from mt4ssl_bench.upstream.config import OfflineConfig
 
 TOY = f"random:{Path(__file__).parent / 'data' / 'toy.yaml'}"
 

@@ -90,7 +90,8 @@ def test_masks_need_a_generator_and_depend_on_it_alone() -> None:
 def test_s3prls_models_are_trained_through_their_hub(tmp_path: Path) -> None:
     from mt4ssl_bench.encoders.finetuning import TunedForeign
     from mt4ssl_bench.encoders.s3prl_model import S3PRLUpstream
-    from mt4ssl_bench.upstream.expert import KIND, register
+    from mt4ssl_bench.upstream.checkpoints.checkpoint_file import KIND
+    from mt4ssl_bench.upstream.expert import register
 
     register()
     ours = load_upstream(TOY)

@@ -5,9 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mt4ssl_bench.upstream import frontend as module
+from mt4ssl_bench.data.frame_grid import STRIDES, frame_count, frame_counts
+from mt4ssl_bench.upstream import kernels
 from mt4ssl_bench.upstream.config import FrontendConfig
-from mt4ssl_bench.upstream.frontend import STRIDES, Frontend, frame_count, frame_counts, normalize
+from mt4ssl_bench.upstream.frontend import Frontend
+from mt4ssl_bench.upstream.waveforms import normalize
 
 
 def plain(frontend: Frontend, waveforms: Tensor) -> Tensor:
@@ -22,7 +24,7 @@ def plain(frontend: Frontend, waveforms: Tensor) -> Tensor:
 def test_outputs_and_gradients_equal_torch_convolutions(
     samples: int, tile: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "TILE", tile)
+    monkeypatch.setattr(kernels, "TILE", tile)
     torch.manual_seed(0)
     frontend = Frontend(FrontendConfig(channels=8), dim=8).double()
     waveforms = torch.randn(2, samples, dtype=torch.float64)

@@ -10,14 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from mt4ssl_bench.downstream.config import RecurrentHeadConfig
-from mt4ssl_bench.downstream.heads.linear import (
-    LinearHead,
-    PooledHead,
-    RecurrentHead,
-    WeightedSum,
-    run_heads,
-)
+from mt4ssl_bench.downstream.heads.linear import LinearHead
+from mt4ssl_bench.downstream.heads.pooled import PooledHead
+from mt4ssl_bench.downstream.heads.recurrent import RecurrentHead
+from mt4ssl_bench.downstream.heads.run_heads import run_heads
 from mt4ssl_bench.downstream.heads.spec_augment import augment
+from mt4ssl_bench.downstream.heads.weighted_sum import WeightedSum
 
 LAYERS, DIM, OUTPUTS = 4, 24, 9
 LENGTHS = torch.tensor([31, 47, 12])  # not sorted, as batches come

@@ -23,8 +23,10 @@ from mt4ssl_bench.encoders.s3prl_model import S3PRLUpstream
 from mt4ssl_bench.errors import BenchError, CheckpointError, UpstreamError
 from mt4ssl_bench.results.leaderboard import Leaderboard
 from mt4ssl_bench.upstream import expert
+from mt4ssl_bench.upstream.checkpoints import encoder_adapter
+from mt4ssl_bench.upstream.checkpoints.checkpoint_file import KIND
 from mt4ssl_bench.upstream.config import PretrainConfig
-from mt4ssl_bench.upstream.expert import KIND, UpstreamExpert, register
+from mt4ssl_bench.upstream.expert import UpstreamExpert, register
 from mt4ssl_bench.upstream.model import MT4SSL
 
 ROOT = Path(__file__).parent.parent
@@ -304,7 +306,7 @@ def test_long_audio_is_encoded_in_windows_that_give_the_same_frames(
     waves = [torch.randn(48_123), torch.randn(9_000)]
     with torch.no_grad():
         whole = model(waves)["hidden_states"]
-        monkeypatch.setattr(expert, "WINDOW", 60)
+        monkeypatch.setattr(encoder_adapter, "WINDOW", 60)
         windows = model(waves)["hidden_states"]
     assert [h.shape for h in windows] == [h.shape for h in whole] == [(2, 150, 32)] * 3
     # three windows of 50 frames; the positional convolutions see 18 frames to each side

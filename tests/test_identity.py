@@ -20,10 +20,10 @@ from mt4ssl_bench.encoders.identity import describe, imported
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import BenchError
+from mt4ssl_bench.upstream.checkpoints.checkpoint_file import KIND
 from mt4ssl_bench.upstream.checkpoints.convert import convert
 from mt4ssl_bench.upstream.checkpoints.export import to_s3prl
 from mt4ssl_bench.upstream.config import PretrainConfig
-from mt4ssl_bench.upstream.expert import KIND
 from mt4ssl_bench.upstream.model import MT4SSL
 
 TOY = str(Path(__file__).parent / "data" / "toy.yaml")

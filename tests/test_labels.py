@@ -11,14 +11,15 @@ import torch
 from sklearn.cluster import KMeans
 
 from mt4ssl_bench.clustering import shared_parts
-from mt4ssl_bench.clustering.kmeans import FeatureSource, joint_digest, make_labels, mfcc
+from mt4ssl_bench.clustering.config import OfflineConfig
+from mt4ssl_bench.clustering.kmeans import FeatureSource, joint_digest, make_labels
+from mt4ssl_bench.clustering.mfcc import mfcc
 from mt4ssl_bench.corpora.prepare import prepare_table
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import Corpus
+from mt4ssl_bench.data.frame_grid import frame_count
 from mt4ssl_bench.data.labels import LabelInfo, LabelStore, write_labels
 from mt4ssl_bench.errors import CheckpointError, ConfigError, CorpusError
-from mt4ssl_bench.upstream.config import OfflineConfig
-from mt4ssl_bench.upstream.frontend import frame_count
 
 CONFIG = OfflineConfig(clusters=6)
 TOY = str(Path(__file__).parent / "data" / "toy.yaml")
@@ -194,7 +195,11 @@ def test_interrupted_labelling_goes_on_where_it_was(
 def test_two_processes_share_the_labelling(corpus: Corpus, tmp_path: Path) -> None:
     script = tmp_path / "small_parts.py"
     script.write_text(
-        "from mt4ssl_bench import cli, parts\nparts.ITEMS = 4\ncli.main()\n", encoding="utf-8"
+        "from mt4ssl_bench.cli.app import main\n"
+        "from mt4ssl_bench.clustering import shared_parts\n"
+        "shared_parts.ITEMS = 4\n"
+        "main()\n",
+        encoding="utf-8",
     )
     keys = ["kmeans", TOY, f"data.corpus={corpus.root}", "targets.offline.clusters=6"]
     torchrun = [

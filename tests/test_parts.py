@@ -55,5 +55,5 @@ class Waiting(World):
         self.meanwhile()
         return list(values)
 
-    def shared_parts(self, folder: Path) -> Parts:
+    def parts(self, folder: Path) -> Parts:
         return Parts(folder, self)

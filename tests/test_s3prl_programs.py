@@ -16,8 +16,8 @@ from mt4ssl_bench.config import load, to_dict
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.encoders.s3prl_programs import _load, run
 from mt4ssl_bench.errors import ConfigError
+from mt4ssl_bench.upstream.checkpoints.checkpoint_file import KIND
 from mt4ssl_bench.upstream.config import PretrainConfig
-from mt4ssl_bench.upstream.expert import KIND
 from mt4ssl_bench.upstream.model import MT4SSL
 
 TOY = str(Path(__file__).parent / "data" / "toy.yaml")

@@ -17,14 +17,15 @@ import pytest
 from lhotse import CutSet
 
 from mt4ssl_bench.cli.app import app
+from mt4ssl_bench.clustering.config import OfflineConfig
 from mt4ssl_bench.corpora.shard import shard_corpus
 from mt4ssl_bench.data import audio, remote
 from mt4ssl_bench.data.corpus import Corpus, text_of, write_corpus
+from mt4ssl_bench.data.frame_grid import frame_count
 from mt4ssl_bench.data.labels import CarriedLabels, LabelInfo, LabelStore, write_labels
 from mt4ssl_bench.errors import CheckpointError, ConfigError, CorpusError
 from mt4ssl_bench.upstream.batches import Batch, PretrainData
-from mt4ssl_bench.upstream.config import DataConfig, OfflineConfig, PretrainConfig, TargetsConfig
-from mt4ssl_bench.upstream.frontend import frame_count
+from mt4ssl_bench.upstream.config import DataConfig, PretrainConfig, TargetsConfig
 from mt4ssl_bench.upstream.pretrain import open_labels
 
 CONFIG = DataConfig(batch_seconds=6, max_seconds=1.0, min_seconds=0.5, workers=0)

@@ -12,7 +12,9 @@ import torch
 
 from mt4ssl_bench import threads
 from mt4ssl_bench.downstream.config import RecurrentHeadConfig
-from mt4ssl_bench.downstream.heads.linear import LinearHead, RecurrentHead, serial
+from mt4ssl_bench.downstream.heads.linear import LinearHead
+from mt4ssl_bench.downstream.heads.recurrent import RecurrentHead
+from mt4ssl_bench.downstream.heads.run_heads import serial
 
 WAITING = {"GOMP_SPINCOUNT": threads.SPINS, "KMP_BLOCKTIME": threads.BLOCKTIME}
 

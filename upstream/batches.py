@@ -19,10 +19,11 @@ from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.batches import Batches, Stream, pad
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cuts import Joined
+from mt4ssl_bench.data.frame_grid import STRIDE, frame_count
 from mt4ssl_bench.data.labels import CarriedLabels, LabelStore
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.upstream.config import DataConfig
-from mt4ssl_bench.upstream.frontend import STRIDE, frame_count, normalize
+from mt4ssl_bench.upstream.waveforms import normalize
 
 LOGGER = logging.getLogger(__name__)
 TRIES = 100  # utterances tried in place of a batch that cannot be read, before the run stops

@@ -1,8 +1,8 @@
 """What a pretraining recipe may say: the defaults are the paper's Base model (Ma et al., arXiv 2211.07321)."""
 
 from dataclasses import dataclass, field
-from typing import Literal
 
+from mt4ssl_bench.clustering.config import OfflineConfig
 from mt4ssl_bench.config import (
     AT_LEAST_1,
     NOT_NEGATIVE,
@@ -54,21 +54,6 @@ class MaskingConfig:
     clones: int = (
         1  # masked views of each utterance per pass; front end and teacher run once for all
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class OfflineConfig:
-    """k-means labels, predicted by cross entropy (HuBERT's way)."""
-
-    weight: float = 1.0  # 0 leaves the extractor out
-    clusters: int = 500
-    features: str = "mfcc"  # or any upstream that evaluate knows: a run folder, a hub name
-    layer: int = -1  # of that upstream's hidden states
-    normalize: Literal["none", "utterance"] = (
-        "none"  # mean and variance of each feature over its utterance
-    )
-    max_frames: int = 2_000_000  # frames that k-means is fitted on, a seeded sample
-    labels: str | None = None  # a label store; made from the corpus when not given
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mt4ssl_bench.upstream.config import EncoderConfig
-from mt4ssl_bench.upstream.frontend import EPS
-from mt4ssl_bench.upstream.kernels import attention, dropout
+from mt4ssl_bench.upstream.kernels import EPS, attention, dropout
 
 
 def take(x: Tensor, at: Tensor) -> Tensor:

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from mt4ssl_bench.config import from_dict
 from mt4ssl_bench.errors import CheckpointError, ConfigError, some
+from mt4ssl_bench.upstream.checkpoints.checkpoint_file import read_checkpoint
 from mt4ssl_bench.upstream.checkpoints.weight_names import TEACHER
 from mt4ssl_bench.upstream.config import PretrainConfig
-from mt4ssl_bench.upstream.expert import read_checkpoint
 from mt4ssl_bench.upstream.model import MT4SSL
 
 LOGGER = logging.getLogger(__name__)

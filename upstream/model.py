@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mt4ssl_bench.data.frame_grid import frame_counts
 from mt4ssl_bench.upstream.config import PretrainConfig
 from mt4ssl_bench.upstream.encoder import Encoder
-from mt4ssl_bench.upstream.frontend import Frontend, frame_counts
+from mt4ssl_bench.upstream.frontend import Frontend
 from mt4ssl_bench.upstream.targets import TargetExtractor, build_extractors
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from mt4ssl_bench.clustering.kmeans import joint_digest, make_labels
 from mt4ssl_bench.config import load, to_dict
 from mt4ssl_bench.data.corpus import Corpus
+from mt4ssl_bench.data.frame_grid import frame_counts
 from mt4ssl_bench.data.labels import CarriedLabels, LabelStore
 from mt4ssl_bench.data.remote import is_url
 from mt4ssl_bench.errors import ConfigError, TrainingError
@@ -22,10 +23,9 @@ from mt4ssl_bench.training.distributed import ALONE, World, joined, no_sync
 from mt4ssl_bench.training.fit import Fit, FitReport, Hooks, Scaling, StepLoss
 from mt4ssl_bench.training.run_folder import RunFolder
 from mt4ssl_bench.upstream.batches import Batch, PretrainData
+from mt4ssl_bench.upstream.checkpoints.checkpoint_file import KIND
 from mt4ssl_bench.upstream.config import PretrainConfig, check
 from mt4ssl_bench.upstream.encoder import EncoderLayer
-from mt4ssl_bench.upstream.expert import KIND
-from mt4ssl_bench.upstream.frontend import frame_counts
 from mt4ssl_bench.upstream.init_weights import start_from
 from mt4ssl_bench.upstream.masking import draw_masks
 from mt4ssl_bench.upstream.model import MT4SSL, Losses

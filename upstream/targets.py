@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mt4ssl_bench.upstream.config import OfflineConfig, OnlineConfig
+from mt4ssl_bench.clustering.config import OfflineConfig
+from mt4ssl_bench.upstream.config import OnlineConfig
 from mt4ssl_bench.upstream.encoder import Encoder
-from mt4ssl_bench.upstream.frontend import EPS
+from mt4ssl_bench.upstream.kernels import EPS
 
 
 class TargetExtractor(nn.Module, ABC):

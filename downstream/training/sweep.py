@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mt4ssl_bench.data.batches import Batches, endless
 from mt4ssl_bench.downstream.config import rates
-from mt4ssl_bench.downstream.heads.linear import run_heads, serial
+from mt4ssl_bench.downstream.heads.run_heads import run_heads, serial
 from mt4ssl_bench.downstream.task import Answers, Task
 from mt4ssl_bench.errors import TrainingError
 from mt4ssl_bench.features.file import FeatureSet

@@ -72,7 +72,7 @@ def kmeans(
 
     mt4ssl-bench kmeans mt4ssl_tiny data.corpus=corpora/mine targets.offline.features=runs/first targets.offline.layer=3 --out labels/second
     """  # noqa: E501 - the example must stay one line
-    from mt4ssl_bench.clustering.kmeans import kmeans as run
+    from mt4ssl_bench.upstream.offline_labels import kmeans as run
 
     for key, value in run(
         recipe, *(keys or []), out=out, alignment=alignment, tier=tier, device=device

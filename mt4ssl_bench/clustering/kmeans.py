@@ -8,7 +8,6 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -18,64 +17,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mt4ssl_bench.clustering.purity import measure
+from mt4ssl_bench.clustering.config import OfflineConfig
+from mt4ssl_bench.clustering.mfcc import MFCC
 from mt4ssl_bench.clustering.shared_parts import Arrays, Parts, one_at_a_time
-from mt4ssl_bench.config import load, to_dict
+from mt4ssl_bench.config import to_dict
 from mt4ssl_bench.data import audio
-from mt4ssl_bench.data.alignment import TIER, read_alignment
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cuts import Joined
+from mt4ssl_bench.data.frame_grid import RECEPTIVE_FIELD, STRIDE, frame_count
 from mt4ssl_bench.data.labels import LabelInfo, LabelStore, write_labels
 from mt4ssl_bench.encoders.load import load_upstream
-from mt4ssl_bench.encoders.protocol import Features, Upstream
+from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import ConfigError, CorpusError
 from mt4ssl_bench.features.forward_pass import Pass
 from mt4ssl_bench.features.units import nearest_centre, normalized
-from mt4ssl_bench.training.distributed import ALONE, World, joined
-from mt4ssl_bench.upstream.config import OfflineConfig, PretrainConfig, check
-from mt4ssl_bench.upstream.frontend import RECEPTIVE_FIELD, STRIDE, frame_count
-from mt4ssl_bench.wheels import import_torchaudio
+from mt4ssl_bench.training.distributed import ALONE, World
 
 LOGGER = logging.getLogger(__name__)
 CENTRES = "centres.npz"
 SHORTEST = RECEPTIVE_FIELD / audio.RATE  # seconds: shorter cuts have no frame
 SAMPLED = 1.5  # frames read for the fit, over max_frames, so that the sample covers many utterances
-
-
-def mfcc(samples: NDArray[np.float32]) -> Tensor:
-    """Return (T, 39): 13 MFCC, deltas and double deltas of 16 kHz audio (N,), at 50 Hz.
-
-    Kaldi's 25 ms window every 10 ms, as HuBERT's first iteration; every second frame is kept, and frame t then covers
-    the very samples that frame t of the front end sees.
-    """
-    wave = (
-        torch.from_numpy(samples)[None] * 32768.0
-    )  # Kaldi's range: the log energies then stay above its floor
-    torchaudio = import_torchaudio("MFCC features")
-    static = torchaudio.compliance.kaldi.mfcc(
-        wave, sample_frequency=audio.RATE, use_energy=False
-    ).t()[None]
-    delta = torchaudio.functional.compute_deltas(static)
-    both = torch.cat([static, delta, torchaudio.functional.compute_deltas(delta)], dim=1)[
-        0
-    ].t()  # (2T, 39)
-    return both[::2].contiguous()[: frame_count(len(samples))]
-
-
-class MFCC:
-    """mfcc() behind the Upstream protocol."""
-
-    name = fingerprint = "mfcc"
-    num_layers, dim, stride, parameters = 1, 39, STRIDE, 0
-
-    def extract(self, waveforms: Tensor, lengths: Tensor) -> Features:
-        """See Upstream.extract."""
-        rows = [
-            mfcc(wave[:n].cpu().numpy())
-            for wave, n in zip(waveforms, lengths.tolist(), strict=True)
-        ]
-        layers = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)[None]
-        return Features(layers, torch.tensor([len(row) for row in rows]))
 
 
 class FeatureSource:
@@ -291,32 +252,3 @@ def _collect(parts: Parts, folder: Path, info: LabelInfo) -> LabelStore:
         folder, len(seen), counts.sum(), report["clusters_used"], info.clusters, report["perplexity"], entropy,
     )  # fmt: skip
     return store.report(report)
-
-
-def kmeans(
-    recipe: str,
-    *keys: str,
-    out: Path | None = None,
-    alignment: Path | None = None,
-    tier: str = TIER,
-    device: str = "auto",
-) -> dict[str, Any]:
-    """Make the labels of a pretraining recipe; returns what is known of them, and of phones where these have times."""
-    config = check(load(PretrainConfig, recipe, keys))
-    if not config.data.corpus:
-        raise ConfigError("data.corpus: no corpus named; for example data.corpus=corpora/mine")
-    corpora = [Corpus.open(path) for path in config.data.corpus]
-    splits, offline = (config.data.train, config.data.valid), config.targets.offline
-    # a damaged file shows before any computation
-    phones = read_alignment(alignment, tier) if alignment else None
-    with joined(device) as world:
-        store = make_labels(corpora, splits, offline, out=out, seed=config.fit.seed, world=world)
-        if phones and world.main:
-            store = store.report(measure(store, phones))
-    facts = asdict(store.info)
-    report = facts.pop("report")
-    if "pnmi" not in report:
-        report["phones"] = (
-            "no purity or PNMI without phones in time; --alignment takes a CTM file or TextGrid files"
-        )
-    return {"folder": str(store.folder), **facts, **report}

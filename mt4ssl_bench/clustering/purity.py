@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from mt4ssl_bench.data.alignment import Alignment, Segment
 from mt4ssl_bench.data.audio import RATE
+from mt4ssl_bench.data.frame_grid import RECEPTIVE_FIELD, STRIDE
 from mt4ssl_bench.data.labels import LabelStore
 from mt4ssl_bench.errors import CorpusError
-from mt4ssl_bench.upstream.frontend import RECEPTIVE_FIELD, STRIDE
 
 LOGGER = logging.getLogger(__name__)
 

@@ -59,14 +59,14 @@ class Loader(Protocol):
 LOADERS: Registry[Loader] = Registry(
     "kind of upstream",
     {
-        "checkpoint": "mt4ssl_bench.upstream.expert:load_checkpoint",
+        "checkpoint": "mt4ssl_bench.upstream.checkpoints.encoder_adapter:load_checkpoint",
         "mt4ssl": "mt4ssl_bench.upstream.expert:load_default",
         # the names that register() adds to s3prl's hub
-        "mt4ssl_local": "mt4ssl_bench.upstream.expert:load_checkpoint",
+        "mt4ssl_local": "mt4ssl_bench.upstream.checkpoints.encoder_adapter:load_checkpoint",
         "mt4ssl_url": "mt4ssl_bench.upstream.expert:load_custom",
         "mt4ssl_custom": "mt4ssl_bench.upstream.expert:load_custom",
         "hf": "mt4ssl_bench.encoders.hf_model:load_huggingface",
-        "random": "mt4ssl_bench.upstream.expert:load_random",
+        "random": "mt4ssl_bench.upstream.checkpoints.encoder_adapter:load_random",
         "file": "mt4ssl_bench.encoders.user_file:load_file",
         "s3prl": "mt4ssl_bench.encoders.s3prl_model:load_s3prl",
     },

@@ -52,7 +52,7 @@ CODEBOOKS: Registry[Callable[[Path], Codebook]] = Registry(
     "codebook", {"kmeans": "mt4ssl_bench.features.units:Codebook"}
 )
 MODELS: Registry[Callable[[], Upstream]] = Registry(
-    "features", {"mfcc": "mt4ssl_bench.clustering.kmeans:MFCC"}
+    "features", {"mfcc": "mt4ssl_bench.clustering.mfcc:MFCC"}
 )
 
 

@@ -11,11 +11,12 @@ from torch import Tensor
 from mt4ssl_bench import checkpoint
 from mt4ssl_bench.config import load, to_dict
 from mt4ssl_bench.errors import CheckpointError, ConfigError, some
+from mt4ssl_bench.upstream.checkpoints.checkpoint_file import KIND
+from mt4ssl_bench.upstream.checkpoints.encoder_adapter import fingerprint
 from mt4ssl_bench.upstream.checkpoints.fairseq_checkpoint import read_fairseq
 from mt4ssl_bench.upstream.checkpoints.untrusted import Found
 from mt4ssl_bench.upstream.checkpoints.weight_names import TEACHER
 from mt4ssl_bench.upstream.config import PretrainConfig, check
-from mt4ssl_bench.upstream.expert import KIND, fingerprint
 from mt4ssl_bench.upstream.model import MT4SSL
 
 HEAD_DIM = 64  # of every published model of this family; weights do not show the number of heads

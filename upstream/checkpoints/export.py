@@ -13,7 +13,8 @@ from mt4ssl_bench.errors import CheckpointError, ConfigError
 from mt4ssl_bench.results.leaderboard import Leaderboard
 from mt4ssl_bench.results.record import Result, load_all
 from mt4ssl_bench.text import markdown
-from mt4ssl_bench.upstream.expert import fingerprint, read_checkpoint, read_model
+from mt4ssl_bench.upstream.checkpoints.checkpoint_file import read_checkpoint, read_model
+from mt4ssl_bench.upstream.checkpoints.encoder_adapter import fingerprint
 
 KEPT = (
     "kind",

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mt4ssl_bench.data.frame_grid import KERNELS, STRIDES
 from mt4ssl_bench.errors import CheckpointError
 from mt4ssl_bench.upstream.checkpoints.untrusted import Found, plain, read_foreign, tensors
 from mt4ssl_bench.upstream.checkpoints.weight_names import from_official
-from mt4ssl_bench.upstream.frontend import KERNELS, STRIDES
 
 # fairseq's setting -> our recipe key; what is not listed has no counterpart or follows from the shapes of the weights
 _SETTINGS = {

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from mt4ssl_bench.config import from_dict
+from mt4ssl_bench.data.frame_grid import frame_counts
 from mt4ssl_bench.encoders.finetuning import TuneConfig
 from mt4ssl_bench.encoders.protocol import Features
 from mt4ssl_bench.upstream.config import MaskingConfig, PretrainConfig, TargetsConfig
-from mt4ssl_bench.upstream.expert import check_waveforms
-from mt4ssl_bench.upstream.frontend import frame_counts, normalize
 from mt4ssl_bench.upstream.masking import draw_masks
 from mt4ssl_bench.upstream.model import MT4SSL, padding_mask
+from mt4ssl_bench.upstream.waveforms import check_waveforms, normalize
 
 
 class TunedMT4SSL(nn.Module):

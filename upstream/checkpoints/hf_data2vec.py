@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+from mt4ssl_bench.data.frame_grid import KERNELS, STRIDES
 from mt4ssl_bench.encoders.hf_model import import_transformers, load_model
 from mt4ssl_bench.errors import CheckpointError
 from mt4ssl_bench.upstream.checkpoints.untrusted import Found, tensors
 from mt4ssl_bench.upstream.checkpoints.weight_names import rename
-from mt4ssl_bench.upstream.frontend import EPS, KERNELS, STRIDES
+from mt4ssl_bench.upstream.kernels import EPS
 from mt4ssl_bench.upstream.model import MT4SSL
 
 KIND = "data2vec-audio"

@@ -1,0 +1,49 @@
+"""The recurrent head of speech recognition: projection, BiLSTM, linear."""
+
+import torch
+from torch import Tensor, nn
+
+from mt4ssl_bench.downstream.config import RecurrentHeadConfig
+from mt4ssl_bench.downstream.heads.spec_augment import augment
+from mt4ssl_bench.downstream.heads.weighted_sum import WeightedSum
+
+
+class RecurrentHead(nn.Module):
+    """Linear, bidirectional LSTM layers, Linear (SUPERB's ASR head), with SpecAugment on the features in training."""
+
+    def __init__(
+        self, num_layers: int, dim: int, outputs: int, config: RecurrentHeadConfig
+    ) -> None:
+        super().__init__()
+        self.spec_augment = config.spec_augment
+        self.sum = WeightedSum(num_layers, layer_norm=config.layer_norm)
+        self.projection = nn.Linear(dim, config.projection)
+        sizes = [config.projection] + [2 * config.hidden] * (config.lstm_layers - 1)
+        self.forwards = nn.ModuleList(
+            nn.LSTM(size, config.hidden, batch_first=True) for size in sizes
+        )
+        self.backwards = nn.ModuleList(
+            nn.LSTM(size, config.hidden, batch_first=True) for size in sizes
+        )
+        self.dropout = nn.Dropout(config.dropout)
+        self.output = nn.Linear(2 * config.hidden, outputs)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (B, T, V) and their lengths (B,)."""
+        x = self.sum(features)
+        if self.spec_augment and self.training:
+            x = augment(x, lengths)
+        x = self.projection(x)
+        for ahead, back in zip(self.forwards, self.backwards, strict=True):
+            # each row reversed by its own length: padding is read last, never first, and packing (4 x slower on a CPU
+            # at this size) is not needed
+            reverse = flip(back(flip(x, lengths))[0], lengths)
+            x = self.dropout(torch.cat([ahead(x)[0], reverse], dim=-1))
+        return self.output(x), lengths
+
+
+def flip(x: Tensor, lengths: Tensor) -> Tensor:
+    """Return x (B, T, D) with the real frames of each row in reverse order, the padding where it was."""
+    time = torch.arange(x.shape[1], device=x.device)[None]
+    index = torch.where(time < lengths[:, None], lengths[:, None] - 1 - time, time)
+    return x.gather(1, index[..., None].expand_as(x))

@@ -1,0 +1,35 @@
+"""The softmax-weighted sum over hidden states, one weight for each layer."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class WeightedSum(nn.Module):
+    """One scalar per hidden state, initially zero, softmax over them (s3prl's Featurizer)."""
+
+    def __init__(self, num_layers: int, *, layer_norm: bool) -> None:
+        super().__init__()
+        self.scores = nn.Parameter(torch.zeros(num_layers))
+        self.layer_norm = layer_norm
+
+    @property
+    def weights(self) -> Tensor:
+        """Return the weights (L,), which sum to one."""
+        return self.scores.softmax(0)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return (B, T, D) of features (B, T, L, D)."""
+        return weigh([self], features)[0]
+
+
+def weigh(sums: Sequence[WeightedSum], features: Tensor) -> Tensor:
+    """Return K weighted sums (K, B, T, D) of features (B, T, L, D), which are read once for all of them."""
+    if sums[0].layer_norm:
+        features = F.layer_norm(features, features.shape[-1:])
+    frames = features.flatten(0, 1)  # (N, L, D)
+    weights = torch.stack([each.weights for each in sums]).expand(len(frames), -1, -1)  # (N, K, L)
+    x = torch.bmm(weights, frames)  # (N, K, D); matmul would copy the features into another layout
+    return x.transpose(0, 1).reshape(len(sums), *features.shape[:2], -1)
