@@ -320,7 +320,7 @@ def test_a_dry_run_says_what_is_missing_and_writes_nothing(
         run_folder.discard(path)
 
     for module in ("frozen", "finetune"):
-        monkeypatch.setattr(f"mt4ssl_bench.downstream.{module}.discard", weigh)
+        monkeypatch.setattr(f"mt4ssl_bench.downstream.training.{module}.discard", weigh)
     evaluate(["good"], [PHONEME, ASR, SPEAKER], corpus.root, out=tmp_path / "r", device="cpu")
     assert before.state / 2 == pytest.approx(max(sizes), rel=0.15)  # names and numbers come on top
     models = sum(file.stat().st_size for file in (tmp_path / "r" / "runs").rglob("model.pt"))
