@@ -13,13 +13,13 @@ from sklearn.cluster import KMeans
 from mt4ssl_bench.clustering import shared_parts
 from mt4ssl_bench.clustering.config import OfflineConfig
 from mt4ssl_bench.clustering.kmeans import FeatureSource, joint_digest, make_labels
-from mt4ssl_bench.clustering.mfcc import mfcc
 from mt4ssl_bench.corpora.prepare import prepare_table
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.frame_grid import frame_count
 from mt4ssl_bench.data.labels import LabelInfo, LabelStore, write_labels
 from mt4ssl_bench.errors import CheckpointError, ConfigError, CorpusError
+from mt4ssl_bench.features.mfcc import mfcc
 
 CONFIG = OfflineConfig(clusters=6)
 TOY = str(Path(__file__).parent / "data" / "toy.yaml")

@@ -24,7 +24,7 @@ def test_one_line_says_what_fits_and_what_to_run(what: str, tmp_path: Path) -> N
     soundfile.write(tmp_path / "a.wav", np.zeros(8_000), 8_000)
     calls = {
         "audio": "from pathlib import Path; from mt4ssl_bench.data import audio; audio.read_file(Path('a.wav'))",
-        "mfcc": "import numpy as n; from mt4ssl_bench.clustering.mfcc import mfcc; mfcc(n.zeros(9000, 'f'))",
+        "mfcc": "import numpy as n; from mt4ssl_bench.features.mfcc import mfcc; mfcc(n.zeros(9000, 'f'))",
     }
     body = calls.get(what, f"from mt4ssl_bench import load_upstream; load_upstream('{what}')")
     script = f"""

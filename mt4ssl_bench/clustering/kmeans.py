@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mt4ssl_bench.clustering.config import OfflineConfig
-from mt4ssl_bench.clustering.mfcc import MFCC
 from mt4ssl_bench.clustering.shared_parts import Arrays, Parts, one_at_a_time
 from mt4ssl_bench.config import to_dict
 from mt4ssl_bench.data import audio
@@ -30,6 +29,7 @@ from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import ConfigError, CorpusError
 from mt4ssl_bench.features.forward_pass import Pass
+from mt4ssl_bench.features.mfcc import MFCC
 from mt4ssl_bench.features.units import nearest_centre, normalized
 from mt4ssl_bench.training.distributed import ALONE, World
 

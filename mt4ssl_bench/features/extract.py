@@ -7,15 +7,14 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save
-from torch import Tensor
 
 from mt4ssl_bench.corpora.prepare import prepare_folder
 from mt4ssl_bench.data import audio
@@ -26,8 +25,9 @@ from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import BenchError, CheckpointError, ConfigError, CorpusError
 from mt4ssl_bench.features.forward_pass import Pass, Values
+from mt4ssl_bench.features.mfcc import MFCC
+from mt4ssl_bench.features.units import Codebook
 from mt4ssl_bench.files import write_text, written
-from mt4ssl_bench.registry import Registry
 
 LOGGER = logging.getLogger(__name__)
 SHARD_BYTES = (
@@ -35,25 +35,6 @@ SHARD_BYTES = (
 )  # of a file of features: what an interruption may cost, and what a program reads at once at most
 SHORTEST = 0.05  # seconds of audio that s3prl asks every upstream to take
 DTYPES = {"fp16": np.float16, "fp32": np.float32}
-
-
-class Codebook(Protocol):
-    """Units of the frames of one layer of one upstream."""
-
-    fingerprint: str
-    layer: int
-
-    def __call__(self, frames: Tensor) -> NDArray[np.int64]:
-        """Return the units (T,) of hidden states (T, D)."""
-        ...
-
-
-CODEBOOKS: Registry[Callable[[Path], Codebook]] = Registry(
-    "codebook", {"kmeans": "mt4ssl_bench.features.units:Codebook"}
-)
-MODELS: Registry[Callable[[], Upstream]] = Registry(
-    "features", {"mfcc": "mt4ssl_bench.clustering.mfcc:MFCC"}
-)
 
 
 def audio_cuts(
@@ -201,13 +182,9 @@ def extract(
     if units and layer is not None:
         raise ConfigError("--layer: goes without --units, whose codebook belongs to one layer")
     out, where = Path(out), pick_device(device)
-    codebook = CODEBOOKS.get("kmeans")(Path(units)) if units else None
+    codebook = Codebook(Path(units)) if units else None
     kind = codebook and codebook.fingerprint
-    model = (
-        MODELS.get("mfcc")()
-        if kind == upstream == "mfcc"
-        else load_upstream(upstream, device=where)
-    )
+    model = MFCC() if kind == upstream == "mfcc" else load_upstream(upstream, device=where)
     out.mkdir(parents=True, exist_ok=True)
     opened, cuts = audio_cuts(
         Path(corpus) if corpus else None, splits, Path(folder) if folder else None, out
