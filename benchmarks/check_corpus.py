@@ -1,6 +1,8 @@
-"""How much audio `check` looks at in a minute: copies of one FLAC corpus, headers alone and every sample decoded.
+"""How much audio `check` looks at in a minute: copies of one FLAC corpus, headers alone and every
+sample decoded.
 
-python benchmarks/check_corpus.py CORPUS [HOURS]      CORPUS is a prepared one, copied to HOURS (default 50)
+python benchmarks/check_corpus.py CORPUS [HOURS]      CORPUS is a prepared one, copied to HOURS
+(default 50)
 """
 
 import json
@@ -46,7 +48,8 @@ def main() -> None:
         held = corpus.info.splits["train"]
         seconds = 3600 * held.hours / held.utterances
         print(
-            f"{os.cpu_count()} cores; {held.utterances:,} FLAC files, {held.hours:.1f} h, {seconds:.1f} s each"
+            f"{os.cpu_count()} cores; {held.utterances:,} FLAC files, {held.hours:.1f} h, "
+            f"{seconds:.1f} s each"
         )
         for full, target in ((False, 200), (True, 20)):
             began = time.monotonic()
@@ -54,7 +57,8 @@ def main() -> None:
             rate = held.hours / (time.monotonic() - began) * 60
             what = "every sample" if full else "headers"
             print(
-                f"{what}: {rate:,.0f} h of audio a minute (target {target}), ratio {rate / target:.1f}"
+                f"{what}: {rate:,.0f} h of audio a minute (target {target}), ratio "
+                f"{rate / target:.1f}"
             )
 
 

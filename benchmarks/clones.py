@@ -1,10 +1,12 @@
-"""What several masks per pass buy: processor time to one validation loss, for masking.clones = 1, 2, 4.
+"""What several masks per pass buy: processor time to one validation loss, for masking.clones = 1,
+2, 4.
 
     python benchmarks/clones.py CORPUS [--recipe mt4ssl_tiny] [--seconds 300] [--clones 1 2 4]
 
-Each setting trains the same model on the same audio for the same processor time (time.process_time, so that other work
-on the machine counts little), with validation under one mask in all of them. The loss to reach is the best that every
-setting reached; prints when each reached it and its updates per second. Labels are made before the measured time.
+Each setting trains the same model on the same audio for the same processor time (time.process_time,
+so that other work on the machine counts little), with validation under one mask in all of them. The
+loss to reach is the best that every setting reached; prints when each reached it and its updates
+per second. Labels are made before the measured time.
 """
 
 import argparse
@@ -64,12 +66,14 @@ def main() -> None:
         for c, (points, _) in curves.items()
     }
     print(
-        f"{arguments.recipe}, {arguments.corpus.name}: processor seconds to a validation loss of {goal:.3f}"
+        f"{arguments.recipe}, {arguments.corpus.name}: processor seconds to a validation loss of "
+        f"{goal:.3f}"
     )
     for clones, (points, steps) in curves.items():
         print(
-            f"clones {clones}: {first[clones]:.0f} s, ratio {first[clones] / first[arguments.clones[0]]:.2f}; "
-            f"{steps / points[-1][0]:.2f} updates a second, {points[-1][1]:.3f} after {points[-1][0]:.0f} s"
+            f"clones {clones}: {first[clones]:.0f} s, ratio "
+            f"{first[clones] / first[arguments.clones[0]]:.2f}; {steps / points[-1][0]:.2f} "
+            f"updates a second, {points[-1][1]:.3f} after {points[-1][0]:.0f} s"
         )
 
 

@@ -1,11 +1,15 @@
-"""Pretraining's loader against plain soundfile reads of the same files; memory and start-up up to a million utterances.
+"""Pretraining's loader against plain soundfile reads of the same files.
 
-    python benchmarks/data_loading.py speed FOLDER [--workers 2]    FOLDER: any audio, for example speechocean762
-    python benchmarks/data_loading.py scale FOLDER [COUNT ...]      10,000, 100,000 and 1,000,000 utterances
+Memory and start-up up to a million utterances.
 
-`speed` prints audio hours per second from files, from shards and by soundfile alone, the padding, and how long a
-training step waits for its batch. `scale` prepares corpora whose utterances share a few files, and opens each in a
-process of its own: seconds to the first batch, to the first one of a resumed epoch, and the memory that it takes.
+    python benchmarks/data_loading.py speed FOLDER [--workers 2]    FOLDER: any audio, for example
+    speechocean762 python benchmarks/data_loading.py scale FOLDER [COUNT ...]      10,000, 100,000
+    and 1,000,000 utterances
+
+`speed` prints audio hours per second from files, from shards and by soundfile alone, the padding,
+and how long a training step waits for its batch. `scale` prepares corpora whose utterances share a
+few files, and opens each in a process of its own: seconds to the first batch, to the first one of a
+resumed epoch, and the memory that it takes.
 """
 
 import argparse
@@ -41,7 +45,9 @@ LABELS_PER_SECOND = 50
 
 
 def speed(folder: Path, workers: int) -> None:
-    """Print the loader's throughput from files and shards, each over soundfile's, and its padding."""
+    """Print the loader's throughput from files and shards, each over soundfile's, and its
+    padding.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         corpus = prepare_folder(folder, Path(scratch, "files"))
         sharded = shard_corpus(corpus, Path(scratch, "shards"), splits=("train",))
@@ -68,7 +74,8 @@ def speed(folder: Path, workers: int) -> None:
             print(f"batches from {name}: {rate:.2f} h/s, {ratio:.2f} x soundfile")
         for seconds in (16.0, 80.0, 237.5):
             print(
-                f"padding in batches of {seconds:g} s: {padding(data_of(corpus, workers, seconds=seconds)):.1%}"
+                f"padding in batches of {seconds:g} s: "
+                f"{padding(data_of(corpus, workers, seconds=seconds)):.1%}"
             )
         waiting(corpus, workers)
 
@@ -111,7 +118,8 @@ def waiting(corpus: Corpus, workers: int) -> None:
             waited += ready - began
             worked += time.perf_counter() - began
     print(
-        f"a step of mt4ssl_tiny waits {waited / worked:.1%} of its time for its batch ({worked / 40:.2f} s per step)"
+        f"a step of mt4ssl_tiny waits {waited / worked:.1%} of its time for its batch "
+        f"({worked / 40:.2f} s per step)"
     )
 
 
@@ -137,10 +145,11 @@ def scale(folder: Path, counts: list[int]) -> None:
             )
             found = json.loads(out.stdout)
             print(
-                f"{count:>9,}: prepare {prepared[0]:.1f} s ({prepared[0] / count * 1e6:.0f} us each, "
-                f"{prepared[1]:.2f} GB), check {checked[0]:.1f} s ({checked[1]:.2f} GB), first batch "
-                f"{found['first']:.1f} s, resumed at the end of an epoch {found['resumed']:.1f} s, trainer "
-                f"{found['start_gb']:.2f} GB, {found['end_gb']:.2f} GB after {BATCHES} batches",
+                f"{count:>9,}: prepare {prepared[0]:.1f} s ({prepared[0] / count * 1e6:.0f} us "
+                f"each, {prepared[1]:.2f} GB), check {checked[0]:.1f} s ({checked[1]:.2f} GB), "
+                f"first batch {found['first']:.1f} s, resumed at the end of an epoch "
+                f"{found['resumed']:.1f} s, trainer {found['start_gb']:.2f} GB, "
+                f"{found['end_gb']:.2f} GB after {BATCHES} batches",
                 flush=True,
             )
 
@@ -169,8 +178,9 @@ def timed(command: list[str], *, fails: bool = False) -> tuple[float, float]:
     """Return the seconds and the GB (most at a time) of a command in a process of its own."""
     measured = (
         "import resource, subprocess, sys; "
-        "code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode; "
-        "print(code, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6)"
+        "code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, "
+        "stderr=subprocess.DEVNULL).returncode; print(code, "
+        "resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6)"
     )
     began = time.perf_counter()
     out = subprocess.run(
@@ -183,7 +193,10 @@ def timed(command: list[str], *, fails: bool = False) -> tuple[float, float]:
 
 
 def open_corpus(corpus: Path, labels: Path) -> None:
-    """Print as JSON what the trainer's process needs to the first batch; the imports are not counted as time."""
+    """Print as JSON what the trainer's process needs to the first batch.
+
+    The imports are not counted as time.
+    """
     from mt4ssl_bench.data.labels import LabelStore
 
     began = time.perf_counter()

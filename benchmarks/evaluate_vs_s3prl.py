@@ -1,11 +1,12 @@
-"""One frozen evaluation by s3prl's own SuperbPR and SuperbSID, and by ours: wall time and metric of both.
+"""One frozen evaluation by s3prl's own SuperbPR and SuperbSID, and by ours: wall time and metric of
+both.
 
     python benchmarks/evaluate_vs_s3prl.py runs/mt4ssl_tiny corpora/speechocean762 --passes 20
 
-The same upstream (through s3prl's hub there), utterances, head, learning rate, optimiser, batch, accumulation and
-number of updates; both validate five times, keep the best and score the test split. Of s3prl's recipes only
-prepare_data() is overridden, to name the corpus's files, and evaluate() is timed. Ours runs first, so that the disk is
-warm for theirs. Needs the [s3prl] extra.
+The same upstream (through s3prl's hub there), utterances, head, learning rate, optimiser, batch,
+accumulation and number of updates; both validate five times, keep the best and score the test
+split. Of s3prl's recipes only prepare_data() is overridden, to name the corpus's files, and
+evaluate() is timed. Ours runs first, so that the disk is warm for theirs. Needs the [s3prl] extra.
 """
 
 import argparse
@@ -36,7 +37,9 @@ RECIPES = {"phoneme": ("SuperbPR", "per", 1e-2), "speaker": ("SuperbSID", "accur
 
 @dataclass(frozen=True)
 class Side:
-    """What one side took and found: seconds in all and per pass over the training audio beyond the first."""
+    """What one side took and found: seconds in all and per pass over the training audio beyond the
+    first.
+    """
 
     seconds: float
     per_pass: float
@@ -45,7 +48,9 @@ class Side:
     high: float = 0.0
 
     def at(self, passes: float, measured: float) -> float:
-        """Return the seconds at another number of passes: validations and the test stay what they are."""
+        """Return the seconds at another number of passes: validations and the test stay what they
+        are.
+        """
         return self.seconds + (passes - measured) * self.per_pass
 
 
@@ -87,7 +92,8 @@ def compare(task: str, options: argparse.Namespace, scratch: Path) -> None:
     passes = steps * batch * accumulate / count
     keys += [f"steps={steps}", f"validate_every={every}"]
     print(
-        f"{task}: {count} training utterances, {steps} updates of {accumulate} x {batch}: {passes:.1f} passes",
+        f"{task}: {count} training utterances, {steps} updates of {accumulate} x {batch}: "
+        f"{passes:.1f} passes",
         flush=True,
     )
     ours = run_ours(task, keys, options, scratch / f"{task}_ours", passes)
@@ -112,8 +118,9 @@ def compare(task: str, options: argparse.Namespace, scratch: Path) -> None:
     print(f"  s3prl  {theirs.seconds:8.1f} s  {theirs.value:.2f} %, {inside} our 95 % interval")
     print(f"  ratio  {theirs.seconds / ours.seconds:8.1f}")
     print(
-        f"  extrapolated to {FAR} passes from the measured cost of a pass there ({theirs.per_pass:.2f} s) and of the "
-        f"head here ({ours.per_pass:.2f} s): ratio {theirs.at(FAR, passes) / ours.at(FAR, passes):.1f}",
+        f"  extrapolated to {FAR} passes from the measured cost of a pass there "
+        f"({theirs.per_pass:.2f} s) and of the head here ({ours.per_pass:.2f} s): ratio "
+        f"{theirs.at(FAR, passes) / ours.at(FAR, passes):.1f}",
         flush=True,
     )
 
@@ -202,7 +209,9 @@ def table_paths(folder: Path) -> tuple[Path, Path, list[Path]]:
 
 
 def write_tables(job: Job, folder: Path) -> tuple[Path, Path, list[Path]]:
-    """Write s3prl's tables of the utterances that our side reads: id, wav_path and transcription or label."""
+    """Write s3prl's tables of the utterances that our side reads: id, wav_path and transcription or
+    label.
+    """
     train, valid, tests = table_paths(folder)
     task = job.kind(job.config)
     column = "label" if task.pooled else "transcription"

@@ -1,4 +1,5 @@
-"""The front end forward and backward against torch's conv1d in channels-first layout, alternating in one process.
+"""The front end forward and backward against torch's conv1d in channels-first layout, alternating
+in one process.
 
     python benchmarks/frontend.py [channels ...]
 
@@ -55,8 +56,8 @@ def main() -> None:
         mine, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
         ratio = statistics.median(a / b for a, b in pairs)
         print(
-            f"{channels} channels, {UTTERANCES} x {SECONDS} s: ours {mine * 1e3:.1f} ms, conv1d {theirs * 1e3:.1f} ms, "
-            f"ratio {ratio:.2f}, largest difference {difference:.1e}"
+            f"{channels} channels, {UTTERANCES} x {SECONDS} s: ours {mine * 1e3:.1f} ms, conv1d "
+            f"{theirs * 1e3:.1f} ms, ratio {ratio:.2f}, largest difference {difference:.1e}"
         )
 
 

@@ -1,12 +1,14 @@
-"""One pretraining update against the same update built on transformers' Data2VecAudioModel, alternating in one process.
+"""One pretraining update against the same update built on transformers' Data2VecAudioModel,
+alternating in one process.
 
     python benchmarks/pretrain_step.py [base small tiny] [--pairs N]
 
-Both sides: student and teacher forward, both losses, backward, AdamW, EMA, in training mode with the recipe's dropouts,
-on the same waveforms, masks and labels. The transformers side runs its front end once per update and teacher and
-student after it, as a careful user would write it, with torch.optim.AdamW and a loop for the EMA. Prints the median
-time of each, the median of the pairs' ratios, the peak memory of each in a process of its own, and our GFLOP/s over
-those of a matrix product measured in the same run.
+Both sides: student and teacher forward, both losses, backward, AdamW, EMA, in training mode with
+the recipe's dropouts, on the same waveforms, masks and labels. The transformers side runs its front
+end once per update and teacher and student after it, as a careful user would write it, with
+torch.optim.AdamW and a loop for the EMA. Prints the median time of each, the median of the pairs'
+ratios, the peak memory of each in a process of its own, and our GFLOP/s over those of a matrix
+product measured in the same run.
 """
 
 import argparse
@@ -159,7 +161,10 @@ def timed(step: Step) -> float:
 
 
 def peak_memory(side: str, size: str, queue: "multiprocessing.Queue[float]") -> None:
-    """Put the peak resident GiB that two updates add to an idle process; runs in a process of its own."""
+    """Put the peak resident GiB that two updates add to an idle process.
+
+    Runs in a process of its own.
+    """
     before = resident("VmRSS")
     step = SIDES[side](size)
     for _ in range(2):
@@ -199,7 +204,9 @@ def matrix_peak() -> float:
 
 
 def flops(size: str) -> int:
-    """Floating-point operations of our update: all products, forward and backward, without layer drop."""
+    """Floating-point operations of our update: all products, forward and backward, without layer
+    drop.
+    """
     config = recipe(size)
     config = dataclasses.replace(
         config, encoder=dataclasses.replace(config.encoder, layer_drop=0.0)
@@ -229,8 +236,8 @@ def main() -> None:
         gib = {side: memory(side, size) for side in SIDES}
         print(
             f"{size}, {count} x {seconds} s: ours {mine:.3f} s, transformers {other:.3f} s, ratio "
-            f"{statistics.median(ratios):.2f} [{ratios[0]:.2f}, {ratios[-1]:.2f}]; peak memory ours "
-            f"{gib['ours']:.2f} GiB, transformers {gib['transformers']:.2f} GiB, ratio "
+            f"{statistics.median(ratios):.2f} [{ratios[0]:.2f}, {ratios[-1]:.2f}]; peak memory "
+            f"ours {gib['ours']:.2f} GiB, transformers {gib['transformers']:.2f} GiB, ratio "
             f"{gib['ours'] / gib['transformers']:.2f}; ours {work / mine / 1e9:.0f} GFLOP/s, "
             f"{100 * work / mine / peak:.0f} % of a matrix product's {peak / 1e9:.0f}"
         )

@@ -1,9 +1,11 @@
-"""What storing costs in accuracy: phoneme error rates from features kept at each precision, and from other batches.
+"""What storing costs in accuracy: phoneme error rates from features kept at each precision, and
+from other batches.
 
     python benchmarks/store_precision.py runs/mt4ssl_tiny corpora/fsdd_strings [KEY=VALUE]...
 
-Two numbers each, and how far they are from fp32: of one head, trained on fp32, reading the others: what precision
-does; and of a head trained on them: what precision does, and how far training carries the smallest difference.
+Two numbers each, and how far they are from fp32: of one head, trained on fp32, reading the others:
+what precision does; and of a head trained on them: what precision does, and how far training
+carries the smallest difference.
 """
 
 import sys
@@ -47,15 +49,17 @@ def main(upstream: str, corpus: str, *keys: str) -> None:
             head = head or own
 
             def per(one: torch.nn.Module) -> float:
-                (hypotheses,), members = sweep.decode([one], splits["test"])  # noqa: B023 - called here
+                # called here
+                (hypotheses,), members = sweep.decode([one], splits["test"])  # noqa: B023
                 assert hypotheses is not None  # noqa: S101
                 return float(task.measure(task.references(members), hypotheses))
 
             found = per(head), per(own)
             exact = exact or found
             print(
-                f"{precision}, batches of {batch:.0f} s: {size / 1e6:.1f} MB; PER of the fp32 head {found[0]:.2f} "
-                f"({found[0] - exact[0]:+.2f}), of its own {found[1]:.2f} ({found[1] - exact[1]:+.2f})",
+                f"{precision}, batches of {batch:.0f} s: {size / 1e6:.1f} MB; PER of the fp32 head "
+                f"{found[0]:.2f} ({found[0] - exact[0]:+.2f}), of its own {found[1]:.2f} "
+                f"({found[1] - exact[1]:+.2f})",
                 flush=True,
             )
 

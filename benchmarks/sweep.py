@@ -2,8 +2,9 @@
 
     python benchmarks/sweep.py [threads] [updates]
 
-Prints, for each case, the time per update of one and of five rates (medians of alternating runs) and their ratio.
-Features and targets are random: neither changes what an update costs. Reading is part of it, validation hardly.
+Prints, for each case, the time per update of one and of five rates (medians of alternating runs)
+and their ratio. Features and targets are random: neither changes what an update costs. Reading is
+part of it, validation hardly.
 """
 
 import statistics
@@ -28,7 +29,9 @@ RATES, PAIRS, UTTERANCES = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3), 3, 48
 
 @dataclass(frozen=True)
 class Case:
-    """Sizes: hidden states, their dimension, utterances of so many seconds, distinct units or speakers."""
+    """Sizes: hidden states, their dimension, utterances of so many seconds, distinct units or
+    speakers.
+    """
 
     name: str
     task: str
@@ -48,7 +51,10 @@ CASES = (
 
 
 def cuts_of(case: Case, rng: np.random.Generator) -> list[Any]:
-    """Cuts with 10 phones a second, each unit at least once among them; their audio does not exist."""
+    """Cuts with 10 phones a second, each unit at least once among them.
+
+    Their audio does not exist.
+    """
     found = []
     for number in range(UTTERANCES if case.task == "phoneme" else max(UTTERANCES, case.units)):
         phones = rng.integers(0, case.units, int(10 * case.seconds))
@@ -111,7 +117,8 @@ def main() -> None:
                 *([seconds(case, task, train, valid) for task in tasks] for _ in range(PAIRS)), strict=True
             ))  # fmt: skip
         print(
-            f"{case.name}: one rate {1e3 * one:.1f} ms, five {1e3 * five:.1f} ms per update, ratio {five / one:.2f}"
+            f"{case.name}: one rate {1e3 * one:.1f} ms, five {1e3 * five:.1f} ms per update, ratio "
+            f"{five / one:.2f}"
         )
 
 

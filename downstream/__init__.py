@@ -1,1 +1,4 @@
-"""Tasks that evaluate a model: everything between hidden states and a score; never imports upstream."""
+"""Tasks that evaluate a model: everything between hidden states and a score.
+
+Never imports upstream.
+"""

@@ -1,8 +1,9 @@
 """Configs of evaluation: what all tasks share, and the sections that several of them nest.
 
-A task's own keys stand beside its class, in a subclass of TaskConfig. A record is identified by the values that its
-task and mode read and that differ from their defaults (`TaskConfig.identity`), so a new key with a default leaves
-every record as it is. A default is never changed: old records would mean the new one.
+A task's own keys stand beside its class, in a subclass of TaskConfig. A record is identified by the
+values that its task and mode read and that differ from their defaults (`TaskConfig.identity`), so a
+new key with a default leaves every record as it is. A default is never changed: old records would
+mean the new one.
 """
 
 import math
@@ -44,7 +45,10 @@ class RecurrentHeadConfig(HeadConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeConfig:
-    """Beam search with an n-gram model of units; the defaults are SUPERB's (s3prl's asr/config.yaml)."""
+    """Beam search with an n-gram model of units.
+
+    The defaults are SUPERB's (s3prl's asr/config.yaml).
+    """
 
     lm: str = ""  # a KenLM file, ARPA or binary; without one decoding is greedy
     beam: int = 5
@@ -71,7 +75,9 @@ class WordDecodeConfig(DecodeConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class TaskConfig:
-    """The keys of every task: SUPERB's protocol in *.yaml, fewer steps for small corpora in *_tiny.yaml."""
+    """The keys of every task: SUPERB's protocol in *.yaml, fewer steps for small corpora in
+    *_tiny.yaml.
+    """
 
     about: str = field(default="", metadata=NEVER)
     task: str = field(default="", metadata=NEVER)  # an identity has task and mode by themselves
@@ -95,15 +101,23 @@ class TaskConfig:
     }
 
     def unread(self) -> set[str]:
-        """Return the keys that other values make meaningless, such as decode.beam without decode.lm."""
+        """Return the keys that other values make meaningless, such as decode.beam without
+        decode.lm.
+        """
         return set()
 
     def files(self) -> dict[str, str]:
-        """Return digests of the files that keys name; raises BenchError where one cannot be used."""
+        """Return digests of the files that keys name.
+
+        Raises BenchError where one cannot be used.
+        """
         return {}
 
     def settings(self) -> Settings:
-        """Return all values that task and mode read, by dotted key; files are digests of their content."""
+        """Return all values that task and mode read, by dotted key.
+
+        Files are digests of their content.
+        """
         values = read_by(self, self.mode) | self.files() | {"sweep": list(rates(self))}
         unread = self.unread()
         return {key: value for key, value in values.items() if key not in unread}
@@ -114,7 +128,9 @@ class TaskConfig:
         return {k: value for k, value in self.settings().items() if value != defaults[k]}
 
     def crops_of(self, role: str) -> Crops | None:  # noqa: ARG002 - only pooled tasks crop
-        """Return which parts of each utterance "train", "valid" or "test" takes; None for all frames."""
+        """Return which parts of each utterance "train", "valid" or "test" takes; None for all
+        frames.
+        """
         return None
 
 

@@ -1,4 +1,6 @@
-"""What an evaluation would do and cost, without doing it: rows that are missing, audio to pass, disk for features."""
+"""What an evaluation would do and cost, without doing it: rows that are missing, audio to pass,
+disk for features.
+"""
 
 import shutil
 import time
@@ -45,7 +47,10 @@ class PlannedRow:
             if config.mode == "frozen":
                 return f"to do: {config.steps} updates of {count} heads at once"
             heard = config.steps * config.accumulate * config.tune.batch_seconds / 3600
-            return f"to do: {config.steps} updates of the model, {count} times; {heard:.3g} h of audio each"
+            return (
+                f"to do: {config.steps} updates of the model, {count} times; "
+                f"{heard:.3g} h of audio each"
+            )
         score = self.record.metrics[self.record.main_metric]
         return f"has a record: {self.record.main_metric.upper()} {score.value:.2f} %"
 
@@ -84,7 +89,9 @@ def estimate(
     store: str | Path | None = None,
     limit: int | None = None,
 ) -> Estimate:
-    """Return what evaluate() with the same arguments would do; reads 20 s of audio per upstream and writes nothing.
+    """Return what evaluate() with the same arguments would do.
+
+    Reads 20 s of audio per upstream and writes nothing.
 
     Raises BenchError for a wrong task, key or corpus, and when no upstream loads.
     """
@@ -117,7 +124,10 @@ def estimate(
 
 
 def _add_passes(found: Estimate, model: Upstream, jobs: Sequence[Job], store: Path) -> None:
-    """Add one model's passes that the store does not hold yet; tasks that read the same frames share one."""
+    """Add one model's passes that the store does not hold yet.
+
+    Tasks that read the same frames share one.
+    """
     there = {
         _pass_key(entry.header)
         for entry in (entries(store) if store.is_dir() else [])
@@ -144,7 +154,9 @@ def _add_passes(found: Estimate, model: Upstream, jobs: Sequence[Job], store: Pa
 
 
 def _add_training(found: Estimate, model: Upstream, job: Job) -> None:
-    """Add what training a row keeps: checkpoints, twice while one replaces another, and its model."""
+    """Add what training a row keeps: checkpoints, twice while one replaces another, and its
+    model.
+    """
     trials = len(rates(job.config)) * len(job.config.seeds)
     if job.config.mode == "finetune":
         weights = torch.empty(model.parameters, device="meta")
@@ -172,8 +184,13 @@ def _times(job: Job, role: str, utterances: int) -> float:
 def _pass_key(header: Header) -> tuple[object, ...]:
     """What two passes share when one serves for both."""
     return (
-        header.fingerprint, header.digest, header.split, header.kind, header.precision, header.utterances
-    )  # fmt: skip
+        header.fingerprint,
+        header.digest,
+        header.split,
+        header.kind,
+        header.precision,
+        header.utterances,
+    )
 
 
 def _speed(model: Upstream, cuts: Sequence[Any]) -> float:

@@ -1,4 +1,7 @@
-"""The evaluation job: upstream x task recipe -> result record; what has a record already is not computed again."""
+"""The evaluation job: upstream x task recipe -> result record.
+
+What has a record already is not computed again.
+"""
 
 import logging
 from collections.abc import Sequence
@@ -71,8 +74,9 @@ def evaluate(
 ) -> Outcome:
     """Evaluate every upstream on every task, and write one record each into `out`.
 
-    Tasks and corpus are checked before any work. A row that fails, or an upstream that cannot be loaded, is reported
-    in the outcome and the others go on. Raises BenchError for a wrong task, key or corpus, and when no upstream loads.
+    Tasks and corpus are checked before any work. A row that fails, or an upstream that cannot be
+    loaded, is reported in the outcome and the others go on. Raises BenchError for a wrong task, key
+    or corpus, and when no upstream loads.
 
     Several processes may work on one `out`: a row that another one makes is waited for at the end.
     """
@@ -104,7 +108,10 @@ class _Evaluation:
                     self.waiting.append(row)
 
     def finish(self) -> None:
-        """Wait for the rows of other processes; one that fails or dies leaves its row to this one."""
+        """Wait for the rows of other processes.
+
+        One that fails or dies leaves its row to this one.
+        """
         for row in self.waiting:
             LOGGER.info("%s: waiting for the process that computes it", row.name)
             self._fill(row)
@@ -167,7 +174,13 @@ class _Evaluation:
         chosen = next(trial for trial in result.sweep if trial["chosen"])
         LOGGER.info(
             "%s: %s %.2f [%.2f, %.2f] at lr %g (%.0f s) -> %s",
-            row.name, task.metric.upper(), main.value, main.low, main.high, chosen["lr"],
-            sum(clock.laps.values()), path,
-        )  # fmt: skip
+            row.name,
+            task.metric.upper(),
+            main.value,
+            main.low,
+            main.high,
+            chosen["lr"],
+            sum(clock.laps.values()),
+            path,
+        )
         return result

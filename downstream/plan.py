@@ -1,4 +1,6 @@
-"""What an evaluation will do: a task recipe and a corpus, checked against each other before any work."""
+"""What an evaluation will do: a task recipe and a corpus, checked against each other before any
+work.
+"""
 
 import logging
 import random
@@ -21,9 +23,8 @@ from mt4ssl_bench.results import scheme1
 from mt4ssl_bench.results.record import Identity, Result
 from mt4ssl_bench.settings import flatten, keys_of, read_by
 
-FULL_HOURS = (
-    50.0  # a task's name alone means SUPERB's full recipe from here on, and the tiny one below
-)
+# a task's name alone means SUPERB's full recipe from here on, and the tiny one below
+FULL_HOURS = 50.0
 GONE: Gone = {
     "pronunciations": (
         "first",
@@ -63,7 +64,9 @@ class Job:
         return sample(self.corpus.cuts(self.split(role)), self.limit)
 
     def identity(self, upstream: Upstream, *, training: bool = False) -> Identity:
-        """Return what a record of this job on `upstream` is found by; `training`: whatever decodes the result."""
+        """Return what a record of this job on `upstream` is found by; `training`: whatever decodes
+        the result.
+        """
         settings = self.config.identity()
         if training:
             settings = {k: v for k, v in settings.items() if not k.startswith("decode.")}
@@ -83,7 +86,9 @@ class Job:
         return self.identity(upstream, training=training).key
 
     def former_key(self, identity: Identity, fingerprint: str) -> str | None:
-        """Return the key of this job's record under scheme 1 and a fingerprint of then, None if it had none."""
+        """Return the key of this job's record under scheme 1 and a fingerprint of then, None if it
+        had none.
+        """
         if not identity.settings.keys() <= flatten(scheme1.DEFAULTS).keys():
             return None  # a key that was not there then
         values, files = to_dict(self.config), self.config.files()
@@ -96,7 +101,8 @@ class Job:
     def find(self, folder: Path, upstream: Upstream) -> Result | None:
         """Return this job's record on `upstream`, of this scheme or of scheme 1, or None.
 
-        A record of scheme 1 whose identity did not say all that moves a score is named in the log and not used.
+        A record of scheme 1 whose identity did not say all that moves a score is named in the log
+        and not used.
         """
         identity = self.identity(upstream)
         record = results.find(folder, identity.key)
@@ -128,13 +134,18 @@ class Job:
 
 
 def former(upstream: Upstream) -> list[str]:
-    """Return the fingerprints that records of scheme 1 may have of `upstream`: the one it has now among them."""
+    """Return the fingerprints that records of scheme 1 may have of `upstream`: the one it has now
+    among them.
+    """
     earlier: Sequence[str] = getattr(upstream, "former", ())
     return list(dict.fromkeys((upstream.fingerprint, *earlier)))
 
 
 def plan(name: str, corpus: Corpus, overrides: Sequence[str] = (), limit: int | None = None) -> Job:
-    """Return the checked job for a task or recipe name; raises ConfigError or CorpusError when it cannot be run."""
+    """Return the checked job for a task or recipe name.
+
+    Raises ConfigError or CorpusError when it cannot be run.
+    """
     recipe = name
     if name in list(TASKS):
         train = corpus.info.splits.get("train")
@@ -169,8 +180,12 @@ def load_config(recipe: str, overrides: Sequence[str] = ()) -> TaskConfig:
     unread = {*read_by(config, "frozen"), *read_by(config, "finetune")} - config.settings().keys()
     idle = [one for one in overrides if one.partition("=")[0].strip() in unread]
     if idle:
-        LOGGER.warning("%s: no effect, given mode=%s and the other keys: %s",
-                       Path(recipe).stem, config.mode, ", ".join(idle))  # fmt: skip
+        LOGGER.warning(
+            "%s: no effect, given mode=%s and the other keys: %s",
+            Path(recipe).stem,
+            config.mode,
+            ", ".join(idle),
+        )
     return config
 
 
@@ -183,7 +198,9 @@ def _elsewhere(task: str, key: str) -> str:
 def sample(cuts: Iterable[Any], limit: int | None) -> list[Any]:
     """Return `limit` cuts in a fixed pseudo-random choice, or all of them."""
     cuts = list(cuts)
-    return cuts if limit is None or limit >= len(cuts) else random.Random(0).sample(cuts, limit)  # noqa: S311
+    if limit is None or limit >= len(cuts):
+        return cuts
+    return random.Random(0).sample(cuts, limit)  # noqa: S311
 
 
 def named(names: Sequence[str]) -> str:
@@ -199,7 +216,9 @@ def _task_recipe(recipe: str) -> str:
 
 
 def _check_fields(job: Job) -> None:
-    """Raise CorpusError where an utterance of a split lacks what the task reads, or there is only one speaker."""
+    """Raise CorpusError where an utterance of a split lacks what the task reads, or there is only
+    one speaker.
+    """
     needs, task, corpus = job.kind.reads(job.config), job.config.task, job.corpus
     for role in ROLES:
         split = job.split(role)
@@ -214,12 +233,13 @@ def _check_fields(job: Job) -> None:
         ]
         if lacking:
             raise CorpusError(
-                f"corpus {corpus.root}: cannot serve task '{task}': {len(lacking)} of {len(members)} utterances of "
-                f"split '{split}' have no {needs} ({named(lacking)}); give them one, or leave them out of the manifest"
+                f"corpus {corpus.root}: cannot serve task '{task}': {len(lacking)} of "
+                f"{len(members)} utterances of split '{split}' have no {needs} ({named(lacking)}); "
+                "give them one, or leave them out of the manifest"
             )
     train = corpus.info.splits[job.split("train")]
     if needs == "speaker" and train.speakers < 2:
         raise CorpusError(
-            f"corpus {corpus.root}: task '{task}' needs two speakers; split '{job.split('train')}' has one in its "
-            f"{train.utterances} utterances"
+            f"corpus {corpus.root}: task '{task}' needs two speakers; split '{job.split('train')}' "
+            f"has one in its {train.utterances} utterances"
         )

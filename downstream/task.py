@@ -1,4 +1,5 @@
-"""The contract between the evaluation job and a task: head, targets, loss, decoding and score, and nothing else.
+"""The contract between the evaluation job and a task: head, targets, loss, decoding and score, and
+nothing else.
 
 Shapes: B batch, T frames, L hidden states, D dimension.
 """
@@ -20,7 +21,9 @@ Answers = tuple[list[Any], Tensor, Tensor]  # cuts, logits (B, T, V), lengths (B
 
 @dataclass(frozen=True, kw_only=True)
 class WithLM:
-    """The answers on test once more, by beam search with a language model, and the weights that it had."""
+    """The answers on test once more, by beam search with a language model, and the weights that it
+    had.
+    """
 
     hypotheses: list[str]
     weights: dict[str, float]
@@ -28,7 +31,8 @@ class WithLM:
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What training on a task gives, however it trains: the answers on test, and how the head was chosen.
+    """What training on a task gives, however it trains: the answers on test, and how the head was
+    chosen.
 
     `hypotheses` and `cuts` are of the test split, in one order. `counts` say what was left out.
     """
@@ -64,7 +68,8 @@ class Task(ABC):
         self.config = config
 
     @classmethod
-    def reads(cls, config: TaskConfig) -> str:  # noqa: ARG003 - most tasks read the same field under every recipe
+    # most tasks read the same field under every recipe
+    def reads(cls, config: TaskConfig) -> str:  # noqa: ARG003
         """Return the field that every utterance must have under this recipe."""
         return cls.needs
 
@@ -103,7 +108,9 @@ class Task(ABC):
 
     @abstractmethod
     def units_in(self, cut: Any) -> list[str]:  # noqa: ANN401
-        """Return what of the cut's reference training must have shown: characters, phonemes, the speaker."""
+        """Return what of the cut's reference training must have shown: characters, phonemes, the
+        speaker.
+        """
 
     @abstractmethod
     def knows(self, unit: str) -> bool:
@@ -125,8 +132,12 @@ class Task(ABC):
     def decode(self, logits: Tensor, lengths: Tensor) -> list[str]:
         """Return one hypothesis per row."""
 
-    def answer_with_lm(self, logits: Callable[[str], Iterable[Answers]]) -> WithLM | None:  # noqa: ARG002
-        """Return the test split's hypotheses with the recipe's language model; None where there is none to use.
+    def answer_with_lm(
+        self,
+        logits: Callable[[str], Iterable[Answers]],  # noqa: ARG002
+    ) -> WithLM | None:
+        """Return the test split's hypotheses with the recipe's language model; None where there is
+        none to use.
 
         `logits` gives a split's answers by role, in the order of its references.
         """

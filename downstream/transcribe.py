@@ -1,4 +1,6 @@
-"""Audio files to text with a trained asr or phoneme model; a file that cannot be read does not stop the others.
+"""Audio files to text with a trained asr or phoneme model.
+
+A file that cannot be read does not stop the others.
 
 Shapes: N samples, T frames, V outputs.
 """
@@ -43,7 +45,8 @@ def transcribe(
     upstream: str = "",
     device: str = "cpu",
 ) -> Iterator[tuple[Path, str | None]]:
-    """Yield each file with its text, None where it could not be read; `decode` are DecodeConfig's keys that differ.
+    """Yield each file with its text, None where it could not be read; `decode` are DecodeConfig's
+    keys that differ.
 
     Raises BenchError, before any audio is read, for a wrong model, language model or path.
     """
@@ -60,13 +63,17 @@ def transcribe(
                 if defect := defect_of(path, frames=frames, rate=rate, search=True):
                     LOGGER.warning("%s: %s", path, defect[1])
             except BenchError as error:
-                LOGGER.error("%s", error if str(path) in str(error) else f"{path}: {error}")  # noqa: TRY400 - one line
+                message = str(error) if str(path) in str(error) else f"{path}: {error}"
+                LOGGER.error("%s", message)  # noqa: TRY400
             yield path, text
             advance(1, "")
 
 
 def named(paths: Sequence[Path]) -> list[Path]:
-    """Return the files, folders replaced by the audio files within; raises CorpusError for what does not exist."""
+    """Return the files, folders replaced by the audio files within.
+
+    Raises CorpusError for what does not exist.
+    """
     files: list[Path] = []
     for path in map(on_disk, paths):
         if not path.exists():
@@ -82,8 +89,8 @@ class Recognizer:
     """A trained asr or phoneme model: audio to logits and text.
 
     Args:
-        folder: what an evaluation left in <out>/runs, or its model.pt.
-        upstream: for models on frozen features, how the upstream is named now; default: as it was named then.
+        folder: what an evaluation left in <out>/runs, or its model.pt. upstream: for models on
+        frozen features, how the upstream is named now; default: as it was named then.
     """
 
     def __init__(self, folder: Path, *, upstream: str = "", device: str = "cpu") -> None:
@@ -102,7 +109,9 @@ class Recognizer:
         self._model.to(device).eval()
 
     def use(self, decode: Mapping[str, Any]) -> None:
-        """Decode by beam search with a language model from here on; `decode` are DecodeConfig's keys that differ."""
+        """Decode by beam search with a language model from here on; `decode` are DecodeConfig's
+        keys that differ.
+        """
         if not decode.get("lm"):
             raise ConfigError(
                 f"{_options(decode)}: no effect without --lm; expected --lm, a KenLM file"
@@ -120,7 +129,10 @@ class Recognizer:
 
     @torch.no_grad()
     def logits(self, samples: NDArray[np.float32]) -> Tensor:
-        """Return the logits (T, V) of 16 kHz audio (N,); what is longer than 30 s is read in overlapping chunks."""
+        """Return the logits (T, V) of 16 kHz audio (N,).
+
+        What is longer than 30 s is read in overlapping chunks.
+        """
         waveform = torch.from_numpy(samples)
         if len(waveform) <= CHUNK:
             return self._read(waveform)
@@ -154,8 +166,8 @@ class Recognizer:
         upstream = load_upstream(name or about["source"] or about["name"], device=self._device)
         if not is_of(upstream, about["fingerprint"], where="the trained head"):
             raise CheckpointError(
-                f"its head was trained on '{about['name']}' ({about['fingerprint']}), not on '{upstream.name}' "
-                f"({upstream.fingerprint}); --upstream names the right one"
+                f"its head was trained on '{about['name']}' ({about['fingerprint']}), not on "
+                f"'{upstream.name}' ({upstream.fingerprint}); --upstream names the right one"
             )
         head = self.task.head(about["num_layers"], about["dim"])
         head.load_state_dict(stored["head"])

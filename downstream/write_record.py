@@ -1,4 +1,6 @@
-"""From a trained head's answers to a record: metrics, hypotheses by utterance, and how they came about."""
+"""From a trained head's answers to a record: metrics, hypotheses by utterance, and how they came
+about.
+"""
 
 import time
 from collections.abc import Sequence
@@ -25,7 +27,9 @@ class Clock:
         self._last = time.monotonic()
 
     def lap(self, name: str, seconds: float | None = None) -> None:
-        """End the stage called `name`; `seconds` is what it took, where interrupted calls count too."""
+        """End the stage called `name`; `seconds` is what it took, where interrupted calls count
+        too.
+        """
         now = time.monotonic()
         self.laps[name] = round(now - self._last if seconds is None else seconds, 2)
         self._last = now
@@ -42,7 +46,10 @@ def write_record(
     clock: Clock,
     out: Path,
 ) -> tuple[Result, Path]:
-    """Score the answers on test, and write record and hypotheses into `out`; returns the record and its path."""
+    """Score the answers on test, and write record and hypotheses into `out`.
+
+    Returns the record and its path.
+    """
     rows = _hypotheses(task, trained)
     metrics = _scores(task, [(row["reference"], row["hypothesis"]) for row in rows], trained.cuts)
     if trained.with_lm:

@@ -1,4 +1,7 @@
-"""mt4ssl-bench: pretrain with MT4SSL, evaluate any speech encoder; importing this package imports nothing heavy."""
+"""mt4ssl-bench: pretrain with MT4SSL, evaluate any speech encoder.
+
+Importing this package imports nothing heavy.
+"""
 
 from importlib import import_module
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""Checkpoints: tensors and plain containers only, written aside and renamed, read without unpickling objects."""
+"""Checkpoints: tensors and plain containers only, written aside and renamed, read without
+unpickling objects.
+"""
 
 import hashlib
 import json
@@ -16,7 +18,10 @@ FORMAT = "mt4ssl-bench 1"
 
 
 def save(payload: Mapping[str, Any], path: Path) -> None:
-    """Write `payload` to `path`, completely or not at all; raises CheckpointError when the disk does not take it."""
+    """Write `payload` to `path`, completely or not at all.
+
+    Raises CheckpointError when the disk does not take it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(
         f".{path.name}.partial"
@@ -42,11 +47,12 @@ def load(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: no such checkpoint")
     try:
         payload = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # noqa: BLE001 - a damaged file fails in many ways, all meaning the same to the user
+    # a damaged file fails in many ways, all meaning the same to the user
+    except Exception as error:  # noqa: BLE001
         if "weights_only" in str(error):
             raise CheckpointError(
-                f"{path}: holds objects, not tensors and plain containers alone, and none is ever built; "
-                "'mt4ssl-bench convert' reads the tensors of other people's checkpoints"
+                f"{path}: holds objects, not tensors and plain containers alone, and none is ever "
+                "built; 'mt4ssl-bench convert' reads the tensors of other people's checkpoints"
             ) from None
         reason = first_line(error)[:120]
         raise CheckpointError(
@@ -58,7 +64,9 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:
-    """Return a digest of names, types, shapes and values: equal weights give equal digests under any file name."""
+    """Return a digest of names, types, shapes and values: equal weights give equal digests under
+    any file name.
+    """
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()

@@ -1,4 +1,6 @@
-"""Recipes to typed frozen dataclasses: the dataclass is schema and defaults, YAML and a.b=c say only what differs."""
+"""Recipes to typed frozen dataclasses: the dataclass is schema and defaults, YAML and a.b=c say
+only what differs.
+"""
 
 import dataclasses
 import json
@@ -42,7 +44,10 @@ def recipe_names() -> list[str]:
 
 
 def read_recipe(recipe: str) -> dict[str, Any]:
-    """Read a recipe by name or by path to a .yaml file, its `base:` chain merged in; returns plain containers."""
+    """Read a recipe by name or by path to a .yaml file, its `base:` chain merged in.
+
+    Returns plain containers.
+    """
     return _read_chain(recipe, seen=())
 
 
@@ -65,7 +70,8 @@ def _read_chain(recipe: str, seen: tuple[str, ...]) -> dict[str, Any]:
     _refuse_odd_numbers(f"recipe {recipe}", text)
     try:
         node = OmegaConf.create(text)
-    except Exception as error:  # noqa: BLE001 - the YAML reader raises many kinds, all meaning "not a recipe"
+    # the YAML reader raises many kinds, all meaning "not a recipe"
+    except Exception as error:  # noqa: BLE001
         raise ConfigError(f"recipe {recipe}: not valid YAML: {first_line(error)}") from None
     if not isinstance(node, DictConfig):
         raise ConfigError(f"recipe {recipe}: expected keys and values, found {type(node).__name__}")
@@ -86,8 +92,8 @@ def load(
     """Build a `schema` from its defaults, then the recipe, then `a.b=c` overrides.
 
     Args:
-        gone: Keys that are no more; with the value that is still what happens, they are passed over.
-        elsewhere: Returns what to say of an unknown key; "" for the nearest known keys.
+        gone: Keys that are no more; with the value that is still what happens, they are passed
+        over. elsewhere: Returns what to say of an unknown key; "" for the nearest known keys.
 
     Raises:
         ConfigError: For an unknown or ill-typed key; names recipe, key and what was expected.
@@ -130,7 +136,10 @@ def to_dict(config: object) -> dict[str, Any]:
 
 
 def from_dict(schema: type[C], values: dict[str, Any]) -> C:
-    """Rebuild a config from to_dict(); raises ConfigError for keys that this version does not know."""
+    """Rebuild a config from to_dict().
+
+    Raises ConfigError for keys that this version does not know.
+    """
     node = OmegaConf.structured(schema)
     OmegaConf.set_readonly(node, value=False)
     try:
@@ -140,7 +149,9 @@ def from_dict(schema: type[C], values: dict[str, Any]) -> C:
 
 
 def _refuse_odd_numbers(source: str, text: str) -> None:
-    """Raise ConfigError for a number that YAML 1.1 takes for another one: 010 is 8 and 1:30 is 90 there."""
+    """Raise ConfigError for a number that YAML 1.1 takes for another one: 010 is 8 and 1:30 is 90
+    there.
+    """
     with suppress(yaml.YAMLError):  # reported where the text is read
         for token in yaml.scan(text):
             plain = isinstance(token, yaml.ScalarToken) and token.plain
@@ -159,7 +170,9 @@ def _read_override(override: str) -> DictConfig:
 
 
 def _culprit(layer: Any, schema: Any) -> str:  # noqa: ANN401 - OmegaConf nodes
-    """Name the first key of `layer` that does not merge, as a.b: OmegaConf's own errors do not always say."""
+    """Name the first key of `layer` that does not merge, as a.b: OmegaConf's own errors do not
+    always say.
+    """
     for key in layer:
         value = layer._get_node(key)  # noqa: SLF001 - interpolations are not resolved here
         try:
@@ -173,22 +186,29 @@ def _culprit(layer: Any, schema: Any) -> str:  # noqa: ANN401 - OmegaConf nodes
 
 
 def _lists(layer: Any, schema: Any) -> Any:  # noqa: ANN401 - OmegaConf nodes
-    """Let a.b=x stand for a one-element list, and a.b=x,y for two, where the schema wants a list."""
+    """Let a.b=x stand for a one-element list, and a.b=x,y for two, where the schema wants a
+    list.
+    """
     for key in list(layer):
         if not isinstance(schema, DictConfig) or key not in schema:
             continue
-        want, value = schema._get_node(key), layer[key]  # noqa: SLF001 - the only way to see an unset node
+        # the only way to see an unset node
+        want, value = schema._get_node(key), layer[key]  # noqa: SLF001
         if isinstance(value, DictConfig):
             layer[key] = _lists(value, want)
         elif isinstance(want, BooleanNode) and type(value) is int and value not in (0, 1):
             error = ValidationError(f"Value '{value}' is not a valid bool")
             error.key = key
             raise error
-        elif isinstance(want, ListConfig | TupleConfig) and value == "none" and want._is_optional():  # noqa: SLF001
+        elif value == "none" and _may_be_none(want):
             layer[key] = None
         elif isinstance(want, ListConfig | TupleConfig) and isinstance(value, str | int | float):
             layer[key] = str(value).split(",") if isinstance(value, str) else [value]
     return layer
+
+
+def _may_be_none(want: Any) -> bool:  # noqa: ANN401 - OmegaConf nodes
+    return isinstance(want, ListConfig | TupleConfig) and want._is_optional()  # noqa: SLF001
 
 
 def _explain(

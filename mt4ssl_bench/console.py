@@ -1,4 +1,6 @@
-"""The one rich console: progress and logs go to stderr, so that what a command prints on stdout can be piped."""
+"""The one rich console: progress and logs go to stderr, so that what a command prints on stdout can
+be piped.
+"""
 
 import logging
 import time
@@ -39,7 +41,10 @@ class Lines(Console):
 
 
 class OneLine(logging.Formatter):
-    """Log lines without line breaks and control characters; a traceback (--verbose) keeps its own."""
+    """Log lines without line breaks and control characters.
+
+    A traceback (--verbose) keeps its own.
+    """
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         """Return the line."""
@@ -70,7 +75,9 @@ def setup_logging(*, verbose: bool = False) -> None:
 
 
 def hush(*, quiet: bool) -> None:
-    """Silence this process, all but its errors in the log, or let it speak again: of many processes one reports."""
+    """Silence this process, all but its errors in the log, or let it speak again: of many processes
+    one reports.
+    """
     stdout.quiet = stderr.quiet = quiet
     LOGGER.setLevel(logging.ERROR if quiet else logging.INFO)
 
@@ -79,7 +86,8 @@ def hush(*, quiet: bool) -> None:
 def progress(description: str, total: int, *, start: int = 0) -> Iterator[Advance]:
     """Show progress over `total` units; yields advance(count, note).
 
-    A bar on a terminal; elsewhere a plain log line every PLAIN_SECONDS and one at the end of anything that took longer.
+    A bar on a terminal; elsewhere a plain log line every PLAIN_SECONDS and one at the end of
+    anything that took longer.
     """
     if stderr.is_terminal:
         columns = (

@@ -6,7 +6,10 @@ from mt4ssl_bench.errors import UpstreamError, first_line
 
 
 def pick_device(name: str = "auto") -> str:
-    """Return a torch device name; "auto" takes cuda, then mps, then cpu. Raises UpstreamError for a wrong one."""
+    """Return a torch device name; "auto" takes cuda, then mps, then cpu.
+
+    Raises UpstreamError for a wrong one.
+    """
     if name != "auto":
         try:
             return str(torch.zeros(1, device=name).device)

@@ -1,10 +1,15 @@
-"""What a user can do wrong: each error is one line that says what is wrong, what would be right and what to run."""
+"""What a user can do wrong: each error is one line that says what is wrong, what would be right and
+what to run.
+"""
 
 from collections.abc import Iterable
 
 
 class BenchError(Exception):
-    """Any error whose message is meant for the user; the command line prints it in one line and exits with code 2."""
+    """Any error whose message is meant for the user.
+
+    The command line prints it in one line and exits with code 2.
+    """
 
 
 class ConfigError(BenchError):
@@ -32,7 +37,10 @@ class TrainingError(BenchError):
 
 
 def lines(error: BaseException | str) -> list[str]:
-    """Return the lines of an error's message without blank ones; the class name if there is none."""
+    """Return the lines of an error's message without blank ones.
+
+    The class name if there is none.
+    """
     return [line.strip() for line in str(error).splitlines() if line.strip()] or [
         type(error).__name__
     ]

@@ -1,4 +1,7 @@
-"""Files that appear complete or not at all, written aside and renamed; folders that one process at a time works in."""
+"""Files that appear complete or not at all, written aside and renamed.
+
+Folders that one process at a time works in.
+"""
 
 import logging
 import os
@@ -10,14 +13,14 @@ from typing import IO
 from filelock import FileLock, Timeout
 
 LOGGER = logging.getLogger(__name__)
-PATIENCE = (
-    30.0  # seconds: the loader processes of a run that was killed let go of its folder after some
-)
+# seconds: the loader processes of a run that was killed let go of its folder after some
+PATIENCE = 30.0
 
 
 @contextmanager
 def written(path: Path) -> Iterator[IO[bytes]]:
-    """Yield a file to write bytes to, which becomes `path` when the block ends, and vanishes when it fails.
+    """Yield a file to write bytes to, which becomes `path` when the block ends, and vanishes when
+    it fails.
 
     Raises OSError when the disk does not take it; what was at `path` is then untouched.
     """
@@ -38,7 +41,9 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def alone(folder: Path, patience: float | None = None) -> Iterator[None]:
-    """Keep other processes that ask the same out of `folder` during the block; one that dies lets go of it.
+    """Keep other processes that ask the same out of `folder` during the block.
+
+    One that dies lets go of it.
 
     Args:
         folder: made if it is not there.

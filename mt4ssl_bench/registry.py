@@ -1,4 +1,6 @@
-"""Names to lazily imported objects: a name costs nothing until asked for, and a wrong one names its near misses."""
+"""Names to lazily imported objects: a name costs nothing until asked for, and a wrong one names its
+near misses.
+"""
 
 import difflib
 import importlib
@@ -36,7 +38,10 @@ class Registry(Generic[T]):
         return iter(sorted(self._addresses))
 
     def get(self, name: str) -> T:
-        """Import and return the object behind `name`; raises ConfigError with near misses for an unknown one."""
+        """Import and return the object behind `name`.
+
+        Raises ConfigError with near misses for an unknown one.
+        """
         if name not in self._addresses:
             raise ConfigError(f"unknown {self.kind} '{name}'; {hint(name, self._addresses)}")
         module, attribute = self._addresses[name].split(":")

@@ -1,7 +1,7 @@
 """Settings: the values of a config that a mode reads, by dotted key; they identify a record.
 
-A config class declares what is read: every field is, in every mode, unless its metadata is one of the constants
-below. A field that cannot move a score is read in none.
+A config class declares what is read: every field is, in every mode, unless its metadata is one of
+the constants below. A field that cannot move a score is read in none.
 """
 
 import dataclasses
@@ -20,7 +20,9 @@ NEVER: Mapping[str, tuple[str, ...]] = {"modes": ()}
 
 
 def read_by(config: object, mode: str, prefix: str = "") -> Settings:
-    """Return the values of a config dataclass that `mode` reads, nested ones as a.b, tuples as lists."""
+    """Return the values of a config dataclass that `mode` reads, nested ones as a.b, tuples as
+    lists.
+    """
     assert dataclasses.is_dataclass(config)
     found: Settings = {}
     for field in dataclasses.fields(config):
@@ -35,7 +37,9 @@ def read_by(config: object, mode: str, prefix: str = "") -> Settings:
 
 
 def keys_of(config: object, prefix: str = "") -> list[str]:
-    """Return every key of a config dataclass, sections and what they hold: decode, decode.lm, ..."""
+    """Return every key of a config dataclass, sections and what they hold: decode, decode.lm,
+    ...
+    """
     assert dataclasses.is_dataclass(config)
     keys: list[str] = []
     for field in dataclasses.fields(config):

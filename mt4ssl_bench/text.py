@@ -1,4 +1,6 @@
-"""Names and texts of users as one plain line: for terminals and logs, Markdown tables and spreadsheets."""
+"""Names and texts of users as one plain line: for terminals and logs, Markdown tables and
+spreadsheets.
+"""
 
 import html
 import re

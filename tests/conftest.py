@@ -20,13 +20,16 @@ from mt4ssl_bench.corpora.prepare import prepare_table
 from mt4ssl_bench.data.corpus import Corpus
 
 RATE = 16_000
-# three tones of unequal pitch stand for three "words": a head can learn to read them from any spectrum
+# three tones of unequal pitch stand for three "words": a head can learn to read them from any
+# spectrum
 WORDS = {"LOW": ("L OW", 300.0), "MID": ("M IH D", 900.0), "HIGH": ("HH AY", 2400.0)}
 SPEECH = os.environ.get("MT4SSL_BENCH_SPEECH", "")
 
 
 def write_tones(folder: Path, speakers: int = 3, each: int = 8) -> Path:
-    """Write a manifest of tone sequences: each speaker has an amplitude and a vibrato of their own."""
+    """Write a manifest of tone sequences: each speaker has an amplitude and a vibrato of their
+    own.
+    """
     rng = np.random.default_rng(0)
     (folder / "audio").mkdir(parents=True)
     rows = ["id\tpath\tduration_s\tspeaker\tlanguage\ttext\tphones\tsplit"]
@@ -59,7 +62,10 @@ def speak(words: Sequence[str], speaker: int, rng: np.random.Generator) -> np.nd
 
 @pytest.fixture(autouse=True)
 def logger() -> Iterator[logging.Logger]:
-    """Give each test the package's logger as a library user has it; commands set it up for stderr."""
+    """Give each test the package's logger as a library user has it.
+
+    Commands set it up for stderr.
+    """
     log = logging.getLogger("mt4ssl_bench")
     before = (log.handlers, log.level, log.propagate)
     yield log
@@ -83,7 +89,8 @@ def speech() -> Path:
     """The folder of real recorded speech; tests that use it are marked `speech`."""
     if not SPEECH or not Path(SPEECH).is_dir():
         pytest.skip(
-            "real speech is not here: set MT4SSL_BENCH_SPEECH to a folder that holds fsdd_strings/manifest.tsv"
+            "real speech is not here: set MT4SSL_BENCH_SPEECH to a folder that holds "
+            "fsdd_strings/manifest.tsv"
         )
     return Path(SPEECH)
 
@@ -162,5 +169,7 @@ def bigrams(file: Path, sentences: list[str]) -> str:
 
 @pytest.fixture(scope="session")
 def write_arpa() -> Callable[[Path, list[str]], str]:
-    """A function that writes a language model of some sentences, and returns its path as a key's value."""
+    """A function that writes a language model of some sentences, and returns its path as a key's
+    value.
+    """
     return bigrams

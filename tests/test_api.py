@@ -1,4 +1,6 @@
-"""The Python API: importing the package stays light, and the README's examples run as they stand there."""
+"""The Python API: importing the package stays light, and the README's examples run as they stand
+there.
+"""
 
 import re
 import subprocess
@@ -52,8 +54,8 @@ def test_importing_the_package_imports_nothing_heavy_until_a_name_is_asked_for()
     code = (
         "import sys, mt4ssl_bench\n"
         "heavy = ('torch', 'numpy', 'lhotse', 's3prl', 'omegaconf', 'rich', 'typer')\n"
-        "print([m for m in heavy if m in sys.modules], set(mt4ssl_bench.__all__) <= set(dir(mt4ssl_bench)))\n"
-        "from mt4ssl_bench import Leaderboard\n"
+        "print([m for m in heavy if m in sys.modules], set(mt4ssl_bench.__all__) <= "
+        "set(dir(mt4ssl_bench)))\nfrom mt4ssl_bench import Leaderboard\n"
         "print('torch' in sys.modules, Leaderboard.__module__)\n"
         "print(hasattr(mt4ssl_bench, 'leader_board'))\n"
     )

@@ -1,4 +1,7 @@
-"""Audio comes out as 16 kHz mono float32; what cannot be read raises CorpusError naming the file and the utterance."""
+"""Audio comes out as 16 kHz mono float32.
+
+What cannot be read raises CorpusError naming the file and the utterance.
+"""
 
 import os
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""Batches: every cut once per epoch, the same order for the same seed and epoch, little padding, workers or not."""
+"""Batches: every cut once per epoch, the same order for the same seed and epoch, little padding,
+workers or not.
+"""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,7 +19,9 @@ from mt4ssl_bench.errors import CorpusError, TrainingError
 
 
 def synthetic(count: int, seed: int = 0) -> CutSet:
-    """Return cuts without audio whose durations are spread as those of read speech: median 7.4 s, 0.5 to 30 s."""
+    """Return cuts without audio whose durations are spread as those of read speech: median 7.4 s,
+    0.5 to 30 s.
+    """
     durations = np.clip(np.random.default_rng(seed).lognormal(2.0, 0.4, count), 0.5, 30).round(3)
     return CutSet.from_cuts(
         MonoCut(id=f"c{i}", start=0, duration=float(d), channel=0) for i, d in enumerate(durations)

@@ -1,4 +1,6 @@
-"""Checkpoints are written whole or not at all, read without unpickling objects, and told apart by their weights."""
+"""Checkpoints are written whole or not at all, read without unpickling objects, and told apart by
+their weights.
+"""
 
 import os
 import pickle

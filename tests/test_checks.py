@@ -1,4 +1,6 @@
-"""A corpus with every kind of defect: each is found and named, in prepare or in check, and none ends the check."""
+"""A corpus with every kind of defect: each is found and named, in prepare or in check, and none
+ends the check.
+"""
 
 import gzip
 import json

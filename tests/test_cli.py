@@ -1,4 +1,6 @@
-"""The command line as a user types it: the whole chain, and every wrong input in one line with exit code 2."""
+"""The command line as a user types it: the whole chain, and every wrong input in one line with exit
+code 2.
+"""
 
 import os
 import shutil
@@ -87,7 +89,8 @@ def test_help_is_fast_and_imports_nothing_heavy() -> None:
         "from mt4ssl_bench.cli.app import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "print('HEAVY', [m for m in ('torch','lhotse','s3prl','sklearn','numpy') if m in sys.modules])"
+        "print('HEAVY', [m for m in ('torch','lhotse','s3prl','sklearn','numpy') if m in "
+        "sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "HEAVY []" in found.stdout

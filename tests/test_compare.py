@@ -1,4 +1,6 @@
-"""Records read by people: two upstreams compared utterance by utterance, and one record shown whole."""
+"""Records read by people: two upstreams compared utterance by utterance, and one record shown
+whole.
+"""
 
 import json
 from pathlib import Path

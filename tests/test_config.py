@@ -1,4 +1,6 @@
-"""Recipes, base chains and overrides: what they make, and what a wrong one says, naming file, key and expectation."""
+"""Recipes, base chains and overrides: what they make, and what a wrong one says, naming file, key
+and expectation.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""The model against the official implementation's numbers and against transformers' Data2VecAudioModel."""
+"""The model against the official implementation's numbers and against transformers'
+Data2VecAudioModel.
+"""
 
 from pathlib import Path
 

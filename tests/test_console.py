@@ -1,4 +1,6 @@
-"""Progress and logs go to stderr: a bar on a terminal, plain lines elsewhere, and nothing ever on stdout."""
+"""Progress and logs go to stderr: a bar on a terminal, plain lines elsewhere, and nothing ever on
+stdout.
+"""
 
 import io
 import logging

@@ -1,4 +1,7 @@
-"""Every container that libsndfile writes: whole, cut short, never closed, continued; none is silent."""
+"""Every container that libsndfile writes: whole, cut short, never closed, continued.
+
+None is silent.
+"""
 
 import re
 import shutil

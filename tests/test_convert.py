@@ -1,4 +1,6 @@
-"""Checkpoints of others in, ours out: bit-equal round trips, refusals by name, and nothing in a file is ever run."""
+"""Checkpoints of others in, ours out: bit-equal round trips, refusals by name, and nothing in a
+file is ever run.
+"""
 
 import argparse
 import json
@@ -374,7 +376,8 @@ def test_official_to_hugging_face_and_back_is_the_same_model(
         theirs = torch.stack(model(**inputs, output_hidden_states=True).hidden_states)
     ours = load_upstream(str(converted))
     found = ours.extract(wave[None], torch.tensor([12_000])).layers
-    # the extractor adds 1e-7 to the variance, the published training code 1e-5: 5e-4 of this quiet wave's 0.01
+    # the extractor adds 1e-7 to the variance, the published training code 1e-5: 5e-4 of this quiet
+    # wave's 0.01
     torch.testing.assert_close(theirs, found, atol=2e-3, rtol=0)
     exact = ours.model.double().hidden_states(
         inputs["input_values"].double(), torch.tensor([12_000])

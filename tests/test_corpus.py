@@ -1,4 +1,6 @@
-"""Opening a corpus: what is damaged or foreign is refused by name, and splits are found with near misses."""
+"""Opening a corpus: what is damaged or foreign is refused by name, and splits are found with near
+misses.
+"""
 
 import gzip
 import json

@@ -58,7 +58,8 @@ def test_crops_change_with_the_epoch_and_repeat_with_the_seed(
 ) -> None:
     def firsts(epoch: int, seed: int) -> dict[str, int]:
         data = PretrainData([corpus], "train", CONFIG, labels, normalized=True, seed=seed)
-        return {n: int(row[0]) for b in data(epoch) for n, row in zip(b.ids, b.labels, strict=True)}  # type: ignore[arg-type]
+        # type: ignore[arg-type]
+        return {n: int(row[0]) for b in data(epoch) for n, row in zip(b.ids, b.labels, strict=True)}
 
     assert firsts(0, 1) == firsts(0, 1)
     assert firsts(0, 1) != firsts(1, 1)
@@ -98,7 +99,9 @@ def test_a_length_limit_that_leaves_nothing_is_an_error(corpus: Corpus) -> None:
 
 
 def spoiled(corpus: Corpus, tmp_path: Path, *names: str) -> Corpus:
-    """Return a copy of the corpus in which some files of the training split are cut short or gone."""
+    """Return a copy of the corpus in which some files of the training split are cut short or
+    gone.
+    """
     shutil.copytree(corpus.root, tmp_path / "copy")
     source = Path(corpus.cuts("train")[0].recording.sources[0].source).parent
     shutil.copytree(source, tmp_path / "audio")
@@ -129,7 +132,8 @@ def test_an_unreadable_file_is_skipped_counted_and_named(
     with caplog.at_level("WARNING", logger="mt4ssl_bench"):
         batches = list(data(0))
     assert [b.ids for b in batches] == [[name for name in ids if name != "s1-3"] for ids in whole]
-    assert all(len(b.waveforms) == len(b.lengths) == len(b.ids) == len(b.labels) for b in batches)  # type: ignore[arg-type]
+    # type: ignore[arg-type]
+    assert all(len(b.waveforms) == len(b.lengths) == len(b.ids) == len(b.labels) for b in batches)
     assert list(data.unreadable) == ["s1-3"]
     assert "left out, 1 so far: utterance 's1-3': " in caplog.text
     list(data(1))

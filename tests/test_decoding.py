@@ -23,7 +23,9 @@ def arpa(tmp_path_factory: pytest.TempPathFactory, write_arpa: Callable[..., str
 
 
 def say(units: Units, text: str, sure: float = 6.0) -> torch.Tensor:
-    """Return logits (1, T, V) whose greedy path is `text`: each unit for two frames, then a blank."""
+    """Return logits (1, T, V) whose greedy path is `text`: each unit for two frames, then a
+    blank.
+    """
     path = [i for unit in units.encode(text) for i in (unit, unit, 0)]
     return sure * torch.nn.functional.one_hot(torch.tensor([path]), len(units)).float()
 

@@ -1,4 +1,6 @@
-"""The demo corpus: its plan is tested without speech, its sound through the child process, briefly."""
+"""The demo corpus: its plan is tested without speech, its sound through the child process,
+briefly.
+"""
 
 import csv
 import json

@@ -1,4 +1,6 @@
-"""Several processes train as one: the same updates, one log, one voice, and no process waits for a dead one."""
+"""Several processes train as one: the same updates, one log, one voice, and no process waits for a
+dead one.
+"""
 
 import json
 import os
@@ -27,7 +29,10 @@ CLOCK = {"audio_seconds_per_second", "waiting_share"}
 
 
 def command(corpus: Corpus, out: Path, accumulate: int, *keys: str) -> list[str]:
-    """Ten updates of four batches, with dropout and dropped layers; some begin in one epoch and end in the next."""
+    """Ten updates of four batches, with dropout and dropped layers.
+
+    Some begin in one epoch and end in the next.
+    """
     fixed = [
         "data.batch_seconds=3",
         "encoder.layer_drop=0.2",

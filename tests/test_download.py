@@ -1,4 +1,6 @@
-"""Downloads from a real server on the loopback: interrupted, resumed, wrong, too large for the disk, and hostile."""
+"""Downloads from a real server on the loopback: interrupted, resumed, wrong, too large for the
+disk, and hostile.
+"""
 
 import hashlib
 import io
@@ -26,7 +28,9 @@ from mt4ssl_bench.errors import CorpusError
 
 
 class Server(ThreadingHTTPServer):
-    """Serves files by name, with ranges; `cuts` says after how many bytes the next answers break off."""
+    """Serves files by name, with ranges; `cuts` says after how many bytes the next answers break
+    off.
+    """
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -214,8 +218,8 @@ def test_a_full_disk_is_one_line_and_the_same_command_continues(
 ) -> None:
     archive = sealed(server, "train.tar.gz", packed(tree))
     code = (
-        "import resource, sys\nfrom pathlib import Path\nfrom mt4ssl_bench.corpora.download import Archive, fetch\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
+        "import resource, sys\nfrom pathlib import Path\nfrom mt4ssl_bench.corpora.download import "
+        "Archive, fetch\nresource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
         "try: fetch([Archive(sys.argv[1], sys.argv[2])], Path(sys.argv[3]))\n"
         "except Exception as error: print(type(error).__name__, error)\n"
     )

@@ -1,4 +1,6 @@
-"""The evaluation job: what is refused before any work, what a record holds, and what is not computed twice."""
+"""The evaluation job: what is refused before any work, what a record holds, and what is not
+computed twice.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,9 @@ PHONEME, ASR, SPEAKER = (str(DATA / f"toy_{name}.yaml") for name in ("phoneme", 
 
 
 class Spectrum:
-    """A real upstream in ten lines: log magnitudes of 20 ms windows, and the same once more, halved."""
+    """A real upstream in ten lines: log magnitudes of 20 ms windows, and the same once more,
+    halved.
+    """
 
     def __init__(self, name: str, *, broken: bool = False) -> None:
         self.name, self.broken, self.calls = name, broken, 0

@@ -1,4 +1,7 @@
-"""Corpora of other toolkits: fairseq's lists, Lhotse's manifests and Shar, Hugging Face; their faults are named."""
+"""Corpora of other toolkits: fairseq's lists, Lhotse's manifests and Shar, Hugging Face.
+
+Their faults are named.
+"""
 
 import json
 import os

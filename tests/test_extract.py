@@ -1,4 +1,6 @@
-"""Features and units for other people's code: what the files hold, read with safetensors alone, and going on."""
+"""Features and units for other people's code: what the files hold, read with safetensors alone, and
+going on.
+"""
 
 import itertools
 import json

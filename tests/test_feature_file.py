@@ -1,4 +1,6 @@
-"""Features on disk: how far each precision may move a value, and a journal that counts only what is all there."""
+"""Features on disk: how far each precision may move a value, and a journal that counts only what is
+all there.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,7 +41,8 @@ def header(precision: Precision = "fp32") -> Header:
         ("fp32", 384, np.zeros_like(VALUES)),
         ("fp16", 192, np.abs(VALUES) * 2.0**-11 + 2.0**-25),
         ("bf16", 192, np.abs(VALUES) * 2.0**-8),
-        # half a step of 127 from the largest value of that frame of that layer, whatever the other layers hold
+        # half a step of 127 from the largest value of that frame of that layer, whatever the other
+        # layers hold
         (
             "int8",
             100,

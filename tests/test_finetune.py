@@ -18,7 +18,8 @@ from mt4ssl_bench.downstream.plan import load_config, plan
 from mt4ssl_bench.downstream.tasks.asr import ASR
 from mt4ssl_bench.downstream.tasks.speaker import Speaker
 from mt4ssl_bench.downstream.training import finetune as module
-from mt4ssl_bench.downstream.training.finetune import Audio, Finetuning
+from mt4ssl_bench.downstream.training.audio_batches import Audio
+from mt4ssl_bench.downstream.training.finetune import Finetuning
 from mt4ssl_bench.downstream.training.finetuned_model import TunedHead
 from mt4ssl_bench.downstream.transcribe import Recognizer, named, transcribe
 from mt4ssl_bench.encoders.finetuning import TuneConfig, rebuild, trainable
@@ -246,7 +247,9 @@ def test_a_score_that_is_not_a_number_is_never_the_best(
 def test_a_run_folder_of_the_first_revisions_goes_on(
     corpus: Corpus, tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They kept the best model in model.pt, its score among the validations, and the checkpoint for ever."""
+    """They kept the best model in model.pt, its score among the validations, and the checkpoint for
+    ever.
+    """
     monkeypatch.setattr(run_folder, "SHARE", 1e9)
     monkeypatch.setattr(module, "discard", lambda _: None)
     keys = ["steps=12", "validate_every=4"]

@@ -1,4 +1,7 @@
-"""Our checkpoints in the real s3prl and in torch.hub; s3prl's own test/test_upstream.py, written again."""
+"""Our checkpoints in the real s3prl and in torch.hub.
+
+S3prl's own test/test_upstream.py, written again.
+"""
 
 import subprocess
 import sys
@@ -75,7 +78,8 @@ def test_s3prls_test_of_determinism_and_layer_counts(run: Path) -> None:
     model.train()
     hidden = [extract(model, seed + 1) for seed in range(TRAIN_MORE_ITER)]
     assert {len(h) for h in hidden} == {3}
-    # one in two layers is dropped in training, and a dropped layer repeats the one before; a kept one does not
+    # one in two layers is dropped in training, and a dropped layer repeats the one before; a kept
+    # one does not
     repeats = [torch.equal(h[1], h[2]) for h in hidden]
     assert any(repeats)
     assert not all(repeats)
@@ -133,10 +137,11 @@ def test_hub_torch_hub_and_this_toolkit_give_the_same_hidden_states(run: Path) -
 
 def test_torch_hub_loads_from_a_checkout_that_is_not_installed(run: Path) -> None:
     code = (
-        "import sys, importlib.util, torch; sys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f)]; "
-        "assert importlib.util.find_spec('mt4ssl_bench') is None; "
+        "import sys, importlib.util, torch; sys.meta_path = [f for f in sys.meta_path if "
+        "'editable' not in repr(f)]; assert importlib.util.find_spec('mt4ssl_bench') is None; "
         f"m = torch.hub.load({str(ROOT)!r}, 'mt4ssl_local', ckpt={str(run)!r}, source='local'); "
-        "print(len(m([torch.zeros(800)])['hidden_states']), m.get_downsample_rates('hidden_states'))"
+        "print(len(m([torch.zeros(800)])['hidden_states']), "
+        "m.get_downsample_rates('hidden_states'))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=run, env={}, capture_output=True, text=True, check=True
@@ -165,7 +170,10 @@ def test_the_default_entry_says_how_to_get_a_checkpoint() -> None:
 
 @pytest.fixture
 def server(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A web server that holds the checkpoint and a page that is none; torch.hub's folder is a fresh one."""
+    """A web server that holds the checkpoint and a page that is none.
+
+    Torch.hub's folder is a fresh one.
+    """
     (run / "page.pt").write_text("<html>log in first</html>", encoding="utf-8")
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
     handler = partial(SimpleHTTPRequestHandler, directory=str(run))
@@ -276,7 +284,9 @@ def test_an_utterances_frames_are_its_own_in_any_batch(name: str, run: Path) -> 
 def test_replicas_for_several_devices_compute_the_same(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """DataParallel's own replication, with copies on the CPU in place of copies on other devices."""
+    """DataParallel's own replication, with copies on the CPU in place of copies on other
+    devices.
+    """
     module = sys.modules["torch.nn.parallel.replicate"]
 
     def copies(

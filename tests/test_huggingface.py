@@ -1,4 +1,6 @@
-"""Hugging Face encoders as upstreams: what transformers gives for each utterance alone, whatever it is batched with."""
+"""Hugging Face encoders as upstreams: what transformers gives for each utterance alone, whatever it
+is batched with.
+"""
 
 import sys
 from collections.abc import Callable
@@ -302,7 +304,8 @@ def test_an_exported_model_hears_real_speech_as_the_run_does(speech: Path, tmp_p
             upstream.extract(wave, torch.tensor([wave.shape[1]])).layers
             for upstream in (ours, theirs)
         )
-        # the extractor adds 1e-7 to the variance, training 1e-5: the quietest recording's variance is 1e-4
+        # the extractor adds 1e-7 to the variance, training 1e-5: the quietest recording's variance
+        # is 1e-4
         assert ((a - b).norm() / a.norm()).item() < 1e-3
 
 

@@ -1,4 +1,6 @@
-"""Intervals never claim certainty: no bootstrap without width, and no difference from a few utterances."""
+"""Intervals never claim certainty: no bootstrap without width, and no difference from a few
+utterances.
+"""
 
 import math
 

@@ -1,4 +1,7 @@
-"""Kaldi's data folders: utterances, gaps and silence; commands are refused with two that write files."""
+"""Kaldi's data folders: utterances, gaps and silence.
+
+Commands are refused with two that write files.
+"""
 
 import subprocess
 from pathlib import Path

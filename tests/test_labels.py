@@ -1,4 +1,6 @@
-"""Offline labels: MFCC frames, nearest centres, and a store that refuses what it was not made for."""
+"""Offline labels: MFCC frames, nearest centres, and a store that refuses what it was not made
+for.
+"""
 
 import shutil
 import subprocess

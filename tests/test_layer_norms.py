@@ -13,7 +13,9 @@ from mt4ssl_bench.features.forward_pass import Values
 
 
 class Levels(FeatureSet):
-    """Two frames per utterance: constant vectors of the utterance's number, and alternating +10, -10."""
+    """Two frames per utterance: constant vectors of the utterance's number, and alternating +10,
+    -10.
+    """
 
     layers, dim = 2, 4
 

@@ -31,7 +31,9 @@ LIBRI = partial(librispeech, train=["train-clean-100"], valid=["dev-clean"], tes
 
 @pytest.fixture
 def voice(request: pytest.FixtureRequest) -> Voice:
-    """Write recordings to paths: real ones in turn where there are some, else noise of their own."""
+    """Write recordings to paths: real ones in turn where there are some, else noise of their
+    own.
+    """
     clips: list[np.ndarray] = []
     folder = Path(str(request.config.rootpath), "nowhere")
     try:
@@ -72,7 +74,8 @@ def libri(root: Path, voice: Voice, part: str, speakers: int = 2, each: int = 2)
 
 
 def prepared(read: Read, source: Path, out: Path, **options: object) -> Corpus:
-    return prepare_rows(read(source), out, source=source, name="mini", **options)  # type: ignore[arg-type]
+    # type: ignore[arg-type]
+    return prepare_rows(read(source), out, source=source, name="mini", **options)
 
 
 def sizes(corpus: Corpus) -> dict[str, int]:
@@ -362,7 +365,10 @@ def test_what_cannot_be_downloaded_says_how_it_is_obtained(tmp_path: Path) -> No
 
 @pytest.mark.speech
 def test_a_real_librispeech_tree_reaches_the_leaderboard(speech: Path, tmp_path: Path) -> None:
-    """Three rows of a few updates; the tree's transcripts are machine-made, so that no number here means anything."""
+    """Three rows of a few updates.
+
+    The tree's transcripts are machine-made, so that no number here means anything.
+    """
     from mt4ssl_bench.downstream.evaluate import evaluate
 
     read = partial(LIBRI, test=["test-other"])

@@ -32,7 +32,10 @@ def a_score(metric: str, value: float) -> Score:
 def a_result(
     model: str, task: str, value: float, *, corpus: str = "demo", lr: float = 0.01, **changes: Any
 ) -> Result:
-    """A record of `model` on `task`; its fingerprint is the name and "-weights", CER is half of WER."""
+    """A record of `model` on `task`.
+
+    Its fingerprint is the name and "-weights", CER is half of WER.
+    """
     metrics = {MAIN[task]: a_score(MAIN[task], value)}
     if task == "asr":
         metrics["cer"] = a_score("cer", value / 2)
@@ -269,10 +272,12 @@ def test_the_best_of_each_column_is_bold_whichever_its_direction() -> None:
     (a,) = [line for line in lines if line.startswith("| 1 | a ")]
     (b,) = [line for line in lines if line.startswith("| 2 | b ")]
     assert a == (
-        "| 1 | a | 94.7 | **43.1** [42.1, 45.1] | 20.0 [19.0, 22.0] | 10.0 [9.0, 12.0] | **90.0** [89.0, 92.0] |"
+        "| 1 | a | 94.7 | **43.1** [42.1, 45.1] | 20.0 [19.0, 22.0] | 10.0 [9.0, 12.0] | **90.0** "
+        "[89.0, 92.0] |"
     )
     assert b == (
-        "| 2 | b | 94.7 | 50.0 [49.0, 52.0] | **10.0** [9.0, 12.0] | **5.0** [4.0, 7.0] | 80.0 [79.0, 82.0] |"
+        "| 2 | b | 94.7 | 50.0 [49.0, 52.0] | **10.0** [9.0, 12.0] | **5.0** [4.0, 7.0] | 80.0 "
+        "[79.0, 82.0] |"
     )
 
 
@@ -367,7 +372,8 @@ def test_the_title_tells_test_splits_apart_by_task() -> None:
     records = three_tasks("a", 1, 1, 1)
     records[2].corpus["splits"] = {"test": {"utterances": 60, "hours": 0.1}}
     assert only_table(records).title == (
-        "demo (demo-012); en; test: 120 utterances, 0.25 h (phoneme, asr), 60 utterances, 0.10 h (speaker)"
+        "demo (demo-012); en; test: 120 utterances, 0.25 h (phoneme, asr), 60 utterances, 0.10 h "
+        "(speaker)"
     )
 
 

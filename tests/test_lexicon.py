@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mt4ssl_bench.corpora.prepare import Coverage, add_phones
+from mt4ssl_bench.corpora.phones import Coverage, add_phones
 from mt4ssl_bench.corpora.rows import Row
 from mt4ssl_bench.data.lexicon import UNKNOWN, cmudict, open_lexicon, pronounce, pronunciations
 from mt4ssl_bench.errors import CorpusError

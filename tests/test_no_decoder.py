@@ -1,4 +1,6 @@
-"""Where flashlight-text cannot be imported, a recipe with a language model is refused before any work."""
+"""Where flashlight-text cannot be imported, a recipe with a language model is refused before any
+work.
+"""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""The order of an epoch: everything once, little padding, no shard read twice, a million cuts in seconds."""
+"""The order of an epoch: everything once, little padding, no shard read twice, a million cuts in
+seconds.
+"""
 
 import time
 from collections import Counter

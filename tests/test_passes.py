@@ -1,4 +1,6 @@
-"""A pass over audio: an utterance's features do not depend on its batch, for models of several kinds."""
+"""A pass over audio: an utterance's features do not depend on its batch, for models of several
+kinds.
+"""
 
 import copy
 from pathlib import Path
@@ -20,7 +22,9 @@ TOY = str(Path(__file__).parent / "data" / "toy.yaml")
 
 
 class Nosy:
-    """A model whose frames know the length of their batch, as a norm over padded time makes them."""
+    """A model whose frames know the length of their batch, as a norm over padded time makes
+    them.
+    """
 
     name, num_layers, dim, stride, parameters, fingerprint = "nosy", 1, 1, 320, 0, "n"
 

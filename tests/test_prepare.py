@@ -1,4 +1,7 @@
-"""Manifests and folders to corpora: a bad one names its fault and writes nothing; the digest follows the content."""
+"""Manifests and folders to corpora: a bad one names its fault and writes nothing.
+
+The digest follows the content.
+"""
 
 import logging
 import os
@@ -38,7 +41,9 @@ def folder(tmp_path: Path) -> Path:
 def log(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> pytest.LogCaptureFixture:
-    """Return this package's warnings, also after a command line in this process has set up its own log."""
+    """Return this package's warnings, also after a command line in this process has set up its own
+    log.
+    """
     monkeypatch.setattr(logging.getLogger("mt4ssl_bench"), "propagate", True)
     caplog.set_level(logging.WARNING, logger="mt4ssl_bench")
     return caplog
@@ -329,7 +334,9 @@ def test_a_corpus_holds_its_splits_and_corpus_json_and_nothing_else(folder: Path
 def crowd(
     folder: Path, people: int, each: int, split: Callable[[int, int], str] | None = None
 ) -> Corpus:
-    """Prepare `people` x `each` utterances s00-0, ... with a split by (speaker, utterance), or without any."""
+    """Prepare `people` x `each` utterances s00-0, ... with a split by (speaker, utterance), or
+    without any.
+    """
     rows = ["id | path | speaker" + (" | split" if split else "")]
     for p in range(people):
         for u in range(each):
@@ -416,7 +423,8 @@ def test_where_test_speakers_are_heard_in_training_no_speaker_splits_are_added(
 def test_speaker_splits_of_the_table_are_taken_as_they_stand(folder: Path) -> None:
     corpus = table(
         folder,
-        "id | path | speaker | split | sid_split\nu | a.wav | ann | train | test\nv | b.wav | bob | test | train\n",
+        "id | path | speaker | split | sid_split\nu | a.wav | ann | train | test\nv | b.wav | bob "
+        "| test | train\n",
     )
     assert {name: ids(corpus, name) for name in sorted(corpus.info.splits)} == {
         "sid_test": {"u"},

@@ -1,4 +1,6 @@
-"""The protocol's checks, on models that keep it and on classes of a user's that break it, one way each."""
+"""The protocol's checks, on models that keep it and on classes of a user's that break it, one way
+each.
+"""
 
 import json
 from pathlib import Path

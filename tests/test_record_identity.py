@@ -1,8 +1,10 @@
-"""Every key of every task's config, in each mode: a change moves the identity, or no bit of the answers.
+"""Every key of every task's config, in each mode: a change moves the identity, or no bit of the
+answers.
 
-`MOVES` and `STILL` hold another value for each key; a key that is in neither fails the test. Keys of MOVES change the
-identity, and each is trained with its other value to see that it has to: the answers differ. Keys of STILL leave the
-identity as it is; they are changed together, and the answers are equal to the last bit.
+`MOVES` and `STILL` hold another value for each key; a key that is in neither fails the test. Keys
+of MOVES change the identity, and each is trained with its other value to see that it has to: the
+answers differ. Keys of STILL leave the identity as it is; they are changed together, and the
+answers are equal to the last bit.
 """
 
 import dataclasses

@@ -1,4 +1,6 @@
-"""Registries: nothing is imported before it is asked for, and a wrong name meets its near misses."""
+"""Registries: nothing is imported before it is asked for, and a wrong name meets its near
+misses.
+"""
 
 import json
 import subprocess

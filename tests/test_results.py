@@ -248,8 +248,9 @@ def test_a_failed_save_leaves_the_old_record_whole(
 
 def test_the_environment_names_versions_without_importing_them() -> None:
     code = (
-        "import sys; from mt4ssl_bench.results.provenance import environment; print(sorted(environment()['versions']));"
-        "print([name for name in ('torch', 's3prl', 'lhotse') if name in sys.modules])"
+        "import sys; from mt4ssl_bench.results.provenance import environment; "
+        "print(sorted(environment()['versions']));print([name for name in ('torch', 's3prl', "
+        "'lhotse') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     names, heavy = done.stdout.splitlines()

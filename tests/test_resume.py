@@ -1,4 +1,6 @@
-"""Interrupted rows: by kill -9, signals, a full disk, damaged or strange checkpoints, other processes."""
+"""Interrupted rows: by kill -9, signals, a full disk, damaged or strange checkpoints, other
+processes.
+"""
 
 import json
 import logging

@@ -1,4 +1,7 @@
-"""s3prl's own programs on our checkpoint, in real processes; the bridge that carries them over newer libraries."""
+"""s3prl's own programs on our checkpoint, in real processes.
+
+The bridge that carries them over newer libraries.
+"""
 
 import os
 import re
@@ -34,7 +37,9 @@ def start(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def phones(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as s3prl's phone_linear wants it: tables of files, lengths and one phone (the tone) per frame."""
+    """A folder as s3prl's phone_linear wants it: tables of files, lengths and one phone (the tone)
+    per frame.
+    """
     folder = tmp_path_factory.mktemp("phones")
     tones = {"L": 0, "OW": 0, "M": 1, "IH": 1, "D": 1, "HH": 2, "AY": 2}
     rows, labels, splits = [], [], {"train": [], "test": []}

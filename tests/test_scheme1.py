@@ -1,4 +1,6 @@
-"""Records and models that revision 16264c9 made (scheme 1) are found, opened and compared with new ones."""
+"""Records and models that revision 16264c9 made (scheme 1) are found, opened and compared with new
+ones.
+"""
 
 import dataclasses
 import json

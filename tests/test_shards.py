@@ -1,4 +1,7 @@
-"""Shards: the same utterances, audio and labels as from files, from disk and over HTTP; what is cut short is named."""
+"""Shards: the same utterances, audio and labels as from files, from disk and over HTTP.
+
+What is cut short is named.
+"""
 
 import functools
 import gzip
@@ -328,7 +331,8 @@ def test_a_file_that_cannot_be_read_is_left_out_and_counted(corpus: Corpus, tmp_
             cuts[3].recording.sources[0].source = "nowhere.flac"
             return cuts
 
-    made = shard_corpus(Without(), tmp_path / "s", splits=("train",), size=SIZE)  # type: ignore[arg-type]
+    # type: ignore[arg-type]
+    made = shard_corpus(Without(), tmp_path / "s", splits=("train",), size=SIZE)
     name = corpus.cuts("train")[3].id
     assert made.info.splits["train"].utterances == 17
     assert made.info.notes == {**corpus.info.notes, "unreadable": 1, "unreadable_examples": [name]}

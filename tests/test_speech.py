@@ -29,7 +29,8 @@ def test_filter_banks_read_digits_and_an_untrained_model_knows_speakers(
         ["fbank"], ["phoneme"], corpus.root, out=folder, overrides=keys, device="cpu"
     ).results[0]
     assert digits.metrics["per"].value < 70  # a head that knows nothing gives 85 and more
-    # s3prl's filter banks lose each utterance's mean, and with it what a pooled linear head could tell speakers by
+    # s3prl's filter banks lose each utterance's mean, and with it what a pooled linear head could
+    # tell speakers by
     keys += ["crop_seconds=0", "crops=1", "test_crop_seconds=0"]
     voices = evaluate(
         [f"random:{TOY}"], ["speaker"], corpus.root, out=folder, overrides=keys, device="cpu"

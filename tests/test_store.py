@@ -1,4 +1,6 @@
-"""The feature store with a fake upstream: one pass per content, whole or not at all, within its limit, exact means."""
+"""The feature store with a fake upstream: one pass per content, whole or not at all, within its
+limit, exact means.
+"""
 
 import logging
 import math
@@ -30,7 +32,9 @@ WHOLE = Crops(seconds=0)
 
 
 class Fake:
-    """Two layers of (mean, largest, smallest sample) per 320 samples, the second one doubled; counts its passes.
+    """Two layers of (mean, largest, smallest sample) per 320 samples, the second one doubled.
+
+    Counts its passes.
 
     The two calls that probe what padding does to it do not count.
     """
@@ -271,8 +275,9 @@ def test_features_that_never_fit_are_computed_on_the_fly_and_the_log_says_what_t
         f"train: features need {wanted:.3g} GiB; store.limit_gb allows 1e-05 and the disk has "
     )
     assert said.endswith(
-        f" free; they are computed on the fly: fake hears {hours:.3g} h of audio again in every epoch, once for all "
-        f"learning rates; to store them: store.limit_gb={wanted * 1.05:.3g}, or another --store"
+        f" free; they are computed on the fly: fake hears {hours:.3g} h of audio again in every "
+        f"epoch, once for all learning rates; to store them: store.limit_gb={wanted * 1.05:.3g}, "
+        "or another --store"
     )
     assert files(tmp_path) == []
 
@@ -436,7 +441,8 @@ def test_values_beyond_half_precision_are_refused_with_what_to_set(
 ) -> None:
     with pytest.raises(
         UpstreamError,
-        match=r"too large for fp16 \(hidden state 1 of 0-1 reaches 1\.4e\+05.* store\.precision=bf16",
+        match=r"too large for fp16 \(hidden state 1 of 0-1 reaches 1\.4e\+05.* "
+        r"store\.precision=bf16",
     ):
         FeatureStore(tmp_path, StoreConfig()).frames(Fake(spoil=7e4), "d1", "train", cuts)
     for precision in ("bf16", "fp32"):

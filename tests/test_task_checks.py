@@ -20,7 +20,9 @@ DATA = Path(__file__).parent / "data"
 
 
 class Changed(Corpus):
-    """A corpus whose cuts are changed as they are read, and which then promises no field for all of them."""
+    """A corpus whose cuts are changed as they are read, and which then promises no field for all of
+    them.
+    """
 
     def __init__(self, corpus: Corpus, change: Callable[[Any, str], None]) -> None:
         super().__init__(corpus.root, replace(corpus.info, fields=[]))
@@ -87,8 +89,8 @@ def test_unknown_characters_and_phonemes_are_listed_with_counts(
     corpus = Changed(corpus, change)
     assert check_references(*opened(corpus, "asr")) == {"test_unknown_units": 6}
     assert (
-        "split 'test' holds 1 units 6 times that training never shows, so they count as errors: 'Ä' 6"
-        in caplog.text
+        "split 'test' holds 1 units 6 times that training never shows, so they count as errors: "
+        "'Ä' 6" in caplog.text
     )
     assert check_references(*opened(corpus, "phoneme")) == {"test_unknown_units": 3}
     assert "'ZH' 3" in caplog.text

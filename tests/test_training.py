@@ -1,6 +1,8 @@
-"""The training loop on a small regression: it learns, stops politely, and continues after any interruption exactly.
+"""The training loop on a small regression: it learns, stops politely, and continues after any
+interruption exactly.
 
-Run as a program (python test_training.py RUN MODE), it is the child process that the tests interrupt.
+Run as a program (python test_training.py RUN MODE), it is the child process that the tests
+interrupt.
 """
 
 import json
@@ -597,7 +599,8 @@ def test_models_that_draw_from_numpys_and_pythons_generators_continue_exactly(
         model = network()
 
         def loss(batch: Batch, step: int, micro: int) -> StepLoss:
-            drawn = 1 + np.random.random() + random.random()  # noqa: NPY002, S311 - as s3prl's models do
+            # as s3prl's models do
+            drawn = 1 + np.random.random() + random.random()  # noqa: NPY002, S311
             return StepLoss(total=drawn * model(batch[0]).square().sum(), count=8)
 
         return build(folder, model, loss=loss, **changes)

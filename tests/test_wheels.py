@@ -23,8 +23,10 @@ def test_one_line_says_what_fits_and_what_to_run(what: str, tmp_path: Path) -> N
     (tmp_path / "stub" / "torchaudio" / "__init__.py").write_text(STUB, encoding="utf-8")
     soundfile.write(tmp_path / "a.wav", np.zeros(8_000), 8_000)
     calls = {
-        "audio": "from pathlib import Path; from mt4ssl_bench.data import audio; audio.read_file(Path('a.wav'))",
-        "mfcc": "import numpy as n; from mt4ssl_bench.features.mfcc import mfcc; mfcc(n.zeros(9000, 'f'))",
+        "audio": "from pathlib import Path; from mt4ssl_bench.data import audio; "
+        "audio.read_file(Path('a.wav'))",
+        "mfcc": "import numpy as n; from mt4ssl_bench.features.mfcc import mfcc; "
+        "mfcc(n.zeros(9000, 'f'))",
     }
     body = calls.get(what, f"from mt4ssl_bench import load_upstream; load_upstream('{what}')")
     script = f"""

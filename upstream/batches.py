@@ -34,7 +34,9 @@ Sample = tuple[NDArray[np.float32], NDArray[np.int64]]  # audio and labels
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch: `waveforms` (B, N) normalised and zero-padded, `lengths` (B,) samples, `labels` (B, T) or None."""
+    """One batch: `waveforms` (B, N) normalised and zero-padded, `lengths` (B,) samples, `labels`
+    (B, T) or None.
+    """
 
     waveforms: Tensor
     lengths: Tensor
@@ -87,7 +89,8 @@ class PretrainData:
             LOGGER.info(said, split, self.cuts.short, found, config.min_seconds)
         if not self.cuts:
             raise CorpusError(
-                f"split '{split}': none of {found} utterances lasts data.min_seconds={config.min_seconds} s"
+                f"split '{split}': none of {found} utterances lasts "
+                f"data.min_seconds={config.min_seconds} s"
             )
         if self.cuts.shards is None:
             audio.require_some_unchanged(self.cuts)
@@ -110,7 +113,10 @@ class PretrainData:
     def __call__(
         self, epoch: int, skip: int = 0, *, rank: int = 0, world: int = 1
     ) -> Iterator[Batch]:
-        """Yield the epoch's batches, without the first `skip`; the same ones every time. See Batches."""
+        """Yield the epoch's batches, without the first `skip`; the same ones every time.
+
+        See Batches.
+        """
         return map(self._noted, self._batches(epoch, skip, rank=rank, world=world))
 
     def stream(self, *, rank: int = 0, world: int = 1) -> Stream[Batch]:
@@ -121,7 +127,8 @@ class PretrainData:
     def make(self, parts: Sequence[Part]) -> Batch:
         """Read, normalise and crop the cuts' audio, and crop their labels by the same frames.
 
-        What cannot be read is left out and named in `skipped`; labels that do not fit raise CheckpointError.
+        What cannot be read is left out and named in `skipped`; labels that do not fit raise
+        CheckpointError.
         """
         found: list[tuple[str, Sample]] = []
         skipped: dict[str, str] = {}
@@ -165,7 +172,10 @@ class PretrainData:
         return wave, labels[first : first + frame_count(len(wave))].astype(np.int64)
 
     def _noted(self, batch: Batch) -> Batch:
-        """Return the batch; raises CorpusError when more of the corpus than data.max_unreadable could not be read."""
+        """Return the batch.
+
+        Raises CorpusError when more of the corpus than data.max_unreadable could not be read.
+        """
         for name, reason in batch.skipped.items():
             if name not in self.unreadable:
                 self.unreadable[name] = reason
@@ -181,7 +191,9 @@ class PretrainData:
         return batch
 
     def _crop(self, cut: Any, epoch: int) -> Part:  # noqa: ANN401
-        """Return the cut with the frame that the epoch begins at: drawn from seed, epoch and utterance alone."""
+        """Return the cut with the frame that the epoch begins at: drawn from seed, epoch and
+        utterance alone.
+        """
         if cut.duration <= self.config.max_seconds or not self.shuffle:
             return cut, 0
         room = int((cut.duration - self.config.max_seconds) * audio.RATE) // STRIDE

@@ -1,4 +1,6 @@
-"""What a pretraining recipe may say: the defaults are the paper's Base model (Ma et al., arXiv 2211.07321)."""
+"""What a pretraining recipe may say: the defaults are the paper's Base model (Ma et al., arXiv
+2211.07321).
+"""
 
 from dataclasses import dataclass, field
 
@@ -51,9 +53,8 @@ class MaskingConfig:
     length: int = 10
     min_masks: int = 1
     equalize: bool = True  # trim every row to the fewest masked frames of the batch, as published
-    clones: int = (
-        1  # masked views of each utterance per pass; front end and teacher run once for all
-    )
+    # masked views of each utterance per pass; front end and teacher run once for all
+    clones: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,12 +87,10 @@ class DataConfig:
     max_seconds: float = 20.0  # longer ones are cropped at a random place
     batch_seconds: float = 237.5  # audio per update and process, padding included
     workers: int = 4  # loader processes; 0 loads in the trainer itself
-    max_unreadable: float = (
-        0.001  # share of the utterances that may be unreadable (one always may) before a run stops
-    )
-    cache_hours: float = (
-        0.0  # with workers=0, keep this much decoded audio in memory (230 MB per hour)
-    )
+    # share of the utterances that may be unreadable (one always may) before a run stops
+    max_unreadable: float = 0.001
+    # with workers=0, keep this much decoded audio in memory (230 MB per hour)
+    cache_hours: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +98,8 @@ class PretrainConfig:
     """One pretraining run."""
 
     about: str = ""
-    init: str | None = (
-        None  # a run folder or checkpoint whose weights the run starts from; read again on resume
-    )
+    # a run folder or checkpoint whose weights the run starts from; read again on resume
+    init: str | None = None
     frontend: FrontendConfig = field(default_factory=FrontendConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
@@ -109,28 +107,33 @@ class PretrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     fit: FitConfig = field(default_factory=FitConfig)
-    collapse_step: int = (
-        5_000  # from here on, the run stops when targets or predictions have collapsed
-    )
+    # from here on, the run stops when targets or predictions have collapsed
+    collapse_step: int = 5_000
     min_target_var: float = 0.1
     min_pred_var: float = 0.01
 
 
 BOUNDS: Bounds = {
-    AT_LEAST_1: "fit.steps fit.accumulate fit.log_every fit.save_every fit.validate_every frontend.channels "
-    "encoder.layers encoder.dim encoder.ffn encoder.heads encoder.pos_groups encoder.pos_kernel masking.length "
-    "masking.clones targets.online.top_k targets.online.ema_steps targets.offline.max_frames",
+    AT_LEAST_1: "fit.steps fit.accumulate fit.log_every fit.save_every fit.validate_every "
+    "frontend.channels encoder.layers encoder.dim encoder.ffn encoder.heads encoder.pos_groups "
+    "encoder.pos_kernel masking.length masking.clones targets.online.top_k "
+    "targets.online.ema_steps targets.offline.max_frames",
     POSITIVE: "optim.lr optim.eps data.batch_seconds",
-    NOT_NEGATIVE: "optim.weight_decay optim.clip_norm optim.init_scale optim.final_scale encoder.pos_depth "
-    "masking.min_masks targets.offline.weight targets.online.weight data.workers data.max_unreadable data.cache_hours",
-    PROBABILITY: "encoder.dropout encoder.attention_dropout encoder.activation_dropout encoder.layer_drop",
+    NOT_NEGATIVE: "optim.weight_decay optim.clip_norm optim.init_scale optim.final_scale "
+    "encoder.pos_depth masking.min_masks targets.offline.weight targets.online.weight data.workers "
+    "data.max_unreadable data.cache_hours",
+    PROBABILITY: "encoder.dropout encoder.attention_dropout encoder.activation_dropout "
+    "encoder.layer_drop",
     SHARE: "targets.online.ema_start targets.online.ema_end",
     SHARES: "optim.phases",
 }
 
 
 def check(config: PretrainConfig) -> PretrainConfig:
-    """Return `config` unchanged if its values fit together; raises ConfigError naming the key that does not."""
+    """Return `config` unchanged if its values fit together.
+
+    Raises ConfigError naming the key that does not.
+    """
     check_bounds(config, BOUNDS)
     encoder, targets, data = config.encoder, config.targets, config.data
     for name in ("heads", "pos_groups"):

@@ -1,4 +1,6 @@
-"""The encoder: positional convolutions and a post-LayerNorm Transformer; every layer's outputs are returned.
+"""The encoder: positional convolutions and a post-LayerNorm Transformer.
+
+Every layer's outputs are returned.
 
 Shapes: B batch, T frames, D dimension, H heads, Q frames that are asked for.
 """
@@ -26,7 +28,9 @@ class EncoderOutput(NamedTuple):
     hidden: list[Tensor]  # each layer's output
     ffn: list[
         Tensor
-    ]  # each run layer's feed-forward output, before residual and LayerNorm: what the teacher averages
+        # each run layer's feed-forward output, before residual and LayerNorm:
+        # what the teacher averages
+    ]
 
 
 class EncoderLayer(nn.Module):
@@ -51,7 +55,8 @@ class EncoderLayer(nn.Module):
     def forward(
         self, x: Tensor, keys: Tensor | None, at: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return (layer output, feed-forward output), each (B, T, D), or (B, Q, D) at the frames `at` (B, Q) alone.
+        """Return (layer output, feed-forward output), each (B, T, D), or (B, Q, D) at the frames
+        `at` (B, Q) alone.
 
         `keys` (B, 1, 1, T) is True where attended.
         """
@@ -85,12 +90,13 @@ class Encoder(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.dropout, self.layer_drop = config.dropout, config.layer_drop
-        # the official code zeroes padded frames before the first positional convolution only, so that an utterance's
-        # last frames depend on what it is batched with; False does the same, for comparisons with that code
+        # the official code zeroes padded frames before the first positional convolution only, so
+        # that an utterance's
+        # last frames depend on what it is batched with; False does the same, for comparisons with
+        # that code
         self.isolate_padding = True
-        self.checkpointing = (
-            False  # in training, keep the layers' inputs alone and compute the rest again
-        )
+        # in training, keep the layers' inputs alone and compute the rest again
+        self.checkpointing = False
         self.pos_convs = nn.ModuleList(
             nn.Conv1d(
                 config.dim,
@@ -109,8 +115,9 @@ class Encoder(nn.Module):
     ) -> EncoderOutput:
         """Encode frames (B, T, D); `padding` (B, T) is True at frames that are not real.
 
-        A batch without padded frames should come without a mask: attention is faster then. With frame numbers `at`
-        (B, Q) the last layer computes these frames alone, and its outputs are (B, Q, D).
+        A batch without padded frames should come without a mask: attention is faster then. With
+        frame numbers `at` (B, Q) the last layer computes these frames alone, and its outputs are
+        (B, Q, D).
         """
         keys = None
         if padding is not None:

@@ -1,4 +1,6 @@
-"""Our checkpoints as upstreams: behind this toolkit's protocol and, through register(), in s3prl's hub."""
+"""Our checkpoints as upstreams: behind this toolkit's protocol and, through register(), in s3prl's
+hub.
+"""
 
 import hashlib
 import logging
@@ -22,7 +24,9 @@ LOGGER = logging.getLogger(__name__)
 
 
 class UpstreamExpert(nn.Module):
-    """The s3prl side of a checkpoint: waveforms in, {"hidden_states": [...]} out; gradients flow in train mode.
+    """The s3prl side of a checkpoint: waveforms in, {"hidden_states": [...]} out.
+
+    Gradients flow in train mode.
 
     A dropped layer is the identity, so that the number of hidden states is always the same.
     """
@@ -36,9 +40,11 @@ class UpstreamExpert(nn.Module):
         return STRIDE
 
     def forward(self, wavs: list[Tensor], sample_rate: int = RATE) -> dict[str, Any]:
-        """Return the hidden states, each (B, T, D), of 16 kHz waveforms (N_b,) on the device of the weights.
+        """Return the hidden states, each (B, T, D), of 16 kHz waveforms (N_b,) on the device of the
+        weights.
 
-        Raises UpstreamError for another sample rate and for what is not a list of float waveforms with one channel.
+        Raises UpstreamError for another sample rate and for what is not a list of float waveforms
+        with one channel.
         """
         if sample_rate != RATE:
             raise UpstreamError(f"audio at {sample_rate} Hz: expected {RATE}; resample it first")
@@ -54,7 +60,9 @@ def load_custom(argument: str, *, device: str) -> Upstream:
 
 
 def load_default(argument: str, *, device: str) -> Upstream:
-    """Return what mt4ssl is in s3prl's hub: the default checkpoint, or the path or URL that is named."""
+    """Return what mt4ssl is in s3prl's hub: the default checkpoint, or the path or URL that is
+    named.
+    """
     if not argument:
         mt4ssl()
     return load_custom(argument, device=device)
@@ -63,7 +71,10 @@ def load_default(argument: str, *, device: str) -> Upstream:
 def mt4ssl_local(
     ckpt: str | None = None, model_config: object = None, refresh: object = None
 ) -> UpstreamExpert:
-    """s3prl and torch.hub entry: an MT4SSL run folder or checkpoint file; its config is in the file."""
+    """s3prl and torch.hub entry: an MT4SSL run folder or checkpoint file.
+
+    Its config is in the file.
+    """
     del model_config, refresh  # s3prl passes both to every entry
     if ckpt is None:
         raise UpstreamError(
@@ -75,7 +86,10 @@ def mt4ssl_local(
 def mt4ssl_url(
     ckpt: str | None = None, model_config: object = None, refresh: object = None
 ) -> UpstreamExpert:
-    """s3prl and torch.hub entry: the URL of a checkpoint file, downloaded once; refresh=True downloads it again."""
+    """s3prl and torch.hub entry: the URL of a checkpoint file, downloaded once.
+
+    Refresh=True downloads it again.
+    """
     del model_config
     if ckpt is None or not _is_url(ckpt):
         raise UpstreamError(f"mt4ssl_url: ckpt={ckpt}: expected the http(s) URL of a checkpoint.pt")
@@ -93,17 +107,23 @@ def mt4ssl_custom(
 def mt4ssl(
     ckpt: str | None = None, model_config: object = None, refresh: object = None
 ) -> UpstreamExpert:
-    """s3prl and torch.hub entry: the default checkpoint, once there is one; until then a path or URL is needed."""
+    """s3prl and torch.hub entry: the default checkpoint, once there is one.
+
+    Until then a path or URL is needed.
+    """
     if ckpt is None:
         raise UpstreamError(
-            "mt4ssl: no checkpoint is published yet; train one (mt4ssl-bench pretrain mt4ssl_base data.corpus=... "
-            "--out runs/base) and use mt4ssl_local with ckpt=runs/base"
+            "mt4ssl: no checkpoint is published yet; train one (mt4ssl-bench pretrain mt4ssl_base "
+            "data.corpus=... --out runs/base) and use mt4ssl_local with ckpt=runs/base"
         )
     return mt4ssl_custom(ckpt, model_config, refresh)
 
 
 def register() -> None:
-    """Add our entries to s3prl's hub, so that S3PRLUpstream("mt4ssl_local", path) works; never replaces a name."""
+    """Add our entries to s3prl's hub, so that S3PRLUpstream("mt4ssl_local", path) works.
+
+    Never replaces a name.
+    """
     hub = s3prl_hub()
     for entry in (mt4ssl, mt4ssl_local, mt4ssl_url, mt4ssl_custom):
         if not hasattr(hub, entry.__name__):
@@ -111,9 +131,12 @@ def register() -> None:
 
 
 def download(url: str, *, refresh: bool = False) -> Path:
-    """Return the local copy of a checkpoint at `url`, kept in torch.hub's folder; a copy is whole and ours, or is not.
+    """Return the local copy of a checkpoint at `url`, kept in torch.hub's folder.
 
-    Raises UpstreamError when it cannot be fetched, CheckpointError when it is not a checkpoint of ours.
+    A copy is whole and ours, or is not.
+
+    Raises UpstreamError when it cannot be fetched, CheckpointError when it is not a checkpoint of
+    ours.
     """
     name = f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{Path(url.partition('?')[0]).name}"
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
@@ -126,8 +149,8 @@ def download(url: str, *, refresh: bool = False) -> Path:
             fresh.replace(path)
         except (OSError, HTTPException) as error:
             raise UpstreamError(
-                f"{url}: could not be downloaded ({error}); fetch the file some other way and give its path instead "
-                "(mt4ssl_local)"
+                f"{url}: could not be downloaded ({error}); fetch the file some other way and give "
+                "its path instead (mt4ssl_local)"
             ) from None
         except CheckpointError as error:
             raise CheckpointError(f"{url}: {str(error).partition(': ')[2]}") from None

@@ -1,4 +1,5 @@
-"""Waveform to frames: seven strided convolutions in frames-by-channels layout, so that each is a matrix product.
+"""Waveform to frames: seven strided convolutions in frames-by-channels layout, so that each is a
+matrix product.
 
 Shapes: B batch, N samples, T frames, C channels, D encoder dimension, K kernel.
 """
@@ -13,7 +14,9 @@ from mt4ssl_bench.upstream.kernels import EPS, normed_conv
 
 
 class Frontend(nn.Module):
-    """Convolutions, then LayerNorm and a projection to the encoder's dimension; both are part of MT4SSL's front end.
+    """Convolutions, then LayerNorm and a projection to the encoder's dimension.
+
+    Both are part of MT4SSL's front end.
 
     The convolution weights have the usual shape (C_out, C_in, K).
     """
@@ -32,12 +35,15 @@ class Frontend(nn.Module):
             nn.init.kaiming_normal_(weight)
 
     def convolve(self, waveforms: Tensor) -> Tensor:
-        """Return the convolutions' output (B, T, C) of normalised 16 kHz waveforms (B, N), N >= 400."""
+        """Return the convolutions' output (B, T, C) of normalised 16 kHz waveforms (B, N), N >=
+        400.
+        """
         first, *rest = self.convs
         x = (
             waveforms.unfold(1, KERNELS[0], STRIDES[0]) @ first[:, 0].t()
         ).contiguous()  # (B, T0, C)
         for weight, norm in zip(rest, self.conv_norms, strict=False):
+            assert isinstance(norm, nn.LayerNorm)
             x = normed_conv(x, norm, weight)
         normed: Tensor = self.conv_norms[-1](x)
         return F.gelu(normed)

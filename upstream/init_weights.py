@@ -1,4 +1,6 @@
-"""Pretraining from given weights: the encoder must fit exactly, teacher and heads are taken where they do."""
+"""Pretraining from given weights: the encoder must fit exactly, teacher and heads are taken where
+they do.
+"""
 
 import logging
 from pathlib import Path
@@ -23,12 +25,14 @@ FREE = {
 
 
 def start_from(model: MT4SSL, source: Path) -> None:
-    """Load the weights of a run folder or checkpoint into `model`, before its first update; what stays new is logged.
+    """Load the weights of a run folder or checkpoint into `model`, before its first update.
+
+    What stays new is logged.
 
     A missing teacher becomes a copy of the loaded encoder, a head of another size stays new.
 
-    Raises ConfigError naming the recipe's keys under which the encoders differ, CheckpointError for a foreign file and
-    for one that lacks a weight of the encoder.
+    Raises ConfigError naming the recipe's keys under which the encoders differ, CheckpointError for
+    a foreign file and for one that lacks a weight of the encoder.
     """
     try:
         stored = read_checkpoint(source)

@@ -1,4 +1,6 @@
-"""Attention and dropout that draw and keep less than torch's own on a CPU; each equals the plain form in value.
+"""Attention and dropout that draw and keep less than torch's own on a CPU.
+
+Each equals the plain form in value.
 
 Shapes: B batch, H heads, Q queries, T frames, E dimension of a head.
 """
@@ -24,7 +26,8 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:  # noqa: FBT001 - to
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None, p: float) -> Tensor:
-    """Return (B, H, Q, E): softmax attention of q (B, H, Q, E) over k and v (B, H, T, E), weights dropped at rate `p`.
+    """Return (B, H, Q, E): softmax attention of q (B, H, Q, E) over k and v (B, H, T, E), weights
+    dropped at rate `p`.
 
     `keys` (B, 1, 1, T) is True where attended, None where all are.
     """
@@ -47,7 +50,9 @@ def normed_conv(x: Tensor, norm: nn.LayerNorm, weight: Tensor) -> Tensor:
 
 
 def draw(shape: torch.Size, p: float) -> Tensor:
-    """Return a mask of `shape`, True with probability 1 - p: 16 bits each instead of bernoulli_'s 64."""
+    """Return a mask of `shape`, True with probability 1 - p: 16 bits each instead of bernoulli_'s
+    64.
+    """
     words = torch.empty(-(-shape.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
     bits = words.view(torch.int16)[: shape.numel()].view(shape)
     return bits >= round(p * LEVELS) - LEVELS // 2
@@ -57,7 +62,8 @@ class _Dropout(torch.autograd.Function):
     """Keeps one byte per element for the backward pass, where torch keeps four."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, p: float) -> Tensor:  # noqa: ANN401 - autograd's context has no type
+    # autograd's context has no type
+    def forward(ctx: Any, x: Tensor, p: float) -> Tensor:  # noqa: ANN401
         keep = draw(x.shape, p)
         ctx.save_for_backward(keep)
         ctx.scale = 1 / (1 - p)
@@ -70,10 +76,20 @@ class _Dropout(torch.autograd.Function):
 
 
 class _DropAttention(torch.autograd.Function):
-    """Keeps the weights once, and one byte for each that says whether it was dropped; torch keeps them thrice."""
+    """Keeps the weights once, and one byte for each that says whether it was dropped.
+
+    Torch keeps them thrice.
+    """
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None, p: float) -> Tensor:  # noqa: ANN401
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        keys: Tensor | None,
+        p: float,
+    ) -> Tensor:
         scores = q @ k.transpose(-1, -2)  # (B, H, Q, T)
         if keys is not None:
             scores.masked_fill_(~keys, -torch.inf)
@@ -84,7 +100,10 @@ class _DropAttention(torch.autograd.Function):
         return (_kept(weights, keep) @ v).mul_(ctx.scale)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:  # noqa: ANN401
+    def backward(
+        ctx: Any,  # noqa: ANN401
+        *grads: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, None, None]:
         q, k, v, weights, keep = ctx.saved_tensors
         grad = grads[0] * ctx.scale
         grad_v = _kept(weights, keep).transpose(-1, -2) @ grad
@@ -100,16 +119,25 @@ def _kept(x: Tensor, keep: Tensor) -> Tensor:
 
 
 class _NormedConv(torch.autograd.Function):
-    """LayerNorm, GELU, then a convolution of stride 2 and kernel 2 or 3 over (B, T, C), as products over views.
+    """LayerNorm, GELU, then a convolution of stride 2 and kernel 2 or 3 over (B, T, C), as products
+    over views.
 
-    The first two taps of every window lie side by side in memory: (B, T, C) seen as (B, T/2, 2C). The third is every
-    second frame. So the convolution is one product, or two, without a copy; the backward pass likewise. On a CPU some
-    hundred windows are made at a time, so that what lies between LayerNorm and product stays in its cache. Only x is
-    kept for the backward pass; LayerNorm and GELU, cheap beside the products, are computed again.
+    The first two taps of every window lie side by side in memory: (B, T, C) seen as (B, T/2, 2C).
+    The third is every second frame. So the convolution is one product, or two, without a copy; the
+    backward pass likewise. On a CPU some hundred windows are made at a time, so that what lies
+    between LayerNorm and product stays in its cache. Only x is kept for the backward pass;
+    LayerNorm and GELU, cheap beside the products, are computed again.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gain: Tensor, bias: Tensor, weight: Tensor) -> Tensor:  # noqa: ANN401 - autograd's context has no type
+    # autograd's context has no type
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        x: Tensor,
+        gain: Tensor,
+        bias: Tensor,
+        weight: Tensor,
+    ) -> Tensor:
         ctx.save_for_backward(x, gain, bias, weight)
         pairs, last = _taps(weight)
         y = x.new_empty(len(x), _windows(x, weight), len(weight))
@@ -164,7 +192,9 @@ def _full(x: Tensor) -> Tensor:
 
 
 def _taps(weight: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return the first two taps of a weight (O, C, K) as (2C, O), and the third as (C, O) where there is one."""
+    """Return the first two taps of a weight (O, C, K) as (2C, O), and the third as (C, O) where
+    there is one.
+    """
     first, second, *third = weight.permute(2, 1, 0)
     return torch.cat([first, second]), third[0] if third else None
 
@@ -184,7 +214,9 @@ def _side_by_side(x: Tensor, count: int) -> Tensor:
 
 
 def _tiles(y: Tensor, channels: int) -> Iterator[tuple[slice, int, int]]:
-    """Yield (rows, first window, end) that together cover an output (B, T', O): all at once but on a CPU."""
+    """Yield (rows, first window, end) that together cover an output (B, T', O): all at once but on
+    a CPU.
+    """
     rows, windows = (1, max(1, TILE // (2 * channels))) if y.is_cpu else (len(y), y.shape[1])
     for row in range(0, len(y), rows):
         for first in range(0, y.shape[1], windows):

@@ -1,6 +1,8 @@
-"""MT4SSL: one student, any set of target extractors, one weighted sum of their losses over masked frames.
+"""MT4SSL: one student, any set of target extractors, one weighted sum of their losses over masked
+frames.
 
-Shapes: B batch, N samples, T frames, D dimension, M masked frames, R masked views per utterance (clones).
+Shapes: B batch, N samples, T frames, D dimension, M masked frames, R masked views per utterance
+(clones).
 """
 
 from collections.abc import Iterator
@@ -67,7 +69,8 @@ class MT4SSL(nn.Module):
         row, time = mask.nonzero(as_tuple=True)  # (M,) in row-major order
         views = len(mask) // len(frames)
         x = torch.where(mask[..., None], self.mask_emb.to(frames.dtype), frames.repeat(views, 1, 1))
-        # masked frames first, in order: all that the last layer has to compute; rows may have unequal numbers of them
+        # masked frames first, in order: all that the last layer has to compute; rows may have
+        # unequal numbers of them
         at = mask.int().argsort(dim=1, descending=True, stable=True)[:, : int(mask.sum(1).max())]
         output = self.encoder(x, None if padding is None else padding.repeat(views, 1), at)
         hidden = output.hidden[-1][mask.gather(1, at)]  # (M, D)
@@ -88,7 +91,8 @@ class MT4SSL(nn.Module):
         return torch.stack(parts).sum()
 
     def hidden_states(self, waveforms: Tensor, lengths: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Return the encoder's input and every layer's output, each (B, T, D), and the real frames (B,).
+        """Return the encoder's input and every layer's output, each (B, T, D), and the real frames
+        (B,).
 
         Waveforms (B, N) are normalised and zero-padded; padded frames hold no information.
         """
@@ -98,7 +102,9 @@ class MT4SSL(nn.Module):
 
 
 def padding_mask(lengths: Tensor, frames: int) -> Tensor | None:
-    """Return (B, T), True at frames beyond an utterance's own, or None where every frame is real."""
+    """Return (B, T), True at frames beyond an utterance's own, or None where every frame is
+    real.
+    """
     real = frame_counts(lengths)
     if int(real.min()) >= frames:
         return None

@@ -22,7 +22,10 @@ def kmeans(
     tier: str = TIER,
     device: str = "auto",
 ) -> dict[str, Any]:
-    """Make the labels of a pretraining recipe; returns what is known of them, and of phones where these have times."""
+    """Make the labels of a pretraining recipe.
+
+    Returns what is known of them, and of phones where these have times.
+    """
     config = check(load(PretrainConfig, recipe, keys))
     if not config.data.corpus:
         raise ConfigError("data.corpus: no corpus named; for example data.corpus=corpora/mine")
@@ -38,6 +41,7 @@ def kmeans(
     report = facts.pop("report")
     if "pnmi" not in report:
         report["phones"] = (
-            "no purity or PNMI without phones in time; --alignment takes a CTM file or TextGrid files"
+            "no purity or PNMI without phones in time; --alignment takes a CTM file or TextGrid "
+            "files"
         )
     return {"folder": str(store.folder), **facts, **report}

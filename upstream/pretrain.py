@@ -1,4 +1,7 @@
-"""The pretraining job: recipe to data to model to fit; a run folder says all that is needed to continue it."""
+"""The pretraining job: recipe to data to model to fit.
+
+A run folder says all that is needed to continue it.
+"""
 
 import contextlib
 import logging
@@ -69,7 +72,9 @@ class Pretraining:
         self.net = self.world.wrap(self.model, unused=self.config.encoder.layer_drop > 0)
 
     def loss(self, batch: Batch, step: int, number: int) -> StepLoss:
-        """Return one batch's loss, its masks drawn from a generator that belongs to this batch of this update."""
+        """Return one batch's loss, its masks drawn from a generator that belongs to this batch of
+        this update.
+        """
         seed = (self.config.fit.seed, step, number)
         losses = self.forward(self.net, batch, seed, self.config.masking.clones)
         monitors = {
@@ -116,13 +121,16 @@ class Pretraining:
                 if values.get(key, math.inf) < least:
                     raise TrainingError(
                         f"collapse at update {step}: {key} is {values[key]:.3g}, under {least}; "
-                        "a slower teacher (targets.online.ema_start nearer 1) or a lower optim.lr may help"
+                        "a slower teacher (targets.online.ema_start nearer 1) or a lower optim.lr "
+                        "may help"
                     )
         return said
 
     @torch.no_grad()
     def validate(self, step: int) -> dict[str, float]:  # noqa: ARG002 - fit's signature
-        """Return the validation losses per masked frame, under masks that are the same in every run."""
+        """Return the validation losses per masked frame, under masks that are the same in every
+        run.
+        """
         rank, world = self.world.rank, self.world.size
         self.model.eval()
         names = [name for name, _ in self.model.named_extractors()]
@@ -139,7 +147,10 @@ class Pretraining:
         }
 
     def run(self, out: Path) -> FitReport:
-        """Train, keeping checkpoint.pt, config.json and log.jsonl in `out`; repeating it continues."""
+        """Train, keeping checkpoint.pt, config.json and log.jsonl in `out`.
+
+        Repeating it continues.
+        """
         return Fit(
             self.model.train(),
             self.train.stream(rank=self.world.rank, world=self.world.size),
@@ -162,7 +173,9 @@ class Pretraining:
 
 
 def autocast(kind: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Return the context of a forward pass: fit.autocast's precision for products, fp32 for targets and losses."""
+    """Return the context of a forward pass: fit.autocast's precision for products, fp32 for targets
+    and losses.
+    """
     if kind == "auto":
         kind = "none" if device.type == "cpu" else "bf16"
     if kind == "none":
@@ -171,16 +184,21 @@ def autocast(kind: str, device: torch.device) -> contextlib.AbstractContextManag
 
 
 def loss_scaler(kind: str, device: str) -> torch.amp.GradScaler:
-    """Return the loss scaling of fp16, which begins at 128 as the official code's does; others get an idle one."""
+    """Return the loss scaling of fp16, which begins at 128 as the official code's does.
+
+    Others get an idle one.
+    """
     return torch.amp.GradScaler(torch.device(device).type, init_scale=128.0, enabled=kind == "fp16")
 
 
 def pretrain(recipe: str, *keys: str, out: str | Path, device: str = "auto") -> FitReport:
-    """Pretrain a model by a recipe (a name or a .yaml file) and `a.b=c` keys; the same call continues it.
+    """Pretrain a model by a recipe (a name or a .yaml file) and `a.b=c` keys.
 
-    Writes checkpoint.pt, config.json and log.jsonl into `out`. Labels for the offline targets are made when they are
-    missing. Under torchrun, all processes train one model. Raises BenchError for a wrong recipe, key or corpus, before
-    any long work.
+    The same call continues it.
+
+    Writes checkpoint.pt, config.json and log.jsonl into `out`. Labels for the offline targets are
+    made when they are missing. Under torchrun, all processes train one model. Raises BenchError for
+    a wrong recipe, key or corpus, before any long work.
     """
     if Path(out).exists() and not Path(out).is_dir():
         raise ConfigError(f"--out {out}: a file; expected a folder, or none yet")
@@ -189,7 +207,10 @@ def pretrain(recipe: str, *keys: str, out: str | Path, device: str = "auto") -> 
 
 
 def open_pretraining(config: PretrainConfig, *, world: World = ALONE) -> Pretraining:
-    """Open corpora and labels (made when missing) and build the model; raises BenchError before any long work."""
+    """Open corpora and labels (made when missing) and build the model.
+
+    Raises BenchError before any long work.
+    """
     check(config)
     if not config.data.corpus:
         raise ConfigError("data.corpus: no corpus named; for example data.corpus=corpora/mine")
@@ -233,7 +254,8 @@ def build_model(config: PretrainConfig, device: str) -> MT4SSL:
         start_from(model, Path(config.init))
     model.checkpointing = model.encoder.checkpointing = config.fit.checkpointing
     if config.fit.compile:
-        # student and teacher, training and not, with padding and without, all frames or the masked ones: each is a form
+        # student and teacher, training and not, with padding and without, all frames or the masked
+        # ones: each is a form
         # of its own, and torch would leave those beyond its limit uncompiled
         torch._dynamo.config.recompile_limit = 64  # noqa: SLF001 - where torch documents it
         for module in model.modules():
@@ -247,7 +269,9 @@ def build_model(config: PretrainConfig, device: str) -> MT4SSL:
 def open_labels(
     config: PretrainConfig, corpora: list[Corpus], digest: str, world: World
 ) -> LabelStore | CarriedLabels:
-    """Return the run's labels: the store that the recipe names, what all shards carry, or new ones of the corpora."""
+    """Return the run's labels: the store that the recipe names, what all shards carry, or new ones
+    of the corpora.
+    """
     offline, data = config.targets.offline, config.data
     if offline.labels:
         return LabelStore(Path(offline.labels)).check(digest, offline.clusters)
@@ -255,8 +279,8 @@ def open_labels(
         return CarriedLabels([corpus.info.labels for corpus in corpora], digest, offline.clusters)
     if remote := [corpus.where for corpus in corpora if is_url(corpus.where)]:
         raise ConfigError(
-            f"{remote[0]}: its shards carry no labels; shard it with --labels, name targets.offline.labels, or set "
-            "targets.offline.weight=0"
+            f"{remote[0]}: its shards carry no labels; shard it with --labels, name "
+            "targets.offline.labels, or set targets.offline.weight=0"
         )
     return make_labels(
         corpora, (data.train, data.valid), offline, out=None, seed=config.fit.seed, world=world

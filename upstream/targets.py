@@ -1,4 +1,5 @@
-"""Where training targets come from: each extractor owns its head, its target, its loss and its update.
+"""Where training targets come from: each extractor owns its head, its target, its loss and its
+update.
 
 Shapes: B batch, T frames, M masked frames, D dimension, V clusters.
 """
@@ -18,7 +19,9 @@ from mt4ssl_bench.upstream.kernels import EPS
 
 
 class TargetExtractor(nn.Module, ABC):
-    """Targets for every frame and a loss on the masked ones; a third kind of target is one subclass.
+    """Targets for every frame and a loss on the masked ones.
+
+    A third kind of target is one subclass.
 
     Attributes:
         weight: factor of its loss in the total.
@@ -35,11 +38,15 @@ class TargetExtractor(nn.Module, ABC):
 
     @abstractmethod
     def targets(self, labels: Tensor | None, frames: Tensor, padding: Tensor | None) -> Tensor:
-        """Return targets (B, T) or (B, T, D) without gradient, from labels (B, T) or from unmasked frames (B, T, D)."""
+        """Return targets (B, T) or (B, T, D) without gradient, from labels (B, T) or from unmasked
+        frames (B, T, D).
+        """
 
     @abstractmethod
     def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss summed over masked frames, from the student's output (M, D) and targets (M,) or (M, D)."""
+        """Return the loss summed over masked frames, from the student's output (M, D) and targets
+        (M,) or (M, D).
+        """
 
     def update(self, step: int) -> dict[str, float]:  # noqa: ARG002 - only some extractors move
         """Move after optimiser update `step` (counted from 1); returns what the log should say."""
@@ -53,7 +60,12 @@ class OfflineTargets(TargetExtractor):
         super().__init__(config.weight)
         self.head = nn.Linear(dim, config.clusters)
 
-    def targets(self, labels: Tensor | None, frames: Tensor, padding: Tensor | None) -> Tensor:  # noqa: ARG002
+    def targets(
+        self,
+        labels: Tensor | None,
+        frames: Tensor,  # noqa: ARG002
+        padding: Tensor | None,  # noqa: ARG002
+    ) -> Tensor:
         """Return the labels (B, T) as they are."""
         assert labels is not None, (
             "the data pipeline joins labels whenever this extractor is in the model"
@@ -68,10 +80,12 @@ class OfflineTargets(TargetExtractor):
 
 
 class OnlineTargets(TargetExtractor):
-    """On-TE: an exponential moving average of the student's encoder, a linear head and squared error.
+    """On-TE: an exponential moving average of the student's encoder, a linear head and squared
+    error.
 
-    The teacher is the encoder alone; it reads the student's own front end, unmasked. Its positional convolutions are
-    copied from the student, everything else is averaged (MT4SSL's ema_transformer_only, ema_layers_only).
+    The teacher is the encoder alone; it reads the student's own front end, unmasked. Its positional
+    convolutions are copied from the student, everything else is averaged (MT4SSL's
+    ema_transformer_only, ema_layers_only).
     """
 
     def __init__(self, config: OnlineConfig, encoder: Encoder, dim: int) -> None:
@@ -81,15 +95,23 @@ class OnlineTargets(TargetExtractor):
         self.teacher = copy.deepcopy(encoder).requires_grad_(requires_grad=False).eval()
         self._student = (encoder,)  # a tuple, so that the student is not registered a second time
 
-    def train(self, mode: bool = True) -> "OnlineTargets":  # noqa: FBT001, FBT002 - torch's signature
+    # torch's signature
+    def train(self, mode: bool = True) -> "OnlineTargets":  # noqa: FBT001, FBT002
         """Switch the head's mode; the teacher never leaves evaluation mode."""
         super().train(mode)
         self.teacher.eval()
         return self
 
     @torch.no_grad()
-    def targets(self, labels: Tensor | None, frames: Tensor, padding: Tensor | None) -> Tensor:  # noqa: ARG002
-        """Return the mean of the teacher's top K feed-forward outputs, each normalised over time, in fp32 (B, T, D)."""
+    def targets(
+        self,
+        labels: Tensor | None,  # noqa: ARG002
+        frames: Tensor,
+        padding: Tensor | None,
+    ) -> Tensor:
+        """Return the mean of the teacher's top K feed-forward outputs, each normalised over time,
+        in fp32 (B, T, D).
+        """
         outputs = self.teacher(frames.detach(), padding).ffn[-self.config.top_k :]
         total = sum(normalize_over_time(f.float(), padding) for f in outputs)
         assert isinstance(total, Tensor)
@@ -103,7 +125,9 @@ class OnlineTargets(TargetExtractor):
         return scale * F.mse_loss(prediction, targets, reduction="sum")
 
     def decay(self, step: int) -> float:
-        """Return the EMA decay used after update `step`: linear from start to end over ema_steps, then constant."""
+        """Return the EMA decay used after update `step`: linear from start to end over ema_steps,
+        then constant.
+        """
         c = self.config
         return c.ema_end - (c.ema_end - c.ema_start) * (1 - min(step / c.ema_steps, 1.0))
 
@@ -128,7 +152,9 @@ class OnlineTargets(TargetExtractor):
 
 
 def normalize_over_time(x: Tensor, padding: Tensor | None) -> Tensor:
-    """Return x (B, T, D) with mean 0 and variance 1 over the real frames of each utterance and channel."""
+    """Return x (B, T, D) with mean 0 and variance 1 over the real frames of each utterance and
+    channel.
+    """
     if padding is None:
         variance, mean = torch.var_mean(x, dim=1, keepdim=True, correction=0)
     else:
@@ -140,7 +166,9 @@ def normalize_over_time(x: Tensor, padding: Tensor | None) -> Tensor:
 
 
 def spread(x: Tensor) -> Tensor:
-    """Return the mean over dimensions of the standard deviation over frames of x (M, D): 0 means collapse."""
+    """Return the mean over dimensions of the standard deviation over frames of x (M, D): 0 means
+    collapse.
+    """
     return (x.float().var(dim=0) + 1e-6).sqrt().mean()
 
 

@@ -10,7 +10,9 @@ from mt4ssl_bench.upstream.kernels import EPS
 
 
 def normalize(waveform: Tensor) -> Tensor:
-    """Return one waveform (N,) with mean 0 and variance 1 over the whole of it, as the model expects its input."""
+    """Return one waveform (N,) with mean 0 and variance 1 over the whole of it, as the model
+    expects its input.
+    """
     return F.layer_norm(waveform, waveform.shape, eps=EPS)
 
 
@@ -25,16 +27,18 @@ def check_waveforms(waves: list[Tensor]) -> None:
             )
         if wave.dim() != 1:
             raise UpstreamError(
-                f"waveform {i}: shape {tuple(wave.shape)}; expected one channel, (samples,): average the channels first"
+                f"waveform {i}: shape {tuple(wave.shape)}; expected one channel, (samples,): "
+                "average the channels first"
             )
         if not wave.is_floating_point():
             raise UpstreamError(
-                f"waveform {i}: {str(wave.dtype).removeprefix('torch.')} samples; expected float in [-1, 1]: "
-                "divide int16 by 32768 first"
+                f"waveform {i}: {str(wave.dtype).removeprefix('torch.')} samples; expected float "
+                "in [-1, 1]: divide int16 by 32768 first"
             )
         if len(wave) < RECEPTIVE_FIELD:
             raise UpstreamError(
-                f"waveform {i}: {len(wave)} samples; at least {RECEPTIVE_FIELD} (25 ms at 16 kHz) are needed"
+                f"waveform {i}: {len(wave)} samples; at least {RECEPTIVE_FIELD} (25 ms at 16 kHz) "
+                "are needed"
             )
         if not torch.isfinite(wave).all():
             raise UpstreamError(f"waveform {i}: holds NaN or infinite samples")

@@ -1,4 +1,5 @@
-"""Beam search with an n-gram language model: flashlight's decoder and KenLM, words by a lexicon or units alone.
+"""Beam search with an n-gram language model: flashlight's decoder and KenLM, words by a lexicon or
+units alone.
 
 Shapes: B batch, T frames, V outputs.
 """
@@ -27,9 +28,11 @@ NEVER = -1e4  # log probability of what the added last frame does not allow
 
 
 class BeamDecoder:
-    """A language model over the words that `units` spell, or over the units themselves where they are phonemes.
+    """A language model over the words that `units` spell, or over the units themselves where they
+    are phonemes.
 
-    Raises ConfigError for what cannot be searched: no [lm] extra, a missing model, a lexicon without a usable word.
+    Raises ConfigError for what cannot be searched: no [lm] extra, a missing model, a lexicon
+    without a usable word.
     """
 
     def __init__(self, units: Units, words: Sequence[str], config: DecodeConfig) -> None:
@@ -53,8 +56,8 @@ class BeamDecoder:
             )
         else:
             raise ConfigError(
-                "decode.lm: needs units that spell words with a boundary between them; expected units=characters, "
-                "and texts of several words"
+                "decode.lm: needs units that spell words with a boundary between them; expected "
+                "units=characters, and texts of several words"
             )
         dictionary = flashlight.Dictionary()
         for entry in self._entries:
@@ -101,7 +104,8 @@ class BeamDecoder:
             )
         return " ".join(self._entries[word] for word in best.words if word >= 0)
 
-    def _spell(self, flashlight: Any, units: Units) -> Any:  # noqa: ANN401 - the binding has no types
+    # the binding has no types
+    def _spell(self, flashlight: Any, units: Units) -> Any:  # noqa: ANN401
         """Return the prefix tree of every word's units, each node with the best score below it."""
         trie = flashlight.Trie(len(units), self._boundary)
         start = self._lm.start(False)  # noqa: FBT003 - the binding's signature
@@ -140,7 +144,9 @@ def tuned(
     batches: Iterable[tuple[Tensor, Tensor]],
     errors: Callable[[list[str]], float],
 ) -> BeamDecoder:
-    """Return the decoder with the weights of the grid that make `errors` of the batches' hypotheses smallest."""
+    """Return the decoder with the weights of the grid that make `errors` of the batches' hypotheses
+    smallest.
+    """
     kept, names = list(batches), list(decoder.weights)
 
     def loss(values: tuple[float, ...]) -> float:
@@ -152,7 +158,10 @@ def tuned(
 
 
 def read_words(file: Path) -> list[str]:
-    """Return the first field of every line, in upper case; raises ConfigError when the file cannot be read."""
+    """Return the first field of every line, in upper case.
+
+    Raises ConfigError when the file cannot be read.
+    """
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -164,8 +173,8 @@ def _spelled(words: Sequence[str], units: Characters, config: WordDecodeConfig) 
     known = [word for word in words if all(character in units.symbols for character in word)]
     if not known:
         raise ConfigError(
-            f"decode.lexicon={config.lexicon}: none of its {len(words)} words can be spelled with the characters of "
-            "the training text"
+            f"decode.lexicon={config.lexicon}: none of its {len(words)} words can be spelled with "
+            "the characters of the training text"
         )
     return known
 

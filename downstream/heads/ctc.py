@@ -64,7 +64,8 @@ class CTCTask(Task):
         return BeamDecoder(self.fitted, self.words, config)
 
     def answer_with_lm(self, logits: Callable[[str], Iterable[Answers]]) -> WithLM | None:
-        """Return the test split's hypotheses with the recipe's language model, tuned on valid where it says so.
+        """Return the test split's hypotheses with the recipe's language model, tuned on valid where
+        it says so.
 
         `logits` gives a split's (cuts, logits, lengths), by role, in the order of its references.
         """
@@ -93,12 +94,17 @@ class CTCTask(Task):
         return bool(self.fitted.encode(unit))
 
     def frames_needed(self, cut: Any) -> int:  # noqa: ANN401
-        """Return one frame per unit, and one for the blank that must part two equal ones (Graves 2006, section 3.1)."""
+        """Return one frame per unit, and one for the blank that must part two equal ones (Graves
+        2006, section 3.1).
+        """
         target = self.target(cut)
         return len(target) + int((target[1:] == target[:-1]).sum())
 
     def loss(self, logits: Tensor, lengths: Tensor, targets: list[Tensor]) -> Tensor:
-        """Return CTC of each row (B,), divided by its target length; impossible alignments count zero."""
+        """Return CTC of each row (B,), divided by its target length.
+
+        Impossible alignments count zero.
+        """
         log_probs = logits.float().log_softmax(-1).transpose(0, 1)  # (T, B, V)
         sizes = torch.tensor([len(target) for target in targets])
         ids = torch.cat(targets).to(logits.device)

@@ -9,7 +9,9 @@ from mt4ssl_bench.downstream.heads.weighted_sum import WeightedSum
 
 
 class RecurrentHead(nn.Module):
-    """Linear, bidirectional LSTM layers, Linear (SUPERB's ASR head), with SpecAugment on the features in training."""
+    """Linear, bidirectional LSTM layers, Linear (SUPERB's ASR head), with SpecAugment on the
+    features in training.
+    """
 
     def __init__(
         self, num_layers: int, dim: int, outputs: int, config: RecurrentHeadConfig
@@ -35,7 +37,8 @@ class RecurrentHead(nn.Module):
             x = augment(x, lengths)
         x = self.projection(x)
         for ahead, back in zip(self.forwards, self.backwards, strict=True):
-            # each row reversed by its own length: padding is read last, never first, and packing (4 x slower on a CPU
+            # each row reversed by its own length: padding is read last, never first, and packing (4
+            # x slower on a CPU
             # at this size) is not needed
             reverse = flip(back(flip(x, lengths))[0], lengths)
             x = self.dropout(torch.cat([ahead(x)[0], reverse], dim=-1))
@@ -43,7 +46,9 @@ class RecurrentHead(nn.Module):
 
 
 def flip(x: Tensor, lengths: Tensor) -> Tensor:
-    """Return x (B, T, D) with the real frames of each row in reverse order, the padding where it was."""
+    """Return x (B, T, D) with the real frames of each row in reverse order, the padding where it
+    was.
+    """
     time = torch.arange(x.shape[1], device=x.device)[None]
     index = torch.where(time < lengths[:, None], lengths[:, None] - 1 - time, time)
     return x.gather(1, index[..., None].expand_as(x))

@@ -17,10 +17,11 @@ SMALL = 256  # LSTM units of a direction up to which a head trains on one CPU th
 def run_heads(
     heads: Sequence[nn.Module], features: Tensor, lengths: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the logits (K, B, ..., V) of K heads of one kind and their lengths (B,): each head's own, at once.
+    """Return the logits (K, B, ..., V) of K heads of one kind and their lengths (B,): each head's
+    own, at once.
 
-    Linear heads are one batched problem. Others run in turn, with the same dropout and masks, so that none depends
-    on the others' company.
+    Linear heads are one batched problem. Others run in turn, with the same dropout and masks, so
+    that none depends on the others' company.
     """
     if isinstance(heads[0], LinearHead):
         linear = cast("Sequence[LinearHead]", heads)

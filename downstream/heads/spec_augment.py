@@ -1,4 +1,5 @@
-"""SpecAugment on features as SUPERB's ASR does it: each draw is the one s3prl/nn/specaug.py would make.
+"""SpecAugment on features as SUPERB's ASR does it: each draw is the one s3prl/nn/specaug.py would
+make.
 
 Shapes: B batch, T frames, D dimension.
 """
@@ -13,7 +14,8 @@ TIME_MASKS, TIME_WIDTH = 2, 40
 
 
 def augment(x: Tensor, lengths: Tensor) -> Tensor:
-    """Return x (B, T, D) warped in time, with 4 stretches of up to 50 channels and 2 of up to 40 frames set to zero.
+    """Return x (B, T, D) warped in time, with 4 stretches of up to 50 channels and 2 of up to 40
+    frames set to zero.
 
     Rows are warped within their real frames; padding comes out as zero.
     """
@@ -27,7 +29,10 @@ def augment(x: Tensor, lengths: Tensor) -> Tensor:
 
 
 def _warp(row: Tensor, length: int) -> Tensor:
-    """Stretch the frames before a point and squeeze those after it, or the other way round; the length stays."""
+    """Stretch the frames before a point and squeeze those after it, or the other way round.
+
+    The length stays.
+    """
     if length <= 2 * WARP_WINDOW:
         return row
     center = int(torch.randint(WARP_WINDOW, length - WARP_WINDOW, (1,)))

@@ -1,4 +1,6 @@
-"""Units that CTC predicts: characters, phonemes or sentencepiece, always taken from the training split alone."""
+"""Units that CTC predicts: characters, phonemes or sentencepiece, always taken from the training
+split alone.
+"""
 
 import base64
 import io
@@ -32,7 +34,10 @@ class Units(Protocol):
 
 
 class Characters:
-    """Every character of the training text; on LibriSpeech that is SUPERB's A-Z, apostrophe and word boundary."""
+    """Every character of the training text.
+
+    On LibriSpeech that is SUPERB's A-Z, apostrophe and word boundary.
+    """
 
     def __init__(self, texts: Sequence[str]) -> None:
         self.symbols = sorted({character for text in texts for character in text})
@@ -86,7 +91,10 @@ class Pieces:
 
     @classmethod
     def train(cls, texts: Sequence[str], size: int) -> "Pieces":
-        """Return `size` units of the texts; raises CorpusError when the text does not give so many, or so few."""
+        """Return `size` units of the texts.
+
+        Raises CorpusError when the text does not give so many, or so few.
+        """
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(

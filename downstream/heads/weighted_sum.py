@@ -26,7 +26,9 @@ class WeightedSum(nn.Module):
 
 
 def weigh(sums: Sequence[WeightedSum], features: Tensor) -> Tensor:
-    """Return K weighted sums (K, B, T, D) of features (B, T, L, D), which are read once for all of them."""
+    """Return K weighted sums (K, B, T, D) of features (B, T, L, D), which are read once for all of
+    them.
+    """
     if sums[0].layer_norm:
         features = F.layer_norm(features, features.shape[-1:])
     frames = features.flatten(0, 1)  # (N, L, D)

@@ -74,9 +74,14 @@ class Phoneme(CTCTask):
         if self.missing:
             examples = ", ".join(word for word, _ in self.missing.most_common(5))
             LOGGER.warning(
-                "lexicon=%s: %d words of the training text are not in it (%s), %d times; they become %s",
-                self.config.lexicon, len(self.missing), examples, self.missing.total(), UNKNOWN,
-            )  # fmt: skip
+                "lexicon=%s: %d words of the training text are not in it (%s), %d times; they "
+                "become %s",
+                self.config.lexicon,
+                len(self.missing),
+                examples,
+                self.missing.total(),
+                UNKNOWN,
+            )
 
     def units_in(self, cut: Any) -> list[str]:  # noqa: ANN401
         """Return the cut's phonemes."""

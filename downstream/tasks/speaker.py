@@ -1,4 +1,6 @@
-"""Speaker identification: a head that is linear up to its mean over time, so that stored means are exact."""
+"""Speaker identification: a head that is linear up to its mean over time, so that stored means are
+exact.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -87,7 +89,12 @@ class Speaker(Task):
         """Return the speaker's number (1,)."""
         return torch.tensor([self.speakers.index(speaker_of(cut))])
 
-    def loss(self, logits: Tensor, lengths: Tensor, targets: list[Tensor]) -> Tensor:  # noqa: ARG002
+    def loss(
+        self,
+        logits: Tensor,
+        lengths: Tensor,  # noqa: ARG002
+        targets: list[Tensor],
+    ) -> Tensor:
         """Return the cross entropy of each row (B,)."""
         return F.cross_entropy(
             logits.float(), torch.cat(targets).to(logits.device), reduction="none"

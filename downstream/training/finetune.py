@@ -1,29 +1,29 @@
-"""Fine-tuning: the upstream is trained with a linear head; a folder holds the run, and the best model on valid.
+"""Fine-tuning: the upstream is trained with a linear head.
+
+A folder holds the run, and the best model on valid.
 
 Shapes: B batch, N samples, T frames, V outputs.
 """
 
-import hashlib
 import itertools
 import logging
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from mt4ssl_bench import results
 from mt4ssl_bench.data import audio
-from mt4ssl_bench.data.batches import Batches, pad
 from mt4ssl_bench.downstream.config import TaskConfig, rates
 from mt4ssl_bench.downstream.plan import Job, named
 from mt4ssl_bench.downstream.reference_checks import learnable
 from mt4ssl_bench.downstream.task import Answers, Task, Trained
+from mt4ssl_bench.downstream.training.audio_batches import Audio, Batch
 from mt4ssl_bench.downstream.training.finetuned_model import Tuned, TunedHead
 from mt4ssl_bench.downstream.training.saved_model import (
     Training,
@@ -54,7 +54,8 @@ def train_finetuned(
     device: str,
     clock: Clock,
 ) -> Trained:
-    """Return the answers on test of the model that is best on valid, which `folder` keeps in model.pt.
+    """Return the answers on test of the model that is best on valid, which `folder` keeps in
+    model.pt.
 
     An interrupted call continues. `cuts` are by role.
 
@@ -103,7 +104,10 @@ def _train_rates(
     device: str,
     meta: Mapping[str, Any],
 ) -> None:
-    """Train at every rate and seed, each in a folder of its own if there are several; the best becomes model.pt."""
+    """Train at every rate and seed, each in a folder of its own if there are several.
+
+    The best becomes model.pt.
+    """
     frames = {cut.id: int(cut.duration * audio.RATE / model.stride) for cut in cuts["train"]}
     train, left_out = learnable(job, task, cuts["train"], frames)
     counts = {"train_too_long": left_out} if left_out else {}
@@ -128,7 +132,8 @@ def _train_rates(
             best = run
     if best is None:
         raise TrainingError(
-            f"{job.recipe}: no learning rate of {list(rates(task.config))} went well; try lower ones"
+            f"{job.recipe}: no learning rate of {list(rates(task.config))} went well; try lower "
+            "ones"
         )
     for trial in trials:
         trial["chosen"] = (trial["lr"], trial["seed"]) == (best.lr, best.seed)
@@ -148,60 +153,11 @@ def worse(task: Task, value: float, other: float) -> bool:
     return value < other if METRICS[task.metric].higher_is_better else value > other
 
 
-class Batch(NamedTuple):
-    """Cuts with their zero-padded audio (B, N) and its lengths (B,)."""
-
-    cuts: list[Any]
-    waveforms: Tensor
-    lengths: Tensor
-
-
-class Audio:
-    """One split's audio in batches; `crop` seconds of each utterance, from a place that depends on the epoch, or 0."""
-
-    def __init__(self, cuts: Sequence[Any], config: TaskConfig, *, crop: float = 0.0) -> None:
-        self.cuts, self.config, self.crop = list(cuts), config, crop
-        hours = sum(cut.duration for cut in cuts) / 3600
-        self._keep = not crop and not config.tune.workers and hours <= config.tune.cache_hours
-        self._kept: dict[str, NDArray[np.float32]] = {}
-
-    def batches(self, *, shuffle: bool) -> Batches[Batch]:
-        """Return length-bucketed batches of at most tune.batch_seconds."""
-        tune = self.config.tune
-        return Batches(
-            self.cuts,
-            self.make,
-            seconds=tune.batch_seconds,
-            seed=self.config.seeds[0],
-            shuffle=shuffle,
-            workers=tune.workers,
-            crop=self._crop if self.crop else None,
-        )
-
-    def make(self, cuts: Sequence[Any]) -> Batch:
-        """Read the cuts' audio."""
-        return Batch(list(cuts), *pad([self._read(cut) for cut in cuts]))
-
-    def _read(self, cut: Any) -> NDArray[np.float32]:  # noqa: ANN401 - lhotse ships no types
-        if cut.id in self._kept:
-            return self._kept[cut.id]
-        samples = audio.read(cut)
-        if self._keep:
-            self._kept[cut.id] = samples
-        return samples
-
-    def _crop(self, cut: Any, epoch: int) -> Any:  # noqa: ANN401
-        if cut.duration <= self.crop:
-            return cut
-        drawn = hashlib.blake2b(
-            f"{self.config.seeds[0]} {epoch} {cut.id}".encode(), digest_size=8
-        ).digest()
-        offset = (cut.duration - self.crop) * (int.from_bytes(drawn) / 2**64)
-        return cut.truncate(offset=offset, duration=self.crop, preserve_id=True)
-
-
 class Finetuning:
-    """One upstream trained for one task at one rate and seed, in `folder`; run() continues an interrupted run."""
+    """One upstream trained for one task at one rate and seed, in `folder`.
+
+    Run() continues an interrupted run.
+    """
 
     def __init__(
         self, task: Task, upstream: Upstream, *, lr: float, folder: Path, device: str, seed: int = 0
@@ -260,8 +216,12 @@ class Finetuning:
         self.model.load_state_dict(self.weights)
         self.weights = {}
         trial: results.Trial = {
-            "lr": self.lr, "seed": self.seed, "valid": self.best, "steps": self.best_step, "chosen": True
-        }  # fmt: skip
+            "lr": self.lr,
+            "seed": self.seed,
+            "valid": self.best,
+            "steps": self.best_step,
+            "chosen": True,
+        }
         self.save(Training(meta=meta, trials=[trial], counts=counts or {}, seconds=self.seconds))
         discard(self.folder)
 
@@ -354,7 +314,10 @@ class Finetuning:
         )
 
     def loss(self, batch: Batch, step: int, micro: int) -> StepLoss:
-        """Return one batch's loss, summed over utterances; masks come from a generator that belongs to this update."""
+        """Return one batch's loss, summed over utterances.
+
+        Masks come from a generator that belongs to this update.
+        """
         generator = np.random.default_rng((self.seed, step, micro))
         frozen = step < self.config.tune.freeze_updates
         with self._autocast():

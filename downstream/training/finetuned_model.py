@@ -1,4 +1,5 @@
-"""An upstream and a linear head in one module: what fine-tuning trains, keeps and reads speech with.
+"""An upstream and a linear head in one module: what fine-tuning trains, keeps and reads speech
+with.
 
 Shapes: B batch, N samples, T frames, L hidden states, D dimension, V outputs.
 """
@@ -14,7 +15,10 @@ from mt4ssl_bench.errors import ConfigError
 
 
 class TunedHead(nn.Module):
-    """Linear on one hidden state, or on their weighted sum; averaged over real frames first for pooled tasks."""
+    """Linear on one hidden state, or on their weighted sum.
+
+    Averaged over real frames first for pooled tasks.
+    """
 
     def __init__(
         self, num_layers: int, dim: int, outputs: int, config: TuneConfig, *, pooled: bool
@@ -36,7 +40,9 @@ class TunedHead(nn.Module):
         return [float(i == self.layer) for i in range(self.num_layers)]
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (B, T, V), or (B, V) where pooled, of features (L, B, T, D), and the lengths as they came."""
+        """Return logits (B, T, V), or (B, V) where pooled, of features (L, B, T, D), and the
+        lengths as they came.
+        """
         x = (
             features[self.layer] if self.sum is None else self.sum(features.permute(1, 2, 0, 3))
         )  # (B, T, D)
@@ -61,7 +67,9 @@ class Tuned(nn.Module):
         *,
         frozen: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Return the head's logits and lengths of waveforms (B, N); `frozen` lets no gradient into the upstream."""
+        """Return the head's logits and lengths of waveforms (B, N); `frozen` lets no gradient into
+        the upstream.
+        """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             features: Features = self.encoder(waveforms, lengths, generator)
         logits, frames = self.head(features.layers, features.lengths.to(features.layers.device))
@@ -69,7 +77,10 @@ class Tuned(nn.Module):
 
 
 def _layer(name: str, num_layers: int) -> int:
-    """Return the number of a hidden state, counted from the first; raises ConfigError where there is none."""
+    """Return the number of a hidden state, counted from the first.
+
+    Raises ConfigError where there is none.
+    """
     if name.lstrip("-").isdecimal() and -num_layers <= int(name) < num_layers:
         return int(name) % num_layers
     raise ConfigError(

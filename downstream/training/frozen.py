@@ -1,4 +1,6 @@
-"""Training on a frozen upstream: one pass over the audio, then every head of the sweep from stored features."""
+"""Training on a frozen upstream: one pass over the audio, then every head of the sweep from stored
+features.
+"""
 
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -42,7 +44,8 @@ def train_frozen(
     device: str,
     clock: Clock,
 ) -> Trained:
-    """Return the answers on test of the head that is best on valid, which `folder` keeps in model.pt.
+    """Return the answers on test of the head that is best on valid, which `folder` keeps in
+    model.pt.
 
     An interrupted call continues from its checkpoint, or from model.pt once the heads are trained.
     `cuts` are by role; `source` is the name that the upstream is loaded by.
@@ -97,7 +100,10 @@ def _train_heads(
     folder: Path,
     meta: Mapping[str, Any],
 ) -> tuple[Training, nn.Module]:
-    """Train the sweep, from the checkpoint in `folder` if there is one; returns how, and the best head."""
+    """Train the sweep, from the checkpoint in `folder` if there is one.
+
+    Returns how, and the best head.
+    """
     train = split("train")
     frames = {cut.id: train.features.count(cut.id) for cut in train.cuts}
     train.cuts, left_out = learnable(job, sweep.task, train.cuts, frames)

@@ -1,4 +1,6 @@
-"""A trained task on disk: model.pt holds recipe, units and head, and the upstream's weights where they were trained."""
+"""A trained task on disk: model.pt holds recipe, units and head, and the upstream's weights where
+they were trained.
+"""
 
 import dataclasses
 import logging
@@ -28,7 +30,9 @@ KIND = "task"
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How a finished model came about; `meta` says by which recipe and data, `seconds` are of training."""
+    """How a finished model came about; `meta` says by which recipe and data, `seconds` are of
+    training.
+    """
 
     meta: Mapping[str, Any]
     trials: list[Trial]
@@ -60,7 +64,9 @@ def save_model(
     encoder: nn.Module | None = None,
     source: str = "",
 ) -> None:
-    """Write model.pt: with `encoder`, the trained upstream itself, else `source`, the name that it is loaded by."""
+    """Write model.pt: with `encoder`, the trained upstream itself, else `source`, the name that it
+    is loaded by.
+    """
     about: dict[str, Any] = {
         "name": upstream.name,
         "fingerprint": upstream.fingerprint,
@@ -109,7 +115,8 @@ def read_model(folder: Path) -> dict[str, Any]:
     file = folder / "model.pt" if folder.is_dir() or not folder.suffix else folder
     if not file.is_file():
         raise CheckpointError(
-            f"{folder}: holds no model.pt; 'mt4ssl-bench evaluate' leaves one in <out>/runs for every row it computes"
+            f"{folder}: holds no model.pt; 'mt4ssl-bench evaluate' leaves one in <out>/runs for "
+            "every row it computes"
         )
     stored = checkpoint.load(file)
     if stored.get("kind") != KIND:
@@ -120,7 +127,8 @@ def read_model(folder: Path) -> dict[str, Any]:
 def read_task(stored: dict[str, Any]) -> Task:
     """Return the task of what read_model() returned, units included.
 
-    Models of revision 16264c9 have every task's keys in their config; those of other tasks are passed over.
+    Models of revision 16264c9 have every task's keys in their config; those of other tasks are
+    passed over.
     """
     kind = TASKS.get(stored["task"])
     known, former = keys_of(kind.Config()), flatten(scheme1.DEFAULTS).keys()

@@ -1,4 +1,6 @@
-"""Heads at every learning rate and seed, trained side by side on one reading of the features; the best on valid wins.
+"""Heads at every learning rate and seed, trained side by side on one reading of the features.
+
+The best on valid wins.
 
 Shapes: B batch, T frames, L hidden states, D dimension, V outputs, K heads.
 """
@@ -52,7 +54,10 @@ class Trial:
 
 
 class Split:
-    """One split's cuts with their features; batches() yields (cuts, features (B, T, L, D), frames (B,))."""
+    """One split's cuts with their features.
+
+    Batches() yields (cuts, features (B, T, L, D), frames (B,)).
+    """
 
     def __init__(
         self, cuts: Sequence[Any], features: FeatureSet, *, pooled: bool, device: str
@@ -143,7 +148,11 @@ class Sweep:
                 config.batch, epoch=epoch, skip=skip, seed=config.seeds[0], shuffle=True
             )
 
-        def loss(batch: tuple[list[Any], Tensor, Tensor], step: int, micro: int) -> StepLoss:  # noqa: ARG001
+        def loss(
+            batch: tuple[list[Any], Tensor, Tensor],
+            step: int,
+            micro: int,  # noqa: ARG001
+        ) -> StepLoss:
             cuts, features, lengths = batch
             trials = self.active
             losses = self._losses(trials, features, lengths, [targets[cut.id] for cut in cuts])
@@ -188,7 +197,10 @@ class Sweep:
         return checkpoint_bytes(p for trial in self.trials for p in trial.head.parameters())
 
     def _give_up(self, trial: Trial, title: str, step: int) -> None:
-        """Mark a trial as diverged; raises TrainingError where no trial is active or has a score."""
+        """Mark a trial as diverged.
+
+        Raises TrainingError where no trial is active or has a score.
+        """
         trial.diverged = True
         LOGGER.info("%s: lr %g, seed %d diverged at update %d", title, trial.lr, trial.seed, step)
         if self.active:
@@ -231,7 +243,8 @@ class Sweep:
         alive = [trial for trial in self.trials if trial.state is not None]
         if not alive:
             raise TrainingError(
-                f"{title}: no learning rate of {list(rates(self.config))} gave a finite score; try lower ones"
+                f"{title}: no learning rate of {list(rates(self.config))} gave a finite score; try "
+                "lower ones"
             )
         chosen = alive[0]
         for trial in alive[1:]:
@@ -286,7 +299,9 @@ class Sweep:
     def decode(
         self, heads: Sequence[nn.Module], split: Split
     ) -> tuple[list[list[str] | None], list[Any]]:
-        """Return each head's hypotheses of a split, None if its logits are not finite, and the cuts, in one order."""
+        """Return each head's hypotheses of a split, None if its logits are not finite, and the
+        cuts, in one order.
+        """
         for head in heads:
             head.eval()
         hypotheses: list[list[str]] = [[] for _ in heads]

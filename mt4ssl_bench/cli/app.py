@@ -1,4 +1,7 @@
-"""The mt4ssl-bench command: thin commands over the jobs; nothing heavy is imported before a command runs."""
+"""The mt4ssl-bench command: thin commands over the jobs.
+
+Nothing heavy is imported before a command runs.
+"""
 
 import sys
 from io import TextIOWrapper
@@ -27,7 +30,8 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    help="Pretrain speech models with MT4SSL and evaluate any speech encoder with SUPERB's protocol.",
+    help="Pretrain speech models with MT4SSL and evaluate any speech encoder with SUPERB's "
+    "protocol.",
 )
 prepare.app.add_typer(prepare_toolkits.app)
 app.add_typer(prepare.app, name="prepare", rich_help_panel=CORPORA)
@@ -63,7 +67,9 @@ def _fail(message: str) -> int:
 
 
 def main() -> None:
-    """Run the command line: one line and exit code 2 for a user's error, 130 for an interruption."""
+    """Run the command line: one line and exit code 2 for a user's error, 130 for an
+    interruption.
+    """
     threads.configure()  # before a command imports torch
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(

@@ -38,7 +38,8 @@ def check(
         Path | None, typer.Option("--json", help="Write the report to this file too.")
     ] = None,
 ) -> None:
-    """Look for what would stop a run or spoil a result: files, samples, duplicates, leaks, texts, speakers.
+    """Look for what would stop a run or spoil a result: files, samples, duplicates, leaks, texts,
+    speakers.
 
     The exit code is 1 when there is an error among the findings; warnings and notes leave it 0.
 
@@ -67,8 +68,8 @@ def _print(report: "Report") -> None:
             f"{count:,} at {int(rate) / 1000:g} kHz"
             for rate, count in facts["sample_rates"].items()
         )
-        said = f"{facts['utterances']:,} utterances, {facts['hours']:.2f} h, {facts['speakers']} speakers ({rates})"
-        stdout.print(f"  {split:10} {said}")
+        size = f"{facts['utterances']:,} utterances, {facts['hours']:.2f} h"
+        stdout.print(f"  {split:10} {size}, {facts['speakers']} speakers ({rates})")
     stdout.print(f"  duplicates and leaks: by {COMPARED[report.compared]}")
     kinds = [finding.severity for finding in report.findings]
     counts = ", ".join(f"{kinds.count(kind)} kinds of {kind}" for kind in COLOURS if kind in kinds)
@@ -133,10 +134,11 @@ def shard(
     split: Annotated[list[str] | None, typer.Option(help="Only these; default: all.")] = None,
     size: Annotated[int, typer.Option(min=1, help="Utterances per shard.")] = 200,
 ) -> None:
-    """Write a corpus as Lhotse Shar: some hundred utterances per tar file, for object stores and network disks.
+    """Write a corpus as Lhotse Shar: some hundred utterances per tar file, for object stores and
+    network disks.
 
-    The folder is a corpus again; data.corpus takes it, or the URL that it is served at (http, or any that Lhotse
-    opens). Repeating the command continues it.
+    The folder is a corpus again; data.corpus takes it, or the URL that it is served at (http, or
+    any that Lhotse opens). Repeating the command continues it.
 
     Example: mt4ssl-bench shard corpora/librispeech --split train --split valid --out /data/shards
     """

@@ -40,11 +40,15 @@ def evaluate(
         bool, typer.Option("--dry-run", help="Print plan, time and disk needed; compute nothing.")
     ] = False,
 ) -> None:
-    """Evaluate upstreams on tasks and print the leaderboard; rows that have a record are not computed again.
+    """Evaluate upstreams on tasks and print the leaderboard.
 
-    A task's name means SUPERB's full recipe on corpora of 50 hours and more, and its _tiny recipe below.
+    Rows that have a record are not computed again.
 
-    Example: mt4ssl-bench evaluate fbank runs/first --task asr --task phoneme --corpus corpora/mine --out results
+    A task's name means SUPERB's full recipe on corpora of 50 hours and more, and its _tiny recipe
+    below.
+
+    Example: mt4ssl-bench evaluate fbank runs/first --task asr --task phoneme --corpus corpora/mine
+    --out results
     """
     from mt4ssl_bench.downstream.evaluate import evaluate as run
     from mt4ssl_bench.encoders.names import split_keys
@@ -73,7 +77,12 @@ def evaluate(
         raise typer.Exit(1)
 
 
-def print_estimate(upstreams: list[str], tasks: list[str], corpus: Path, **where: Any) -> None:  # noqa: ANN401
+def print_estimate(
+    upstreams: list[str],
+    tasks: list[str],
+    corpus: Path,
+    **where: Any,  # noqa: ANN401
+) -> None:
     """Print what an evaluation would do and cost."""
     from mt4ssl_bench.downstream.dry_run import estimate
 
@@ -81,15 +90,16 @@ def print_estimate(upstreams: list[str], tasks: list[str], corpus: Path, **where
     lines = [f"{row.upstream}, {row.job.recipe}: {row.about}" for row in found.rows]
     lines += [f"failed: {failure}" for failure in found.failures]
     lines.append(
-        f"audio to pass: {found.hours:.2f} h, about {found.seconds / 60:.1f} min at the speed of a few seconds of it; "
-        "training heads comes on top"
+        f"audio to pass: {found.hours:.2f} h, about {found.seconds / 60:.1f} min at the speed of a "
+        "few seconds of it; training heads comes on top"
     )
     lines.append(
         f"features to keep: {decimal(found.bytes)}; free on that disk: {decimal(found.free)}"
     )
     lines.append(
         f"checkpoints of a row in training: at most {decimal(found.state)}, removed with its end; "
-        f"trained models to keep: {decimal(found.models)}; free on that disk: {decimal(found.free_out)}"
+        f"trained models to keep: {decimal(found.models)}; free on that disk: "
+        f"{decimal(found.free_out)}"
     )
     for line in lines:
         stdout.print(line)

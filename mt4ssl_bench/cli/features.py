@@ -53,14 +53,19 @@ def extract(
     ] = False,
     device: Device = "auto",
 ) -> None:
-    """Write an upstream's hidden states, or k-means units, of a corpus or a folder; the same command continues.
+    """Write an upstream's hidden states, or k-means units, of a corpus or a folder.
 
-    Features: safetensors that hold a tensor (layers, frames, dimension) for each utterance id, (frames, dimension) for
-    one layer, and index.json, which says the file of each id. Units: units.txt, a line "id unit unit ..." for each.
+    The same command continues.
 
-    Examples: mt4ssl-bench extract runs/first --folder recordings --layer 3 --dtype fp16 --out features
+    Features: safetensors that hold a tensor (layers, frames, dimension) for each utterance id,
+    (frames, dimension) for one layer, and index.json, which says the file of each id. Units:
+    units.txt, a line "id unit unit ..." for each.
 
-    mt4ssl-bench extract runs/first --corpus corpora/mine --units labels/second --collapse --out units
+    Examples: mt4ssl-bench extract runs/first --folder recordings --layer 3 --dtype fp16 --out
+    features
+
+    mt4ssl-bench extract runs/first --corpus corpora/mine --units labels/second --collapse --out
+    units
     """
     from mt4ssl_bench.errors import ConfigError
     from mt4ssl_bench.features.extract import extract as run
@@ -121,7 +126,9 @@ def clear_entries(
         float | None, typer.Option(min=0, help="Only what was not used for so many days.")
     ] = None,
 ) -> None:
-    """Delete features from a store; evaluations make again what they need. What is being made now stays.
+    """Delete features from a store; evaluations make again what they need.
+
+    What is being made now stays.
 
     Example: mt4ssl-bench store clear results/store --older-than 30
     """
@@ -146,5 +153,6 @@ def _need(folder: Path) -> None:
 
     if not folder.is_dir():
         raise BenchError(
-            f"{folder}: no such feature store; evaluate keeps one in <out>/store, or where --store says"
+            f"{folder}: no such feature store; evaluate keeps one in <out>/store, or where --store "
+            "says"
         )

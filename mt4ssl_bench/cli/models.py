@@ -37,10 +37,11 @@ def convert(
     *,
     out: Annotated[Path, typer.Option("--out", help="Run folder to write.")],
 ) -> None:
-    """Turn someone else's checkpoint into a run folder: official MT4SSL, fairseq data2vec, Hugging Face Data2VecAudio.
+    """Turn someone else's checkpoint into a run folder: official MT4SSL, fairseq data2vec, Hugging
+    Face Data2VecAudio.
 
-    Only tensors and plain settings are read: no code in the file is run. The folder is an upstream for evaluate,
-    weights for pretrain (init=<folder>), and can be exported.
+    Only tensors and plain settings are read: no code in the file is run. The folder is an upstream
+    for evaluate, weights for pretrain (init=<folder>), and can be exported.
 
     Example: mt4ssl-bench convert checkpoint_best.pt --out runs/official
     """
@@ -52,8 +53,8 @@ def convert(
         stderr.print(f"note: {note}")
     classes = f", {offline.clusters} classes" if "offline head" in made.parts else ""
     stdout.print(
-        f"{out}: {made.kind}, {encoder.layers} layers of {encoder.dim}{classes}; {', '.join(made.parts)}; "
-        f"fingerprint {made.fingerprint}"
+        f"{out}: {made.kind}, {encoder.layers} layers of {encoder.dim}{classes}; "
+        f"{', '.join(made.parts)}; fingerprint {made.fingerprint}"
     )
     stdout.print(f"next: mt4ssl-bench evaluate {out} ..., or pretrain ... init={out}")
 
@@ -103,7 +104,9 @@ def check_upstream(
     device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check by running it that an upstream keeps the protocol, and measure what it costs; exit code 1 when it does not.
+    """Check by running it that an upstream keeps the protocol, and measure what it costs.
+
+    Exit code 1 when it does not.
 
     Example: mt4ssl-bench check-upstream my_model.py:MyModel
     """
@@ -140,9 +143,10 @@ def check_upstream(
         stdout.print(table, soft_wrap=False)
     if spent and not as_json:
         stdout.print(
-            f"{upstream.num_layers} hidden states of {upstream.dim}, one frame per {upstream.stride} samples, "
-            f"{spent.parameters:,} parameters, {spent.macs_per_second / 1e9:.3g} G multiply-accumulates per second of "
-            f"audio, {spent.audio_per_second:.0f} s of audio per second on {spent.device}"
+            f"{upstream.num_layers} hidden states of {upstream.dim}, one frame per "
+            f"{upstream.stride} samples, {spent.parameters:,} parameters, "
+            f"{spent.macs_per_second / 1e9:.3g} G multiply-accumulates per second of audio, "
+            f"{spent.audio_per_second:.0f} s of audio per second on {spent.device}"
         )
     for one in broken:
         head = (f"{flat(upstream.name)} breaks the protocol: ", "bold red")
@@ -158,12 +162,14 @@ def s3prl(
         list[str], typer.Argument(metavar="-- ARGUMENTS...", help="s3prl's own command line.")
     ],
 ) -> None:
-    """Run s3prl's own programs with our upstreams in their hub: a problem (SuperbPR, ...), or else run_downstream.
+    """Run s3prl's own programs with our upstreams in their hub: a problem (SuperbPR, ...), or else
+    run_downstream.
 
     Needs the \\[s3prl] extra.
 
-    Example: mt4ssl-bench s3prl -- -m train -u mt4ssl_local -k runs/first/checkpoint.pt -d phone_linear -c config.yaml -n first
-    """  # noqa: E501 - the example must stay one line
+    Example: mt4ssl-bench s3prl -- -m train -u mt4ssl_local -k runs/first/checkpoint.pt -d
+    phone_linear -c config.yaml -n first
+    """
     from mt4ssl_bench.encoders.s3prl_programs import run
     from mt4ssl_bench.upstream.expert import register
 
@@ -188,7 +194,8 @@ def list_names(
 
     if what not in {"", "recipes", "tasks", "corpora", "upstreams"}:
         raise ConfigError(
-            f"list: nothing called '{what}'; {hint(what, ['recipes', 'tasks', 'corpora', 'upstreams'])}"
+            f"list: nothing called '{what}'; "
+            f"{hint(what, ['recipes', 'tasks', 'corpora', 'upstreams'])}"
         )
     found = {name: read_recipe(name) for name in recipe_names()}
     for title, task in (("recipes", False), ("tasks", True)):

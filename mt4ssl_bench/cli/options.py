@@ -88,13 +88,15 @@ def show_corpus(corpus: "Corpus") -> None:
     stdout.print(f"{corpus.root}: {info.name} ({info.digest})")
     for name, split in sorted(info.splits.items()):
         stdout.print(
-            f"  {name:10} {split.utterances} utterances, {split.hours * 60:.1f} min, {split.speakers} speakers"
+            f"  {name:10} {split.utterances} utterances, {split.hours * 60:.1f} min, "
+            f"{split.speakers} speakers"
         )
     stdout.print(f"  fields: {', '.join(info.fields) or 'audio only'}")
     if "lexicon" in info.notes:
         words = info.notes["lexicon"]
         stdout.print(
-            f"  phones from {info.phones_from}: {words['found']} words found, 0 guessed, {words['missing']} missing"
+            f"  phones from {info.phones_from}: {words['found']} words found, 0 guessed, "
+            f"{words['missing']} missing"
         )
     for reason in ("missing", "unreadable"):
         if reason in info.notes:

@@ -23,7 +23,8 @@ from mt4ssl_bench.console import stdout
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Make a corpus: one that is published, by its name, or audio of your own. 'list corpora' says more of each.",
+    help="Make a corpus: one that is published, by its name, or audio of your own. 'list corpora' "
+    "says more of each.",
 )
 
 
@@ -51,9 +52,12 @@ def prepare_librispeech(
     mirror: Mirror = "",
     shards: Shards = None,
 ) -> None:
-    """LibriSpeech: train-clean-100, dev-clean and test-clean are SUPERB's; other dev and test parts keep their names.
+    """LibriSpeech: train-clean-100, dev-clean and test-clean are SUPERB's.
 
-    SUPERB's phonemes come from its lexicon files: name them with --lexicon. Without, CMUdict gives them.
+    Other dev and test parts keep their names.
+
+    SUPERB's phonemes come from its lexicon files: name them with --lexicon. Without, CMUdict gives
+    them.
 
     Example: mt4ssl-bench prepare librispeech --download --out corpora/librispeech
 
@@ -74,11 +78,18 @@ def prepare_librispeech(
     notes = {role: ", ".join(named) for role, named in parts.items()}
     finish(
         prepare_published(
-            "librispeech", out, read, source=source, download=wanted if download else None,
-            mirror=mirror, partial=partial, lexicon=lexicon or (), notes=notes,
+            "librispeech",
+            out,
+            read,
+            source=source,
+            download=wanted if download else None,
+            mirror=mirror,
+            partial=partial,
+            lexicon=lexicon or (),
+            notes=notes,
         ),
         shards,
-    )  # fmt: skip
+    )
 
 
 @app.command("librilight")
@@ -102,11 +113,14 @@ def prepare_librilight(
 ) -> None:
     """Libri-light: a subset without transcripts, or the 10 min, 1 h and 10 h sets for fine-tuning.
 
-    The subsets' recordings are up to an hour long: 'mt4ssl-bench segment' cuts them for pretraining.
+    The subsets' recordings are up to an hour long: 'mt4ssl-bench segment' cuts them for
+    pretraining.
 
-    Example: mt4ssl-bench prepare librilight --from librilight --subset small --out corpora/librilight_small
+    Example: mt4ssl-bench prepare librilight --from librilight --subset small --out
+    corpora/librilight_small
 
-    Example: mt4ssl-bench prepare librilight --labelled 10h --download --librispeech LibriSpeech --out corpora/ll10h
+    Example: mt4ssl-bench prepare librilight --labelled 10h --download --librispeech LibriSpeech
+    --out corpora/ll10h
     """
     from mt4ssl_bench.corpora.source import prepare_published
     from mt4ssl_bench.corpora.sources.librilight import librilight, librilight_labelled
@@ -118,11 +132,18 @@ def prepare_librilight(
     parts = ["labelled" if labelled else subset]
     finish(
         prepare_published(
-            "librilight", out, read, source=source, download=parts if download else None,
-            mirror=mirror, partial=partial, lexicon=lexicon or (), notes={"part": labelled or subset},
+            "librilight",
+            out,
+            read,
+            source=source,
+            download=parts if download else None,
+            mirror=mirror,
+            partial=partial,
+            lexicon=lexicon or (),
+            notes={"part": labelled or subset},
         ),
         shards,
-    )  # fmt: skip
+    )
 
 
 @app.command("voxceleb1")
@@ -183,7 +204,9 @@ def prepare_speechcommands(
 def prepare_timit(
     *, out: Out, source: From = None, partial: Partial = False, shards: Shards = None
 ) -> None:
-    """TIMIT with its own phones folded to 39; the usual 50 validation speakers, the core test's 24, no SA sentences.
+    """TIMIT with its own phones folded to 39.
+
+    The usual 50 validation speakers, the core test's 24, no SA sentences.
 
     Example: mt4ssl-bench prepare timit --from TIMIT --out corpora/timit
     """
@@ -191,7 +214,8 @@ def prepare_timit(
     from mt4ssl_bench.corpora.sources.timit import timit
 
     notes = {
-        "left_out": "SA sentences; test speakers outside the 50 for validation and the core test's 24"
+        "left_out": "SA sentences; test speakers outside the 50 for validation and the core test's "
+        "24"
     }
     phones = "TIMIT's labels, 39 phones"
     finish(
@@ -221,11 +245,17 @@ def prepare_speechocean762(
 
     finish(
         prepare_published(
-            "speechocean762", out, speechocean762, source=source, download=["speechocean762"] if download else None,
-            mirror=mirror, partial=partial, phones_from="its annotators",
+            "speechocean762",
+            out,
+            speechocean762,
+            source=source,
+            download=["speechocean762"] if download else None,
+            mirror=mirror,
+            partial=partial,
+            phones_from="its annotators",
         ),
         shards,
-    )  # fmt: skip
+    )
 
 
 @app.command("fsdd")
@@ -238,7 +268,9 @@ def prepare_fsdd(
     mirror: Mirror = "",
     shards: Shards = None,
 ) -> None:
-    """Free Spoken Digit Dataset: 3,000 English digits by six speakers; the smallest real corpus here.
+    """Free Spoken Digit Dataset: 3,000 English digits by six speakers.
+
+    The smallest real corpus here.
 
     Example: mt4ssl-bench prepare fsdd --download --out corpora/fsdd
     """
@@ -277,9 +309,10 @@ def prepare_table(
 ) -> None:
     """Make a corpus from a TSV with a header; missing columns limit which tasks it serves.
 
-    Columns: id, path (relative to the table), and any of duration_s, speaker, language, text, phones, split, sid_split.
-    English texts without phones get CMUdict's, any language's --lexicon's; a table without split is split here.
-    An empty cell is a gap and is refused; the text of an utterance in which nobody speaks is <silence>.
+    Columns: id, path (relative to the table), and any of duration_s, speaker, language, text,
+    phones, split, sid_split. English texts without phones get CMUdict's, any language's
+    --lexicon's; a table without split is split here. An empty cell is a gap and is refused; the
+    text of an utterance in which nobody speaks is <silence>.
 
     Example: mt4ssl-bench prepare table my_corpus/manifest.tsv --out corpora/mine
     """
@@ -308,9 +341,11 @@ def prepare_folder(
 
 @app.command("demo")
 def prepare_demo(out: Out, shards: Shards = None) -> None:
-    """Make the demo corpus: 30 minutes of synthetic English speech with transcripts, phonemes and 16 speakers.
+    """Make the demo corpus: 30 minutes of synthetic English speech with transcripts, phonemes and
+    16 speakers.
 
-    Needs the [demo] extra (eSpeak NG, GPL-3+). Scores on it check the code; they are not a speech benchmark.
+    Needs the [demo] extra (eSpeak NG, GPL-3+). Scores on it check the code; they are not a speech
+    benchmark.
 
     Example: mt4ssl-bench prepare demo --out corpora/demo
     """

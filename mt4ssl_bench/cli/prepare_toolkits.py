@@ -40,7 +40,10 @@ Splits = Annotated[
 
 
 def read_splits(given: Iterable[str]) -> dict[str, Path]:
-    """Return "train=PATH" arguments as a table; raises ConfigError for anything else, CorpusError for no such path."""
+    """Return "train=PATH" arguments as a table.
+
+    Raises ConfigError for anything else, CorpusError for no such path.
+    """
     from mt4ssl_bench.corpora.rows import SPLIT_NAME
     from mt4ssl_bench.errors import ConfigError, CorpusError
 
@@ -58,7 +61,10 @@ def read_splits(given: Iterable[str]) -> dict[str, Path]:
 
 
 def _least(labels: "Labels", clusters: int | None, holder: str) -> int:
-    """Return the fewest clusters that the labels need; raises ConfigError if `clusters` are fewer."""
+    """Return the fewest clusters that the labels need.
+
+    Raises ConfigError if `clusters` are fewer.
+    """
     from mt4ssl_bench.errors import ConfigError
 
     least = max((int(values.max()) + 1 for _, values in labels if len(values)), default=0)
@@ -95,9 +101,11 @@ def prepare_fairseq(
     partial: Partial = False,
     shards: Shards = None,
 ) -> None:
-    """fairseq's .tsv lists; .wrd or .ltr beside them are texts, .phn phones, .km labels for the offline targets.
+    """fairseq's .tsv lists; .wrd or .ltr beside them are texts, .phn phones, .km labels for the
+    offline targets.
 
-    Example: mt4ssl-bench prepare fairseq train=data/train.tsv valid=data/dev_other.tsv --out corpora/mine
+    Example: mt4ssl-bench prepare fairseq train=data/train.tsv valid=data/dev_other.tsv --out
+    corpora/mine
     """
     from mt4ssl_bench.corpora.prepare import prepare_rows
     from mt4ssl_bench.corpora.sources.fairseq import fairseq, fairseq_labels
@@ -106,9 +114,15 @@ def prepare_fairseq(
     labels = list(fairseq_labels(files))  # all are read before anything is written
     least = _least(labels, clusters, "the .km files hold")
     corpus = prepare_rows(
-        fairseq(files), out, source=next(iter(files.values())), partial=partial, lexicon=lexicon or (),
-        phones_from=".phn", name=name, licence=licence,
-    )  # fmt: skip
+        fairseq(files),
+        out,
+        source=next(iter(files.values())),
+        partial=partial,
+        lexicon=lexicon or (),
+        phones_from=".phn",
+        name=name,
+        licence=licence,
+    )
     show_corpus(corpus)
     store = None
     if labels:
@@ -137,11 +151,13 @@ def prepare_lhotse(
     partial: Partial = False,
     shards: Shards = None,
 ) -> None:
-    """Lhotse's cuts (.jsonl.gz), supervisions with their recordings beside them, or a Shar folder, for each split.
+    """Lhotse's cuts (.jsonl.gz), supervisions with their recordings beside them, or a Shar folder,
+    for each split.
 
     Whatever 'lhotse prepare' writes (100 corpora and more) is taken so.
 
-    <out>/audio gets the audio of Shar and, as FLAC, of cuts that take some of a file's channels or change its speed.
+    <out>/audio gets the audio of Shar and, as FLAC, of cuts that take some of a file's channels or
+    change its speed.
 
     Example: mt4ssl-bench prepare lhotse train=cuts_train.jsonl.gz test=shar/test --out corpora/mine
     """
@@ -155,9 +171,15 @@ def prepare_lhotse(
     labels = list(lhotse_labels(files, labels_field)) if labels_field else []
     least = _least(labels, clusters, f"field '{labels_field}' holds")
     corpus = prepare_rows(
-        lhotse(files, out / "audio"), out, source=next(iter(files.values())), partial=partial,
-        lexicon=lexicon or (), phones_from="supervisions", name=name, licence=licence,
-    )  # fmt: skip
+        lhotse(files, out / "audio"),
+        out,
+        source=next(iter(files.values())),
+        partial=partial,
+        lexicon=lexicon or (),
+        phones_from="supervisions",
+        name=name,
+        licence=licence,
+    )
     show_corpus(corpus)
     store = None
     if labels:
@@ -182,12 +204,14 @@ def prepare_kaldi(
     partial: Partial = False,
     shards: Shards = None,
 ) -> None:
-    """Make a corpus from Kaldi's data folders: wav.scp, and segments, text and utt2spk if they exist.
+    """Make a corpus from Kaldi's data folders: wav.scp, and segments, text and utt2spk if they
+    exist.
 
-    wav.scp must name files. Commands in it (lines with |) are not run; the error shows how to write their output to
-    files. A line of 'text' with the id only is an utterance in which nobody speaks.
+    wav.scp must name files. Commands in it (lines with |) are not run; the error shows how to write
+    their output to files. A line of 'text' with the id only is an utterance in which nobody speaks.
 
-    Example: mt4ssl-bench prepare kaldi train=data/train valid=data/dev test=data/test --out corpora/mine
+    Example: mt4ssl-bench prepare kaldi train=data/train valid=data/dev test=data/test --out
+    corpora/mine
     """
     from mt4ssl_bench.corpora.prepare import prepare_rows
     from mt4ssl_bench.corpora.sources.kaldi import kaldi
@@ -195,11 +219,16 @@ def prepare_kaldi(
     folders = read_splits(splits)
     finish(
         prepare_rows(
-            kaldi(folders, language=language), out, source=next(iter(folders.values())),
-            partial=partial, lexicon=lexicon or (), name=name, licence=licence,
+            kaldi(folders, language=language),
+            out,
+            source=next(iter(folders.values())),
+            partial=partial,
+            lexicon=lexicon or (),
+            name=name,
+            licence=licence,
         ),
         shards,
-    )  # fmt: skip
+    )
 
 
 @app.command("hf")
@@ -223,7 +252,8 @@ def prepare_hf(
 ) -> None:
     """A dataset of Hugging Face; its audio goes to <out>/audio as it is. Needs the extra hf-data.
 
-    Example: mt4ssl-bench prepare hf google/fleurs --config en_us --text transcription --out corpora/fleurs
+    Example: mt4ssl-bench prepare hf google/fleurs --config en_us --text transcription --out
+    corpora/fleurs
     """
     from mt4ssl_bench.corpora.prepare import prepare_rows
     from mt4ssl_bench.corpora.sources.hf_dataset import hugging_face
@@ -233,8 +263,13 @@ def prepare_hf(
     )
     finish(
         prepare_rows(
-            rows, out, source=Path(dataset), partial=partial, lexicon=lexicon or (),
-            name=name or Path(dataset).name, licence=licence,
+            rows,
+            out,
+            source=Path(dataset),
+            partial=partial,
+            lexicon=lexicon or (),
+            name=name or Path(dataset).name,
+            licence=licence,
         ),
         shards,
-    )  # fmt: skip
+    )

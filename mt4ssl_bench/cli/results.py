@@ -66,14 +66,17 @@ def compare(
 
     for found in run(a, b, task=task, folder=results):
         stdout.print(
-            f"{found.corpus}, {found.recipe}: {METRICS[found.metric].label}: {a} {found.a:.2f}, {b} {found.b:.2f}; "
-            f"difference {found.value:+.2f} points, 95 % interval [{found.low:+.2f}, {found.high:+.2f}] "
-            f"({found.method}) over {found.utterances} utterances; {found.verdict(a, b)}")  # fmt: skip
+            f"{found.corpus}, {found.recipe}: {METRICS[found.metric].label}: {a} {found.a:.2f}, "
+            f"{b} {found.b:.2f}; difference {found.value:+.2f} points, 95 % interval "
+            f"[{found.low:+.2f}, {found.high:+.2f}] "
+            f"({found.method}) over {found.utterances} utterances; {found.verdict(a, b)}"
+        )
 
 
 @app.command(rich_help_panel=RESULTS)
 def show(record: Annotated[Path, typer.Argument(help="A record file, results/*.json.")]) -> None:
-    """Show one record: metrics, sweep, layer weights, what is confused with what, and the worst utterances.
+    """Show one record: metrics, sweep, layer weights, what is confused with what, and the worst
+    utterances.
 
     Example: mt4ssl-bench show results/phoneme-first-0123456789abcdef.json
     """

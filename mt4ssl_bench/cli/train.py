@@ -23,9 +23,11 @@ def pretrain(
 ) -> None:
     """Pretrain a model; the same command again continues an interrupted run.
 
-    Labels for the offline targets are made when they are missing. Ctrl-C saves and stops. Several processes:
+    Labels for the offline targets are made when they are missing. Ctrl-C saves and stops. Several
+    processes:
 
-    torchrun --nproc-per-node 8 -m mt4ssl_bench pretrain mt4ssl_base data.corpus=corpora/mine --out runs/base
+    torchrun --nproc-per-node 8 -m mt4ssl_bench pretrain mt4ssl_base data.corpus=corpora/mine --out
+    runs/base
 
     Example: mt4ssl-bench pretrain mt4ssl_tiny data.corpus=corpora/mine --out runs/first
     """
@@ -55,8 +57,8 @@ def kmeans(
     alignment: Annotated[
         Path | None,
         typer.Option(
-            help="Time-aligned phones: a CTM file, or a folder of TextGrid files named by utterance "
-            "id. Adds phone purity, cluster purity and PNMI to the report."
+            help="Time-aligned phones: a CTM file, or a folder of TextGrid files named by "
+            "utterance id. Adds phone purity, cluster purity and PNMI to the report."
         ),
     ] = None,
     tier: Annotated[
@@ -64,14 +66,17 @@ def kmeans(
     ] = "phones",
     device: Device = "auto",
 ) -> None:
-    """Make the offline targets' labels alone, from MFCC or from a layer of any upstream, and report on them.
+    """Make the offline targets' labels alone, from MFCC or from a layer of any upstream, and report
+    on them.
 
-    The same command again continues an interrupted one; under torchrun all processes share the work.
+    The same command again continues an interrupted one; under torchrun all processes share the
+    work.
 
     Examples: mt4ssl-bench kmeans mt4ssl_tiny data.corpus=corpora/mine
 
-    mt4ssl-bench kmeans mt4ssl_tiny data.corpus=corpora/mine targets.offline.features=runs/first targets.offline.layer=3 --out labels/second
-    """  # noqa: E501 - the example must stay one line
+    mt4ssl-bench kmeans mt4ssl_tiny data.corpus=corpora/mine targets.offline.features=runs/first
+    targets.offline.layer=3 --out labels/second
+    """
     from mt4ssl_bench.upstream.offline_labels import kmeans as run
 
     for key, value in run(

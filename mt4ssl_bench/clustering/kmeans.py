@@ -1,4 +1,5 @@
-"""The offline extractor's labels: features at 50 Hz, k-means on a seeded sample, the nearest centre of every frame.
+"""The offline extractor's labels: features at 50 Hz, k-means on a seeded sample, the nearest centre
+of every frame.
 
 Shapes: T frames, F features, V clusters.
 """
@@ -49,8 +50,8 @@ class FeatureSource:
         )
         if self.upstream.stride != STRIDE:
             raise CorpusError(
-                f"targets.offline.features={config.features}: one frame per {self.upstream.stride} samples; "
-                f"labels need one per {STRIDE}"
+                f"targets.offline.features={config.features}: one frame per {self.upstream.stride} "
+                f"samples; labels need one per {STRIDE}"
             )
         layers, layer = self.upstream.num_layers, 0 if config.features == "mfcc" else config.layer
         if not -layers <= layer < layers:
@@ -68,7 +69,8 @@ class FeatureSource:
     def __call__(self, cuts: Sequence[Any]) -> Iterator[list[tuple[str, Tensor]]]:
         """Yield (utterance id, frames), normalised as the config says, batch by batch.
 
-        Audio that cannot be read has no frames: training leaves it out too, and stops where there is too much of it.
+        Audio that cannot be read has no frames: training leaves it out too, and stops where there
+        is too much of it.
         """
         for batch in Pass(self.upstream)(cuts, unreadable=self.unreadable):
             frames = [(name, torch.from_numpy(values[:, self.layer])) for name, values in batch]
@@ -84,10 +86,13 @@ def make_labels(
     seed: int,
     world: World = ALONE,
 ) -> LabelStore:
-    """Fit k-means on the corpora's first split and label all given splits; a store made before is returned as it is.
+    """Fit k-means on the corpora's first split and label all given splits.
 
-    Without `out` the store lies in the first corpus's folder, under a name made of everything that it depends on. All
-    processes of `world` share the work; what an interrupted call has done is kept beside the store and not done again.
+    A store made before is returned as it is.
+
+    Without `out` the store lies in the first corpus's folder, under a name made of everything that
+    it depends on. All processes of `world` share the work; what an interrupted call has done is
+    kept beside the store and not done again.
     """
     digest = joint_digest(corpora)
     source = FeatureSource(config, world.device)
@@ -127,8 +132,9 @@ def make_labels(
     store = LabelStore(folder).check(digest, config.clusters)
     if store.info.made_by not in {"", key, *older}:
         raise ConfigError(
-            f"{folder}: holds labels made in another way ({store.info.clusters} clusters of {store.info.features}, "
-            f"not of {source.name}, or other splits, seed or targets.offline keys); choose another --out"
+            f"{folder}: holds labels made in another way ({store.info.clusters} clusters of "
+            f"{store.info.features}, not of {source.name}, or other splits, seed or "
+            "targets.offline keys); choose another --out"
         )
     return store
 
@@ -146,7 +152,9 @@ def joint_digest(corpora: Sequence[Corpus]) -> str:
 def _sample(
     parts: Parts, source: FeatureSource, cuts: Joined, config: OfflineConfig, seed: int
 ) -> None:
-    """Write a seeded sample of about max_frames frames: which ones depends on the cuts and the seed alone."""
+    """Write a seeded sample of about max_frames frames: which ones depends on the cuts and the seed
+    alone.
+    """
     counts = [frame_count(round(seconds * audio.RATE)) for seconds in cuts.durations.tolist()]
     share = min(1.0, config.max_frames / max(sum(counts), 1))
     order = np.random.default_rng(seed).permutation(len(cuts))
@@ -175,8 +183,9 @@ def _fit(parts: Parts, config: OfflineConfig, seed: int) -> None:
     if len(sample) < config.clusters:
         shutil.rmtree(parts.folder)
         raise CorpusError(
-            f"targets.offline.clusters={config.clusters}: only {len(sample)} frames of the training split to fit "
-            f"(targets.offline.max_frames={config.max_frames}); use fewer clusters"
+            f"targets.offline.clusters={config.clusters}: only {len(sample)} frames of the "
+            f"training split to fit (targets.offline.max_frames={config.max_frames}); use fewer "
+            "clusters"
         )
     LOGGER.info(
         "k-means: fitting %d clusters on %d frames of %d features", config.clusters, *sample.shape
@@ -221,7 +230,9 @@ def _label(parts: Parts, source: FeatureSource, splits: Sequence[Joined]) -> Non
 
 
 def _collect(parts: Parts, folder: Path, info: LabelInfo) -> LabelStore:
-    """Make the store of all parts, each utterance once, with a report of how the clusters are used."""
+    """Make the store of all parts, each utterance once, with a report of how the clusters are
+    used.
+    """
     with np.load(parts.folder / CENTRES) as found:
         centres, inertia = found["centres"], float(found["inertia"])
     counts = np.zeros(info.clusters, dtype=np.int64)
@@ -248,7 +259,14 @@ def _collect(parts: Parts, folder: Path, info: LabelInfo) -> LabelStore:
         "perplexity": float(np.exp(entropy)),
     }
     LOGGER.info(
-        "labels %s: %d utterances, %d frames, %d of %d clusters used, perplexity %.1f, entropy %.2f nats",
-        folder, len(seen), counts.sum(), report["clusters_used"], info.clusters, report["perplexity"], entropy,
-    )  # fmt: skip
+        "labels %s: %d utterances, %d frames, %d of %d clusters used, perplexity %.1f, entropy "
+        "%.2f nats",
+        folder,
+        len(seen),
+        counts.sum(),
+        report["clusters_used"],
+        info.clusters,
+        report["perplexity"],
+        entropy,
+    )
     return store.report(report)

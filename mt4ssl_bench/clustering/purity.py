@@ -1,4 +1,5 @@
-"""How well clusters know phones: HuBERT's three measures, from an alignment in time and never from a guessed one.
+"""How well clusters know phones: HuBERT's three measures, from an alignment in time and never from
+a guessed one.
 
 Shapes: T frames, V clusters, P phones.
 """
@@ -50,15 +51,20 @@ def _in_store(store: LabelStore, alignment: Alignment) -> Iterator[tuple[str, li
             unknown.append(name)
     if unknown:
         LOGGER.warning(
-            "--alignment: %d of its %d utterances are not among the labelled ones; the first is '%s'",
-            len(unknown), len(alignment.segments), unknown[0],
-        )  # fmt: skip
+            "--alignment: %d of its %d utterances are not among the labelled ones; the first is "
+            "'%s'",
+            len(unknown),
+            len(alignment.segments),
+            unknown[0],
+        )
 
 
 def at_frames(
     segments: Sequence[Segment], numbers: Mapping[str, int], frames: int
 ) -> NDArray[np.int64]:
-    """Return the phone's number (T,) at the centre of each frame's 25 ms, -1 where no segment lies."""
+    """Return the phone's number (T,) at the centre of each frame's 25 ms, -1 where no segment
+    lies.
+    """
     centres = (np.arange(frames) * STRIDE + RECEPTIVE_FIELD / 2) / RATE
     phones = np.full(frames, -1, dtype=np.int64)
     for start, end, phone in segments:
@@ -67,10 +73,12 @@ def at_frames(
 
 
 def purity(counts: NDArray[np.int64]) -> dict[str, float]:
-    """Return HuBERT's measures of joint counts (V, P) (Hsu et al. 2021, section IV-A, arXiv 2106.07447).
+    """Return HuBERT's measures of joint counts (V, P) (Hsu et al. 2021, section IV-A, arXiv
+    2106.07447).
 
-    phone_purity: the share of frames whose phone is their cluster's commonest. cluster_purity: the share whose cluster
-    is their phone's commonest. pnmi: the mutual information of both over the entropy of phones.
+    phone_purity: the share of frames whose phone is their cluster's commonest. cluster_purity: the
+    share whose cluster is their phone's commonest. pnmi: the mutual information of both over the
+    entropy of phones.
     """
     joint = counts / counts.sum()
     cluster, phone = joint.sum(1, keepdims=True), joint.sum(0, keepdims=True)

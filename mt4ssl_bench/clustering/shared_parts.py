@@ -1,4 +1,6 @@
-"""Long work in parts, shared by all processes of a run: a part that has its file is not done again."""
+"""Long work in parts, shared by all processes of a run: a part that has its file is not done
+again.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,14 +22,19 @@ Arrays = Mapping[str, NDArray[Any] | np.generic]
 
 
 class Parts:
-    """Files of arrays in `folder`, which all processes see; the same parts whatever their number."""
+    """Files of arrays in `folder`, which all processes see.
+
+    The same parts whatever their number.
+    """
 
     def __init__(self, folder: Path, world: World) -> None:
         self.folder, self.world = folder, world
         folder.mkdir(parents=True, exist_ok=True)
 
     def make(self, name: str, items: int, make: Callable[[range], Arrays], title: str) -> None:
-        """Write the arrays that `make` gives for every ITEMS of `items` items; returns when all processes are done.
+        """Write the arrays that `make` gives for every ITEMS of `items` items.
+
+        Returns when all processes are done.
 
         Raises ConfigError where the processes do not see one folder.
         """
@@ -45,14 +52,15 @@ class Parts:
                 advance(len(part), "")
         self.world.sum(0)  # wait for the others
         if not self.world.main:
-            return  # the main process collects the parts and removes them: it may have done so by now
+            # the main process collects the parts and removes them: it may have done so by now
+            return
         absent = sum(
             not (self.folder / _file(name, number)).exists() for number in range(len(ranges))
         )
         if absent:
             raise ConfigError(
-                f"{self.folder}: {absent} of {len(ranges)} parts are missing; all processes need one folder: "
-                "choose one on a disk that their machines share"
+                f"{self.folder}: {absent} of {len(ranges)} parts are missing; all processes need "
+                "one folder: choose one on a disk that their machines share"
             )
 
     def read(self, name: str) -> Iterator[dict[str, NDArray[Any]]]:
@@ -69,7 +77,10 @@ class Parts:
 
 @contextmanager
 def one_at_a_time(folder: Path, world: World) -> Iterator[None]:
-    """Let one run at a time work in `folder`; another one waits until it has ended, however it ends."""
+    """Let one run at a time work in `folder`.
+
+    Another one waits until it has ended, however it ends.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_name(f"{folder.name}.lock"))
     if world.main:

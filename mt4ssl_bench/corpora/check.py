@@ -1,4 +1,7 @@
-"""A prepared corpus looked at again: every file's header, or every sample; a bad file is counted, never an end."""
+"""A prepared corpus looked at again: every file's header, or every sample.
+
+A bad file is counted, never an end.
+"""
 
 import io
 import itertools

@@ -1,4 +1,7 @@
-"""What a check found: kinds of defect, their counts and examples; a report reads the same on screen and as JSON."""
+"""What a check found: kinds of defect, their counts and examples.
+
+A report reads the same on screen and as JSON.
+"""
 
 import logging
 from collections import Counter
@@ -106,7 +109,8 @@ class Finding:
 
     def __str__(self) -> str:
         where = f"{self.split}: " if self.split else ""
-        return f"{where}{self.count:,} {self.about} ({self.kind}), for example {'; '.join(self.examples)}"
+        examples = "; ".join(self.examples)
+        return f"{where}{self.count:,} {self.about} ({self.kind}), for example {examples}"
 
 
 @dataclass(frozen=True, kw_only=True)

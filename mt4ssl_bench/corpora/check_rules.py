@@ -1,4 +1,6 @@
-"""The rules that a corpus is checked by: rows pass through one at a time, and only counts and digests are kept."""
+"""The rules that a corpus is checked by: rows pass through one at a time, and only counts and
+digests are kept.
+"""
 
 import re
 import unicodedata
@@ -31,7 +33,8 @@ class Rules:
         fields: what every utterance of the corpus should have, as corpus.json says.
         compared: what the rows' content is the digest of.
 
-    A corpus's `sid_` splits hold utterances of the others again, so that only the rules about speakers apply to them.
+    A corpus's `sid_` splits hold utterances of the others again, so that only the rules about
+    speakers apply to them.
     """
 
     def __init__(self, fields: Sequence[str], compared: Compared = "bytes") -> None:
@@ -117,7 +120,9 @@ class Rules:
             self.found.add("long", split, f"{row.id} ({row.duration:.0f} s)")
 
     def _text(self, split: str, row: Row) -> None:
-        """Check text and phones for themselves, and keep their symbols for the comparison of splits."""
+        """Check text and phones for themselves, and keep their symbols for the comparison of
+        splits.
+        """
         text, add = row.text, self.found.add
         shown = f"{row.id}: {text[:40]!r}"
         if CONTROL.search(text) or _mojibake(text):
@@ -203,7 +208,10 @@ class Rules:
 
 
 def in_order(splits: Iterable[str]) -> list[str]:
-    """Return splits as they are checked: train first, so that the others are compared with it; speaker splits last."""
+    """Return splits as they are checked: train first, so that the others are compared with it.
+
+    Speaker splits last.
+    """
     return sorted(
         splits, key=lambda split: (split.startswith(SID_PREFIX), not split.endswith("train"), split)
     )
@@ -223,7 +231,9 @@ def _key(text: str) -> bytes:
 
 
 def _look_alikes(text: str) -> list[str]:
-    """Return the code points that look like others: typographic apostrophes, and what NFKC changes."""
+    """Return the code points that look like others: typographic apostrophes, and what NFKC
+    changes.
+    """
     composed = unicodedata.normalize("NFC", text)
     return [
         f"U+{ord(character):04X}"

@@ -1,4 +1,7 @@
-"""Archives from the web: a file has its name only when it is whole and its checksum is right; repeating continues."""
+"""Archives from the web: a file has its name only when it is whole and its checksum is right.
+
+Repeating continues.
+"""
 
 import errno
 import hashlib
@@ -28,7 +31,9 @@ TIMEOUT = 60.0  # seconds of silence that end a connection
 
 @dataclass(frozen=True)
 class Archive:
-    """A file to download: its address, and the checksum its publisher states ("md5:..."; "" where there is none)."""
+    """A file to download: its address, and the checksum its publisher states ("md5:..."; "" where
+    there is none).
+    """
 
     url: str
     checksum: str = ""
@@ -40,7 +45,9 @@ class Archive:
 
 
 def fetch(archives: Iterable[Archive], folder: Path, *, mirror: str = "") -> None:
-    """Download and unpack archives into `folder`; each is removed once it is unpacked, and never fetched again.
+    """Download and unpack archives into `folder`.
+
+    Each is removed once it is unpacked, and never fetched again.
 
     Args:
         mirror: an address that holds the same files, instead of the publisher's.
@@ -61,7 +68,10 @@ def fetch(archives: Iterable[Archive], folder: Path, *, mirror: str = "") -> Non
 
 
 def download(archive: Archive, folder: Path) -> Path:
-    """Download one file, continuing a part that is there; returns its path once its checksum was right."""
+    """Download one file, continuing a part that is there.
+
+    Returns its path once its checksum was right.
+    """
     if not archive.url.startswith(("http://", "https://")):
         raise CorpusError(f"{archive.url}: not an http or https address")
     target, part = folder / archive.name, folder / f"{archive.name}.part"
@@ -77,7 +87,8 @@ def download(archive: Archive, folder: Path) -> Path:
         except urllib.error.HTTPError as error:
             if error.code < 500:
                 raise CorpusError(
-                    f"{archive.url}: HTTP {error.code} {error.reason}; --mirror names another address, --from a copy"
+                    f"{archive.url}: HTTP {error.code} {error.reason}; --mirror names another "
+                    "address, --from a copy"
                 ) from None
             reason = f"HTTP {error.code}"
         except (
@@ -93,7 +104,8 @@ def download(archive: Archive, folder: Path) -> Path:
         tries += 1
         if tries >= TRIES:
             raise CorpusError(
-                f"{archive.url}: interrupted after {_size(part):,} bytes ({reason}); the same command continues"
+                f"{archive.url}: interrupted after {_size(part):,} bytes ({reason}); the same "
+                "command continues"
             )
         LOGGER.warning(
             "%s: %s after %s bytes, trying again", archive.name, reason, f"{_size(part):,}"
@@ -123,7 +135,8 @@ def _receive(url: str, part: Path) -> bool:
         headers["Range"] = f"bytes={start}-"
         if _tag(part).exists():
             headers["If-Range"] = _tag(part).read_text(encoding="utf-8")
-    request = urllib.request.Request(url, headers=headers)  # noqa: S310 - download() takes http and https alone
+    # download() takes http and https alone
+    request = urllib.request.Request(url, headers=headers)  # noqa: S310
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT)  # noqa: S310
     except urllib.error.HTTPError as error:
@@ -147,7 +160,8 @@ def _receive(url: str, part: Path) -> bool:
         return _append(response, part, start, total)
 
 
-def _append(response: Any, part: Path, start: int, total: int | None) -> bool:  # noqa: ANN401 - urllib types it so
+# urllib types it so
+def _append(response: Any, part: Path, start: int, total: int | None) -> bool:  # noqa: ANN401
     name = part.name.removesuffix(".part")
     try:
         bar = progress(f"{name} (MB)", _mb(total or 0), start=_mb(start))
@@ -162,8 +176,8 @@ def _append(response: Any, part: Path, start: int, total: int | None) -> bool:  
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
             raise CorpusError(
-                f"{part}: {error.strerror} after {start:,} of {total or 0:,} bytes; make room, and the same command "
-                "continues"
+                f"{part}: {error.strerror} after {start:,} of {total or 0:,} bytes; make room, and "
+                "the same command continues"
             ) from None
         raise
     return total is None or start == total
@@ -203,7 +217,10 @@ def _verify(part: Path, archive: Archive) -> None:
 
 
 def unpack(file: Path, folder: Path) -> None:
-    """Unpack a tar archive; raises CorpusError when it is damaged, cut short or reaches outside `folder`."""
+    """Unpack a tar archive.
+
+    Raises CorpusError when it is damaged, cut short or reaches outside `folder`.
+    """
     shown = 0
     try:
         with (

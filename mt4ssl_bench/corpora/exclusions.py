@@ -62,9 +62,12 @@ class Exclusions:
             having = {row.split for row in rows if getattr(row, name)}
             if having and (bare := sorted({row.split for row in rows} - having)):
                 LOGGER.warning(
-                    "%s: no utterance of split %s has %s, so that it is not among the corpus's fields",
-                    self.source, ", ".join(bare), name,
-                )  # fmt: skip
+                    "%s: no utterance of split %s has %s, so that it is not among the corpus's "
+                    "fields",
+                    self.source,
+                    ", ".join(bare),
+                    name,
+                )
             lacking = [row for row in rows if row.split in having and _lacks(row, name)]
             if not lacking:
                 continue
@@ -77,10 +80,16 @@ class Exclusions:
                 rows = [row for row in rows if id(row) not in gaps]
             else:
                 LOGGER.warning(
-                    "%s: %d of %d utterances have no %s, the first is '%s', so that %s is not among "
-                    "the corpus's fields; fill it in, or leave these utterances out with --partial",
-                    self.source, len(lacking), len(rows), name, lacking[0].id, name,
-                )  # fmt: skip
+                    "%s: %d of %d utterances have no %s, the first is '%s', so that %s is not "
+                    "among the corpus's fields; fill it in, or leave these utterances out with "
+                    "--partial",
+                    self.source,
+                    len(lacking),
+                    len(rows),
+                    name,
+                    lacking[0].id,
+                    name,
+                )
         return rows
 
     def notes(self) -> dict[str, Any]:
@@ -104,8 +113,12 @@ class Exclusions:
         for reason, count in (self.counts - before).items():
             LOGGER.warning(
                 "%s: left out %d of %d %s; the first is %s",
-                self.source, count, total, REASONS[reason], self.examples[reason][0],
-            )  # fmt: skip
+                self.source,
+                count,
+                total,
+                REASONS[reason],
+                self.examples[reason][0],
+            )
 
 
 def has_all(rows: Iterable[Row], name: str) -> bool:

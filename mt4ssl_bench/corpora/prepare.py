@@ -1,22 +1,25 @@
-"""Audio and manifests to corpora: everything is checked before anything is written, and every exclusion is counted."""
+"""Audio and manifests to corpora: everything is checked before anything is written, and every
+exclusion is counted.
+"""
 
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mt4ssl_bench.corpora.audio_files import audio_files
 from mt4ssl_bench.corpora.check_rules import check_rows
 from mt4ssl_bench.corpora.exclusions import ATTRIBUTES, Exclusions, has_all
+from mt4ssl_bench.corpora.phones import Coverage, add_phones
 from mt4ssl_bench.corpora.rows import SILENCE, Row, probe_files, refuse_duplicates
 from mt4ssl_bench.corpora.sources.table import read_table
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import SID_PREFIX, Corpus, write_corpus
 from mt4ssl_bench.data.file_state import on_disk
-from mt4ssl_bench.data.lexicon import Lexicon, open_lexicon, pronounce
+from mt4ssl_bench.data.lexicon import open_lexicon
 from mt4ssl_bench.errors import CorpusError
 
 LOGGER = logging.getLogger(__name__)
@@ -32,11 +35,14 @@ def prepare_table(
     lexicon: Sequence[Path] = (),
     partial: bool = False,
 ) -> Corpus:
-    """Make a corpus from a TSV with the columns id, path and any of OPTIONAL; paths are relative to the manifest.
+    """Make a corpus from a TSV with the columns id, path and any of OPTIONAL.
 
-    Without a `split` column, splits are made: speaker-disjoint where there are at least 10 speakers. Without `phones`,
-    English texts get CMUdict's; `lexicon` files give any language's. `partial` leaves out rows with empty cells and
-    files that are missing or unreadable, counted in corpus.json.
+    Paths are relative to the manifest.
+
+    Without a `split` column, splits are made: speaker-disjoint where there are at least 10
+    speakers. Without `phones`, English texts get CMUdict's; `lexicon` files give any language's.
+    `partial` leaves out rows with empty cells and files that are missing or unreadable, counted in
+    corpus.json.
 
     Raises:
         CorpusError: If a row cannot be used; the message names row and problem. Nothing is written.
@@ -59,15 +65,22 @@ def prepare_table(
         first = skipped[0] if skipped else excluded.first()
         raise CorpusError(f"{manifest}: no row can be used: {first}")
     return _finish(
-        out, found, lexicon=lexicon, name=name or manifest.resolve().parent.name,
-        notes=excluded.notes() | _excluded(skipped), licence=licence, synthetic=synthetic,
-    )  # fmt: skip
+        out,
+        found,
+        lexicon=lexicon,
+        name=name or manifest.resolve().parent.name,
+        notes=excluded.notes() | _excluded(skipped),
+        licence=licence,
+        synthetic=synthetic,
+    )
 
 
 def prepare_folder(folder: Path, out: Path, *, name: str = "", licence: str = "unknown") -> Corpus:
-    """Make a pretraining corpus of every audio file below `folder`; 2 % of them are kept for validation.
+    """Make a pretraining corpus of every audio file below `folder`; 2 % of them are kept for
+    validation.
 
-    Unreadable files are left out, named in the log and counted in corpus.json. Raises CorpusError when nothing is left.
+    Unreadable files are left out, named in the log and counted in corpus.json. Raises CorpusError
+    when nothing is left.
     """
     if not folder.is_dir():
         raise CorpusError(f"{folder}: no such folder")
@@ -122,12 +135,12 @@ def prepare_rows(
 
     Args:
         source: where they come from, for messages.
-        partial: leave out files that are missing or unreadable, and utterances that lack a text, phones or a speaker
-            that others of their split have; all are counted in corpus.json.
+        partial: leave out files that are missing or unreadable, and utterances that lack a text,
+            phones or a speaker that others of their split have; all are counted in corpus.json.
         phones_from: what made the rows' own phones.
 
-    Unusable rows (see Row) are always left out and counted. A corpus without a `valid` split gets one out of `train`,
-    by speaker. Raises CorpusError before anything is written.
+    Unusable rows (see Row) are always left out and counted. A corpus without a `valid` split gets
+    one out of `train`, by speaker. Raises CorpusError before anything is written.
     """
     rows, excluded = list(rows), Exclusions(source)
     if not rows:
@@ -139,8 +152,9 @@ def prepare_rows(
         missing = [row for row in rows if not on_disk(row.path).is_file()]
         if missing:
             raise CorpusError(
-                f"{source}: {len(missing):,} of its {len(rows):,} audio files are missing, the first is "
-                f"{missing[0].path}; is this half an archive? --partial takes what is there"
+                f"{source}: {len(missing):,} of its {len(rows):,} audio files are missing, the "
+                f"first is {missing[0].path}; is this half an archive? --partial takes what is "
+                "there"
             )
     found = list(probe_files(rows, skip=skipped if partial else None, total=len(rows)))
     if rows and not found:
@@ -158,7 +172,9 @@ def prepare_rows(
 
 
 def prepare_demo(out: Path) -> Corpus:
-    """Make the demo corpus: this project's own English sentences, spoken by eSpeak NG in a process of its own."""
+    """Make the demo corpus: this project's own English sentences, spoken by eSpeak NG in a process
+    of its own.
+    """
     from mt4ssl_bench.corpora.sources.demo import speak
 
     manifest = speak(out)
@@ -209,7 +225,9 @@ def _is_text(file: Path) -> bool:
 
 
 def _hold_out(rows: list[Row]) -> list[Row]:
-    """Move a tenth of `train` (2 % without texts) to `valid`: speakers where there are 10, else utterances."""
+    """Move a tenth of `train` (2 % without texts) to `valid`: speakers where there are 10, else
+    utterances.
+    """
     train = [row for row in rows if row.split == "train"]
     speakers = {row.speaker for row in train} - {""}
     column = "speaker" if len(speakers) >= 10 else "id"
@@ -238,7 +256,10 @@ def _excluded(skipped: Sequence[str]) -> dict[str, Any]:
 
 
 def _split(rows: list[Row]) -> dict[str, list[Row]]:
-    """Return rows by split, as the manifest says or made here; adds SID's splits where the plain ones part speakers."""
+    """Return rows by split, as the manifest says or made here.
+
+    Adds SID's splits where the plain ones part speakers.
+    """
     speakers = {row.speaker for row in rows} - {""}
     if not any(row.split for row in rows):
         by = (lambda row: row.speaker) if len(speakers) >= 10 else (lambda row: row.id)
@@ -289,7 +310,8 @@ def _rank(key: str) -> str:
 def _digest(splits: dict[str, list[Row]]) -> str:
     digest = hashlib.sha256()
     lines = sorted(
-        f"{split}\t{row.id}\t{row.content}\t{SILENCE if row.silent else row.text}\t{row.phones}\t{row.speaker}"
+        f"{split}\t{row.id}\t{row.content}\t{SILENCE if row.silent else row.text}"
+        f"\t{row.phones}\t{row.speaker}"
         for split, members in splits.items()
         for row in members
     )
@@ -298,7 +320,8 @@ def _digest(splits: dict[str, list[Row]]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _write(out: Path, splits: dict[str, list[Row]], **facts: Any) -> Corpus:  # noqa: ANN401 - CorpusInfo's fields
+# CorpusInfo's fields
+def _write(out: Path, splits: dict[str, list[Row]], **facts: Any) -> Corpus:  # noqa: ANN401
     digest = _digest(splits)
     if (out / "corpus.json").exists():
         existing = Corpus.open(out)
@@ -306,7 +329,8 @@ def _write(out: Path, splits: dict[str, list[Row]], **facts: Any) -> Corpus:  # 
             LOGGER.info("%s: already prepared, unchanged", out)
             return existing
         raise CorpusError(
-            f"{out}: holds another corpus ({existing.info.name}, {existing.info.digest}); choose another --out"
+            f"{out}: holds another corpus ({existing.info.name}, {existing.info.digest}); choose "
+            "another --out"
         )
     root = out.resolve()
     cuts = {split: (_cut(row, root) for row in members) for split, members in splits.items()}
@@ -353,40 +377,3 @@ def _cut(row: Row, root: Path) -> dict[str, Any]:
             | ({"custom": {"phones": row.phones}} if row.phones else {})
         ]
     return cut
-
-
-LISTED = 1000  # missing words that corpus.json names
-
-
-@dataclass
-class Coverage:
-    """What a lexicon gave for some texts, in running words."""
-
-    spoken: int = 0
-    missing: Counter[str] = field(default_factory=Counter)
-
-    def notes(self) -> dict[str, Any]:
-        """Return what corpus.json says of it."""
-        lost = self.missing.total()
-        counts = {"words": self.spoken, "found": self.spoken - lost, "guessed": 0, "missing": lost}
-        listed = (
-            {"out_of_vocabulary": dict(self.missing.most_common(LISTED))} if self.missing else {}
-        )
-        return {"lexicon": counts, **listed}
-
-    def report(self, name: str) -> None:
-        """Log it in one line."""
-        lost = self.missing.total()
-        LOGGER.info(
-            "phones from %s: %d words found, 0 guessed, %d missing", name, self.spoken - lost, lost
-        )
-        if lost:
-            first = ", ".join(word for word, _ in self.missing.most_common(10))
-            LOGGER.warning("%d words outside the lexicon became SPN: %s", len(self.missing), first)
-
-
-def add_phones(rows: Iterable[Row], lexicon: Lexicon, coverage: Coverage) -> Iterator[Row]:
-    """Yield rows with the phones of their texts, counting in `coverage`."""
-    for row in rows:
-        coverage.spoken += len(row.text.split())
-        yield replace(row, phones=pronounce(row.text, lexicon.words, coverage.missing))

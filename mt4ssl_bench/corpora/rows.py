@@ -1,4 +1,6 @@
-"""A manifest's utterances: read from a TSV and checked against their audio files, all before anything is written."""
+"""A manifest's utterances: read from a TSV and checked against their audio files, all before
+anything is written.
+"""
 
 import itertools
 import logging
@@ -72,7 +74,10 @@ def refuse_duplicates(rows: Sequence[Row], source: Path) -> None:
 
 
 def probe_files(rows: Iterable[Row], *, skip: list[str] | None, total: int = 0) -> Iterator[Row]:
-    """Yield rows with what their files say; an unreadable one raises CorpusError, or is noted in `skip`."""
+    """Yield rows with what their files say.
+
+    An unreadable one raises CorpusError, or is noted in `skip`.
+    """
     rows = iter(rows)
     look = partial(_look, look_at=lru_cache(256)(_look_at))  # a file's parts follow each other
     with progress("checking audio", total) as advance, ThreadPoolExecutor() as pool:

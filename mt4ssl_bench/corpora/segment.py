@@ -1,4 +1,7 @@
-"""Long recordings to pieces for pretraining: cut where it is quiet or into equal windows; what is lost is counted."""
+"""Long recordings to pieces for pretraining: cut where it is quiet or into equal windows.
+
+What is lost is counted.
+"""
 
 import hashlib
 import logging
@@ -32,11 +35,14 @@ def segment_corpus(
     min_seconds: float = 2.0,
     by: By = "silence",
 ) -> Corpus:
-    """Write a corpus in which nothing lasts longer than `max_seconds`; the audio itself stays where it is.
+    """Write a corpus in which nothing lasts longer than `max_seconds`.
 
-    Shorter recordings stay whole. A longer one becomes pieces `<id>-0000`, ..., without its text and phones. Those
-    under `min_seconds` and those that cannot be read are left out and counted by reason in corpus.json.
-    Raises CorpusError for limits that do not fit, an `out` that holds another corpus, or when nothing is left.
+    The audio itself stays where it is.
+
+    Shorter recordings stay whole. A longer one becomes pieces `<id>-0000`, ..., without its text
+    and phones. Those under `min_seconds` and those that cannot be read are left out and counted by
+    reason in corpus.json. Raises CorpusError for limits that do not fit, an `out` that holds
+    another corpus, or when nothing is left.
     """
     _check(corpus, max_seconds, min_seconds)
     digest = hashlib.sha256(
@@ -86,15 +92,18 @@ def segment_corpus(
 def _check(corpus: Corpus, max_seconds: float, min_seconds: float) -> None:
     if not 0 < min_seconds <= max_seconds / 4:  # no piece is shorter than a quarter
         raise CorpusError(
-            f"--min-seconds {min_seconds:g}: must be over 0 and at most a quarter of {max_seconds:g}"
+            f"--min-seconds {min_seconds:g}: must be over 0 and at most a quarter of "
+            f"{max_seconds:g}"
         )
     if corpus.info.shards:
         raise CorpusError(
-            f"{corpus.root}: holds shards; segment the corpus that they were made from, then shard that"
+            f"{corpus.root}: holds shards; segment the corpus that they were made from, then shard "
+            "that"
         )
 
 
-def _ends(cut: Any, most: float, by: By) -> list[float] | None:  # noqa: ANN401 - lhotse ships no types
+# lhotse ships no types
+def _ends(cut: Any, most: float, by: By) -> list[float] | None:  # noqa: ANN401
     """Return where the cut's pieces end, in seconds from its start; None when it cannot be read."""
     if cut.duration <= most:
         return [cut.duration]
@@ -109,9 +118,11 @@ def _ends(cut: Any, most: float, by: By) -> list[float] | None:  # noqa: ANN401 
 
 
 def quiet_ends(samples: audio.Samples, seconds: float, most: float) -> list[float]:
-    """Return the ends of pieces of 16 kHz audio (N,): each is the quietest place between half of `most` and `most`.
+    """Return the ends of pieces of 16 kHz audio (N,): each is the quietest place between half of
+    `most` and `most`.
 
-    Loudness is the mean energy of the QUIET seconds around a place. No piece is under a quarter of `most`.
+    Loudness is the mean energy of the QUIET seconds around a place. No piece is under a quarter of
+    `most`.
     """
     hop = round(HOP * audio.RATE)
     frames = samples[: len(samples) // hop * hop].reshape(-1, hop)

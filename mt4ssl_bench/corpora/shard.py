@@ -1,4 +1,6 @@
-"""A corpus to Lhotse Shar: a shard that is there is whole and never made again, and corpus.json comes last."""
+"""A corpus to Lhotse Shar: a shard that is there is whole and never made again, and corpus.json
+comes last.
+"""
 
 import gzip
 import json
@@ -30,7 +32,9 @@ EXAMPLES = 20  # left-out utterances named in corpus.json
 
 
 class Labels(Protocol):
-    """Labels by utterance id, as a label store has them; `info`, a dataclass, says what they are."""
+    """Labels by utterance id, as a label store has them; `info`, a dataclass, says what they
+    are.
+    """
 
     info: Any
 
@@ -48,16 +52,17 @@ def shard_corpus(
     size: int = SIZE,
     labels: Labels | None = None,
 ) -> Corpus:
-    """Write a corpus's splits as shards: FLAC (16 bit, at the recordings' own rates), texts, and labels if given.
+    """Write a corpus's splits as shards: FLAC (16 bit, at the recordings' own rates), texts, and
+    labels if given.
 
     Args:
         splits: which of them; none named: all.
         size: cuts per shard.
-        labels: carried along. A split of which no utterance has labels is written without (so is a speaker split of
-            which not all have), one of which some have none is an error.
+        labels: carried along. A split of which no utterance has labels is written without (so is a
+            speaker split of which not all have), one of which some have none is an error.
 
-    Repeating it continues. What cannot be read is left out and counted. Raises CorpusError when `out` holds other
-    shards, a split does not exist, nothing can be read, or no split has labels.
+    Repeating it continues. What cannot be read is left out and counted. Raises CorpusError when
+    `out` holds other shards, a split does not exist, nothing can be read, or no split has labels.
     """
     found = splits or [name for name, info in corpus.info.splits.items() if info.utterances]
     wanted = {name: corpus.cuts(name) for name in found}
@@ -105,7 +110,8 @@ def _labelled(
             )
     if not found:
         raise CorpusError(
-            f"corpus {corpus.root}: the label store has none of its utterances; name one made from it"
+            f"corpus {corpus.root}: the label store has none of its utterances; name one made from "
+            "it"
         )
     return found
 
@@ -154,9 +160,12 @@ def _runs_elsewhere(pid: int) -> bool:
 def _write_split(
     cuts: Sequence[Any], out: Path, labels: Labels | None, *, size: int, title: str
 ) -> list[str]:
-    """Write one split's shards and, last, their index; returns the ids of what could not be read and was left out.
+    """Write one split's shards and, last, their index.
 
-    The cuts are shuffled first, so that each shard is a sample of all. Shards that are there are not made again.
+    Returns the ids of what could not be read and was left out.
+
+    The cuts are shuffled first, so that each shard is a sample of all. Shards that are there are
+    not made again.
     """
     out.mkdir(parents=True, exist_ok=True)
     order = np.random.default_rng(0).permutation(len(cuts))
@@ -190,7 +199,10 @@ def _write_split(
 def _write_shard(
     cuts: Sequence[Any], out: Path, labels: Labels | None, number: int
 ) -> tuple[list[tuple[str, float]], list[int]]:
-    """Write one shard, unless it is there; returns (id, seconds) of its cuts and the bytes of its tar files."""
+    """Write one shard, unless it is there.
+
+    Returns (id, seconds) of its cuts and the bytes of its tar files.
+    """
     from lhotse.shar import SharWriter
 
     fields = {"recording": "flac", **({LABELS: "numpy"} if labels else {})}

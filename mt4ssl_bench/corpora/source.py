@@ -1,4 +1,6 @@
-"""Named corpora, from where they lie or from the web: catalogue, download and a layout's reader joined."""
+"""Named corpora, from where they lie or from the web: catalogue, download and a layout's reader
+joined.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -35,13 +37,15 @@ def prepare_published(
         download: the parts to fetch first; None takes what is there.
         mirror: an address that holds the same archives.
 
-    Raises ConfigError for what cannot be downloaded, CorpusError for everything that a layout may lack.
+    Raises ConfigError for what cannot be downloaded, CorpusError for everything that a layout may
+    lack.
     """
     entry = CATALOGUE[name]
     if download is not None:
         if not entry.archives:
             raise ConfigError(
-                f"prepare {name}: cannot be downloaded by a program; {entry.obtain}; then use --from DIR"
+                f"prepare {name}: cannot be downloaded by a program; {entry.obtain}; then use "
+                "--from DIR"
             )
         for part in download:
             if part not in entry.archives:
@@ -94,7 +98,8 @@ CATALOGUE: dict[str, Entry] = {
         licence="CC BY 4.0",
         tasks="pretrain, asr, phoneme, speaker",
         homepage="https://www.openslr.org/12",
-        citation="Panayotov et al., Librispeech: an ASR corpus based on public domain audio books, ICASSP 2015",
+        citation="Panayotov et al., Librispeech: an ASR corpus based on public domain audio books, "
+        "ICASSP 2015",
         archives={  # checksums: openslr.org/resources/12/md5sum.txt
             "dev-clean": _libri("dev-clean", "42e2234ba48799c1f50f24a7926300a1"),
             "dev-other": _libri("dev-other", "c8d0bcc9cca99d4f8b62fcc847357931"),
@@ -106,14 +111,17 @@ CATALOGUE: dict[str, Entry] = {
         },
     ),
     "librilight": Entry(
-        about="English audiobooks without transcripts, and 10 min, 1 h and 10 h of LibriSpeech with them",
+        about="English audiobooks without transcripts, and 10 min, 1 h and 10 h of LibriSpeech "
+        "with them",
         hours="577 (small), 5,193 (medium), 51,934 (large); 10 labelled",
         licence="public domain (audio of LibriVox)",
         tasks="pretrain; labelled: asr, phoneme",
         homepage="https://github.com/facebookresearch/libri-light",
-        citation="Kahn et al., Libri-light: a benchmark for ASR with limited or no supervision, ICASSP 2020",
+        citation="Kahn et al., Libri-light: a benchmark for ASR with limited or no supervision, "
+        "ICASSP 2020",
         archives={
-            # its publisher states no checksums; the labelled part's is torchaudio's (librilight_limited.py)
+            # its publisher states no checksums; the labelled part's is that of torchaudio's
+            # module librilight_limited
             "labelled": Archive(
                 "https://dl.fbaipublicfiles.com/librilight/data/librispeech_finetuning.tgz",
                 "sha256:5d1efdc777b548194d7e09ba89126e2188026df9fd57aa57eb14408d2b2342af",
@@ -129,8 +137,10 @@ CATALOGUE: dict[str, Entry] = {
         licence="CC BY-SA 4.0 (metadata); the audio is YouTube's users'",
         tasks="pretrain, speaker",
         homepage="https://www.robots.ox.ac.uk/~vgg/data/voxceleb/vox1.html",
-        citation="Nagrani et al., VoxCeleb: a large-scale speaker identification dataset, Interspeech 2017",
-        obtain="ask its authors for the audio, unpack both archives into one folder and put iden_split.txt beside wav/",
+        citation="Nagrani et al., VoxCeleb: a large-scale speaker identification dataset, "
+        "Interspeech 2017",
+        obtain="ask its authors for the audio, unpack both archives into one folder and put "
+        "iden_split.txt beside wav/",
     ),
     "speechcommands": Entry(
         about="single English words by thousands of speakers (version 0.02)",
@@ -138,7 +148,8 @@ CATALOGUE: dict[str, Entry] = {
         licence="CC BY 4.0",
         tasks="pretrain, asr, phoneme",
         homepage="https://arxiv.org/abs/1804.03209",
-        citation="Warden, Speech Commands: a dataset for limited-vocabulary speech recognition, 2018",
+        citation="Warden, Speech Commands: a dataset for limited-vocabulary speech recognition, "
+        "2018",
         archives={
             "v0.02": Archive(  # the checksum is torchaudio's (speechcommands.py)
                 "http://download.tensorflow.org/data/speech_commands_v0.02.tar.gz",
@@ -161,7 +172,8 @@ CATALOGUE: dict[str, Entry] = {
         licence="CC BY 4.0",
         tasks="pretrain, asr, phoneme, speaker",
         homepage="https://www.openslr.org/101",
-        citation="Zhang et al., speechocean762: an open-source non-native English speech corpus, Interspeech 2021",
+        citation="Zhang et al., speechocean762: an open-source non-native English speech corpus, "
+        "Interspeech 2021",
         archives={
             "speechocean762": Archive(f"{OPENSLR}/101/speechocean762.tar.gz")
         },  # no checksum is published

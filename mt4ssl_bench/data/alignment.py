@@ -1,7 +1,7 @@
 """Time-aligned labels: segments by utterance, from a CTM file or from Praat's TextGrid files.
 
-Segments that have no duration, and files that are no TextGrid or lack the tier, are left out, counted
-and logged once. An empty label is no segment.
+Segments that have no duration, and files that are no TextGrid or lack the tier, are left out,
+counted and logged once. An empty label is no segment.
 """
 
 import logging
@@ -32,7 +32,8 @@ class Alignment:
     """Segments by utterance id.
 
     Attributes:
-        short_names: By utterance id, the file's name without its folders, where no other file has it.
+        short_names: By utterance id, the file's name without its folders, where no other file has
+        it.
     """
 
     segments: dict[str, list[Segment]] = field(default_factory=dict)
@@ -77,8 +78,11 @@ class _Losses:
         for reason, count in self.counts.items():
             LOGGER.warning(
                 "--alignment %s: left out %d %s; the first is %s",
-                self.path, count, reason, self.places[reason],
-            )  # fmt: skip
+                self.path,
+                count,
+                reason,
+                self.places[reason],
+            )
 
     def first(self) -> str:
         return "".join(f"; {reason}, the first is {place}" for reason, place in self.places.items())
@@ -118,7 +122,8 @@ def _read_textgrids(path: Path, tier: str, losses: _Losses) -> Alignment:
     if not files:
         there = ", ".join(sorted(file.name for file in path.iterdir())[:5]) or "nothing"
         raise CorpusError(
-            f"--alignment {path}: expected .TextGrid files named by utterance id in it, found {there}"
+            f"--alignment {path}: expected .TextGrid files named by utterance id in it, found "
+            f"{there}"
         )
     stems = Counter(file.stem for file in files)
     alignment = Alignment()
@@ -189,7 +194,8 @@ def _interval(values: Iterator[float | str]) -> Segment:
 def _number(values: Iterator[float | str]) -> float:
     value = next(values)
     if not isinstance(value, float):
-        raise ValueError(f"expected a number, found '{value}'")  # noqa: TRY004 - a fault of the text
+        # a fault of the text
+        raise ValueError(f"expected a number, found '{value}'")  # noqa: TRY004
     return value
 
 

@@ -1,4 +1,7 @@
-"""A cut to 16 kHz mono float32 samples; anything that cannot be read raises CorpusError naming the utterance."""
+"""A cut to 16 kHz mono float32 samples.
+
+Anything that cannot be read raises CorpusError naming the utterance.
+"""
 
 import hashlib
 import io
@@ -86,7 +89,9 @@ def require_some_unchanged(cuts: Sequence[Any]) -> None:
 
 
 def read_file(path: Path, *, start: int = 0, count: int = -1) -> Samples:
-    """Return `count` samples from `start`, both at the file's own rate, as 16 kHz mono (N,); -1 reads to the end."""
+    """Return `count` samples from `start`, both at the file's own rate, as 16 kHz mono (N,); -1
+    reads to the end.
+    """
     return _read(on_disk(path), path, start, count)
 
 
@@ -157,7 +162,10 @@ def _check_rate(name: object, rate: int) -> None:
 
 @dataclass(frozen=True)
 class Signal:
-    """What the samples of a stretch of audio are like, all channels together; levels are of full scale (1.0)."""
+    """What the samples of a stretch of audio are like, all channels together.
+
+    Levels are of full scale (1.0).
+    """
 
     frames: int
     finite: bool
@@ -172,7 +180,10 @@ class Signal:
 
 
 def examine(file: Path | io.BytesIO, *, start: int = 0, count: int = -1) -> Signal:
-    """Decode `count` frames from `start`, a minute at a time; raises CorpusError when the decoder gives up."""
+    """Decode `count` frames from `start`, a minute at a time.
+
+    Raises CorpusError when the decoder gives up.
+    """
     frames, clipped, square, total, run = 0, 0, 0.0, 0.0, 0
     finite, heard, rate, channels, container = True, np.zeros(1, bool), RATE, 1, ""
     digest = hashlib.blake2b(digest_size=16)

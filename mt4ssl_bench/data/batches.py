@@ -1,4 +1,6 @@
-"""Cuts to batches: one order for a seed, whatever the number of processes; audio is read only where it is used.
+"""Cuts to batches: one order for a seed, whatever the number of processes.
+
+Audio is read only where it is used.
 
 Shapes: B batch, N samples, T frames.
 """
@@ -38,12 +40,13 @@ def endless(
 ) -> Stream[B]:
     """Return the stream of one process's share of the batches of epoch after epoch.
 
-    Rounds of `world` consecutive batches give one to each process, in order of rank; a round may begin in one epoch
-    and end in the next. So the batches of an update do not depend on how many processes share them.
+    Rounds of `world` consecutive batches give one to each process, in order of rank; a round may
+    begin in one epoch and end in the next. So the batches of an update do not depend on how many
+    processes share them.
 
     Args:
-        epochs: epoch number, batches to skip -> the epoch's batches, the same every time it is asked.
-        rank, world: this process and how many there are.
+        epochs: epoch number, batches to skip -> the epoch's batches, the same every time it is
+        asked. rank, world: this process and how many there are.
     """
 
     def stream(place: Place) -> Iterator[tuple[Place, B]]:
@@ -78,7 +81,8 @@ def pad(rows: Sequence[NDArray[Any]]) -> tuple[Tensor, Tensor]:
 
 
 class Batches(Generic[B]):
-    """Length-bucketed batches of cuts, of at most `seconds` of audio with padding (or `count` utterances).
+    """Length-bucketed batches of cuts, of at most `seconds` of audio with padding (or `count`
+    utterances).
 
     Args:
         cuts: read only where a batch is made; see order.py for how they are put together.
@@ -116,7 +120,10 @@ class Batches(Generic[B]):
     def __call__(
         self, epoch: int = 0, skip: int = 0, *, rank: int = 0, world: int = 1
     ) -> Iterator[B]:
-        """Yield the batches of one epoch, without its first `skip`; of these every `world`-th, from `rank` on."""
+        """Yield the batches of one epoch, without its first `skip`.
+
+        Of these every `world`-th, from `rank` on.
+        """
         mine = itertools.islice(self.order(epoch, skip), rank, None, world)
         return (batch for _, batch in self._load((Place(), key) for key in mine))
 
@@ -126,7 +133,10 @@ class Batches(Generic[B]):
         return lambda place: self._load(keys(place))
 
     def order(self, epoch: int, skip: int = 0) -> Iterator["Key"]:
-        """Yield which cuts make each batch of one epoch, without its first `skip`; nothing is read."""
+        """Yield which cuts make each batch of one epoch, without its first `skip`.
+
+        Nothing is read.
+        """
         batches = batches_of(
             self.durations,
             seconds=self.seconds,
@@ -155,7 +165,8 @@ class Batches(Generic[B]):
             collate_fn=_same,  # the default one turns tuples into lists and arrays into tensors
             num_workers=self.workers,
             prefetch_factor=4,
-            generator=torch.Generator(),  # else it draws from the one that the update's dropout is drawn from
+            # else it draws from the one that the update's dropout is drawn from
+            generator=torch.Generator(),
         ):
             if isinstance(batch, BenchError):
                 raise batch
@@ -174,7 +185,10 @@ class Key(NamedTuple):
 
 
 class _Made(Dataset[tuple[Place, B | BenchError]]):
-    """Batches in a worker; an error for the user travels as it is, without the worker's traceback."""
+    """Batches in a worker.
+
+    An error for the user travels as it is, without the worker's traceback.
+    """
 
     def __init__(self, make: Callable[[Key], B]) -> None:
         self.make = make

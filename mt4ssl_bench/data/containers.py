@@ -18,9 +18,8 @@ from mt4ssl_bench.data.mpeg import count_frames, id3_bytes, mp3_frame
 
 Defect = tuple[str, str]  # kind (of findings.KINDS), and what is wrong in words
 
-OPEN_ENDED = (
-    0x7FFFF000  # 32-bit sizes from here on mean "to the end": sox, arecord, ffmpeg to a pipe
-)
+# 32-bit sizes from here on mean "to the end": sox, arecord, ffmpeg to a pipe
+OPEN_ENDED = 0x7FFFF000
 SLACK = 0.1  # seconds of audio beyond the header that are no finding
 DENSEST = 8192  # samples per byte: a FLAC frame of silence holds no more
 W64 = bytes.fromhex("f3acd3118cd100c04f8edb8a")  # the last 12 bytes of its chunks' names

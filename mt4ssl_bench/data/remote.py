@@ -21,17 +21,20 @@ TRIES, PAUSE, TIMEOUT = (
 
 
 def fetch(where: str, size: int | None = None) -> IO[bytes]:
-    """Return the file at a path or URL, opened; a URL's is copied to a temporary file that vanishes when closed.
+    """Return the file at a path or URL, opened.
+
+    A URL's is copied to a temporary file that vanishes when closed.
 
     Raises CorpusError when it cannot be had, or has not `size` bytes.
     """
-    file: IO[bytes] = _download(where) if is_url(where) else open(where, "rb")  # noqa: SIM115, PTH123
+    file: IO[bytes] = _download(where) if is_url(where) else Path(where).open("rb")  # noqa: SIM115
     found = file.seek(0, os.SEEK_END)
     file.seek(0)
     if size is not None and found != size:
         file.close()
         raise CorpusError(
-            f"{where}: cut short or changed: {found} bytes, not {size}; copy it or make the shards again"
+            f"{where}: cut short or changed: {found} bytes, not {size}; copy it or make the shards "
+            "again"
         )
     return file
 
@@ -59,13 +62,17 @@ def is_url(where: str) -> bool:
 
 
 def open_any(where: str) -> Any:  # noqa: ANN401 - a file that can be read and closed
-    """Return a path or URL opened for reading bytes; what is not http or https goes through lhotse (s3://, gs://).
+    """Return a path or URL opened for reading bytes.
 
-    Raises CorpusError for a URL that is malformed or that nothing here opens, OSError when it cannot be had.
+    What is not http or https goes through lhotse (s3://, gs://).
+
+    Raises CorpusError for a URL that is malformed or that nothing here opens, OSError when it
+    cannot be had.
     """
     if where.startswith(("http://", "https://")):
         try:
-            return urllib.request.urlopen(where, timeout=TIMEOUT)  # noqa: S310 - the schemes are those above
+            # the schemes are those above
+            return urllib.request.urlopen(where, timeout=TIMEOUT)  # noqa: S310
         except (http.client.InvalidURL, ValueError) as error:
             raise CorpusError(
                 f"{where}: not a URL ({error}); expected http://host:8000/folder, a space as %20"
@@ -77,6 +84,7 @@ def open_any(where: str) -> Any:  # noqa: ANN401 - a file that can be read and c
             return open_best(where, "rb")
         except (ImportError, NotImplementedError, ValueError) as error:
             raise CorpusError(
-                f"{where}: {first_line(error)}; all but http(s) needs smart_open: pip install 'smart_open[s3]'"
+                f"{where}: {first_line(error)}; all but http(s) needs smart_open: pip install "
+                "'smart_open[s3]'"
             ) from None
     return Path(where).open("rb")

@@ -1,4 +1,6 @@
-"""A split in Lhotse Shar: tar files of some hundred cuts with their audio and labels, read from disk or any URL."""
+"""A split in Lhotse Shar: tar files of some hundred cuts with their audio and labels, read from
+disk or any URL.
+"""
 
 import gzip
 import json
@@ -24,7 +26,9 @@ LABELS = "labels"  # the field of a cut that carries its labels
 
 
 class Shards(Lazy):
-    """One split's cuts in shards, each with its audio in memory; a shard is fetched when one of its cuts is asked for.
+    """One split's cuts in shards, each with its audio in memory.
+
+    A shard is fetched when one of its cuts is asked for.
 
     Attributes:
         durations: (N,) seconds of every cut.
@@ -55,7 +59,8 @@ class Shards(Lazy):
             return shard.cut(place - int(self._starts[number]))
         except (*DAMAGE, IndexError, tarfile.TarError) as error:
             raise CorpusError(
-                f"{self.where}, shard {number:06d}: damaged ({error}); copy it or make the shards again"
+                f"{self.where}, shard {number:06d}: damaged ({error}); copy it or make the shards "
+                "again"
             ) from None
 
     def __iter__(self) -> Iterator[Any]:
@@ -63,7 +68,9 @@ class Shards(Lazy):
 
 
 def index_of(where: str) -> str:
-    """Return the path or URL of the index of the split at `where`: beside its folder, whose files Lhotse reads all."""
+    """Return the path or URL of the index of the split at `where`: beside its folder, whose files
+    Lhotse reads all.
+    """
     return f"{where}.index.npz"
 
 

@@ -1,4 +1,5 @@
-"""What an upstream promises, checked by running it: each check says what was expected and what came.
+"""What an upstream promises, checked by running it: each check says what was expected and what
+came.
 
 Shapes: L hidden states, B batch, N samples, T frames, D dimension.
 """
@@ -26,7 +27,9 @@ COUNTED = 10  # seconds of audio that operations are counted on
 
 @dataclass(frozen=True)
 class Check:
-    """One check's outcome: "ok", "warning", "failed", or "n/a" where the model does not offer it."""
+    """One check's outcome: "ok", "warning", "failed", or "n/a" where the model does not offer
+    it.
+    """
 
     name: str
     outcome: str
@@ -45,7 +48,10 @@ class Cost:
 
 
 def check(upstream: Upstream) -> Iterator[Check]:
-    """Yield the outcome of every check, the basic ones first; what rests on a failed one is not run."""
+    """Yield the outcome of every check, the basic ones first.
+
+    What rests on a failed one is not run.
+    """
     failed = False
     for name, run in CHECKS.items():
         if failed:
@@ -63,8 +69,8 @@ def require(upstream: Upstream) -> None:
     for found in check(upstream):
         if found.outcome == "failed":
             raise UpstreamError(
-                f"upstream '{upstream.name}' breaks the protocol: {found.name}: expected {found.expected}, "
-                f"got {found.got}; mt4ssl-bench check-upstream shows every check"
+                f"upstream '{upstream.name}' breaks the protocol: {found.name}: expected "
+                f"{found.expected}, got {found.got}; mt4ssl-bench check-upstream shows every check"
             )
 
 
@@ -86,7 +92,8 @@ def cost(upstream: Upstream) -> Cost:
     return Cost(upstream.parameters, counter.get_total_flops() / 2 / COUNTED, speed, str(device))
 
 
-def _baddbmm_operations(_: Any, a: Any, b: Any, **__: Any) -> int:  # noqa: ANN401 - the counter passes shapes
+# the counter passes shapes
+def _baddbmm_operations(_: Any, a: Any, b: Any, **__: Any) -> int:  # noqa: ANN401
     """Return the operations of the in-place batched product, which torch's counter leaves out."""
     batch, rows, inner = a
     return int(2 * batch * rows * inner * b[-1])
@@ -116,7 +123,10 @@ def _attributes(upstream: Upstream) -> Check:
         least = 0 if key == "parameters" else 1
         if not isinstance(value, kind) or (value < least if isinstance(value, int) else not value):
             wrong.append(f"{key}={value!r}")
-    expected = "name and fingerprint: text; num_layers, dim, stride: integers from 1; parameters: an integer"
+    expected = (
+        "name and fingerprint: text; num_layers, dim, stride: integers from 1; "
+        "parameters: an integer"
+    )
     return Check(
         "attributes", "failed" if wrong else "ok", expected, ", ".join(wrong) or "all of them"
     )
@@ -132,7 +142,10 @@ def _shapes(upstream: Upstream) -> Check:
         got = f"{type(layers).__name__} and {type(frames).__name__}"
         return Check("shapes", "failed", "two tensors: layers (L, B, T, D) and frames (B,)", got)
     longest = int(frames.max()) if frames.dim() == 1 and len(frames) else 0
-    expected = f"layers ({upstream.num_layers}, {batch}, {longest}, {upstream.dim}) float, frames ({batch},) integer"
+    expected = (
+        f"layers ({upstream.num_layers}, {batch}, {longest}, {upstream.dim}) float, "
+        f"frames ({batch},) integer"
+    )
     good = (
         tuple(layers.shape[:2]) == (upstream.num_layers, batch)
         and layers.dim() == 4
@@ -142,7 +155,10 @@ def _shapes(upstream: Upstream) -> Check:
         and frames.shape == (batch,)
         and not frames.is_floating_point()
     )
-    got = f"layers {tuple(layers.shape)} {_kind(layers)}, frames {tuple(frames.shape)} {_kind(frames)}"
+    got = (
+        f"layers {tuple(layers.shape)} {_kind(layers)}, "
+        f"frames {tuple(frames.shape)} {_kind(frames)}"
+    )
     return Check("shapes", "ok" if good else "failed", expected, got)
 
 
@@ -201,9 +217,11 @@ def _padding(upstream: Upstream) -> Check:
     ).abs().max() / alone.layers.abs().max()
     outcome = "failed" if off > GROSS_LEAK else "warning" if off > LEAK else "ok"
     return Check(
-        "padding", outcome, f"an utterance alone and in a batch equal within {LEAK:g} of the largest value",
+        "padding",
+        outcome,
+        f"an utterance alone and in a batch equal within {LEAK:g} of the largest value",
         f"{off.item():.2g}",
-    )  # fmt: skip
+    )
 
 
 def _gradients(upstream: Upstream) -> Check:

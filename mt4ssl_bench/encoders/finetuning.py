@@ -1,4 +1,5 @@
-"""Fine-tuning's side of the Upstream protocol: a model that can be trained further, and rebuilt from what a file holds.
+"""Fine-tuning's side of the Upstream protocol: a model that can be trained further, and rebuilt
+from what a file holds.
 
 Shapes: L hidden states, B batch, N samples, T frames, D dimension.
 """
@@ -32,12 +33,16 @@ LAYER: Bound = (
 
 @dataclass(frozen=True, kw_only=True)
 class TuneConfig:
-    """How an upstream is trained with a head; the defaults are wav2vec 2.0's for 10 hours of labelled speech.
+    """How an upstream is trained with a head.
 
-    Dropouts and masks are for models of ours: what others built keeps its own dropouts and is not masked.
+    The defaults are wav2vec 2.0's for 10 hours of labelled speech.
+
+    Dropouts and masks are for models of ours: what others built keeps its own dropouts and is not
+    masked.
     """
 
-    layer: str = "-1"  # the hidden state that the head reads, or "weighted": all of them, as the frozen heads do
+    # the hidden state that the head reads, or "weighted": all of them, as the frozen heads do
+    layer: str = "-1"
     freeze_updates: int = 0  # updates in which the head alone learns
     head_lr: float = 1.0  # the head's learning rate, relative to the encoder's
     phases: tuple[float, float, float] = (
@@ -53,9 +58,8 @@ class TuneConfig:
     layer_drop: float = 0.05
     time_prob: float = 0.65  # masked spans of frames, which become the model's mask embedding
     time_length: int = 10
-    channel_prob: float = (
-        0.5  # masked spans of dimensions, which become zero over the whole utterance
-    )
+    # masked spans of dimensions, which become zero over the whole utterance
+    channel_prob: float = 0.5
     channel_length: int = 64
     workers: int = field(default=0, metadata=NEVER)  # loader processes; 0: the trainer reads audio
     # with workers=0, hours of decoded audio that are kept in memory (230 MB each)
@@ -78,18 +82,26 @@ class TunedModel(Protocol):
     def __call__(
         self, waveforms: Tensor, lengths: Tensor, generator: np.random.Generator | None = None
     ) -> Features:
-        """Return features with gradients of 16 kHz waveforms (B, N); a generator draws masks, None masks nothing."""
+        """Return features with gradients of 16 kHz waveforms (B, N).
+
+        A generator draws masks, None masks nothing.
+        """
         ...
 
 
 @runtime_checkable
 class Trainable(Protocol):
-    """An upstream whose weights can be trained; `blueprint` rebuilds it without them, its "kind" says by whom."""
+    """An upstream whose weights can be trained; `blueprint` rebuilds it without them, its "kind"
+    says by whom.
+    """
 
     blueprint: dict[str, Any]
 
     def trainable(self, config: TuneConfig) -> nn.Module:
-        """Return a copy to train, a TunedModel; what stays fixed (the convolutions) has requires_grad off."""
+        """Return a copy to train, a TunedModel.
+
+        What stays fixed (the convolutions) has requires_grad off.
+        """
         ...
 
 
@@ -130,7 +142,10 @@ def trainable(upstream: Upstream, config: TuneConfig) -> nn.Module:
 
 
 def rebuild(blueprint: dict[str, Any], config: TuneConfig, state: dict[str, Tensor]) -> nn.Module:
-    """Return the trained module that a file holds; raises UpstreamError when the weights do not fit."""
+    """Return the trained module that a file holds.
+
+    Raises UpstreamError when the weights do not fit.
+    """
     module = REBUILDERS.get(str(blueprint.get("kind")))(blueprint, config)
     try:
         module.load_state_dict(state)
@@ -141,9 +156,8 @@ def rebuild(blueprint: dict[str, Any], config: TuneConfig, state: dict[str, Tens
     return module
 
 
-FROZEN_PART = (
-    "feature_extractor"  # what wav2vec 2.0, HuBERT, WavLM and data2vec call their convolutions
-)
+# what wav2vec 2.0, HuBERT, WavLM and data2vec call their convolutions
+FROZEN_PART = "feature_extractor"
 
 
 class Foreign(Protocol):
@@ -158,7 +172,9 @@ class Foreign(Protocol):
 
 
 class TunedForeign(nn.Module):
-    """A model of s3prl's or Hugging Face's, trained further, without masks: they have no common place to put them."""
+    """A model of s3prl's or Hugging Face's, trained further, without masks: they have no common
+    place to put them.
+    """
 
     def __init__(self, upstream: Foreign) -> None:
         super().__init__()

@@ -1,4 +1,5 @@
-"""Hugging Face speech encoders as upstreams: any model over waveforms that transformers loads, from a folder or by id.
+"""Hugging Face speech encoders as upstreams: any model over waveforms that transformers loads, from
+a folder or by id.
 
 Shapes: L hidden states (encoder input and every layer), B batch, N samples, T frames, D dimension.
 """
@@ -20,8 +21,11 @@ from mt4ssl_bench.errors import UpstreamError, some
 from mt4ssl_bench.wheels import advice, is_mismatch
 
 LOGGER = logging.getLogger(__name__)
-MAX_SECONDS = 600  # attention's memory grows as the square of the length, the first layer's takes 6 MB a second at base
-LEAK = 1e-4  # largest relative change that padding may make before a model is run on equal lengths alone
+# attention's memory grows as the square of the length, the first layer's takes 6 MB a second at
+# base
+MAX_SECONDS = 600
+# largest relative change that padding may make before a model is run on equal lengths alone
+LEAK = 1e-4
 UNUSED = {"masked_spec_embed"}  # weights that only masking reads, and no masks are drawn here
 WHERE_FROM = {
     "_name_or_path",
@@ -33,7 +37,10 @@ WHERE_FROM = {
 
 
 def import_transformers(what: str) -> Any:  # noqa: ANN401 - an optional library
-    """Return the transformers module, quiet; raises UpstreamError, saying what to install, where it is not there."""
+    """Return the transformers module, quiet.
+
+    Raises UpstreamError, saying what to install, where it is not there.
+    """
     try:
         import huggingface_hub
         import transformers
@@ -51,7 +58,8 @@ def import_transformers(what: str) -> Any:  # noqa: ANN401 - an optional library
 
 
 def load_model(name: str) -> tuple[Any, Any, dict[str, Any]]:
-    """Return the model in fp32, its feature extractor and transformers' loading report, by folder or hub id.
+    """Return the model in fp32, its feature extractor and transformers' loading report, by folder
+    or hub id.
 
     No code of the model's repository is run.
 
@@ -74,18 +82,21 @@ def load_model(name: str) -> tuple[Any, Any, dict[str, Any]]:
             ignore_mismatched_sizes=True,  # check_weights() names them all, with their shapes
         )
         extractor = transformers.AutoFeatureExtractor.from_pretrained(name)
-    except Exception as error:  # noqa: BLE001 - transformers raises many kinds, all meaning the same to the user
+    # transformers raises many kinds, all meaning the same to the user
+    except Exception as error:  # noqa: BLE001
         reason = " ".join(str(error).split()).split(" Check your internet")[0][:200]
         raise UpstreamError(
-            f"hf:{name}: transformers cannot load it ({reason}); without network give a folder that holds "
-            "config.json, model.safetensors and preprocessor_config.json"
+            f"hf:{name}: transformers cannot load it ({reason}); without network give a folder "
+            "that holds config.json, model.safetensors and preprocessor_config.json"
         ) from None
     check_weights(f"hf:{name}", info)
     return model, extractor, info
 
 
 def check_weights(name: str, info: dict[str, Any]) -> None:
-    """Raise UpstreamError for weights that transformers' loading report calls missing or of another shape."""
+    """Raise UpstreamError for weights that transformers' loading report calls missing or of another
+    shape.
+    """
     missing = [key for key in info["missing_keys"] if key.rpartition(".")[2] not in UNUSED]
     shapes = [
         f"{key} is {tuple(theirs)}, not {tuple(ours)}"
@@ -98,19 +109,22 @@ def check_weights(name: str, info: dict[str, Any]) -> None:
     ]
     if wrong:
         raise UpstreamError(
-            f"{name}: {' and '.join(wrong)}; expected every weight that config.json asks for (transformers "
-            "would initialize them randomly); save the model again with save_pretrained()"
+            f"{name}: {' and '.join(wrong)}; expected every weight that config.json asks for "
+            "(transformers would initialize them randomly); save the model again with "
+            "save_pretrained()"
         )
 
 
 class HuggingFaceUpstream:
-    """A Hugging Face speech encoder behind our protocol: its hidden states as transformers gives them.
+    """A Hugging Face speech encoder behind our protocol: its hidden states as transformers gives
+    them.
 
-    Each utterance goes through the model's own feature extractor alone, so that its normalisation sees real samples
-    only. The attention mask is given where the model was trained with one (return_attention_mask). An utterance's
-    features do not depend on what it is batched with: a model that lets padding through (a group norm or several
-    positional convolutions do, measured once when it is loaded) is run on utterances of equal length together,
-    never padded: exactness before speed.
+    Each utterance goes through the model's own feature extractor alone, so that its normalisation
+    sees real samples only. The attention mask is given where the model was trained with one
+    (return_attention_mask). An utterance's features do not depend on what it is batched with: a
+    model that lets padding through (a group norm or several positional convolutions do, measured
+    once when it is loaded) is run on utterances of equal length together, never padded: exactness
+    before speed.
     """
 
     def __init__(self, argument: str, device: str) -> None:
@@ -133,11 +147,16 @@ class HuggingFaceUpstream:
 
     @torch.no_grad()
     def extract(self, waveforms: Tensor, lengths: Tensor) -> Features:
-        """See Upstream.extract; raises UpstreamError for audio shorter than a frame or longer than MAX_SECONDS."""
+        """See Upstream.extract.
+
+        Raises UpstreamError for audio shorter than a frame or longer than MAX_SECONDS.
+        """
         return self.hidden_states(waveforms, lengths)
 
-    def trainable(self, config: object) -> nn.Module:  # noqa: ARG002 - the model keeps its own dropouts
-        """See tuning.Trainable: a copy, without masks, which transformers draws from numpy's global state.
+    # the model keeps its own dropouts
+    def trainable(self, config: object) -> nn.Module:  # noqa: ARG002
+        """See tuning.Trainable: a copy, without masks, which transformers draws from numpy's global
+        state.
 
         Nor is a layer dropped: its hidden state would be missing.
         """
@@ -158,7 +177,8 @@ class HuggingFaceUpstream:
         if int(lengths.max()) > MAX_SECONDS * RATE:
             seconds = int(lengths.max()) / RATE
             raise UpstreamError(
-                f"{self.name}: audio of {seconds:.0f} s, at most {MAX_SECONDS}; cut it into utterances"
+                f"{self.name}: audio of {seconds:.0f} s, at most {MAX_SECONDS}; cut it into "
+                "utterances"
             )
         groups = [list(range(len(lengths)))]
         if not self.pads:
@@ -175,7 +195,9 @@ class HuggingFaceUpstream:
         return Features(layers, frames)
 
     def frame_counts(self, lengths: Tensor) -> Tensor:
-        """Return the real frames of utterances of `lengths` (B,) samples: the convolutions' own arithmetic."""
+        """Return the real frames of utterances of `lengths` (B,) samples: the convolutions' own
+        arithmetic.
+        """
         for kernel, stride in self.geometry:
             lengths = torch.div(lengths - kernel, stride, rounding_mode="floor") + 1
         return lengths.cpu().clamp(min=0)
@@ -197,13 +219,16 @@ class HuggingFaceUpstream:
         if layers.shape[2] != int(self.frame_counts(lengths).max()):
             raise UpstreamError(
                 f"{self.name}: {layers.shape[2]} frames of {int(lengths.max())} samples, "
-                f"its convolutions make {int(self.frame_counts(lengths).max())}: not an encoder of plain frames"
+                f"its convolutions make {int(self.frame_counts(lengths).max())}: not an encoder of "
+                "plain frames"
             )
         return layers
 
     @torch.no_grad()
     def _probe(self) -> tuple[bool, int, int]:
-        """Return whether padding leaves an utterance's features alone, the number of hidden states and their size."""
+        """Return whether padding leaves an utterance's features alone, the number of hidden states
+        and their size.
+        """
         lengths = torch.tensor([12_000, 8_000])
         waveforms = 0.1 * torch.randn(2, 12_000, generator=torch.Generator().manual_seed(0))
         alone = self._run(waveforms[1:, :8_000], lengths[1:])
@@ -225,7 +250,9 @@ class HuggingFaceUpstream:
             )
 
     def _identify(self, config: Any) -> None:  # noqa: ANN401 - transformers' configs
-        """Set the fingerprints: of the weights and of all settings of the model and its extractor."""
+        """Set the fingerprints: of the weights and of all settings of the model and its
+        extractor.
+        """
         settings = _settings(
             config.to_diff_dict()
         )  # a default that is spelled out is no difference
@@ -250,7 +277,9 @@ def _settings(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def rebuild(blueprint: dict[str, Any], config: object) -> nn.Module:
-    """Return the module of a blueprint, its weights still to be loaded: the folder or id must be there again."""
+    """Return the module of a blueprint, its weights still to be loaded: the folder or id must be
+    there again.
+    """
     return HuggingFaceUpstream(str(blueprint["name"]), "cpu").trainable(config)
 
 

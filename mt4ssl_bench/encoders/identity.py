@@ -1,8 +1,8 @@
 """Identities of upstreams: a digest of all that determines their features, under a numbered scheme.
 
 Scheme 2 covers weights, settings and, where a model has no weights or is a class of the user's, its
-code. Scheme 1 (`checkpoint.fingerprint`) covered mostly the weights: records, stores and labels that
-it named are found through `Upstream.former` where it determined the features.
+code. Scheme 1 (`checkpoint.fingerprint`) covered mostly the weights: records, stores and labels
+that it named are found through `Upstream.former` where it determined the features.
 """
 
 import argparse
@@ -42,7 +42,8 @@ PLACES = {  # attributes that say where a model comes from or runs, not what it 
 
 
 def identify(weights: Mapping[str, Tensor], settings: object) -> str:
-    """Return the fingerprint of a model: the scheme and 16 hex digits, for example v2-0123456789abcdef.
+    """Return the fingerprint of a model: the scheme and 16 hex digits, for example
+    v2-0123456789abcdef.
 
     Args:
         weights: tensors by name.
@@ -62,14 +63,18 @@ def is_of(upstream: "Upstream", mark: str, *, where: object) -> bool:
         LOGGER.warning(
             "%s: made from fingerprint %s, whose scheme did not cover all settings of %s (%s now); "
             "taken for the same model",
-            where, mark, upstream.name, upstream.fingerprint,
-        )  # fmt: skip
+            where,
+            mark,
+            upstream.name,
+            upstream.fingerprint,
+        )
         return True
     return mark in {upstream.fingerprint, *getattr(upstream, "former", ())}
 
 
 def describe(value: object, seen: dict[int, object] | None = None) -> object:
-    """Return what an object holds as plain containers: numbers, text, tensors by digest, classes by name.
+    """Return what an object holds as plain containers: numbers, text, tensors by digest, classes by
+    name.
 
     Paths, devices and the insides of objects of torch and the standard library are left out: they
     do not determine what a model computes. `seen` holds the objects that were described before.
@@ -106,8 +111,10 @@ def _attributes(value: object) -> dict[str, object]:
     """Return the attributes of an object that say what it computes."""
     if isinstance(value, nn.Module):
         own = {key: v for key, v in vars(value).items() if key not in _MODULE}
-        passing = value._non_persistent_buffers_set  # noqa: SLF001 - buffers outside of state_dict()
-        return {**own, **{key: getattr(value, key) for key in passing}, **value._modules}  # noqa: SLF001
+        # buffers outside of state_dict()
+        passing = value._non_persistent_buffers_set  # noqa: SLF001
+        modules = value._modules  # noqa: SLF001
+        return {**own, **{key: getattr(value, key) for key in passing}, **modules}
     package = type(value).__module__.split(".")[0]
     plain = isinstance(value, argparse.Namespace | types.SimpleNamespace)
     if not plain and package in {"torch", *sys.stdlib_module_names}:
@@ -116,7 +123,9 @@ def _attributes(value: object) -> dict[str, object]:
 
 
 def code(files: Iterable[Path], roots: Sequence[Path]) -> dict[str, str]:
-    """Return the digest of each source file by its path below the first of `roots` that holds it."""
+    """Return the digest of each source file by its path below the first of `roots` that holds
+    it.
+    """
     digests = {}
     for file in files:
         root = next((root for root in roots if file.is_relative_to(root)), file.parent)
@@ -172,7 +181,9 @@ def _files(roots: Sequence[Path], name: str) -> list[Path]:
 
 
 def local_roots(folder: Path) -> list[Path]:
-    """Return where a user's modules are imported from: `folder`, and sys.path without the libraries."""
+    """Return where a user's modules are imported from: `folder`, and sys.path without the
+    libraries.
+    """
     paths = [Path(entry or ".").resolve() for entry in sys.path]
     return [folder, *(path for path in paths if path.is_dir() and not is_library(path))]
 

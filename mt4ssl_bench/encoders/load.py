@@ -15,8 +15,8 @@ LOGGER = logging.getLogger(__name__)
 def load_upstream(name: str, *, device: str = "cpu") -> Upstream:
     """Return the upstream called `name`.
 
-    A run folder or checkpoint, <loader>:<argument> (random:<recipe>), file.py:Class, or any s3prl upstream.
-    Raises UpstreamError, ConfigError or CheckpointError for a name that leads nowhere.
+    A run folder or checkpoint, <loader>:<argument> (random:<recipe>), file.py:Class, or any s3prl
+    upstream. Raises UpstreamError, ConfigError or CheckpointError for a name that leads nowhere.
     """
     kind, colon, argument = name.partition(":")
     if colon and kind in list(LOADERS):
@@ -55,7 +55,9 @@ def _in_hub(name: str) -> bool:
 def load_each(
     names: Sequence[str], *, device: str, failed: Callable[[str, BenchError], None]
 ) -> Iterator[tuple[str, Upstream]]:
-    """Yield (name, upstream) for every name that loads; failed() hears of the others, if there are several names.
+    """Yield (name, upstream) for every name that loads.
+
+    Failed() hears of the others, if there are several names.
 
     Raises the first one's BenchError when none loads.
     """

@@ -11,7 +11,10 @@ KEY = re.compile(r"[A-Za-z_][\w.]*=")  # optim.lr=1e-3; no path with a slash, no
 
 
 def split_keys(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the names and the key=value overrides among `arguments`; a path that exists is a name."""
+    """Return the names and the key=value overrides among `arguments`.
+
+    A path that exists is a name.
+    """
     names: list[str] = []
     keys: list[str] = []
     for argument in arguments:

@@ -15,7 +15,9 @@ LOGGER = logging.getLogger(__name__)
 
 
 class Features(NamedTuple):
-    """What an upstream makes of a batch: `layers` (L, B, T, D) and the real frames `lengths` (B,)."""
+    """What an upstream makes of a batch: `layers` (L, B, T, D) and the real frames `lengths`
+    (B,).
+    """
 
     layers: Tensor
     lengths: Tensor
@@ -43,7 +45,9 @@ class Upstream(Protocol):
     parameters: int
 
     def extract(self, waveforms: Tensor, lengths: Tensor) -> Features:
-        """Return the features of zero-padded 16 kHz waveforms (B, N) of `lengths` (B,), without gradient."""
+        """Return the features of zero-padded 16 kHz waveforms (B, N) of `lengths` (B,), without
+        gradient.
+        """
         ...
 
 
@@ -75,11 +79,12 @@ HUGE = torch.finfo(torch.float32).max ** 0.5  # 1.8e19: a larger value's square 
 
 
 def broken_layers(values: Tensor) -> str:
-    """Return which hidden states of (T, L, D) are NaN, infinite or HUGE, and the largest finite value.
+    """Return which hidden states of (T, L, D) are NaN, infinite or HUGE, and the largest finite
+    value.
 
     Returns:
-        For example "hidden state 3 of 0-12: 64 of 640 values are NaN or infinite, the largest finite
-        one is 2.1"; an empty text where none is broken.
+        For example "hidden state 3 of 0-12: 64 of 640 values are NaN or infinite, the largest
+        finite one is 2.1"; an empty text where none is broken.
     """
     texts = []
     for layer, rows in enumerate(values.float().unbind(1)):

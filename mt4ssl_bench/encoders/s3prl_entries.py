@@ -1,4 +1,6 @@
-"""Entries of s3prl's hub: a model built from a seed, and the code and settings that it consists of."""
+"""Entries of s3prl's hub: a model built from a seed, and the code and settings that it consists
+of.
+"""
 
 import contextlib
 import hashlib
@@ -23,7 +25,9 @@ def seeded(entry: Callable[..., Any], options: dict[str, str], *, seed: int) -> 
 
 
 def files(entry: Callable[..., Any], options: dict[str, str]) -> list[str]:
-    """Return the contents of the settings files beside a hub entry, and of the file that it is given."""
+    """Return the contents of the settings files beside a hub entry, and of the file that it is
+    given.
+    """
     folder = Path(inspect.getfile(entry)).parent
     files = sorted(folder.glob("*.yaml")) + [Path(value) for value in options.values()]
     return [
@@ -41,7 +45,9 @@ def sources(entry: Callable[..., Any]) -> dict[str, str]:
 
 
 def scheme_1_code(entry: Callable[..., Any], options: dict[str, str]) -> Tensor:
-    """Return what scheme 1 digested as a hub entry's code: its package's files, the entry and its settings file."""
+    """Return what scheme 1 digested as a hub entry's code: its package's files, the entry and its
+    settings file.
+    """
     package = sorted(
         p for p in Path(inspect.getfile(entry)).parent.iterdir() if p.suffix in {".py", ".yaml"}
     )

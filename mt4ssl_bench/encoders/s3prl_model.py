@@ -125,8 +125,8 @@ class S3PRLUpstream:
     def _anchor(self, noise: Tensor) -> tuple[int, int] | None:
         """Return (samples, frames): the least samples that give as many frames as a second does.
 
-        From there, every `stride` samples give one frame more, so that an utterance's own frames are known in any
-        batch. None where a model does not count like this.
+        From there, every `stride` samples give one frame more, so that an utterance's own frames
+        are known in any batch. None where a model does not count like this.
         """
 
         def count(samples: int) -> int:
@@ -145,8 +145,11 @@ class S3PRLUpstream:
         """See Upstream.extract; raises UpstreamError where the model's layers differ in shape."""
         return self.hidden_states(waveforms, lengths)
 
-    def trainable(self, config: object) -> nn.Module:  # noqa: ARG002 - s3prl's models keep their own settings
-        """See tuning.Trainable: the model built anew, since s3prl's hooks do not survive copying."""
+    # s3prl's models keep their own settings
+    def trainable(self, config: object) -> nn.Module:  # noqa: ARG002
+        """See tuning.Trainable: the model built anew, since s3prl's hooks do not survive
+        copying.
+        """
         from mt4ssl_bench.encoders.finetuning import TunedForeign
 
         return TunedForeign(S3PRLUpstream(self.name, self.device, verify=False))
@@ -172,7 +175,9 @@ class S3PRLUpstream:
 
 
 def _entry_options(model: str, entry: Callable[..., Any], argument: str) -> dict[str, str]:
-    """Return the keyword arguments of a hub entry: what stands after the colon is its checkpoint or its settings."""
+    """Return the keyword arguments of a hub entry: what stands after the colon is its checkpoint or
+    its settings.
+    """
     wanted = [p.name for p in inspect.signature(entry).parameters.values() if p.default is p.empty]
     key = "model_config" if "model_config" in wanted else "ckpt"
     beside = (
@@ -204,13 +209,15 @@ def _why_not_built(model: str, error: Exception) -> str:
         if frame.f_code.co_name == "_download" and "url" in frame.f_locals:  # s3prl.util.download
             url, file = frame.f_locals["url"], frame.f_locals["filepath"]
             return (
-                f"s3prl could not download {url} ({type(error).__name__}); fetch it some other way and keep it as "
-                f"{file}, or give the path of one that you have to an entry whose name ends in _local ({near})"
+                f"s3prl could not download {url} ({type(error).__name__}); fetch it some other way "
+                f"and keep it as {file}, or give the path of one that you have to an entry whose "
+                f"name ends in _local ({near})"
             )
     if model.startswith("hf_"):
         return (
-            f"s3prl could not build it ({first_line(error)}); an id of Hugging Face needs the network, "
-            f"the folder of a model that save_pretrained() wrote does not: {model}:<folder>"
+            f"s3prl could not build it ({first_line(error)}); an id of Hugging Face needs the "
+            "network, the folder of a model that save_pretrained() wrote does not: "
+            f"{model}:<folder>"
         )
     return f"s3prl could not build it ({first_line(error)})"
 
@@ -221,7 +228,9 @@ def load_s3prl(argument: str, *, device: str) -> Upstream:
 
 
 def s3prl_hub() -> Any:  # noqa: ANN401 - s3prl ships no types
-    """Return s3prl's hub, whose import prints and takes some seconds: only when an s3prl upstream is asked for."""
+    """Return s3prl's hub, whose import prints and takes some seconds: only when an s3prl upstream
+    is asked for.
+    """
     try:
         with _quiet():
             import s3prl.hub as hub
@@ -229,7 +238,8 @@ def s3prl_hub() -> Any:  # noqa: ANN401 - s3prl ships no types
         if is_mismatch(error):
             raise UpstreamError(f"s3prl: {advice(error)}") from None
         raise UpstreamError(
-            f"s3prl's hub cannot be imported ({first_line(error)}); the maintained fork can: pip install espnet-s3prl"
+            f"s3prl's hub cannot be imported ({first_line(error)}); the maintained fork can: pip "
+            "install espnet-s3prl"
         ) from None
     return hub
 
@@ -243,5 +253,7 @@ def _quiet() -> Iterator[None]:
 
 
 def rebuild_s3prl(blueprint: dict[str, Any], config: TuneConfig) -> nn.Module:
-    """Return the s3prl upstream of a blueprint, built anew: s3prl may have to download it once more."""
+    """Return the s3prl upstream of a blueprint, built anew: s3prl may have to download it once
+    more.
+    """
     return S3PRLUpstream(str(blueprint["name"]), "cpu").trainable(config)

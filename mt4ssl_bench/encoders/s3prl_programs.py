@@ -1,8 +1,13 @@
-"""s3prl's own programs in this process; what newer libraries took from under them is put back, and no more.
+"""s3prl's own programs in this process.
 
-* huggingface_hub 1 dropped HfFolder and Repository, which s3prl.run_downstream imports and needs only to push models;
-* torchaudio.load needs torchcodec since torchaudio 2.9; where that is missing, soundfile reads the file;
-* torch.load unpickles no objects since torch 2.6; run_downstream's checkpoints hold an argparse.Namespace.
+What newer libraries took from under them is put back, and no more.
+
+* huggingface_hub 1 dropped HfFolder and Repository, which s3prl.run_downstream imports and needs
+    only to push models;
+* torchaudio.load needs torchcodec since torchaudio 2.9; where that is missing, soundfile reads the
+    file;
+* torch.load unpickles no objects since torch 2.6; run_downstream's checkpoints hold an
+    argparse.Namespace.
 """
 
 import argparse
@@ -22,9 +27,11 @@ from mt4ssl_bench.wheels import import_torchaudio
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Hand over to s3prl.main when the first argument is a problem (SuperbPR), to s3prl.run_downstream otherwise.
+    """Hand over to s3prl.main when the first argument is a problem (SuperbPR), to
+    s3prl.run_downstream otherwise.
 
-    Raises ConfigError for an unknown problem, UpstreamError when a package that s3prl's programs need is missing.
+    Raises ConfigError for an unknown problem, UpstreamError when a package that s3prl's programs
+    need is missing.
     """
     bridge()
     is_problem = bool(arguments) and not arguments[0].startswith("-")
@@ -80,7 +87,9 @@ def _load(
     channels_first: bool = True,
     **__: object,
 ) -> tuple[Tensor, int]:
-    """Return float samples (channels, N) in [-1, 1] and the file's own rate, as torchaudio.load does."""
+    """Return float samples (channels, N) in [-1, 1] and the file's own rate, as torchaudio.load
+    does.
+    """
     samples, rate = soundfile.read(
         uri, frames=num_frames, start=frame_offset, dtype="float32", always_2d=True
     )

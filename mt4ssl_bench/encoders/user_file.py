@@ -1,11 +1,14 @@
-"""An upstream from one Python file of the user's: file.py:Class; what it computes decides its fingerprint.
+"""An upstream from one Python file of the user's: file.py:Class.
 
-The class is built with no argument, or with `device` where it takes one. It has `num_layers`, `dim`, `stride` (samples
-per frame) and extract(waveforms (B, N), lengths (B,)) -> (layers (L, B, T, D), frames (B,)), as features.Upstream says.
+What it computes decides its fingerprint.
 
-Its fingerprint covers the file, the local modules that it imports, its weights and all attributes of
-the object. A file or an address that the class reads only while it extracts is not covered: give such
-a class an attribute `fingerprint` of its own, which is then part of the digest.
+The class is built with no argument, or with `device` where it takes one. It has `num_layers`,
+`dim`, `stride` (samples per frame) and extract(waveforms (B, N), lengths (B,)) -> (layers (L, B, T,
+D), frames (B,)), as features.Upstream says.
+
+Its fingerprint covers the file, the local modules that it imports, its weights and all attributes
+of the object. A file or an address that the class reads only while it extracts is not covered: give
+such a class an attribute `fingerprint` of its own, which is then part of the digest.
 """
 
 import contextlib
@@ -49,7 +52,14 @@ class FileUpstream:
         main: the content of its own file.
     """
 
-    def __init__(self, made: Any, name: str, source: dict[str, str], main: bytes) -> None:  # noqa: ANN401 - whatever the user wrote
+    # whatever the user wrote
+    def __init__(
+        self,
+        made: Any,  # noqa: ANN401
+        name: str,
+        source: dict[str, str],
+        main: bytes,
+    ) -> None:
         self.made = made
         modules = (
             [made]
@@ -87,7 +97,10 @@ class FileUpstream:
 
 
 def build(argument: str, *, device: str) -> FileUpstream:
-    """Return the upstream of "file.py:Class", unchecked; raises UpstreamError when it cannot be built."""
+    """Return the upstream of "file.py:Class", unchecked.
+
+    Raises UpstreamError when it cannot be built.
+    """
     path, _, name = argument.partition(":")
     file = Path(path)
     if not file.is_file():
@@ -104,14 +117,18 @@ def build(argument: str, *, device: str) -> FileUpstream:
             return FileUpstream(
                 made, f"{file.stem}:{name}", code(sorted(files), roots), file.read_bytes()
             )
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code raises what it likes
+        # the user's code raises what it likes
+        except (Exception, SystemExit) as error:  # noqa: BLE001
             raise UpstreamError(
                 f"{argument}: could not be built ({type(error).__name__}: {error})"
             ) from None
 
 
 def load_file(argument: str, *, device: str) -> Upstream:
-    """Return the upstream of "file.py:Class"; raises UpstreamError naming the first check that it fails."""
+    """Return the upstream of "file.py:Class".
+
+    Raises UpstreamError naming the first check that it fails.
+    """
     from mt4ssl_bench.encoders.conformance import require
 
     upstream = build(argument, device=device)
@@ -158,7 +175,9 @@ class _Folder:
     before: frozenset[str]
 
     def local(self) -> dict[str, Path]:
-        """Return the file or, of a package without one, the folder of local modules imported since."""
+        """Return the file or, of a package without one, the folder of local modules imported
+        since.
+        """
         places = {
             name: next((p for p in _places(module) if p), "")
             for name, module in list(sys.modules.items())

@@ -1,4 +1,5 @@
-"""Hidden states or units of any audio, for other people's code: safetensors by utterance id, or lines of unit numbers.
+"""Hidden states or units of any audio, for other people's code: safetensors by utterance id, or
+lines of unit numbers.
 
 Shapes: T frames, L hidden states, D dimension.
 """
@@ -40,10 +41,11 @@ DTYPES = {"fp16": np.float16, "fp32": np.float32}
 def audio_cuts(
     corpus: Path | None, splits: Sequence[str], folder: Path | None, out: Path
 ) -> tuple[Corpus, list[Any]]:
-    """Return the cuts of a corpus's splits (default: all), or of every audio file below a folder, each id once.
+    """Return the cuts of a corpus's splits (default: all), or of every audio file below a folder,
+    each id once.
 
-    A folder is prepared inside `out`, so that what cannot be read is left out and said, and a changed folder is refused
-    when an extraction goes on.
+    A folder is prepared inside `out`, so that what cannot be read is left out and said, and a
+    changed folder is refused when an extraction goes on.
     """
     if (corpus is None) == (folder is None):
         raise ConfigError("extract: name what to read, either --corpus or --folder")
@@ -69,10 +71,12 @@ def extract_features(
     layer: int | None = None,
     dtype: Literal["fp16", "fp32"] = "fp32",
 ) -> Path:
-    """Write hidden states as features-*.safetensors, a tensor for each utterance id, and index.json: id -> file.
+    """Write hidden states as features-*.safetensors, a tensor for each utterance id, and
+    index.json: id -> file.
 
-    Tensors are (T, D) for one layer and (L, T, D) for all (None). The same call continues an interrupted one. Returns
-    the index. Raises ConfigError for a layer that is not there, BenchError for a full disk or an `out` in other use.
+    Tensors are (T, D) for one layer and (L, T, D) for all (None). The same call continues an
+    interrupted one. Returns the index. Raises ConfigError for a layer that is not there, BenchError
+    for a full disk or an `out` in other use.
     """
     layer = None if layer is None else _layer(upstream, layer)
     about = _about(upstream, corpus, cuts, layer) | {"dtype": dtype}
@@ -117,20 +121,24 @@ def extract_units(
     *,
     collapse: bool = False,
 ) -> Path:
-    """Write units.txt, a line "id unit unit ..." for each utterance in the corpus's order; returns it.
+    """Write units.txt, a line "id unit unit ..." for each utterance in the corpus's order.
 
-    `collapse` writes a run of one unit once. The same call continues an interrupted one. Raises CheckpointError for a
-    codebook made from something else than `upstream`.
+    Returns it.
+
+    `collapse` writes a run of one unit once. The same call continues an interrupted one. Raises
+    CheckpointError for a codebook made from something else than `upstream`.
     """
     if not is_of(upstream, codebook.fingerprint, where="--units"):
         raise CheckpointError(
-            f"--units: its centres are of features of {codebook.fingerprint}, not of '{upstream.name}' "
-            f"({upstream.fingerprint}); extract from the upstream that 'mt4ssl-bench kmeans' was given"
+            f"--units: its centres are of features of {codebook.fingerprint}, not of "
+            f"'{upstream.name}' ({upstream.fingerprint}); extract from the upstream that "
+            "'mt4ssl-bench kmeans' was given"
         )
     odd = next((cut.id for cut in cuts if cut.id.split() != [cut.id]), None)
     if odd is not None:
         raise CorpusError(
-            f"utterance id '{odd}': units.txt needs ids without white space; rename it in the manifest"
+            f"utterance id '{odd}': units.txt needs ids without white space; rename it in the "
+            "manifest"
         )
     about = _about(upstream, corpus, cuts, _layer(upstream, codebook.layer)) | {
         "collapse": collapse
@@ -173,9 +181,12 @@ def extract(
     collapse: bool = False,
     device: str = "auto",
 ) -> Path:
-    """Extract hidden states, or units by the label store `units`, of a corpus or a folder of audio; returns the index.
+    """Extract hidden states, or units by the label store `units`, of a corpus or a folder of audio.
 
-    With units the codebook says which layer; upstream "mfcc" then means the features of MFCC codebooks.
+    Returns the index.
+
+    With units the codebook says which layer; upstream "mfcc" then means the features of MFCC
+    codebooks.
     """
     if collapse and not units:
         raise ConfigError("--collapse: goes with --units")
@@ -197,7 +208,8 @@ def extract(
 def _layer(upstream: Upstream, layer: int) -> int:
     if not -upstream.num_layers <= layer < upstream.num_layers:
         raise ConfigError(
-            f"--layer {layer}: '{upstream.name}' has 0 (the encoder's input) to {upstream.num_layers - 1}"
+            f"--layer {layer}: '{upstream.name}' has 0 (the encoder's input) to "
+            f"{upstream.num_layers - 1}"
         )
     return layer % upstream.num_layers
 
@@ -230,7 +242,8 @@ def _continued(index: Path, about: dict[str, Any], upstream: Upstream) -> dict[s
     for key, value in about.items():
         if key != "upstream" and found.get(key) != value:
             raise CheckpointError(
-                f"{index}: of an extraction with another {key} ({found.get(key)}, not {value}); choose another --out"
+                f"{index}: of an extraction with another {key} ({found.get(key)}, not {value}); "
+                "choose another --out"
             )
     missing = sorted(name for name in files if not (index.parent / name).exists())
     if missing:
@@ -250,8 +263,8 @@ def _need_disk(out: Path, need: int) -> None:
     free = shutil.disk_usage(out).free
     if need > free:
         raise BenchError(
-            f"{out}: the features need {need / 2**30:.3g} GiB and the disk has {free / 2**30:.3g} free; "
-            "one --layer, --dtype fp16 or --units take less"
+            f"{out}: the features need {need / 2**30:.3g} GiB and the disk has {free / 2**30:.3g} "
+            "free; one --layer, --dtype fp16 or --units take less"
         )
 
 

@@ -1,8 +1,10 @@
-"""Features on disk: values, and an index with a checksum for every utterance; whole once the index has its name.
+"""Features on disk: values, and an index with a checksum for every utterance.
 
-While a pass runs, `x.bin` grows and `x.index.partial` is its journal: a killed pass continues behind the last line
-whose values are all there. Checksums are verified when an utterance is first read: that costs no reading of its own,
-where verifying a store of 300 GB before each run would.
+Whole once the index has its name.
+
+While a pass runs, `x.bin` grows and `x.index.partial` is its journal: a killed pass continues
+behind the last line whose values are all there. Checksums are verified when an utterance is first
+read: that costs no reading of its own, where verifying a store of 300 GB before each run would.
 
 Shapes: T frames, L hidden states, D dimension, W bytes of a stored vector.
 """
@@ -32,7 +34,10 @@ Bytes = NDArray[np.uint8]
 
 
 def vector_bytes(precision: Precision, dim: int) -> int:
-    """Return W: how many bytes a vector of `dim` values takes; int8 has a scale (fp32) of its own for each."""
+    """Return W: how many bytes a vector of `dim` values takes.
+
+    Int8 has a scale (fp32) of its own for each.
+    """
     return {"fp32": 4 * dim, "fp16": 2 * dim, "bf16": 2 * dim, "int8": dim + 4}[precision]
 
 
@@ -56,7 +61,10 @@ def encode(values: Values, precision: Precision) -> Bytes:
 
 
 def encode_named(name: str, values: Values, precision: Precision) -> Bytes:
-    """Return encode() of an utterance's features; raises UpstreamError for what fp16 cannot hold."""
+    """Return encode() of an utterance's features.
+
+    Raises UpstreamError for what fp16 cannot hold.
+    """
     try:
         return encode(values, precision)
     except OverflowError:
@@ -114,7 +122,9 @@ class FeatureSet(ABC):
 
     @abstractmethod
     def rows(self, names: Sequence[str]) -> list[Values]:
-        """Return each utterance's features: (T, L, D), or (K, L, D) where means of crops were asked for."""
+        """Return each utterance's features: (T, L, D), or (K, L, D) where means of crops were asked
+        for.
+        """
 
     @abstractmethod
     def count(self, name: str) -> int:
@@ -135,7 +145,9 @@ class FeatureSet(ABC):
 
 
 class StoredFeatures(FeatureSet):
-    """A whole file of features, memory-mapped; an utterance that fails its checksum is made again by `remake`.
+    """A whole file of features, memory-mapped.
+
+    An utterance that fails its checksum is made again by `remake`.
 
     Raises CheckpointError when index and values do not belong together.
     """
@@ -177,8 +189,8 @@ class StoredFeatures(FeatureSet):
         values = encode(self._remake(name), self.header.precision)
         if len(values) != end - start:
             raise CheckpointError(
-                f"features {self.file}: utterance '{name}' has {len(values)} rows now, not {end - start}: "
-                "its audio has changed; prepare the corpus again"
+                f"features {self.file}: utterance '{name}' has {len(values)} rows now, not "
+                f"{end - start}: its audio has changed; prepare the corpus again"
             )
         with self.file.open("r+b") as out:
             out.seek(start * self.header.row_bytes)
@@ -196,14 +208,18 @@ class StoredFeatures(FeatureSet):
                 raise ValueError(  # noqa: TRY301 - handled as a file that cannot be mapped
                     f"{self.file.stat().st_size} bytes, not {rows * self.header.row_bytes}"
                 )
-            # copy on write: torch wants arrays that may be written, and nothing written here reaches the file
+            # copy on write: torch wants arrays that may be written, and nothing written here
+            # reaches the file
             self._stored: Bytes = np.memmap(self.file, dtype=np.uint8, mode="c", shape=shape)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"features {self.file}: damaged ({error})") from None
 
 
 class Writer:
-    """Appends utterances to a file of features; opening it finds what an interrupted pass left whole (`done`)."""
+    """Appends utterances to a file of features.
+
+    Opening it finds what an interrupted pass left whole (`done`).
+    """
 
     def __init__(self, file: Path, header: Header) -> None:
         self.file, self.header = file, header
@@ -248,18 +264,24 @@ class Writer:
 
 
 def write_index(file: Path, header: Header, entries: Sequence[Sequence[Any]]) -> None:
-    """Write the index of a whole file: header, [id, rows, checksum] lines, and a line with a checksum of them all."""
+    """Write the index of a whole file: header, [id, rows, checksum] lines, and a line with a
+    checksum of them all.
+    """
     text = _line(asdict(header)) + "".join(map(_line, entries))
     write_text(file.with_suffix(".index"), text + _line({"checksum": zlib.crc32(text.encode())}))
 
 
 def read_index(file: Path) -> tuple[Header, dict[str, tuple[int, int, int]]]:
-    """Return the header and {id: (first row, end row, checksum)}; raises CheckpointError for a damaged index."""
+    """Return the header and {id: (first row, end row, checksum)}.
+
+    Raises CheckpointError for a damaged index.
+    """
     try:
         text = file.with_suffix(".index").read_text(encoding="utf-8")
         head, *lines, last = text.splitlines(keepends=True)
         if json.loads(last)["checksum"] != zlib.crc32(text[: -len(last)].encode()):
-            raise ValueError("its checksum does not fit")  # noqa: TRY301 - one place says what is damaged
+            # one place says what is damaged
+            raise ValueError("its checksum does not fit")  # noqa: TRY301
         header, places, end = Header(**json.loads(head)), {}, 0
         for line in lines:
             name, rows, checksum = json.loads(line)

@@ -1,4 +1,5 @@
-"""One pass of an upstream over audio, in length-bucketed batches: what an utterance gives never depends on its batch.
+"""One pass of an upstream over audio, in length-bucketed batches: what an utterance gives never
+depends on its batch.
 
 Shapes: L hidden states, B batch, T frames, D dimension, K crops.
 """
@@ -24,9 +25,11 @@ from mt4ssl_bench.encoders.protocol import HUGE, Upstream, broken_layers
 from mt4ssl_bench.errors import CorpusError, UpstreamError, first_line
 
 LOGGER = logging.getLogger(__name__)
-BATCH_SECONDS = 20.0  # audio per forward pass, padding included: on a CPU a quarter faster than 80, for its caches
+# audio per forward pass, padding included: on a CPU a quarter faster than 80, for its caches
+BATCH_SECONDS = 20.0
 ACCELERATED = 4.0  # times as much on an accelerator, which has more to do at once
-READERS = 4  # batches read ahead, each in a thread of its own, so that a fast device does not wait for files
+# batches read ahead, each in a thread of its own, so that a fast device does not wait for files
+READERS = 4
 PROBE = (16_123, 24_000)  # samples of the two noises that show what padding does to a model
 TOLERANCE = 1e-4  # of a layer's largest value: how far padding may move features
 
@@ -36,14 +39,20 @@ Found = list[tuple[str, Values]]  # one batch, by utterance id
 
 @dataclass(frozen=True, kw_only=True)
 class Crops:
-    """Seeded crops of every utterance whose features are averaged over time; seconds=0 takes utterances whole."""
+    """Seeded crops of every utterance whose features are averaged over time.
+
+    Seconds=0 takes utterances whole.
+    """
 
     seconds: float
     count: int = 1
     seed: int = 0
 
     def waveforms(self, cut: Any) -> list[audio.Samples]:  # noqa: ANN401 - lhotse ships no types
-        """Return the cut's crops, which depend on the seed and its id alone; a cut shorter than a crop whole, once."""
+        """Return the cut's crops, which depend on the seed and its id alone.
+
+        A cut shorter than a crop whole, once.
+        """
         samples = audio.read(cut)
         length = round(self.seconds * audio.RATE)
         if not length or len(samples) <= length:
@@ -96,9 +105,10 @@ class Pass:
     ) -> Iterator[Found]:
         """Yield batch by batch what is not `done` yet; a title shows progress.
 
-        The batches depend on `cuts` alone, so that an interrupted pass ends with the very values of a whole one.
-        Raises UpstreamError naming the utterance that a model fails on or whose features hold NaN, and CorpusError for
-        audio that cannot be read; with `unreadable` it is left out instead, logged, and noted there: id -> reason.
+        The batches depend on `cuts` alone, so that an interrupted pass ends with the very values of
+        a whole one. Raises UpstreamError naming the utterance that a model fails on or whose
+        features hold NaN, and CorpusError for audio that cannot be read; with `unreadable` it is
+        left out instead, logged, and noted there: id -> reason.
         """
         left = sum(cut.id not in done for cut in cuts)
         views = self.crops.count if self.crops else 1
@@ -143,7 +153,10 @@ class Pass:
         return found
 
     def _forward(self, ids: Sequence[str], views: Sequence[Sequence[audio.Samples]]) -> Found:
-        """Return a batch's features; one that fails is run again one by one, which tells whose fault it is."""
+        """Return a batch's features.
+
+        One that fails is run again one by one, which tells whose fault it is.
+        """
         rows: list[Tensor] = []
         with suppress(
             Exception
@@ -183,8 +196,9 @@ class Pass:
         layers, lengths = upstream.extract(*pad(waves))
         if (layers.shape[0], layers.shape[-1]) != (upstream.num_layers, upstream.dim):
             raise UpstreamError(
-                f"upstream '{upstream.name}' gave hidden states {tuple(layers.shape)}; its num_layers and dim say "
-                f"({upstream.num_layers}, {len(waves)}, frames, {upstream.dim})"
+                f"upstream '{upstream.name}' gave hidden states {tuple(layers.shape)}; its "
+                f"num_layers and dim say ({upstream.num_layers}, {len(waves)}, frames, "
+                f"{upstream.dim})"
             )
         layers = layers.float().cpu()
         return [layers[:, b, :count].transpose(0, 1) for b, count in enumerate(lengths.tolist())]
@@ -209,7 +223,10 @@ def _readable(
 
 
 def padding_is_safe(upstream: Upstream) -> bool:
-    """Return whether an utterance gives the same features alone and padded in a batch; if not, each is run alone."""
+    """Return whether an utterance gives the same features alone and padded in a batch.
+
+    If not, each is run alone.
+    """
     if upstream.fingerprint not in _SAFE:
         waves = torch.randn(2, PROBE[1], generator=torch.Generator().manual_seed(0)) / 10
         waves[0, PROBE[0] :] = 0

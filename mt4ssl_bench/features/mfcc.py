@@ -14,8 +14,8 @@ from mt4ssl_bench.wheels import import_torchaudio
 def mfcc(samples: NDArray[np.float32]) -> Tensor:
     """Return (T, 39): 13 MFCC, deltas and double deltas of 16 kHz audio (N,), at 50 Hz.
 
-    Kaldi's 25 ms window every 10 ms, as HuBERT's first iteration; every second frame is kept, and frame t then covers
-    the very samples that frame t of the front end sees.
+    Kaldi's 25 ms window every 10 ms, as HuBERT's first iteration; every second frame is kept, and
+    frame t then covers the very samples that frame t of the front end sees.
     """
     wave = (
         torch.from_numpy(samples)[None] * 32768.0

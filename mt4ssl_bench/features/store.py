@@ -1,7 +1,9 @@
-"""The feature store: one pass per upstream, corpus and precision, within a budget of disk; beyond it, no storing.
+"""The feature store: one pass per upstream, corpus and precision, within a budget of disk.
 
-Entries are found by the digests of weights and corpus, never by a name. One process makes an entry while others wait
-for it; any number may read.
+Beyond it, no storing.
+
+Entries are found by the digests of weights and corpus, never by a name. One process makes an entry
+while others wait for it; any number may read.
 """
 
 import hashlib
@@ -52,7 +54,9 @@ class StoreConfig:
 
 @dataclass(frozen=True)
 class Entry:
-    """One split's features on disk; `used` is when they were last asked for (seconds since 1970)."""
+    """One split's features on disk; `used` is when they were last asked for (seconds since
+    1970).
+    """
 
     file: Path
     header: Header
@@ -94,7 +98,9 @@ class FeatureStore:
     def frames(
         self, upstream: Upstream, digest: str, split: str, cuts: Sequence[Any], *, corpus: str = ""
     ) -> FeatureSet:
-        """Return every frame's hidden states of the cuts; `corpus` is a name for people, `digest` what counts."""
+        """Return every frame's hidden states of the cuts; `corpus` is a name for people, `digest`
+        what counts.
+        """
         return self.features(Pass(upstream), digest, split, cuts, corpus=corpus)
 
     def means(
@@ -107,7 +113,9 @@ class FeatureStore:
         *,
         corpus: str = "",
     ) -> FeatureSet:
-        """Return the mean over real frames of each crop: exact for heads that are linear up to a mean over time."""
+        """Return the mean over real frames of each crop: exact for heads that are linear up to a
+        mean over time.
+        """
         return self.features(Pass(upstream, crops), digest, split, cuts, corpus=corpus)
 
     def features(
@@ -167,8 +175,10 @@ class FeatureStore:
                 LOGGER.warning(
                     "%s: not used, its fingerprint %s did not cover all settings of %s; "
                     "computing the features again",
-                    old, mark, upstream.name,
-                )  # fmt: skip
+                    old,
+                    mark,
+                    upstream.name,
+                )
         return file
 
     def _write(self, file: Path, header: Header, work: Pass, cuts: Sequence[Any]) -> None:
@@ -192,7 +202,10 @@ class FeatureStore:
             ) from None
 
     def _make_room(self, file: Path, need: int) -> None:
-        """Delete the entries unused for longest until `need` bytes fit; raises NoRoom when they never will."""
+        """Delete the entries unused for longest until `need` bytes fit.
+
+        Raises NoRoom when they never will.
+        """
         limit, free = self.config.limit_gb * GIB, shutil.disk_usage(self.root).free
         kept = [entry for entry in entries(self.root) if entry.file != file]
         free += file.stat().st_size if file.exists() else 0
@@ -215,7 +228,9 @@ class FeatureStore:
 
 
 class NoRoom(Exception):  # noqa: N818 - not an error: features are then computed on the fly
-    """Features that neither the limit nor the disk can take: the bytes of all, the limit in GiB, the bytes free."""
+    """Features that neither the limit nor the disk can take: the bytes of all, the limit in GiB,
+    the bytes free.
+    """
 
     def __init__(self, total: float, limit_gb: float, free: float) -> None:
         super().__init__(total, limit_gb, free)
@@ -256,7 +271,9 @@ def entries(root: Path) -> list[Entry]:
 
 
 def clear(root: Path, *, upstream: str = "", older_than: float | None = None) -> list[Entry]:
-    """Delete entries of `upstream` (name, fingerprint or its first 8) unused for `older_than` days; returns them.
+    """Delete entries of `upstream` (name, fingerprint or its first 8) unused for `older_than` days.
+
+    Returns them.
 
     What another process is making at this moment stays.
     """
@@ -274,9 +291,10 @@ def _cost(found: NoRoom, header: Header, need: int) -> str:
     smaller = replace(header, precision="int8").row_bytes / header.row_bytes * need
     advice = f", store.precision=int8 ({smaller / GIB:.3g} GiB)" if smaller < need else ""
     return (
-        f"{header.split}: features need {found.total / GIB:.3g} GiB; store.limit_gb allows {found.limit_gb:g} and "
-        f"the disk has {found.free / GIB:.3g} free; they are computed on the fly: {header.upstream} hears "
-        f"{header.hours:.3g} h of audio again in every epoch, once for all learning rates; to store them: "
+        f"{header.split}: features need {found.total / GIB:.3g} GiB; store.limit_gb allows "
+        f"{found.limit_gb:g} and the disk has {found.free / GIB:.3g} free; they are computed on "
+        f"the fly: {header.upstream} hears {header.hours:.3g} h of audio again in every epoch, "
+        "once for all learning rates; to store them: "
         f"store.limit_gb={found.total / GIB * 1.05:.3g}{advice}, or another --store"
     )
 
@@ -306,7 +324,10 @@ def _lock(root: Path, file: Path) -> FileLock:
 
 
 def _remove_unused(root: Path, entry: Entry) -> bool:
-    """Remove an entry unless another process is making it; one that is being read stays readable to its readers."""
+    """Remove an entry unless another process is making it.
+
+    One that is being read stays readable to its readers.
+    """
     lock = _lock(root, entry.file)
     try:
         lock.acquire(timeout=0)

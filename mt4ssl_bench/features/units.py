@@ -11,7 +11,8 @@ from mt4ssl_bench.data.labels import LabelStore
 
 
 class Codebook:
-    """A label store's centres, for the units of any audio: features of the same upstream and layer come in.
+    """A label store's centres, for the units of any audio: features of the same upstream and layer
+    come in.
 
     Args:
         folder: what `mt4ssl-bench kmeans` wrote.
@@ -30,7 +31,9 @@ class Codebook:
 
 
 def nearest_centre(frames: Tensor, centres: Tensor) -> NDArray[np.int64]:
-    """Return the nearest centre (T,) of each frame (T, F) among (V, F): |x - c|^2 = |x|^2 - 2 (x c - |c|^2 / 2)."""
+    """Return the nearest centre (T,) of each frame (T, F) among (V, F): |x - c|^2 = |x|^2 - 2 (x c
+    - |c|^2 / 2).
+    """
     found: NDArray[np.int64] = (
         (frames @ centres.t() - centres.square().sum(1) / 2).argmax(1).numpy()
     )
@@ -38,7 +41,9 @@ def nearest_centre(frames: Tensor, centres: Tensor) -> NDArray[np.int64]:
 
 
 def normalized(frames: Tensor, how: str) -> Tensor:
-    """Return frames (T, F) with mean 0 and variance 1 of each feature where `how` is "utterance"."""
+    """Return frames (T, F) with mean 0 and variance 1 of each feature where `how` is
+    "utterance".
+    """
     if how == "utterance":
         return (frames - frames.mean(0)) / frames.std(0, correction=0).clamp(min=1e-5)
     return frames

@@ -1,4 +1,6 @@
-"""Two upstreams on one task: a paired bootstrap over the same utterances, for each corpus and recipe both have."""
+"""Two upstreams on one task: a paired bootstrap over the same utterances, for each corpus and
+recipe both have.
+"""
 
 import logging
 from collections.abc import Sequence
@@ -9,6 +11,7 @@ from mt4ssl_bench.errors import BenchError
 from mt4ssl_bench.registry import hint
 from mt4ssl_bench.results.intervals import Counts, paired_difference
 from mt4ssl_bench.results.metrics import METRICS, Metric
+from mt4ssl_bench.results.ranking import stored_counts
 from mt4ssl_bench.results.record import (
     Hypothesis,
     Result,
@@ -16,7 +19,6 @@ from mt4ssl_bench.results.record import (
     load,
     load_hypotheses,
     one_model_each,
-    stored_counts,
 )
 
 LOGGER = logging.getLogger(__name__)
@@ -25,7 +27,9 @@ Found = tuple[Path, Result]
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """One metric of A minus that of B in points, with the ends of its 95 % paired bootstrap interval."""
+    """One metric of A minus that of B in points, with the ends of its 95 % paired bootstrap
+    interval.
+    """
 
     corpus: str
     recipe: str
@@ -46,9 +50,11 @@ class Difference:
 
 
 def compare(a: str, b: str, *, task: str, folder: Path) -> list[Difference]:
-    """Compare two upstreams by name (or name@fingerprint), or two record files, on a task or recipe.
+    """Compare two upstreams by name (or name@fingerprint), or two record files, on a task or
+    recipe.
 
-    Raises BenchError where a name finds nothing or several models, or no two records share corpus and recipe.
+    Raises BenchError where a name finds nothing or several models, or no two records share corpus
+    and recipe.
     """
     ours, theirs = _find(a, task, folder), _find(b, task, folder)
     pairs = [(x, y) for x in ours for y in theirs if _protocol(x[1]) == _protocol(y[1])]
@@ -66,8 +72,8 @@ def _differences(a: Found, b: Found) -> list[Difference]:
     lacking = rows[0].keys() ^ rows[1].keys()
     if lacking:
         raise BenchError(
-            f"compare: {a[0]} and {b[0]} do not hold the same utterances ({len(lacking)} are in one alone, for example "
-            f"'{min(lacking)}'); evaluate both again"
+            f"compare: {a[0]} and {b[0]} do not hold the same utterances ({len(lacking)} are in "
+            f"one alone, for example '{min(lacking)}'); evaluate both again"
         )
     names = sorted(rows[0])
     sides = [[side[name] for name in names] for side in rows]
@@ -78,8 +84,8 @@ def _differences(a: Found, b: Found) -> list[Difference]:
         other and a[1].recipe.get("pronunciations") != "all"
     ):  # then each is scored against its nearest
         raise BenchError(
-            f"compare: {a[0]} and {b[0]} hold different references of {len(other)} utterances, for example "
-            f"'{other[0]}'; evaluate both again"
+            f"compare: {a[0]} and {b[0]} hold different references of {len(other)} utterances, for "
+            f"example '{other[0]}'; evaluate both again"
         )
     found = []
     for name in (name for name in a[1].metrics if name in b[1].metrics):
@@ -109,7 +115,10 @@ def _differences(a: Found, b: Found) -> list[Difference]:
 
 
 def _counts(metric: Metric, rows: Sequence[Hypothesis], result: Result) -> Counts:
-    """The errors of each utterance in the metric's tokens; a record's file has those of its main metric."""
+    """The errors of each utterance in the metric's tokens.
+
+    A record's file has those of its main metric.
+    """
     if metric.name == result.main_metric:
         return stored_counts(rows)
     if metric.with_lm:
@@ -178,4 +187,7 @@ def _why(a: Result, b: Result) -> str:
         if ours.get(key) != theirs.get(key):
             shown = (side.get(key, "the default") for side in (ours, theirs))
             return f"their recipes differ in {key} ({', '.join(map(str, shown))})"
-    return f"recipes {a.recipe_name} ({a.mode}, limit {a.limit}), {b.recipe_name} ({b.mode}, limit {b.limit})"
+    return (
+        f"recipes {a.recipe_name} ({a.mode}, limit {a.limit}), "
+        f"{b.recipe_name} ({b.mode}, limit {b.limit})"
+    )

@@ -1,4 +1,5 @@
-"""95 % intervals of error rates and of their differences, by the bootstrap and where it has no width.
+"""95 % intervals of error rates and of their differences, by the bootstrap and where it has no
+width.
 
 A percentile bootstrap of units that all have the same rate has no width, which would claim
 certainty. Such intervals come from a formula instead; Interval.method names it.
@@ -70,10 +71,11 @@ def paired_difference(
 ) -> tuple[float, Interval]:
     """Return rate a minus rate b in points, with its 95 % paired bootstrap interval.
 
-    Both systems are resampled by the same utterances, so what makes an utterance hard for both cancels; an
-    interval without 0 is a difference at that level (Bisani and Ney 2004, "Bootstrap estimates for confidence
-    intervals in ASR performance evaluation"). Rows of both (N, 4) arrays must be the same utterances; their
-    reference tokens may differ, where an utterance has several references.
+    Both systems are resampled by the same utterances, so what makes an utterance hard for both
+    cancels; an interval without 0 is a difference at that level (Bisani and Ney 2004, "Bootstrap
+    estimates for confidence intervals in ASR performance evaluation"). Rows of both (N, 4) arrays
+    must be the same utterances; their reference tokens may differ, where an utterance has several
+    references.
 
     Few data do not make a difference. Where all utterances differ equally (identical answers, or
     one utterance), the bootstrap has no width: the share of other utterances that could show
@@ -121,7 +123,9 @@ class _Paired:
         self.resampled = np.ascontiguousarray(_ratio(sums).T)  # (S, samples)
 
     def differences(self, a: int, others: Sequence[int]) -> tuple[Numbers, ...]:
-        """Return the rate of `a` minus each other's, the interval's ends, and where it had no width."""
+        """Return the rate of `a` minus each other's, the interval's ends, and where it had no
+        width.
+        """
         value = self.rates[a] - self.rates[others]
         low, high = _percentiles(self.resampled[a] - self.resampled[others])
         flat = high - low < NO_WIDTH
@@ -137,7 +141,10 @@ class _Paired:
         )
 
     def _different(self, a: int, others: Sequence[int]) -> Numbers:
-        """How many utterances have another error rate than in `a`; also where they have no tokens."""
+        """How many utterances have another error rate than in `a`.
+
+        Also where they have no tokens.
+        """
         errors, tokens = self.errors[others], self.tokens[others]
         rates = errors * self.tokens[a] != self.errors[a] * tokens
         differ = rates | ((tokens == self.tokens[a]) & (errors != self.errors[a]))
@@ -201,7 +208,9 @@ def rate_intervals(
 
 
 def _interval(rows: Counts, value: float, seed: int, samples: int) -> Interval:
-    """The interval of the rate `value` of (N, 2) rows: errors and tokens of each independent unit."""
+    """The interval of the rate `value` of (N, 2) rows: errors and tokens of each independent
+    unit.
+    """
     low, high = map(float, _percentiles(_ratio(_resample(rows, seed, samples))))
     return (
         Interval(low=low, high=high) if high - low > NO_WIDTH else score_interval(value, len(rows))
@@ -209,7 +218,10 @@ def _interval(rows: Counts, value: float, seed: int, samples: int) -> Interval:
 
 
 def _resample(rows: Counts, seed: int, samples: int) -> Numbers:
-    """Numbers (samples, C) of rows (N, C) drawn with replacement; the draws depend on seed and N only."""
+    """Numbers (samples, C) of rows (N, C) drawn with replacement.
+
+    The draws depend on seed and N only.
+    """
     generator = np.random.default_rng(seed)
     number = len(rows)
     sums = np.empty((samples, rows.shape[1]))

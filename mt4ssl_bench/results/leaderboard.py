@@ -51,7 +51,10 @@ class Leaderboard:
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> "Leaderboard":
-        """Rank a folder's records; raises BenchError if there is none, CheckpointError if one is damaged."""
+        """Rank a folder's records.
+
+        Raises BenchError if there is none, CheckpointError if one is damaged.
+        """
         paths = record_paths(Path(folder))
         if not paths:
             raise BenchError(
@@ -131,7 +134,9 @@ class Leaderboard:
 
 
 def _names(results: Sequence[Result]) -> dict[str, str]:
-    """Fingerprint to shown name: the newest record's, with "@" and 6 digits where several models share it."""
+    """Fingerprint to shown name: the newest record's, with "@" and 6 digits where several models
+    share it.
+    """
     newest = {result.upstream["fingerprint"]: result.upstream["name"] for result in results}
     shared = Counter(newest.values())
     return {

@@ -1,4 +1,6 @@
-"""Error rates and accuracy with intervals: a rate is total errors over total tokens, not a mean of rates."""
+"""Error rates and accuracy with intervals: a rate is total errors over total tokens, not a mean of
+rates.
+"""
 
 import math
 from collections import Counter
@@ -39,7 +41,9 @@ class Metric:
         return f"{self.name.upper()} {self.unit} {'↑' if self.higher_is_better else '↓'}"
 
     def counts(self, references: Sequence[str], hypotheses: Sequence[str]) -> Counts:
-        """Return the errors of each utterance, (N, 4) as error_counts() does, in the metric's tokens."""
+        """Return the errors of each utterance, (N, 4) as error_counts() does, in the metric's
+        tokens.
+        """
         assert self.tokens is not None, f"metric {self.name} has no definition here"
         if self.tokens != "answers":
             return error_counts(references, hypotheses, by=self.tokens)
@@ -62,12 +66,14 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """One corpus-level number, in per cent, with its 95 % interval and the counts that it comes from.
+    """One corpus-level number, in per cent, with its 95 % interval and the counts that it comes
+    from.
 
-    `errors` over `total` reference tokens for an error rate, wrong over all utterances for accuracy; there
-    substitutions, deletions and insertions are 0. `low` and `high` resample utterances; `speaker_low` and
-    `speaker_high` resample speakers, and are None without speakers or with fewer than MIN_SPEAKERS.
-    Where all utterances (speakers) have the same rate, they are score_interval() over their number.
+    `errors` over `total` reference tokens for an error rate, wrong over all utterances for
+    accuracy; there substitutions, deletions and insertions are 0. `low` and `high` resample
+    utterances; `speaker_low` and `speaker_high` resample speakers, and are None without speakers or
+    with fewer than MIN_SPEAKERS. Where all utterances (speakers) have the same rate, they are
+    score_interval() over their number.
     """
 
     value: float
@@ -104,9 +110,10 @@ def error_counts(
 ) -> Counts:
     """Align each hypothesis with its reference by jiwer and count the edits of every utterance.
 
-    Tokens are what spaces separate ("words": also phonemes), or single characters, with the spaces between
-    words. Outer and repeated white space is dropped; nothing else is normalised. An empty hypothesis is all
-    deletions, an empty reference (an utterance in which nobody speaks) all insertions.
+    Tokens are what spaces separate ("words": also phonemes), or single characters, with the spaces
+    between words. Outer and repeated white space is dropped; nothing else is normalised. An empty
+    hypothesis is all deletions, an empty reference (an utterance in which nobody speaks) all
+    insertions.
 
     Returns:
         (N, 4) int64: substitutions, deletions, insertions, reference tokens.
@@ -134,7 +141,9 @@ def error_counts(
 def confusions(
     references: Sequence[str], hypotheses: Sequence[str], *, by: Tokens = "words"
 ) -> Counter[tuple[str, str]]:
-    """Count what was said for what: (reference, hypothesis) tokens, "" for what was inserted or left out."""
+    """Count what was said for what: (reference, hypothesis) tokens, "" for what was inserted or
+    left out.
+    """
     found: Counter[tuple[str, str]] = Counter()
     if by == "answers":
         found.update(
@@ -154,7 +163,9 @@ def confusions(
 
 
 def rate(counts: Counts) -> float:
-    """Return 100 * errors / reference tokens over all rows of (N, 4) counts, without an interval."""
+    """Return 100 * errors / reference tokens over all rows of (N, 4) counts, without an
+    interval.
+    """
     errors, tokens = map(float, error_pairs(counts).sum(axis=0))
     return 100.0 * errors / tokens if tokens else math.nan
 
@@ -199,7 +210,9 @@ def accuracy(
     seed: int = 0,
     samples: int = 1000,
 ) -> Score:
-    """Return the percentage of utterances that are correct, with its intervals; arguments as in error_rate().
+    """Return the percentage of utterances that are correct, with its intervals.
+
+    Arguments as in error_rate().
 
     Raises:
         CorpusError: there is no utterance.

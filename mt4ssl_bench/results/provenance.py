@@ -13,7 +13,9 @@ PACKAGES = ("torch", "torchaudio", "lhotse", "jiwer", "numpy", "espnet-s3prl", "
 
 
 class Environment(TypedDict):
-    """Package versions, and the git revision of the checkout the package runs from (None outside one)."""
+    """Package versions, and the git revision of the checkout the package runs from (None outside
+    one).
+    """
 
     versions: dict[str, str]
     git: str | None
@@ -31,9 +33,11 @@ def environment() -> Environment:
 
 
 def _revision(root: Path) -> str | None:
-    """The commit of `root`, "-dirty" where files differ from it; None unless `root` itself is a checkout.
+    """The commit of `root`, "-dirty" where files differ from it; None unless `root` itself is a
+    checkout.
 
-    A wheel in a virtual environment that lies inside someone's repository must not report that repository.
+    A wheel in a virtual environment that lies inside someone's repository must not report that
+    repository.
     """
     git = shutil.which("git")
     if git is None or not (root / ".git").exists():

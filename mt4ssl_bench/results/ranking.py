@@ -1,10 +1,14 @@
-"""Ranks of a table's rows: over the tasks that they share, and equal where no difference can be told."""
+"""Ranks of a table's rows: over the tasks that they share, and equal where no difference can be
+told.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from mt4ssl_bench.results.intervals import beaten_by
-from mt4ssl_bench.results.record import Hypothesis, Result, stored_counts
+import numpy as np
+
+from mt4ssl_bench.results.intervals import Counts, beaten_by
+from mt4ssl_bench.results.record import Hypothesis, Result
 
 Answers = Callable[
     [Result], Sequence[Hypothesis]
@@ -62,3 +66,11 @@ def _good(result: Result) -> float:
     """The higher the better."""
     score = result.metrics[result.main_metric]
     return score.value if score.higher_is_better else -score.value
+
+
+def stored_counts(rows: Sequence[Hypothesis]) -> Counts:
+    """Return the error counts (N, 4) of answers, in the tokens of their record's main metric."""
+    counts = [
+        (row["substitutions"], row["deletions"], row["insertions"], row["tokens"]) for row in rows
+    ]
+    return np.array(counts, dtype=np.int64).reshape(-1, 4)

@@ -1,4 +1,6 @@
-"""Result records: one JSON file per evaluation, and nothing else is ever read by the leaderboard."""
+"""Result records: one JSON file per evaluation, and nothing else is ever read by the
+leaderboard.
+"""
 
 import dataclasses
 import hashlib
@@ -10,18 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
-import numpy as np
-
 from mt4ssl_bench.errors import CheckpointError
 from mt4ssl_bench.files import write_text
 from mt4ssl_bench.results import scheme1
-from mt4ssl_bench.results.intervals import Counts, score_interval
+from mt4ssl_bench.results.intervals import score_interval
 from mt4ssl_bench.results.metrics import Score
 from mt4ssl_bench.settings import Settings
 
-SCHEMA = (
-    1  # raised when a field changes its meaning; older records are then refused, not guessed at
-)
+# raised when a field changes its meaning; older records are then refused, not guessed at
+SCHEMA = 1
 
 
 SCHEME = 2  # of identities; raised when they are made in another way
@@ -63,7 +62,9 @@ class CorpusRecord(TypedDict):
 
 
 class Trial(TypedDict):
-    """One head of the learning-rate sweep; `valid` is the main metric on validation, None if it diverged."""
+    """One head of the learning-rate sweep; `valid` is the main metric on validation, None if it
+    diverged.
+    """
 
     lr: float
     seed: int
@@ -91,8 +92,8 @@ class Hypothesis(TypedDict):
 class Identity:
     """What a record is found by: `key` is its digest.
 
-    `settings` are what task and mode read and differs from the defaults. The names of upstream and corpus are left
-    out: the same weights under another name are the same model.
+    `settings` are what task and mode read and differs from the defaults. The names of upstream and
+    corpus are left out: the same weights under another name are the same model.
     """
 
     fingerprint: str
@@ -111,7 +112,9 @@ class Identity:
 
     @property
     def protocol(self) -> str:
-        """Return a digest of what two records must share besides corpus and recipe name to be compared."""
+        """Return a digest of what two records must share besides corpus and recipe name to be
+        compared.
+        """
         return digest([self.task, self.version, self.mode, self.settings])
 
 
@@ -119,10 +122,11 @@ class Identity:
 class Result:
     """Everything that a row of the leaderboard needs, and what is needed to repeat it.
 
-    The first of `metrics` is the main one, named by `main_metric`. `recipe` is all that task and mode read, fully
-    resolved, `settings` what of it differs from the defaults and identifies the record under its `scheme`; `sweep`
-    holds every learning rate and seed that was tried. `limit` is the number of utterances of a dry run, which is
-    never ranked, or None. `wall_seconds` is by stage, `created` an ISO time in UTC.
+    The first of `metrics` is the main one, named by `main_metric`. `recipe` is all that task and
+    mode read, fully resolved, `settings` what of it differs from the defaults and identifies the
+    record under its `scheme`; `sweep` holds every learning rate and seed that was tried. `limit` is
+    the number of utterances of a dry run, which is never ranked, or None. `wall_seconds` is by
+    stage, `created` an ISO time in UTC.
 
     Raises CheckpointError when the main metric is not the first of the metrics.
     """
@@ -158,7 +162,8 @@ class Result:
     def __post_init__(self) -> None:
         if next(iter(self.metrics), None) != self.main_metric:
             raise CheckpointError(
-                f"result record: main metric '{self.main_metric}', expected the first of {list(self.metrics)}"
+                f"result record: main metric '{self.main_metric}', expected the first of "
+                f"{list(self.metrics)}"
             )
 
     @property
@@ -190,7 +195,9 @@ def lm_reference(row: Hypothesis) -> str:
 
 
 def digest(value: object) -> str:
-    """Return 16 hex digits of the SHA-256 of `value` as canonical JSON: sorted keys, tuples as lists."""
+    """Return 16 hex digits of the SHA-256 of `value` as canonical JSON: sorted keys, tuples as
+    lists.
+    """
     text = json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -215,8 +222,9 @@ def stem(task: str, upstream: str, key: str) -> str:
 def save(result: Result, hypotheses: Sequence[Hypothesis], folder: Path) -> Path:
     """Write the record and, beside it, <stem>.hyp.jsonl; returns the record's path.
 
-    Both appear complete or not at all, the record last: where a record exists, its hypotheses do too. Numbers
-    that are not finite are written as null. Raises CheckpointError when the disk does not take them.
+    Both appear complete or not at all, the record last: where a record exists, its hypotheses do
+    too. Numbers that are not finite are written as null. Raises CheckpointError when the disk does
+    not take them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = record_path(result, folder)
@@ -230,11 +238,15 @@ def save(result: Result, hypotheses: Sequence[Hypothesis], folder: Path) -> Path
 
 
 def load(path: Path) -> Result:
-    """Read one record; raises CheckpointError naming the file when it is damaged or of another schema."""
+    """Read one record.
+
+    Raises CheckpointError naming the file when it is damaged or of another schema.
+    """
     values = _parse(path, _read(path))
     if values.get("schema") != SCHEMA:
         raise CheckpointError(
-            f"result {path}: schema {values.get('schema')}, expected {SCHEMA}; move it away and run "
+            f"result {path}: schema {values.get('schema')}, expected {SCHEMA}; move it away and "
+            "run "
             '"mt4ssl-bench evaluate" again'
         )
     try:
@@ -274,7 +286,9 @@ def _with_width(score: dict[str, Any], utterances: int | None) -> dict[str, Any]
 
 
 def one_model_each(records: Iterable[Result]) -> list[Result]:
-    """Return the records with one fingerprint for each model: that of scheme 2, where a record lists it as former."""
+    """Return the records with one fingerprint for each model: that of scheme 2, where a record
+    lists it as former.
+    """
     records = list(records)
     now = {
         former: record.upstream["fingerprint"]
@@ -308,7 +322,10 @@ def hypotheses_path(path: Path) -> Path:
 
 
 def load_hypotheses(path: Path) -> list[Hypothesis]:
-    """Read the hypotheses beside the record at `path`; raises CheckpointError when missing or damaged."""
+    """Read the hypotheses beside the record at `path`.
+
+    Raises CheckpointError when missing or damaged.
+    """
     path = hypotheses_path(path)
     rows: list[Hypothesis] = []
     for line in filter(
@@ -320,17 +337,6 @@ def load_hypotheses(path: Path) -> list[Hypothesis]:
             raise _damaged(path, f"line {len(rows) + 1} lacks {', '.join(sorted(missing))}")
         rows.append(row)
     return rows
-
-
-def stored_counts(rows: Sequence[Hypothesis]) -> Counts:
-    """Return the error counts (N, 4) of the hypotheses, in the tokens of their record's main metric."""
-    return np.array(
-        [
-            (row["substitutions"], row["deletions"], row["insertions"], row["tokens"])
-            for row in rows
-        ],
-        dtype=np.int64,
-    ).reshape(-1, 4)
 
 
 def _plain(value: object) -> object:

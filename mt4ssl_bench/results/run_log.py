@@ -1,4 +1,6 @@
-"""A run's log.jsonl: one line per look, of values that are means over all frames and processes since the last one."""
+"""A run's log.jsonl: one line per look, of values that are means over all frames and processes
+since the last one.
+"""
 
 import json
 from collections.abc import Mapping
@@ -33,7 +35,10 @@ def trim(path: Path, step: int) -> None:
 
 
 def replace(path: Path, text: str) -> None:
-    """Write a text file, completely or not at all; raises TrainingError when the disk does not take it."""
+    """Write a text file, completely or not at all.
+
+    Raises TrainingError when the disk does not take it.
+    """
     try:
         write_text(path, text)
     except OSError as error:

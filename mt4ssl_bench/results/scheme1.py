@@ -1,7 +1,8 @@
-"""Scheme 1 of record identities (until revision 16264c9): all keys of one flat config, but for a list.
+"""Scheme 1 of record identities (until revision 16264c9): all keys of one flat config, but for a
+list.
 
-A record of that time is found by the key that its evaluation would have had, and shares a column with new records
-of the same settings. Nothing here changes any more.
+A record of that time is found by the key that its evaluation would have had, and shares a column
+with new records of the same settings. Nothing here changes any more.
 """
 
 import copy
@@ -29,8 +30,9 @@ DEFAULTS: Mapping[str, Any] = json.loads("""
  "lexicon": "", "pronunciations": "first"}
 """)
 UNREAD: Mapping[str, str] = {  # that an evaluation of each mode left out
-    "frozen": "mode tune", "finetune": "head store batch crops patience"
-}  # fmt: skip
+    "frozen": "mode tune",
+    "finetune": "head store batch crops patience",
+}
 FLOOR = "task mode lr tune.workers tune.cache_hours"  # in recipes, and no setting of any task
 NO_LSTM = "head.hidden head.lstm_layers head.dropout head.spec_augment"
 NOT_OF: Mapping[str, str] = {  # keys in a recipe that its task did not read
@@ -45,8 +47,8 @@ def recipe(values: Mapping[str, Any], files: Mapping[str, str]) -> dict[str, Any
     """Return the recipe that a record had, and that its key is the digest of.
 
     Args:
-        values: A config of today as nested plain containers; keys that were not there then are left out.
-        files: Digests of the files that it names, by dotted key.
+        values: A config of today as nested plain containers; keys that were not there then are left
+        out. files: Digests of the files that it names, by dotted key.
     """
     old = copy.deepcopy(dict(DEFAULTS))
     for key, value in flatten(values).items():
@@ -71,7 +73,9 @@ def lacking(values: Mapping[str, Any]) -> str:
 
 
 def settings(task: str, recipe: Mapping[str, Any]) -> Settings:
-    """Return a record's settings as scheme 2 has them: what its task read and differs from the defaults."""
+    """Return a record's settings as scheme 2 has them: what its task read and differs from the
+    defaults.
+    """
     values = flatten(recipe)
     if values.get("lr") is not None:
         values["sweep"] = [values["lr"]]

@@ -1,4 +1,7 @@
-"""One record for people: metrics, sweep, layer weights, confusions, worst utterances; and sweeps side by side."""
+"""One record for people: metrics, sweep, layer weights, confusions, worst utterances.
+
+And sweeps side by side.
+"""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -17,14 +20,18 @@ BAR = 40  # characters of the largest layer weight's bar
 
 
 def report(path: Path) -> RenderableType:
-    """Return a record and its hypotheses as tables; raises CheckpointError when either is damaged."""
+    """Return a record and its hypotheses as tables.
+
+    Raises CheckpointError when either is damaged.
+    """
     result, rows = load(path), load_hypotheses(path)
     limited = (
         f"; dry run on {result.limit} utterances per split" if result.limit is not None else ""
     )
     head = (
-        f"{result.upstream['name']} ({result.upstream['fingerprint'][:8]}) on {result.corpus['name']} "
-        f"({result.corpus['digest'][:8]}): {result.recipe_name}, {result.mode}{limited}"
+        f"{result.upstream['name']} ({result.upstream['fingerprint'][:8]}) on "
+        f"{result.corpus['name']} ({result.corpus['digest'][:8]}): {result.recipe_name}, "
+        f"{result.mode}{limited}"
     )
     times = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in result.wall_seconds.items())
     counts = ", ".join(f"{name} {count}" for name, count in result.counts.items())
@@ -45,7 +52,10 @@ def report(path: Path) -> RenderableType:
 
 
 def sweep_tables(results: Sequence[Result]) -> RenderableType:
-    """Return every learning rate's main metric on valid, a table for each corpus and recipe; the chosen one is bold."""
+    """Return every learning rate's main metric on valid, a table for each corpus and recipe.
+
+    The chosen one is bold.
+    """
     groups: defaultdict[tuple[str, ...], list[Result]] = defaultdict(list)
     for result in sorted(results, key=lambda result: result.created):
         recipe = result.identity.protocol[:8]

@@ -1,4 +1,6 @@
-"""The ranked table of one corpus, from its records: no column mixes recipes, no rank mixes tasks."""
+"""The ranked table of one corpus, from its records: no column mixes recipes, no rank mixes
+tasks.
+"""
 
 import math
 from collections import Counter, defaultdict
@@ -26,9 +28,9 @@ SYNTHETIC = "synthetic speech: a check of the code, not a speech benchmark"
 class Column:
     """One metric of one task under one recipe: the only things whose numbers may be compared.
 
-    `recipe` is the task, the recipe's name and a digest of the resolved recipe, the task's version and mode.
-    `first` marks each task's main metric under the recipe that most rows share, `ranked` those of
-    them that decide the rank: the ones that all ranked rows share.
+    `recipe` is the task, the recipe's name and a digest of the resolved recipe, the task's version
+    and mode. `first` marks each task's main metric under the recipe that most rows share, `ranked`
+    those of them that decide the rank: the ones that all ranked rows share.
     """
 
     recipe: Recipe
@@ -42,7 +44,9 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One number of one row; `lr` are the learning rates that validation chose, `best`: no row beats it."""
+    """One number of one row; `lr` are the learning rates that validation chose, `best`: no row
+    beats it.
+    """
 
     score: Score
     lr: tuple[float, ...]
@@ -53,8 +57,8 @@ class Cell:
 class Row:
     """One upstream; `cells` stand as the table's columns do, None where it was not measured.
 
-    `mean_rank` is the mean place over the ranked columns, and None for a row that lacks one of them.
-    `tasks` of `of_tasks` tasks were evaluated under the recipes that can rank.
+    `mean_rank` is the mean place over the ranked columns, and None for a row that lacks one of
+    them. `tasks` of `of_tasks` tasks were evaluated under the recipes that can rank.
     """
 
     upstream: str
@@ -95,7 +99,9 @@ class Table:
         return [str(row.rank or "-"), row.upstream, size, *tasks]
 
     def notes(self) -> list[str]:
-        """Return what a reader must know: what ranks, and each recipe with its chosen learning rates."""
+        """Return what a reader must know: what ranks, and each recipe with its chosen learning
+        rates.
+        """
         ranked = ", ".join(column.label for column in self.columns if column.ranked)
         number = sum(row.rank is not None for row in self.rows)
         lines = [SYNTHETIC] if self.corpus["synthetic"] else []
@@ -105,7 +111,8 @@ class Table:
         scores = [cell.score for row in self.rows for cell in row.cells if cell]
         if any(score.method != "bootstrap" for score in scores):
             lines.append(
-                "^: score interval (Wilson), as all utterances have the same rate and the bootstrap has no width"
+                "^: score interval (Wilson), as all utterances have the same rate and the "
+                "bootstrap has no width"
             )
         share = f", which all {number} ranked rows share" if number > 1 else ""
         lines.append(f"rank: mean place over {ranked}{share}")
@@ -183,7 +190,10 @@ def build(records: Sequence[Result], names: dict[str, str], answers: Answers) ->
 
 
 def _columns(models: Collection[Found]) -> list[Column]:
-    """Columns in the order of tasks; within a task the recipe that most rows share comes first, and ranks."""
+    """Columns in the order of tasks.
+
+    Within a task the recipe that most rows share comes first, and ranks.
+    """
     shares = Counter(recipe for found in models for recipe in found)
     newest = {recipe: result for found in models for recipe, result in found.items()}
     recipes = Counter(task for task, _, _ in shares)
@@ -216,7 +226,9 @@ def _columns(models: Collection[Found]) -> list[Column]:
 def _mean_places(
     models: Mapping[str, Found], ranked: Sequence[Recipe], answers: Answers
 ) -> tuple[dict[str, float], set[str]]:
-    """The mean place of each row over the ranked columns, and the rows that were placed by value."""
+    """The mean place of each row over the ranked columns, and the rows that were placed by
+    value.
+    """
     sums, by_value = dict.fromkeys(models, 0), set()
     for recipe in ranked:
         found, paired = places([records[recipe] for records in models.values()], answers)
@@ -228,7 +240,9 @@ def _mean_places(
 
 
 def _title(records: Sequence[Result]) -> str:
-    """The corpus with its digest, languages and test split, by task where they are of several sizes."""
+    """The corpus with its digest, languages and test split, by task where they are of several
+    sizes.
+    """
     corpus = records[-1].corpus
     sizes: defaultdict[str, set[str]] = defaultdict(set)
     for result in records:

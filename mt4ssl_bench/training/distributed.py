@@ -1,4 +1,6 @@
-"""One process or many: torchrun is detected here alone, and plain python is a world of one without a process group."""
+"""One process or many: torchrun is detected here alone, and plain python is a world of one without
+a process group.
+"""
 
 import os
 from collections.abc import Iterator
@@ -25,14 +27,16 @@ PATIENCE = timedelta(
 
 @dataclass(frozen=True)
 class World:
-    """The processes of one run, seen from one of them; every method is for all of them, at the same point."""
+    """The processes of one run, seen from one of them.
+
+    Every method is for all of them, at the same point.
+    """
 
     rank: int = 0
     size: int = 1
     device: str = "cpu"
-    control: Any = (
-        None  # a gloo group for numbers and objects: the accelerator's queue never waits for them
-    )
+    # a gloo group for numbers and objects: the accelerator's queue never waits for them
+    control: Any = None
 
     @property
     def main(self) -> bool:
@@ -70,7 +74,8 @@ class World:
     def wrap(self, module: nn.Module, *, unused: bool) -> nn.Module:
         """Return `module` with its gradients averaged over the processes in each backward pass.
 
-        Its parameters without gradients take no part. `unused`: a pass may leave some parameters out.
+        Its parameters without gradients take no part. `unused`: a pass may leave some parameters
+        out.
         """
         if self.size == 1:
             return module
@@ -83,7 +88,9 @@ ALONE = World()
 
 
 def no_sync(module: nn.Module) -> AbstractContextManager[object]:
-    """Return a context in which the passes of a wrapped module add up their gradients in this process alone."""
+    """Return a context in which the passes of a wrapped module add up their gradients in this
+    process alone.
+    """
     if isinstance(module, DistributedDataParallel):
         return module.no_sync()
     return nullcontext()
@@ -93,7 +100,8 @@ def no_sync(module: nn.Module) -> AbstractContextManager[object]:
 def joined(device: str = "auto") -> Iterator[World]:
     """Yield the world that this process belongs to; only its main process writes to the terminal.
 
-    Of an error, the first process that meets it speaks; the others leave with its exit code, as torchrun ends them.
+    Of an error, the first process that meets it speaks; the others leave with its exit code, as
+    torchrun ends them.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -111,14 +119,16 @@ def joined(device: str = "auto") -> Iterator[World]:
         hush(quiet=False)
         if not isinstance(error, BenchError) and _is_lost_peer(error):
             raise TrainingError(
-                f"process {rank} of {size} lost the others: one of them was stopped or cannot be reached; "
-                "the same command continues from the last checkpoint"
+                f"process {rank} of {size} lost the others: one of them was stopped or cannot be "
+                "reached; the same command continues from the last checkpoint"
             ) from error
         raise
-    dist.destroy_process_group()  # after an error torchrun ends the others; closing here would make them speak first
+    # after an error torchrun ends the others; closing here would make them speak first
+    dist.destroy_process_group()
 
 
-def _join(store: Any, rank: int, size: int, device: str) -> World:  # noqa: ANN401 - torch gives stores no public type
+# torch gives stores no public type
+def _join(store: Any, rank: int, size: int, device: str) -> World:  # noqa: ANN401
     cuda = device.startswith("cuda")
     if cuda:
         torch.cuda.set_device(device)

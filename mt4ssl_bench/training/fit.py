@@ -1,4 +1,7 @@
-"""The training loop, the only one; an interrupted run continues from its last checkpoint, exactly."""
+"""The training loop, the only one.
+
+An interrupted run continues from its last checkpoint, exactly.
+"""
 
 import logging
 import math
@@ -24,9 +27,8 @@ from mt4ssl_bench.training.run_folder import RunFolder
 
 LOGGER = logging.getLogger(__name__)
 B = TypeVar("B")
-SEED_STRIDE = (
-    10_000_019  # between the seeds of an update's batches: far more than updates of any run
-)
+# between the seeds of an update's batches: far more than updates of any run
+SEED_STRIDE = 10_000_019
 LEAST_SCALE = 1e-4  # fairseq's limit: fp16 that overflows at this scale will not recover
 
 
@@ -36,9 +38,8 @@ class FitConfig:
 
     steps: int = 400_000
     seed: int = 1
-    accumulate: int = (
-        1  # batches per update and process; the gradient is a mean over all of their frames
-    )
+    # batches per update and process; the gradient is a mean over all of their frames
+    accumulate: int = 1
     log_every: int = 200
     validate_every: int = 5_000
     save_every: int = 1_000
@@ -46,9 +47,8 @@ class FitConfig:
         "auto"  # auto: bf16 on accelerators, none on the CPU
     )
     compile: bool = False  # torch.compile the encoder's layers, student and teacher
-    checkpointing: bool = (
-        False  # compute activations again in the backward pass: less memory, a third more time
-    )
+    # compute activations again in the backward pass: less memory, a third more time
+    checkpointing: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,9 @@ class StepLoss:
 
 @dataclass(frozen=True, kw_only=True)
 class FitReport:
-    """The end of a run: `finished` is False after a polite stop; `validations` hold what validate returned."""
+    """The end of a run: `finished` is False after a polite stop; `validations` hold what validate
+    returned.
+    """
 
     steps: int
     seconds: float
@@ -117,14 +119,12 @@ class Fit(Generic[B]):
     """One training run.
 
     Args:
-        model: what is trained and saved.
-        batches: what it is trained on, this process's share; batching.endless() makes a stream of epochs.
-        loss: batch, completed updates, batch number within the update (over all processes) -> StepLoss.
-        optim, config: see their classes.
+        model: what is trained and saved. batches: what it is trained on, this process's share;
+        batching.endless() makes a stream of epochs. loss: batch, completed updates, batch number
+        within the update (over all processes) -> StepLoss. optim, config: see their classes.
         groups: parameter groups with rates of their own; default: all trainable parameters in one.
-        folder: for checkpoint and log; None keeps nothing, and takes no polite stop.
-        hooks, scaling: see their classes.
-        title: what the progress bar says.
+        folder: for checkpoint and log; None keeps nothing, and takes no polite stop. hooks,
+        scaling: see their classes. title: what the progress bar says.
     """
 
     def __init__(
@@ -151,7 +151,10 @@ class Fit(Generic[B]):
         self.validations: list[dict[str, float]] = []
 
     def __call__(self) -> FitReport:
-        """Train to config.steps, from the folder's checkpoint if there is one; nobody else trains there then."""
+        """Train to config.steps, from the folder's checkpoint if there is one.
+
+        Nobody else trains there then.
+        """
         with self.folder.alone() if self.folder and self.world.main else nullcontext():
             self._resume()
             return self._train()
@@ -203,11 +206,15 @@ class Fit(Generic[B]):
         return values
 
     def _backward(self, source: Iterator[tuple[Place, B]], window: Window) -> list[StepLoss]:
-        """Add up the gradients of this process's batches of one update; returns their losses without graphs."""
+        """Add up the gradients of this process's batches of one update.
+
+        Returns their losses without graphs.
+        """
         parts, last = [], self.config.accumulate - 1
         for micro in range(self.config.accumulate):
             number = micro * self.world.size + self.world.rank
-            # dropout depends on the update and the batch alone: resuming is exact, and any number of processes agree
+            # dropout depends on the update and the batch alone: resuming is exact, and any number
+            # of processes agree
             seed_all(self.config.seed + self.step + SEED_STRIDE * number)
             with window.waiting():
                 self.place, batch = next(source)
@@ -219,10 +226,12 @@ class Fit(Generic[B]):
         return parts
 
     def _move(self, parts: Sequence[StepLoss]) -> bool:
-        """Scale the gradients to a mean per count over all processes, clip them, and move the parameters.
+        """Scale the gradients to a mean per count over all processes, clip them, and move the
+        parameters.
 
-        Returns False, with nothing moved, where fp16 has overflowed. Raises TrainingError, in every process, for a
-        loss or gradient that is not finite otherwise, unless the owner takes groups that diverge.
+        Returns False, with nothing moved, where fp16 has overflowed. Raises TrainingError, in every
+        process, for a loss or gradient that is not finite otherwise, unless the owner takes groups
+        that diverge.
         """
         self.scaler.unscale_(self.optimizer)
         groups = [
@@ -253,7 +262,10 @@ class Fit(Generic[B]):
     def _check(
         self, parts: Sequence[StepLoss], losses: Sequence[float], norms: Sequence[float]
     ) -> float:
-        """Return the count of all processes' losses; raises TrainingError in all of them for one that is not finite."""
+        """Return the count of all processes' losses.
+
+        Raises TrainingError in all of them for one that is not finite.
+        """
         broken = [number for number, norm in enumerate(norms) if not math.isfinite(norm)]
         if self.scaler.is_enabled():  # it skips an update whose gradient overflows
             broken = []
@@ -276,8 +288,9 @@ class Fit(Generic[B]):
         what = f"the loss is {broken[0][0]}" if broken else "the gradient is not finite"
         names = ", ".join(name for _, ids in broken or every for name in ids)
         raise TrainingError(
-            f"{self.title}: {what} at update {self.step}{', utterances ' + names if names else ''}; "
-            "the last checkpoint stays; a lower optim.lr or optim.clip_norm=1 may help"
+            f"{self.title}: {what} at update "
+            f"{self.step}{', utterances ' + names if names else ''}; the last checkpoint stays; a "
+            "lower optim.lr or optim.clip_norm=1 may help"
         )
 
     def _log(self, values: Mapping[str, float]) -> None:
@@ -319,7 +332,10 @@ class Fit(Generic[B]):
             )
 
     def _load(self, stored: Mapping[str, Any], folder: RunFolder) -> None:
-        """Take a stored state; raises CheckpointError, with nothing taken, if it is of another model."""
+        """Take a stored state.
+
+        Raises CheckpointError, with nothing taken, if it is of another model.
+        """
         changed = _misfit(stored["model"], self.model) or _resized(stored, self.optimizer)
         if changed:
             raise folder.error(f"holds a run of another model ({changed})", "choose another --out")
@@ -336,21 +352,28 @@ class Fit(Generic[B]):
         if stored["shares"] != self._shares():
             LOGGER.info(
                 "processes x fit.accumulate: %d x %d before update %d, %d x %d from here on",
-                *stored["shares"], self.step, *self._shares(),
-            )  # fmt: skip
+                *stored["shares"],
+                self.step,
+                *self._shares(),
+            )
 
 
 def seed_all(seed: int) -> None:
-    """Seed the generators that a model may draw from in its forward pass, other people's models included."""
+    """Seed the generators that a model may draw from in its forward pass, other people's models
+    included.
+    """
     torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - s3prl's models drop layers by the global generator
+    # s3prl's models drop layers by the global generator
+    np.random.seed(seed % 2**32)  # noqa: NPY002
     random.seed(seed)
 
 
 def _to_host(
     parts: Sequence[StepLoss], groups: Sequence[Sequence[Tensor]]
 ) -> tuple[list[float], list[float]]:
-    """Return the losses, and each group's gradient norm (0 where it has none): the update's one wait."""
+    """Return the losses, and each group's gradient norm (0 where it has none): the update's one
+    wait.
+    """
     sizes = {n: nn.utils.get_total_norm(grads) for n, grads in enumerate(groups) if grads}
     values = torch.stack([*(part.total.float() for part in parts), *sizes.values()]).tolist()
     norms = dict(zip(sizes, values[len(parts) :], strict=True))

@@ -12,7 +12,9 @@ LOGGER = logging.getLogger(__name__)
 
 @contextmanager
 def polite_stop() -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether a stop was asked for; the caller's handlers come back afterwards.
+    """Yield a function that says whether a stop was asked for.
+
+    The caller's handlers come back afterwards.
 
     A launcher may follow a Ctrl-C with SIGTERM: only the same signal again interrupts.
     """

@@ -1,4 +1,6 @@
-"""Optimiser and learning-rate schedules: a schedule is a factor that depends on the update alone."""
+"""Optimiser and learning-rate schedules: a schedule is a factor that depends on the update
+alone.
+"""
 
 import math
 from collections.abc import Iterable
@@ -10,7 +12,9 @@ import torch
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW with a tri-stage schedule (MT4SSL, section 8 of the paper's configuration) or a constant rate."""
+    """AdamW with a tri-stage schedule (MT4SSL, section 8 of the paper's configuration) or a
+    constant rate.
+    """
 
     lr: float = 5e-4
     betas: tuple[float, float] = (0.9, 0.98)
@@ -28,7 +32,10 @@ class OptimConfig:
 
 
 def build_optimizer(groups: Iterable[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
-    """Return AdamW over groups {"params": ..., "lr": ... (optional)}; each keeps its own rate as "base_lr"."""
+    """Return AdamW over groups {"params": ..., "lr": ... (optional)}.
+
+    Each keeps its own rate as "base_lr".
+    """
     prepared = [{"lr": config.lr, **group} for group in groups]
     for group in prepared:
         group["base_lr"] = group["lr"]
@@ -43,9 +50,11 @@ def build_optimizer(groups: Iterable[dict[str, Any]], config: OptimConfig) -> to
 
 
 def factor(step: int, steps: int, config: OptimConfig) -> float:
-    """Return the rate, relative to lr, of the update made after `step` completed ones out of `steps`.
+    """Return the rate, relative to lr, of the update made after `step` completed ones out of
+    `steps`.
 
-    Tri-stage: linear from init_scale to 1, hold, then exponential to final_scale; final_scale afterwards.
+    Tri-stage: linear from init_scale to 1, hold, then exponential to final_scale; final_scale
+    afterwards.
     """
     if config.schedule == "constant":
         return 1.0

@@ -1,4 +1,6 @@
-"""Run folders: where a training keeps its checkpoint and log, and what of them it continues from."""
+"""Run folders: where a training keeps its checkpoint and log, and what of them it continues
+from.
+"""
 
 import json
 import logging
@@ -143,7 +145,10 @@ class PassingFolder(RunFolder):
         self._spent += self._cost
 
     def error(self, reason: str, advice: str) -> CheckpointError:  # noqa: ARG002 - none is needed
-        """Return the error for a folder that cannot be continued; continuing() makes it a warning."""
+        """Return the error for a folder that cannot be continued.
+
+        Continuing() makes it a warning.
+        """
         return CheckpointError(f"{self.file}: {reason}")
 
     @contextmanager
@@ -175,7 +180,9 @@ class PassingFolder(RunFolder):
 
 
 def checkpoint_bytes(parameters: Iterable[Tensor]) -> int:
-    """Return the bytes of a passing checkpoint: weights, Adam's two moments, the best weights on valid."""
+    """Return the bytes of a passing checkpoint: weights, Adam's two moments, the best weights on
+    valid.
+    """
     return 4 * sum(value.numel() * value.element_size() for value in parameters)
 
 
@@ -192,7 +199,8 @@ def difference(
 ) -> str | None:
     """Name the first dotted key whose stored value differs, with both values, or return None.
 
-    A top-level key that `stored` lacks is of a revision that did not store it, and differs in nothing.
+    A top-level key that `stored` lacks is of a revision that did not store it, and differs in
+    nothing.
     """
     found = (_differing(stored[k], wanted[k], k, free) for k in wanted if k in stored)
     changed = next(filter(None, found), None)

@@ -1,7 +1,8 @@
-"""A server of processes that run the command line: it imports everything once, then each start is a fork.
+"""A server of processes that run the command line: it imports everything once, then each start is a
+fork.
 
-Each line of stdin is {"argv": [...], "env": {...}, "out": path of a file for stdout and stderr}; the answer is a pid.
-{"wait": pid} answers with its exit code, negative for a signal.
+Each line of stdin is {"argv": [...], "env": {...}, "out": path of a file for stdout and stderr};
+the answer is a pid. {"wait": pid} answers with its exit code, negative for a signal.
 """
 
 import json

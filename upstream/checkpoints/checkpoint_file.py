@@ -13,7 +13,10 @@ KIND = "mt4ssl"
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Return what a run folder or checkpoint file holds; raises CheckpointError when it is not one of ours."""
+    """Return what a run folder or checkpoint file holds.
+
+    Raises CheckpointError when it is not one of ours.
+    """
     if path.is_dir():
         if (path / "model.safetensors").exists():
             raise CheckpointError(
@@ -31,7 +34,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def read_model(path: Path) -> MT4SSL:
     """Return the student of a run folder or checkpoint file, which may hold no more than that.
 
-    Its heads and teacher, which serve training alone, are left out. Raises CheckpointError when it is not one of ours.
+    Its heads and teacher, which serve training alone, are left out. Raises CheckpointError when it
+    is not one of ours.
     """
     stored = read_checkpoint(path)
     model = MT4SSL(from_dict(PretrainConfig, stored["config"]))

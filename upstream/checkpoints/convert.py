@@ -1,4 +1,6 @@
-"""Checkpoints of others to a run folder of ours: weights move bit by bit, and what does not fit is refused by name."""
+"""Checkpoints of others to a run folder of ours: weights move bit by bit, and what does not fit is
+refused by name.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -24,7 +26,9 @@ HEAD_DIM = 64  # of every published model of this family; weights do not show th
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """What was converted: the inferred config, the fingerprint of the encoder, and what to know about it."""
+    """What was converted: the inferred config, the fingerprint of the encoder, and what to know
+    about it.
+    """
 
     kind: str
     config: PretrainConfig
@@ -37,11 +41,12 @@ def convert(source: str, out: Path, keys: Sequence[str] = ()) -> Conversion:
     """Write the run folder `out` of an official, fairseq or Hugging Face checkpoint.
 
     Args:
-        source: a fairseq checkpoint file, a Hugging Face folder, or hf:<id or folder>.
-        out: folder that gets checkpoint.pt and config.json; evaluate, pretrain init= and export take it.
-        keys: recipe keys that the file cannot say, for example encoder.heads=4.
+        source: a fairseq checkpoint file, a Hugging Face folder, or hf:<id or folder>. out: folder
+        that gets checkpoint.pt and config.json; evaluate, pretrain init= and export take it. keys:
+        recipe keys that the file cannot say, for example encoder.heads=4.
 
-    Raises CheckpointError for another architecture or an unsafe file, ConfigError for keys that do not fit.
+    Raises CheckpointError for another architecture or an unsafe file, ConfigError for keys that do
+    not fit.
     """
     if (out / "checkpoint.pt").exists():
         raise CheckpointError(f"{out}: holds a checkpoint already; choose another --out")
@@ -80,7 +85,10 @@ def convert(source: str, out: Path, keys: Sequence[str] = ()) -> Conversion:
 
 
 def read(source: str) -> Found:
-    """Return a foreign checkpoint in our terms; raises CheckpointError where `source` leads nowhere."""
+    """Return a foreign checkpoint in our terms.
+
+    Raises CheckpointError where `source` leads nowhere.
+    """
     path = Path(source)
     if source.startswith("hf:") or (path / "config.json").is_file():
         if (path / "checkpoint.pt").is_file():
@@ -102,7 +110,10 @@ def read(source: str) -> Found:
 
 
 def infer(source: str, found: Found, keys: Sequence[str]) -> list[str]:
-    """Return the recipe keys that the shapes of the weights say; what settings or `keys` say comes after them."""
+    """Return the recipe keys that the shapes of the weights say.
+
+    What settings or `keys` say comes after them.
+    """
     state = found.state
     try:
         dim, kernel = len(state["encoder.norm.weight"]), state["encoder.pos_convs.0.weight"].shape
@@ -124,11 +135,13 @@ def infer(source: str, found: Found, keys: Sequence[str]) -> list[str]:
     if not any(key.startswith("encoder.heads=") for key in (*found.keys, *keys)):
         if dim % HEAD_DIM:
             raise ConfigError(
-                f"{source}: does not say how many attention heads it has; add encoder.heads=<number>"
+                f"{source}: does not say how many attention heads it has; add "
+                "encoder.heads=<number>"
             )
         values["encoder.heads"] = dim // HEAD_DIM
         found.notes.append(
-            f"its settings do not say how many attention heads: assumed {dim // HEAD_DIM}, 64 wide each"
+            f"its settings do not say how many attention heads: assumed {dim // HEAD_DIM}, 64 wide "
+            "each"
         )
     values["targets.online.top_k"] = min(8, int(str(values["encoder.layers"])))
     online = any(name.startswith("extractors.online.") for name in state)
@@ -143,7 +156,9 @@ def infer(source: str, found: Found, keys: Sequence[str]) -> list[str]:
 
 
 def check_fits(source: str, config: PretrainConfig, state: Mapping[str, Tensor]) -> None:
-    """Raise CheckpointError where the encoder is not complete or a tensor has another shape than the config says."""
+    """Raise CheckpointError where the encoder is not complete or a tensor has another shape than
+    the config says.
+    """
     with torch.device("meta"):
         expected = {
             name: tuple(tensor.shape) for name, tensor in MT4SSL(config).state_dict().items()

@@ -19,11 +19,14 @@ from mt4ssl_bench.upstream.config import PretrainConfig, check
 from mt4ssl_bench.upstream.model import MT4SSL
 from mt4ssl_bench.upstream.waveforms import check_waveforms, normalize
 
-WINDOW = 6_000  # frames, two minutes: longer audio is encoded in windows, for attention's time grows as the square
+# frames, two minutes: longer audio is encoded in windows, for attention's time grows as the square
+WINDOW = 6_000
 
 
 class MT4SSLUpstream:
-    """The student of an MT4SSL model, frozen; `pretrained`: no other settings can have its weights."""
+    """The student of an MT4SSL model, frozen; `pretrained`: no other settings can have its
+    weights.
+    """
 
     def __init__(self, model: MT4SSL, name: str, device: str, *, pretrained: bool = False) -> None:
         model.extractors.clear()  # heads and teacher serve training alone
@@ -67,10 +70,12 @@ def fingerprint(config: PretrainConfig, state: Mapping[str, Tensor]) -> str:
 
 
 def hidden_states(model: MT4SSL, waves: list[Tensor]) -> tuple[list[Tensor], Tensor]:
-    """Return the encoder's input and every layer's output, each (B, T, D), and the real frames (B,).
+    """Return the encoder's input and every layer's output, each (B, T, D), and the real frames
+    (B,).
 
-    Waveforms (N_b,) of more than WINDOW frames are encoded in equal windows, whose frames are exactly the whole's;
-    only attention does not look further than its window. Raises UpstreamError for unusable waveforms.
+    Waveforms (N_b,) of more than WINDOW frames are encoded in equal windows, whose frames are
+    exactly the whole's; only attention does not look further than its window. Raises UpstreamError
+    for unusable waveforms.
     """
     check_waveforms(waves)
     lengths = torch.tensor([len(wave) for wave in waves], device=waves[0].device)
@@ -86,7 +91,9 @@ def hidden_states(model: MT4SSL, waves: list[Tensor]) -> tuple[list[Tensor], Ten
 
 
 def _in_windows(model: MT4SSL, wave: Tensor) -> Tensor:
-    """Return the hidden states (L, T, D) of one normalised waveform, encoded in windows of equal length."""
+    """Return the hidden states (L, T, D) of one normalised waveform, encoded in windows of equal
+    length.
+    """
     frames = frame_count(len(wave))
     size = math.ceil(frames / math.ceil(frames / WINDOW))
     parts = []
@@ -98,7 +105,10 @@ def _in_windows(model: MT4SSL, wave: Tensor) -> Tensor:
 
 
 def load_checkpoint(argument: str, *, device: str) -> Upstream:
-    """Return the upstream of a run folder or checkpoint file; its name is the folder's or the file's."""
+    """Return the upstream of a run folder or checkpoint file.
+
+    Its name is the folder's or the file's.
+    """
     path = Path(argument)
     folder = path if path.is_dir() else path.parent
     name = path.stem if path.is_file() and path.name != "checkpoint.pt" else folder.resolve().name
@@ -117,7 +127,9 @@ def is_pretrained(stored: Mapping[str, Any]) -> bool:
 
 
 def load_random(argument: str, *, device: str) -> Upstream:
-    """Return an untrained model of a pretraining recipe, always with the same weights: a baseline."""
+    """Return an untrained model of a pretraining recipe, always with the same weights: a
+    baseline.
+    """
     config = check(load(PretrainConfig, argument or "mt4ssl_tiny"))
     state = torch.get_rng_state()
     torch.manual_seed(config.fit.seed)

@@ -1,4 +1,6 @@
-"""Our checkpoints for other people's tools: the encoder alone, and a card that says where it comes from."""
+"""Our checkpoints for other people's tools: the encoder alone, and a card that says where it comes
+from.
+"""
 
 import json
 import shutil
@@ -32,7 +34,8 @@ tags: [speech, self-supervised-learning, mt4ssl]
 
 # {title}
 
-The encoder of an [MT4SSL](https://arxiv.org/abs/2211.07321) model: the student, without the heads and the teacher that
+The encoder of an [MT4SSL](https://arxiv.org/abs/2211.07321) model: the student, without the
+heads and the teacher that
 trained it. It is a `Data2VecAudioModel`, whose architecture is MT4SSL's.
 
 | | |
@@ -44,17 +47,21 @@ trained it. It is a `Data2VecAudioModel`, whose architecture is MT4SSL's.
 ```python
 from transformers import AutoFeatureExtractor, AutoModel
 
-extractor, model = AutoFeatureExtractor.from_pretrained({name}), AutoModel.from_pretrained({name}).eval()
+extractor = AutoFeatureExtractor.from_pretrained({name})
+model = AutoModel.from_pretrained({name}).eval()
 inputs = extractor(waveform, sampling_rate=16_000, return_tensors="pt")  # one utterance, (samples,)
 hidden_states = model(**inputs, output_hidden_states=True).hidden_states
 ```
 
-Run utterances one by one, or equally long ones together: in a padded batch this class lets padding into an utterance's
+Run utterances one by one, or equally long ones together: in a padded batch this class lets
+padding into an utterance's
 last frames through its positional convolutions."""
 
 
 def to_s3prl(run: Path, out: Path) -> str:
-    """Write one file with the student alone, for load_upstream and s3prl's mt4ssl_local; returns its fingerprint.
+    """Write one file with the student alone, for load_upstream and s3prl's mt4ssl_local.
+
+    Returns its fingerprint.
 
     Raises CheckpointError when `run` is not one of ours or `out` is there already.
     """
@@ -69,15 +76,17 @@ def to_s3prl(run: Path, out: Path) -> str:
 
 
 def to_huggingface(run: Path, out: Path, results: Path | None = None) -> str:
-    """Write a folder that transformers' AutoModel and AutoFeatureExtractor load; returns the encoder's fingerprint.
+    """Write a folder that transformers' AutoModel and AutoFeatureExtractor load.
+
+    Returns the encoder's fingerprint.
 
     Args:
         run: run folder or checkpoint file.
         out: a folder that is not there yet.
         results: records whose fingerprint is this model's go into the model card.
 
-    Raises CheckpointError when `run` is not one of ours or `out` is not empty, ConfigError for results without any of
-    this model.
+    Raises CheckpointError when `run` is not one of ours or `out` is not empty, ConfigError for
+    results without any of this model.
     """
     from mt4ssl_bench.upstream.checkpoints.hf_data2vec import write_huggingface
 
@@ -93,7 +102,8 @@ def to_huggingface(run: Path, out: Path, results: Path | None = None) -> str:
     ]
     if results is not None and not records:
         raise ConfigError(
-            f"--results {results}: no record of this model ({mark}); run mt4ssl-bench evaluate {run}"
+            f"--results {results}: no record of this model ({mark}); run mt4ssl-bench evaluate "
+            f"{run}"
         )
     aside = out.with_name(f".{out.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
@@ -115,11 +125,14 @@ def to_huggingface(run: Path, out: Path, results: Path | None = None) -> str:
 def card(
     name: str, stored: Mapping[str, Any], mark: str, parameters: int, records: list[Result]
 ) -> str:
-    """Return the model card: what the model is, how to load it, where it comes from and what was measured."""
+    """Return the model card: what the model is, how to load it, where it comes from and what was
+    measured.
+    """
     encoder, source = stored["config"]["encoder"], stored.get("source") or {}
     normalized = stored["config"]["frontend"]["normalize"]
     facts = {
-        "encoder": f"{encoder['layers']} layers of {encoder['dim']}, {encoder['heads']} heads, one frame per 20 ms",
+        "encoder": f"{encoder['layers']} layers of {encoder['dim']}, {encoder['heads']} heads, one "
+        "frame per 20 ms",
         "parameters": f"{parameters:,}",
         "input": f"16 kHz mono, {'normalised by utterance' if normalized else 'not normalised'}",
         "updates": stored.get("step") or source.get("updates") or "not recorded",

@@ -1,4 +1,6 @@
-"""What a fairseq checkpoint says in our terms: weights under our names, settings as recipe keys, no fairseq."""
+"""What a fairseq checkpoint says in our terms: weights under our names, settings as recipe keys, no
+fairseq.
+"""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -10,7 +12,8 @@ from mt4ssl_bench.errors import CheckpointError
 from mt4ssl_bench.upstream.checkpoints.untrusted import Found, plain, read_foreign, tensors
 from mt4ssl_bench.upstream.checkpoints.weight_names import from_official
 
-# fairseq's setting -> our recipe key; what is not listed has no counterpart or follows from the shapes of the weights
+# fairseq's setting -> our recipe key; what is not listed has no counterpart or follows from the
+# shapes of the weights
 _SETTINGS = {
     "encoder_layers": "encoder.layers",  # shapes show it too, but not where the last one is lost
     "pos_conv_depth": "encoder.pos_depth",
@@ -30,20 +33,27 @@ _SETTINGS = {
 # names of tensors -> what of another architecture they belong to
 _OTHERS = (
     (r"modality_encoders\..*", "data2vec 2.0's encoder"),
-    (r"feature_extractor\.conv_layers\.0\.2\.(weight|bias)", "a front end with one group norm instead of layer norms"),
+    (
+        r"feature_extractor\.conv_layers\.0\.2\.(weight|bias)",
+        "a front end with one group norm instead of layer norms",
+    ),
     (r"feature_extractor\.conv_layers\.\d+\.0\.bias", "biases in the front end's convolutions"),
-    (r"encoder\.pos_conv\.\d+\.(weight_[gv]|bias|parametrizations\..*)", "one weight-normed positional convolution"),
+    (
+        r"encoder\.pos_conv\.\d+\.(weight_[gv]|bias|parametrizations\..*)",
+        "one weight-normed positional convolution",
+    ),
     (r"(quantizer|project_q|project_hid|target_glu)\..*", "wav2vec 2.0's quantizer"),
     (r"label_embs_concat", "HuBERT's label embeddings"),
     (r"encoder\.layers\.\d+\.self_attn\.(grep_.*|relative_.*)", "WavLM's relative positions"),
-)  # fmt: skip
+)
 _FINETUNED = "w2v_encoder.w2v_model."
 
 
 def read_fairseq(path: Path) -> Found:
     """Read an official MT4SSL or fairseq data2vec checkpoint, pretrained or fine-tuned.
 
-    Raises CheckpointError for a file that cannot be read safely and for another architecture, saying what differs.
+    Raises CheckpointError for a file that cannot be read safely and for another architecture,
+    saying what differs.
     """
     payload = read_foreign(path)
     if "format" in payload and str(payload["format"]).startswith("mt4ssl-bench"):
@@ -76,7 +86,8 @@ def read_fairseq(path: Path) -> Found:
         keys.append(f"frontend.normalize={task['normalize']}")
     else:
         notes.append(
-            "its settings do not say whether waveforms are normalised: assumed they are, as published"
+            "its settings do not say whether waveforms are normalised: assumed they are, as "
+            "published"
         )
     kind = settings.get("_name") or (
         "multi2vec" if "final_proj_hubert.weight" in state else "data2vec_audio"
@@ -93,7 +104,10 @@ def _dict(value: object) -> dict[str, Any]:
 
 
 def _read_settings(payload: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the model's and the task's settings; older files have both in one namespace, `args`."""
+    """Return the model's and the task's settings.
+
+    Older files have both in one namespace, `args`.
+    """
     args, config = _dict(plain(payload.get("args"))), _dict(plain(payload.get("cfg")))
     model, task = _dict(config.get("model")), _dict(config.get("task"))
     before = _dict(model.get("w2v_args"))  # what a fine-tuned model was
@@ -121,13 +135,15 @@ def _check_architecture(path: Path, state: Iterable[str], settings: Mapping[str,
         differences.append(f"other convolutions ({settings['conv_feature_layers']})")
     if differences:
         raise CheckpointError(
-            f"{path}: not MT4SSL's architecture: {'; '.join(differences)}; evaluate it through s3prl instead, "
-            f"for example as hubert_local:{path} or wav2vec2_local:{path}"
+            f"{path}: not MT4SSL's architecture: {'; '.join(differences)}; evaluate it through "
+            f"s3prl instead, for example as hubert_local:{path} or wav2vec2_local:{path}"
         )
 
 
 def _read_geometry(text: str) -> list[tuple[int, int]]:
-    """Return kernel and stride of each layer of fairseq's "[(512, 10, 5)] + [(512, 3, 2)] * 4", unevaluated."""
+    """Return kernel and stride of each layer of fairseq's "[(512, 10, 5)] + [(512, 3, 2)] * 4",
+    unevaluated.
+    """
     layers = []
     for kernel, stride, times in re.findall(
         r"\(\s*\d+\s*,\s*(\d+)\s*,\s*(\d+)\s*\)\s*\]?\s*(?:\*\s*(\d+))?", text

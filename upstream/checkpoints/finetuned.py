@@ -1,4 +1,5 @@
-"""The student trained further: convolutions fixed, masks over time and channels in training, no extractor.
+"""The student trained further: convolutions fixed, masks over time and channels in training, no
+extractor.
 
 Shapes: B batch, N samples, T frames, D dimension.
 """
@@ -22,7 +23,10 @@ from mt4ssl_bench.upstream.waveforms import check_waveforms, normalize
 
 
 class TunedMT4SSL(nn.Module):
-    """See tuning.TunedModel; the masks and what is fixed are wav2vec 2.0's (fairseq's wav2vec_ctc)."""
+    """See tuning.TunedModel.
+
+    The masks and what is fixed are wav2vec 2.0's (fairseq's wav2vec_ctc).
+    """
 
     def __init__(self, model: MT4SSL, config: TuneConfig) -> None:
         super().__init__()
@@ -71,7 +75,9 @@ class TunedMT4SSL(nn.Module):
 
 
 def build(blueprint: dict[str, Any], config: TuneConfig) -> TunedMT4SSL:
-    """Return the module of a blueprint, untrained, without extractors and with the dropouts of `config`."""
+    """Return the module of a blueprint, untrained, without extractors and with the dropouts of
+    `config`.
+    """
     stored = from_dict(PretrainConfig, blueprint["config"])
     none = TargetsConfig(
         offline=replace(stored.targets.offline, weight=0.0),

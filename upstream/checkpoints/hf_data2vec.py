@@ -1,4 +1,6 @@
-"""Hugging Face's Data2VecAudio, which is MT4SSL's encoder: read into our terms, and our encoder written as one."""
+"""Hugging Face's Data2VecAudio, which is MT4SSL's encoder: read into our terms, and our encoder
+written as one.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -39,7 +41,8 @@ _FIXED = {  # what MT4SSL's architecture leaves no choice about
 def read_huggingface(name: str) -> Found:
     """Read a Data2VecAudio model by folder or hub id.
 
-    Raises CheckpointError for another architecture, saying what differs, UpstreamError where it cannot be loaded.
+    Raises CheckpointError for another architecture, saying what differs, UpstreamError where it
+    cannot be loaded.
     """
     model, extractor, info = load_model(name)
     _check_architecture(name, model.config)
@@ -57,7 +60,9 @@ def read_huggingface(name: str) -> Found:
 
 
 def write_huggingface(model: MT4SSL, folder: Path) -> None:
-    """Write config.json, model.safetensors and preprocessor_config.json for AutoModel and AutoFeatureExtractor."""
+    """Write config.json, model.safetensors and preprocessor_config.json for AutoModel and
+    AutoFeatureExtractor.
+    """
     transformers = import_transformers("export --to hf")
     config = model.config
     fields = {theirs: getattr(config.encoder, ours) for ours, theirs in _FIELDS.items()}
@@ -94,7 +99,8 @@ def _check_architecture(name: str, config: Any) -> None:  # noqa: ANN401 - trans
         )
         raise CheckpointError(
             f"hf:{name}: a {config.model_type} model, only {KIND} has MT4SSL's architecture"
-            f"{': it has ' if group or bias or single else ''}{', '.join([*group, *bias, *single])}; "
+            f"{': it has ' if group or bias or single else ''}"
+            f"{', '.join([*group, *bias, *single])}; "
             f"evaluate it as it is: mt4ssl-bench evaluate hf:{name} ..."
         )
     plain = {

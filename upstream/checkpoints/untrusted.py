@@ -1,4 +1,6 @@
-"""Checkpoints that others wrote: tensors and plain settings are read, and no object in them is ever built."""
+"""Checkpoints that others wrote: tensors and plain settings are read, and no object in them is ever
+built.
+"""
 
 import re
 from collections.abc import Mapping
@@ -32,7 +34,9 @@ class Found:
 
 
 class Inert:
-    """Stands where a foreign file holds an object: keeps what it would have been built from and runs nothing."""
+    """Stands where a foreign file holds an object: keeps what it would have been built from and
+    runs nothing.
+    """
 
     args: tuple[Any, ...]
     state: Any
@@ -48,16 +52,20 @@ class Inert:
 
 
 def _plain_dict(*_: object) -> dict[object, object]:
-    return {}  # stands for defaultdict(factory): torch's reader fills dicts, never a dict's subclass
+    # stands for defaultdict(factory): torch's reader fills dicts, never a dict's subclass
+    return {}
 
 
 def read_foreign(path: Path) -> dict[str, Any]:
-    """Read a torch.save file of anyone's: tensors and containers as they are, every other object as an Inert.
+    """Read a torch.save file of anyone's: tensors and containers as they are, every other object as
+    an Inert.
 
-    torch's restricted reader (weights_only=True) stays the only one that touches the pickle: it calls nothing but
-    torch's own tensor builders and what it is told to allow, and here that is Inert under each foreign name.
+    torch's restricted reader (weights_only=True) stays the only one that touches the pickle: it
+    calls nothing but torch's own tensor builders and what it is told to allow, and here that is
+    Inert under each foreign name.
 
-    Raises CheckpointError for a file that cannot be read this way, or that names the operating system's functions.
+    Raises CheckpointError for a file that cannot be read this way, or that names the operating
+    system's functions.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
@@ -65,10 +73,11 @@ def read_foreign(path: Path) -> dict[str, Any]:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except ValueError:
         raise CheckpointError(
-            f"{path}: not a zip file that torch.save wrote (torch before 1.6 and TorchScript write others); "
-            "load it where it was made and torch.save its state dict again"
+            f"{path}: not a zip file that torch.save wrote (torch before 1.6 and TorchScript write "
+            "others); load it where it was made and torch.save its state dict again"
         ) from None
-    except Exception as error:  # noqa: BLE001 - a damaged file fails in many ways, all meaning the same to the user
+    # a damaged file fails in many ways, all meaning the same to the user
+    except Exception as error:  # noqa: BLE001
         raise CheckpointError(
             f"{path}: truncated, damaged or not a torch.save file ({_reason(error)})"
         ) from None
@@ -90,7 +99,9 @@ def read_foreign(path: Path) -> dict[str, Any]:
 
 
 def plain(value: object) -> Any:  # noqa: ANN401 - containers of str, int, float, bool and None
-    """Return settings as plain containers: argparse namespaces, omegaconf nodes and enums by what they hold."""
+    """Return settings as plain containers: argparse namespaces, omegaconf nodes and enums by what
+    they hold.
+    """
     if isinstance(value, Inert):
         state = value.state[0] if isinstance(value.state, tuple) and value.state else value.state
         if isinstance(state, dict):
@@ -107,7 +118,10 @@ def plain(value: object) -> Any:  # noqa: ANN401 - containers of str, int, float
 
 
 def tensors(state: object) -> dict[str, Tensor]:
-    """Return the tensors of a state dict by name, half precision as fp32 (exactly); anything else is left out."""
+    """Return the tensors of a state dict by name, half precision as fp32 (exactly).
+
+    Anything else is left out.
+    """
     if not isinstance(state, Mapping):
         return {}
     return {

@@ -1,4 +1,6 @@
-"""The same weights under three naming schemes: ours, the official code's (fairseq's) and Hugging Face's."""
+"""The same weights under three naming schemes: ours, the official code's (fairseq's) and Hugging
+Face's.
+"""
 
 import re
 from collections.abc import Mapping
@@ -12,7 +14,8 @@ Scheme = Literal[
 ]  # official: MT4SSL's and data2vec's; huggingface: Data2VecAudioModel
 TEACHER = "extractors.online.teacher."
 
-# {} stands for a layer's number, or for weight or bias. Query, key and value are one product here: see _split, _fuse.
+# {} stands for a layer's number, or for weight or bias. Query, key and value are one product here:
+# see _split, _fuse.
 _TABLE = (
     (
         "frontend.convs.{}",
@@ -80,7 +83,10 @@ _COLUMN: dict[Scheme, int] = {"ours": 0, "official": 1, "huggingface": 2}
 
 
 def rename(state: Mapping[str, Tensor], source: Scheme, target: Scheme) -> dict[str, Tensor]:
-    """Return the same tensors under `target`'s names; raises KeyError for a name that is none of `source`'s."""
+    """Return the same tensors under `target`'s names.
+
+    Raises KeyError for a name that is none of `source`'s.
+    """
     renamed: dict[str, Tensor] = {}
     for name, tensor in (_split(state) if source == "ours" else state).items():
         for row in _TABLE:
@@ -97,7 +103,8 @@ def rename(state: Mapping[str, Tensor], source: Scheme, target: Scheme) -> dict[
 def from_official(
     student: Mapping[str, Tensor], teacher: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    """Return our state dict of official tensors; `teacher` has names relative to the encoder (`model["_ema"]`).
+    """Return our state dict of official tensors; `teacher` has names relative to the encoder
+    (`model["_ema"]`).
 
     Raises KeyError for a tensor that belongs to no part of the model.
     """
@@ -124,7 +131,10 @@ def _split(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _fuse(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return `state` with queries, keys and values as one product; raises KeyError where one of them is missing."""
+    """Return `state` with queries, keys and values as one product.
+
+    Raises KeyError where one of them is missing.
+    """
     fused = {name: tensor for name, tensor in state.items() if not re.search(r"\.[qkv]\.", name)}
     for name in state:
         if re.search(r"\.[qkv]\.", name):

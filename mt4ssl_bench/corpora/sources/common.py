@@ -1,7 +1,9 @@
-"""Published corpora in the layouts that their archives unpack to: each reader yields rows and opens no audio.
+"""Published corpora in the layouts that their archives unpack to: each reader yields rows and opens
+no audio.
 
-Lhotse's recipes read some of these too, but drop an utterance whose file is missing with a line in the log; here every
-utterance that a corpus states is yielded, so that what is missing is counted by whoever opens the files.
+Lhotse's recipes read some of these too, but drop an utterance whose file is missing with a line in
+the log; here every utterance that a corpus states is yielded, so that what is missing is counted by
+whoever opens the files.
 """
 
 import logging
@@ -20,10 +22,13 @@ LOGGER = logging.getLogger(__name__)
 
 
 def root_of(given: Path, corpus: str, *wanted: str) -> Path:
-    """Return `given`, or the folder up to two levels inside it, that holds something matching one of `wanted`."""
+    """Return `given`, or the folder up to two levels inside it, that holds something matching one
+    of `wanted`.
+    """
     if not given.is_dir():
         raise CorpusError(
-            f"{given}: no such folder; --from names {corpus}'s, --download fetches it where that is free"
+            f"{given}: no such folder; --from names {corpus}'s, --download fetches it where that "
+            "is free"
         )
     for depth in (".", "*", "*/*"):
         for root in sorted(given.glob(depth)) if depth != "." else [given]:
@@ -64,9 +69,8 @@ def pairs(file: Path) -> Iterator[tuple[str, str]]:
         yield key, rest[0]
 
 
-WINDOW = (
-    400  # samples that the first label stands for: the receptive field of HuBERT's convolutions
-)
+# samples that the first label stands for: the receptive field of HuBERT's convolutions
+WINDOW = 400
 LABEL_RATE = 50  # cluster labels per second
 
 

@@ -1,4 +1,6 @@
-"""The demo corpus: sentences spoken by eSpeak NG (GPL-3+, has global state), always in its own process."""
+"""The demo corpus: sentences spoken by eSpeak NG (GPL-3+, has global state), always in its own
+process.
+"""
 
 import argparse
 import ctypes
@@ -50,7 +52,8 @@ class Voice:
     range: int  # of the pitch: 0 (monotone) to 100, 50 is the variant's own
 
 
-# s01 is the first. The splits are mixed so that every beginning of the plan, from 4 on, has all three.
+# s01 is the first. The splits are mixed so that every beginning of the plan, from 4 on, has all
+# three.
 VOICES = (
     Voice("train", "en-us+f1", 165, 50, 55),
     Voice("train", "en-us+m1", 160, 45, 60),
@@ -104,8 +107,8 @@ def read_sentences() -> list[str]:
 def build_plan(limit: int | None = None) -> list[Utterance]:
     """Return who says what, the voices taking turns; a `limit` keeps the first so many.
 
-    VOICES says which split a speaker belongs to, SHARES divides the sentences, and each of these is spoken by
-    TAKES voices of its split. Raises BenchError for a limit below 1.
+    VOICES says which split a speaker belongs to, SHARES divides the sentences, and each of these is
+    spoken by TAKES voices of its split. Raises BenchError for a limit below 1.
     """
     if limit is not None and limit < 1:
         raise BenchError(f"demo limit {limit}: expected at least 1 utterance")
@@ -161,13 +164,15 @@ def plan_digest(plan: Sequence[Utterance]) -> str:
 def speak(out: Path, *, limit: int | None = None) -> Path:
     """Make the demo corpus through a child process, or find it made, and return its manifest.
 
-    Writes 16 kHz mono FLAC to out/audio, the plan's digest to out/manifest.digest and last out/manifest.tsv.
+    Writes 16 kHz mono FLAC to out/audio, the plan's digest to out/manifest.digest and last
+    out/manifest.tsv.
 
     Args:
         out: folder of the corpus, created if needed.
         limit: only the first so many utterances of the plan.
 
-    Raises BenchError without the [demo] extra or if eSpeak NG fails, CorpusError if `out` has another corpus.
+    Raises BenchError without the [demo] extra or if eSpeak NG fails, CorpusError if `out` has
+    another corpus.
     """
     plan = build_plan(limit)
     if _is_made(out, plan):
@@ -181,7 +186,8 @@ def speak(out: Path, *, limit: int | None = None) -> Path:
         f"--limit={len(plan)}",
     ]
     with (
-        tempfile.TemporaryFile() as errors,  # not a second pipe, which could fill up while we read the first
+        # not a second pipe, which could fill up while we read the first
+        tempfile.TemporaryFile() as errors,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as child,
         console.progress("demo", len(plan)) as advance,
     ):
@@ -245,8 +251,9 @@ class _Espeak:
     def say(self, sentence: str, voice: Voice, seed: int) -> "npt.NDArray[np.int16]":
         """Return `sentence` as int16 (samples,) at self.rate.
 
-        The seed fixes the noise in it, but the phase of eSpeak's pitch flutter carries over to the next
-        utterance: the same bytes come from the same utterances in the same order, not from one alone.
+        The seed fixes the noise in it, but the phase of eSpeak's pitch flutter carries over to the
+        next utterance: the same bytes come from the same utterances in the same order, not from one
+        alone.
         """
         import numpy as np
 
@@ -311,7 +318,10 @@ def _write_corpus(out: Path, plan: Sequence[Utterance]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Speak the corpus in this process: OUT [--limit N]; returns the exit status, the reason on stderr."""
+    """Speak the corpus in this process: OUT [--limit N].
+
+    Returns the exit status, the reason on stderr.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m mt4ssl_bench.corpora.sources.demo", description="Speak the demo corpus."
     )

@@ -13,10 +13,12 @@ from mt4ssl_bench.errors import CorpusError
 
 
 def fairseq(splits: Mapping[str, Path]) -> Iterator[Row]:
-    """Yield the rows of fairseq's .tsv lists, with the texts of .wrd or .ltr and the phones of .phn files beside them.
+    """Yield the rows of fairseq's .tsv lists, with the texts of .wrd or .ltr and the phones of .phn
+    files beside them.
 
-    A list holds its root in the first line, then "relative path<tab>samples" lines at 16 kHz, as HuBERT reads them.
-    Labels belong to lines by number: a file of another length, empty lines at its end apart, is a CorpusError.
+    A list holds its root in the first line, then "relative path<tab>samples" lines at 16 kHz, as
+    HuBERT reads them. Labels belong to lines by number: a file of another length, empty lines at
+    its end apart, is a CorpusError.
     """
     for split, file in splits.items():
         root, entries = _read_list(file)
@@ -31,18 +33,25 @@ def fairseq(splits: Mapping[str, Path]) -> Iterator[Row]:
         phones = _beside(file, ".phn", len(entries))
         for number, (relative, samples) in enumerate(entries):
             yield Row(
-                id=_name(relative), path=root / relative, stated=samples / audio.RATE, split=split,
-                text=words[number] if words else "", phones=phones[number] if phones else "",
-                silent=bool(words or phones) and not (words and words[number].strip())
+                id=_name(relative),
+                path=root / relative,
+                stated=samples / audio.RATE,
+                split=split,
+                text=words[number] if words else "",
+                phones=phones[number] if phones else "",
+                silent=bool(words or phones)
+                and not (words and words[number].strip())
                 and not (phones and phones[number].strip()),
                 unusable=None if samples else ("no_duration", f"0 samples in {file.name}"),
-            )  # fmt: skip
+            )
 
 
 def fairseq_labels(splits: Mapping[str, Path]) -> Iterator[tuple[str, NDArray[np.uint16]]]:
-    """Yield (utterance id, cluster ids (T,) at 50 Hz) of the .km files beside fairseq's lists, if there are any.
+    """Yield (utterance id, cluster ids (T,) at 50 Hz) of the .km files beside fairseq's lists, if
+    there are any.
 
-    Raises CorpusError naming file and line for what are no cluster ids, or more or fewer than the audio's length needs.
+    Raises CorpusError naming file and line for what are no cluster ids, or more or fewer than the
+    audio's length needs.
     """
     for file in splits.values():
         _, entries = _read_list(file)
@@ -65,7 +74,8 @@ def _read_list(file: Path) -> tuple[Path, list[tuple[str, int]]]:
         lines.pop()
     if not lines or "\t" in lines[0]:
         raise CorpusError(
-            f"{file}: not a list of fairseq's: its first line is the folder that the paths start from"
+            f"{file}: not a list of fairseq's: its first line is the folder that the paths start "
+            "from"
         )
     entries = []
     for number, line in enumerate(lines[1:], start=2):

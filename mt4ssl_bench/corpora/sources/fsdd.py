@@ -13,7 +13,9 @@ DIGITS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT"
 
 
 def fsdd(given: Path) -> Iterator[Row]:
-    """Yield the Free Spoken Digit Dataset: recordings 0-4 are its official test, 5-9 serve as valid here."""
+    """Yield the Free Spoken Digit Dataset: recordings 0-4 are its official test, 5-9 serve as valid
+    here.
+    """
     root = root_of(given, "the Free Spoken Digit Dataset", "recordings/*.wav")
     for file in made_by_people((root / "recordings").glob("*.wav"), root):
         match = re.fullmatch(r"(\d)_([^_]+)_(\d+)", file.stem)

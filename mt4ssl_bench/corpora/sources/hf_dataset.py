@@ -26,16 +26,19 @@ def hugging_face(
     speaker: str = "",
     language: str = "",
 ) -> Iterator[Row]:
-    """Yield the rows of a dataset of Hugging Face, on disk (save_to_disk) or by its name on the hub.
+    """Yield the rows of a dataset of Hugging Face, on disk (save_to_disk) or by its name on the
+    hub.
 
     Args:
         keep: where its audio is written to, as it is; files that it only names stay where they are.
-        text, speaker: columns; "" takes the first of TEXTS and SPEAKERS that there is. A null is a missing
-            value; an empty text says that nobody speaks.
+        text, speaker: columns; "" takes the first of TEXTS and SPEAKERS that there is. A null is a
+            missing value; an empty text says that nobody speaks.
 
-    A row is named by its id, or by split and number where ids repeat, as those of FLEURS' sentences do.
+    A row is named by its id, or by split and number where ids repeat, as those of FLEURS' sentences
+    do.
 
-    Raises ConfigError without the `datasets` package, CorpusError for a dataset or a row without audio.
+    Raises ConfigError without the `datasets` package, CorpusError for a dataset or a row without
+    audio.
     """
     parts, audio_kind = _open_dataset(name, config)
     apart = _ids_differ(parts)
@@ -56,15 +59,21 @@ def hugging_face(
             raw = sound.get("bytes")
             if raw is None and not sound.get("path"):
                 raise CorpusError(
-                    f"{name}: '{said}', row {number} of {part}, has no audio; leave it out with filter()"
+                    f"{name}: '{said}', row {number} of {part}, has no audio; leave it out with "
+                    "filter()"
                 )
             transcript = one.get(words)
             yield Row(
-                id=said, speaker=one_line(one.get(voice)), text=one_line(transcript), language=language,
+                id=said,
+                speaker=one_line(one.get(voice)),
+                text=one_line(transcript),
+                language=language,
                 silent=transcript is not None and not one_line(transcript),
                 split=split,
-                path=Path(sound["path"]).absolute() if raw is None else keep_audio(keep / split, said, raw),
-            )  # fmt: skip
+                path=Path(sound["path"]).absolute()
+                if raw is None
+                else keep_audio(keep / split, said, raw),
+            )
 
 
 def _ids_differ(parts: Mapping[Any, Any]) -> bool:

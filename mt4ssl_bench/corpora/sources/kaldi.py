@@ -1,4 +1,5 @@
-"""Kaldi's data folders as rows: wav.scp with files, and segments, text and utt2spk where they exist.
+"""Kaldi's data folders as rows: wav.scp with files, and segments, text and utt2spk where they
+exist.
 
 Commands and archive offsets in wav.scp are refused: a corpus is read without running programs.
 """
@@ -46,15 +47,21 @@ def kaldi(splits: Mapping[str, Path], *, language: str = "") -> Iterator[Row]:
         for utterance in known:
             place = segments.get(utterance)
             row = Row(
-                id=utterance, path=recordings.get(utterance, Path()), split=split, language=language,
-                text=one_line(texts.get(utterance)), silent=texts.get(utterance) == "",
+                id=utterance,
+                path=recordings.get(utterance, Path()),
+                split=split,
+                language=language,
+                text=one_line(texts.get(utterance)),
+                silent=texts.get(utterance) == "",
                 speaker=speakers.get(utterance, ""),
-            )  # fmt: skip
+            )
             yield row if place is None else _segment(row, place, recordings, folder)
 
 
 def _segment(row: Row, place: str, recordings: Mapping[str, Path], folder: Path) -> Row:
-    """Return the row of a line "utterance recording start end" of `segments`; -1 is the file's end."""
+    """Return the row of a line "utterance recording start end" of `segments`; -1 is the file's
+    end.
+    """
     try:
         recording, begin, end = place.split()
         start, stop = float(begin), float(end)
@@ -82,13 +89,14 @@ def _recordings(folder: Path) -> dict[str, Path]:
     for recording, path in lines.items():
         if "|" in {path[0], path[-1]}:
             raise CorpusError(
-                f"{scp}: '{recording}' is the output of a command ('{path[:60]}'), which is not run; "
-                f"expected a file; {_commands(folder)}"
+                f"{scp}: '{recording}' is the output of a command ('{path[:60]}'), which is not "
+                f"run; expected a file; {_commands(folder)}"
             )
         if EXTENDED.search(path):
             raise CorpusError(
-                f"{scp}: '{recording}' is '{path[:60]}', an extended filename; expected a file; write "
-                "a file for each recording, for example with ESPnet's scripts/audio/format_wav_scp.sh"
+                f"{scp}: '{recording}' is '{path[:60]}', an extended filename; expected a file; "
+                "write a file for each recording, for example with ESPnet's "
+                "scripts/audio/format_wav_scp.sh"
             )
     base = _base(folder, next((path for path in lines.values() if path[0] != "/"), ""))
     return {recording: base / path for recording, path in lines.items()}
@@ -102,7 +110,8 @@ def _commands(folder: Path) -> str:
         'while read -r id rest; do case $rest in *\\|) sh -c "${rest%|}" < /dev/null ;; '
         f'*) cat "$rest" ;; esac > {quoted}/wav/$id.wav; done < {quoted}/wav.scp.old'
     )
-    name = f'awk -v d={quoted} \'{{print $1, d "/wav/" $1 ".wav"}}\' {quoted}/wav.scp.old > {quoted}/wav.scp'
+    program = """'{print $1, d "/wav/" $1 ".wav"}'"""
+    name = f"awk -v d={quoted} {program} {quoted}/wav.scp.old > {quoted}/wav.scp"
     return f"run, where its paths start from: {write} ; then: {name}"
 
 
@@ -150,5 +159,8 @@ def _report_unknown(file: Path, lines: Mapping[str, str], known: Collection[str]
     if unknown:
         LOGGER.warning(
             "%s: %d of %d lines belong to no utterance; the first is '%s'",
-            file, len(unknown), len(lines), unknown[0],
-        )  # fmt: skip
+            file,
+            len(unknown),
+            len(lines),
+            unknown[0],
+        )

@@ -18,9 +18,8 @@ from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.file_state import on_disk
 from mt4ssl_bench.errors import CorpusError
 
-SPAN_SLACK = (
-    0.01  # seconds by which a text may begin or end off its cut and still be the whole cut's
-)
+# seconds by which a text may begin or end off its cut and still be the whole cut's
+SPAN_SLACK = 0.01
 
 
 # ---- fairseq ----
@@ -30,14 +29,16 @@ SPAN_SLACK = (
 
 
 def lhotse(splits: Mapping[str, Path], keep: Path) -> Iterator[Row]:
-    """Yield the rows of Lhotse's cuts, of a supervisions manifest with its recordings beside it, or of a Shar folder.
+    """Yield the rows of Lhotse's cuts, of a supervisions manifest with its recordings beside it, or
+    of a Shar folder.
 
     Args:
-        keep: where audio is written to that no file holds as it is: Shar's as it lies in the shards, single channels
-            of files with several, and what transforms (another speed) make, as FLAC.
+        keep: where audio is written to that no file holds as it is: Shar's as it lies in the
+            shards, single channels of files with several, and what transforms (another speed) make,
+            as FLAC.
 
-    A supervision that does not span its cut becomes an utterance of its own. One of no duration, or one that starts or
-    ends outside its cut, is an unusable row (see Row): Lhotse allows both.
+    A supervision that does not span its cut becomes an utterance of its own. One of no duration, or
+    one that starts or ends outside its cut, is an unusable row (see Row): Lhotse allows both.
 
     Raises:
         CorpusError: If a cut is mixed or its audio is remote.
@@ -55,8 +56,8 @@ def lhotse_labels(
 ) -> Iterator[tuple[str, NDArray[np.uint16]]]:
     """Yield (utterance id, cluster ids (T,) at 50 Hz) from a custom field of Lhotse's cuts.
 
-    The field holds integers, as a list or as a string with spaces between them (k2SSL's). It belongs
-    to a cut, or to a supervision where a cut has several.
+    The field holds integers, as a list or as a string with spaces between them (k2SSL's). It
+    belongs to a cut, or to a supervision where a cut has several.
 
     Raises:
         CorpusError: If an utterance has no such field, or if it holds something else than one label
@@ -106,7 +107,10 @@ def _named(path: Path) -> Iterator[None]:
 
 
 def _cuts(path: Path) -> Iterator[Any]:
-    """Yield the cuts of a manifest or Shar folder; raises CorpusError if it holds something else."""
+    """Yield the cuts of a manifest or Shar folder.
+
+    Raises CorpusError if it holds something else.
+    """
     with _named(path):
         for cut in _read_cuts(path):
             kind = type(cut).__name__
@@ -136,7 +140,8 @@ def _read_cuts(path: Path) -> Iterator[Any]:
         for cut in CutSet.from_manifests(
             _opened(RecordingSet, recordings), _opened(SupervisionSet, path)
         ):
-            if cut.supervisions:  # a recording that nothing is said of is no utterance, and a cut's id is Lhotse's own
+            # a recording that nothing is said of is no utterance, and a cut's id is Lhotse's own
+            if cut.supervisions:
                 yield cut.with_id(cut.supervisions[0].id)
 
 
@@ -156,13 +161,19 @@ def _row(cut: Any, said: Any, split: str, manifest: Path, keep: Path) -> Row:  #
     aligned = ((said and said.alignment) or {}).get("phone", ())
     language = one_line(said and said.language)
     row = Row(
-        id=span.id, path=Path(), start=span.start, seconds=span.seconds, split=split,
-        speaker=one_line(said and said.speaker), text=one_line(said and said.text),
+        id=span.id,
+        path=Path(),
+        start=span.start,
+        seconds=span.seconds,
+        split=split,
+        speaker=one_line(said and said.speaker),
+        text=one_line(said and said.text),
         language="en" if language.lower() == "english" else language,
-        phones=one_line(((said and said.custom) or {}).get("phones")) or " ".join(one.symbol for one in aligned),
+        phones=one_line(((said and said.custom) or {}).get("phones"))
+        or " ".join(one.symbol for one in aligned),
         silent=bool(said) and said.text is not None and not said.text.strip(),
         unusable=span.unusable,
-    )  # fmt: skip
+    )
     if row.unusable:
         return row
     of_cut = not said or type(cut).__name__ == "MonoCut"
@@ -200,8 +211,16 @@ def _span(cut: Any, said: Any) -> Span:  # noqa: ANN401
     return Span(said.id, cut.start + start, min(said.end, cut.duration) - start, unusable)
 
 
-def _with_audio(row: Row, recording: Any, channels: set[int], manifest: Path, keep: Path) -> Row:  # noqa: ANN401
-    """Return the row, whose start and seconds are the recording's, with the file that holds its audio."""
+def _with_audio(
+    row: Row,
+    recording: Any,  # noqa: ANN401
+    channels: set[int],
+    manifest: Path,
+    keep: Path,
+) -> Row:
+    """Return the row, whose start and seconds are the recording's, with the file that holds its
+    audio.
+    """
     sources = [one for one in recording.sources if channels & set(one.channels)]
     if not sources:
         details = f"channels {sorted(channels)} of {recording.num_channels}"
@@ -235,7 +254,9 @@ def _with_audio(row: Row, recording: Any, channels: set[int], manifest: Path, ke
 
 
 def _decoded(recording: Any, channels: set[int], row: Row) -> bytes:  # noqa: ANN401
-    """Return a row's stretch of some channels, transformed as the recording says, as a FLAC file."""
+    """Return a row's stretch of some channels, transformed as the recording says, as a FLAC
+    file.
+    """
     import torch
     from lhotse.audio import save_audio
 

@@ -29,7 +29,9 @@ LABELLED = {
 def librilight_labelled(
     given: Path, *, amount: str, librispeech_folder: Path | None
 ) -> Iterator[Row]:
-    """Yield Libri-light's 10min, 1h or 10h for training, and LibriSpeech's dev and test parts where they are given."""
+    """Yield Libri-light's 10min, 1h or 10h for training, and LibriSpeech's dev and test parts where
+    they are given.
+    """
     root = root_of(given, "Libri-light's labelled part", "1h/*/*/*/*/*.trans.txt")
     for folder in LABELLED[amount]:
         yield from _chapters(root, f"{folder}/*/*/*", "train")

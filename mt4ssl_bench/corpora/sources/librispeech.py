@@ -25,7 +25,9 @@ LIBRISPEECH_PARTS = {  # and the utterances that their archives hold
 def librispeech(
     given: Path, *, train: Sequence[str], valid: Sequence[str], test: Sequence[str]
 ) -> Iterator[Row]:
-    """Yield LibriSpeech: the parts named for train, valid and test, and any other part under its own name."""
+    """Yield LibriSpeech: the parts named for train, valid and test, and any other part under its
+    own name.
+    """
     root = root_of(given, "LibriSpeech", "*-*/*/*/*.trans.txt")
     present = [name for name in LIBRISPEECH_PARTS if (root / name).is_dir()]
     for part in train:
@@ -48,7 +50,8 @@ def librispeech(
         if part not in present:
             continue
         count = 0
-        for count, row in enumerate(_chapters(root / part, "*/*", roles.get(part, part)), start=1):  # noqa: B007
+        chapters = _chapters(root / part, "*/*", roles.get(part, part))
+        for count, row in enumerate(chapters, start=1):  # noqa: B007
             yield row
         if count < LIBRISPEECH_PARTS.get(part, 0):
             LOGGER.warning(
@@ -57,7 +60,9 @@ def librispeech(
 
 
 def _chapters(folder: Path, pattern: str, split: str) -> Iterator[Row]:
-    """Yield the utterances of speaker/chapter folders that match `pattern`, each with its *.trans.txt."""
+    """Yield the utterances of speaker/chapter folders that match `pattern`, each with its
+    *.trans.txt.
+    """
     for transcript in made_by_people(folder.glob(f"{pattern}/*.trans.txt"), folder):
         chapter = transcript.parent
         for name, text in pairs(transcript):

@@ -9,7 +9,9 @@ from mt4ssl_bench.corpora.sources.common import numbered_lines, root_of
 
 
 def speechcommands(given: Path) -> Iterator[Row]:
-    """Yield Speech Commands: word/speaker_nohash_n.wav, split by validation_list.txt and testing_list.txt."""
+    """Yield Speech Commands: word/speaker_nohash_n.wav, split by validation_list.txt and
+    testing_list.txt.
+    """
     root = root_of(given, "Speech Commands", "testing_list.txt")
     places = {
         name: split

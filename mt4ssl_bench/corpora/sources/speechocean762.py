@@ -9,7 +9,9 @@ from mt4ssl_bench.errors import CorpusError
 
 
 def speechocean762(given: Path) -> Iterator[Row]:
-    """Yield speechocean762: Kaldi's train and test folders, phones as the annotators give them, with stress."""
+    """Yield speechocean762: Kaldi's train and test folders, phones as the annotators give them,
+    with stress.
+    """
     root = root_of(given, "speechocean762", "train/wav.scp")
     phones: dict[str, list[str]] = {}
     for key, spoken in pairs(root / "resource" / "text-phone"):  # "000010011.1<tab>K_B AO0_I L_E"

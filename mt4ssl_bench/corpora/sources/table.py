@@ -37,7 +37,8 @@ def read_table(manifest: Path) -> list[Row]:
     for number, raw in lines:
         if len(raw) != len(header):
             raise CorpusError(
-                f"{manifest}, line {number}: {len(header)} columns expected, as in the header, found {len(raw)}"
+                f"{manifest}, line {number}: {len(header)} columns expected, as in the header, "
+                f"found {len(raw)}"
                 + ("; is there a tab inside a text?" if len(raw) > len(header) else "")
             )
         cells = {column: value.strip() for column, value in zip(header, raw, strict=True)}
@@ -53,7 +54,8 @@ def read_table(manifest: Path) -> list[Row]:
         for column in ("split", "sid_split"):
             if cells.get(column) and not SPLIT_NAME.fullmatch(cells[column]):
                 raise CorpusError(
-                    f"{manifest}, line {number}: '{cells[column]}' cannot name a split; letters, digits, _ . - can"
+                    f"{manifest}, line {number}: '{cells[column]}' cannot name a split; letters, "
+                    "digits, _ . - can"
                 )
         kept: dict[str, Any] = {c: cells[c] for c in wanted if c not in {"path", "duration_s"}}
         kept |= {
@@ -106,7 +108,8 @@ def _read_cells(manifest: Path) -> tuple[list[str], Iterator[tuple[int, list[str
                 "its columns are parted by tabs, not commas; " if "," in "".join(header) else ""
             )
             raise CorpusError(
-                f"{manifest}: no column '{column}'; {commas}{hint(column, header)}; expected {', '.join(REQUIRED)}"
+                f"{manifest}: no column '{column}'; {commas}{hint(column, header)}; expected "
+                f"{', '.join(REQUIRED)}"
             )
     twice = [column for column, count in Counter(header).items() if column and count > 1]
     if twice:

@@ -11,9 +11,12 @@ from mt4ssl_bench.errors import CorpusError
 
 
 def timit(given: Path) -> Iterator[Row]:
-    """Yield TIMIT: training speakers, the usual 50 for validation, the core test's 24; 39 phones; no SA sentences.
+    """Yield TIMIT: training speakers, the usual 50 for validation, the core test's 24; 39 phones.
 
-    SA sentences are the two that every speaker reads; results are reported without them (Lee and Hon, 1989).
+    No SA sentences.
+
+    SA sentences are the two that every speaker reads; results are reported without them (Lee and
+    Hon, 1989).
     """
     from lhotse.recipes.timit import get_phonemes, get_speakers
 

@@ -10,12 +10,15 @@ from mt4ssl_bench.errors import CorpusError
 
 
 def voxceleb1(given: Path, *, split_file: Path | None = None) -> Iterator[Row]:
-    """Yield VoxCeleb1 by its official identification split: lines of "1|2|3 speaker/video/file.wav"."""
+    """Yield VoxCeleb1 by its official identification split: lines of "1|2|3
+    speaker/video/file.wav".
+    """
     root = root_of(given, "VoxCeleb1", "wav/id1*", "dev/wav/id1*", "test/wav/id1*", "id1*")
     file = split_file or root / "iden_split.txt"
     if not file.is_file():
         raise CorpusError(
-            f"{file}: no identification split; get iden_split.txt from VoxCeleb's page and name it by --split-file"
+            f"{file}: no identification split; get iden_split.txt from VoxCeleb's page and name it "
+            "by --split-file"
         )
     bases = [base for name in ("wav", "dev/wav", "test/wav", ".") if (base := root / name).is_dir()]
     for number, line in numbered_lines(file):
