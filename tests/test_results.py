@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import mt4ssl_bench
 from mt4ssl_bench import results
 from mt4ssl_bench.errors import CheckpointError
 from mt4ssl_bench.results import provenance
@@ -257,6 +258,15 @@ def test_the_environment_names_versions_without_importing_them() -> None:
     for name in ("torch", "torchaudio", "lhotse", "jiwer", "mt4ssl_bench", "python"):
         assert f"'{name}'" in names
     assert heavy == "[]"
+
+
+def test_a_record_made_in_a_checkout_names_its_revision() -> None:
+    root = Path(mt4ssl_bench.__file__).parents[1]
+    if not (root / ".git").exists():
+        pytest.skip("the package does not run from a git checkout")
+    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+    head = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    assert (provenance.environment()["git"] or "").removesuffix("-dirty") == head
 
 
 def test_the_revision_is_the_checkouts_own_and_marked_when_files_differ(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def environment() -> Environment:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return Environment(versions=versions, git=_revision(Path(__file__).parents[1]))
+    return Environment(versions=versions, git=_revision(Path(mt4ssl_bench.__file__).parents[1]))
 
 
 def _revision(root: Path) -> str | None:
