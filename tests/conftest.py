@@ -96,12 +96,12 @@ def speech() -> Path:
 
 
 class Prefork:
-    """Processes that run the command line and start in a moment; see data/prefork.py."""
+    """Processes that run the command line and start in a moment; see fixtures/prefork.py."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.count = folder, 0
         self.stores: list[TCPStore] = []
-        command = [sys.executable, str(Path(__file__).parent / "data" / "prefork.py")]
+        command = [sys.executable, str(Path(__file__).parent / "fixtures" / "prefork.py")]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         self.server = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment

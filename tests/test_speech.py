@@ -14,7 +14,7 @@ from mt4ssl_bench.upstream.pretrain import open_pretraining
 pytestmark = pytest.mark.speech
 
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parent / "fixtures"
 TOY = str(DATA / "toy.yaml")
 
 

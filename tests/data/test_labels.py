@@ -24,7 +24,7 @@ from mt4ssl_bench.errors import CheckpointError, ConfigError, CorpusError
 from mt4ssl_bench.features.mfcc import mfcc
 
 CONFIG = OfflineConfig(clusters=6)
-TOY = str(Path(__file__).parent / "data" / "toy.yaml")
+TOY = str(Path(__file__).parents[1] / "fixtures" / "toy.yaml")
 
 
 def make(corpus: Corpus, out: Path, config: OfflineConfig = CONFIG) -> LabelStore:

@@ -24,7 +24,7 @@ from mt4ssl_bench.downstream.evaluate import evaluate
 from mt4ssl_bench.training import run_folder
 from mt4ssl_bench.training.fit import Fit
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "fixtures"
 TOY = f"random:{DATA / 'toy.yaml'}"
 ROWS = {  # an LSTM head at three rates and two seeds, one of which stops early; and a whole model
     "frozen": [

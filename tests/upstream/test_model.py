@@ -11,7 +11,7 @@ from mt4ssl_bench.upstream.encoder import Encoder, take
 from mt4ssl_bench.upstream.masking import draw_masks
 from mt4ssl_bench.upstream.model import MT4SSL
 
-TOY = str(Path(__file__).parent / "data" / "toy.yaml")
+TOY = str(Path(__file__).parents[1] / "fixtures" / "toy.yaml")
 
 
 def build(*overrides: str) -> MT4SSL:

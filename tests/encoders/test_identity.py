@@ -26,7 +26,7 @@ from mt4ssl_bench.upstream.checkpoints.export import to_s3prl
 from mt4ssl_bench.upstream.config import PretrainConfig
 from mt4ssl_bench.upstream.model import MT4SSL
 
-TOY = str(Path(__file__).parent / "data" / "toy.yaml")
+TOY = str(Path(__file__).parents[1] / "fixtures" / "toy.yaml")
 MOVES = {  # key of the pretraining config -> another value, under which features are others
     "frontend.channels": 32, "frontend.normalize": False, "encoder.layers": 3, "encoder.dim": 64, "encoder.ffn": 32,
     "encoder.heads": 4, "encoder.pos_depth": 1, "encoder.pos_kernel": 9, "encoder.pos_groups": 8,

@@ -18,7 +18,7 @@ from mt4ssl_bench.errors import CorpusError, UpstreamError
 from mt4ssl_bench.features import forward_pass
 from mt4ssl_bench.features.forward_pass import Crops, Pass, padding_is_safe
 
-TOY = str(Path(__file__).parent / "data" / "toy.yaml")
+TOY = str(Path(__file__).parents[1] / "fixtures" / "toy.yaml")
 
 
 class Nosy:

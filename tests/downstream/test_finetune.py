@@ -35,7 +35,7 @@ from mt4ssl_bench.results.leaderboard import Leaderboard
 from mt4ssl_bench.training import run_folder
 from mt4ssl_bench.training.fit import Fit
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "fixtures"
 TOY, FINETUNE = f"random:{DATA / 'toy.yaml'}", str(DATA / "toy_asr_finetune.yaml")
 
 

@@ -32,8 +32,8 @@ from mt4ssl_bench.upstream.config import PretrainConfig
 from mt4ssl_bench.upstream.expert import UpstreamExpert, register
 from mt4ssl_bench.upstream.model import MT4SSL
 
-ROOT = Path(__file__).parent.parent
-TOY = str(Path(__file__).parent / "data" / "toy.yaml")
+ROOT = Path(__file__).parents[2]
+TOY = str(Path(__file__).parents[1] / "fixtures" / "toy.yaml")
 ATOL, MAX_LENGTH_DIFF, EXTRA_SHORT_SEC, TEST_MORE_ITER, TRAIN_MORE_ITER = (
     0.01,
     3,

@@ -26,7 +26,7 @@ from mt4ssl_bench.results.compare import compare
 from mt4ssl_bench.results.leaderboard import Leaderboard
 from mt4ssl_bench.settings import flatten, keys_of
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "fixtures"
 OLD = DATA / "revision_16264c9"
 DIGEST = "c6fdcf08343a733d"  # of the corpus that the records were made on
 FBANK = "57f23e17f0899adf"

@@ -21,7 +21,7 @@ from mt4ssl_bench.errors import BenchError, ConfigError, CorpusError
 from mt4ssl_bench.results.leaderboard import Leaderboard
 from mt4ssl_bench.training import run_folder
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "fixtures"
 PHONEME, ASR, SPEAKER = (str(DATA / f"toy_{name}.yaml") for name in ("phoneme", "asr", "speaker"))
 
 

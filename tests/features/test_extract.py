@@ -23,7 +23,7 @@ from mt4ssl_bench.features import extract as job
 from mt4ssl_bench.features.extract import extract
 from mt4ssl_bench.features.forward_pass import Pass
 
-TOY = f"random:{Path(__file__).parent / 'data' / 'toy.yaml'}"
+TOY = f"random:{Path(__file__).parents[1] / 'fixtures' / 'toy.yaml'}"
 
 
 @pytest.fixture(scope="module")

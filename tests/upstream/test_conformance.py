@@ -28,7 +28,7 @@ from mt4ssl_bench.upstream.model import MT4SSL, padding_mask
 # in fp64, its own fp32 numbers 1.2e-5
 NOISE = 3e-5
 CASE = (
-    Path(__file__).parent / "data" / "official_case.safetensors"
+    Path(__file__).parents[1] / "fixtures" / "official_case.safetensors"
 )  # made by the official code in fp32, dropout 0
 
 

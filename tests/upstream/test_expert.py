@@ -15,7 +15,7 @@ from mt4ssl_bench.upstream.config import PretrainConfig
 from mt4ssl_bench.upstream.expert import UpstreamExpert, register
 from mt4ssl_bench.upstream.model import MT4SSL
 
-TOY = str(Path(__file__).parent / "data" / "toy.yaml")
+TOY = str(Path(__file__).parents[1] / "fixtures" / "toy.yaml")
 
 
 @pytest.fixture(scope="module")

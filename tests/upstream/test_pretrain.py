@@ -22,7 +22,7 @@ from mt4ssl_bench.upstream.config import PretrainConfig
 from mt4ssl_bench.upstream.encoder import EncoderLayer
 from mt4ssl_bench.upstream.pretrain import open_pretraining
 
-TOY = str(Path(__file__).parent / "data" / "toy.yaml")
+TOY = str(Path(__file__).parents[1] / "fixtures" / "toy.yaml")
 
 
 def config(corpus: Corpus, *overrides: str) -> PretrainConfig:

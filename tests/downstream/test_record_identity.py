@@ -31,7 +31,7 @@ from mt4ssl_bench.encoders.protocol import Features, Upstream
 from mt4ssl_bench.features.store import FeatureStore
 from mt4ssl_bench.settings import keys_of
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "fixtures"
 TOY = f"random:{DATA / 'toy.yaml'}"
 RECIPES = {
     ("asr", "frozen"): str(DATA / "toy_asr.yaml"),

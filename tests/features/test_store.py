@@ -599,7 +599,7 @@ def test_a_mended_file_holds_the_very_bits_that_it_held_before(
     tmp_path: Path, cuts: list[Any]
 ) -> None:
     upstream = load_upstream(
-        f"random:{Path(__file__).parent / 'data' / 'toy.yaml'}"
+        f"random:{Path(__file__).parents[1] / 'fixtures' / 'toy.yaml'}"
     )  # a batch's shapes show in it
     store = FeatureStore(tmp_path, FP32)
     store.frames(upstream, "d1", "train", cuts)

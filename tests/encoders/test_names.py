@@ -17,7 +17,7 @@ from mt4ssl_bench.errors import CheckpointError, UpstreamError
 from mt4ssl_bench.upstream.config import PretrainConfig
 from mt4ssl_bench.upstream.model import MT4SSL
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "fixtures"
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from mt4ssl_bench.encoders.conformance import check, cost
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.errors import UpstreamError
 
-TOY = str(Path(__file__).parent / "data" / "toy.yaml")
+TOY = str(Path(__file__).parents[1] / "fixtures" / "toy.yaml")
 GOOD = '''
 import torch
 from torch import nn

@@ -35,7 +35,7 @@ from mt4ssl_bench.upstream.expert import register
 from mt4ssl_bench.upstream.model import MT4SSL
 from mt4ssl_bench.upstream.pretrain import open_pretraining
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "fixtures"
 SETTINGS: dict[str, Any] = {
     "_name": "multi2vec", "encoder_embed_dim": 48, "encoder_attention_heads": 4, "average_top_k_layers": 3,
     "conv_feature_layers": "[(32, 10, 5)] + [(32, 3, 2)] * 4 + [(32,2,2)] + [(32,2,2)]", "dropout": 0.0,

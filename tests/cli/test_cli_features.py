@@ -93,7 +93,7 @@ def test_extract_prints_where_the_features_are_and_a_second_time_computes_nothin
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    toy = f"random:{Path(__file__).parent / 'data' / 'toy.yaml'}"
+    toy = f"random:{Path(__file__).parents[1] / 'fixtures' / 'toy.yaml'}"
     command = [
         "extract",
         toy,

@@ -13,7 +13,7 @@ from mt4ssl_bench.downstream.config import DecodeConfig
 from mt4ssl_bench.downstream.heads import beam_search
 from mt4ssl_bench.errors import ConfigError
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "fixtures"
 
 
 @pytest.mark.parametrize(

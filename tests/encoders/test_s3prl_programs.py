@@ -23,7 +23,7 @@ from mt4ssl_bench.upstream.checkpoints.checkpoint_file import KIND
 from mt4ssl_bench.upstream.config import PretrainConfig
 from mt4ssl_bench.upstream.model import MT4SSL
 
-TOY = str(Path(__file__).parent / "data" / "toy.yaml")
+TOY = str(Path(__file__).parents[1] / "fixtures" / "toy.yaml")
 for needed in ("pandas", "librosa", "tensorboard", "tensorboardX", "editdistance", "sed_eval"):
     pytest.importorskip(needed, reason="s3prl's programs need the [s3prl] extra")
 

@@ -25,7 +25,7 @@ from mt4ssl_bench.upstream.config import PretrainConfig
 from mt4ssl_bench.upstream.model import MT4SSL
 
 transformers = pytest.importorskip("transformers")
-TOY = Path(__file__).parent / "data" / "toy_phoneme.yaml"
+TOY = Path(__file__).parents[1] / "fixtures" / "toy_phoneme.yaml"
 SIZE: dict[str, Any] = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48, "conv_dim": [16] * 7,
     "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 2,

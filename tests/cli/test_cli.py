@@ -16,7 +16,7 @@ from mt4ssl_bench.cli.app import main
 from mt4ssl_bench.corpora.source import CATALOGUE
 from mt4ssl_bench.data.corpus import Corpus
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "fixtures"
 TOY = str(DATA / "toy.yaml")
 
 

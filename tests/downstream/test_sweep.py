@@ -14,7 +14,7 @@ from mt4ssl_bench.downstream.training.sweep import Split, Sweep, Trial
 from mt4ssl_bench.errors import ConfigError, TrainingError
 from mt4ssl_bench.training.fit import Fit
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "fixtures"
 LAYERS, DIM = 3, 12
 
 

@@ -23,7 +23,7 @@ from mt4ssl_bench.corpora.prepare import prepare_table
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.training.distributed import ALONE, joined, no_sync
 
-TOY = str(Path(__file__).parent / "data" / "toy.yaml")
+TOY = str(Path(__file__).parents[1] / "fixtures" / "toy.yaml")
 LAYOUTS = [(1, 4), (2, 2), (4, 1)]  # processes, batches per update of each
 CLOCK = {"audio_seconds_per_second", "waiting_share"}
 

@@ -380,7 +380,7 @@ def test_a_real_librispeech_tree_reaches_the_leaderboard(speech: Path, tmp_path:
     }  # fmt: skip
     report = check_corpus(corpus, full=True)
     assert not report.invalid
-    data = Path(__file__).parent / "data"
+    data = Path(__file__).parents[1] / "fixtures"
     recipes = [str(data / f"toy_{task}.yaml") for task in ("phoneme", "asr", "speaker")]
     keys = ["steps=4", "validate_every=2", "sweep=[1e-2]"]
     outcome = evaluate(

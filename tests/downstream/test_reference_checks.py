@@ -16,7 +16,7 @@ from mt4ssl_bench.downstream.reference_checks import check_references, learnable
 from mt4ssl_bench.downstream.task import Task
 from mt4ssl_bench.errors import CorpusError
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "fixtures"
 
 
 class Changed(Corpus):
