@@ -3,7 +3,8 @@
 Shapes: B batch, T frames, N frames of a whole batch, L hidden states, D dimension, P projection, V outputs, K heads.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import cast
 
 import torch
@@ -133,23 +134,56 @@ class RecurrentHead(nn.Module):
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (B, T, V) and their lengths (B,)."""
-        x = self.sum(features)
-        if self.spec_augment and self.training:
-            x = augment(x, lengths)
+        layers = [self.dropout] * len(self.forwards)
+        return self.recur(self.augmented(features, lengths), lengths, layers)
+
+    def augmented(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """Return the weighted sum (B, T, D), in training with SpecAugment."""
+        x: Tensor = self.sum(features)
+        return augment(x, lengths) if self.spec_augment and self.training else x
+
+    def noise(self, batch: int, frames: int) -> list[Tensor]:
+        """Return factors (B, T, 2 x hidden) of each layer: the draws of dropout, in its order."""
+        ones = self.output.weight.new_ones(batch, frames, self.output.in_features)
+        return [self.dropout(ones) for _ in self.forwards]
+
+    def recur(
+        self, x: Tensor, lengths: Tensor, dropouts: Sequence[Callable[[Tensor], Tensor]]
+    ) -> tuple[Tensor, Tensor]:
+        """Return logits (B, T, V) and their lengths (B,) of a weighted sum x (B, T, D)."""
         x = self.projection(x)
-        for ahead, back in zip(self.forwards, self.backwards, strict=True):
+        for ahead, back, dropout in zip(self.forwards, self.backwards, dropouts, strict=True):
             # each row reversed by its own length: padding is read last, never first, and packing (4 x slower on a CPU
             # at this size) is not needed
             reverse = flip(back(flip(x, lengths))[0], lengths)
-            x = self.dropout(torch.cat([ahead(x)[0], reverse], dim=-1))
+            x = dropout(torch.cat([ahead(x)[0], reverse], dim=-1))
         return self.output(x), lengths
+
+
+def independent(
+    heads: Sequence[nn.Module], features: Tensor, lengths: Tensor
+) -> list[Callable[[], tuple[Tensor, Tensor]]]:
+    """Return a call for each LSTM head that returns what run_heads() would, its logits and lengths.
+
+    The calls may run in threads: all random numbers are drawn here, those of run_heads().
+    """
+    recurrent = cast("Sequence[RecurrentHead]", heads)
+    seed, sums = int(torch.randint(2**31, ())), []
+    for head in recurrent:
+        torch.manual_seed(seed)
+        sums.append(head.augmented(features, lengths))
+    factors = [noise.mul for noise in recurrent[0].noise(*features.shape[:2])]
+    return [
+        partial(head.recur, x, lengths, factors) for head, x in zip(recurrent, sums, strict=True)
+    ]
 
 
 def serial(head: nn.Module) -> bool:
     """Return whether a head trains on one CPU thread: threads would meet in every step of its LSTM.
 
-    A second thread makes a small LSTM faster on a free machine, and slower beside other processes:
-    benchmarks/shared_machine.py measures `asr_tiny`, whose LSTM has 128 units.
+    Heads of a sweep then train side by side. A second thread makes one small LSTM faster on a free
+    machine, and slower beside other processes: benchmarks/shared_machine.py measures `asr_tiny`,
+    whose LSTM has 128 units.
     """
     if not isinstance(head, RecurrentHead) or head.output.weight.device.type != "cpu":
         return False
