@@ -8,6 +8,7 @@ changed. The load of the machine is never read, so that results do not depend on
 import math
 import os
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,8 +20,6 @@ WAITS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 SPINS = "300"
 BLOCKTIME = "1"  # ms, instead of 200: Intel's and LLVM's OpenMP (torch for macOS and Windows)
 CGROUPS = Path("/sys/fs/cgroup")
-# read now, before configure() can add a number of its own
-COUNT_IS_SET = any(os.environ.get(name) for name in COUNTS)
 
 
 def configure() -> None:
@@ -93,19 +92,18 @@ def _limit(group: Path) -> float:
 
 
 @contextmanager
-def one_thread(*, when: bool) -> Iterator[None]:
-    """Compute on one thread in a block, if `when`; a number of threads that the user has set stays.
+def side_by_side(count: int) -> Iterator[Executor]:
+    """Yield an executor of up to `count` Python threads, each of which computes on one CPU thread.
 
-    For many small operations: threads meet after each, and wait there if one has no core.
+    For many small operations, after each of which the threads of one computation would wait for
+    each other. There are at most as many as torch's threads, whose number a user may have set.
     """
     import torch
 
-    count = torch.get_num_threads()
-    if not when or count == 1 or COUNT_IS_SET:
-        yield
-        return
-    torch.set_num_threads(1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # for this thread, and those that start from now on
     try:
-        yield
+        with ThreadPoolExecutor(min(count, threads)) as executor:
+            yield executor
     finally:
-        torch.set_num_threads(count)
+        torch.set_num_threads(threads)

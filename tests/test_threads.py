@@ -127,13 +127,12 @@ def test_openmp_reads_the_policy_when_a_command_loads_torch() -> None:
     assert values["GOMP_SPINCOUNT"] == "0"
 
 
-def test_the_number_of_threads_comes_back_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "COUNT_IS_SET", False)
+def test_the_number_of_threads_comes_back_after_an_error() -> None:
     before, during = torch.get_num_threads(), 0
     torch.set_num_threads(2)
     try:
-        with contextlib.suppress(KeyboardInterrupt), threads.one_thread(when=True):
-            during = torch.get_num_threads()
+        with contextlib.suppress(KeyboardInterrupt), threads.side_by_side(3) as executor:
+            during = executor.submit(torch.get_num_threads).result()
             raise KeyboardInterrupt
         assert (during, torch.get_num_threads()) == (1, 2)
     finally:

@@ -17,8 +17,16 @@ raise OSError(
 """
 
 
+def _transformers_imports_torchaudio() -> bool:
+    say = "import sys, transformers.audio_utils; print('torchaudio' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", say], capture_output=True, text=True, check=True)
+    return done.stdout.split()[-1] == "True"
+
+
 @pytest.mark.parametrize("what", ["hf:model", "fbank", "audio", "mfcc"])
 def test_one_line_says_what_fits_and_what_to_run(what: str, tmp_path: Path) -> None:
+    if what == "hf:model" and not _transformers_imports_torchaudio():
+        pytest.skip("this version of transformers does not import torchaudio")
     (tmp_path / "stub" / "torchaudio").mkdir(parents=True)
     (tmp_path / "stub" / "torchaudio" / "__init__.py").write_text(STUB, encoding="utf-8")
     soundfile.write(tmp_path / "a.wav", np.zeros(8_000), 8_000)

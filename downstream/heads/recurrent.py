@@ -1,5 +1,7 @@
 """The recurrent head of speech recognition: projection, BiLSTM, linear."""
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -32,16 +34,29 @@ class RecurrentHead(nn.Module):
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (B, T, V) and their lengths (B,)."""
-        x = self.sum(features)
-        if self.spec_augment and self.training:
-            x = augment(x, lengths)
+        layers = [self.dropout] * len(self.forwards)
+        return self.recur(self.augmented(features, lengths), lengths, layers)
+
+    def augmented(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """Return the weighted sum (B, T, D), in training with SpecAugment."""
+        x: Tensor = self.sum(features)
+        return augment(x, lengths) if self.spec_augment and self.training else x
+
+    def noise(self, batch: int, frames: int) -> list[Tensor]:
+        """Return factors (B, T, 2 x hidden) of each layer: the draws of dropout, in its order."""
+        ones = self.output.weight.new_ones(batch, frames, self.output.in_features)
+        return [self.dropout(ones) for _ in self.forwards]
+
+    def recur(
+        self, x: Tensor, lengths: Tensor, dropouts: Sequence[Callable[[Tensor], Tensor]]
+    ) -> tuple[Tensor, Tensor]:
+        """Return logits (B, T, V) and their lengths (B,) of a weighted sum x (B, T, D)."""
         x = self.projection(x)
-        for ahead, back in zip(self.forwards, self.backwards, strict=True):
-            # each row reversed by its own length: padding is read last, never first, and packing (4
-            # x slower on a CPU
-            # at this size) is not needed
+        for ahead, back, dropout in zip(self.forwards, self.backwards, dropouts, strict=True):
+            # each row reversed by its own length: padding is read last, never first, and packing
+            # (4 x slower on a CPU at this size) is not needed
             reverse = flip(back(flip(x, lengths))[0], lengths)
-            x = self.dropout(torch.cat([ahead(x)[0], reverse], dim=-1))
+            x = dropout(torch.cat([ahead(x)[0], reverse], dim=-1))
         return self.output(x), lengths
 
 

@@ -1,6 +1,7 @@
 """Several heads on one batch: linear ones as one batched problem, others in turn."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import cast
 
 import torch
@@ -35,11 +36,30 @@ def run_heads(
     return torch.stack(found), frames
 
 
+def independent(
+    heads: Sequence[nn.Module], features: Tensor, lengths: Tensor
+) -> list[Callable[[], tuple[Tensor, Tensor]]]:
+    """Return a call for each LSTM head that returns what run_heads() would, its logits and lengths.
+
+    The calls may run in threads: all random numbers are drawn here, those of run_heads().
+    """
+    recurrent = cast("Sequence[RecurrentHead]", heads)
+    seed, sums = int(torch.randint(2**31, ())), []
+    for head in recurrent:
+        torch.manual_seed(seed)
+        sums.append(head.augmented(features, lengths))
+    factors = [noise.mul for noise in recurrent[0].noise(*features.shape[:2])]
+    return [
+        partial(head.recur, x, lengths, factors) for head, x in zip(recurrent, sums, strict=True)
+    ]
+
+
 def serial(head: nn.Module) -> bool:
     """Return whether a head trains on one CPU thread: threads would meet in every step of its LSTM.
 
-    A second thread makes a small LSTM faster on a free machine, and slower beside other processes:
-    benchmarks/shared_machine.py measures `asr_tiny`, whose LSTM has 128 units.
+    Heads of a sweep then train side by side. A second thread makes one small LSTM faster on a free
+    machine, and slower beside other processes: benchmarks/shared_machine.py measures `asr_tiny`,
+    whose LSTM has 128 units.
     """
     if not isinstance(head, RecurrentHead) or head.output.weight.device.type != "cpu":
         return False

@@ -10,6 +10,8 @@ import logging
 import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +20,12 @@ from torch import Tensor, nn
 
 from mt4ssl_bench.data.batches import Batches, endless
 from mt4ssl_bench.downstream.config import rates
-from mt4ssl_bench.downstream.heads.run_heads import run_heads, serial
+from mt4ssl_bench.downstream.heads.run_heads import independent, run_heads, serial
 from mt4ssl_bench.downstream.task import Answers, Task
 from mt4ssl_bench.errors import TrainingError
 from mt4ssl_bench.features.file import FeatureSet
 from mt4ssl_bench.results.metrics import METRICS
-from mt4ssl_bench.threads import one_thread
+from mt4ssl_bench.threads import side_by_side
 from mt4ssl_bench.training.fit import Fit, FitConfig, FitReport, Hooks, StepLoss
 from mt4ssl_bench.training.optim import OptimConfig
 from mt4ssl_bench.training.run_folder import PassingFolder, checkpoint_bytes
@@ -93,6 +95,7 @@ class Sweep:
             float.__gt__ if METRICS[task.metric].higher_is_better else float.__lt__
         )
         self.trials: list[Trial] = []
+        self._executor: Executor | None = None  # of heads that train side by side
         self._began, self._earlier = time.monotonic(), 0.0  # seconds of interrupted calls
         for seed in self.config.seeds:
             torch.manual_seed(seed)
@@ -127,7 +130,8 @@ class Sweep:
         """
         self._began = time.monotonic()
         try:
-            with one_thread(when=serial(self.trials[0].head)):
+            apart = serial(self.trials[0].head)
+            with side_by_side(len(self.trials)) if apart else nullcontext() as self._executor:
                 if not self._fit(train, valid, title, folder).finished:
                     raise KeyboardInterrupt
         except _EnoughError:
@@ -155,7 +159,8 @@ class Sweep:
         ) -> StepLoss:
             cuts, features, lengths = batch
             trials = self.active
-            losses = self._losses(trials, features, lengths, [targets[cut.id] for cut in cuts])
+            compute = self._backward if self._executor else self._losses
+            losses = compute(trials, features, lengths, [targets[cut.id] for cut in cuts])
             for trial, value in zip(trials, losses.tolist(), strict=True):
                 if not math.isfinite(value):
                     self._give_up(trial, title, step)
@@ -264,6 +269,22 @@ class Sweep:
             logits.flatten(0, 1), frames.repeat(len(trials)), targets * len(trials)
         )
         return rows.view(logits.shape[:2]).mean(1)
+
+    def _backward(
+        self, trials: list[Trial], features: Tensor, lengths: Tensor, targets: list[Tensor]
+    ) -> Tensor:
+        """Return what _losses() does, each finite trial's gradient added in a thread of its own."""
+
+        def train(logits: Callable[[], tuple[Tensor, Tensor]]) -> Tensor:
+            loss = self.task.loss(*logits(), targets).mean()
+            if loss.isfinite():
+                loss.backward()  # type: ignore[no-untyped-call]
+            return loss.detach()
+
+        assert self._executor is not None
+        calls = independent([trial.head for trial in trials], features, lengths)
+        losses = torch.stack(list(self._executor.map(train, calls)))
+        return losses.requires_grad_()  # the trainer's backward() ends here
 
     def _validate(self, valid: Split, step: int, title: str) -> dict[str, float]:
         found, trials = {}, self.active

@@ -1,14 +1,17 @@
 """The sweep: heads trained together are the heads trained alone, and the best on valid is the one kept."""
 
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from mt4ssl_bench import threads
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.downstream.heads.ctc import CTCTask
+from mt4ssl_bench.downstream.heads.recurrent import RecurrentHead
 from mt4ssl_bench.downstream.plan import ROLES, plan
 from mt4ssl_bench.downstream.training.sweep import Split, Sweep, Trial
 from mt4ssl_bench.errors import ConfigError, TrainingError
@@ -185,25 +188,70 @@ def test_rates_and_seeds_that_make_no_sense_are_refused(
         plan(str(DATA / "toy_phoneme.yaml"), corpus, [key])
 
 
-@pytest.mark.parametrize(
-    ("task", "set_by_user", "during"), [("asr", False, 1), ("asr", True, 2), ("phoneme", False, 2)]
-)
-def test_small_recurrent_heads_train_on_one_thread(
-    corpus: Corpus, monkeypatch: pytest.MonkeyPatch, *, task: str, set_by_user: bool, during: int
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Torch computes on two CPU threads during a test."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("task", "each", "workers"), [("asr", 1, 2), ("phoneme", 2, 1)])
+@pytest.mark.usefixtures("two_threads")
+def test_small_recurrent_heads_train_on_a_thread_each_as_many_as_torch_has(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch, *, task: str, each: int, workers: int
 ) -> None:
-    counts, loss = set(), CTCTask.loss
+    counts, names, loss = set(), set(), CTCTask.loss
 
     def spy(self: CTCTask, *arguments: Any) -> torch.Tensor:
         counts.add(torch.get_num_threads())
+        names.add(threading.get_ident())
+        time.sleep(0.01)  # a thread that is free would take the next head
         return loss(self, *arguments)
 
     monkeypatch.setattr(CTCTask, "loss", spy)
-    monkeypatch.setattr(threads, "COUNT_IS_SET", set_by_user)
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        sweep(corpus, task)
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
-    assert counts == {during}
+    sweep(corpus, task, "sweep=[1e-1, 1e-2, 1e-3]")
+    assert torch.get_num_threads() == 2
+    assert counts == {each}
+    assert len(names) == workers
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_heads_side_by_side_have_the_bits_of_heads_in_turn(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = ["sweep=[1e-1, 1e-2, 1e-3]", "seeds=[1, 2]", "clip_norm=0.5", "accumulate=2"]
+    keys += ["head.dropout=0.3", "head.spec_augment=true", "head.lstm_layers=2"]
+    apart, _ = sweep(corpus, "asr", *keys)
+    monkeypatch.setattr("mt4ssl_bench.downstream.training.sweep.serial", lambda head: False)  # noqa: ARG005
+    torch.set_num_threads(1)
+    in_turn, _ = sweep(corpus, "asr", *keys)
+    for ours, expected in zip(apart.trials, in_turn.trials, strict=True):
+        assert (ours.best, ours.step) == (expected.best, expected.step)
+        for key, value in expected.head.state_dict().items():
+            assert value.equal(ours.head.state_dict()[key]), key
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_a_head_whose_loss_is_not_finite_leaves_those_beside_it_as_they_are(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    well, _ = sweep(corpus, "asr", "sweep=[1e-2, 1e-3]")
+    recur, start = RecurrentHead.recur, Fit._backward
+    broken: list[torch.nn.Module] = []
+
+    def spoil(self: Any, *arguments: Any) -> Any:
+        broken[:] = [self.model[0]] if self.step == 6 else []
+        return start(self, *arguments)
+
+    def head(self: RecurrentHead, *arguments: Any) -> Any:
+        logits, frames = recur(self, *arguments)
+        return (logits * float("nan") if self in broken else logits), frames
+
+    monkeypatch.setattr(Fit, "_backward", spoil)
+    monkeypatch.setattr(RecurrentHead, "recur", head)
+    ill, _ = sweep(corpus, "asr", "sweep=[1e-2, 1e-3]")
+    assert [trial.diverged for trial in ill.trials] == [True, False]
+    for key, value in well.trials[1].head.state_dict().items():
+        assert value.equal(ill.trials[1].head.state_dict()[key]), key
