@@ -91,9 +91,8 @@ class Encoder(nn.Module):
         super().__init__()
         self.dropout, self.layer_drop = config.dropout, config.layer_drop
         # the official code zeroes padded frames before the first positional convolution only, so
-        # that an utterance's
-        # last frames depend on what it is batched with; False does the same, for comparisons with
-        # that code
+        # that an utterance's last frames depend on what it is batched with; False does the same,
+        # for comparisons with that code
         self.isolate_padding = True
         # in training, keep the layers' inputs alone and compute the rest again
         self.checkpointing = False

@@ -255,8 +255,7 @@ def build_model(config: PretrainConfig, device: str) -> MT4SSL:
     model.checkpointing = model.encoder.checkpointing = config.fit.checkpointing
     if config.fit.compile:
         # student and teacher, training and not, with padding and without, all frames or the masked
-        # ones: each is a form
-        # of its own, and torch would leave those beyond its limit uncompiled
+        # ones: each is a form of its own, and torch would leave those beyond its limit uncompiled
         torch._dynamo.config.recompile_limit = 64  # noqa: SLF001 - where torch documents it
         for module in model.modules():
             if isinstance(module, EncoderLayer):
