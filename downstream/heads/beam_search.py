@@ -4,12 +4,14 @@ units alone.
 Shapes: B batch, T frames, V outputs.
 """
 
+import copy
 import itertools
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -37,7 +39,8 @@ class BeamDecoder:
 
     def __init__(self, units: Units, words: Sequence[str], config: DecodeConfig) -> None:
         flashlight = _flashlight()
-        self.units, self.config = units, config
+        self.units: Units = units
+        self.config = config
         self._lib = flashlight
         self._boundary = BLANK
         if isinstance(units, Phonemes):
@@ -64,6 +67,11 @@ class BeamDecoder:
             dictionary.add_entry(entry)
         self._lm = _load(flashlight, config.lm, dictionary)
         self._trie = None if isinstance(units, Phonemes) else self._spell(flashlight, units)
+        self.use(config)
+
+    def use(self, config: DecodeConfig) -> None:
+        """Search with the beam and the weights of `config` from here on."""
+        self.config = config
         self._decoder = self._build()
 
     @property
@@ -73,12 +81,8 @@ class BeamDecoder:
 
     def weighted(self, weights: Mapping[str, float]) -> "BeamDecoder":
         """Return the same search with other weights; the model and the lexicon are shared."""
-        other = object.__new__(BeamDecoder)
-        other.__dict__ = {
-            **self.__dict__,
-            "config": replace(self.config, **cast("dict[str, Any]", weights)),
-        }
-        other._decoder = other._build()
+        other = copy.copy(self)
+        other.use(replace(self.config, **cast("dict[str, Any]", weights)))
         return other
 
     def decode(self, logits: Tensor, lengths: Tensor) -> list[str]:
@@ -197,7 +201,7 @@ def _flashlight() -> Any:  # noqa: ANN401
     except ImportError as error:
         raise ConfigError(_no_decoder(sys.version_info[:2], error)) from None
     names = {name: getattr(decoder, name) for name in dir(decoder) if not name.startswith("_")}
-    return type("flashlight", (), {**names, "KenLM": KenLM, "Dictionary": Dictionary})
+    return SimpleNamespace(**names, KenLM=KenLM, Dictionary=Dictionary)
 
 
 def _no_decoder(python: tuple[int, int], error: ImportError) -> str:

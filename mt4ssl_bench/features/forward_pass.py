@@ -7,11 +7,11 @@ Shapes: L hidden states, B batch, T frames, D dimension, K crops.
 import hashlib
 import logging
 from collections import deque
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +33,8 @@ READERS = 4
 PROBE = (16_123, 24_000)  # samples of the two noises that show what padding does to a model
 TOLERANCE = 1e-4  # of a layer's largest value: how far padding may move features
 
+Batch = TypeVar("Batch")
+Result = TypeVar("Result")
 Values = NDArray[np.float32]  # one utterance: (T, L, D), or (K, L, D) for means of crops
 Found = list[tuple[str, Values]]  # one batch, by utterance id
 
@@ -122,26 +124,14 @@ class Pass:
         shown = (
             progress(title, len(cuts), start=len(cuts) - left) if title else nullcontext(_silent)
         )
-        with shown as advance, ThreadPoolExecutor(READERS) as pool:
-            ahead: deque[tuple[list[Any], Future[list[list[audio.Samples] | CorpusError]]]] = (
-                deque()
-            )
-            for batch in [*batches, *[None] * READERS]:
-                if batch is not None:
-                    ahead.append((batch, pool.submit(self._read, batch)))
-                if ahead and (batch is None or len(ahead) > READERS):
-                    members, waves = ahead.popleft()
-                    read = _readable([cut.id for cut in members], waves.result(), unreadable)
-                    values = (
-                        self._forward([name for name, _ in read], [views for _, views in read])
-                        if read
-                        else []
-                    )
-                    new = sum(cut.id not in done for cut in members)
-                    found = [pair for pair in values if pair[0] not in done]
-                    if found:
-                        yield found
-                    advance(new, "")
+        with shown as advance:
+            for batch, waves in read_ahead(batches, self._read, READERS):
+                read = _readable([cut.id for cut in batch], waves, unreadable)
+                values = self._forward(*zip(*read, strict=True)) if read else []
+                new = [pair for pair in values if pair[0] not in done]
+                if new:
+                    yield new
+                advance(sum(cut.id not in done for cut in batch), "")
 
     def _read(self, cuts: Sequence[Any]) -> list[list[audio.Samples] | CorpusError]:
         found: list[list[audio.Samples] | CorpusError] = []
@@ -158,10 +148,10 @@ class Pass:
         One that fails is run again one by one, which tells whose fault it is.
         """
         rows: list[Tensor] = []
-        with suppress(
-            Exception
-        ):  # out of memory, too short, any way in which a stranger's model may fail
+        try:
             rows = self._extract([wave for view in views for wave in view])
+        except Exception as error:  # noqa: BLE001 - out of memory, too short: any model's ways to fail
+            LOGGER.debug("running the %d utterances of a batch alone: %r", len(ids), error)
         if not rows or not _finite(rows):
             rows = [
                 row
@@ -202,6 +192,24 @@ class Pass:
             )
         layers = layers.float().cpu()
         return [layers[:, b, :count].transpose(0, 1) for b, count in enumerate(lengths.tolist())]
+
+
+def read_ahead(
+    batches: Iterable[Batch], read: Callable[[Batch], Result], readers: int
+) -> Iterator[tuple[Batch, Result]]:
+    """Yield each batch with what `read` returns of it, in order.
+
+    Up to `readers` batches are read ahead, each in a thread of its own.
+    """
+    ahead: deque[tuple[Batch, Future[Result]]] = deque()
+    with ThreadPoolExecutor(readers) as pool:
+        for batch in batches:
+            ahead.append((batch, pool.submit(read, batch)))
+            if len(ahead) > readers:
+                first, result = ahead.popleft()
+                yield first, result.result()
+        for first, result in ahead:
+            yield first, result.result()
 
 
 def _readable(

@@ -3,6 +3,7 @@ kinds.
 """
 
 import copy
+import time
 from pathlib import Path
 from typing import Any
 
@@ -176,3 +177,24 @@ def test_a_batch_that_fails_is_run_one_by_one_and_names_the_utterance_that_is_th
         UpstreamError, match=rf"failed on utterance '{cuts[5].id}' \(\d\.\d\d s\): out of memory$"
     ):
         collect(Pass(Picky()), cuts)
+
+
+def test_batches_come_in_order_and_no_more_than_some_are_read_ahead() -> None:
+    begun: list[int] = []
+
+    def read(number: int) -> int:
+        begun.append(number)
+        return number * number
+
+    taken = forward_pass.read_ahead(range(20), read, 3)
+    assert next(taken) == (0, 0)
+    time.sleep(0.05)
+    assert sorted(begun) == [0, 1, 2, 3]
+    assert list(taken) == [(number, number * number) for number in range(1, 20)]
+
+
+def test_what_reading_raises_is_raised_where_its_batch_is_due() -> None:
+    taken = forward_pass.read_ahead([1, 0, 2], lambda number: 2 // number, 2)
+    assert next(taken) == (1, 2)
+    with pytest.raises(ZeroDivisionError):
+        next(taken)
