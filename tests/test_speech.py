@@ -41,14 +41,17 @@ def test_filter_banks_read_digits_and_an_untrained_model_knows_speakers(
 @pytest.mark.long
 def test_both_targets_together_learn_on_recordings(speech: Path, tmp_path: Path) -> None:
     corpus = prepare_table(speech / "fsdd_strings" / "manifest.tsv", tmp_path / "fsdd")
-    keys = [f"data.corpus={corpus.root}", "fit.steps=600", "fit.validate_every=300"]
+    keys = [f"data.corpus={corpus.root}", "fit.steps=600", "fit.validate_every=600"]
     keys += ["targets.online.ema_steps=480"]
     report = open_pretraining(load(PretrainConfig, "mt4ssl_tiny", keys)).run(tmp_path / "run")
-    early, late = report.validations
+    (end,) = report.validations
     labels = next((corpus.root / "labels").glob("*/labels.json")).read_text(encoding="utf-8")
     unigram = json.loads(labels)["report"]["entropy_nats"]
-    assert late["valid_offline"] < unigram - 0.3  # what a model knows that reads no audio
-    assert late["valid_online"] < early["valid_online"]
+    assert end["valid_offline"] < unigram - 0.3  # what a model knows that reads no audio
+    with (tmp_path / "run" / "log.jsonl").open(encoding="utf-8") as log:
+        start = json.loads(log.readline())
+    # the teacher moves, so the regression does not fall at every look
+    assert end["valid_online"] < start["online"] / 2
 
 
 def test_the_loss_curve_is_the_kept_one(speech: Path, tmp_path: Path) -> None:
