@@ -116,10 +116,10 @@ class Pass:
         views = self.crops.count if self.crops else 1
         on_cpu = getattr(self.upstream, "device", "cpu") == "cpu"
         seconds = BATCH_SECONDS if on_cpu else BATCH_SECONDS * ACCELERATED
-        limits: dict[str, Any] = (
-            {"seconds": seconds / views} if padding_is_safe(self.upstream) else {"count": 1}
-        )
-        order = Batches(cuts, list, **limits)()
+        if padding_is_safe(self.upstream):
+            order = Batches(cuts, list, seconds=seconds / views)()
+        else:
+            order = Batches(cuts, list, count=1)()
         batches = [batch for batch in order if any(cut.id not in done for cut in batch)]
         shown = (
             progress(title, len(cuts), start=len(cuts) - left) if title else nullcontext(_silent)
@@ -150,7 +150,7 @@ class Pass:
         rows: list[Tensor] = []
         try:
             rows = self._extract([wave for view in views for wave in view])
-        except Exception as error:  # noqa: BLE001 - out of memory, too short: any model's ways to fail
+        except Exception as error:  # noqa: BLE001 - a model may fail in any way
             LOGGER.debug("running the %d utterances of a batch alone: %r", len(ids), error)
         if not rows or not _finite(rows):
             rows = [

@@ -10,11 +10,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict, get_type_hints
 
 from mt4ssl_bench.errors import CheckpointError
 from mt4ssl_bench.files import write_text
 from mt4ssl_bench.results import scheme1
+from mt4ssl_bench.results.field_types import misfit
 from mt4ssl_bench.results.intervals import score_interval
 from mt4ssl_bench.results.metrics import Score
 from mt4ssl_bench.settings import Settings
@@ -255,13 +256,23 @@ def load(path: Path) -> Result:
             name: Score(**_with_width(score, utterances))
             for name, score in values["metrics"].items()
         }
-        for field, kind in (("upstream", UpstreamRecord), ("corpus", CorpusRecord)):
-            missing = kind.__required_keys__ - values[field].keys()
-            if missing:
-                raise _damaged(path, f"{field} lacks {', '.join(sorted(missing))}")
-        return Result(**values)
+        result = Result(**values)
     except (KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from None
+    if wrong := _misfit(result):
+        raise _damaged(path, f"{wrong} is missing or of another type")
+    return result
+
+
+def _misfit(result: Result) -> str:
+    """Return the name of the first field that is not of its type, or ""."""
+    fields = {name: getattr(result, name) for name in get_type_hints(Result)}
+    scores = fields.pop("metrics")
+    hints, inner = get_type_hints(Result), get_type_hints(Score)
+    wrong = [misfit(value, hints[name], name) for name, value in fields.items()]
+    for name, score in scores.items():
+        wrong += [misfit(getattr(score, k), inner[k], f"metrics.{name}.{k}") for k in inner]
+    return next(filter(None, wrong), "")
 
 
 def record_paths(folder: Path) -> list[Path]:

@@ -204,7 +204,7 @@ def test_a_missing_fact_of_the_upstream_is_named(tmp_path: Path) -> None:
     values = json.loads(path.read_text(encoding="utf-8"))
     del values["upstream"]["parameters"]
     path.write_text(json.dumps(values), encoding="utf-8")
-    with pytest.raises(CheckpointError, match="upstream lacks parameters"):
+    with pytest.raises(CheckpointError, match="upstream.parameters is missing"):
         results.load(path)
 
 

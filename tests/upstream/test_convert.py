@@ -287,10 +287,18 @@ def test_a_malicious_file_runs_nothing(
     assert not (tmp_path / "ran").exists()
 
 
-def test_settings_survive_as_plain_values(tmp_path: Path) -> None:
+@pytest.mark.parametrize("trusted", [False, True])  # some libraries tell torch to build namespaces
+def test_settings_survive_as_plain_values(tmp_path: Path, trusted: bool) -> None:  # noqa: FBT001
+    allowed = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals([argparse.Namespace] if trusted else [])
     config = OmegaConf.create({"a": {"b": [1, 2.5, None]}, "c": "x"})
     torch.save({"n": argparse.Namespace(x=config, p=Path("y")), "big": 2**70}, tmp_path / "a.pt")
-    read = read_foreign(tmp_path / "a.pt")
+    try:
+        read = read_foreign(tmp_path / "a.pt")
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(allowed)
     assert plain(read["n"]) == {"x": {"a": {"b": [1, 2.5, None]}, "c": "x"}, "p": "y"}
     assert plain(read["big"]) == 2**70
 

@@ -102,6 +102,9 @@ def plain(value: object) -> Any:  # noqa: ANN401 - containers of str, int, float
     """Return settings as plain containers: argparse namespaces, omegaconf nodes and enums by what
     they hold.
     """
+    if not isinstance(value, Inert) and isinstance(getattr(value, "__dict__", None), dict):
+        state = vars(value)  # of a class that some library has told torch to trust
+        return plain(next((state[key] for key in ("_content", "_val") if key in state), state))
     if isinstance(value, Inert):
         state = value.state[0] if isinstance(value.state, tuple) and value.state else value.state
         if isinstance(state, dict):
