@@ -223,6 +223,8 @@ def _explain(
     if "not in" in text or "Key" in text:
         parent: Any = node
         for part in str(key).split(".")[:-1]:
+            if not isinstance(parent, DictConfig) or part not in parent:
+                break
             parent = parent[part]
         if elsewhere(str(key)):
             return f"key '{key}': {elsewhere(str(key))}"

@@ -1,6 +1,4 @@
-"""Names and texts of users as one plain line: for terminals and logs, Markdown tables and
-spreadsheets.
-"""
+"""What users write: names and texts as one plain line for every output, and numbers."""
 
 import html
 import re
@@ -37,3 +35,16 @@ def spreadsheet(text: str) -> str:
     """Return `text` as a CSV cell that no spreadsheet takes for a formula: "'" before = + - @."""
     line = flat(text).strip()
     return f"'{line}" if line.startswith(FORMULA) else line
+
+
+def read_number(text: str) -> float:
+    """Return the number that a file or a person wrote, NaN and infinity included.
+
+    float() also reads "1_0" as 10 and the digits of other scripts.
+
+    Raises:
+        ValueError: If it is no number in ASCII digits.
+    """
+    if not text.isascii() or "_" in text:
+        raise ValueError(f"not a number: {text!r}")
+    return float(text)

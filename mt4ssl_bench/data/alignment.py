@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mt4ssl_bench.errors import CorpusError
+from mt4ssl_bench.text import read_number
 
 LOGGER = logging.getLogger(__name__)
 SUFFIX = ".textgrid"
@@ -106,7 +107,8 @@ def _read_ctm(file: Path, losses: _Losses) -> dict[str, list[Segment]]:
             continue
         try:
             name, _, begin, duration, label = cells[:5]
-            start, end = float(begin), float(begin) + float(duration)
+            start = read_number(begin)
+            end = start + read_number(duration)
         except ValueError:
             raise CorpusError(
                 f"--alignment {file}, line {number}: '{line.strip()[:80]}' is not "
@@ -193,9 +195,9 @@ def _interval(values: Iterator[float | str]) -> Segment:
 
 def _number(values: Iterator[float | str]) -> float:
     value = next(values)
-    if not isinstance(value, float):
+    if not isinstance(value, float) or not math.isfinite(value):
         # a fault of the text
-        raise ValueError(f"expected a number, found '{value}'")  # noqa: TRY004
+        raise ValueError(f"expected a number, found '{value}'")
     return value
 
 

@@ -129,7 +129,10 @@ def test_a_name_and_a_licence_may_be_given_and_the_folder_names_the_rest(folder:
         ("id | path\nu | manifest.tsv\n", "manifest.tsv: unreadable audio"),
         ("id | path\nu | a.wav\nv | garbage.wav\n", "utterance 'v': "),
         ("id | path | duration_s\nu | a.wav | 0.3\n", "'u' lasts 0.10 s, not 0.30 s as stated"),
-        ("id | path | duration_s\nu | a.wav | nan\n", "'u' lasts 0.10 s, not nan s as stated"),
+        (
+            "id | path | duration_s\nu | a.wav | nan\n",
+            "utterance 'u' has duration_s 'nan', not a number",
+        ),
         ("id | path | duration_s\nu | a.wav | long\n", "'u' has duration_s 'long', not a number"),
         ("id | path | split\nu | a.wav | ../train\n", "line 2: '../train' cannot name a split"),
         ("id | path | sid_split\nu | a.wav | a b\n", "line 2: 'a b' cannot name a split"),

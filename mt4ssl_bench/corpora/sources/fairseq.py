@@ -80,7 +80,7 @@ def _read_list(file: Path) -> tuple[Path, list[tuple[str, int]]]:
     entries = []
     for number, line in enumerate(lines[1:], start=2):
         path, _, samples = line.rpartition("\t")
-        if not path or not samples.isdigit():
+        if not path or not (samples.isascii() and samples.isdecimal()):
             raise CorpusError(f"{file}, line {number}: '{line[:60]}'; expected path<tab>samples")
         entries.append((path, int(samples)))
     return (file.parent / lines[0]).absolute(), entries

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mt4ssl_bench.corpora.rows import Row, one_line
 from mt4ssl_bench.errors import CorpusError
+from mt4ssl_bench.text import read_number
 
 LOGGER = logging.getLogger(__name__)
 # a recording in an archive (data/raw.ark:1234), an archive, or standard input
@@ -64,7 +65,7 @@ def _segment(row: Row, place: str, recordings: Mapping[str, Path], folder: Path)
     """
     try:
         recording, begin, end = place.split()
-        start, stop = float(begin), float(end)
+        start, stop = read_number(begin), read_number(end)
     except ValueError:
         raise CorpusError(
             f"{folder / 'segments'}: '{row.id} {place}'; expected utterance recording start end"

@@ -1,15 +1,18 @@
 """A TSV table as a source: columns in any order, every problem named with its row."""
 
 import logging
+import math
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from mt4ssl_bench.corpora.rows import SILENCE, SPLIT_NAME, Row, is_quoted, refuse_duplicates
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.registry import hint
+from mt4ssl_bench.text import read_number
 
 LOGGER = logging.getLogger(__name__)
 REQUIRED = ("id", "path")
@@ -121,9 +124,10 @@ def _read_cells(manifest: Path) -> tuple[list[str], Iterator[tuple[int, list[str
 
 
 def _seconds(stated: str, name: str, manifest: Path) -> float | None:
-    try:
-        return float(stated) if stated else None
-    except ValueError:
-        raise CorpusError(
-            f"{manifest}: utterance '{name}' has duration_s '{stated}', not a number"
-        ) from None
+    if not stated:
+        return None
+    with suppress(ValueError):
+        seconds = read_number(stated)
+        if math.isfinite(seconds):
+            return seconds
+    raise CorpusError(f"{manifest}: utterance '{name}' has duration_s '{stated}', not a number")
