@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mt4ssl_bench.errors import CheckpointError, first_line
+from mt4ssl_bench.errors import CheckpointError, first_line, some
 
 FORMAT = "mt4ssl-bench 1"
 
@@ -61,6 +61,24 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a checkpoint of mt4ssl-bench (format '{FORMAT}')")
     return cast("dict[str, Any]", payload)
+
+
+def misfit(module: nn.Module, state: Mapping[str, Tensor]) -> str:
+    """Return which weights of `state` keep it from being loaded into `module`, for a message."""
+    own = module.state_dict()
+    shapes = [
+        f"{name} is {tuple(state[name].shape)}, not {tuple(own[name].shape)}"
+        for name in own.keys() & state.keys()
+        if state[name].shape != own[name].shape
+    ]
+    groups = (
+        ("missing", own.keys() - state.keys()),
+        ("of another shape", shapes),
+        ("unknown", state.keys() - own.keys()),
+    )
+    return " and ".join(
+        f"{len(names)} weights {what}: {some(names)}" for what, names in groups if names
+    )
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 from torch import Tensor, nn
 
+from mt4ssl_bench.checkpoint import misfit
 from mt4ssl_bench.config import (
     AT_LEAST_1,
     NOT_NEGATIVE,
@@ -21,7 +22,7 @@ from mt4ssl_bench.config import (
     Bounds,
 )
 from mt4ssl_bench.encoders.protocol import Features, Upstream
-from mt4ssl_bench.errors import UpstreamError, first_line
+from mt4ssl_bench.errors import UpstreamError
 from mt4ssl_bench.registry import Registry
 from mt4ssl_bench.settings import NEVER
 
@@ -149,9 +150,9 @@ def rebuild(blueprint: dict[str, Any], config: TuneConfig, state: dict[str, Tens
     module = REBUILDERS.get(str(blueprint.get("kind")))(blueprint, config)
     try:
         module.load_state_dict(state)
-    except RuntimeError as error:
+    except RuntimeError:
         raise UpstreamError(
-            f"the stored weights do not fit their model ({first_line(error)})"
+            f"the stored weights do not fit their model ({misfit(module, state)})"
         ) from None
     return module
 

@@ -38,7 +38,7 @@ from mt4ssl_bench.encoders.identity import (
     local_roots,
 )
 from mt4ssl_bench.encoders.protocol import Features, Upstream
-from mt4ssl_bench.errors import UpstreamError
+from mt4ssl_bench.errors import UpstreamError, with_class
 from mt4ssl_bench.registry import hint
 
 
@@ -119,9 +119,7 @@ def build(argument: str, *, device: str) -> FileUpstream:
             )
         # the user's code raises what it likes
         except (Exception, SystemExit) as error:  # noqa: BLE001
-            raise UpstreamError(
-                f"{argument}: could not be built ({type(error).__name__}: {error})"
-            ) from None
+            raise UpstreamError(f"{argument}: could not be built ({with_class(error)})") from None
 
 
 def load_file(argument: str, *, device: str) -> Upstream:

@@ -10,7 +10,7 @@ from mt4ssl_bench.config import load, to_dict
 from mt4ssl_bench.device import pick_device
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.errors import CheckpointError, ConfigError, UpstreamError
-from mt4ssl_bench.upstream.checkpoints.checkpoint_file import KIND
+from mt4ssl_bench.upstream.checkpoints.checkpoint_file import KIND, read_model
 from mt4ssl_bench.upstream.config import PretrainConfig
 from mt4ssl_bench.upstream.expert import UpstreamExpert, register
 from mt4ssl_bench.upstream.model import MT4SSL
@@ -142,3 +142,27 @@ def test_gradients_reach_the_weights_in_train_mode_from_50_ms_up(run: Path) -> N
     assert [tuple(h.shape) for h in hidden] == [(2, 6, 32)] * 3
     torch.stack(hidden).square().mean().backward()
     assert expert.model.frontend.convs[0].grad is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("lost", r"1 weights missing: encoder\.layers\.0\.\S+\)"),
+        ("shape", r"1 weights of another shape: encoder\.layers\.0\.\S+ is \(1,\), not \("),
+        ("extra", r"1 weights unknown: encoder\.layers\.99\.bias\)"),
+    ],
+)
+def test_a_weight_that_does_not_fit_is_named(change: str, named: str, tmp_path: Path) -> None:
+    model = MT4SSL(load(PretrainConfig, TOY))
+    weights = {k: v for k, v in model.state_dict().items() if not k.startswith("extractors.")}
+    first = next(name for name in weights if name.startswith("encoder.layers.0."))
+    if change == "lost":
+        del weights[first]
+    elif change == "shape":
+        weights[first] = torch.zeros(1)
+    else:
+        weights["encoder.layers.99.bias"] = torch.zeros(1)
+    payload = {"kind": KIND, "config": to_dict(model.config), "model": weights}
+    checkpoint.save(payload, tmp_path / "checkpoint.pt")
+    with pytest.raises(CheckpointError, match=f"do not fit its config \\({named}"):
+        read_model(tmp_path)

@@ -5,7 +5,7 @@ from typing import Any
 
 from mt4ssl_bench import checkpoint
 from mt4ssl_bench.config import from_dict
-from mt4ssl_bench.errors import CheckpointError, first_line
+from mt4ssl_bench.errors import CheckpointError
 from mt4ssl_bench.upstream.config import PretrainConfig
 from mt4ssl_bench.upstream.model import MT4SSL
 
@@ -40,12 +40,11 @@ def read_model(path: Path) -> MT4SSL:
     stored = read_checkpoint(path)
     model = MT4SSL(from_dict(PretrainConfig, stored["config"]))
     model.extractors.clear()
+    state = {k: v for k, v in stored["model"].items() if not k.startswith("extractors.")}
     try:
-        model.load_state_dict(
-            {k: v for k, v in stored["model"].items() if not k.startswith("extractors.")}
-        )
-    except RuntimeError as error:
+        model.load_state_dict(state)
+    except RuntimeError:
         raise CheckpointError(
-            f"{path}: its weights do not fit its config ({first_line(error)})"
+            f"{path}: its weights do not fit its config ({checkpoint.misfit(model, state)})"
         ) from None
     return model
