@@ -12,7 +12,8 @@ from typing import Any
 
 from mt4ssl_bench import results
 from mt4ssl_bench.config import Gone, check_all_bounds, load, read_recipe, recipe_names, to_dict
-from mt4ssl_bench.data.corpus import Corpus, is_silent, phones_of, speaker_of, text_of
+from mt4ssl_bench.data.corpus import Corpus
+from mt4ssl_bench.data.cut import is_silent, phones_of, speaker_of, text_of
 from mt4ssl_bench.downstream.config import CTCConfig, TaskConfig
 from mt4ssl_bench.downstream.heads.beam_search import check_decoder
 from mt4ssl_bench.downstream.task import TASKS, Task

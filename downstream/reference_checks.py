@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mt4ssl_bench.data.corpus import is_silent
+from mt4ssl_bench.data.cut import is_silent
 from mt4ssl_bench.downstream.plan import Job, named
 from mt4ssl_bench.downstream.task import Task
 from mt4ssl_bench.errors import CorpusError

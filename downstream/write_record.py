@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mt4ssl_bench import results
-from mt4ssl_bench.data.corpus import speaker_of
+from mt4ssl_bench.data.cut import speaker_of
 from mt4ssl_bench.downstream.plan import Job, former
 from mt4ssl_bench.downstream.task import Task, Trained
 from mt4ssl_bench.encoders.protocol import Upstream

@@ -1,15 +1,24 @@
-"""Names to lazily imported objects: a name costs nothing until asked for, and a wrong one names its
-near misses.
+"""Names to lazily imported objects, from this package and from others: a name costs nothing until
+asked for, and a wrong one names its near misses.
+
+Another package adds a name through an entry point of the registry's group. What is wrong with one
+of them (it cannot be imported, it was made for another version, its name is taken) costs one line
+and that name only.
 """
 
 import difflib
 import importlib
+import logging
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from importlib.metadata import Distribution, EntryPoint, entry_points, version
 from typing import Generic, TypeVar, cast
 
-from mt4ssl_bench.errors import ConfigError
+from mt4ssl_bench.errors import ConfigError, with_class
 
 T = TypeVar("T")
+DISTRIBUTION = "mt4ssl-bench"
+LOGGER = logging.getLogger(__name__)
 
 
 def hint(name: str, known: Iterable[str]) -> str:
@@ -26,23 +35,116 @@ class Registry(Generic[T]):
     """A table of names to "module:attribute" addresses.
 
     Args:
-        kind: what the names stand for, used in messages ("task").
-        addresses: name -> "package.module:attribute".
+        kind: What the names stand for, used in messages ("task").
+        addresses: Name -> "package.module:attribute", of this package.
+        group: The entry-point group through which other packages add names; "" for none.
+        base: What an added object must be: a subclass of this class without abstract methods, or
+            an instance of it.
     """
 
-    def __init__(self, kind: str, addresses: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        kind: str,
+        addresses: Mapping[str, str],
+        *,
+        group: str = "",
+        base: type = object,
+    ) -> None:
         self.kind = kind
         self._addresses = dict(addresses)
+        self._group, self._base = group, base
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._addresses))
+        return iter(sorted({*self._addresses, *self._added}))
 
     def get(self, name: str) -> T:
         """Import and return the object behind `name`.
 
-        Raises ConfigError with near misses for an unknown one.
+        Raises:
+            ConfigError: For an unknown name, with near misses; for one that another package
+                registers and that cannot be used, with the package and the reason.
         """
-        if name not in self._addresses:
-            raise ConfigError(f"unknown {self.kind} '{name}'; {hint(name, self._addresses)}")
-        module, attribute = self._addresses[name].split(":")
-        return cast("T", getattr(importlib.import_module(module), attribute))
+        if name in self._addresses:
+            module, attribute = self._addresses[name].split(":")
+            return cast("T", getattr(importlib.import_module(module), attribute))
+        if name in self._added:
+            return self._load(self._added[name])
+        raise ConfigError(f"unknown {self.kind} '{name}'; {hint(name, self)}")
+
+    def items(self) -> Iterator[tuple[str, T]]:
+        """Yield every name with its object, sorted; what cannot be used is named in the log."""
+        for name in self:
+            try:
+                yield name, self.get(name)
+            except ConfigError as error:
+                LOGGER.warning("left out: %s", error)
+
+    @cached_property
+    def _added(self) -> dict[str, list[EntryPoint]]:
+        """Entry points by name; several of one name are told apart when it is asked for."""
+        added: dict[str, list[EntryPoint]] = {}
+        for point in entry_points(group=self._group) if self._group else ():
+            if point.name in self._addresses:
+                LOGGER.warning(
+                    "%s '%s' of %s: not used, this package has one of that name",
+                    self.kind,
+                    point.name,
+                    _package(point),
+                )
+            elif point not in added.setdefault(point.name, []):
+                added[point.name].append(point)
+        return added
+
+    def _load(self, points: list[EntryPoint]) -> T:
+        point = points[0]
+        where = f"{self.kind} '{point.name}' of {_package(point)}"
+        if len(points) > 1:
+            others = " and ".join(_package(other) for other in points[1:])
+            raise ConfigError(f"{where}: {others} registers that name too; uninstall one of them")
+        if point.dist and (wanted := _other_version(point.dist)):
+            raise ConfigError(
+                f"{where}: made for {wanted}, this is {version(DISTRIBUTION)}; install a version "
+                "of it that fits"
+            )
+        try:
+            loaded = point.load()
+        # somebody else's module raises what it likes
+        except Exception as error:  # noqa: BLE001
+            raise ConfigError(
+                f"{where}: {point.value} cannot be imported ({with_class(error)})"
+            ) from None
+        if complaint := self._complaint(loaded):
+            raise ConfigError(f"{where}: {point.value} {complaint}")
+        return cast("T", loaded)
+
+    def _complaint(self, loaded: object) -> str:
+        if isinstance(loaded, self._base):
+            return ""
+        if not (isinstance(loaded, type) and issubclass(loaded, self._base)):
+            return f"is no {self._base.__name__} ({type(loaded).__name__})"
+        missing = sorted(getattr(loaded, "__abstractmethods__", ()))
+        return (
+            f"lacks {', '.join(missing)}, as this version's {self._base.__name__} has"
+            if missing
+            else ""
+        )
+
+
+def _package(point: EntryPoint) -> str:
+    return f"{point.dist.name} {point.dist.version}" if point.dist else point.module
+
+
+def _other_version(package: Distribution) -> str:
+    """Return what a package requires of this one, where this version is outside it, else ""."""
+    from packaging.requirements import InvalidRequirement, Requirement  # takes 50 ms
+
+    for text in package.requires or ():
+        try:
+            requirement = Requirement(text)
+        except InvalidRequirement:
+            continue
+        if requirement.name.lower().replace("_", "-") == DISTRIBUTION and not (
+            requirement.specifier.contains(version(DISTRIBUTION), prereleases=True)
+        ):
+            return str(requirement)
+    return ""

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from torch import nn
 
 from mt4ssl_bench.config import AT_LEAST_1, Bounds
-from mt4ssl_bench.data.corpus import text_of
+from mt4ssl_bench.data.cut import text_of
 from mt4ssl_bench.data.lexicon import plain_apostrophes
 from mt4ssl_bench.downstream.config import CTCConfig, RecurrentHeadConfig, WordDecodeConfig
 from mt4ssl_bench.downstream.heads.ctc import CTCTask

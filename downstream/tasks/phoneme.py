@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
-from mt4ssl_bench.data.corpus import phones_of, text_of
+from mt4ssl_bench.data.cut import phones_of, text_of
 from mt4ssl_bench.data.lexicon import UNKNOWN, Words, cmudict_digest, named_lexicon, pronounce
 from mt4ssl_bench.downstream.config import CTCConfig, TaskConfig
 from mt4ssl_bench.downstream.heads.ctc import CTCTask

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mt4ssl_bench.config import AT_LEAST_1, NOT_NEGATIVE, Bounds
-from mt4ssl_bench.data.corpus import speaker_of
+from mt4ssl_bench.data.cut import speaker_of
 from mt4ssl_bench.downstream.config import TaskConfig
 from mt4ssl_bench.downstream.heads.pooled import PooledHead
 from mt4ssl_bench.downstream.task import Task

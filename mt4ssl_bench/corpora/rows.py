@@ -17,7 +17,7 @@ from typing import Any
 from mt4ssl_bench.console import progress
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.containers import Defect, defect_of
-from mt4ssl_bench.data.corpus import is_silent, phones_of, speaker_of, text_of
+from mt4ssl_bench.data.cut import is_silent, phones_of, speaker_of, text_of
 from mt4ssl_bench.data.file_state import content_of, on_disk, state_of
 from mt4ssl_bench.errors import CorpusError
 

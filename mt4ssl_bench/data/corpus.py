@@ -133,26 +133,6 @@ class Corpus:
         return own if speaker_task and own in self.info.splits else name
 
 
-def text_of(cut: Any) -> str:  # noqa: ANN401 - lhotse ships no types
-    """Return the cut's transcript, or ""."""
-    return (cut.supervisions[0].text or "") if cut.supervisions else ""
-
-
-def phones_of(cut: Any) -> str:  # noqa: ANN401
-    """Return the cut's phones, separated by spaces, or ""."""
-    return str((cut.supervisions[0].custom or {}).get("phones", "")) if cut.supervisions else ""
-
-
-def is_silent(cut: Any) -> bool:  # noqa: ANN401
-    """Return whether nobody speaks in the cut: its transcript is there, and empty."""
-    return bool(cut.supervisions) and cut.supervisions[0].text == ""
-
-
-def speaker_of(cut: Any) -> str:  # noqa: ANN401
-    """Return the cut's speaker, or ""."""
-    return (cut.supervisions[0].speaker or "") if cut.supervisions else ""
-
-
 def write_corpus(
     root: Path,
     cuts: Mapping[str, Iterable[Any]],

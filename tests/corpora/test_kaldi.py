@@ -13,7 +13,8 @@ import soundfile
 from mt4ssl_bench.cli.app import app
 from mt4ssl_bench.corpora.sources.kaldi import kaldi
 from mt4ssl_bench.data import audio
-from mt4ssl_bench.data.corpus import Corpus, is_silent, speaker_of, text_of
+from mt4ssl_bench.data.corpus import Corpus
+from mt4ssl_bench.data.cut import is_silent, speaker_of, text_of
 from mt4ssl_bench.errors import CorpusError
 
 RATE = 16_000

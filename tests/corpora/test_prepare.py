@@ -15,7 +15,8 @@ import soundfile
 
 from mt4ssl_bench.corpora.prepare import prepare_folder, prepare_table
 from mt4ssl_bench.data import audio
-from mt4ssl_bench.data.corpus import Corpus, is_silent, phones_of, speaker_of, text_of
+from mt4ssl_bench.data.corpus import Corpus
+from mt4ssl_bench.data.cut import is_silent, phones_of, speaker_of, text_of
 from mt4ssl_bench.errors import CorpusError
 
 RATE = audio.RATE

@@ -20,7 +20,8 @@ from mt4ssl_bench.corpora.sources.speechcommands import speechcommands
 from mt4ssl_bench.corpora.sources.speechocean762 import speechocean762
 from mt4ssl_bench.corpora.sources.timit import timit
 from mt4ssl_bench.corpora.sources.voxceleb1 import voxceleb1
-from mt4ssl_bench.data.corpus import Corpus, phones_of, speaker_of, text_of
+from mt4ssl_bench.data.corpus import Corpus
+from mt4ssl_bench.data.cut import phones_of, speaker_of, text_of
 from mt4ssl_bench.errors import ConfigError, CorpusError
 
 Voice = Callable[[Path], Path]

@@ -12,7 +12,8 @@ from mt4ssl_bench.corpora.prepare import prepare_table
 from mt4ssl_bench.corpora.segment import quiet_ends, segment_corpus
 from mt4ssl_bench.corpora.shard import shard_corpus
 from mt4ssl_bench.data import audio
-from mt4ssl_bench.data.corpus import Corpus, speaker_of, text_of
+from mt4ssl_bench.data.corpus import Corpus
+from mt4ssl_bench.data.cut import speaker_of, text_of
 from mt4ssl_bench.errors import CorpusError
 
 PAUSES = (3.1, 7.4, 10.9, 15.2)  # seconds at which the long recording is silent for 0.3 s

@@ -23,7 +23,8 @@ from mt4ssl_bench.corpora.sources.fairseq import fairseq
 from mt4ssl_bench.corpora.sources.hf_dataset import hugging_face
 from mt4ssl_bench.corpora.sources.lhotse import lhotse
 from mt4ssl_bench.data import audio
-from mt4ssl_bench.data.corpus import Corpus, is_silent, phones_of, speaker_of, text_of
+from mt4ssl_bench.data.corpus import Corpus
+from mt4ssl_bench.data.cut import is_silent, phones_of, speaker_of, text_of
 from mt4ssl_bench.data.labels import LabelStore
 from mt4ssl_bench.errors import ConfigError, CorpusError
 

@@ -23,7 +23,8 @@ from mt4ssl_bench.cli.app import app
 from mt4ssl_bench.clustering.config import OfflineConfig
 from mt4ssl_bench.corpora.shard import shard_corpus
 from mt4ssl_bench.data import audio, remote
-from mt4ssl_bench.data.corpus import Corpus, text_of, write_corpus
+from mt4ssl_bench.data.corpus import Corpus, write_corpus
+from mt4ssl_bench.data.cut import text_of
 from mt4ssl_bench.data.frame_grid import frame_count
 from mt4ssl_bench.data.labels import CarriedLabels, LabelInfo, LabelStore, write_labels
 from mt4ssl_bench.errors import CheckpointError, ConfigError, CorpusError

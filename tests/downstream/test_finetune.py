@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from mt4ssl_bench import checkpoint, results
-from mt4ssl_bench.data.corpus import Corpus, text_of
+from mt4ssl_bench.data.corpus import Corpus
+from mt4ssl_bench.data.cut import text_of
 from mt4ssl_bench.downstream.evaluate import evaluate
 from mt4ssl_bench.downstream.plan import load_config, plan
 from mt4ssl_bench.downstream.tasks.asr import ASR
