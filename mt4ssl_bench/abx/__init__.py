@@ -1,0 +1,1 @@
+"""Phone, word and speaker ABX: how well frames tell categories apart, without any training."""
