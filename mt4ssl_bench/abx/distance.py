@@ -35,14 +35,13 @@ class Frames:
 
 
 def prepare(values: Tensor, distance: Distance) -> Frames:
-    """Return frames (L, F, D) so that between() is cheap: with unit length for "angular"."""
+    """Return frames (L, F, D) ready for between(): "angular" gives them unit length, in place."""
     if distance != "angular":
         return Frames(values)
-    norms = values.norm(dim=-1, keepdim=True)
+    norms = torch.linalg.vector_norm(values, dim=-1, keepdim=True)
     zero = norms.squeeze(-1) == 0
-    return Frames(
-        values / norms.clamp(min=torch.finfo(values.dtype).tiny), zero if zero.any() else None
-    )
+    values /= norms.clamp_(min=torch.finfo(values.dtype).tiny)
+    return Frames(values, zero if zero.any() else None)
 
 
 def _angular(x: Tensor, y: Tensor) -> Tensor:
