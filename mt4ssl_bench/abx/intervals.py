@@ -13,8 +13,8 @@ from functools import lru_cache
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mt4ssl_bench.abx.distance import Indices
 from mt4ssl_bench.abx.table import Numbers, Table, Weights
 from mt4ssl_bench.errors import ConfigError
 
@@ -52,7 +52,7 @@ class Replicates:
     """Scores of a table with other weights of its speakers, for intervals and differences.
 
     Attributes:
-        keys: What was averaged; differences need the same.
+        digest: Digest of the triplets; differences need the same.
         scores: Score of each layer (L,).
         values: Replicates (L, R).
         method: What they are for.
@@ -60,7 +60,7 @@ class Replicates:
         vanished: See Interval.
     """
 
-    keys: NDArray[np.int64]
+    digest: str
     scores: Numbers
     values: Numbers
     method: Method
@@ -82,13 +82,11 @@ class Replicates:
         Raises:
             ConfigError: If the other scores are of other triplets.
         """
-        if (
-            not np.array_equal(self.keys, other.keys)
-            or self.values.shape[1:] != other.values.shape[1:]
-        ):
+        same = self.values.shape[1] == other.values.shape[1]
+        if self.digest != other.digest or not same:
             raise ConfigError(
-                "ABX scores of different tokens cannot be compared; expected the same items, mode "
-                "and samples"
+                "ABX scores of different triplets cannot be compared; expected the same items, "
+                "settings and samples"
             )
         value = float(self.scores[layer] - other.scores[other_layer])
         differences = self.values[layer] - other.values[other_layer]
@@ -152,7 +150,9 @@ def replicate(
         values, vanished = table.weighted(
             Weights(a=weights["groups"], x=x, categories=weights["categories"])
         )
-    return Replicates(table.keys, table.errors(), values, method, len(used), float(vanished.mean()))
+    return Replicates(
+        table.digest, table.errors(), values, method, len(used), float(vanished.mean())
+    )
 
 
 def _method(speakers: int) -> Method:
@@ -173,7 +173,7 @@ def _multiplicities(method: Method, speakers: int, samples: int, seed: int) -> N
     return counts.reshape(samples, speakers).T.astype(np.float64)
 
 
-def _single_categories(table: Table, used: NDArray[np.int64]) -> tuple[Numbers, Numbers]:
+def _single_categories(table: Table, used: Indices) -> tuple[Numbers, Numbers]:
     """Return the mean over the pairs of each category as that of a (L, S)."""
     errors = table.pair_errors()
     names = [table.categories[i] for i in used]
@@ -192,7 +192,7 @@ def t_quantile(degrees: int) -> float:
         (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
         (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
     )
-    return z + sum(term / n**power for power, term in enumerate(terms, start=1))
+    return z + math.fsum(term / float(n) ** power for power, term in enumerate(terms, start=1))
 
 
 def _normal_share(z: float) -> float:

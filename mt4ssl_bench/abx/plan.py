@@ -73,6 +73,7 @@ class Sets:
         contexts: Context (S,).
         groups: Group (S,).
         categories: Category (S,).
+        names: Context, group and category of each set, for the sample.
     """
 
     starts: Indices
@@ -81,6 +82,7 @@ class Sets:
     contexts: Indices
     groups: Indices
     categories: Indices
+    names: list[str]
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ class Cells:
         triplets: Number of triplets (C,).
         entry: Entry of the table that the cell is averaged into (C,).
         keys: Category of a and x, category of b, group of a and b, group of x (K, 4), ascending.
+        digest: 16 hex digits of the SHA-256 of the triplets: tokens and cells.
     """
 
     a: Indices
@@ -102,6 +105,7 @@ class Cells:
     triplets: Indices
     entry: Indices
     keys: Indices
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -187,9 +191,14 @@ def plan(tokens: Sequence[Token], config: AbxConfig) -> Plan:
                     wanted[numbers[p], numbers[q]] = True
             kept = wanted[sets.categories[a], sets.categories[b]]
             a, b = a[kept], b[kept]
-        cells[mode] = (_within if mode == "within" else _across)(sets, a, b, config, groups)
-        if not len(cells[mode].a):
+        if mode == "within":
+            a, b = (each[sets.sizes[a] >= 2] for each in (a, b))
+            x = a
+        else:
+            a, b, x = _across(sets, a, b, config)
+        if not len(a):
             raise _no_triplet(mode, len(tokens), len(categories), len(groups))
+        cells[mode] = _cells(sets, a, b, x, [_identity(tokens[i]) for i in order])
     count = len(sets.sizes)
     sides = [(each.x, y) for each in cells.values() for y in (each.a, each.b)]
     codes = np.concatenate([np.r_[x * count + y, y * count + x] for x, y in sides])
@@ -222,25 +231,27 @@ def _sets(
     )
     order = np.array(sorted(range(len(tokens)), key=lambda i: (*keys[i].tolist(), tokens[i])))
     if config.max_tokens:
-        rank = [_hash(config.seed, _identity(tokens[i])) for i in order]
-        order = order[_first_of_each(keys[order], np.array(rank), config.max_tokens)]
+        rank = _ranks(config.seed, [_identity(tokens[i]) for i in order])
+        order = order[_first_of_each(keys[order], rank, config.max_tokens)]
     keys, starts, sizes = np.unique(keys[order], axis=0, return_index=True, return_counts=True)
     blocks = keys[:, 0] if "across" in config.modes else keys[:, 0] * len(groups) + keys[:, 1]
-    return order, Sets(starts, sizes, np.unique(blocks, return_inverse=True)[1], *keys.T)
+    blocks = np.unique(blocks, return_inverse=True)[1]
+    first = [(contexts[i], tokens[i].group, tokens[i].category) for i in order[starts]]
+    return order, Sets(starts, sizes, blocks, *keys.T, names=[str(each) for each in first])
 
 
 def _identity(token: Token) -> str:
-    return f"{token.utterance} {token.onset} {token.offset} {token.category}"
+    labels = f"{token.previous} {token.category} {token.next} {token.group}"
+    return f"{token.utterance} {token.onset} {token.offset} {labels}"
 
 
-def _hash(seed: int, name: str) -> int:
-    """Return a random number for a name: a sample of others leaves it as it is."""
-    return int.from_bytes(hashlib.blake2b(f"{seed} {name}".encode(), digest_size=7).digest())
+def _ranks(seed: int, names: Sequence[str]) -> Indices:
+    """Return a random number for each name, which does not depend on the other names."""
+    hashes = (hashlib.blake2b(f"{seed} {name}".encode(), digest_size=7) for name in names)
+    return np.array([int.from_bytes(each.digest()) for each in hashes], dtype=np.int64)
 
 
-def _first_of_each(
-    keys: NDArray[np.int64], rank: NDArray[np.int64], most: int
-) -> NDArray[np.bool_]:
+def _first_of_each(keys: Indices, rank: Indices, most: int) -> NDArray[np.bool_]:
     """Return which rows (n,) are among the `most` lowest ranks of their key (n, ...)."""
     key = np.unique(keys, axis=0, return_inverse=True)[1].ravel()
     order = np.lexsort((rank, key))
@@ -257,36 +268,34 @@ def _ordered_pairs(keys: Indices) -> tuple[Indices, Indices]:
     return left[left != right], right[left != right]
 
 
-def _within(sets: Sets, a: Indices, b: Indices, _config: AbxConfig, _groups: list[str]) -> Cells:
-    a, b = (each[sets.sizes[a] >= 2] for each in (a, b))
-    size = sets.sizes[a]
-    return _cells(sets, a, b, a, size * (size - 1) * sets.sizes[b])
-
-
-def _across(sets: Sets, a: Indices, b: Indices, config: AbxConfig, groups: list[str]) -> Cells:
+def _across(
+    sets: Sets, a: Indices, b: Indices, config: AbxConfig
+) -> tuple[Indices, Indices, Indices]:
+    """Return (a, b) with each set of x: of the same context and category as a, another group."""
     order = np.lexsort((sets.groups, sets.categories, sets.contexts))
     key = sets.contexts * (sets.categories.max() + 1) + sets.categories
     of, x = (order[each] for each in _ordered_pairs(key[order]))
     if config.max_groups:
-        names = [
-            f"{sets.contexts[i]} {sets.categories[i]} {groups[sets.groups[i]]} {groups[sets.groups[j]]}"
-            for i, j in zip(of, x, strict=True)
-        ]
-        rank = np.array([_hash(config.seed, name) for name in names], dtype=np.int64)
-        kept = _first_of_each(of[:, None], rank, config.max_groups)
+        chosen = [f"{sets.names[i]} {sets.names[j]}" for i, j in zip(of, x, strict=True)]
+        kept = _first_of_each(of[:, None], _ranks(config.seed, chosen), config.max_groups)
         of, x = of[kept], x[kept]
     by_set = np.argsort(of, kind="stable")
     of, x = of[by_set], x[by_set]
     first = np.searchsorted(of, a)
     cell, place = expand(np.searchsorted(of, a, side="right") - first)
-    a, b, x = a[cell], b[cell], x[first[cell] + place]
-    return _cells(sets, a, b, x, sets.sizes[a] * sets.sizes[b] * sets.sizes[x])
+    return a[cell], b[cell], x[first[cell] + place]
 
 
-def _cells(sets: Sets, a: Indices, b: Indices, x: Indices, triplets: Indices) -> Cells:
-    keys = [sets.categories[a], sets.categories[b], sets.groups[a], sets.groups[x]]
-    found, entry = np.unique(np.stack(keys, axis=1), axis=0, return_inverse=True)
-    return Cells(a, b, x, triplets, entry.ravel(), found)
+def _cells(sets: Sets, a: Indices, b: Indices, x: Indices, names: list[str]) -> Cells:
+    triplets = (sets.sizes[x] - (x == a)) * sets.sizes[a] * sets.sizes[b]
+    keys = sets.categories[a], sets.categories[b], sets.groups[a], sets.groups[x]
+    categories, groups = int(sets.categories.max()) + 1, int(sets.groups.max()) + 1
+    sizes = categories, categories, groups, groups
+    codes, entry = np.unique(np.ravel_multi_index(keys, sizes), return_inverse=True)
+    found = np.stack(np.unravel_index(codes, sizes), axis=1)
+    digest = hashlib.sha256("\n".join(names).encode())
+    digest.update(np.stack([sets.starts[each] for each in (a, b, x)]).tobytes())
+    return Cells(a, b, x, triplets, entry, found, digest.hexdigest()[:16])
 
 
 def _no_triplet(mode: Mode, tokens: int, categories: int, groups: int) -> CorpusError:

@@ -28,6 +28,7 @@ Numbers = NDArray[np.float64]
 FRAME_BYTES = 400 * 2**20  # of the frames of the layers that are scored at once
 DISTANCES = 24 * 2**20  # held at once
 TRIPLETS = 2**21  # compared at once
+MOST = 2**27  # distances of tokens of one context, which are held at once
 
 
 def score(
@@ -52,7 +53,7 @@ def score(
         device: Torch device.
 
     Raises:
-        ConfigError: If a layer does not exist.
+        ConfigError: If a layer does not exist, or one context has too many tokens.
         CorpusError: If a mode has no triplet.
         UpstreamError: If features are not finite, or too short for their tokens.
     """
@@ -75,6 +76,7 @@ def score(
             errors[mode],
             _counts(comparisons, cells),
             across=mode == "across",
+            digest=cells.digest,
         )
         for mode, cells in comparisons.cells.items()
     }
@@ -106,6 +108,11 @@ def cell_errors(
     device: str = "cpu",
 ) -> Iterator[CellErrors]:
     """Yield the errors of all cells; see score()."""
+    if comparisons.largest_block() > MOST:
+        raise ConfigError(
+            f"ABX: {comparisons.largest_block():.3g} distances in one context; expected at most "
+            f"{MOST:.3g}; set a limit, for example max_tokens=10 max_groups=5"
+        )
     reader = _Reader(comparisons, spans, features)
     together = min(reader.layers_at_once(), DISTANCES // comparisons.largest_block())
     for start in range(0, len(layers), max(together, 1)):
@@ -232,7 +239,7 @@ def _compare(
         place_a = to_a[part][owner] + of_x * n_a[part][owner] + of_a
         place_b = to_b[part][owner] + of_x * n_b[part][owner] + of_b
         d_a, d_b = (
-            distances[:, torch.from_numpy(places).to(distances.device)]
+            distances.index_select(1, torch.from_numpy(places).to(distances.device))
             for places in (place_a, place_b)
         )
         # twice the number of correct triplets: whole numbers, so that sums are exact

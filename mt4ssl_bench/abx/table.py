@@ -56,6 +56,7 @@ class Table:
         sums: Errors of these cells, added up (L, K).
         counts: Numbers behind the score.
         across: Whether x is of another group than a.
+        digest: Digest of the triplets: only scores of the same triplets are compared.
     """
 
     categories: tuple[str, ...]
@@ -65,6 +66,7 @@ class Table:
     sums: Numbers
     counts: Counts
     across: bool
+    digest: str
 
     def errors(self) -> Numbers:
         """Return the score of each layer (L,): an error rate in [0, 1], 0.5 by chance.
@@ -124,7 +126,9 @@ class Table:
         rows *= np.repeat(share, number, axis=0)
         rows /= np.where(cells > 0, cells, 1)
         by_x = (self._sums.reshape(-1, len(rows)) @ rows).reshape(len(self.sums), *x.shape)
-        return (by_x * x).sum(axis=1), (of_pair <= 0).mean(axis=0)
+        averages: Numbers = (by_x * x).sum(axis=1)
+        vanished: Numbers = (of_pair <= 0).mean(axis=0)
+        return averages, vanished
 
     @cached_property
     def _row_starts(self) -> Indices:
