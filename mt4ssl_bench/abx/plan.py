@@ -237,7 +237,9 @@ def _sets(
     blocks = keys[:, 0] if "across" in config.modes else keys[:, 0] * len(groups) + keys[:, 1]
     blocks = np.unique(blocks, return_inverse=True)[1]
     first = [(contexts[i], tokens[i].group, tokens[i].category) for i in order[starts]]
-    return order, Sets(starts, sizes, blocks, *keys.T, names=[str(each) for each in first])
+    context, group, category = keys.T
+    names = [str(each) for each in first]
+    return order, Sets(starts, sizes, blocks, context, group, category, names)
 
 
 def _identity(token: Token) -> str:

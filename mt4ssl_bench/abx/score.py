@@ -171,10 +171,11 @@ class _Reader:
 
     def _hidden(self, name: str, layers: list[int], needed: int) -> Tensor:
         hidden = self.features(name)
-        if hidden.shape[0] != self.shape[0] or hidden.shape[1] < needed:
+        num_layers, _, dim = self.shape
+        if hidden.shape[::2] != (num_layers, dim) or hidden.shape[1] < needed:
             raise UpstreamError(
-                f"features of '{name}': shape {tuple(hidden.shape)}; expected {self.shape[0]} "
-                f"layers and at least {needed} frames; use the frame counts of these features"
+                f"features of '{name}': shape {tuple(hidden.shape)}; expected ({num_layers}, T, "
+                f"{dim}) with at least {needed} frames, as its tokens need"
             )
         hidden = hidden[layers]
         finite = hidden.isfinite().flatten(1).all(dim=1)

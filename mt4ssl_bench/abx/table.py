@@ -148,7 +148,8 @@ class Table:
     @cached_property
     def _cells(self) -> Numbers:
         """Number of cells by group of x and row (S, U)."""
-        return self._dense(self.cells.astype(np.float64)[None])[0]
+        cells: Numbers = self._dense(self.cells.astype(np.float64)[None])[0]
+        return cells
 
     @cached_property
     def _sums(self) -> Numbers:
