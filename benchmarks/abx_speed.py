@@ -21,7 +21,7 @@ from mt4ssl_bench.abx.distance import Indices
 from mt4ssl_bench.abx.intervals import replicate
 from mt4ssl_bench.abx.items import phone_tokens
 from mt4ssl_bench.abx.plan import AbxConfig, plan
-from mt4ssl_bench.abx.score import score
+from mt4ssl_bench.abx.score import score_layers
 from mt4ssl_bench.abx.spans import find_frames
 from mt4ssl_bench.corpora.sources import demo
 from mt4ssl_bench.data.alignment import Alignment, Segment
@@ -94,7 +94,7 @@ def main(
             return torch.from_numpy(flat).view(shape).transpose(0, 1)
 
         begin = time.perf_counter()
-        tables = score(spans, features, config)
+        tables = score_layers(spans, features, config)
         seconds = time.perf_counter() - begin
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(

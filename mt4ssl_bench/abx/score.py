@@ -1,4 +1,4 @@
-"""ABX error rates of all layers: from features and a plan of triplets to tables by pair and speaker.
+"""ABX error rates of all layers: from features and triplets to tables by pair and speaker.
 
 Shapes: L layers, T frames, D dimensions, K entries of a table, S groups, R sets of weights.
 """
@@ -31,7 +31,7 @@ TRIPLETS = 2**21  # compared at once
 MOST = 2**27  # distances of tokens of one context, which are held at once
 
 
-def score(
+def score_layers(
     spans: Spans,
     features: Features,
     config: AbxConfig | None = None,
@@ -107,7 +107,7 @@ def cell_errors(
     layers: Sequence[int],
     device: str = "cpu",
 ) -> Iterator[CellErrors]:
-    """Yield the errors of all cells; see score()."""
+    """Yield the errors of all cells; see score_layers()."""
     if comparisons.largest_block() > MOST:
         raise ConfigError(
             f"ABX: {comparisons.largest_block():.3g} distances in one context; expected at most "
@@ -181,8 +181,9 @@ class _Reader:
         finite = hidden.isfinite().flatten(1).all(dim=1)
         if not finite.all():
             raise UpstreamError(
-                f"features of '{name}': NaN or infinity in layer {layers[int(finite.int().argmin())]}; "
-                "expected finite values; run mt4ssl-bench check-upstream"
+                f"features of '{name}': NaN or infinity in layer "
+                f"{layers[int(finite.int().argmin())]}; expected finite values; run mt4ssl-bench "
+                "check-upstream"
             )
         return hidden
 

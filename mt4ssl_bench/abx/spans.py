@@ -14,7 +14,7 @@ from mt4ssl_bench.data.audio import RATE
 from mt4ssl_bench.data.frame_grid import STRIDE
 from mt4ssl_bench.errors import CorpusError
 
-# "librilight": without the last frame, as Libri-Light's program and its successors slice (1912.07875)
+# "librilight": without the last frame, as the program of Libri-Light (arXiv 1912.07875) slices
 Slice = Literal["exact", "librilight"]
 CLIPPED = "tokens clipped at the end of their utterance"
 

@@ -16,10 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from mt4ssl_bench import abx
 from mt4ssl_bench.abx import score as score_module
 from mt4ssl_bench.abx.items import Token, read_items, speaker_tokens
 from mt4ssl_bench.abx.plan import AbxConfig, plan
-from mt4ssl_bench.abx.score import cell_errors, score
+from mt4ssl_bench.abx.score import cell_errors, score_layers
 from mt4ssl_bench.abx.spans import Slice, Spans, find_frames
 from mt4ssl_bench.abx.table import spread
 from mt4ssl_bench.errors import ConfigError, CorpusError, UpstreamError
@@ -40,7 +41,7 @@ def read_case(name: str = "features", rule: Slice = "exact") -> tuple[Spans, Hid
 
 def errors(spans: Spans, hidden: Hidden, **settings: object) -> dict[str, list[float]]:
     config = AbxConfig(**settings)  # type: ignore[arg-type]
-    tables = score(spans, hidden.__getitem__, config)
+    tables = score_layers(spans, hidden.__getitem__, config)
     return {mode: table.errors().tolist() for mode, table in tables.items()}
 
 
@@ -62,7 +63,7 @@ def test_the_reference_case(variant: str, features: str, settings: dict[str, obj
     for name, expected in EXPECTED[variant].items():
         mode, context = (part.split("-")[0] for part in name.split("/"))
         config = AbxConfig(modes=(mode,), context=CONTEXTS[context], **settings)
-        table = score(spans, hidden.__getitem__, config)[mode]
+        table = score_layers(spans, hidden.__getitem__, config)[mode]
         assert table.errors()[0] == pytest.approx(expected["error"], abs=1e-6)
         counts = table.counts.cells, table.counts.triplets, table.counts.pairs
         assert counts == tuple(expected[key] for key in ("cells", "triplets", "ordered_pairs"))
@@ -306,7 +307,7 @@ def test_layers_are_scored_as_each_on_its_own(monkeypatch: pytest.MonkeyPatch) -
         single = {name: values[layer : layer + 1] for name, values in many.items()}
         for mode, found in errors(spans, single).items():
             assert found[0] == pytest.approx(together[mode][layer])
-    chosen = score(spans, many.__getitem__, layers=[3, 1])
+    chosen = score_layers(spans, many.__getitem__, layers=[3, 1])
     for mode, table in chosen.items():
         assert table.errors() == pytest.approx([together[mode][3], together[mode][1]])
 
@@ -320,10 +321,12 @@ def test_a_sample_has_at_most_so_many_tokens_and_speakers_and_depends_on_the_see
         assert comparisons.sets.sizes.max() == 3
         across = comparisons.cells["across"]
         assert len(across.a) == len(np.unique(np.stack([across.a, across.b]), axis=1).T)
-        tables[seed] = score(spans, hidden.__getitem__, config)["across"]
+        tables[seed] = score_layers(spans, hidden.__getitem__, config)["across"]
     assert len({table.digest for table in tables.values()}) == 6
     assert 0 < spread(list(tables.values()))[0] < 0.2
-    full = score(spans, hidden.__getitem__, AbxConfig(context="any", max_tokens=100, max_groups=9))
+    full = score_layers(
+        spans, hidden.__getitem__, AbxConfig(context="any", max_tokens=100, max_groups=9)
+    )
     assert full["across"].errors()[0] == pytest.approx(
         EXPECTED["angular"]["across-speaker/any-context"]["error"]
     )
@@ -332,14 +335,14 @@ def test_a_sample_has_at_most_so_many_tokens_and_speakers_and_depends_on_the_see
 def test_only_the_pairs_asked_for_are_compared() -> None:
     spans, hidden = read_case()
     config = AbxConfig(pairs=frozenset({("AA", "IH"), ("ZZ", "AA")}))
-    table = score(spans, hidden.__getitem__, config)["within"]
+    table = score_layers(spans, hidden.__getitem__, config)["within"]
     assert {pair: each[0] for pair, each in table.pair_errors().items()} == {("AA", "IH"): 0.375}
 
 
 def test_speaker_abx_discriminates_the_speakers_of_a_phone() -> None:
     spans, hidden = read_case()
     spans = replace(spans, tokens=tuple(speaker_tokens(spans.tokens)))
-    table = score(spans, hidden.__getitem__, AbxConfig(context="any"))["within"]
+    table = score_layers(spans, hidden.__getitem__, AbxConfig(context="any"))["within"]
     assert table.categories == ("s1", "s2", "s3")
     assert table.groups == ("AA", "EH", "IH", "UW")
     labels = {
@@ -374,7 +377,7 @@ def test_features_of_another_length_or_depth_are_named() -> None:
 def test_a_layer_that_does_not_exist_is_named() -> None:
     spans, hidden = read_case()
     with pytest.raises(ConfigError, match="layer 1: does not exist; expected 0-0"):
-        score(spans, hidden.__getitem__, layers=[0, 1])
+        score_layers(spans, hidden.__getitem__, layers=[0, 1])
 
 
 def test_one_speaker_has_no_score_across() -> None:
@@ -401,3 +404,11 @@ def test_more_distances_than_memory_need_a_limit(monkeypatch: pytest.MonkeyPatch
     spans, hidden = read_case()
     with pytest.raises(ConfigError, match="distances in one context; .* max_tokens=10"):
         errors(spans, hidden, context="any")
+
+
+def test_the_room_gives_its_names_when_asked() -> None:
+    for name in abx.__all__:
+        assert getattr(abx, name).__module__.startswith("mt4ssl_bench.abx.")
+    assert set(abx.__all__) <= set(dir(abx))
+    with pytest.raises(AttributeError, match="no attribute 'absent'"):
+        _ = abx.absent
