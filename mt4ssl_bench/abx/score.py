@@ -3,6 +3,7 @@
 Shapes: L layers, T frames, D dimensions, K entries of a table, S groups, R sets of weights.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from mt4ssl_bench.abx.distance import (
     Frames,
+    Indices,
     Layout,
     prepare,
     tiles_of,
@@ -23,10 +25,12 @@ from mt4ssl_bench.abx.spans import Spans
 from mt4ssl_bench.abx.table import Counts, Table
 from mt4ssl_bench.errors import ConfigError, UpstreamError
 
+LOGGER = logging.getLogger(__name__)
 Features = Callable[[str], Tensor]  # utterance id -> hidden states (L, T, D)
 Numbers = NDArray[np.float64]
 FRAME_BYTES = 400 * 2**20  # of the frames of the layers that are scored at once
 DISTANCES = 24 * 2**20  # held at once
+PAIRS = 2**20  # of tokens, whose distances are computed at once
 TRIPLETS = 2**21  # compared at once
 MOST = 2**27  # distances of tokens of one context, which are held at once
 
@@ -114,6 +118,8 @@ def cell_errors(
             f"{MOST:.3g}; set a limit, for example max_tokens=10 max_groups=5"
         )
     reader = _Reader(comparisons, spans, features)
+    if wrong := [layer for layer in layers if not 0 <= layer < reader.shape[0]]:
+        raise ConfigError(f"layer {wrong[0]}: does not exist; expected 0-{reader.shape[0] - 1}")
     together = min(reader.layers_at_once(), DISTANCES // comparisons.largest_block())
     for start in range(0, len(layers), max(together, 1)):
         some = list(layers[start : start + max(together, 1)])
@@ -145,6 +151,11 @@ class _Reader:
         self.tiles = tiles_of(np.ones_like(starts) if self.config.pooled else self.lengths, blocks)
         self.dtype = torch.float64 if self.config.precision == "float64" else torch.float32
         self.shape = features(str(self.names[0])).shape
+        if len(self.shape) != 3 or (self.config.distance == "identical" and self.shape[2] != 1):
+            raise UpstreamError(
+                f"features of '{self.names[0]}': shape {tuple(self.shape)}; expected "
+                f"(layers, frames, {1 if self.config.distance == 'identical' else 'dimensions'})"
+            )
 
     def layers_at_once(self) -> int:
         """Return how many layers the memory holds, at least one."""
@@ -152,8 +163,6 @@ class _Reader:
 
     def read(self, layers: list[int], device: str) -> tuple[Frames, Layout]:
         """Return the prepared frames of some layers, and where the plan's tokens are in them."""
-        if wrong := [layer for layer in layers if not 0 <= layer < self.shape[0]]:
-            raise ConfigError(f"layer {wrong[0]}: does not exist; expected 0-{self.shape[0] - 1}")
         values = torch.empty(
             len(layers), self.total, self.shape[-1], dtype=self.dtype, device=device
         )
@@ -167,7 +176,14 @@ class _Reader:
             spans = zip(starts, lengths, strict=True)
             values = torch.stack([values[:, s : s + n].mean(1) for s, n in spans], dim=1)
             starts, lengths = np.arange(len(starts)), np.ones_like(lengths)
-        return prepare(values, self.config.distance), Layout(starts, lengths, self.tiles)
+        frames = prepare(values, self.config.distance)
+        if frames.zero is not None:
+            LOGGER.warning(
+                "%d zero frames in layers %s: their angular distance to other frames is set to 1",
+                int(frames.zero.sum()),
+                ", ".join(str(layers[i]) for i in frames.zero.any(dim=1).nonzero()[:, 0].tolist()),
+            )
+        return frames, Layout(starts, lengths, self.tiles)
 
     def _hidden(self, name: str, layers: list[int], needed: int) -> Tensor:
         hidden = self.features(name)
@@ -185,6 +201,11 @@ class _Reader:
                 f"{layers[int(finite.int().argmin())]}; expected finite values; run mt4ssl-bench "
                 "check-upstream"
             )
+        if self.config.distance == "kl_symmetric" and (hidden < 0).any():
+            raise UpstreamError(
+                f"features of '{name}': negative values; the distance kl_symmetric needs the "
+                "probabilities of a distribution"
+            )
         return hidden
 
 
@@ -193,30 +214,35 @@ def _distances(comparisons: Plan, chunk: Chunk, frames: Frames, layout: Layout) 
 
     Those of a token to itself are infinite: such a "triplet" is never correct.
     """
-    sets, pairs = comparisons.sets, comparisons.set_pairs[chunk.set_pairs]
-    offsets = comparisons.offsets[chunk.set_pairs.start : chunk.set_pairs.stop + 1]
-    offsets, size = offsets - offsets[0], int(offsets[-1] - offsets[0])
-    half = np.flatnonzero(pairs[:, 0] <= pairs[:, 1])  # the others are their transposes
-    turned = comparisons.pair_number(*pairs[half, ::-1].T) - chunk.set_pairs.start
-    rows, columns = sets.sizes[pairs[half]].T
-    owner, place = expand(rows * columns)
-    row, column = np.divmod(place, columns[owner])
-    first, second = (
-        sets.starts[pairs[half][owner, side]] + number for side, number in enumerate((row, column))
-    )
-    there = offsets[half][owner] + place
-    back = offsets[turned][owner] + column * rows[owner] + row
-    different = (pairs[half, 0] != pairs[half, 1])[owner] | (row < column)
-    first, second, there, back = (each[different] for each in (first, second, there, back))
-
+    offsets = comparisons.offsets
+    size = int(offsets[chunk.set_pairs.stop] - offsets[chunk.set_pairs.start])
     values = frames.values
     found = values.new_full((len(values), size), torch.inf)
-    both = token_distances(
-        frames, layout, np.stack([first, second], 1), comparisons.config.distance
-    )
-    for places, distances in zip((there, back), both, strict=True):
-        found[:, torch.from_numpy(places).to(found.device)] = distances
+    for pairs, *places in _token_pairs(comparisons, chunk):
+        both = token_distances(frames, layout, pairs, comparisons.config.distance)
+        for place, distances in zip(places, both, strict=True):
+            found[:, torch.from_numpy(place).to(found.device)] = distances
     return found
+
+
+def _token_pairs(comparisons: Plan, chunk: Chunk) -> Iterator[tuple[Indices, Indices, Indices]]:
+    """Yield pairs of tokens (P, 2), and the places of their distances in both directions (P,)."""
+    sets, begin = comparisons.sets, comparisons.offsets[chunk.set_pairs.start]
+    pairs = comparisons.set_pairs[chunk.set_pairs]
+    pairs = pairs[pairs[:, 0] <= pairs[:, 1]]  # the others are their transposes
+    numbers = sets.sizes[pairs].prod(axis=1).cumsum() // PAIRS
+    for part in np.split(pairs, np.flatnonzero(np.diff(numbers)) + 1):
+        x, y = part.T
+        forward, backward = (
+            comparisons.offsets[comparisons.pair_number(*each)] - begin for each in ((x, y), (y, x))
+        )
+        owner, place = expand(sets.sizes[x] * sets.sizes[y])
+        row, column = np.divmod(place, sets.sizes[y][owner])
+        tokens = np.stack([sets.starts[x][owner] + row, sets.starts[y][owner] + column], axis=1)
+        there = forward[owner] + place
+        back = backward[owner] + column * sets.sizes[x][owner] + row
+        once = tokens[:, 0] < tokens[:, 1]
+        yield tokens[once], there[once], back[once]
 
 
 def _compare(

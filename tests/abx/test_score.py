@@ -77,6 +77,7 @@ def test_the_reference_case(variant: str, features: str, settings: dict[str, obj
 def test_every_cell_of_the_reference_case(context: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(score_module, "DISTANCES", 200)  # many chunks
     monkeypatch.setattr(score_module, "TRIPLETS", 100)
+    monkeypatch.setattr(score_module, "PAIRS", 50)
     spans, hidden = read_case()
     comparisons = plan(spans.tokens, AbxConfig(context=CONTEXTS[context]))
     found = {}
@@ -372,6 +373,22 @@ def test_features_of_another_length_or_depth_are_named() -> None:
         errors(spans, hidden | {"s3-utt1": hidden["s3-utt1"][:, :5]})
     with pytest.raises(UpstreamError, match=r"shape \(2, .*expected \(1, T, 16\)"):
         errors(spans, hidden | {"s3-utt1": hidden["s3-utt1"].repeat(2, 1, 1)})
+
+
+def test_features_that_do_not_fit_the_distance_are_named() -> None:
+    spans, hidden = read_case()
+    with pytest.raises(UpstreamError, match="negative values; the distance kl_symmetric"):
+        errors(spans, hidden, distance="kl_symmetric")
+    with pytest.raises(UpstreamError, match=r"expected \(layers, frames, 1\)"):
+        errors(spans, hidden, distance="identical")
+    with pytest.raises(UpstreamError, match=r"expected \(layers, frames, dimensions\)"):
+        errors(spans, {name: values[0] for name, values in hidden.items()})
+
+
+def test_zero_frames_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    spans, hidden = read_case("features_zero")
+    errors(spans, hidden)
+    assert "12 zero frames in layers 0: their angular distance" in caplog.text
 
 
 def test_a_layer_that_does_not_exist_is_named() -> None:
