@@ -19,6 +19,7 @@ FLOOR = {
     "encoders": 2,
     "training": 2,
     "features": 3,
+    "abx": 4,
     "clustering": 4,
     "upstream": 5,
     "downstream": 5,
