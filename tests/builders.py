@@ -226,11 +226,22 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return line
 
 
+def torchrun(processes: int) -> list[str]:
+    """Return the beginning of a command that starts so many processes on this machine."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return [*launcher, "--nproc-per-node", str(processes)]
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """Return this process's variables, with which a child process finds builders and fakes."""
+    return os.environ | {"PYTHONPATH": str(HERE)} | variables
+
+
 def python(code: str, *arguments: object, **variables: str) -> str:
-    """Run code in a fresh interpreter, which finds builders and fakes; return its output."""
+    """Run code in a fresh interpreter; return its output."""
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": str(HERE)} | variables,
+        env=environment(**variables),
         capture_output=True,
         text=True,
         check=True,
