@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mt4ssl_bench.downstream.config import TaskConfig
 from mt4ssl_bench.registry import Registry
+from mt4ssl_bench.results.answers import Answer
 from mt4ssl_bench.results.metrics import Score
 from mt4ssl_bench.results.record import Trial
 
@@ -148,9 +149,7 @@ class Task(ABC):
         """Return the main metric alone, without its interval: what validation asks for, often."""
 
     @abstractmethod
-    def score(
-        self, references: list[str], hypotheses: list[str], speakers: list[str] | None
-    ) -> dict[str, Score]:
+    def score(self, answers: Sequence[Answer]) -> dict[str, Score]:
         """Return the metrics with their intervals, the main one (`metric`) first."""
 
 

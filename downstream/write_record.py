@@ -4,6 +4,7 @@ about.
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from mt4ssl_bench.data.cut import speaker_of
 from mt4ssl_bench.downstream.plan import Job, former
 from mt4ssl_bench.downstream.task import Task, Trained
 from mt4ssl_bench.encoders.protocol import Upstream
-from mt4ssl_bench.results.metrics import METRICS, Score
+from mt4ssl_bench.results.answers import WITH_LM, Answer, with_lm
+from mt4ssl_bench.results.metrics import METRICS
 from mt4ssl_bench.results.provenance import environment
-from mt4ssl_bench.results.record import Hypothesis, Result, UpstreamRecord
+from mt4ssl_bench.results.record import Result, UpstreamRecord
 from mt4ssl_bench.settings import nest
 
 
@@ -50,11 +52,14 @@ def write_record(
 
     Returns the record and its path.
     """
-    rows = _hypotheses(task, trained)
-    metrics = _scores(task, [(row["reference"], row["hypothesis"]) for row in rows], trained.cuts)
+    answers = _answers(task, trained)
+    metrics = task.score(answers)
     if trained.with_lm:
-        again = _scores(task, [(row["reference"], row["with_lm"]) for row in rows], trained.cuts)
-        metrics |= {f"{name}+lm": score for name, score in again.items()}
+        again = task.score(with_lm(answers))
+        metrics |= {
+            f"{name}{WITH_LM}": replace(score, title=f"{score.title}{WITH_LM.upper()}")
+            for name, score in again.items()
+        }
     clock.lap("test")
     made_with = environment()
     result = Result(
@@ -82,7 +87,7 @@ def write_record(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         lm_weights=trained.with_lm.weights if trained.with_lm else {},
     )
-    return result, results.save(result, rows, out)
+    return result, results.save(result, answers, out)
 
 
 def speakers_of(cuts: Sequence[Any]) -> list[str] | None:
@@ -118,32 +123,20 @@ def _corpus(job: Job) -> results.CorpusRecord:
     }
 
 
-def _scores(task: Task, pairs: Sequence[tuple[str, str]], cuts: Sequence[Any]) -> dict[str, Score]:
-    references, hypotheses = map(list, zip(*pairs, strict=True))
-    return task.score(references, hypotheses, speakers_of(cuts))
-
-
-def _hypotheses(task: Task, trained: Trained) -> list[Hypothesis]:
-    hypotheses, cuts = trained.hypotheses, trained.cuts
-    references = task.references(cuts)
-    counts = METRICS[task.metric].counts(references, hypotheses).tolist()
+def _answers(task: Task, trained: Trained) -> list[Answer]:
+    cuts = trained.cuts
     speakers: Sequence[str | None] = speakers_of(cuts) or [None for _ in cuts]
-    rows: list[Hypothesis] = [
-        {
-            "id": cut.id,
-            "speaker": speaker,
-            "reference": reference,
-            "hypothesis": hypothesis,
-            "substitutions": s,
-            "deletions": d,
-            "insertions": i,
-            "tokens": n,
-        }
-        for cut, speaker, reference, hypothesis, (s, d, i, n) in zip(
-            cuts, speakers, references, hypotheses, counts, strict=True
+    answers: list[Answer] = [
+        {"id": cut.id, "speaker": speaker, "reference": reference, "hypothesis": hypothesis}
+        for cut, speaker, reference, hypothesis in zip(
+            cuts, speakers, task.references(cuts), trained.hypotheses, strict=True
         )
     ]
+    counts = METRICS.get(task.metric).counts(answers)
+    if counts is not None:
+        for answer, (s, d, i, n) in zip(answers, counts.tolist(), strict=True):
+            answer |= {"substitutions": s, "deletions": d, "insertions": i, "tokens": n}
     if trained.with_lm:
-        for row, text in zip(rows, trained.with_lm.hypotheses, strict=True):
-            row["with_lm"] = text
-    return rows
+        for answer, text in zip(answers, trained.with_lm.hypotheses, strict=True):
+            answer["with_lm"] = text
+    return answers

@@ -27,7 +27,9 @@ from torch.distributed import TCPStore
 from mt4ssl_bench import checkpoint
 from mt4ssl_bench.cli.app import app, main
 from mt4ssl_bench.config import load, to_dict
-from mt4ssl_bench.results.metrics import METRICS, Score
+from mt4ssl_bench.results.answers import Counts, pair
+from mt4ssl_bench.results.intervals import Bootstrap
+from mt4ssl_bench.results.metrics import METRICS, Metric, RatioOfSums, Score
 from mt4ssl_bench.results.record import Result
 from mt4ssl_bench.upstream.config import PretrainConfig
 from mt4ssl_bench.upstream.model import MT4SSL
@@ -158,10 +160,35 @@ def read_log(run: Path, *, times: bool = True) -> list[dict[str, float]]:
 
 def score(value: float = 43.1, metric: str = "per") -> Score:
     """Return a score whose interval is a point below and two above it."""
-    up = METRICS[metric].higher_is_better
+    known = METRICS.get(metric)
     return Score(
-        value=value, low=value - 1, high=value + 2, higher_is_better=up, errors=20, total=100
+        value=value, low=value - 1, high=value + 2, higher_is_better=known.higher_is_better,
+        errors=20, total=100, title=metric.upper(), order=known.order,
+    )  # fmt: skip
+
+
+def ratio(counts: Counts, *, right: bool = False) -> Metric:
+    """Return a ratio of sums over error counts (N, 4), whatever the answers are."""
+    return Metric(
+        name="acc" if right else "rate",
+        value=RatioOfSums(counts=lambda _: counts, right=right),
+        higher_is_better=right,
     )
+
+
+def error_rate(counts: Counts, *, speakers: Sequence[str] | None = None, **bootstrap: int) -> Score:
+    """Return the score of error counts (N, 4)."""
+    texts = [""] * len(counts)
+    return ratio(counts).score(pair(texts, texts, speakers), Bootstrap(**bootstrap))
+
+
+def accuracy(
+    correct: Sequence[bool], *, speakers: Sequence[str] | None = None, **bootstrap: int
+) -> Score:
+    """Return the score of right and wrong answers."""
+    counts = np.array([(not right, 0, 0, 1) for right in correct], dtype=np.int64).reshape(-1, 4)
+    texts = [""] * len(counts)
+    return ratio(counts, right=True).score(pair(texts, texts, speakers), Bootstrap(**bootstrap))
 
 
 def record(

@@ -15,7 +15,7 @@ from mt4ssl_bench.downstream.config import CTCConfig, DecodeConfig, TaskConfig
 from mt4ssl_bench.downstream.heads.beam_search import BeamDecoder, tuned
 from mt4ssl_bench.downstream.heads.units import BLANK, Units, restore
 from mt4ssl_bench.downstream.task import Answers, Task, WithLM
-from mt4ssl_bench.results.metrics import error_counts, rate
+from mt4ssl_bench.results.metrics.error_rates import error_counts, rate
 
 
 class CTCTask(Task):

@@ -13,6 +13,7 @@ from mt4ssl_bench.downstream.config import CTCConfig, RecurrentHeadConfig, WordD
 from mt4ssl_bench.downstream.heads.ctc import CTCTask
 from mt4ssl_bench.downstream.heads.recurrent import RecurrentHead
 from mt4ssl_bench.downstream.heads.units import Characters, Pieces, Units
+from mt4ssl_bench.results.answers import Answer
 from mt4ssl_bench.results.metrics import METRICS, Score
 from mt4ssl_bench.settings import FROZEN
 
@@ -62,11 +63,6 @@ class ASR(CTCTask):
         """Return the transcript in upper case, with one spelling of the apostrophe."""
         return plain_apostrophes(text_of(cut)).upper()
 
-    def score(
-        self, references: list[str], hypotheses: list[str], speakers: list[str] | None
-    ) -> dict[str, Score]:
+    def score(self, answers: Sequence[Answer]) -> dict[str, Score]:
         """Return word and character error rates."""
-        return {
-            name: METRICS[name].score(references, hypotheses, speakers=speakers)
-            for name in ("wer", "cer")
-        }
+        return {name: METRICS.get(name).score(answers) for name in ("wer", "cer")}

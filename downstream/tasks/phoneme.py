@@ -14,6 +14,7 @@ from mt4ssl_bench.downstream.config import CTCConfig, TaskConfig
 from mt4ssl_bench.downstream.heads.ctc import CTCTask
 from mt4ssl_bench.downstream.heads.linear import LinearHead
 from mt4ssl_bench.downstream.heads.units import Phonemes, Units, drop_stress
+from mt4ssl_bench.results.answers import Answer
 from mt4ssl_bench.results.metrics import METRICS, Score
 from mt4ssl_bench.settings import file_digest
 
@@ -99,8 +100,6 @@ class Phoneme(CTCTask):
     def _stressed(self, phones: str) -> str:
         return phones if self.config.stress == "keep" else drop_stress(phones)
 
-    def score(
-        self, references: list[str], hypotheses: list[str], speakers: list[str] | None
-    ) -> dict[str, Score]:
+    def score(self, answers: Sequence[Answer]) -> dict[str, Score]:
         """Return the phoneme error rate."""
-        return {"per": METRICS["per"].score(references, hypotheses, speakers=speakers)}
+        return {"per": METRICS.get("per").score(answers)}

@@ -16,6 +16,7 @@ from mt4ssl_bench.downstream.config import TaskConfig
 from mt4ssl_bench.downstream.heads.pooled import PooledHead
 from mt4ssl_bench.downstream.task import Task
 from mt4ssl_bench.features.forward_pass import Crops
+from mt4ssl_bench.results.answers import Answer
 from mt4ssl_bench.results.metrics import METRICS, Score
 from mt4ssl_bench.settings import FROZEN
 
@@ -108,8 +109,6 @@ class Speaker(Task):
         """See Task.measure."""
         return 100.0 * sum(map(str.__eq__, references, hypotheses)) / len(references)
 
-    def score(
-        self, references: list[str], hypotheses: list[str], speakers: list[str] | None
-    ) -> dict[str, Score]:
+    def score(self, answers: Sequence[Answer]) -> dict[str, Score]:
         """Return the accuracy."""
-        return {"acc": METRICS["acc"].score(references, hypotheses, speakers=speakers)}
+        return {"acc": METRICS.get("acc").score(answers)}

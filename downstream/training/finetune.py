@@ -150,7 +150,7 @@ def _crop(config: TaskConfig, role: str) -> float:
 
 def worse(task: Task, value: float, other: float) -> bool:
     """Return whether one value of the task's main metric is worse than another."""
-    return value < other if METRICS[task.metric].higher_is_better else value > other
+    return METRICS.get(task.metric).better(other, value)
 
 
 class Finetuning:

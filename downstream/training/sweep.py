@@ -91,9 +91,7 @@ class Sweep:
 
     def __init__(self, task: Task, num_layers: int, dim: int, *, device: str) -> None:
         self.task, self.config = task, task.config
-        self.better: Callable[[float, float], bool] = (
-            float.__gt__ if METRICS[task.metric].higher_is_better else float.__lt__
-        )
+        self.better = METRICS.get(task.metric).better
         self.trials: list[Trial] = []
         self._executor: Executor | None = None  # of heads that train side by side
         self._began, self._earlier = time.monotonic(), 0.0  # seconds of interrupted calls
