@@ -97,7 +97,7 @@ def work(recipe: str, path: Path) -> None:
                 utterances=len(cuts), hours=0.0, precision="fp16", layers=LAYERS, dim=DIM,
             )  # fmt: skip
             rows = (
-                [(cut.id, rng.standard_normal((int(50 * cut.duration), LAYERS, DIM), np.float32))]
+                [(cut.id, rng.standard_normal((LAYERS, int(50 * cut.duration), DIM), np.float32))]
                 for cut in cuts
             )
             file = Path(folder) / f"{role}.bin"

@@ -80,7 +80,7 @@ def store(case: Case, cuts: list[Any], folder: Path) -> FeatureSet:
         upstream="noise", fingerprint="", corpus="", digest="", split="train", kind="frames", utterances=len(cuts),
         hours=0.0, precision="fp16", layers=case.layers, dim=case.dim,
     )  # fmt: skip
-    values = rng.standard_normal((rows, case.layers, case.dim), dtype=np.float32)
+    values = rng.standard_normal((case.layers, rows, case.dim), dtype=np.float32)
     file = folder / f"{case.task}-{case.dim}.bin"
     Writer(file, header).write(iter([[(cut.id, values * rng.uniform(0.5, 1.5))] for cut in cuts]))
     return StoredFeatures(file, lambda name: values)  # noqa: ARG005

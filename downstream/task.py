@@ -92,7 +92,7 @@ class Task(ABC):
 
     @abstractmethod
     def head(self, num_layers: int, dim: int) -> nn.Module:
-        """Return a new head: (features (B, T, L, D), frames (B,)) -> (logits, lengths)."""
+        """Return a new head: (features (L, B, T, D), frames (B,)) -> (logits, lengths)."""
 
     @abstractmethod
     def reference(self, cut: Any) -> str:  # noqa: ANN401 - lhotse ships no types

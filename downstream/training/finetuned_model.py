@@ -43,9 +43,7 @@ class TunedHead(nn.Module):
         """Return logits (B, T, V), or (B, V) where pooled, of features (L, B, T, D), and the
         lengths as they came.
         """
-        x = (
-            features[self.layer] if self.sum is None else self.sum(features.permute(1, 2, 0, 3))
-        )  # (B, T, D)
+        x = features[self.layer] if self.sum is None else self.sum(features)  # (B, T, D)
         if self.pooled:
             real = torch.arange(x.shape[1], device=x.device)[None] < lengths[:, None]
             x = (x * real[..., None]).sum(1) / lengths[:, None]

@@ -134,10 +134,10 @@ def layer_norms(split: Split, *, normalized: bool) -> list[float]:
     cuts = split.cuts[:: -(-len(split.cuts) // NORMED)]
     norms = []
     for cut in cuts:
-        x, _ = split.features.batch([cut.id])  # (1, T, L, D)
+        x, _ = split.features.batch([cut.id])  # (L, 1, T, D)
         x = F.layer_norm(x, x.shape[-1:]) if normalized else x
-        norms.append(x[0].norm(dim=-1).double())  # (T, L)
-    return cast("list[float]", torch.cat(norms).mean(0).tolist())
+        norms.append(x[:, 0].norm(dim=-1).double())  # (L, T)
+    return cast("list[float]", torch.cat(norms, dim=1).mean(1).tolist())
 
 
 def pass_of(model: Upstream, job: Job, role: str) -> Pass:

@@ -58,7 +58,7 @@ class Trial:
 class Split:
     """One split's cuts with their features.
 
-    Batches() yields (cuts, features (B, T, L, D), frames (B,)).
+    Batches() yields (cuts, features (L, B, T, D), frames (B,)).
     """
 
     def __init__(
@@ -73,14 +73,14 @@ class Split:
         make = Batches(self.cuts, list, count=count, seed=seed, shuffle=shuffle)
         for cuts in make(epoch, skip):
             features, lengths = self.features.batch([cut.id for cut in cuts])
-            if self.pooled:  # (B, K, L, D): one of the K crops, as if it were the only frame
+            if self.pooled:  # (L, B, K, D): one of the K crops, as if it were the only frame
                 taken = (
-                    torch.randint(0, features.shape[1], (len(cuts),))
+                    torch.randint(0, features.shape[2], (len(cuts),))
                     if shuffle
                     else torch.zeros(len(cuts)).long()
                 )
                 features, lengths = (
-                    features[torch.arange(len(cuts)), taken][:, None],
+                    features[:, torch.arange(len(cuts)), taken][:, :, None],
                     torch.ones_like(lengths),
                 )
             yield cuts, features.to(self.device), lengths.to(self.device)

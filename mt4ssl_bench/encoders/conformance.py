@@ -185,7 +185,7 @@ def _finite(upstream: Upstream) -> Check:
     broken = []
     for name, audio in inputs.items():
         layers = upstream.extract(*audio).layers  # (L, B, T, D)
-        if text := broken_layers(layers.flatten(1, 2).transpose(0, 1)):
+        if text := broken_layers(layers.flatten(1, 2)):
             broken.append(f"of {name}, {text}")
     return Check(
         "finite",

@@ -79,7 +79,7 @@ HUGE = torch.finfo(torch.float32).max ** 0.5  # 1.8e19: a larger value's square 
 
 
 def broken_layers(values: Tensor) -> str:
-    """Return which hidden states of (T, L, D) are NaN, infinite or HUGE, and the largest finite
+    """Return which hidden states of (L, T, D) are NaN, infinite or HUGE, and the largest finite
     value.
 
     Returns:
@@ -87,12 +87,12 @@ def broken_layers(values: Tensor) -> str:
         finite one is 2.1"; an empty text where none is broken.
     """
     texts = []
-    for layer, rows in enumerate(values.float().unbind(1)):
+    for layer, rows in enumerate(values.float()):
         finite = rows[torch.isfinite(rows)]
         lost, peak = rows.numel() - len(finite), float(finite.abs().max()) if len(finite) else 0.0
         if lost or peak > HUGE:
             parts = [f"{lost} of {rows.numel()} values are NaN or infinite"] if lost else []
             parts += [f"the largest finite one is {peak:.3g}"] if len(finite) else []
-            texts.append(f"hidden state {layer} of 0-{values.shape[1] - 1}: {', '.join(parts)}")
+            texts.append(f"hidden state {layer} of 0-{len(values) - 1}: {', '.join(parts)}")
     more = f" ({len(texts) - 1} more hidden states are broken)" if len(texts) > 1 else ""
     return (texts or [""])[0] + more  # later ones read the first

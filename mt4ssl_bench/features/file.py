@@ -6,6 +6,9 @@ While a pass runs, `x.bin` grows and `x.index.partial` is its journal: a killed 
 behind the last line whose values are all there. Checksums are verified when an utterance is first
 read: that costs no reading of its own, where verifying a store of 300 GB before each run would.
 
+A file holds (T, L, W), so that it can be written utterance by utterance; encode() and decode() turn
+it from and to features (L, T, D).
+
 Shapes: T frames, L hidden states, D dimension, W bytes of a stored vector.
 """
 
@@ -42,8 +45,11 @@ def vector_bytes(precision: Precision, dim: int) -> int:
 
 
 def encode(values: Values, precision: Precision) -> Bytes:
-    """Return (T, L, D) as bytes (T, L, W); raises OverflowError for what fp16 cannot hold."""
-    values = np.ascontiguousarray(values, dtype=np.float32)
+    """Return features (L, T, D) as a file holds them, bytes (T, L, W).
+
+    Raises OverflowError for what fp16 cannot hold.
+    """
+    values = np.ascontiguousarray(values.transpose(1, 0, 2), dtype=np.float32)
     if precision == "fp32":
         return values.view(np.uint8)
     if precision == "fp16":
@@ -68,7 +74,7 @@ def encode_named(name: str, values: Values, precision: Precision) -> Bytes:
     try:
         return encode(values, precision)
     except OverflowError:
-        peaks = np.abs(values).max(axis=(0, 2))  # of each hidden state
+        peaks = np.abs(values).max(axis=(1, 2))  # of each hidden state
         raise UpstreamError(
             f"features of '{name}' are too large for fp16 (hidden state {peaks.argmax()} of "
             f"0-{len(peaks) - 1} reaches {peaks.max():.3g}, fp16 holds 65504); set "
@@ -77,17 +83,17 @@ def encode_named(name: str, values: Values, precision: Precision) -> Bytes:
 
 
 def decode(stored: Bytes, precision: Precision) -> Values:
-    """Return bytes (T, L, W) as fp32 (T, L, D)."""
+    """Return bytes (T, L, W) as fp32 features (L, T, D): the one place that turns what is stored."""
     if precision == "fp32":
-        return stored.view(np.float32)
-    if precision == "fp16":
-        return (
-            torch.from_numpy(stored.view(np.float16)).float().numpy()
-        )  # ten times as fast as numpy's conversion
-    if precision == "bf16":
-        return (stored.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-    scale = np.ascontiguousarray(stored[..., -4:]).view(np.float32)  # (T, L, 1)
-    return stored[..., :-4].view(np.int8) * scale
+        values = stored.view(np.float32)
+    elif precision == "fp16":  # ten times as fast as numpy's conversion
+        values = torch.from_numpy(stored.view(np.float16)).float().numpy()
+    elif precision == "bf16":
+        values = (stored.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    else:
+        scale = np.ascontiguousarray(stored[..., -4:]).view(np.float32)  # (T, L, 1)
+        values = stored[..., :-4].view(np.int8) * scale
+    return values.transpose(1, 0, 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,9 +128,7 @@ class FeatureSet(ABC):
 
     @abstractmethod
     def rows(self, names: Sequence[str]) -> list[Values]:
-        """Return each utterance's features: (T, L, D), or (K, L, D) where means of crops were asked
-        for.
-        """
+        """Return each utterance's features: (L, T, D), or (L, K, D) for means of crops."""
 
     @abstractmethod
     def count(self, name: str) -> int:
@@ -135,12 +139,12 @@ class FeatureSet(ABC):
         return self.rows([name])[0]
 
     def batch(self, names: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Return several utterances as fp32 (B, T, L, D), zero-padded, and their frames (B,)."""
+        """Return several utterances as fp32 (L, B, T, D), zero-padded, and their frames (B,)."""
         rows = self.rows(names)
-        lengths = torch.tensor([len(row) for row in rows])
-        padded = torch.zeros(len(rows), int(lengths.max()), self.layers, self.dim)
-        for target, row in zip(padded, rows, strict=True):
-            target[: len(row)] = torch.from_numpy(row)
+        lengths = torch.tensor([row.shape[1] for row in rows])
+        padded = torch.zeros(self.layers, len(rows), int(lengths.max()), self.dim)
+        for b, row in enumerate(rows):
+            padded[:, b, : row.shape[1]] = torch.from_numpy(row)
         return padded, lengths
 
 

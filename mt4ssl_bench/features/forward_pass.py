@@ -1,6 +1,9 @@
 """One pass of an upstream over audio, in length-bucketed batches: what an utterance gives never
 depends on its batch.
 
+Hidden states come first everywhere: Upstream.extract() gives (L, B, T, D), a Pass (L, T, D) of each
+utterance, FeatureSet.batch() (L, B, T, D), which heads read. Only a file has frames first.
+
 Shapes: L hidden states, B batch, T frames, D dimension, K crops.
 """
 
@@ -35,7 +38,7 @@ TOLERANCE = 1e-4  # of a layer's largest value: how far padding may move feature
 
 Batch = TypeVar("Batch")
 Result = TypeVar("Result")
-Values = NDArray[np.float32]  # one utterance: (T, L, D), or (K, L, D) for means of crops
+Values = NDArray[np.float32]  # one utterance: (L, T, D), or (L, K, D) for means of crops
 Found = list[tuple[str, Values]]  # one batch, by utterance id
 
 
@@ -159,9 +162,9 @@ class Pass:
                 for row in self._alone(name, view)
             ]
         if self.crops:
-            means = iter([row.mean(0) for row in rows])
-            each = [torch.stack([next(means) for _ in view]) for view in views]  # (K or 1, L, D)
-            rows = [mean.expand(self.crops.count, -1, -1) for mean in each]
+            means = iter([row.mean(1) for row in rows])
+            each = [torch.stack([next(means) for _ in view], 1) for view in views]  # (L, 1 or K, D)
+            rows = [mean.expand(-1, self.crops.count, -1) for mean in each]
         return [(name, row.numpy()) for name, row in zip(ids, rows, strict=True)]
 
     def _alone(self, name: str, waves: Sequence[audio.Samples]) -> list[Tensor]:
@@ -175,13 +178,13 @@ class Pass:
         if not _finite(rows):
             raise UpstreamError(
                 f"upstream '{self.upstream.name}': broken on {where}: "
-                f"{broken_layers(torch.cat(rows))}; expected finite values in fp32; check the "
+                f"{broken_layers(torch.cat(rows, dim=1))}; expected finite values in fp32; check the "
                 "model's weights with: mt4ssl-bench check-upstream"
             )
         return rows
 
     def _extract(self, waves: Sequence[audio.Samples]) -> list[Tensor]:
-        """Return each waveform's real frames (T, L, D)."""
+        """Return each waveform's real frames (L, T, D)."""
         upstream = self.upstream
         layers, lengths = upstream.extract(*pad(waves))
         if (layers.shape[0], layers.shape[-1]) != (upstream.num_layers, upstream.dim):
@@ -191,7 +194,7 @@ class Pass:
                 f"{upstream.dim})"
             )
         layers = layers.float().cpu()
-        return [layers[:, b, :count].transpose(0, 1) for b, count in enumerate(lengths.tolist())]
+        return [layers[:, b, :count] for b, count in enumerate(lengths.tolist())]
 
 
 def read_ahead(

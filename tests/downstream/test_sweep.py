@@ -34,9 +34,8 @@ class Noise:
 
     def batch(self, names: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         rows = [self.get(name) for name in names]
-        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor(
-            [len(row) for row in rows]
-        )
+        lengths = torch.tensor([len(row) for row in rows])
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).movedim(2, 0), lengths
 
 
 def sweep(corpus: Corpus, name: str, *keys: str) -> tuple[Sweep, Trial]:

@@ -65,9 +65,7 @@ def test_all_layers_of_a_corpus_stand_under_its_ids(
     assert set(found) == set(expected)
     for name, row in expected.items():
         assert found[name].dtype == np.float32
-        assert np.allclose(
-            found[name], row.transpose(1, 0, 2), rtol=0, atol=1e-4 * np.abs(row).max()
-        )
+        assert np.allclose(found[name], row, rtol=0, atol=1e-4 * np.abs(row).max())
     about = json.loads(index.read_text(encoding="utf-8"))
     assert (about["layer"], about["dtype"], about["stride"], about["sample_rate"]) == (
         "all",
@@ -87,7 +85,7 @@ def test_one_layer_of_a_folder_that_was_never_prepared(
     assert set(found) == set(expected)
     for name, row in expected.items():
         assert found[name].dtype == np.float16
-        assert np.allclose(found[name], row[:, 2], rtol=2e-3, atol=2e-3)
+        assert np.allclose(found[name], row[2], rtol=2e-3, atol=2e-3)
 
 
 def test_an_interrupted_extraction_goes_on_and_computes_nothing_twice(

@@ -62,18 +62,18 @@ def test_features_in_any_batch_are_those_of_a_batch_of_one(
         assert (
             together[name].shape
             == expected.shape
-            == (len(expected), upstream.num_layers, upstream.dim)
+            == (upstream.num_layers, expected.shape[1], upstream.dim)
         )
         for layer in range(upstream.num_layers):
-            error = np.abs(together[name][:, layer] - expected[:, layer]).max()
-            assert error <= 1e-4 * np.abs(expected[:, layer]).max()
+            error = np.abs(together[name][layer] - expected[layer]).max()
+            assert error <= 1e-4 * np.abs(expected[layer]).max()
 
 
 def test_means_are_the_means_of_frames(upstream: Upstream, cuts: list[Any]) -> None:
     frames, means = collect(Pass(upstream), cuts), collect(Pass(upstream, Crops(seconds=0)), cuts)
     for name, row in frames.items():
-        assert means[name].shape == (1, *row.shape[1:])
-        assert np.allclose(means[name][0], row.mean(0), rtol=0, atol=1e-4 * np.abs(row).max())
+        assert means[name].shape == (len(row), 1, row.shape[2])
+        assert np.allclose(means[name][:, 0], row.mean(1), rtol=0, atol=1e-4 * np.abs(row).max())
 
 
 def test_a_cut_that_its_crops_cover_whole_is_heard_once(cuts: list[Any]) -> None:
@@ -92,11 +92,11 @@ def test_a_cut_that_its_crops_cover_whole_is_heard_once(cuts: list[Any]) -> None
     heard.clear()
     found = collect(Pass(Counting(), Crops(seconds=8, count=4)), cuts)
     assert len(heard) == len(cuts)
-    assert all(row.shape == (4, 1, 1) and np.ptp(row) == 0 for row in found.values())
+    assert all(row.shape == (1, 4, 1) and np.ptp(row) == 0 for row in found.values())
     heard.clear()
     found = collect(Pass(Counting(), Crops(seconds=0.5, count=4)), cuts)
     assert heard == [8_000] * 4 * len(cuts)
-    assert all(row.shape == (4, 1, 1) and np.ptp(row) > 0 for row in found.values())
+    assert all(row.shape == (1, 4, 1) and np.ptp(row) > 0 for row in found.values())
 
 
 def test_a_model_that_padding_changes_hears_every_utterance_alone(

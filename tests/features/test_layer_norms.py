@@ -25,7 +25,7 @@ class Levels(FeatureSet):
     def rows(self, names: Sequence[str]) -> list[Values]:
         self.read += names
         swing = np.array([10, -10, 10, -10])
-        return [np.array([[[int(name)] * 4, swing]] * 2).astype(np.float32) for name in names]
+        return [np.array([[[int(name)] * 4] * 2, [swing] * 2]).astype(np.float32) for name in names]
 
     def count(self, name: str) -> int:  # noqa: ARG002
         return 2

@@ -61,10 +61,10 @@ class Fake:
 
 
 def by_hand(samples: np.ndarray) -> np.ndarray:
-    """Return what Fake makes of one waveform, (T, L, D), written anew."""
+    """Return what Fake makes of one waveform, (L, T, D), written anew."""
     frames = samples[: len(samples) // 320 * 320].reshape(-1, 320)
     first = np.stack([frames.mean(1), frames.max(1), frames.min(1)], axis=1)
-    return np.stack([first, 2 * first], axis=1)
+    return np.stack([first, 2 * first])
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_frames_are_those_made_by_hand_whatever_the_batches(
     assert (len(features), features.layers, features.dim) == (18, 2, 3)
     for cut in cuts:
         expected = by_hand(audio.read(cut))
-        assert features.get(cut.id).shape == (int(cut.duration * 50), 2, 3)
+        assert features.get(cut.id).shape == (2, int(cut.duration * 50), 3)
         assert np.allclose(features.get(cut.id), expected, rtol=0, atol=1e-7)
 
 
@@ -181,11 +181,11 @@ def test_a_batch_is_padded_single_precision_with_the_frames_of_each(
     names = [cuts[5].id, cuts[0].id, cuts[2].id]
     padded, lengths = features.batch(names)
     assert padded.dtype == torch.float32
-    assert lengths.tolist() == [len(features.get(name)) for name in names]
-    assert padded.shape == (3, max(lengths.tolist()), 2, 3)
-    for row, length, name in zip(padded, lengths, names, strict=True):
-        assert np.array_equal(row[:length].numpy(), features.get(name))
-        assert not row[length:].any()
+    assert lengths.tolist() == [features.get(name).shape[1] for name in names]
+    assert padded.shape == (2, 3, max(lengths.tolist()), 3)
+    for b, (length, name) in enumerate(zip(lengths.tolist(), names, strict=True)):
+        assert np.array_equal(padded[:, b, :length].numpy(), features.get(name))
+        assert not padded[:, b, length:].any()
 
 
 # ---- means ----
@@ -197,9 +197,9 @@ def test_means_of_whole_utterances_are_the_means_of_their_frames(
 ) -> None:
     features = FeatureStore(tmp_path, FP32).means(Fake(), "d1", "train", cuts, WHOLE)
     for cut in cuts:
-        expected = by_hand(audio.read(cut)).mean(0)
-        assert features.get(cut.id).shape == (1, 2, 3)
-        assert np.allclose(features.get(cut.id)[0], expected, rtol=0, atol=1e-6)
+        expected = by_hand(audio.read(cut)).mean(1)
+        assert features.get(cut.id).shape == (2, 1, 3)
+        assert np.allclose(features.get(cut.id)[:, 0], expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.usefixtures("small_batches")
@@ -216,8 +216,8 @@ def test_means_of_crops_are_the_means_of_frames_of_pieces_of_the_utterance(
             1
         )  # (S, 3)
         found = features.get(cut.id)
-        assert found.shape == (3, 2, 3)
-        for mean in found:
+        assert found.shape == (2, 3, 3)
+        for mean in found.transpose(1, 0, 2):
             assert np.abs(pieces - mean[0]).max(1).min() < 1e-6
             assert np.allclose(mean[1], 2 * mean[0], rtol=0, atol=1e-6)
 
@@ -233,7 +233,7 @@ def test_crops_depend_on_seed_and_utterance_alone(tmp_path: Path, cuts: list[Any
     first, again, other = crop("a", 0, cuts), crop("b", 0, cuts[3:9]), crop("c", 1, cuts)
     for cut in cuts:
         assert (
-            len({row.tobytes() for row in first[cut.id]}) >= 3
+            len({row.tobytes() for row in first[cut.id][0]}) >= 3
         )  # two of thousands of places may coincide
         assert not np.array_equal(first[cut.id], other[cut.id])
     for cut in cuts[3:9]:
@@ -247,8 +247,9 @@ def test_an_utterance_shorter_than_the_crop_is_taken_whole_every_time(
         Fake(), "d1", "train", cuts, Crops(seconds=60, count=2)
     )
     for cut in cuts:
-        expected = by_hand(audio.read(cut)).mean(0)
-        assert np.allclose(features.get(cut.id), [expected, expected], rtol=0, atol=1e-6)
+        expected = by_hand(audio.read(cut)).mean(1, keepdims=True)
+        assert features.get(cut.id).shape == (2, 2, 3)
+        assert np.allclose(features.get(cut.id), expected, rtol=0, atol=1e-6)
 
 
 # ---- the limit ----
