@@ -50,7 +50,7 @@ HOMES = {  # library -> the only modules that import it; "cli" is the whole room
     "jiwer": {"results.metrics"},
     "sklearn": {"clustering.kmeans"},
     "sentencepiece": {"downstream.heads.units"},
-    "flashlight": {"downstream.heads.beam_search"},
+    "flashlight": {"downstream.heads.flashlight"},
     "soundfile": {"data.audio", "corpora.sources.demo", "encoders.s3prl_programs"},
     "torchaudio": {
         "data.audio",

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from mt4ssl_bench.downstream.config import DecodeConfig, WordDecodeConfig
-from mt4ssl_bench.downstream.heads.beam_search import BeamDecoder, read_words, tuned
+from mt4ssl_bench.downstream.heads.beam_search import BeamDecoder, tuned
+from mt4ssl_bench.downstream.heads.flashlight import read_words
 from mt4ssl_bench.downstream.heads.units import Characters, Phonemes, Pieces, Units
 from mt4ssl_bench.errors import ConfigError
 
