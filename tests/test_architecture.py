@@ -34,7 +34,7 @@ REGISTRIES = {
 }
 HOMES = {  # library -> the only modules that import it; "cli" is the whole room
     "typer": {"cli"},
-    "rich": {"console", "results.leaderboard", "results.show", "cli"},
+    "rich": {"console", "results.board_formats", "results.leaderboard", "results.show", "cli"},
     "omegaconf": {"config"},
     "lhotse": {
         "data.cuts",
@@ -47,7 +47,7 @@ HOMES = {  # library -> the only modules that import it; "cli" is the whole room
     "s3prl": {"encoders.s3prl_model", "encoders.s3prl_programs"},
     "transformers": {"encoders.hf_model"},
     "huggingface_hub": {"encoders.hf_model", "encoders.s3prl_programs"},
-    "jiwer": {"results.metrics"},
+    "jiwer": {"results.metrics.error_rates"},
     "sklearn": {"clustering.kmeans"},
     "sentencepiece": {"downstream.heads.units"},
     "flashlight": {"downstream.heads.flashlight"},
@@ -80,7 +80,8 @@ READ = (  # which these are
     "mt4ssl_bench/encoders/protocol",
     "mt4ssl_bench/features/{forward_pass,file,mfcc,units}",
     "mt4ssl_bench/clustering/kmeans",
-    "mt4ssl_bench/results/{metrics,record,leaderboard,compare}",
+    "mt4ssl_bench/results/metrics/{__init__,metric,error_rates,accuracy}",
+    "mt4ssl_bench/results/{record,leaderboard,compare,intervals,ranking}",
 )
 
 

@@ -143,7 +143,7 @@ def test_a_record_of_then_is_compared_with_one_of_now(old_corpus: Corpus, old: P
     )
     made = results.save(now, results.load_hypotheses(file), old)
     (difference,) = compare(str(file), str(made), task="phoneme", folder=old)
-    assert (difference.value, difference.utterances) == (0, 3)
+    assert (difference.value, difference.units) == (0, 3)
 
 
 def test_what_did_not_say_enough_is_named_and_not_used(
