@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from mt4ssl_bench import results
 from mt4ssl_bench.config import Gone, check_all_bounds, load, read_recipe, recipe_names
 from mt4ssl_bench.data.corpus import Corpus, SplitInfo
 from mt4ssl_bench.data.cut import Cut, field_of, is_silent
@@ -44,11 +43,6 @@ class Fold:
     task: Task
     cuts: Mapping[str, list[Cut]]
     name: str = ""
-
-    @property
-    def folder(self) -> str:
-        """The folder of its training, within that of the row."""
-        return f"fold-{results.slug(self.name)}" if self.name else ""
 
 
 @dataclass(frozen=True)
@@ -118,7 +112,7 @@ class Job:
 
     def forward_pass(self, upstream: Upstream, role: str) -> Pass:
         """Return the pass of an upstream over the audio of a role."""
-        return Pass(upstream, self.config.crops_of(role), effects=self.kind.effects)
+        return Pass(upstream, self.config.crops_of(role))
 
     def identity(self, upstream: Upstream, *, training: bool = False) -> Identity:
         """Return the identity of this job's record on `upstream`.
@@ -230,7 +224,7 @@ def _check_fields(job: Job) -> None:
     """Raise CorpusError where the corpus lacks what the task reads."""
     info, task = job.corpus.info, job.kind(job.config)
     where = f"corpus {job.corpus.root}: cannot be used for task '{job.config.task}'"
-    there = {*info.fields, *(f"list:{name}" for name in info.lists)}
+    there = {*info.fields, *(f"list:{name}" for name in getattr(info, "lists", {}))}
     for field in task.fields(job.config):
         if field in there:
             continue

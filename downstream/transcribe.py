@@ -17,6 +17,7 @@ from mt4ssl_bench.corpora.audio_files import audio_files
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.containers import defect_of
 from mt4ssl_bench.data.file_state import on_disk
+from mt4ssl_bench.downstream.config import WordDecodeConfig
 from mt4ssl_bench.downstream.heads.ctc import CTCTask
 from mt4ssl_bench.downstream.training.finetuned_model import Tuned, TunedHead
 from mt4ssl_bench.downstream.training.saved_model import Stored, read_model, read_task
@@ -132,7 +133,7 @@ class Recognizer:
         unread = [name for name in decode if not hasattr(config, name)]
         if unread:
             raise ConfigError(f"{_options(unread)}: task '{self.task.name}' does not read it")
-        self._decode = self.task.beam(replace(config, **decode)).decode
+        self._decode = self.task.beam(replace(cast("WordDecodeConfig", config), **decode)).decode
 
     def text(self, samples: audio.Samples) -> str:
         """Return the text of 16 kHz audio (N,)."""

@@ -56,6 +56,10 @@ class BeamDecoder:
                 "decode.lm: needs units that spell words with a boundary between them; expected "
                 "units=characters, and texts of several words"
             )
+        self.use(config)
+
+    def use(self, config: DecodeConfig) -> None:
+        """Search with the beam and the weights of `config` from here on."""
         self.config = config
         self._decoder = self._build()
 
@@ -66,9 +70,11 @@ class BeamDecoder:
 
     def weighted(self, weights: Mapping[str, float]) -> "BeamDecoder":
         """Return the same search with other weights; model and lexicon are shared."""
+        config = replace(self.config, lm_weight=weights["lm_weight"])
+        if isinstance(config, WordDecodeConfig):
+            config = replace(config, word_score=weights["word_score"])
         other = copy.copy(self)
-        other.config = replace(self.config, **weights)  # type: ignore[arg-type]
-        other._decoder = other._build()
+        other.use(config)
         return other
 
     def decode(self, logits: Tensor, lengths: Tensor) -> list[str]:

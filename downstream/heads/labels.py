@@ -71,14 +71,13 @@ class LabelTask(Task):
     def unlearnable(self, cuts: Iterable[Cut]) -> str:
         """See Task.unlearnable."""
         values: dict[str, set[str]] = {name: set() for name in self.reads}
-        count = 0
-        for count, cut in enumerate(cuts, 1):
+        for cut in cuts:
             for name, seen in values.items():
                 seen.add(field_of(cut, name))
             if all(len(seen) > 1 for seen in values.values()):
                 return ""
         name = min(values, key=lambda name: len(values[name]))
-        return f"needs two {name}s, and has one in the {count} utterances"
+        return f"needs two {name}s, and has only '{', '.join(values[name])}' in the utterances"
 
     def fit_units(self, cuts: Sequence[Cut]) -> None:
         """Take the values of each label from the training split."""
@@ -145,7 +144,7 @@ class LabelTask(Task):
         return [JOINT.join(row) for row in zip(*columns, strict=True)]
 
     def _blocks(self, logits: Tensor) -> Sequence[Tensor]:
-        return logits.split([len(values) for values in self.values.values()], dim=-1)
+        return torch.split(logits, [len(values) for values in self.values.values()], dim=-1)
 
     def hold_out(self, cuts: Sequence[Cut]) -> tuple[list[Cut], list[Cut]]:
         """Return the training and the validation utterances of what a fold does not test.

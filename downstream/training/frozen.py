@@ -80,16 +80,14 @@ def train_frozen(
         return Split(fold.cuts[role], features(role), pooled=fold.task.pooled, device=device)
 
     metas = [meta_of(model, job, fold) for fold in folds]
-    finished = [
-        read_finished(folder / fold.folder, meta) for fold, meta in zip(folds, metas, strict=True)
-    ]
+    places = [folder / (f"fold-{n}" if fold.name else "") for n, fold in enumerate(folds, 1)]
+    finished = [read_finished(place, meta) for place, meta in zip(places, metas, strict=True)]
     for role in ROLES if None in finished else ("test",):
         features(role)
     clock.lap("features")
     sweeps = [Sweep(fold.task, model.num_layers, model.dim, device=device) for fold in folds]
     trainings: list[Training] = []
-    for fold, sweep, meta, done in zip(folds, sweeps, metas, finished, strict=True):
-        place = folder / fold.folder
+    for fold, place, meta, sweep, done in zip(folds, places, metas, sweeps, finished, strict=True):
         if done is None:
             train, valid = split(fold, "train"), split(fold, "valid")
             title = f"{job.recipe}{fold.name and f' fold {fold.name}'} on {model.name}"
@@ -139,7 +137,8 @@ def choose(folds: Sequence[Sequence[results.Trial]], metric: Metric) -> list[res
         scores = [part["valid"] for part in parts if part["valid"] is not None]
         valid = fmean(scores) if len(scores) == len(parts) else None
         steps = max(part["steps"] for part in parts)
-        trials.append({**parts[0], "valid": valid, "steps": steps, "chosen": False})
+        lr, seed = parts[0]["lr"], parts[0]["seed"]
+        trials.append({"lr": lr, "seed": seed, "valid": valid, "steps": steps, "chosen": False})
     scored = [(trial["valid"], trial) for trial in trials if trial["valid"] is not None]
     if not scored:
         raise TrainingError("no learning rate gave a finite score in every fold; try lower ones")

@@ -252,8 +252,8 @@ class Sweep:
     ) -> Tensor:
         """Return the mean loss of each run (K,)."""
         heads = [run.head for run in runs]
-        logits, lengths = run_heads(heads, features, lengths)  # (K, B, ..., V)
-        rows = self.task.loss(logits.flatten(0, 1), lengths.repeat(len(runs)), targets * len(runs))
+        logits, counts = run_heads(heads, features, lengths)  # (K, B, ..., V)
+        rows = self.task.loss(logits.flatten(0, 1), counts.repeat(len(runs)), targets * len(runs))
         return rows.view(logits.shape[:2]).mean(1)
 
     def _backward(
@@ -312,10 +312,10 @@ class Sweep:
         finite = torch.ones(len(heads), dtype=torch.bool, device=split.device)
         decoded: list[Cut] = []
         for cuts, features, lengths in split.batches(EVALUATION_BATCH):
-            logits, lengths = run_heads(heads, features, lengths)
+            logits, counts = run_heads(heads, features, lengths)
             finite &= logits.isfinite().flatten(1).all(1)
             for own, rows in zip(hypotheses, logits, strict=True):
-                own.extend(self.task.decode(rows, lengths))
+                own.extend(self.task.decode(rows, counts))
             decoded += cuts
         for head in heads:
             head.train()

@@ -77,6 +77,9 @@ class TuneConfig:
     }
 
 
+Blueprint = dict[str, Any]
+
+
 class TunedModel(Protocol):
     """What Trainable.trainable() returns is an nn.Module that is called like this."""
 
