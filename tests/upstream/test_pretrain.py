@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from builders import TOY, identical, largest_difference, read_log, toy_config, weights_of
+from builders import TOY, Prefork, identical, largest_difference, read_log, toy_config, weights_of
 from mt4ssl_bench import checkpoint
 from mt4ssl_bench.config import load
 from mt4ssl_bench.data.corpus import Corpus
@@ -64,7 +64,7 @@ def test_the_same_seed_gives_the_same_weights(corpus: Corpus, tmp_path: Path) ->
 
 @pytest.mark.long
 def test_a_run_killed_twenty_times_ends_with_the_same_weights(
-    corpus: Corpus, tmp_path: Path, prefork: Any
+    corpus: Corpus, tmp_path: Path, prefork: Prefork
 ) -> None:
     def command(name: str) -> list[str]:
         keys = [
