@@ -175,7 +175,10 @@ def load_config(recipe: str, overrides: Sequence[str] = ()) -> TaskConfig:
         raise ConfigError(f"unknown task '{recipe}'; {hint(recipe, _task_names())}")
     task = str(read_recipe(recipe).get("task", ""))
     if not task:
-        raise ConfigError(f"recipe {recipe}: has no key 'task', so it is not a task's recipe")
+        raise ConfigError(
+            f"recipe {recipe}: no task's recipe, it has no key 'task'; expected one of "
+            f"{', '.join(sorted(_task_names()))}"
+        )
     kind = TASKS.get(task).Config
     config = load(kind, recipe, overrides, gone=GONE, elsewhere=partial(_elsewhere, task))
     if config.task != task:
@@ -224,31 +227,26 @@ def _check_fields(job: Job) -> None:
     """Raise CorpusError where the corpus lacks what the task reads."""
     info, task = job.corpus.info, job.kind(job.config)
     where = f"corpus {job.corpus.root}: cannot be used for task '{job.config.task}'"
-    there = {*info.fields, *(f"list:{name}" for name in getattr(info, "lists", {}))}
+    there = sorted({*info.fields, *(f"list:{name}" for name in getattr(info, "lists", {}))})
     for field in task.fields(job.config):
-        if field in there:
-            continue
-        counts = [] if ":" in field else [_lacking(job, role, field, where) for role in ROLES]
-        if not counts or any(counts):
-            raise CorpusError(
-                f"{where}: its utterances have no {field}; this corpus has: "
-                f"{', '.join(sorted(there)) or 'audio only'}"
-            )
+        for role in ROLES if field not in there else ():
+            cuts = [] if ":" in field else list(job.all_cuts(role))
+            lacking = [
+                cut.id
+                for cut in cuts
+                if not field_of(cut, field).strip() and not (field in SPOKEN and is_silent(cut))
+            ]
+            if len(lacking) == len(cuts):
+                near = hint(field, there) if there else ""
+                raise CorpusError(
+                    f"{where}: it has no {field}; this corpus has: "
+                    f"{', '.join(there) or 'audio only'}{f'; {near}' if near[:3] == 'did' else ''}"
+                )
+            if lacking:
+                raise CorpusError(
+                    f"{where}: {len(lacking)} of {len(cuts)} utterances of split "
+                    f"'{job.split(role)}' have no {field} ({named(lacking)}); give them one, or "
+                    "leave them out of the manifest"
+                )
     if reason := task.unlearnable(job.all_cuts("train")):
         raise CorpusError(f"{where}: it {reason} of split '{job.split('train')}'")
-
-
-def _lacking(job: Job, role: str, field: str, where: str) -> int:
-    """Return the number of utterances of a role if none has the field, 0 if all have it."""
-    cuts = list(job.all_cuts(role))
-    lacking = [
-        cut.id
-        for cut in cuts
-        if not field_of(cut, field).strip() and not (field in SPOKEN and is_silent(cut))
-    ]
-    if 0 < len(lacking) < len(cuts):
-        raise CorpusError(
-            f"{where}: {len(lacking)} of {len(cuts)} utterances of split '{job.split(role)}' have "
-            f"no {field} ({named(lacking)}); give them one, or leave them out of the manifest"
-        )
-    return len(lacking)

@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from builders import write_arpa
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.downstream.config import TaskConfig
 from mt4ssl_bench.downstream.plan import ROLES, Fold, Job, plan
@@ -200,11 +201,7 @@ def _recorded(task: Any, logits: Tensor, lengths: Tensor) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def lab(
-    corpus: Corpus,
-    tmp_path_factory: pytest.TempPathFactory,
-    write_arpa: Callable[[Path, list[str]], str],
-) -> Lab:
+def lab(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return Lab(corpus, tmp_path_factory.mktemp("identity"), write_arpa)
 
 
