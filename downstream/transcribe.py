@@ -24,8 +24,8 @@ from mt4ssl_bench.data.file_state import on_disk
 from mt4ssl_bench.downstream.heads.ctc import CTCTask
 from mt4ssl_bench.downstream.training.finetuned_model import Tuned, TunedHead
 from mt4ssl_bench.downstream.training.saved_model import read_model, read_task
-from mt4ssl_bench.encoders.finetuning import rebuild
 from mt4ssl_bench.encoders.identity import is_of
+from mt4ssl_bench.encoders.kinds import rebuild
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import BenchError, CheckpointError, ConfigError, CorpusError

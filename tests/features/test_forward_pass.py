@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mt4ssl_bench.data.corpus import Corpus
+from mt4ssl_bench.encoders.hidden_states import PROBE
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.encoders.protocol import Features, Upstream
 from mt4ssl_bench.errors import CorpusError, UpstreamError
@@ -107,7 +108,7 @@ def test_a_model_that_padding_changes_hears_every_utterance_alone(
     assert not padding_is_safe(work.upstream)
     assert not padding_is_safe(work.upstream)
     assert caplog.messages == [
-        "nosy: padding would change its features; utterances are run one by one"
+        "nosy: padding changes the features; running one utterance per batch"
     ]
     together = collect(work, cuts)
     for cut in cuts:
@@ -162,7 +163,7 @@ def test_a_batch_that_fails_is_run_one_by_one_and_names_the_utterance_that_is_th
         limit = 1
 
         def extract(self, waveforms: Tensor, lengths: Tensor) -> Features:
-            if lengths[0] not in forward_pass.PROBE and (
+            if lengths[0] not in PROBE and (
                 len(lengths) > self.limit or int(lengths[0]) == unwanted
             ):
                 raise RuntimeError("out of memory\nand much more")
