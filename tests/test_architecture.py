@@ -28,8 +28,7 @@ SIDEWAYS = {("results", "data")}
 DOOR = {PACKAGE, f"{PACKAGE}.__main__"}  # names and addresses of what others call
 # where an address "module:name" may point up: it is resolved when somebody asks for it
 REGISTRIES = {
-    "encoders.protocol",
-    "encoders.finetuning",
+    "encoders.kinds",
     "downstream.task",
 }
 HOMES = {  # library -> the only modules that import it; "cli" is the whole room

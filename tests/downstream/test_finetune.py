@@ -23,7 +23,8 @@ from mt4ssl_bench.downstream.training.audio_batches import Audio
 from mt4ssl_bench.downstream.training.finetune import Finetuning
 from mt4ssl_bench.downstream.training.finetuned_model import TunedHead
 from mt4ssl_bench.downstream.transcribe import Recognizer, named, transcribe
-from mt4ssl_bench.encoders.finetuning import TuneConfig, rebuild, trainable
+from mt4ssl_bench.encoders.finetuning import TuneConfig
+from mt4ssl_bench.encoders.kinds import rebuild, trainable
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.errors import (
     CheckpointError,
