@@ -143,6 +143,8 @@ class Recognizer:
     @torch.no_grad()
     def logits(self, samples: audio.Samples) -> Tensor:
         """Return the logits (T, V) of 16 kHz audio (N,), read in overlapping chunks of 30 s."""
+        for effect in self.task.effects:
+            samples = effect(samples)
         waveform = torch.from_numpy(samples)
         if len(waveform) <= CHUNK:
             return self._read(waveform)

@@ -14,6 +14,7 @@ from fakes import Spectrum
 from mt4ssl_bench import results
 from mt4ssl_bench.data.corpus import Corpus, write_corpus
 from mt4ssl_bench.data.cut import Cut, field_of
+from mt4ssl_bench.data.effects import Effect, Gain
 from mt4ssl_bench.downstream.evaluate import Outcome, evaluate
 from mt4ssl_bench.downstream.heads.labels import LabelTask
 from mt4ssl_bench.downstream.plan import plan
@@ -221,6 +222,22 @@ def test_valid_of_a_fold_is_the_fifth_that_s3prl_draws(moods: Corpus) -> None:
     assert [[cut.id for cut in part] for part in ours] == [
         [c.id for c in p] for p in (train, valid)
     ]
+
+
+class Quiet(Mood):
+    name: ClassVar[str] = "quiet"
+    effects: ClassVar[tuple[Effect, ...]] = (Gain(-3),)
+
+
+def test_tasks_with_other_effects_share_no_features_and_those_with_equal_ones_do(
+    moods: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TASKS._addresses, "quiet", f"{__name__}:Quiet")
+    entries = []
+    for task in ("mood", "joint", "quiet", "quiet"):
+        assert not evaluated(moods, tmp_path, task).failures
+        entries.append(len(list((tmp_path / "store").glob("*/*.index"))))
+    assert entries == [3, 3, 6, 6], "train, valid and test of each"
 
 
 def test_folds_are_not_fine_tuned(moods: Corpus, tmp_path: Path) -> None:
