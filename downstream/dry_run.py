@@ -16,7 +16,8 @@ from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.device import pick_device
 from mt4ssl_bench.downstream.config import rates
 from mt4ssl_bench.downstream.find_record import find_record
-from mt4ssl_bench.downstream.plan import ROLES, Job, plan
+from mt4ssl_bench.downstream.job import ROLES, Job
+from mt4ssl_bench.downstream.plan import plan
 from mt4ssl_bench.encoders.kinds import check_trainable
 from mt4ssl_bench.encoders.load import load_each
 from mt4ssl_bench.encoders.protocol import Upstream

@@ -69,9 +69,9 @@ FILE, FUNCTION, TASK, FLAT = 400, 60, 250, 14
 SCIENCE, ANY = 8_800, 420
 READ = (  # which these are
     "upstream/{config,frontend,kernels,encoder,masking,targets,model,batches,pretrain,waveforms}",
-    "downstream/{config,task,plan,evaluate,write_record,reference_checks}",
+    "downstream/{config,task,job,evaluate,write_record,reference_checks}",
     "downstream/heads/{linear,pooled,recurrent,weighted_sum,run_heads}",
-    "downstream/heads/{ctc,units,beam_search,spec_augment}",
+    "downstream/heads/{ctc,labels,units,beam_search,spec_augment}",
     "downstream/training/{frozen,sweep,finetune,audio_batches,finetuned_model}",
     "downstream/tasks/{asr,phoneme,speaker}",
     "mt4ssl_bench/training/{fit,optim,distributed,averages,graceful_stop}",

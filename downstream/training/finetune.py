@@ -19,7 +19,7 @@ from mt4ssl_bench import results
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.downstream.config import rates
-from mt4ssl_bench.downstream.plan import Fold, Job, named
+from mt4ssl_bench.downstream.job import Fold, Job, named
 from mt4ssl_bench.downstream.reference_checks import learnable
 from mt4ssl_bench.downstream.task import Logits, Task, Trained
 from mt4ssl_bench.downstream.training.audio_batches import Audio, AudioBatch

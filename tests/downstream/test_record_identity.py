@@ -20,7 +20,8 @@ from torch import Tensor
 from builders import write_arpa
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.downstream.config import TaskConfig
-from mt4ssl_bench.downstream.plan import ROLES, Fold, Job, plan
+from mt4ssl_bench.downstream.job import ROLES, Fold, Job
+from mt4ssl_bench.downstream.plan import plan
 from mt4ssl_bench.downstream.task import TASKS
 from mt4ssl_bench.downstream.tasks.asr import ASRConfig
 from mt4ssl_bench.downstream.tasks.phoneme import PhonemeConfig

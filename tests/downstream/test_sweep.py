@@ -12,7 +12,8 @@ import torch
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.downstream.heads.ctc import CTCTask
 from mt4ssl_bench.downstream.heads.recurrent import RecurrentHead
-from mt4ssl_bench.downstream.plan import ROLES, plan
+from mt4ssl_bench.downstream.job import ROLES
+from mt4ssl_bench.downstream.plan import plan
 from mt4ssl_bench.downstream.training.sweep import HeadRun, Split, Sweep
 from mt4ssl_bench.errors import ConfigError, TrainingError
 from mt4ssl_bench.training.fit import Fit
