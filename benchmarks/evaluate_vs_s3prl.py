@@ -26,7 +26,8 @@ import yaml
 
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.downstream.evaluate import evaluate
-from mt4ssl_bench.downstream.plan import Job, plan
+from mt4ssl_bench.downstream.job import Job
+from mt4ssl_bench.downstream.plan import plan
 from mt4ssl_bench.encoders import s3prl_programs
 from mt4ssl_bench.upstream.expert import register
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 
 from mt4ssl_bench.data.corpus import Corpus
-from mt4ssl_bench.downstream.plan import ROLES, plan
+from mt4ssl_bench.downstream.job import ROLES
+from mt4ssl_bench.downstream.plan import plan
 from mt4ssl_bench.downstream.training.sweep import Split, Sweep
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.features import forward_pass

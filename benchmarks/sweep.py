@@ -22,7 +22,8 @@ from lhotse.testing.dummies import dummy_recording
 
 from mt4ssl_bench.downstream.task import TASKS, Task
 from mt4ssl_bench.downstream.training.sweep import Split, Sweep
-from mt4ssl_bench.features.file import FeatureSet, Header, StoredFeatures, Writer
+from mt4ssl_bench.features.file import FeatureSet, StoredFeatures, Writer
+from mt4ssl_bench.features.index import Header
 
 RATES, PAIRS, UTTERANCES = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3), 3, 48
 

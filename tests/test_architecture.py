@@ -28,8 +28,7 @@ SIDEWAYS = {("results", "data")}
 DOOR = {PACKAGE, f"{PACKAGE}.__main__"}  # names and addresses of what others call
 # where an address "module:name" may point up: it is resolved when somebody asks for it
 REGISTRIES = {
-    "encoders.protocol",
-    "encoders.finetuning",
+    "encoders.kinds",
     "downstream.task",
 }
 HOMES = {  # library -> the only modules that import it; "cli" is the whole room
@@ -50,7 +49,7 @@ HOMES = {  # library -> the only modules that import it; "cli" is the whole room
     "jiwer": {"results.metrics.error_rates"},
     "sklearn": {"clustering.kmeans"},
     "sentencepiece": {"downstream.heads.units"},
-    "flashlight": {"downstream.heads.beam_search"},
+    "flashlight": {"downstream.heads.flashlight"},
     "soundfile": {"data.audio", "corpora.sources.demo", "encoders.s3prl_programs"},
     "torchaudio": {
         "data.audio",
@@ -70,9 +69,9 @@ FILE, FUNCTION, TASK, FLAT = 400, 60, 250, 14
 SCIENCE, ANY = 8_800, 420
 READ = (  # which these are
     "upstream/{config,frontend,kernels,encoder,masking,targets,model,batches,pretrain,waveforms}",
-    "downstream/{config,task,plan,evaluate,write_record,reference_checks}",
+    "downstream/{config,task,job,evaluate,write_record,reference_checks}",
     "downstream/heads/{linear,pooled,recurrent,weighted_sum,run_heads}",
-    "downstream/heads/{ctc,units,beam_search,spec_augment}",
+    "downstream/heads/{ctc,labels,units,beam_search,spec_augment}",
     "downstream/training/{frozen,sweep,finetune,audio_batches,finetuned_model}",
     "downstream/tasks/{asr,phoneme,speaker}",
     "mt4ssl_bench/training/{fit,optim,distributed,averages,graceful_stop}",

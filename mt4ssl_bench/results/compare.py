@@ -8,12 +8,17 @@ from pathlib import Path
 from mt4ssl_bench.errors import BenchError, ConfigError
 from mt4ssl_bench.results.answers import Answer, decoded
 from mt4ssl_bench.results.intervals import Units, paired_difference
-from mt4ssl_bench.results.lookup import Filed, comparable, difference, records_of
+from mt4ssl_bench.results.lookup import (
+    Filed,
+    aligned_answers,
+    comparable,
+    difference,
+    records_of,
+)
 from mt4ssl_bench.results.metrics import Score
 from mt4ssl_bench.results.metrics.metric import goodness
-from mt4ssl_bench.results.ranking import any_reference, metric_of
+from mt4ssl_bench.results.ranking import metric_of
 from mt4ssl_bench.results.record import Result
-from mt4ssl_bench.results.record_files import load_hypotheses
 
 LOGGER = logging.getLogger(__name__)
 
@@ -68,7 +73,7 @@ def compare(a: str, b: str, *, task: str, folder: Path) -> list[Difference]:
 
 
 def _differences(a: Filed, b: Filed) -> list[Difference]:
-    sides = _aligned(a, b)
+    sides = aligned_answers(a, b)
     differences, reasons = [], []
     for name in (name for name in a[1].metrics if name in b[1].metrics):
         try:
@@ -102,26 +107,3 @@ def _difference(
         method=interval.method,
         units=units.number,
     )
-
-
-def _aligned(a: Filed, b: Filed) -> tuple[Sequence[Answer], Sequence[Answer]]:
-    """The answers of both records, in one order.
-
-    Raises:
-        BenchError: If they are not to the same items.
-    """
-    ours, theirs = ({row["id"]: row for row in load_hypotheses(path)} for path, _ in (a, b))
-    missing = ours.keys() ^ theirs.keys()
-    if missing:
-        raise BenchError(
-            f"compare: {a[0]} and {b[0]} do not hold the same utterances ({len(missing)} are in "
-            f"only one, for example '{min(missing)}'); evaluate both again"
-        )
-    names = sorted(ours)
-    other = [name for name in names if ours[name]["reference"] != theirs[name]["reference"]]
-    if other and not any_reference(a[1]):
-        raise BenchError(
-            f"compare: {a[0]} and {b[0]} hold different references of {len(other)} utterances, for "
-            f"example '{other[0]}'; evaluate both again"
-        )
-    return [ours[name] for name in names], [theirs[name] for name in names]

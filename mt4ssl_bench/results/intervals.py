@@ -5,6 +5,7 @@ Such intervals come from a formula instead; Interval.method names it.
 Shapes: N answers, U units (utterances, speakers, ...), S resamples, M systems.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ Floats = npt.NDArray[np.float64]
 Resampled = Callable[[Floats], Floats]
 
 COVERAGE = 95.0  # per cent of the resamples that an interval holds
-MIN_SPEAKERS = 5  # below this, resampling speakers says little about other speakers
+MIN_GROUPS = 5  # below this, resampling speakers (folds, ...) says little about others
 CHUNK = 2**20  # weights held at once: about 25 MB
 NO_WIDTH = 1e-9  # of 100: a narrower bootstrap interval comes of rounding only
 Z = 1.959964  # the normal distribution's 97.5 % quantile
@@ -62,7 +63,7 @@ class Units:
     """The independent units that answers belong to.
 
     Attributes:
-        owners: Units (N, K) of each answer; `number` fills the row of an answer with fewer than K.
+        owners: Units (N, K) of each answer, `number` where it has fewer than K.
         number: Of units.
     """
 
@@ -71,17 +72,15 @@ class Units:
 
     @classmethod
     def of(cls, names: Iterable[str | tuple[str, ...]], order: Iterable[str] = ()) -> "Units":
-        """Return the units of answers from their names.
+        """Return the units of answers.
 
         Args:
-            names: For each answer the name of its unit, or of all its units: a trial of two
-                utterances has both.
-            order: Names in the order in which they are drawn; default: as they occur.
+            names: The name of each answer's unit, or of its units: a trial of two utterances.
+            order: Names in the order of the draws; default: as they occur.
         """
         groups = [list(dict.fromkeys([n] if isinstance(n, str) else n)) for n in names]
-        index = {name: number for number, name in enumerate(dict.fromkeys(order))}
-        for name in (name for group in groups for name in group):
-            index.setdefault(name, len(index))
+        ordered = dict.fromkeys([*order, *itertools.chain(*groups)])
+        index = {name: number for number, name in enumerate(ordered)}
         owners = np.full((len(groups), max(map(len, groups), default=1)), len(index), dtype=np.intp)
         for row, group in zip(owners, groups, strict=True):
             row[: len(group)] = [index[name] for name in group]
@@ -95,9 +94,9 @@ class Units:
         )
 
     def weights(self, draws: Floats) -> Floats:
-        """Return the weights (S, N) of the answers: the product of how often each unit is drawn.
+        """Return the weights (S, N) of the answers under draws (S, U) of the units.
 
-        A trial of two utterances has the weight w_i * w_j.
+        A trial of two utterances has the product w_i * w_j.
         """
         if self.one_each:
             return draws
@@ -133,37 +132,48 @@ class Bootstrap:
 DEFAULT = Bootstrap()
 
 
-def interval(
-    value: float,
-    resampled: Resampled,
-    units: Units,
-    bounds: Bounds = PER_CENT,
-    bootstrap: Bootstrap = DEFAULT,
-) -> Interval:
-    """Return the interval of a metric's `value`.
+@dataclass(frozen=True)
+class System:
+    """A metric on the answers of one system.
 
-    Args:
+    Attributes:
         value: On all answers.
-        resampled: The metric under any weights of the same answers.
-        units: The units that are resampled.
-        bounds: Of the metric.
-        bootstrap: Seed and number of resamples.
+        resampled: The metric under any weights of the answers.
+        outcomes: One entry for each answer (N,); equal entries of two systems mean that they did
+            equally well on it.
+        counts: Error counts (N, 4) of a ratio of sums.
     """
-    values = np.concatenate([resampled(weights) for weights in bootstrap.weights(units)])
-    low, high = map(float, _percentiles(values))
-    if high - low > NO_WIDTH * bounds.scale:
+
+    value: float
+    resampled: Resampled
+    outcomes: Floats | npt.NDArray[np.str_]
+    counts: npt.NDArray[np.int64] | None = None
+
+
+def interval(
+    system: System, units: Units, bounds: Bounds = PER_CENT, bootstrap: Bootstrap = DEFAULT
+) -> Interval:
+    """Return the interval of a system's value over units.
+
+    It is score_interval() where the bootstrap has no width, and for fewer than MIN_GROUPS groups
+    of answers.
+    """
+    values = [system.resampled(weights) for weights in bootstrap.weights(units)]
+    low, high = map(float, _percentiles(np.concatenate(values)))
+    enough = units.one_each or units.number >= MIN_GROUPS
+    if enough and high - low > NO_WIDTH * bounds.scale:
         return Interval(low=low, high=high)
-    return score_interval(value, units.number, bounds)
+    return score_interval(system.value, units.number, bounds)
 
 
 def score_interval(value: float, number: int, bounds: Bounds = PER_CENT) -> Interval:
     """Return the 95 % score interval of a value that each of `number` units has.
 
-    A unit counts as one trial however many tokens it has, because the errors within a unit are
-    not independent: the interval is wide, never too narrow. Within the bounds it is Wilson's
-    (1927, JASA 22; 3 of 3 right: [43.9, 100]) for the share of the range. A rate above 100 %,
-    which insertions can give, is no share; it gets the score interval of a Poisson mean. Both
-    solve (rate - x)**2 = Z**2 * variance(x) / number for x.
+    A unit counts as one trial however many tokens it has, as errors within a unit are not
+    independent: the interval is wide, never too narrow. It is Wilson's (1927, JASA 22; 3 of 3
+    right: [43.9, 100]) for the share of the range. A rate above 100 %, which insertions can give,
+    is no share and gets that of a Poisson mean. Both solve
+    (rate - x)**2 = Z**2 * variance(x) / number for x.
     """
     rate, share = max(0.0, (value - bounds.low) / bounds.scale / 100), Z * Z / number
     method: Method = "wilson" if rate <= 1 else "poisson"
@@ -179,22 +189,6 @@ def score_interval(value: float, number: int, bounds: Bounds = PER_CENT) -> Inte
     return Interval(low=low, high=high, method=method)
 
 
-@dataclass(frozen=True)
-class System:
-    """One side of a comparison: a metric on the answers of one system.
-
-    Attributes:
-        value: On all answers.
-        resampled: The metric under any weights of the answers.
-        outcomes: One entry for each answer (N,); equal entries of two systems mean that they did
-            equally well on it.
-    """
-
-    value: float
-    resampled: Resampled
-    outcomes: npt.NDArray[np.float64] | npt.NDArray[np.str_]
-
-
 def paired_difference(
     a: System,
     b: System,
@@ -206,13 +200,13 @@ def paired_difference(
 
     Both systems are resampled by the same units, so what makes a unit hard for both cancels; an
     interval without 0 is a difference at that level (Bisani and Ney 2004, "Bootstrap estimates
-    for confidence intervals in ASR performance evaluation"). The answers of both must be to the
-    same items in the same order; their references may differ, where an item has several.
+    for confidence intervals in ASR performance evaluation"). Their answers must be to the same
+    items in the same order; their references may differ.
 
-    Few data do not make a difference. Where all units differ equally (identical answers, or one
-    unit), the bootstrap has no width: the share of other units that could show anything is at
-    most 1 - 0.025**(1/U) (Clopper and Pearson 1934), and the interval is as wide. Where fewer than
-    MIN_DIFFERENT units differ, it holds 0, as an exact sign test would say.
+    Where all units differ equally (identical answers, or one unit), the bootstrap has no width:
+    at most a share of 1 - 0.025**(1/U) of other units could show a difference (Clopper and Pearson
+    1934), and the interval is as wide. Where fewer than MIN_DIFFERENT units differ, it holds 0,
+    as an exact sign test would say.
     """
     paired = _Paired([a, b], units, bounds, bootstrap)
     value, low, high, flat = (float(each[0]) for each in paired.differences(0, [1]))

@@ -1,21 +1,22 @@
 """Records to ranked tables, a pure function: one table per corpus, and no column mixes recipes."""
 
-import logging
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import RenderableType
 
-from mt4ssl_bench.errors import BenchError, CheckpointError
+from mt4ssl_bench.errors import BenchError
 from mt4ssl_bench.results import board_formats
-from mt4ssl_bench.results.answers import Answer
 from mt4ssl_bench.results.ranking import Answers
 from mt4ssl_bench.results.record import Result
-from mt4ssl_bench.results.record_files import load, load_hypotheses, one_model_each, record_paths
+from mt4ssl_bench.results.record_files import (
+    answers_beside,
+    load,
+    one_model_each,
+    record_paths,
+)
 from mt4ssl_bench.results.table import build
-
-LOGGER = logging.getLogger(__name__)
 
 
 class Leaderboard:
@@ -53,7 +54,7 @@ class Leaderboard:
             )
         results = one_model_each(load(path) for path in paths)
         files = {id(result): path for result, path in zip(results, paths, strict=True)}
-        return cls(results, lambda result: _answers(files[id(result)]))
+        return cls(results, lambda result: answers_beside(files[id(result)]))
 
     def to_rich(self) -> RenderableType:
         """Return the tables for a rich console, the best of each column in bold."""
@@ -85,15 +86,6 @@ def _names(results: Sequence[Result]) -> dict[str, str]:
     return {
         mark: f"{name}@{mark[:6]}" if number[name] > 1 else name for mark, name in newest.items()
     }
-
-
-def _answers(record: Path) -> Sequence[Answer]:
-    """The answers beside a record, or none: then its row is placed by value."""
-    try:
-        return load_hypotheses(record)
-    except CheckpointError as error:
-        LOGGER.warning("%s; its row is placed by value", error)
-        return ()
 
 
 def _dry_run(result: Result, names: dict[str, str]) -> str:

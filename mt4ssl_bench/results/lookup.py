@@ -1,11 +1,18 @@
-"""Records of a results folder by the name of their upstream, for comparison."""
+"""Records to compare: found in a results folder by the name of their upstream."""
 
 from pathlib import Path
 
 from mt4ssl_bench.errors import BenchError
 from mt4ssl_bench.registry import hint
+from mt4ssl_bench.results.answers import Answer
+from mt4ssl_bench.results.ranking import any_reference
 from mt4ssl_bench.results.record import Result
-from mt4ssl_bench.results.record_files import load, one_model_each, record_paths
+from mt4ssl_bench.results.record_files import (
+    load,
+    load_hypotheses,
+    one_model_each,
+    record_paths,
+)
 
 Filed = tuple[Path, Result]  # a record with its file
 
@@ -77,3 +84,26 @@ def difference(a: Result, b: Result) -> str:
         f"recipes {a.recipe_name} ({a.mode}, limit {a.limit}), "
         f"{b.recipe_name} ({b.mode}, limit {b.limit})"
     )
+
+
+def aligned_answers(a: Filed, b: Filed) -> tuple[list[Answer], list[Answer]]:
+    """Return the answers of both records in the order of their ids.
+
+    Raises:
+        BenchError: If they are not to the same items.
+    """
+    ours, theirs = ({row["id"]: row for row in load_hypotheses(path)} for path, _ in (a, b))
+    missing = ours.keys() ^ theirs.keys()
+    if missing:
+        raise BenchError(
+            f"compare: {a[0]} and {b[0]} do not hold the same utterances ({len(missing)} are in "
+            f"only one, for example '{min(missing)}'); evaluate both again"
+        )
+    names = sorted(ours)
+    other = [name for name in names if ours[name]["reference"] != theirs[name]["reference"]]
+    if other and not any_reference(a[1]):
+        raise BenchError(
+            f"compare: {a[0]} and {b[0]} hold different references of {len(other)} utterances, for "
+            f"example '{other[0]}'; evaluate both again"
+        )
+    return [ours[name] for name in names], [theirs[name] for name in names]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import re
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -16,6 +17,7 @@ from mt4ssl_bench.results.intervals import score_interval
 from mt4ssl_bench.results.metrics.metric import Score
 from mt4ssl_bench.results.record import SCHEMA, Result, plain
 
+LOGGER = logging.getLogger(__name__)
 # columns of records that do not say their place: all are of these metrics
 PLACES = {"per": 10, "wer": 20, "acc": 30}
 
@@ -82,6 +84,15 @@ def load_hypotheses(path: Path) -> list[Answer]:
             raise _damaged(path, f"{field} is missing or of another type")
         answers.append(values)
     return answers
+
+
+def answers_beside(path: Path) -> list[Answer]:
+    """Return the answers beside a record, or none, with a warning, if they cannot be read."""
+    try:
+        return load_hypotheses(path)
+    except CheckpointError as error:
+        LOGGER.warning("%s; its row is placed by value", error)
+        return []
 
 
 def load_all(folder: Path) -> list[Result]:

@@ -32,7 +32,7 @@ BREAKS = {  # check -> (what stands in the good file, what breaks it, what the m
     "padding": (
         "frames = wave",
         "waveforms = waveforms * waveforms.shape[1]; frames = wave",
-        "alone",
+        "on its own",
     ),
 }
 

@@ -249,7 +249,7 @@ def test_features_that_never_fit_are_computed_on_the_fly_and_the_cost_is_logged(
         f"train: features need {wanted:.3g} GiB; store.limit_gb allows 1e-05 and the disk has "
     )
     assert said.endswith(
-        f" free; they are computed on the fly: fake hears {hours:.3g} h of audio again in every "
+        f" free; they are computed on the fly: fake processes {hours:.3g} h of audio again in every "
         f"epoch, once for all learning rates; to store them: store.limit_gb={wanted * 1.05:.3g}, "
         "or another --store"
     )

@@ -77,7 +77,9 @@ def test_one_process_two_and_four_make_the_same_updates(runs: dict[int, Path]) -
 def test_the_log_holds_means_over_all_processes(runs: dict[int, Path]) -> None:
     alone = read_log(runs[1], times=False)
     assert [row["step"] for row in alone] == [1, 5, 5, 10, 10]
-    assert {"offline", "target_var", "valid_offline"} <= {key for row in alone for key in row}
+    assert {"offline", "online_target_var", "valid_offline"} <= {
+        key for row in alone for key in row
+    }
     for size in (2, 4):
         shared = read_log(runs[size], times=False)
         assert [row.keys() for row in shared] == [row.keys() for row in alone]

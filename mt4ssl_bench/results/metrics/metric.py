@@ -15,13 +15,12 @@ from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-import numpy.typing as npt
 
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.results.answers import Answer, Counts, speakers_of
 from mt4ssl_bench.results.intervals import (
     DEFAULT,
-    MIN_SPEAKERS,
+    MIN_GROUPS,
     PER_CENT,
     Bootstrap,
     Bounds,
@@ -41,16 +40,17 @@ class Value(Protocol):
     """The number on some answers."""
 
     def __call__(self, answers: Sequence[Answer], weights: Floats | None = None, /) -> float:
-        """Return the value; `weights` (N,) say how often each answer counts (None: once).
+        """Return the value, NaN where there is none.
 
-        Weights are whole numbers, many of them 0. The value is NaN where they leave nothing to
-        compute it from.
+        Args:
+            answers: N answers.
+            weights: How often each one counts (N,), whole numbers, many of them 0; default: once.
         """
 
 
 @runtime_checkable
 class Fast(Protocol):
-    """A value that computes many resamples of the same answers at once."""
+    """A value that also computes many resamples of the same answers at once."""
 
     def resampled(self, answers: Sequence[Answer], /) -> Resampled:
         """Return the function from weights (S, N) to values (S,)."""
@@ -73,26 +73,26 @@ class RatioOfSums:
     counts: Callable[[Sequence[Answer]], Counts]
     right: bool = False
 
-    def pairs(self, answers: Sequence[Answer]) -> Counts:
-        """Return numerator and denominator (N, 2) of each answer."""
-        counts = self.counts(answers)
-        errors, tokens = counts[:, :3].sum(axis=1), counts[:, 3]
-        return np.stack([tokens - errors if self.right else errors, tokens], axis=1)
-
-    def bound(self, answers: Sequence[Answer]) -> "RatioOfSums":
-        """Return the value for these answers only, which counts them once."""
-        counts = self.counts(answers)
-        return replace(self, counts=lambda _: counts)
-
     def __call__(self, answers: Sequence[Answer], weights: Floats | None = None, /) -> float:
         """See Value."""
-        pairs = self.pairs(answers)
+        pairs = self._pairs(self.counts(answers))
         return float(_ratio(pairs.sum(axis=0) if weights is None else weights @ pairs))
 
-    def resampled(self, answers: Sequence[Answer], /) -> Resampled:
-        """See Fast."""
-        pairs = self.pairs(answers).astype(np.float64)
-        return lambda weights: _ratio(weights @ pairs)  # whole numbers: the sums are exact
+    def system(self, answers: Sequence[Answer]) -> System:
+        """See Metric.system; the answers are counted once."""
+        counts = self.counts(answers)
+        pairs = self._pairs(counts)
+        numbers = pairs.astype(np.float64)  # whole ones: sums are exact in any order
+        errors, tokens = counts[:, :3].sum(axis=1), counts[:, 3]
+        # without a token there is no rate: errors below 0 equal only each other
+        rates = np.where(tokens > 0, errors / np.maximum(tokens, 1), -1.0 * errors)
+        value = float(_ratio(pairs.sum(axis=0)))
+        return System(value, lambda weights: _ratio(weights @ numbers), rates, counts)
+
+    def _pairs(self, counts: Counts) -> Counts:
+        """Numerator and denominator (N, 2) of each answer."""
+        errors, tokens = counts[:, :3].sum(axis=1), counts[:, 3]
+        return np.stack([tokens - errors if self.right else errors, tokens], axis=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,18 +125,26 @@ class Metric:
 
     def better(self, a: float, b: float) -> bool:
         """Return whether the value `a` is better than `b`."""
-        return goodness(a, higher_is_better=self.higher_is_better) > goodness(
-            b, higher_is_better=self.higher_is_better
-        )
+        up = self.higher_is_better
+        return goodness(a, higher_is_better=up) > goodness(b, higher_is_better=up)
 
     def counts(self, answers: Sequence[Answer]) -> Counts | None:
         """Return the error counts (N, 4) of a ratio of sums, None of another metric."""
         return self.value.counts(answers) if isinstance(self.value, RatioOfSums) else None
 
     def system(self, answers: Sequence[Answer]) -> System:
-        """Return one side of a comparison."""
-        value = _bound(self.value, answers)
-        return System(value(answers), _resampled(value, answers), _outcomes(value, answers))
+        """Return value, resampled values and outcomes: one side of a comparison."""
+        value = self.value
+        if isinstance(value, RatioOfSums):
+            return value.system(answers)
+        texts = np.array([answer["hypothesis"] for answer in answers], dtype=np.str_)
+        if isinstance(value, Fast):
+            return System(value(answers), value.resampled(answers), texts)
+        return System(
+            value(answers),
+            lambda weights: np.array([value(answers, row) for row in weights], dtype=np.float64),
+            texts,
+        )
 
     def score(self, answers: Sequence[Answer], bootstrap: Bootstrap = DEFAULT) -> "Score":
         """Return the value with its intervals over units and over speakers.
@@ -148,49 +156,47 @@ class Metric:
             raise CorpusError(
                 "0 utterances to score, expected at least 1; check the manifest of the test split"
             )
-        value = _bound(self.value, answers)
-        number, resampled = value(answers), _resampled(value, answers)
-        if not math.isfinite(number):
+        system = self.system(answers)
+        if not math.isfinite(system.value):
             raise CorpusError(
-                f"all {len(answers)} references are empty; expected at least one token to score"
-                if isinstance(value, RatioOfSums)
-                else f"{self.name}: {number} on {len(answers)} answers; expected a finite number"
+                f"{self.name}: {system.value} on {len(answers)} answers; expected a finite number"
+                if system.counts is None
+                else f"all {len(answers)} references are empty; expected at least one token to "
+                "score"
             )
-        units = Units.of(self.units(answers))
-        ends = interval(number, resampled, units, self.bounds, bootstrap)
+        names = speakers_of(answers) or []
+        speakers = Units.of(names, sorted(set(names)))
+        over = interval(system, Units.of(self.units(answers)), self.bounds, bootstrap)
         score = Score(
-            value=number,
-            low=ends.low,
-            high=ends.high,
-            method=ends.method,
+            value=system.value,
+            low=over.low,
+            high=over.high,
+            method=over.method,
             higher_is_better=self.higher_is_better,
             title=self.title or self.name.upper(),
             unit=self.unit,
             order=self.order,
             over=self.over,
         )
-        names = speakers_of(answers) or []
-        speakers = Units.of(names, sorted(set(names)))
-        if speakers.number >= MIN_SPEAKERS:
-            ends = interval(number, resampled, speakers, self.bounds, bootstrap)
+        if speakers.number >= MIN_GROUPS:
+            over = interval(system, speakers, self.bounds, bootstrap)
             score = replace(
-                score, speaker_low=ends.low, speaker_high=ends.high, speaker_method=ends.method
+                score, speaker_low=over.low, speaker_high=over.high, speaker_method=over.method
             )
-        if isinstance(value, RatioOfSums):
-            s, d, i, total = value.counts(answers).sum(axis=0).tolist()
+        if system.counts is not None:
+            s, d, i, total = system.counts.sum(axis=0).tolist()
             score = replace(score, errors=s + d + i, total=total)
-            if not value.right:
+            if not self.higher_is_better:  # the right ones are counted, not the edits
                 score = replace(score, substitutions=s, deletions=d, insertions=i)
         return score
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """One number over the whole test split, with its 95 % intervals and its column.
+    """One number over the test split, with its 95 % intervals and its column.
 
-    `low` and `high` resample the metric's units (`over`); `speaker_low` and `speaker_high`
-    resample speakers, and are None without speakers or with fewer than MIN_SPEAKERS. `errors` of
-    `total` tokens are those of a ratio of sums; None for another metric.
+    `low` and `high` are over the metric's units (`over`), `speaker_low` and `speaker_high` over
+    speakers, if there are at least MIN_GROUPS. A ratio of sums has `errors` of `total` tokens.
     """
 
     value: float
@@ -231,27 +237,6 @@ class Score:
 def goodness(value: float, *, higher_is_better: bool) -> float:
     """Return a value such that higher is better."""
     return value if higher_is_better else -value
-
-
-def _bound(value: Value, answers: Sequence[Answer]) -> Value:
-    return value.bound(answers) if isinstance(value, RatioOfSums) else value
-
-
-def _resampled(value: Value, answers: Sequence[Answer]) -> Resampled:
-    if isinstance(value, Fast):
-        return value.resampled(answers)
-    return lambda weights: np.array([value(answers, row) for row in weights], dtype=np.float64)
-
-
-def _outcomes(value: Value, answers: Sequence[Answer]) -> Floats | npt.NDArray[np.str_]:
-    """One entry for each answer (N,): its rate in a ratio of sums, else its text."""
-    if not isinstance(value, RatioOfSums):
-        return np.array([answer["hypothesis"] for answer in answers], dtype=np.str_)
-    counts = value.counts(answers)
-    errors, tokens = counts[:, :3].sum(axis=1), counts[:, 3]
-    # without a token there is no rate: errors below 0 equal each other only
-    rates: Floats = np.where(tokens > 0, errors / np.maximum(tokens, 1), -1.0 * errors)
-    return rates
 
 
 def _ratio(sums: Counts | Floats) -> Floats:
