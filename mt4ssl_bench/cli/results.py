@@ -40,7 +40,7 @@ def leaderboard(
     Example: mt4ssl-bench leaderboard results --format markdown > RESULTS.md
     """
     if sweep:
-        from mt4ssl_bench.results.record import load_all
+        from mt4ssl_bench.results.record_files import load_all
 
         print_sweeps(load_all(results))
         return
@@ -62,14 +62,16 @@ def compare(
     Example: mt4ssl-bench compare hubert runs/first --task asr --results results
     """
     from mt4ssl_bench.results.compare import compare as run
-    from mt4ssl_bench.results.metrics import METRICS
 
-    for found in run(a, b, task=task, folder=results):
+    for each in run(a, b, task=task, folder=results):
+        score = each.a
+        points = "points" if score.unit == "%" else score.unit
+        difference = f"difference {each.value:+.2f} {points}".strip()
         stdout.print(
-            f"{found.corpus}, {found.recipe}: {METRICS[found.metric].label}: {a} {found.a:.2f}, "
-            f"{b} {found.b:.2f}; difference {found.value:+.2f} points, 95 % interval "
-            f"[{found.low:+.2f}, {found.high:+.2f}] "
-            f"({found.method}) over {found.utterances} utterances; {found.verdict(a, b)}"
+            f"{each.corpus}, {each.recipe}: {score.label}: {a} {score.value:.2f}, "
+            f"{b} {each.b.value:.2f}; {difference}, 95 % interval "
+            f"[{each.low:+.2f}, {each.high:+.2f}] "
+            f"({each.method}) over {each.units} {score.over}; {each.verdict(a, b)}"
         )
 
 

@@ -73,7 +73,7 @@ class FeatureSource:
         is too much of it.
         """
         for batch in Pass(self.upstream)(cuts, unreadable=self.unreadable):
-            frames = [(name, torch.from_numpy(values[:, self.layer])) for name, values in batch]
+            frames = [(name, torch.from_numpy(values[self.layer])) for name, values in batch]
             yield [(name, normalized(found, self.config.normalize)) for name, found in frames]
 
 

@@ -10,73 +10,16 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from builders import accuracy, score
+from builders import record as a_result
 from mt4ssl_bench import results
 from mt4ssl_bench.errors import BenchError, CheckpointError
+from mt4ssl_bench.results.answers import Answer
 from mt4ssl_bench.results.compare import compare
 from mt4ssl_bench.results.leaderboard import Leaderboard
-from mt4ssl_bench.results.metrics import METRICS, Score, accuracy
-from mt4ssl_bench.results.record import Hypothesis, Result
+from mt4ssl_bench.results.record import Result
 from mt4ssl_bench.results.table import SYNTHETIC, Table
 from mt4ssl_bench.text import flat, markdown
-
-MAIN = {"phoneme": "per", "asr": "wer", "speaker": "acc"}
-
-
-def a_score(metric: str, value: float) -> Score:
-    up = METRICS[metric].higher_is_better
-    return Score(
-        value=value, low=value - 1, high=value + 2, higher_is_better=up, errors=20, total=100
-    )
-
-
-def a_result(
-    model: str, task: str, value: float, *, corpus: str = "demo", lr: float = 0.01, **changes: Any
-) -> Result:
-    """A record of `model` on `task`.
-
-    Its fingerprint is the name and "-weights", CER is half of WER.
-    """
-    metrics = {MAIN[task]: a_score(MAIN[task], value)}
-    if task == "asr":
-        metrics["cer"] = a_score("cer", value / 2)
-    fields: dict[str, Any] = {
-        "task": task,
-        "task_version": 1,
-        "upstream": {
-            "name": model,
-            "fingerprint": f"{model}-weights",
-            "parameters": 94_697_600,
-            "num_layers": 13,
-            "dim": 768,
-            "stride": 320,
-        },
-        "corpus": {
-            "name": corpus,
-            "digest": f"{corpus}-0123456789",
-            "languages": ["en"],
-            "synthetic": False,
-            "splits": {"test": {"utterances": 120, "hours": 0.25}},
-        },
-        "main_metric": MAIN[task],
-        "metrics": metrics,
-        "recipe_name": f"{task}_tiny",
-        "recipe": {"task": task, "steps": 100},
-        "sweep": [
-            {"lr": 0.1, "seed": 0, "valid": None, "steps": 100, "chosen": False},
-            {"lr": lr, "seed": 0, "valid": value, "steps": 100, "chosen": True},
-        ],
-        "layer_weights": [1.0],
-        "seeds": [0],
-        "limit": None,
-        "mode": "frozen",
-        "versions": {},
-        "git": None,
-        "device": "cpu",
-        "wall_seconds": {},
-        "counts": {},
-        "created": "2026-11-22T12:00:00+00:00",
-    }
-    return Result(**(fields | changes))
 
 
 def three_tasks(model: str, per: float, wer: float, acc: float) -> list[Result]:
@@ -127,7 +70,7 @@ def test_columns_stand_in_the_order_of_tasks_with_their_directions() -> None:
 
 def test_the_secondary_metric_does_not_rank() -> None:
     records = [a_result("a", "asr", 10), a_result("b", "asr", 20)]
-    records[1].metrics["cer"] = a_score("cer", 1)
+    records[1].metrics["cer"] = score(1, "cer")
     table = only_table(records)
     assert [row.upstream for row in table.rows] == ["a", "b"]
     assert [column.ranked for column in table.columns] == [True, False]
@@ -186,9 +129,9 @@ def test_without_a_task_in_all_rows_those_of_the_commonest_task_are_ranked() -> 
 
 def save_answers(folder: Path, model: str, wrong: set[int], number: int = 40) -> Result:
     """Save a record of speaker identification whose utterances `wrong` are wrong."""
-    score = accuracy([index not in wrong for index in range(number)])
-    record = a_result(model, "speaker", 0, metrics={"acc": score})
-    rows: list[Hypothesis] = [
+    right = accuracy([index not in wrong for index in range(number)])
+    record = a_result(model, "speaker", 0, metrics={"acc": right})
+    rows: list[Answer] = [
         {"id": f"u{index}", "speaker": None, "reference": "x", "hypothesis": "y" if bad else "x",
          "substitutions": int(bad), "deletions": 0, "insertions": 0, "tokens": 1}
         for index, bad in ((index, index in wrong) for index in range(number))
