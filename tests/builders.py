@@ -22,6 +22,7 @@ import soundfile
 import torch
 from rich.console import Console, RenderableType
 from torch import Tensor
+from torch.distributed import TCPStore
 
 from mt4ssl_bench import checkpoint
 from mt4ssl_bench.cli.app import app, main
@@ -274,6 +275,52 @@ def python(code: str, *arguments: object, **variables: str) -> str:
         check=True,
     )
     return done.stdout
+
+
+class Prefork:
+    """Processes that run the command line and start in a moment; see fixtures/prefork.py."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.count = folder, 0
+        self.stores: list[TCPStore] = []
+        command = [sys.executable, str(FIXTURES / "prefork.py")]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+        self.server = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+
+    def _ask(self, question: dict[str, Any]) -> int:
+        assert self.server.stdin is not None
+        assert self.server.stdout is not None
+        self.server.stdin.write(json.dumps(question) + "\n")
+        self.server.stdin.flush()
+        return int(self.server.stdout.readline())
+
+    def start(self, *argv: str, **env: str) -> tuple[int, Path]:
+        """Return the pid and the file that takes what the process says."""
+        self.count += 1
+        out = self.folder / f"said-{self.count}.txt"
+        return self._ask({"argv": argv, "env": env, "out": str(out)}), out
+
+    def wait(self, pid: int) -> int:
+        """Return the exit code, negative for a signal."""
+        return self._ask({"wait": pid})
+
+    def run(self, *argv: str) -> str:
+        """Run a command to its successful end; return all that it printed."""
+        pid, out = self.start(*argv)
+        assert self.wait(pid) == 0, out.read_text()
+        return out.read_text()
+
+    def world(self, size: int, *argv: str) -> list[tuple[int, Path]]:
+        """Start the processes of one run, as torchrun would: it keeps the store where they meet."""
+        store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+        self.stores.append(store)
+        env = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port), "WORLD_SIZE": str(size)}
+        env |= {"TORCHELASTIC_USE_AGENT_STORE": "True"}
+        return [
+            self.start(*argv, **env, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(size)
+        ]
 
 
 # ---- surroundings ----

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mt4ssl_bench.encoders.protocol import Features
-from mt4ssl_bench.features.forward_pass import PROBE
+from mt4ssl_bench.encoders.hidden_states import PROBE
 
 
 def windows(waveforms: Tensor) -> Tensor:

@@ -28,8 +28,7 @@ SIDEWAYS = {("results", "data")}
 DOOR = {PACKAGE, f"{PACKAGE}.__main__"}  # names and addresses of what others call
 # where an address "module:name" may point up: it is resolved when somebody asks for it
 REGISTRIES = {
-    "encoders.protocol",
-    "encoders.finetuning",
+    "encoders.kinds",
     "downstream.task",
 }
 HOMES = {  # library -> the only modules that import it; "cli" is the whole room
@@ -50,7 +49,7 @@ HOMES = {  # library -> the only modules that import it; "cli" is the whole room
     "jiwer": {"results.metrics.error_rates"},
     "sklearn": {"clustering.kmeans"},
     "sentencepiece": {"downstream.heads.units"},
-    "flashlight": {"downstream.heads.beam_search"},
+    "flashlight": {"downstream.heads.flashlight"},
     "soundfile": {"data.audio", "corpora.sources.demo", "encoders.s3prl_programs"},
     "torchaudio": {
         "data.audio",

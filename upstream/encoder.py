@@ -5,15 +5,39 @@ Every layer's outputs are returned.
 Shapes: B batch, T frames, D dimension, H heads, Q frames that are asked for.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mt4ssl_bench.upstream.config import EncoderConfig
+from mt4ssl_bench.config import AT_LEAST_1, NOT_NEGATIVE, PROBABILITY, Bounds
 from mt4ssl_bench.upstream.kernels import EPS, attention, dropout
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """The post-LayerNorm Transformer with a stack of positional convolutions before it."""
+
+    layers: int = 12
+    dim: int = 768
+    ffn: int = 3072
+    heads: int = 12
+    pos_depth: int = 5
+    pos_kernel: int = 19
+    pos_groups: int = 16
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    activation_dropout: float = 0.0
+    layer_drop: float = 0.05
+
+    BOUNDS: ClassVar[Bounds] = {
+        AT_LEAST_1: "layers dim ffn heads pos_kernel pos_groups",
+        NOT_NEGATIVE: "pos_depth",
+        PROBABILITY: "dropout attention_dropout activation_dropout layer_drop",
+    }
 
 
 def take(x: Tensor, at: Tensor) -> Tensor:
@@ -89,7 +113,7 @@ class Encoder(nn.Module):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        self.dropout, self.layer_drop = config.dropout, config.layer_drop
+        self.dim, self.dropout, self.layer_drop = config.dim, config.dropout, config.layer_drop
         # the official code zeroes padded frames before the first positional convolution only, so
         # that an utterance's last frames depend on what it is batched with; False does the same,
         # for comparisons with that code

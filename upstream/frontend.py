@@ -4,13 +4,26 @@ matrix product.
 Shapes: B batch, N samples, T frames, C channels, D encoder dimension, K kernel.
 """
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mt4ssl_bench.config import AT_LEAST_1, Bounds
 from mt4ssl_bench.data.frame_grid import KERNELS, STRIDES
-from mt4ssl_bench.upstream.config import FrontendConfig
 from mt4ssl_bench.upstream.kernels import EPS, normed_conv
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontendConfig:
+    """The convolutional front end: seven layers, total stride 320 samples, receptive field 400."""
+
+    channels: int = 512
+    normalize: bool = True  # layer-norm each whole waveform before it is cropped
+
+    BOUNDS: ClassVar[Bounds] = {AT_LEAST_1: "channels"}
 
 
 class Frontend(nn.Module):

@@ -1,16 +1,15 @@
-"""Units that CTC predicts: characters, phonemes or sentencepiece, always taken from the training
-split alone.
-"""
+"""Units that CTC predicts: characters, phonemes or sentencepiece, from the training split only."""
 
 import base64
 import io
 import re
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Protocol, cast
 
 import sentencepiece
 
 from mt4ssl_bench.errors import CheckpointError, CorpusError, first_line
+from mt4ssl_bench.settings import Json
 
 BLANK = 0  # CTC's blank; units start at 1
 
@@ -21,15 +20,15 @@ class Units(Protocol):
     def __len__(self) -> int: ...
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of `text`, without those it does not know."""
+        """Return the ids of `text`; unknown symbols are dropped."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of `ids`."""
         ...
 
-    def state(self) -> dict[str, Any]:
-        """Return what restore() makes the same units from, in plain containers."""
+    def state(self) -> dict[str, Json]:
+        """Return plain containers from which restore() builds the same units."""
         ...
 
 
@@ -51,10 +50,10 @@ class Characters:
         return [self._ids[character] for character in text if character in self._ids]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of `ids`, its spaces tidied: a rate must not count a doubled boundary."""
+        """Return the text of `ids` without doubled spaces: a rate must not count them."""
         return " ".join("".join(self.symbols[i - 1] for i in ids).split())
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Json]:
         """See Units.state."""
         return {"kind": "characters", "symbols": self.symbols}
 
@@ -77,7 +76,7 @@ class Phonemes:
         """See Units.decode."""
         return " ".join(self.symbols[i - 1] for i in ids)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Json]:
         """See Units.state."""
         return {"kind": "phonemes", "symbols": self.symbols}
 
@@ -93,7 +92,8 @@ class Pieces:
     def train(cls, texts: Sequence[str], size: int) -> "Pieces":
         """Return `size` units of the texts.
 
-        Raises CorpusError when the text does not give so many, or so few.
+        Raises:
+            CorpusError: If the text gives fewer, or cannot be spelled with so few.
         """
         model = io.BytesIO()
         try:
@@ -122,20 +122,20 @@ class Pieces:
         """See Units.decode."""
         return str(self._processor.decode([i - 1 for i in ids]))
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Json]:
         """See Units.state."""
         return {"kind": "sentencepiece", "model": base64.b64encode(self.model).decode()}
 
 
-def restore(state: dict[str, Any]) -> Units:
-    """Return the units whose state() this is; raises CheckpointError for another kind."""
+def restore(state: Mapping[str, Json]) -> Units:
+    """Return the units of a state(); raises CheckpointError for another kind."""
     match state.get("kind"):
         case "characters":
-            return Characters(state["symbols"])
+            return Characters(cast("list[str]", state["symbols"]))
         case "phonemes":
-            return Phonemes(state["symbols"])
+            return Phonemes(cast("list[str]", state["symbols"]))
         case "sentencepiece":
-            return Pieces(base64.b64decode(state["model"]))
+            return Pieces(base64.b64decode(str(state["model"])))
     raise CheckpointError(
         f"stored units: kind '{state.get('kind')}', expected characters, phonemes or sentencepiece"
     )

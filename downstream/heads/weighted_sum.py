@@ -35,3 +35,9 @@ def weigh(sums: Sequence[WeightedSum], features: Tensor) -> Tensor:
     weights = torch.stack([each.weights for each in sums]).expand(len(frames), -1, -1)  # (N, K, L)
     x = torch.bmm(weights, frames)  # (N, K, D)
     return x.transpose(0, 1).reshape(len(sums), *features.shape[1:3], -1)
+
+
+def layer_weights(head: nn.Module) -> list[float]:
+    """Return the weight of each hidden state in a head, none where it has no weighted sum."""
+    sums = [module for module in head.modules() if isinstance(module, WeightedSum)]
+    return [float(weight) for weight in sums[0].weights.detach()] if sums else []

@@ -75,3 +75,18 @@ def is_silent(cut: Cut) -> bool:
 def speaker_of(cut: Cut) -> str:
     """Return the cut's speaker, or ""."""
     return (cut.supervisions[0].speaker or "") if cut.supervisions else ""
+
+
+def labels_of(cut: Cut) -> Mapping[str, str]:
+    """Return the cut's labels by name."""
+    labels = (getattr(cut, "custom", None) or {}).get("labels", {})
+    return (
+        {name: str(value) for name, value in labels.items()} if isinstance(labels, Mapping) else {}
+    )
+
+
+def field_of(cut: Cut, name: str) -> str:
+    """Return a field of the cut, or "": text, phones, speaker or the label of that name."""
+    if name in {"text", "phones", "speaker"}:
+        return {"text": text_of, "phones": phones_of, "speaker": speaker_of}[name](cut)
+    return labels_of(cut).get(name, "")

@@ -83,7 +83,7 @@ def encode_named(name: str, values: Values, precision: Precision) -> Bytes:
 
 
 def decode(stored: Bytes, precision: Precision) -> Values:
-    """Return bytes (T, L, W) as fp32 features (L, T, D): the one place that turns what is stored."""
+    """Return bytes (T, L, W) as fp32 features (L, T, D)."""
     if precision == "fp32":
         values = stored.view(np.float32)
     elif precision == "fp16":  # ten times as fast as numpy's conversion

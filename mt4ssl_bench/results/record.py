@@ -100,6 +100,7 @@ class Result:
         sweep: Every learning rate and seed that was tried.
         layer_norms: Mean L2 norm of each hidden state where the head read it; empty in old records.
         lm_weights: Of decoding with a language model.
+        folds: Main metric of each fold, of a task with folds.
         limit: Utterances per split of a partial result, which is never ranked, or None.
         wall_seconds: By stage.
         created: ISO time in UTC.
@@ -132,6 +133,7 @@ class Result:
     created: str
     layer_norms: list[float] = dataclasses.field(default_factory=list)
     lm_weights: dict[str, float] = dataclasses.field(default_factory=dict)
+    folds: dict[str, float] = dataclasses.field(default_factory=dict)
     scheme: int = 1
     settings: Settings = dataclasses.field(default_factory=dict)
 

@@ -5,32 +5,11 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
 
-from mt4ssl_bench.cli import app
+from builders import TOY, call
+from fakes import Energy
 from mt4ssl_bench.data.corpus import Corpus
-from mt4ssl_bench.encoders.protocol import Features
 from mt4ssl_bench.features.store import FeatureStore, StoreConfig
-
-
-class Energy:
-    num_layers, dim, stride, parameters = 1, 1, 320, 0
-
-    def __init__(self, name: str) -> None:
-        self.name, self.fingerprint = name, f"{name}0123456789"
-
-    def extract(self, waveforms: torch.Tensor, lengths: torch.Tensor) -> Features:
-        return Features(
-            waveforms.unfold(1, 320, 320).square().mean(-1, keepdim=True)[None], lengths // 320
-        )
-
-
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    """The command line in this process; returns its exit code."""
-    monkeypatch.setattr("sys.argv", ["mt4ssl-bench", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        app.main()
-    return int(stop.value.code or 0)
 
 
 @pytest.fixture
@@ -51,9 +30,9 @@ def store(tmp_path: Path, corpus: Corpus) -> Path:
 
 
 def test_the_store_is_listed_with_whose_features_it_holds(
-    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(monkeypatch, "store", "list", store) == 0
+    assert call("store", "list", store) == 0
     said = capsys.readouterr().out
     lines = [line for line in said.splitlines() if "frames int8" in line]
     assert [("loud" in line, "1970" in line) for line in lines] == [(True, False), (False, True)]
@@ -62,16 +41,16 @@ def test_the_store_is_listed_with_whose_features_it_holds(
 
 
 def test_clearing_takes_what_was_asked_for_and_nothing_else(
-    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(monkeypatch, "store", "clear", store, "--upstream", "lowd") == 2
+    assert call("store", "clear", store, "--upstream", "lowd") == 2
     assert "did you mean loud" in " ".join(capsys.readouterr().err.split())
-    assert call(monkeypatch, "store", "clear", store, "--upstream", "loud", "--older-than", 1) == 0
+    assert call("store", "clear", store, "--upstream", "loud", "--older-than", 1) == 0
     assert "removed 0 entries" in capsys.readouterr().out
-    assert call(monkeypatch, "store", "clear", store, "--older-than", 1) == 0
+    assert call("store", "clear", store, "--older-than", 1) == 0
     assert "removed 1 entries" in capsys.readouterr().out
     assert [folder.name[:4] for folder in store.glob("[!.]*")] == ["loud"]
-    assert call(monkeypatch, "store", "clear", store) == 0
+    assert call("store", "clear", store) == 0
     assert list(store.glob("[!.]*")) == []
 
 
@@ -79,9 +58,9 @@ def test_clearing_takes_what_was_asked_for_and_nothing_else(
 def test_a_folder_that_is_not_there_and_help(
     command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(monkeypatch, *command, "nowhere") == 2
+    assert call(*command, "nowhere") == 2
     assert "error: nowhere: no such feature store" in capsys.readouterr().err
-    assert call(monkeypatch, *command, "--help") == 0
+    assert call(*command, "--help") == 0
     assert f"mt4ssl-bench {' '.join(command)} results/store" in " ".join(
         capsys.readouterr().out.split()
     )
@@ -93,21 +72,10 @@ def test_extract_prints_where_the_features_are_and_a_second_time_computes_nothin
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    toy = f"random:{Path(__file__).parents[1] / 'fixtures' / 'toy.yaml'}"
-    command = [
-        "extract",
-        toy,
-        "--corpus",
-        corpus.root,
-        "--split",
-        "test",
-        "--layer",
-        -1,
-        "--dtype",
-        "fp16",
-    ]
+    command = ["extract", f"random:{TOY}", "--corpus", corpus.root]
+    command += ["--split", "test", "--layer", -1, "--dtype", "fp16"]
     for _ in range(2):
-        assert call(monkeypatch, *command, "--out", tmp_path) == 0
+        assert call(*command, "--out", tmp_path) == 0
         assert capsys.readouterr().out == f"{tmp_path / 'index.json'}\n"
         monkeypatch.setattr("mt4ssl_bench.features.forward_pass.Pass._forward", None)
     about = json.loads((tmp_path / "index.json").read_text(encoding="utf-8"))
@@ -133,9 +101,9 @@ def test_what_extract_cannot_do_is_said_in_one_line(
         ),
         (["--corpus", corpus.root, "--units", tmp_path / "nothing"], "nothing: missing or damaged"),
     ):
-        assert call(monkeypatch, "extract", "fbank", "--out", tmp_path / "out", *options) == 2
+        assert call("extract", "fbank", "--out", tmp_path / "out", *options) == 2
         assert message in " ".join(capsys.readouterr().err.split())
-    assert call(monkeypatch, "extract", "--help") == 0
+    assert call("extract", "--help") == 0
     assert "mt4ssl-bench extract runs/first --folder recordings" in " ".join(
         capsys.readouterr().out.split()
     )

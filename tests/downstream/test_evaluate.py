@@ -166,7 +166,11 @@ def test_a_tasks_name_means_the_recipe_that_fits_the_corpus(corpus: Corpus) -> N
     ("task", "overrides", "message"),
     [
         ("ars", [], "unknown task 'ars'; did you mean asr"),
-        ("mt4ssl_tiny", [], "unknown task 'mt4ssl_tiny'"),
+        (
+            "mt4ssl_tiny",
+            [],
+            "recipe mt4ssl_tiny: no task's recipe, it has no key 'task'; expected one ",
+        ),
         ("asr", ["stepz=3"], "unknown key 'stepz'; did you mean steps"),
         ("asr", ["steps=many"], "steps"),
         ("asr", ["steps=0"], "steps=0: expected 1 or more"),
@@ -222,7 +226,7 @@ def test_a_corpus_without_the_field_cannot_serve_the_task(manifest: Path, tmp_pa
     audio_only = prepare_folder(manifest.parent, tmp_path / "audio")
     with pytest.raises(
         CorpusError,
-        match="cannot serve task 'phoneme': .* utterances of split 'train' have no phones",
+        match="cannot be used for task 'phoneme': it has no phones; this corpus has: audio only$",
     ):
         plan("phoneme", audio_only)
 

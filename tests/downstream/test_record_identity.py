@@ -17,9 +17,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from builders import write_arpa
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.downstream.config import TaskConfig
-from mt4ssl_bench.downstream.plan import ROLES, Job, plan
+from mt4ssl_bench.downstream.plan import ROLES, Fold, Job, plan
 from mt4ssl_bench.downstream.task import TASKS
 from mt4ssl_bench.downstream.tasks.asr import ASRConfig
 from mt4ssl_bench.downstream.tasks.phoneme import PhonemeConfig
@@ -173,6 +174,7 @@ class Lab:
         one.recorded = []
         cuts = {role: job.cuts(role) for role in ROLES}
         one.fit_units(cuts["train"])
+        fold = Fold(one, cuts)
         self.trained += 1
         common: dict[str, Any] = {
             "folder": self.folder / str(self.trained),
@@ -181,11 +183,11 @@ class Lab:
         }
         if mode == "finetune":
             model = self.upstreams.setdefault(mode, load_upstream(TOY))
-            trained = train_finetuned(model, job, one, cuts, **common)
+            trained = train_finetuned(model, job, fold, **common)
         else:
             store = FeatureStore(self.folder / f"store-{self.trained}", job.config.store)
             trained = train_frozen(
-                self.upstreams[mode], job, one, cuts, source="", store=store, **common
+                self.upstreams[mode], job, [fold], source="", store=store, **common
             )
         with_lm = [trained.with_lm.hypotheses, trained.with_lm.weights] if trained.with_lm else []
         last = one.recorded[-1].tolist()  # the logits of test
@@ -199,11 +201,7 @@ def _recorded(task: Any, logits: Tensor, lengths: Tensor) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def lab(
-    corpus: Corpus,
-    tmp_path_factory: pytest.TempPathFactory,
-    write_arpa: Callable[[Path, list[str]], str],
-) -> Lab:
+def lab(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return Lab(corpus, tmp_path_factory.mktemp("identity"), write_arpa)
 
 

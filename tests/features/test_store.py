@@ -22,6 +22,7 @@ from builders import environment
 from fakes import Moments
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import Corpus
+from mt4ssl_bench.encoders.hidden_states import PROBE
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.encoders.protocol import Features, Upstream
 from mt4ssl_bench.errors import BenchError, UpstreamError

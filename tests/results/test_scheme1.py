@@ -16,6 +16,7 @@ from mt4ssl_bench import results
 from mt4ssl_bench.config import to_dict
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.downstream.evaluate import evaluate
+from mt4ssl_bench.downstream.find_record import find_record, former_key, run_folder
 from mt4ssl_bench.downstream.plan import plan
 from mt4ssl_bench.downstream.task import TASKS
 from mt4ssl_bench.downstream.transcribe import Recognizer
@@ -113,10 +114,10 @@ def test_a_record_of_then_is_found_by_the_evaluation_of_now(
     assert record.key == name.rpartition("-")[2]
     upstream = Spectrum(record.upstream["name"], (record.upstream["fingerprint"],))
     job = plan(recipe, old_corpus, keys)
-    assert job.find(old, upstream) == record
+    assert find_record(job, old, upstream) == record
     assert record.identity.settings == job.config.identity()
-    assert job.find(old, Spectrum(former=("other",))) is None
-    assert plan(recipe, old_corpus, [*keys, "clip_norm=2"]).find(old, upstream) is None
+    assert find_record(job, old, Spectrum(former=("other",))) is None
+    assert find_record(plan(recipe, old_corpus, [*keys, "clip_norm=2"]), old, upstream) is None
 
 
 def test_evaluate_takes_them_and_a_new_row_stands_in_the_same_table(
@@ -152,12 +153,12 @@ def test_what_did_not_say_enough_is_named_and_not_used(
     job = plan(PHONEME, old_corpus, ["steps=10"])
     upstream = Spectrum(former=())
     upstream.insufficient = (FBANK,)
-    assert job.find(old, upstream) is None
+    assert find_record(job, old, upstream) is None
     assert f"{old / MADE[0][2]}.json: not used as a record of this row" in caplog.text
     assert f"fingerprint {FBANK} does not tell models apart" in caplog.text
     caplog.clear()
     named = plan(PHONEME, old_corpus, ["steps=10", "lexicon=cmudict", "stress=keep"])
-    assert named.find(old, Spectrum()) is None
+    assert find_record(named, old, Spectrum()) is None
     (line,) = caplog.messages
     assert "phoneme-fbank-65e92907c6daeece.json" in line
     assert "does not say which CMUdict" in line
@@ -175,11 +176,11 @@ def test_a_run_folder_of_then_is_used(old_corpus: Corpus, old: Path) -> None:
     upstream = Spectrum("random:toy.yaml", (record.upstream["fingerprint"],))
     folder = old / "runs" / "asr-random-toy-yaml-39991c4851b14461"
     searched = plan(FINETUNE, old_corpus, [*SHORT, LM])
-    assert searched.run_folder(old, upstream) == folder
-    assert plan(FINETUNE, old_corpus, ["steps=5"]).run_folder(old, upstream) != folder
+    assert run_folder(searched, old, upstream) == folder
+    assert run_folder(plan(FINETUNE, old_corpus, ["steps=5"]), old, upstream) != folder
     shutil.rmtree(folder)
     key = searched.identity(upstream, training=True).key
-    assert searched.run_folder(old, upstream) == folder.with_name(f"asr-random-toy-yaml-{key}")
+    assert run_folder(searched, old, upstream) == folder.with_name(f"asr-random-toy-yaml-{key}")
 
 
 @pytest.mark.parametrize(
@@ -215,6 +216,6 @@ def test_a_config_that_could_not_be_written_then_has_no_key_of_then(
 ) -> None:
     job = plan(ASR, old_corpus, ["steps=10"])
     identity: Any = job.identity(Spectrum())
-    assert job.former_key(identity, FBANK) == "153b6231a0437ca3"
+    assert former_key(job, identity, FBANK) == "153b6231a0437ca3"
     newer = dataclasses.replace(identity, settings=identity.settings | {"momentum": 0.8})
-    assert job.former_key(newer, FBANK) is None
+    assert former_key(job, newer, FBANK) is None

@@ -9,14 +9,13 @@ import signal
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 from torch import nn
 
-from builders import TOY, largest_difference, read_log, torchrun
+from builders import TOY, Prefork, largest_difference, read_log, torchrun
 from mt4ssl_bench import checkpoint
 from mt4ssl_bench.corpora.prepare import prepare_table
 from mt4ssl_bench.data.corpus import Corpus
@@ -38,7 +37,7 @@ def command(corpus: Corpus, out: Path, accumulate: int, *keys: str) -> list[str]
     return ["pretrain", TOY, *fixed, *keys, "--device", "cpu", "--out", str(out)]
 
 
-def finish(prefork: Any, size: int, argv: list[str]) -> str:
+def finish(prefork: Prefork, size: int, argv: list[str]) -> str:
     """Run a world to its end; returns all that it said."""
     started = prefork.world(size, *argv)
     codes = [prefork.wait(pid) for pid, _ in started]
@@ -57,7 +56,9 @@ def distance(one: Path, other: Path) -> float:
 
 
 @pytest.fixture(scope="module")
-def runs(prefork: Any, corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+def runs(
+    prefork: Prefork, corpus: Corpus, tmp_path_factory: pytest.TempPathFactory
+) -> dict[int, Path]:
     """The same run by one, two and four processes."""
     root = tmp_path_factory.mktemp("runs")
     for size, accumulate in LAYOUTS:
@@ -76,7 +77,9 @@ def test_one_process_two_and_four_make_the_same_updates(runs: dict[int, Path]) -
 def test_the_log_holds_means_over_all_processes(runs: dict[int, Path]) -> None:
     alone = read_log(runs[1], times=False)
     assert [row["step"] for row in alone] == [1, 5, 5, 10, 10]
-    assert {"offline", "target_var", "valid_offline"} <= {key for row in alone for key in row}
+    assert {"offline", "online_target_var", "valid_offline"} <= {
+        key for row in alone for key in row
+    }
     for size in (2, 4):
         shared = read_log(runs[size], times=False)
         assert [row.keys() for row in shared] == [row.keys() for row in alone]
@@ -94,7 +97,7 @@ def test_torchrun_and_plain_python_run_the_same_command(
 
 
 def test_another_number_of_processes_continues_a_stopped_run(
-    prefork: Any, corpus: Corpus, runs: dict[int, Path], tmp_path: Path
+    prefork: Prefork, corpus: Corpus, runs: dict[int, Path], tmp_path: Path
 ) -> None:
     started = prefork.world(2, *command(corpus, tmp_path, 2, "fit.save_every=1"))
     while not (tmp_path / "checkpoint.pt").exists():
@@ -125,7 +128,7 @@ def test_another_number_of_processes_continues_a_stopped_run(
     ],
 )
 def test_an_error_is_said_once_and_no_process_is_left(
-    prefork: Any, corpus: Corpus, tmp_path: Path, key: str, message: str
+    prefork: Prefork, corpus: Corpus, tmp_path: Path, key: str, message: str
 ) -> None:
     started = prefork.world(2, *command(corpus, tmp_path / "run", 2, key))
     assert [prefork.wait(pid) for pid, _ in started] == [2, 2]
@@ -136,7 +139,7 @@ def test_an_error_is_said_once_and_no_process_is_left(
 
 
 def test_what_one_process_finds_not_finite_stops_all_and_names_its_utterances(
-    prefork: Any, manifest: Path, tmp_path: Path
+    prefork: Prefork, manifest: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(manifest.parent, tmp_path / "loud")
     manifest, audio = tmp_path / "loud" / "manifest.tsv", tmp_path / "loud" / "audio"
@@ -156,7 +159,7 @@ def test_what_one_process_finds_not_finite_stops_all_and_names_its_utterances(
 
 
 def test_when_one_process_is_killed_the_other_ends_and_says_so(
-    prefork: Any, corpus: Corpus, tmp_path: Path
+    prefork: Prefork, corpus: Corpus, tmp_path: Path
 ) -> None:
     argv = command(corpus, tmp_path, 2, "fit.save_every=1", "fit.steps=100000")
     started = prefork.world(2, *argv)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from builders import TOY, full_disk, identical, recipe
+from builders import TOY, Prefork, full_disk, identical, recipe
 from mt4ssl_bench import checkpoint, results
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.downstream.evaluate import evaluate
@@ -85,7 +85,7 @@ def wait_for(text: str, said: Path) -> None:
 def whole(
     request: pytest.FixtureRequest,
     corpus: Corpus,
-    prefork: Any,
+    prefork: Prefork,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[str, Path]:
     """A row and the folder of its uninterrupted evaluation."""
@@ -96,7 +96,7 @@ def whole(
 
 
 def test_a_killed_row_continues_to_the_same_bits_in_the_process_that_waits_for_it(
-    whole: tuple[str, Path], corpus: Corpus, prefork: Any, tmp_path: Path
+    whole: tuple[str, Path], corpus: Corpus, prefork: Prefork, tmp_path: Path
 ) -> None:
     row, there = whole
     argv = command(corpus, tmp_path, row)
@@ -114,7 +114,7 @@ def test_a_killed_row_continues_to_the_same_bits_in_the_process_that_waits_for_i
 
 @pytest.mark.long
 def test_a_row_killed_ten_times_ends_with_the_same_bits(
-    whole: tuple[str, Path], corpus: Corpus, prefork: Any, tmp_path: Path
+    whole: tuple[str, Path], corpus: Corpus, prefork: Prefork, tmp_path: Path
 ) -> None:
     row, there = whole
     out, chance, kills = tmp_path / "killed", random.Random(0), 0  # noqa: S311
@@ -140,7 +140,7 @@ def test_a_row_killed_ten_times_ends_with_the_same_bits(
 @pytest.mark.parametrize("row", list(ROWS))
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_the_row_and_the_exit_code_is_130(
-    corpus: Corpus, prefork: Any, tmp_path: Path, row: str, number: signal.Signals
+    corpus: Corpus, prefork: Prefork, tmp_path: Path, row: str, number: signal.Signals
 ) -> None:
     child, said = prefork.start(*command(corpus, tmp_path, row, "steps=100000", "patience=0"))
     wait_for_checkpoints(tmp_path, said, 1)
@@ -154,7 +154,7 @@ def test_a_signal_saves_the_row_and_the_exit_code_is_130(
 
 
 def test_two_processes_share_the_rows_and_both_end_with_all_of_them(
-    corpus: Corpus, prefork: Any, tmp_path: Path
+    corpus: Corpus, prefork: Prefork, tmp_path: Path
 ) -> None:
     tasks = ["--task", recipe("phoneme"), "--task", recipe("speaker")]
     argv = ["evaluate", MODEL, *tasks, "--corpus", str(corpus.root), "--out", str(tmp_path)]

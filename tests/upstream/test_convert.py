@@ -28,7 +28,7 @@ from mt4ssl_bench.encoders.s3prl_model import load_s3prl
 from mt4ssl_bench.errors import CheckpointError, ConfigError
 from mt4ssl_bench.upstream.checkpoints.convert import convert
 from mt4ssl_bench.upstream.checkpoints.export import to_huggingface, to_s3prl
-from mt4ssl_bench.upstream.checkpoints.untrusted import Inert, plain, read_foreign
+from mt4ssl_bench.upstream.checkpoints.untrusted import Inert, plain, read_third_party
 from mt4ssl_bench.upstream.checkpoints.weight_names import TEACHER, from_official, rename
 from mt4ssl_bench.upstream.config import PretrainConfig
 from mt4ssl_bench.upstream.expert import register
@@ -168,7 +168,9 @@ def test_data2vec_fine_tuned_and_half_precision_files_are_read(tmp_path: Path) -
     }
     made = convert(str(write_official(tmp_path / "t.pt", settings, tuned)), tmp_path / "t")
     assert made.parts == ["encoder"]
-    assert made.notes == ["fine-tuned: w2v_encoder.proj.weight, w2v_encoder.proj.bias left behind"]
+    assert made.notes == [
+        "fine-tuned: w2v_encoder.proj.weight, w2v_encoder.proj.bias not converted"
+    ]
     assert_equal(encoder_of(tmp_path / "t"), encoder_of(tmp_path / "d"))
 
     half = {n: t.half() for n, t in alone.items()}
@@ -275,7 +277,7 @@ def test_a_malicious_file_runs_nothing(
         with pytest.raises(CheckpointError, match=refused):
             convert(str(file), tmp_path / "run")
     else:
-        assert isinstance(read_foreign(file)["evil"], Inert)
+        assert isinstance(read_third_party(file)["evil"], Inert)
         assert convert(str(file), tmp_path / "run").parts == [
             "encoder",
             "offline head",
@@ -294,7 +296,7 @@ def test_settings_survive_as_plain_values(tmp_path: Path, trusted: bool) -> None
     config = OmegaConf.create({"a": {"b": [1, 2.5, None]}, "c": "x"})
     torch.save({"n": argparse.Namespace(x=config, p=Path("y")), "big": 2**70}, tmp_path / "a.pt")
     try:
-        read = read_foreign(tmp_path / "a.pt")
+        read = read_third_party(tmp_path / "a.pt")
     finally:
         torch.serialization.clear_safe_globals()
         torch.serialization.add_safe_globals(allowed)
@@ -483,13 +485,13 @@ def test_new_heads_and_a_missing_teacher_are_said(
     )
     assert torch.equal(own[TEACHER + "norm.bias"], own["encoder.norm.bias"])
     assert "no teacher in it" in caplog.text
-    assert "extractors.offline.head stays new (not in it)" in caplog.text
+    assert "extractors.offline.head is newly initialized (not in it)" in caplog.text
     caplog.clear()
     with caplog.at_level(logging.INFO):
         config = toy(corpus, source, "targets.offline.clusters=5", "targets.online.weight=0")
         model = open_pretraining(config).model
-    assert "extractors.offline.head stays new (8 classes there, 5 here)" in caplog.text
-    assert "extractors.online.teacher is not taken" in caplog.text
+    assert "extractors.offline.head is newly initialized (8 classes there, 5 here)" in caplog.text
+    assert "extractors.online.teacher is not loaded" in caplog.text
 
 
 def test_another_architecture_to_start_from_is_refused_by_key(
@@ -502,7 +504,9 @@ def test_another_architecture_to_start_from_is_refused_by_key(
         open_pretraining(toy(corpus, source, *keys))
     with pytest.raises(ConfigError, match="frontend.normalize=False, expected True"):
         open_pretraining(toy(corpus, source, "frontend.normalize=false"))
-    with pytest.raises(CheckpointError, match="no such checkpoint; convert someone else's first"):
+    with pytest.raises(
+        CheckpointError, match="no such checkpoint; convert the checkpoint of another"
+    ):
         open_pretraining(toy(corpus, source / "none"))
 
 

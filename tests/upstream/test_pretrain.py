@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from builders import TOY, identical, largest_difference, read_log, toy_config, weights_of
+from builders import TOY, Prefork, identical, largest_difference, read_log, toy_config, weights_of
 from mt4ssl_bench import checkpoint
 from mt4ssl_bench.config import load
 from mt4ssl_bench.data.corpus import Corpus
@@ -39,15 +39,15 @@ def test_both_losses_fall_and_everything_is_logged(corpus: Corpus, tmp_path: Pat
     assert last["online"] < first["online"]
     assert first["offline"] == pytest.approx(2.08, abs=0.6)  # about ln 8: nothing is known yet
     expected = {
-        "target_var",
-        "pred_var",
-        "ema_decay",
+        "online_target_var",
+        "online_pred_var",
+        "online_ema_decay",
         "lr",
         "audio_seconds_per_second",
         "offline_accuracy",
     }
     assert expected <= last.keys()
-    assert last["ema_decay"] == pytest.approx(0.9999 - 0.0009 * (1 - 60 / 5000))
+    assert last["online_ema_decay"] == pytest.approx(0.9999 - 0.0009 * (1 - 60 / 5000))
     assert any("valid_offline" in line and "valid_online" in line for line in read_log(run))
     stored = checkpoint.load(run / "checkpoint.pt")
     assert stored["step"] == 60
@@ -64,7 +64,7 @@ def test_the_same_seed_gives_the_same_weights(corpus: Corpus, tmp_path: Path) ->
 
 @pytest.mark.long
 def test_a_run_killed_twenty_times_ends_with_the_same_weights(
-    corpus: Corpus, tmp_path: Path, prefork: Any
+    corpus: Corpus, tmp_path: Path, prefork: Prefork
 ) -> None:
     def command(name: str) -> list[str]:
         keys = [
@@ -150,7 +150,7 @@ def test_a_finished_run_returns_at_once_and_other_settings_are_refused(
 
 
 def test_a_collapsed_run_stops_with_advice(corpus: Corpus, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"collapse at update 2: target_var .*ema_start"):
+    with pytest.raises(TrainingError, match=r"collapse at update 2: online_target_var .*ema_start"):
         open_pretraining(config(corpus, "collapse_step=2", "min_target_var=100")).run(
             tmp_path / "run"
         )
@@ -188,7 +188,7 @@ def test_one_extractor_alone_trains(corpus: Corpus, tmp_path: Path) -> None:
         ("data.batch_seconds=0", "data.batch_seconds=0.0"),
         ("data.train=trian", "did you mean train"),
         ("targets.offline.labels=/nowhere", "mt4ssl-bench kmeans"),
-        ("targets={offline: {weight: 0}, online: {weight: 0}}", "both weights are 0"),
+        ("targets={offline: {weight: 0}, online: {weight: 0}}", "all weights are 0"),
     ],
 )
 def test_keys_that_do_not_fit_are_refused_before_any_work(
@@ -217,7 +217,7 @@ def test_the_base_recipe_takes_three_updates_at_the_papers_size(
     open_pretraining(recipe).run(tmp_path / "run")
     lines = [line for line in read_log(tmp_path / "run") if "lr" in line]
     assert [line["step"] for line in lines] == [1, 2, 3]
-    assert all(line["target_var"] > 0.1 for line in lines)
+    assert all(line["online_target_var"] > 0.1 for line in lines)
 
 
 # ---- precision, compilation, memory ----
@@ -236,7 +236,7 @@ def test_half_precision_makes_nearly_the_same_updates_and_keeps_fp32_weights(
     assert {value.dtype for value in half.values()} == {torch.float32}
     assert 0 < largest_difference(full, half) < 0.03  # six updates of 2e-3 move a weight by 0.012
     for ours, theirs in zip(read_log(tmp_path / "none"), read_log(tmp_path / kind), strict=True):
-        for key in {"offline", "online", "target_var", "valid_offline"} & ours.keys():
+        for key in {"offline", "online", "online_target_var", "valid_offline"} & ours.keys():
             assert ours[key] == pytest.approx(theirs[key], rel=0.03), key
     scale = checkpoint.load(tmp_path / kind / "checkpoint.pt")["scaler"].get("scale")
     assert scale == (128.0 if kind == "fp16" else None)

@@ -13,6 +13,7 @@ METRICS: Registry[Metric] = Registry(
         "wer": f"{_RATES}:WER",
         "cer": f"{_RATES}:CER",
         "acc": f"{_ACCURACY}:ACC",
+        "fold_acc": f"{_ACCURACY}:FOLD_ACC",
     },
     group="mt4ssl_bench.metrics",
     base=Metric,

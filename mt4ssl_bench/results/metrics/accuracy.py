@@ -1,4 +1,4 @@
-"""Accuracy: the percentage of answers that equal their reference."""
+"""Accuracy: the percentage of answers that equal their reference, also as a mean of folds."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mt4ssl_bench.results.answers import Answer, Counts
+from mt4ssl_bench.results.intervals import Floats, Resampled
 from mt4ssl_bench.results.metrics.metric import Confusions, Metric, RatioOfSums
 
 
@@ -24,6 +25,40 @@ def confused_answers(answers: Sequence[Answer]) -> Confusions:
 ACC = Metric(
     name="acc",
     value=RatioOfSums(counts=wrong_answers, right=True),
+    higher_is_better=True,
+    order=30,
+    confusions=confused_answers,
+    tokens="answers",
+)
+
+
+class MeanOfFolds:
+    """The mean of the folds' accuracies; an answer's label "fold" names its fold."""
+
+    def __call__(self, answers: Sequence[Answer], weights: Floats | None = None, /) -> float:
+        """See Value."""
+        weights = np.ones(len(answers)) if weights is None else weights
+        return float(self.resampled(answers)(weights[None])[0])
+
+    def resampled(self, answers: Sequence[Answer], /) -> Resampled:
+        """See Fast."""
+        names = [answer.get("labels", {}).get("fold", "") for answer in answers]
+        member = np.array([[name == fold for fold in sorted(set(names))] for name in names], float)
+        right = np.array([[a["reference"] == a["hypothesis"]] for a in answers]) * member  # (N, F)
+
+        def values(weights: Floats) -> Floats:
+            with np.errstate(divide="ignore", invalid="ignore"):  # a fold may be without answers
+                shares: Floats = (weights @ right) / (weights @ member)  # (S, F)
+            means: Floats = 100.0 * np.nanmean(shares, axis=1)
+            return means
+
+        return values
+
+
+FOLD_ACC = Metric(
+    name="fold_acc",
+    value=MeanOfFolds(),
+    title="ACC (mean of folds)",
     higher_is_better=True,
     order=30,
     confusions=confused_answers,
