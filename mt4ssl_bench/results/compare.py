@@ -8,13 +8,7 @@ from pathlib import Path
 from mt4ssl_bench.errors import BenchError, ConfigError
 from mt4ssl_bench.results.answers import Answer, decoded
 from mt4ssl_bench.results.intervals import Units, paired_difference
-from mt4ssl_bench.results.lookup import (
-    Filed,
-    aligned_answers,
-    comparable,
-    difference,
-    records_of,
-)
+from mt4ssl_bench.results.lookup import Filed, aligned_answers, comparable, difference, records_of
 from mt4ssl_bench.results.metrics import Score
 from mt4ssl_bench.results.metrics.metric import goodness
 from mt4ssl_bench.results.ranking import metric_of

@@ -1,7 +1,8 @@
 """95 % intervals of any metric, and of paired differences, by a bootstrap over independent units.
 
-Where all units are alike, the percentile bootstrap has no width, which would claim certainty.
-Such intervals come from a formula instead; Interval.method names it.
+Where all units are alike, the bootstrap has no width, which would claim certainty: such intervals
+come from a formula, which Interval.method names. With few groups (5 folds), bootstrap intervals
+are somewhat narrow: 85 % instead of 95 % in a simulation.
 Shapes: N answers, U units (utterances, speakers, ...), S resamples, M systems.
 """
 
@@ -9,6 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -86,12 +88,10 @@ class Units:
             row[: len(group)] = [index[name] for name in group]
         return cls(owners, len(index))
 
-    @property
+    @cached_property
     def one_each(self) -> bool:
         """Whether answer n is unit n."""
-        return self.owners.shape == (self.number, 1) and bool(
-            (self.owners[:, 0] == np.arange(self.number)).all()
-        )
+        return np.array_equal(self.owners, np.arange(self.number)[:, None])
 
     def weights(self, draws: Floats) -> Floats:
         """Return the weights (S, N) of the answers under draws (S, U) of the units.
@@ -106,6 +106,9 @@ class Units:
 
     def count(self, answers: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
         """Return the number of units (M,) that any of the marked answers (M, N) belongs to."""
+        if self.one_each:
+            counts: npt.NDArray[np.intp] = np.count_nonzero(answers, axis=1)
+            return counts
         touched = [np.unique(self.owners[row]) for row in answers]
         return np.array([np.count_nonzero(units < self.number) for units in touched])
 
@@ -190,11 +193,7 @@ def score_interval(value: float, number: int, bounds: Bounds = PER_CENT) -> Inte
 
 
 def paired_difference(
-    a: System,
-    b: System,
-    units: Units,
-    bounds: Bounds = PER_CENT,
-    bootstrap: Bootstrap = DEFAULT,
+    a: System, b: System, units: Units, bounds: Bounds = PER_CENT, bootstrap: Bootstrap = DEFAULT
 ) -> tuple[float, Interval]:
     """Return the value of `a` minus that of `b`, with its 95 % paired bootstrap interval.
 
