@@ -46,11 +46,7 @@ class Difference:
 def compare(a: str, b: str, *, task: str, folder: Path) -> list[Difference]:
     """Compare two upstreams for each metric, corpus and recipe that both have.
 
-    Args:
-        a: A record file, or an upstream's name (or name@fingerprint) in `folder`.
-        b: Another one.
-        task: A task or the name of a recipe.
-        folder: Of results.
+    The arguments are those of records_of().
 
     Raises:
         BenchError: If a name has no record or several models, if no two records share corpus and

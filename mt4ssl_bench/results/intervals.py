@@ -141,9 +141,7 @@ class System:
 
     Attributes:
         value: On all answers.
-        resampled: The metric under any weights of the answers.
-        outcomes: One entry for each answer (N,); equal entries of two systems mean that they did
-            equally well on it.
+        outcomes: One for each answer (N,), equal for two systems that do equally well on it.
         counts: Error counts (N, 4) of a ratio of sums.
     """
 
@@ -156,10 +154,9 @@ class System:
 def interval(
     system: System, units: Units, bounds: Bounds = PER_CENT, bootstrap: Bootstrap = DEFAULT
 ) -> Interval:
-    """Return the interval of a system's value over units.
+    """Return a system's interval over units.
 
-    It is score_interval() where the bootstrap has no width, and for fewer than MIN_GROUPS groups
-    of answers.
+    It is score_interval() if the bootstrap has no width, and for fewer than MIN_GROUPS groups.
     """
     values = [system.resampled(weights) for weights in bootstrap.weights(units)]
     low, high = map(float, _percentiles(np.concatenate(values)))
@@ -219,10 +216,7 @@ def beaten_by(
     *,
     higher_is_better: bool = False,
 ) -> list[int]:
-    """Return for each system how many others are better, by the verdicts of paired_difference().
-
-    All pairs share one set of resamples, so 200 systems take seconds.
-    """
+    """Return for each system the number of better ones, by paired_difference()."""
     paired = _Paired(systems, units, bounds, DEFAULT)
     beaten = np.zeros(len(systems), dtype=np.int64)
     for a in range(1, len(systems)):
@@ -240,10 +234,8 @@ class _Paired:
     def __init__(
         self, systems: Sequence[System], units: Units, bounds: Bounds, bootstrap: Bootstrap
     ) -> None:
-        sizes = {len(system.outcomes) for system in systems}
-        assert sizes == {len(units.owners)}, f"different numbers of answers: {sizes}"
         self.units, self.bounds = units, bounds
-        self.outcomes = np.stack([system.outcomes for system in systems])
+        self.outcomes = np.stack([system.outcomes for system in systems])  # of equal lengths
         self.values = np.array([system.value for system in systems])
         chunks = [
             np.stack([system.resampled(weights) for system in systems])
@@ -254,9 +246,7 @@ class _Paired:
     def differences(
         self, a: int, others: Sequence[int]
     ) -> tuple[Floats, Floats, Floats, npt.NDArray[np.bool_]]:
-        """Return the value of `a` minus each other's, the interval's ends, and where it had no
-        width.
-        """
+        """Return differences of `a` to the others, their intervals' ends, where they are flat."""
         value = self.values[a] - self.values[others]
         low, high = _percentiles(self.resampled[a] - self.resampled[others])
         flat = high - low < NO_WIDTH * self.bounds.scale
@@ -266,12 +256,8 @@ class _Paired:
         high = np.where(flat, value * (1 - share) + reach, high)
         differ = self.outcomes[others] != self.outcomes[a]
         few = self.units.count(differ) < MIN_DIFFERENT
-        return (
-            value,
-            np.where(few, np.minimum(low, 0), low),
-            np.where(few, np.maximum(high, 0), high),
-            flat,
-        )
+        low, high = np.where(few, np.minimum(low, 0), low), np.where(few, np.maximum(high, 0), high)
+        return value, low, high, flat
 
 
 def _percentiles(values: Floats) -> Floats:

@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from operator import itemgetter
 
 from mt4ssl_bench.errors import ConfigError
 from mt4ssl_bench.results.answers import WITH_LM, Answer, has_counts, stored_counts
@@ -16,14 +17,10 @@ LOGGER = logging.getLogger(__name__)
 
 
 def shared(columns: Sequence[int], rows: Mapping[str, Collection[int]]) -> list[int]:
-    """Return the columns that rank: those that every row has.
+    """Return the main columns that rank: those that every row has.
 
     If no column is in every row, the one that most rows have decides which rows are ranked, and
     the columns that all of these share rank. A mean is never taken over unequal sets.
-
-    Args:
-        columns: The main column of each task, in order.
-        rows: The columns that each row has.
     """
     most = max(columns, key=lambda column: sum(column in has for has in rows.values()))
     ranked = [has for has in rows.values() if most in has]
@@ -31,10 +28,7 @@ def shared(columns: Sequence[int], rows: Mapping[str, Collection[int]]) -> list[
 
 
 def metric_of(result: Result, name: str, answers: Sequence[Answer]) -> Metric:
-    """Return the metric of a record by name.
-
-    Answers that carry the edit counts of the main metric are all that it needs; any other metric
-    must be installed.
+    """Return a metric of a record; if the answers carry its edit counts, it needs no plug-in.
 
     Raises:
         ConfigError: If it is not installed, or cannot be used.
@@ -49,12 +43,11 @@ def metric_of(result: Result, name: str, answers: Sequence[Answer]) -> Metric:
 def places(records: Sequence[Result], answers: Answers) -> Places:
     """Return 1 + the number of better records for each, by the main metric of one column.
 
-    A record is better if the 95 % interval of the paired bootstrap excludes 0, as in `compare`.
-    Records without answers to the same test items are placed by their values, and so are all if
-    the metric is not installed.
+    Better means, as in `compare`, that the paired interval excludes 0. Records without answers to
+    the same test items are placed by their values, as are all if the metric is not installed.
     """
-    answered = [by_id(answers(record)) for record in records]
-    tests = [test_items(record, rows) for record, rows in zip(records, answered, strict=True)]
+    answered = [sorted(answers(record), key=itemgetter("id")) for record in records]
+    tests = [_items(record, rows) for record, rows in zip(records, answered, strict=True)]
     (most, _), *_ = [*Counter(filter(None, tests)).most_common(1), ((), 0)]
     chosen = [index for index, items in enumerate(tests) if items and items == most]
     better = dict.fromkeys(range(len(records)), 0)
@@ -80,17 +73,10 @@ def _beaten(pairs: Sequence[tuple[Result, Sequence[Answer]]]) -> list[int]:
     return beaten_by(systems, units, metric.bounds, higher_is_better=first.main.higher_is_better)
 
 
-def by_id(answers: Sequence[Answer]) -> list[Answer]:
-    """Return answers in the order of their ids."""
-    return sorted(answers, key=lambda answer: answer["id"])
-
-
-def test_items(result: Result, answers: Sequence[Answer]) -> tuple[str, ...]:
-    """Return what two records must have answered to be paired, from answers sorted by id."""
-    names = tuple(answer["id"] for answer in answers)
-    if any_reference(result):
-        return names
-    return names + tuple(answer["reference"] for answer in answers)
+def _items(result: Result, answers: Sequence[Answer]) -> tuple[str, ...]:
+    """The test items of sorted answers, equal for records that can be paired."""
+    references = () if any_reference(result) else (answer["reference"] for answer in answers)
+    return (*(answer["id"] for answer in answers), *references)
 
 
 def any_reference(result: Result) -> bool:
