@@ -11,8 +11,8 @@ from mt4ssl_bench.results.intervals import Units, paired_difference
 from mt4ssl_bench.results.lookup import Filed, aligned_answers, comparable, difference, records_of
 from mt4ssl_bench.results.metrics import Score
 from mt4ssl_bench.results.metrics.metric import goodness
-from mt4ssl_bench.results.ranking import metric_of
 from mt4ssl_bench.results.record import Result
+from mt4ssl_bench.results.recorded_metrics import metric_of, system_of
 
 LOGGER = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def _differences(a: Filed, b: Filed) -> list[Difference]:
         try:
             differences.append(_difference(name, a[1], b[1], sides))
         except ConfigError as error:
-            reasons.append(f"compare: {name} needs the package that defines it ({error})")
+            reasons.append(f"compare: {name} cannot be compared: {error}")
     if reasons and not differences:
         raise BenchError(reasons[0])
     for reason in reasons:
@@ -82,7 +82,8 @@ def _difference(
 ) -> Difference:
     ours, theirs = (decoded(side, name) for side in sides)
     metric = metric_of(a, name, ours)
-    systems = metric.system(ours), metric_of(b, name, theirs).system(theirs)
+    other = metric_of(b, name, theirs)
+    systems = system_of(metric, ours), system_of(other, theirs)
     units = Units.of(metric.units(ours))
     value, interval = paired_difference(*systems, units, metric.bounds)
     return Difference(

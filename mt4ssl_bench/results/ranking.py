@@ -6,10 +6,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from operator import itemgetter
 
 from mt4ssl_bench.errors import ConfigError
-from mt4ssl_bench.results.answers import WITH_LM, Answer, has_counts, stored_counts
+from mt4ssl_bench.results.answers import Answer
 from mt4ssl_bench.results.intervals import Units, beaten_by
-from mt4ssl_bench.results.metrics import METRICS, Metric, RatioOfSums
 from mt4ssl_bench.results.record import Result
+from mt4ssl_bench.results.recorded_metrics import metric_of, system_of
 
 Answers = Callable[[Result], Sequence[Answer]]  # those beside a record; empty if there are none
 Places = tuple[list[int], list[bool]]  # of each record: its place, and whether it was paired
@@ -25,19 +25,6 @@ def shared(columns: Sequence[int], rows: Mapping[str, Collection[int]]) -> list[
     most = max(columns, key=lambda column: sum(column in has for has in rows.values()))
     ranked = [has for has in rows.values() if most in has]
     return [column for column in columns if all(column in has for has in ranked)]
-
-
-def metric_of(result: Result, name: str, answers: Sequence[Answer]) -> Metric:
-    """Return a metric of a record; if the answers carry its edit counts, it needs no plug-in.
-
-    Raises:
-        ConfigError: If it is not installed, or cannot be used.
-    """
-    score = result.metrics[name]
-    if name == result.main_metric and score.over == "utterances" and has_counts(answers):
-        value = RatioOfSums(counts=stored_counts, right=score.higher_is_better)
-        return Metric(name=name, value=value, higher_is_better=score.higher_is_better)
-    return METRICS.get(name.removesuffix(WITH_LM))
 
 
 def places(records: Sequence[Result], answers: Answers) -> Places:
@@ -67,10 +54,12 @@ def places(records: Sequence[Result], answers: Answers) -> Places:
 def _beaten(pairs: Sequence[tuple[Result, Sequence[Answer]]]) -> list[int]:
     """The number of better ones for each of several records with answers to the same items."""
     first, answers = pairs[0]
-    metric = metric_of(first, first.main_metric, answers)
-    systems = [metric_of(record, record.main_metric, rows).system(rows) for record, rows in pairs]
-    units = Units.of(metric.units(answers))
-    return beaten_by(systems, units, metric.bounds, higher_is_better=first.main.higher_is_better)
+    metrics = [metric_of(record, record.main_metric, rows) for record, rows in pairs]
+    systems = [system_of(each, rows) for each, (_, rows) in zip(metrics, pairs, strict=True)]
+    units = Units.of(metrics[0].units(answers))
+    return beaten_by(
+        systems, units, metrics[0].bounds, higher_is_better=first.main.higher_is_better
+    )
 
 
 def _items(result: Result, answers: Sequence[Answer]) -> tuple[str, ...]:

@@ -112,7 +112,7 @@ def test_without_its_package_a_record_is_still_shown_and_ranked(folder: Path) ->
     board = run("leaderboard", folder, "--format", "markdown")
     assert board.returncode == 0
     (warning,) = board.stderr.splitlines()
-    assert "unknown metric 'gain'" in warning
+    assert "metric 'gain' is not installed; install the package that defines it" in warning
     assert "placed by value" in warning
     assert "Gain dB ↑" in board.stdout
     assert "**" in cells(board.stdout, "high")[4]
@@ -122,12 +122,12 @@ def test_without_its_package_a_record_is_still_shown_and_ranked(folder: Path) ->
     shown = run("show", next(folder.glob("enhance-low-*.json")))
     assert shown.returncode == 0
     assert "Gain dB ↑" in shown.stdout
-    assert "install the package that defines the metric" in shown.stdout
+    assert "no confusions: metric 'gain' is not installed" in shown.stdout
 
     refused = run("compare", "high", "low", "--task", "enhance", "--results", folder)
     assert refused.returncode == 2
     (line,) = refused.stderr.splitlines()
-    assert "gain needs the package that defines it (unknown metric 'gain'" in line
+    assert "gain cannot be compared: metric 'gain' is not installed; install the package" in line
 
 
 def test_a_plug_in_that_cannot_be_imported_costs_one_line(
@@ -139,3 +139,18 @@ def test_a_plug_in_that_cannot_be_imported_costs_one_line(
     assert board.returncode == 0
     (warning,) = board.stderr.splitlines()
     assert "metric 'gain' of plug-gain 1.0: plug_gain:GAIN cannot be imported" in warning
+
+
+def test_answers_that_the_metric_cannot_read_cost_one_line(
+    site: Path, folder: Path, tmp_path: Path
+) -> None:
+    damaged = shutil.copytree(folder, tmp_path / "damaged")
+    for path in damaged.glob("enhance-*.hyp.jsonl"):
+        path.write_text(path.read_text().replace('"query"', '"other"'))
+    found = run("compare", "high", "low", "--task", "enhance", "--results", damaged,
+                PYTHONPATH=str(site))  # fmt: skip
+    assert found.returncode == 2
+    assert "metric 'gain' fails (KeyError: 'query')" in found.stderr
+    board = run("leaderboard", damaged, PYTHONPATH=str(site))
+    assert board.returncode == 0
+    assert "metric 'gain' fails (KeyError: 'query'); its rows are placed by value" in board.stderr
