@@ -16,6 +16,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from mt4ssl_bench.errors import ConfigError
+
 Floats = npt.NDArray[np.float64]
 # weights (S, N) of the answers -> the metric's value (S,) under each
 Resampled = Callable[[Floats], Floats]
@@ -50,6 +52,10 @@ class Bounds:
 
     low: float = 0.0
     high: float = 100.0
+
+    def __post_init__(self) -> None:
+        if not -math.inf < self.low < self.high < math.inf:
+            raise ConfigError(f"bounds {self.low}, {self.high}: expected finite ones, low < high")
 
     @property
     def scale(self) -> float:
