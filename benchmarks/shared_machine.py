@@ -80,7 +80,8 @@ def work(recipe: str, path: Path) -> None:
     from mt4ssl_bench.downstream.plan import plan
     from mt4ssl_bench.downstream.training import sweep
     from mt4ssl_bench.downstream.training.sweep import Split, Sweep
-    from mt4ssl_bench.features.file import Header, StoredFeatures, Writer
+    from mt4ssl_bench.features.file import StoredFeatures, Writer
+    from mt4ssl_bench.features.index import Header
 
     if os.environ["GOMP_SPINCOUNT"] == SPINS:  # "openmp": heads in turn, on all threads
         sweep.serial = lambda head: False  # noqa: ARG005

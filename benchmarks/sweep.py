@@ -7,8 +7,8 @@ and their ratio. Features and targets are random: neither changes what an update
 part of it, validation hardly.
 """
 
+import argparse
 import statistics
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -22,7 +22,8 @@ from lhotse.testing.dummies import dummy_recording
 
 from mt4ssl_bench.downstream.task import TASKS, Task
 from mt4ssl_bench.downstream.training.sweep import Split, Sweep
-from mt4ssl_bench.features.file import FeatureSet, Header, StoredFeatures, Writer
+from mt4ssl_bench.features.file import FeatureSet, StoredFeatures, Writer
+from mt4ssl_bench.features.index import Header
 
 RATES, PAIRS, UTTERANCES = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3), 3, 48
 
@@ -94,8 +95,12 @@ def seconds(case: Case, task: Task, train: Split, valid: Split) -> float:
 
 
 def main() -> None:
-    torch.set_num_threads(int(sys.argv[1]) if len(sys.argv) > 1 else 1)
-    updates = int(sys.argv[2]) if len(sys.argv) > 2 else 10
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("threads", type=int, nargs="?", default=1, help="of torch")
+    parser.add_argument("updates", type=int, nargs="?", default=10, help="of each run")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    updates = options.updates
     for case in CASES:
         cuts = cuts_of(case, np.random.default_rng(0))
         with tempfile.TemporaryDirectory() as folder:

@@ -37,10 +37,7 @@ class RecurrentHeadConfig(HeadConfig):
     dropout: float = 0.2
     spec_augment: bool = False
 
-    BOUNDS: ClassVar[Bounds] = {
-        AT_LEAST_1: "hidden lstm_layers",
-        PROBABILITY: "dropout",
-    }
+    BOUNDS: ClassVar[Bounds] = {AT_LEAST_1: "hidden lstm_layers", PROBABILITY: "dropout"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +53,7 @@ class DecodeConfig:
     lm_weight: float = 2.0
     tune: bool = False  # choose lm_weight (and word_score) on valid, from a small grid
 
-    BOUNDS: ClassVar[Bounds] = {
-        AT_LEAST_1: "beam",
-        POSITIVE: "threshold",
-        FINITE: "lm_weight",
-    }
+    BOUNDS: ClassVar[Bounds] = {AT_LEAST_1: "beam", POSITIVE: "threshold", FINITE: "lm_weight"}
 
 
 @dataclass(frozen=True, kw_only=True)

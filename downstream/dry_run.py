@@ -16,13 +16,14 @@ from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.device import pick_device
 from mt4ssl_bench.downstream.config import rates
 from mt4ssl_bench.downstream.find_record import find_record
-from mt4ssl_bench.downstream.plan import ROLES, Job, plan
+from mt4ssl_bench.downstream.job import ROLES, Job
+from mt4ssl_bench.downstream.plan import plan
 from mt4ssl_bench.encoders.kinds import check_trainable
 from mt4ssl_bench.encoders.load import load_each
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import BenchError
-from mt4ssl_bench.features.file import Header
 from mt4ssl_bench.features.forward_pass import Pass
+from mt4ssl_bench.features.index import Header
 from mt4ssl_bench.features.store import GIB, entries, header_of
 from mt4ssl_bench.results.record import Result
 from mt4ssl_bench.training.run_folder import checkpoint_bytes

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mt4ssl_bench import results
 from mt4ssl_bench.config import to_dict
-from mt4ssl_bench.downstream.plan import Job
+from mt4ssl_bench.downstream.job import Job
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.results import scheme1
 from mt4ssl_bench.results.record import Identity, Result

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from mt4ssl_bench.data.cut import Cut, is_silent
-from mt4ssl_bench.downstream.plan import Job, named
+from mt4ssl_bench.downstream.job import Job, named
 from mt4ssl_bench.downstream.task import Task
 from mt4ssl_bench.errors import CorpusError
 

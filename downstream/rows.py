@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mt4ssl_bench import results
 from mt4ssl_bench.downstream.find_record import find_record, run_folder
-from mt4ssl_bench.downstream.plan import Job
+from mt4ssl_bench.downstream.job import Job
 from mt4ssl_bench.encoders.load import load_each, load_upstream
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import BenchError, first_line, with_class

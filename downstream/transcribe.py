@@ -21,8 +21,8 @@ from mt4ssl_bench.downstream.config import WordDecodeConfig
 from mt4ssl_bench.downstream.heads.ctc import CTCTask
 from mt4ssl_bench.downstream.training.finetuned_model import Tuned, TunedHead
 from mt4ssl_bench.downstream.training.saved_model import Stored, read_model, read_task
-from mt4ssl_bench.encoders.kinds import rebuild
 from mt4ssl_bench.encoders.identity import is_of
+from mt4ssl_bench.encoders.kinds import rebuild
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import BenchError, CheckpointError, ConfigError, CorpusError
@@ -143,6 +143,8 @@ class Recognizer:
     @torch.no_grad()
     def logits(self, samples: audio.Samples) -> Tensor:
         """Return the logits (T, V) of 16 kHz audio (N,), read in overlapping chunks of 30 s."""
+        for effect in self.task.effects:
+            samples = effect(samples)
         waveform = torch.from_numpy(samples)
         if len(waveform) <= CHUNK:
             return self._read(waveform)

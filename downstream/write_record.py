@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mt4ssl_bench import results
 from mt4ssl_bench.downstream.find_record import former
-from mt4ssl_bench.downstream.plan import ROLES, Job
+from mt4ssl_bench.downstream.job import ROLES, Job
 from mt4ssl_bench.downstream.task import Task, Trained
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.results.answers import WITH_LM, Answer, with_lm

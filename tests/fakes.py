@@ -8,8 +8,8 @@ import time
 import torch
 from torch import Tensor
 
-from mt4ssl_bench.encoders.protocol import Features
 from mt4ssl_bench.encoders.hidden_states import PROBE
+from mt4ssl_bench.encoders.protocol import Features
 
 
 def windows(waveforms: Tensor) -> Tensor:

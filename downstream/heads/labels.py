@@ -32,10 +32,7 @@ class LabelConfig(TaskConfig):
     crops: int = field(default=1, metadata=FROZEN)  # stored per utterance
     test_crop_seconds: float = 0.0  # in validation and test; 0: whole utterances
 
-    BOUNDS: ClassVar[Bounds] = {
-        AT_LEAST_1: "crops",
-        NOT_NEGATIVE: "crop_seconds test_crop_seconds",
-    }
+    BOUNDS: ClassVar[Bounds] = {AT_LEAST_1: "crops", NOT_NEGATIVE: "crop_seconds test_crop_seconds"}
 
     def crops_of(self, role: str) -> Crops:
         """See TaskConfig.crops_of."""

@@ -32,53 +32,45 @@ class Units(Protocol):
         ...
 
 
-class Characters:
-    """Every character of the training text.
+class Symbols:
+    """Every symbol of the training text."""
 
-    On LibriSpeech that is SUPERB's A-Z, apostrophe and word boundary.
-    """
+    kind = ""  # in files
+    between = ""  # symbols of a text
 
     def __init__(self, texts: Sequence[str]) -> None:
-        self.symbols = sorted({character for text in texts for character in text})
+        self.symbols = sorted({symbol for text in texts for symbol in self._split(text)})
         self._ids = {symbol: i for i, symbol in enumerate(self.symbols, start=1)}
+
+    def _split(self, text: str) -> Sequence[str]:
+        return text.split() if self.between else text
 
     def __len__(self) -> int:
         return len(self.symbols) + 1
 
     def encode(self, text: str) -> list[int]:
         """See Units.encode."""
-        return [self._ids[character] for character in text if character in self._ids]
+        return [self._ids[symbol] for symbol in self._split(text) if symbol in self._ids]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of `ids` without doubled spaces: a rate must not count them."""
-        return " ".join("".join(self.symbols[i - 1] for i in ids).split())
+        return " ".join(self.between.join(self.symbols[i - 1] for i in ids).split())
 
     def state(self) -> dict[str, Json]:
         """See Units.state."""
-        return {"kind": "characters", "symbols": self.symbols}
+        return {"kind": self.kind, "symbols": self.symbols}
 
 
-class Phonemes:
-    """Every phoneme of the training split; a text is phonemes separated by spaces."""
+class Characters(Symbols):
+    """Characters; on LibriSpeech they are SUPERB's A-Z, apostrophe and word boundary."""
 
-    def __init__(self, texts: Sequence[str]) -> None:
-        self.symbols = sorted({phoneme for text in texts for phoneme in text.split()})
-        self._ids = {symbol: i for i, symbol in enumerate(self.symbols, start=1)}
+    kind = "characters"
 
-    def __len__(self) -> int:
-        return len(self.symbols) + 1
 
-    def encode(self, text: str) -> list[int]:
-        """See Units.encode."""
-        return [self._ids[phoneme] for phoneme in text.split() if phoneme in self._ids]
+class Phonemes(Symbols):
+    """Phonemes; a text is phonemes separated by spaces."""
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """See Units.decode."""
-        return " ".join(self.symbols[i - 1] for i in ids)
-
-    def state(self) -> dict[str, Json]:
-        """See Units.state."""
-        return {"kind": "phonemes", "symbols": self.symbols}
+    kind, between = "phonemes", " "
 
 
 class Pieces:
@@ -90,11 +82,7 @@ class Pieces:
 
     @classmethod
     def train(cls, texts: Sequence[str], size: int) -> "Pieces":
-        """Return `size` units of the texts.
-
-        Raises:
-            CorpusError: If the text gives fewer, or cannot be spelled with so few.
-        """
+        """Return `size` units of the texts; raises CorpusError if the texts do not give as many."""
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
@@ -129,13 +117,11 @@ class Pieces:
 
 def restore(state: Mapping[str, Json]) -> Units:
     """Return the units of a state(); raises CheckpointError for another kind."""
-    match state.get("kind"):
-        case "characters":
-            return Characters(cast("list[str]", state["symbols"]))
-        case "phonemes":
-            return Phonemes(cast("list[str]", state["symbols"]))
-        case "sentencepiece":
-            return Pieces(base64.b64decode(str(state["model"])))
+    for symbols in (Characters, Phonemes):
+        if state.get("kind") == symbols.kind:
+            return symbols(cast("list[str]", state["symbols"]))
+    if state.get("kind") == "sentencepiece":
+        return Pieces(base64.b64decode(str(state["model"])))
     raise CheckpointError(
         f"stored units: kind '{state.get('kind')}', expected characters, phonemes or sentencepiece"
     )

@@ -12,6 +12,7 @@ from torch import Tensor
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.batches import Batches, pad
 from mt4ssl_bench.data.cut import Cut
+from mt4ssl_bench.data.effects import Effect
 from mt4ssl_bench.downstream.config import TaskConfig
 
 
@@ -24,10 +25,24 @@ class AudioBatch(NamedTuple):
 
 
 class Audio:
-    """The audio of one split; `crop` is the seconds of each utterance that an epoch reads, or 0."""
+    """The audio of one split.
 
-    def __init__(self, cuts: Sequence[Cut], config: TaskConfig, *, crop: float = 0.0) -> None:
-        self.cuts, self.config, self.crop = list(cuts), config, crop
+    Args:
+        cuts: Of the split.
+        config: Of the task.
+        crop: Seconds of each utterance that an epoch reads, or 0 for all.
+        effects: Applied to what is read.
+    """
+
+    def __init__(
+        self,
+        cuts: Sequence[Cut],
+        config: TaskConfig,
+        *,
+        crop: float = 0.0,
+        effects: Sequence[Effect] = (),
+    ) -> None:
+        self.cuts, self.config, self.crop, self.effects = list(cuts), config, crop, effects
         hours = sum(cut.duration for cut in cuts) / 3600
         self._cached = not crop and not config.tune.workers and hours <= config.tune.cache_hours
         self._cache: dict[str, audio.Samples] = {}
@@ -53,6 +68,8 @@ class Audio:
         if cut.id in self._cache:
             return self._cache[cut.id]
         samples = audio.read(cut)
+        for effect in self.effects:
+            samples = effect(samples)
         if self._cached:
             self._cache[cut.id] = samples
         return samples

@@ -18,8 +18,8 @@ from torch import Tensor
 from mt4ssl_bench import results
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.cut import Cut
-from mt4ssl_bench.downstream.config import TaskConfig, rates
-from mt4ssl_bench.downstream.plan import Fold, Job, named
+from mt4ssl_bench.downstream.config import rates
+from mt4ssl_bench.downstream.job import Fold, Job, named
 from mt4ssl_bench.downstream.reference_checks import learnable
 from mt4ssl_bench.downstream.task import Logits, Task, Trained
 from mt4ssl_bench.downstream.training.audio_batches import Audio, AudioBatch
@@ -77,10 +77,7 @@ def train_finetuned(
     )
     best.load(stored)
     clock.lap("train", training.seconds)
-    splits = {
-        role: Audio(fold.cuts[role], task.config, crop=_crop(task.config, role))
-        for role in ("valid", "test")
-    }
+    splits = {role: _audio(task, fold.cuts[role], role) for role in ("valid", "test")}
     hypotheses, cuts = best.decode(splits["test"])
     return Trained(
         hypotheses=hypotheses,
@@ -131,10 +128,10 @@ def _train_rates(
         best.save(Training(meta=meta, trials=trials, counts=counts, seconds=seconds))
 
 
-def _crop(config: TaskConfig, role: str) -> float:
-    """Return how many seconds of each utterance of a split are read, 0 for all."""
-    crops = config.crops_of(role)
-    return crops.seconds if crops else 0.0
+def _audio(task: Task, cuts: Sequence[Cut], role: str) -> Audio:
+    """Return the audio of a role as the task reads it."""
+    crops = task.config.crops_of(role)
+    return Audio(cuts, task.config, crop=crops.seconds if crops else 0.0, effects=task.effects)
 
 
 class Finetuning:
@@ -211,8 +208,7 @@ class Finetuning:
 
     def _fit(self, train: Sequence[Cut], valid: Sequence[Cut], title: str, meta: Meta) -> None:
         config, tune = self.config, self.config.tune
-        data = Audio(train, config, crop=_crop(config, "train"))
-        checked = Audio(valid, config, crop=_crop(config, "valid"))
+        data, checked = _audio(self.task, train, "train"), _audio(self.task, valid, "valid")
         self.targets = {cut.id: self.task.target(cut) for cut in train}
         report = Fit(
             self.model.train(),

@@ -17,7 +17,7 @@ from torch import nn
 from mt4ssl_bench import results
 from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.downstream.heads.weighted_sum import layer_weights
-from mt4ssl_bench.downstream.plan import ROLES, Fold, Job
+from mt4ssl_bench.downstream.job import ROLES, Fold, Job
 from mt4ssl_bench.downstream.reference_checks import learnable
 from mt4ssl_bench.downstream.task import Trained
 from mt4ssl_bench.downstream.training.saved_model import (

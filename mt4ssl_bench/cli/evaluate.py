@@ -81,14 +81,7 @@ def evaluate(
         )
         return
     outcome = run(
-        names,
-        task,
-        corpus,
-        out=out,
-        overrides=overrides,
-        device=device,
-        store=store,
-        limit=limit,
+        names, task, corpus, out=out, overrides=overrides, device=device, store=store, limit=limit
     )
     if outcome.results:
         print_sweeps(outcome.results)
@@ -124,8 +117,7 @@ def print_estimate(estimated: "Estimate") -> None:
 @app.command(rich_help_panel=EVALUATION)
 def transcribe(
     model: Annotated[
-        Path,
-        typer.Argument(help="A folder of <out>/runs of an evaluation of asr or phoneme."),
+        Path, typer.Argument(help="A folder of <out>/runs of an evaluation of asr or phoneme.")
     ],
     files: Annotated[
         list[Path], typer.Argument(metavar="AUDIO...", help="Audio files, or folders of them.")

@@ -171,7 +171,7 @@ class _Folder:
     before: frozenset[str]
 
     def local(self) -> dict[str, Path]:
-        """Return the file (of a package without one, the folder) of local modules imported since."""
+        """Return the places of local modules imported since: a file, or a package's folder."""
         places = {
             name: next((p for p in _places(module) if p), "")
             for name, module in list(sys.modules.items())

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from mt4ssl_bench.data.corpus import Corpus
-from mt4ssl_bench.downstream.plan import ROLES, Job, plan
+from mt4ssl_bench.downstream.job import ROLES, Job
+from mt4ssl_bench.downstream.plan import plan
 from mt4ssl_bench.downstream.reference_checks import check_references, learnable
 from mt4ssl_bench.downstream.task import Task
 from mt4ssl_bench.errors import CorpusError

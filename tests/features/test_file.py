@@ -11,15 +11,11 @@ import pytest
 
 from mt4ssl_bench.errors import CheckpointError
 from mt4ssl_bench.features.file import (
-    Header,
-    Precision,
     StoredFeatures,
     Writer,
-    decode,
-    encode,
-    read_index,
-    vector_bytes,
 )
+from mt4ssl_bench.features.index import Header, read_index
+from mt4ssl_bench.features.precision import Precision, decode, encode, vector_bytes
 
 RNG = np.random.default_rng(0)
 SCALES = np.array([0.01, 1.0, 300.0])[:, None, None]
@@ -103,7 +99,7 @@ def test_a_journal_counts_up_to_the_first_utterance_that_is_not_sound(tmp_path: 
     writer = Writer(file, header())
     assert writer.done == {"a"}
     writer.write(iter([[("b", VALUES[:, 20:30]), ("c", VALUES[:, 30:])]]))
-    assert list(read_index(file)[1]) == ["a", "b", "c"]
+    assert [line.name for line in read_index(file)[1]] == ["a", "b", "c"]
     features = StoredFeatures(file, lambda _: VALUES)
     assert np.array_equal(np.concatenate(features.rows(["a", "b", "c"]), axis=1), VALUES)
 

@@ -19,6 +19,7 @@ from mt4ssl_bench.encoders.protocol import Features, Upstream
 from mt4ssl_bench.errors import CorpusError, UpstreamError
 from mt4ssl_bench.features import forward_pass
 from mt4ssl_bench.features.forward_pass import Crops, Pass, padding_is_safe
+from mt4ssl_bench.features.read_ahead import read_ahead
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +157,7 @@ def test_batches_come_in_order_and_no_more_than_some_are_read_ahead() -> None:
         begun.append(number)
         return number * number
 
-    taken = forward_pass.read_ahead(range(20), read, 3)
+    taken = read_ahead(range(20), read, 3)
     assert next(taken) == (0, 0)
     time.sleep(0.05)
     assert sorted(begun) == [0, 1, 2, 3]
@@ -164,7 +165,7 @@ def test_batches_come_in_order_and_no_more_than_some_are_read_ahead() -> None:
 
 
 def test_what_reading_raises_is_raised_where_its_batch_is_due() -> None:
-    taken = forward_pass.read_ahead([1, 0, 2], lambda number: 2 // number, 2)
+    taken = read_ahead([1, 0, 2], lambda number: 2 // number, 2)
     assert next(taken) == (1, 2)
     with pytest.raises(ZeroDivisionError):
         next(taken)

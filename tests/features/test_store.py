@@ -22,7 +22,6 @@ from builders import environment
 from fakes import Moments
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import Corpus
-from mt4ssl_bench.encoders.hidden_states import PROBE
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.encoders.protocol import Features, Upstream
 from mt4ssl_bench.errors import BenchError, UpstreamError
@@ -250,7 +249,7 @@ def test_features_that_never_fit_are_computed_on_the_fly_and_the_cost_is_logged(
         f"train: features need {wanted:.3g} GiB; store.limit_gb allows 1e-05 and the disk has "
     )
     assert said.endswith(
-        f" free; they are computed on the fly: fake hears {hours:.3g} h of audio again in every "
+        f" free; they are computed on the fly: fake processes {hours:.3g} h of audio again in every "
         f"epoch, once for all learning rates; to store them: store.limit_gb={wanted * 1.05:.3g}, "
         "or another --store"
     )
