@@ -16,6 +16,7 @@ from torch import nn
 
 from mt4ssl_bench import results
 from mt4ssl_bench.data.cut import Cut
+from mt4ssl_bench.downstream.clock import Clock
 from mt4ssl_bench.downstream.heads.weighted_sum import layer_weights
 from mt4ssl_bench.downstream.job import ROLES, Fold, Job
 from mt4ssl_bench.downstream.reference_checks import learnable
@@ -28,7 +29,6 @@ from mt4ssl_bench.downstream.training.saved_model import (
     save_model,
 )
 from mt4ssl_bench.downstream.training.sweep import Split, Sweep
-from mt4ssl_bench.downstream.write_record import Clock
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import TrainingError
 from mt4ssl_bench.features.file import FeatureSet
@@ -85,13 +85,14 @@ def train_frozen(
     for role in ROLES if None in finished else ("test",):
         features(role)
     clock.lap("features")
+    title = f"{job.recipe} on {model.name}"
     sweeps = [Sweep(fold.task, model.num_layers, model.dim, device=device) for fold in folds]
     trainings: list[Training] = []
     for fold, place, meta, sweep, done in zip(folds, places, metas, sweeps, finished, strict=True):
         if done is None:
             train, valid = split(fold, "train"), split(fold, "valid")
-            title = f"{job.recipe}{fold.name and f' fold {fold.name}'} on {model.name}"
-            training = _train_heads(sweep, job, train, valid, title, place, meta)
+            part = f"{title}, fold {fold.name}" if fold.name else title
+            training = _train_heads(sweep, job, train, valid, part, place, meta)
             head = _kept(sweep, fold, training)
             save_model(place, fold.task, model, training, head, source=source)
         else:
@@ -100,7 +101,7 @@ def train_frozen(
         discard(place)
         trainings.append(training)
     clock.lap("train", sum(training.seconds for training in trainings))
-    trials = choose([training.trials for training in trainings], folds[0].task.metric)
+    trials = choose([training.trials for training in trainings], folds[0].task.metric, title)
     chosen = next(number for number, trial in enumerate(trials) if trial["chosen"])
     heads = [sweep.runs[chosen].head for sweep in sweeps]
     hypotheses: list[str] = []
@@ -108,9 +109,7 @@ def train_frozen(
     for fold, sweep, head in zip(folds, sweeps, heads, strict=True):
         (answers,), answered = sweep.decode([head], split(fold, "test"))
         if answers is None:
-            raise TrainingError(
-                f"{job.recipe} on {model.name}: the best head's logits on test are not finite"
-            )
+            raise TrainingError(f"{title}: the best head's logits on test are not finite")
         hypotheses += answers
         cuts += answered
     return Trained(
@@ -126,7 +125,9 @@ def train_frozen(
     )
 
 
-def choose(folds: Sequence[Sequence[results.Trial]], metric: Metric) -> list[results.Trial]:
+def choose(
+    folds: Sequence[Sequence[results.Trial]], metric: Metric, title: str
+) -> list[results.Trial]:
     """Return the trials with their mean scores on valid over folds, the best one chosen.
 
     Raises:
@@ -141,7 +142,10 @@ def choose(folds: Sequence[Sequence[results.Trial]], metric: Metric) -> list[res
         trials.append({"lr": lr, "seed": seed, "valid": valid, "steps": steps, "chosen": False})
     scored = [(trial["valid"], trial) for trial in trials if trial["valid"] is not None]
     if not scored:
-        raise TrainingError("no learning rate gave a finite score in every fold; try lower ones")
+        tried = list(dict.fromkeys(trial["lr"] for trial in trials))
+        raise TrainingError(
+            f"{title}: training failed at every learning rate of {tried}; try lower ones"
+        )
     best = scored[0]
     for each in scored[1:]:
         best = each if metric.better(each[0], best[0]) else best

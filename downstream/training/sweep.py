@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -21,9 +20,9 @@ from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.downstream.config import rates
 from mt4ssl_bench.downstream.heads.run_heads import independent, run_heads, serial
 from mt4ssl_bench.downstream.task import Logits, Task
+from mt4ssl_bench.downstream.training.head_run import HeadRun, restore, stored
 from mt4ssl_bench.errors import TrainingError
 from mt4ssl_bench.features.file import FeatureSet
-from mt4ssl_bench.results.record import Trial
 from mt4ssl_bench.threads import side_by_side
 from mt4ssl_bench.training.fit import Fit, FitConfig, Hooks, StepLoss
 from mt4ssl_bench.training.optim import OptimConfig
@@ -31,45 +30,7 @@ from mt4ssl_bench.training.run_folder import PassingFolder, checkpoint_bytes
 
 LOGGER = logging.getLogger(__name__)
 EVALUATION_BATCH = 32
-STORED = ("best", "step", "waited", "diverged", "stopped", "state")  # of a run, in a checkpoint
 Batch = tuple[list[Cut], Tensor, Tensor]  # cuts, features (L, B, T, D), lengths (B,)
-
-
-@dataclass
-class HeadRun:
-    """One learning rate and seed: its best score on valid so far, and the weights that gave it."""
-
-    lr: float
-    seed: int
-    head: nn.Module
-    best: float = math.nan
-    step: int = 0
-    state: dict[str, Tensor] | None = None
-    waited: int = 0  # validations since the best one
-    diverged: bool = False
-    stopped: bool = False  # by patience
-
-    @property
-    def active(self) -> bool:
-        """Whether it is still trained."""
-        return not (self.diverged or self.stopped)
-
-    def best_head(self) -> nn.Module:
-        """Return the head with its best weights."""
-        assert self.state is not None
-        self.head.load_state_dict(self.state)
-        return self.head
-
-    def trial(self) -> Trial:
-        """Return what a record holds of it."""
-        valid = None if self.state is None else self.best
-        return {
-            "lr": self.lr,
-            "seed": self.seed,
-            "valid": valid,
-            "steps": self.step,
-            "chosen": False,
-        }
 
 
 class Split:
@@ -207,7 +168,7 @@ class Sweep:
             hooks=Hooks(
                 validate=lambda step: self._validate(valid, step, title),
                 diverged=diverged,
-                state=self._state,
+                state=lambda: {"trials": stored(self.runs), "seconds": self.seconds},
                 restore=self._restore,
             ),
             title=title,
@@ -232,19 +193,8 @@ class Sweep:
             f"{title}: every learning rate of {list(rates(self.config))} diverged; try lower ones"
         )
 
-    def _state(self) -> dict[str, object]:
-        """Return what a checkpoint needs beside weights and optimizer."""
-        runs = [{name: getattr(run, name) for name in STORED} for run in self.runs]
-        return {"trials": runs, "seconds": self.seconds}
-
     def _restore(self, stored: Mapping[str, object]) -> None:
-        """Take what _state() returned."""
-        values = cast("list[dict[str, object]]", stored["trials"])
-        for run, value in zip(self.runs, values, strict=True):
-            for name in STORED:
-                setattr(run, name, value[name])
-            # cloned: the file that they are mapped from will be removed
-            run.state = run.state and {name: x.clone() for name, x in run.state.items()}
+        restore(self.runs, stored)
         self._earlier = cast("float", stored["seconds"])
 
     def _losses(
