@@ -72,7 +72,7 @@ READ = (  # which these are
     "downstream/{config,task,job,evaluate,write_record,reference_checks}",
     "downstream/heads/{linear,pooled,recurrent,weighted_sum,run_heads}",
     "downstream/heads/{ctc,labels,units,beam_search,spec_augment}",
-    "downstream/training/{frozen,sweep,finetune,audio_batches,finetuned_model}",
+    "downstream/training/{frozen,sweep,choose_rate,finetune,audio_batches,finetuned_model}",
     "downstream/tasks/{asr,phoneme,speaker}",
     "mt4ssl_bench/training/{fit,optim,distributed,averages,graceful_stop}",
     "mt4ssl_bench/data/{audio,corpus,cuts,labels,epoch_order,batches,frame_grid,lexicon}",

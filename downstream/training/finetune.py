@@ -25,8 +25,8 @@ from mt4ssl_bench.downstream.reference_checks import learnable
 from mt4ssl_bench.downstream.task import Logits, Task, Trained
 from mt4ssl_bench.downstream.training.audio_batches import Audio, AudioBatch
 from mt4ssl_bench.downstream.training.best_model import Best, read_best
+from mt4ssl_bench.downstream.training.choose_rate import choose
 from mt4ssl_bench.downstream.training.finetuned_model import Tuned, TunedHead
-from mt4ssl_bench.downstream.training.frozen import choose
 from mt4ssl_bench.downstream.training.saved_model import (
     Meta,
     Stored,

@@ -20,7 +20,7 @@ from mt4ssl_bench.downstream.heads.labels import LabelTask
 from mt4ssl_bench.downstream.plan import plan
 from mt4ssl_bench.downstream.task import TASKS
 from mt4ssl_bench.downstream.tasks.speaker import Speaker, SpeakerConfig
-from mt4ssl_bench.downstream.training.frozen import choose
+from mt4ssl_bench.downstream.training.choose_rate import choose
 from mt4ssl_bench.downstream.training.sweep import Sweep
 from mt4ssl_bench.encoders import load
 from mt4ssl_bench.errors import ConfigError, CorpusError, TrainingError
