@@ -17,32 +17,43 @@ CORPORA, PRETRAINING, EVALUATION = "Corpora", "Pretraining", "Evaluation"
 RESULTS, MODELS = "Results", "Models"
 
 Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
-Name = Annotated[str, typer.Option(help="The corpus's name in tables; default: the folder's.")]
-Licence = Annotated[str, typer.Option(help="Kept with the corpus.")]
+Name = Annotated[
+    str, typer.Option(help="Name of the corpus in tables. Default: the name of its folder.")
+]
+Licence = Annotated[str, typer.Option(help="Licence of the corpus, recorded in corpus.json.")]
 From = Annotated[
     Path | None,
     typer.Option(
-        "--from", help="Where it lies, or where to download it to (default: <out>/source)."
+        "--from",
+        help="Folder of the original corpus; with --download, the folder to download it to "
+        "(default: <out>/source).",
     ),
 ]
+FromOnly = Annotated[Path | None, typer.Option("--from", help="Folder of the original corpus.")]
 Download = Annotated[
-    bool, typer.Option("--download", help="Fetch it first; an interrupted download continues.")
+    bool,
+    typer.Option(
+        "--download", help="Download the corpus first; an interrupted download is resumed."
+    ),
 ]
 Mirror = Annotated[
-    str, typer.Option(help="Download from this address, which holds the same archives.")
+    str, typer.Option(help="Download from this address, which must hold the same archives.")
 ]
 Partial = Annotated[
     bool,
     typer.Option(
         "--partial",
         help="Leave out and count files that are missing or unreadable, and utterances without a "
-        "text, phones or speaker that others of their split have.",
+        "text, phones or speaker that others of their split have; of a table, rows with an empty "
+        "cell.",
     ),
 ]
 LexiconFiles = Annotated[
     list[Path] | None,
     typer.Option(
-        "--lexicon", help="Word and phones a line, any language; may be repeated. Default: CMUdict."
+        "--lexicon",
+        help="File with a word and its phones in each line, for any language; may be repeated. "
+        "Default: CMUdict for English.",
     ),
 ]
 
@@ -64,12 +75,6 @@ Shards = Annotated[
         callback=_free,
     ),
 ]
-
-
-def finish(corpus: "Corpus", shards: Path | None) -> None:
-    """Print what a prepared corpus holds, and write it as shards where --shards says."""
-    show_corpus(corpus)
-    write_shards(corpus, shards)
 
 
 def write_shards(corpus: "Corpus", shards: Path | None, labels: "LabelStore | None" = None) -> None:
