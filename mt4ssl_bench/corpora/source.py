@@ -175,6 +175,7 @@ class Source(Generic[O]):
         notes: What corpus.json records of every corpus.
         texts: Whether rows may have texts, for which `--lexicon` gives phones.
         skips: Whether files that cannot be read are always left out, which is `--partial`.
+        strict: Whether rows say everything themselves; see prepare().
         synthetic: Whether nobody spoke.
         frame_labels: Read cluster labels that lie beside the audio: `frame_labels(roots, options)`.
         lists: Read the corpus's named lists: `lists(root, options)`.
@@ -198,6 +199,7 @@ class Source(Generic[O]):
     notes: Mapping[str, str] = field(default_factory=dict)
     texts: bool = True
     skips: bool = False
+    strict: bool = False
     synthetic: bool = False
     frame_labels: Callable[[Sequence[Path], O], FrameLabels | None] | None = None
     lists: Callable[[Path, O], Lists] | None = None
@@ -272,7 +274,7 @@ def prepare_source(
         CorpusError: If something cannot be downloaded or read; nothing is written to `out` but
             downloads.
     """
-    from mt4ssl_bench.corpora.shim import prepare
+    from mt4ssl_bench.corpora.prepare import prepare
 
     request = request or Request()
     roots = _roots(source, options, out, request)
@@ -287,6 +289,7 @@ def prepare_source(
         lists=source.lists(first, options) if source.lists else None,
         lexicon=request.lexicon,
         partial=request.partial or source.skips,
+        strict=source.strict,
         phones_from=source.phones_from,
         synthetic=source.synthetic,
         notes={**_notes(source), **source.notes, **options.notes()},
