@@ -107,7 +107,7 @@ def work(recipe: str, path: Path) -> None:
             splits.append(Split(cuts, features, pooled=False, device="cpu"))
         for _ in sys.stdin:
             began = time.perf_counter()
-            Sweep(task, LAYERS, DIM, device="cpu").run(*splits, recipe)
+            Sweep(task, LAYERS, DIM, device="cpu", title=recipe).run(*splits)
             print((time.perf_counter() - began) / updates, flush=True)
 
 

@@ -50,15 +50,15 @@ def main() -> None:
                 for role, c in cuts.items()
             }
             size = sum(entry.bytes for entry in entries(Path(folder)))
-            sweep = Sweep(task, model.num_layers, model.dim, device="cpu")
-            own = sweep.run(splits["train"], splits["valid"], precision).head
+            sweep = Sweep(task, model.num_layers, model.dim, device="cpu", title=precision)
+            own = sweep.run(splits["train"], splits["valid"]).head
             head = head or own
 
             def per(one: torch.nn.Module) -> float:
                 # called here
                 (hypotheses,), members = sweep.decode([one], splits["test"])  # noqa: B023
                 assert hypotheses is not None  # noqa: S101
-                return float(task.measure(task.references(members), hypotheses))
+                return float(task.measure(members, hypotheses))
 
             found = per(head), per(own)
             exact = exact or found

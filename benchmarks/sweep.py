@@ -90,7 +90,7 @@ def store(case: Case, cuts: list[Any], folder: Path) -> FeatureSet:
 def seconds(case: Case, task: Task, train: Split, valid: Split) -> float:
     """Return the wall time of one update."""
     began = time.perf_counter()
-    Sweep(task, case.layers, case.dim, device="cpu").run(train, valid, case.name)
+    Sweep(task, case.layers, case.dim, device="cpu", title=case.name).run(train, valid)
     return (time.perf_counter() - began) / task.config.steps
 
 

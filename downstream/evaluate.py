@@ -11,12 +11,13 @@ from pathlib import Path
 
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.device import pick_device
+from mt4ssl_bench.downstream.clock import Clock
 from mt4ssl_bench.downstream.plan import plan
 from mt4ssl_bench.downstream.reference_checks import check_references
 from mt4ssl_bench.downstream.rows import Outcome, Row, Rows
 from mt4ssl_bench.downstream.training.finetune import train_finetuned
 from mt4ssl_bench.downstream.training.frozen import train_frozen
-from mt4ssl_bench.downstream.write_record import Clock, write_record
+from mt4ssl_bench.downstream.write_record import write_record
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.features.store import FeatureStore
 from mt4ssl_bench.results.record import Result

@@ -104,7 +104,7 @@ def _check_fields(job: Job) -> None:
     """Raise CorpusError where the corpus lacks what the task reads."""
     info, task = job.corpus.info, job.kind(job.config)
     where = f"corpus {job.corpus.root}: cannot be used for task '{job.config.task}'"
-    there = sorted({*info.fields, *(f"list:{name}" for name in getattr(info, "lists", {}))})
+    there = sorted({*info.fields, *(f"list:{name}" for name in info.lists)})
     for field in task.fields(job.config):
         for role in ROLES if field not in there else ():
             cuts = [] if ":" in field else list(job.all_cuts(role))

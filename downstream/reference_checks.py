@@ -23,58 +23,49 @@ def check_references(job: Job, task: Task, cuts: Mapping[str, Sequence[Cut]]) ->
             that is not empty, or if a split has no unit that is seen in training.
     """
     counts = {}
-    for role, split_cuts in cuts.items():
-        split = job.split(role)
-        where = f"corpus {job.corpus.root}: task '{task.name}'"
-        field = " and ".join(task.fields(job.config))
-        empty = [cut for cut in split_cuts if not task.reference(cut).strip()]
-        if len(empty) == len(split_cuts):
+    where = f"corpus {job.corpus.root}: task '{task.name}'"
+    for role, spoken in cuts.items():
+        split, empty = job.split(role), [cut for cut in spoken if not task.reference(cut).strip()]
+        if len(empty) == len(spoken):
             raise CorpusError(
-                f"{where}: no utterance of split '{split}' has a reference: all {len(empty)} are "
-                f"empty ({named([cut.id for cut in empty])}); expected {field} in at least one"
+                f"{where}: no utterance of split '{split}' has a reference: all {len(spoken)} are "
+                f"empty ({named([cut.id for cut in empty])}); expected one in at least one"
             )
         if unmarked := [cut.id for cut in empty if not is_silent(cut)]:
             raise CorpusError(
                 f"{where}: the reference of {named(unmarked)} in split '{split}' is empty "
-                f"({len(unmarked)} of {len(split_cuts)} utterances), and not marked as silence; "
-                f"give it a {field} or leave it out"
+                f"({len(unmarked)} of {len(spoken)} utterances), and not marked as silence; give "
+                f"it {' and '.join(task.fields(job.config))}, or leave it out"
             )
         if empty:
             counts[f"{role}_silent_utterances"] = len(empty)
             LOGGER.warning(
                 "%s: nobody speaks in %d of %d utterances of split '%s': %s (%s)",
-                job.recipe,
-                len(empty),
-                len(split_cuts),
-                split,
+                *(job.recipe, len(empty), len(spoken), split),
                 "left out of training" if role == "train" else "words in them count as insertions",
                 named([cut.id for cut in empty]),
             )
-        if role != "train" and (unknown := _check_units(job, task, split, split_cuts)):
+        if role != "train" and (unknown := _unknown_units(task, spoken, job.recipe, split, where)):
             counts[f"{role}_unknown_units"] = unknown
     return counts
 
 
-def _check_units(job: Job, task: Task, split: str, cuts: Sequence[Cut]) -> int:
+def _unknown_units(task: Task, cuts: Sequence[Cut], recipe: str, split: str, where: str) -> int:
     """Return the number of units of a split that are not seen in training, with repetitions."""
     units = Counter(unit for cut in cuts for unit in task.units_in(cut))
     unknown = Counter({unit: count for unit, count in units.items() if not task.knows(unit)})
     if unknown == units:
         raise CorpusError(
-            f"corpus {job.corpus.root}: task '{task.name}': nothing of split '{split}' is in the "
-            f"training split ({named(list(units))} in {len(cuts)} utterances); both must share "
-            "what is to be recognized"
+            f"{where}: nothing of split '{split}' is in the training split "
+            f"({named(list(units))} in {len(cuts)} utterances); both must share what is to be "
+            "recognized"
         )
     if unknown:
-        listed = ", ".join(f"{unit!r} {count}" for unit, count in unknown.most_common(LISTED))
+        listed = [f"{unit!r} {count}" for unit, count in unknown.most_common(LISTED)]
         LOGGER.warning(
             "%s: %d units of split '%s' are not seen in training and count as errors (%d times): "
             "%s%s",
-            job.recipe,
-            len(unknown),
-            split,
-            unknown.total(),
-            listed,
+            *(recipe, len(unknown), split, unknown.total(), ", ".join(listed)),
             ", ..." if len(unknown) > LISTED else "",
         )
     return unknown.total()
@@ -109,9 +100,6 @@ def learnable(
         LOGGER.warning(
             "%s: leaving out %d of %d training utterances with targets longer than their frames: "
             "%s",
-            job.recipe,
-            len(short),
-            len(cuts),
-            named(sorted(short)),
+            *(job.recipe, len(short), len(cuts), named(sorted(short))),
         )
     return [cut for cut in cuts if cut.id not in short], len(short)

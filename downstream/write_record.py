@@ -1,12 +1,12 @@
 """From predictions on the test split to a record: metrics, answers, and how they were computed."""
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from mt4ssl_bench import results
+from mt4ssl_bench.downstream.clock import Clock
 from mt4ssl_bench.downstream.find_record import former
 from mt4ssl_bench.downstream.job import ROLES, Job
 from mt4ssl_bench.downstream.task import Task, Trained
@@ -15,20 +15,6 @@ from mt4ssl_bench.results.answers import WITH_LM, Answer, with_lm
 from mt4ssl_bench.results.provenance import environment
 from mt4ssl_bench.results.record import CorpusRecord, Result, UpstreamRecord
 from mt4ssl_bench.settings import nest
-
-
-class Clock:
-    """Wall time by stage."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last = time.monotonic()
-
-    def lap(self, name: str, seconds: float | None = None) -> None:
-        """End a stage; `seconds` is its time, if interrupted calls count, too."""
-        now = time.monotonic()
-        self.laps[name] = round(now - self._last if seconds is None else seconds, 2)
-        self._last = now
 
 
 def write_record(

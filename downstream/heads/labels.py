@@ -60,7 +60,7 @@ class LabelTask(Task):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        if "labels" in vars(cls):
+        if "labels" in vars(cls) and "reads" not in vars(cls):
             cls.reads = (*cls.labels, *([cls.folds] if cls.folds else []))
         if cls.folds and "metrics" not in vars(cls):
             cls.metrics = ("fold_acc",)
@@ -107,9 +107,7 @@ class LabelTask(Task):
 
     def knows(self, unit: str) -> bool:
         """See Task.knows."""
-        return any(
-            unit == self._unit(name, value) for name in self.labels for value in self.values[name]
-        )
+        return any(unit == self._unit(k, value) for k, v in self.values.items() for value in v)
 
     def _unit(self, name: str, value: str) -> str:
         return value if len(self.labels) == 1 else f"{name}={value}"

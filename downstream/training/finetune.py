@@ -18,12 +18,14 @@ from torch import Tensor
 from mt4ssl_bench import results
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.cut import Cut
+from mt4ssl_bench.downstream.clock import Clock
 from mt4ssl_bench.downstream.config import rates
 from mt4ssl_bench.downstream.job import Fold, Job, named
 from mt4ssl_bench.downstream.reference_checks import learnable
 from mt4ssl_bench.downstream.task import Logits, Task, Trained
 from mt4ssl_bench.downstream.training.audio_batches import Audio, AudioBatch
 from mt4ssl_bench.downstream.training.best_model import Best, read_best
+from mt4ssl_bench.downstream.training.choose_rate import choose
 from mt4ssl_bench.downstream.training.finetuned_model import Tuned, TunedHead
 from mt4ssl_bench.downstream.training.saved_model import (
     Meta,
@@ -31,9 +33,9 @@ from mt4ssl_bench.downstream.training.saved_model import (
     Training,
     meta_of,
     read_finished,
+    read_model,
     save_model,
 )
-from mt4ssl_bench.downstream.write_record import Clock
 from mt4ssl_bench.encoders.kinds import trainable
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import TrainingError
@@ -97,34 +99,26 @@ def _train_rates(
     frame_counts = {cut.id: int(cut.duration * audio.RATE / model.stride) for cut in cuts["train"]}
     train, left_out = learnable(job, task, cuts["train"], frame_counts)
     counts = {"train_too_long": left_out} if left_out else {}
-    best: Finetuning | None = None
     trials: list[results.Trial] = []
-    seconds = 0.0
-    pairs = list(itertools.product(task.config.seeds, rates(task.config)))
-    for seed, lr in pairs:
-        place = folder / f"lr-{lr:g}-seed-{seed}" if len(pairs) > 1 else folder
+    seconds, pairs = 0.0, list(itertools.product(task.config.seeds, rates(task.config)))
+    places = [folder / f"lr-{lr:g}-seed-{seed}" for seed, lr in pairs]
+    places = places if len(pairs) > 1 else [folder]
+    for (seed, lr), place in zip(pairs, places, strict=True):
         run = Finetuning(task, model, lr=lr, seed=seed, folder=place, device=device)
-        trials.append({"lr": lr, "seed": seed, "valid": None, "steps": 0, "chosen": False})
         try:
             title = f"{job.recipe} on {model.name}, lr {lr:g}"
             run.run(train, cuts["valid"], title, meta=meta, counts=counts)
         except TrainingError as error:
             LOGGER.warning("%s", error)
-            continue
-        finally:
-            seconds += run.seconds
-        trials[-1]["valid"], trials[-1]["steps"] = run.best.value, run.best.step
-        if best is None or task.metric.better(run.best.value, best.best.value):
-            best = run
-    if best is None:
-        raise TrainingError(
-            f"{job.recipe}: training failed at every learning rate of "
-            f"{list(rates(task.config))}; try lower ones"
-        )
-    for trial in trials:
-        trial["chosen"] = (trial["lr"], trial["seed"]) == (best.lr, best.seed)
-    if best.folder != folder:
-        best.folder = folder
+            run.best = Best()
+        trials.append(run.trial())
+        seconds += run.seconds
+    trials = choose([trials], task.metric, f"{job.recipe} on {model.name}")
+    chosen = [trial["chosen"] for trial in trials].index(True)
+    if len(pairs) > 1:
+        seed, lr = pairs[chosen]
+        best = Finetuning(task, model, lr=lr, seed=seed, folder=folder, device=device)
+        best.load(read_model(places[chosen]))
         best.save(Training(meta=meta, trials=trials, counts=counts, seconds=seconds))
 
 
@@ -194,17 +188,17 @@ class Finetuning:
             raise TrainingError(f"{title}: no finite {name} on valid; try lower rates")
         self.model.load_state_dict(self.best.weights)
         self.best = Best(self.best.value, self.best.step)
-        trial = {
-            "lr": self.lr,
-            "seed": self.seed,
-            "valid": self.best.value,
-            "steps": self.best.step,
-            "chosen": True,
-        }
+        own: results.Trial = {**self.trial(), "chosen": True}
         self.save(
-            Training(meta=meta, trials=[trial], counts=dict(counts or {}), seconds=self.seconds)
+            Training(meta=meta, trials=[own], counts=dict(counts or {}), seconds=self.seconds)
         )
         discard(self.folder)
+
+    def trial(self) -> results.Trial:
+        """Return what a record holds of this training."""
+        valid = self.best.value if math.isfinite(self.best.value) else None
+        steps = self.best.step
+        return {"lr": self.lr, "seed": self.seed, "valid": valid, "steps": steps, "chosen": False}
 
     def _fit(self, train: Sequence[Cut], valid: Sequence[Cut], title: str, meta: Meta) -> None:
         config, tune = self.config, self.config.tune

@@ -14,12 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mt4ssl_bench import results
 from mt4ssl_bench.data.cut import Cut
+from mt4ssl_bench.downstream.clock import Clock
 from mt4ssl_bench.downstream.heads.weighted_sum import layer_weights
 from mt4ssl_bench.downstream.job import ROLES, Fold, Job
 from mt4ssl_bench.downstream.reference_checks import learnable
 from mt4ssl_bench.downstream.task import Trained
+from mt4ssl_bench.downstream.training.choose_rate import choose
 from mt4ssl_bench.downstream.training.saved_model import (
     Meta,
     Training,
@@ -28,12 +29,10 @@ from mt4ssl_bench.downstream.training.saved_model import (
     save_model,
 )
 from mt4ssl_bench.downstream.training.sweep import Split, Sweep
-from mt4ssl_bench.downstream.write_record import Clock
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import TrainingError
 from mt4ssl_bench.features.file import FeatureSet
 from mt4ssl_bench.features.store import FeatureStore, LiveFeatures
-from mt4ssl_bench.results.metrics import Metric
 from mt4ssl_bench.training.run_folder import PassingFolder, discard
 
 NORMED = 50  # utterances whose norms are measured
@@ -85,13 +84,17 @@ def train_frozen(
     for role in ROLES if None in finished else ("test",):
         features(role)
     clock.lap("features")
-    sweeps = [Sweep(fold.task, model.num_layers, model.dim, device=device) for fold in folds]
+    title = f"{job.recipe} on {model.name}"
+    titles = [f"{title}, fold {fold.name}" if fold.name else title for fold in folds]
+    sweeps = [
+        Sweep(fold.task, model.num_layers, model.dim, device=device, title=part)
+        for fold, part in zip(folds, titles, strict=True)
+    ]
     trainings: list[Training] = []
     for fold, place, meta, sweep, done in zip(folds, places, metas, sweeps, finished, strict=True):
         if done is None:
             train, valid = split(fold, "train"), split(fold, "valid")
-            title = f"{job.recipe}{fold.name and f' fold {fold.name}'} on {model.name}"
-            training = _train_heads(sweep, job, train, valid, title, place, meta)
+            training = _train_heads(sweep, job, train, valid, place, meta)
             head = _kept(sweep, fold, training)
             save_model(place, fold.task, model, training, head, source=source)
         else:
@@ -100,17 +103,15 @@ def train_frozen(
         discard(place)
         trainings.append(training)
     clock.lap("train", sum(training.seconds for training in trainings))
-    trials = choose([training.trials for training in trainings], folds[0].task.metric)
-    chosen = next(number for number, trial in enumerate(trials) if trial["chosen"])
+    trials = choose([training.trials for training in trainings], folds[0].task.metric, title)
+    chosen = [trial["chosen"] for trial in trials].index(True)
     heads = [sweep.runs[chosen].head for sweep in sweeps]
     hypotheses: list[str] = []
     cuts: list[Cut] = []
     for fold, sweep, head in zip(folds, sweeps, heads, strict=True):
         (answers,), answered = sweep.decode([head], split(fold, "test"))
         if answers is None:
-            raise TrainingError(
-                f"{job.recipe} on {model.name}: the best head's logits on test are not finite"
-            )
+            raise TrainingError(f"{title}: the best head's logits on test are not finite")
         hypotheses += answers
         cuts += answered
     return Trained(
@@ -124,29 +125,6 @@ def train_frozen(
         ),
         counts=dict(sum((Counter(training.counts) for training in trainings), Counter())),
     )
-
-
-def choose(folds: Sequence[Sequence[results.Trial]], metric: Metric) -> list[results.Trial]:
-    """Return the trials with their mean scores on valid over folds, the best one chosen.
-
-    Raises:
-        TrainingError: If none has a score in every fold.
-    """
-    trials: list[results.Trial] = []
-    for parts in zip(*folds, strict=True):
-        scores = [part["valid"] for part in parts if part["valid"] is not None]
-        valid = fmean(scores) if len(scores) == len(parts) else None
-        steps = max(part["steps"] for part in parts)
-        lr, seed = parts[0]["lr"], parts[0]["seed"]
-        trials.append({"lr": lr, "seed": seed, "valid": valid, "steps": steps, "chosen": False})
-    scored = [(trial["valid"], trial) for trial in trials if trial["valid"] is not None]
-    if not scored:
-        raise TrainingError("no learning rate gave a finite score in every fold; try lower ones")
-    best = scored[0]
-    for each in scored[1:]:
-        best = each if metric.better(each[0], best[0]) else best
-    best[1]["chosen"] = True
-    return trials
 
 
 def _kept(sweep: Sweep, fold: Fold, training: Training) -> nn.Module:
@@ -163,7 +141,7 @@ def _kept(sweep: Sweep, fold: Fold, training: Training) -> nn.Module:
 
 
 def _train_heads(
-    sweep: Sweep, job: Job, train: Split, valid: Split, title: str, folder: Path, meta: Meta
+    sweep: Sweep, job: Job, train: Split, valid: Split, folder: Path, meta: Meta
 ) -> Training:
     """Train the sweep, from the checkpoint in `folder` if there is one.
 
@@ -173,7 +151,7 @@ def _train_heads(
     train.cuts, left_out = learnable(job, sweep.task, train.cuts, counts)
     sources = {"train": train.features.identity, "valid": valid.features.identity}
     run = PassingFolder(folder, {**meta, "features": sources}, size=sweep.checkpoint_bytes)
-    best = sweep.run(train, valid, title, run)
+    best = sweep.run(train, valid, run)
     for each in sweep.runs:
         if each.state is not None:
             each.best_head()

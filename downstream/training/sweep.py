@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -21,9 +20,10 @@ from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.downstream.config import rates
 from mt4ssl_bench.downstream.heads.run_heads import independent, run_heads, serial
 from mt4ssl_bench.downstream.task import Logits, Task
+from mt4ssl_bench.downstream.training.choose_rate import choose
+from mt4ssl_bench.downstream.training.head_run import HeadRun, restore, stored
 from mt4ssl_bench.errors import TrainingError
 from mt4ssl_bench.features.file import FeatureSet
-from mt4ssl_bench.results.record import Trial
 from mt4ssl_bench.threads import side_by_side
 from mt4ssl_bench.training.fit import Fit, FitConfig, Hooks, StepLoss
 from mt4ssl_bench.training.optim import OptimConfig
@@ -31,45 +31,7 @@ from mt4ssl_bench.training.run_folder import PassingFolder, checkpoint_bytes
 
 LOGGER = logging.getLogger(__name__)
 EVALUATION_BATCH = 32
-STORED = ("best", "step", "waited", "diverged", "stopped", "state")  # of a run, in a checkpoint
 Batch = tuple[list[Cut], Tensor, Tensor]  # cuts, features (L, B, T, D), lengths (B,)
-
-
-@dataclass
-class HeadRun:
-    """One learning rate and seed: its best score on valid so far, and the weights that gave it."""
-
-    lr: float
-    seed: int
-    head: nn.Module
-    best: float = math.nan
-    step: int = 0
-    state: dict[str, Tensor] | None = None
-    waited: int = 0  # validations since the best one
-    diverged: bool = False
-    stopped: bool = False  # by patience
-
-    @property
-    def active(self) -> bool:
-        """Whether it is still trained."""
-        return not (self.diverged or self.stopped)
-
-    def best_head(self) -> nn.Module:
-        """Return the head with its best weights."""
-        assert self.state is not None
-        self.head.load_state_dict(self.state)
-        return self.head
-
-    def trial(self) -> Trial:
-        """Return what a record holds of it."""
-        valid = None if self.state is None else self.best
-        return {
-            "lr": self.lr,
-            "seed": self.seed,
-            "valid": valid,
-            "steps": self.step,
-            "chosen": False,
-        }
 
 
 class Split:
@@ -96,10 +58,20 @@ class Split:
 
 
 class Sweep:
-    """The heads of one task on one upstream; run() returns the best."""
+    """The heads of one task on one upstream; run() returns the best.
 
-    def __init__(self, task: Task, num_layers: int, dim: int, *, device: str) -> None:
-        self.task, self.config, self.metric = task, task.config, task.metric
+    Args:
+        task: With its units.
+        num_layers: Of the upstream.
+        dim: Of the upstream.
+        device: Torch device.
+        title: Names the row in messages.
+    """
+
+    def __init__(
+        self, task: Task, num_layers: int, dim: int, *, device: str, title: str = ""
+    ) -> None:
+        self.task, self.config, self.metric, self.title = task, task.config, task.metric, title
         self.runs: list[HeadRun] = []
         self._executor: Executor | None = None  # of heads that train side by side
         self._began, self._earlier = time.monotonic(), 0.0  # seconds of interrupted calls
@@ -123,16 +95,10 @@ class Sweep:
         """Bytes of a checkpoint of all runs."""
         return checkpoint_bytes(p for run in self.runs for p in run.head.parameters())
 
-    def run(
-        self, train: Split, valid: Split, title: str, folder: PassingFolder | None = None
-    ) -> HeadRun:
+    def run(self, train: Split, valid: Split, folder: PassingFolder | None = None) -> HeadRun:
         """Train all heads and return the best run, its head with its best weights.
 
-        Args:
-            train: Training split.
-            valid: Validation split.
-            title: Names the row in messages.
-            folder: Keeps the heads' state during training; an interrupted call continues.
+        An interrupted call continues from `folder`, which keeps the heads' state during training.
 
         Raises:
             TrainingError: If every run diverged.
@@ -142,26 +108,19 @@ class Sweep:
         try:
             apart = serial(self.runs[0].head)
             with side_by_side(len(self.runs)) if apart else nullcontext() as self._executor:
-                self._fit(train, valid, title, folder)
+                self._fit(train, valid, folder)
         except _EnoughError:
             LOGGER.info(
                 "%s: no head is left to train; stopped early (patience=%d)",
-                title,
+                self.title,
                 self.config.patience,
             )
-        finite = [run for run in self.runs if run.state is not None]
-        if not finite:
-            raise TrainingError(
-                f"{title}: no learning rate of {list(rates(self.config))} gave a finite score; try "
-                "lower ones"
-            )
-        best = finite[0]
-        for run in finite[1:]:
-            best = run if self.metric.better(run.best, best.best) else best
+        trials = choose([[run.trial() for run in self.runs]], self.metric, self.title)
+        best = self.runs[[trial["chosen"] for trial in trials].index(True)]
         best.best_head()
         return best
 
-    def _fit(self, train: Split, valid: Split, title: str, folder: PassingFolder | None) -> None:
+    def _fit(self, train: Split, valid: Split, folder: PassingFolder | None) -> None:
         config, targets = self.config, {cut.id: self.task.target(cut) for cut in train.cuts}
 
         def batches(epoch: int, skip: int) -> Iterator[Batch]:
@@ -175,13 +134,13 @@ class Sweep:
             losses = compute(runs, features, lengths, [targets[cut.id] for cut in cuts])
             for run, value in zip(runs, losses.tolist(), strict=True):
                 if not math.isfinite(value):
-                    self._give_up(run, title, step)
+                    self._give_up(run, step)
             finite = losses[torch.tensor([run.active for run in runs], device=losses.device)]
             return StepLoss(total=finite.sum(), count=1)
 
         def diverged(step: int, groups: Collection[int]) -> None:
             for number in groups:
-                self._give_up(self.runs[number], title, step)
+                self._give_up(self.runs[number], step)
 
         report = Fit(
             nn.ModuleList(run.head for run in self.runs),
@@ -205,46 +164,37 @@ class Sweep:
             groups=[{"params": list(run.head.parameters()), "lr": run.lr} for run in self.runs],
             folder=folder,
             hooks=Hooks(
-                validate=lambda step: self._validate(valid, step, title),
+                validate=lambda step: self._validate(valid, step),
                 diverged=diverged,
-                state=self._state,
+                state=lambda: {"trials": stored(self.runs), "seconds": self.seconds},
                 restore=self._restore,
             ),
-            title=title,
+            title=self.title,
         )()
         if not report.finished:
             raise KeyboardInterrupt
 
-    def _give_up(self, run: HeadRun, title: str, step: int) -> None:
+    def _give_up(self, run: HeadRun, step: int) -> None:
         """Mark a run as diverged.
 
         Raises:
             TrainingError: If no run is active or has a score.
         """
         if not run.diverged:  # a loss that is NaN gives gradients that are, too
-            LOGGER.info("%s: lr %g, seed %d diverged at update %d", title, run.lr, run.seed, step)
+            LOGGER.info(
+                "%s: lr %g, seed %d diverged at update %d", self.title, run.lr, run.seed, step
+            )
         run.diverged = True
         if self.active:
             return
         if any(run.state is not None for run in self.runs):
             raise _EnoughError
         raise TrainingError(
-            f"{title}: every learning rate of {list(rates(self.config))} diverged; try lower ones"
+            f"{self.title}: every learning rate of {list(rates(self.config))} diverged; try lower ones"
         )
 
-    def _state(self) -> dict[str, object]:
-        """Return what a checkpoint needs beside weights and optimizer."""
-        runs = [{name: getattr(run, name) for name in STORED} for run in self.runs]
-        return {"trials": runs, "seconds": self.seconds}
-
     def _restore(self, stored: Mapping[str, object]) -> None:
-        """Take what _state() returned."""
-        values = cast("list[dict[str, object]]", stored["trials"])
-        for run, value in zip(self.runs, values, strict=True):
-            for name in STORED:
-                setattr(run, name, value[name])
-            # cloned: the file that they are mapped from will be removed
-            run.state = run.state and {name: x.clone() for name, x in run.state.items()}
+        restore(self.runs, stored)
         self._earlier = cast("float", stored["seconds"])
 
     def _losses(
@@ -272,12 +222,12 @@ class Sweep:
         losses = torch.stack(list(self._executor.map(train, calls)))
         return losses.requires_grad_()  # the trainer's backward() ends here
 
-    def _validate(self, valid: Split, step: int, title: str) -> dict[str, float]:
+    def _validate(self, valid: Split, step: int) -> dict[str, float]:
         values, runs = {}, self.active
         answers, cuts = self.decode([run.head for run in runs], valid)
         for run, hypotheses in zip(runs, answers, strict=True):
             if hypotheses is None:
-                self._give_up(run, title, step)
+                self._give_up(run, step)
                 continue
             value = self.task.measure(cuts, hypotheses)
             seed = f", seed {run.seed}" if len(self.config.seeds) > 1 else ""

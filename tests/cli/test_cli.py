@@ -9,7 +9,7 @@ import pytest
 
 from builders import MAIN, TOY, Prefork, call, python, recipe, refused, run
 from mt4ssl_bench import __version__
-from mt4ssl_bench.corpora.source import CATALOGUE
+from mt4ssl_bench.corpora.source import SOURCES
 from mt4ssl_bench.data.corpus import Corpus
 
 
@@ -72,7 +72,7 @@ def test_help_is_fast_and_imports_nothing_heavy() -> None:
 
 @pytest.mark.parametrize(
     "command", [[], ["pretrain"], ["kmeans"], ["evaluate"], ["transcribe"], ["leaderboard"], ["compare"], ["show"],
-                ["list"], *(["prepare", name] for name in CATALOGUE)],
+                ["list"], *(["prepare", name] for name in SOURCES)],
 )  # fmt: skip
 def test_every_command_has_help_with_an_example(
     command: list[str], capsys: pytest.CaptureFixture[str]

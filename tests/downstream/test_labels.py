@@ -20,7 +20,7 @@ from mt4ssl_bench.downstream.heads.labels import LabelTask
 from mt4ssl_bench.downstream.plan import plan
 from mt4ssl_bench.downstream.task import TASKS
 from mt4ssl_bench.downstream.tasks.speaker import Speaker, SpeakerConfig
-from mt4ssl_bench.downstream.training.frozen import choose
+from mt4ssl_bench.downstream.training.choose_rate import choose
 from mt4ssl_bench.downstream.training.sweep import Sweep
 from mt4ssl_bench.encoders import load
 from mt4ssl_bench.errors import ConfigError, CorpusError, TrainingError
@@ -206,12 +206,14 @@ def test_the_best_rate_is_that_of_the_mean_over_folds() -> None:
         ]
 
     accuracy = METRICS.get("acc")
-    chosen = choose([trials(90, 60, None), trials(10, 60, 99)], accuracy)
+    chosen = choose([trials(90, 60, None), trials(10, 60, 99)], accuracy, "row")
     assert [trial["valid"] for trial in chosen] == [50, 60, None]
     assert [trial["chosen"] for trial in chosen] == [False, True, False]
-    assert choose([trials(7, 7)], accuracy)[0]["chosen"], "the first of two equal ones"
-    with pytest.raises(TrainingError, match="no learning rate gave a finite score in every fold"):
-        choose([trials(None, 1), trials(1, None)], accuracy)
+    assert choose([trials(7, 7)], accuracy, "row")[0]["chosen"], "the first of two equal ones"
+    with pytest.raises(
+        TrainingError, match=r"row: training failed at every learning rate of \[1.0, 0.1\]"
+    ):
+        choose([trials(None, 1), trials(1, None)], accuracy, "row")
 
 
 def test_valid_of_a_fold_is_the_fifth_that_s3prl_draws(moods: Corpus) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from builders import write_arpa
 from fakes import Mirrored
 from mt4ssl_bench.data.corpus import Corpus
+from mt4ssl_bench.downstream.clock import Clock
 from mt4ssl_bench.downstream.config import TaskConfig
 from mt4ssl_bench.downstream.job import ROLES, Fold, Job
 from mt4ssl_bench.downstream.plan import plan
@@ -27,7 +28,6 @@ from mt4ssl_bench.downstream.tasks.asr import ASRConfig
 from mt4ssl_bench.downstream.tasks.phoneme import PhonemeConfig
 from mt4ssl_bench.downstream.training.finetune import train_finetuned
 from mt4ssl_bench.downstream.training.frozen import train_frozen
-from mt4ssl_bench.downstream.write_record import Clock
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.features.store import FeatureStore

@@ -48,7 +48,7 @@ def sweep(corpus: Corpus, name: str, *keys: str) -> tuple[Sweep, HeadRun]:
         Split(cuts[r], Noise(pooled=task.pooled), pooled=task.pooled, device="cpu") for r in ROLES
     ]  # type: ignore[arg-type]
     made = Sweep(task, LAYERS, DIM, device="cpu")
-    return made, made.run(splits[0], splits[1], "test")
+    return made, made.run(splits[0], splits[1])
 
 
 @pytest.mark.parametrize("name", ["phoneme", "speaker", "asr"])
@@ -138,7 +138,7 @@ def test_a_score_that_is_not_a_number_is_never_the_best(
     assert [(trial.best, trial.step) for trial in made.runs] == [(40.0, 6), (50.0, 3)]
     assert chosen is made.runs[0]
     scores = iter([nan] * 8)
-    with pytest.raises(TrainingError, match="gave a finite score"):
+    with pytest.raises(TrainingError, match="failed at every learning rate"):
         sweep(corpus, "phoneme", "sweep=[1e-2, 1e-3]")
 
 
