@@ -140,7 +140,7 @@ class _Evaluation:
     def _reuse(self, row: Row, model: Upstream | None) -> bool:
         existing = row.job.find(self.out, model) if model else results.find(self.out, row.key)
         if existing:
-            LOGGER.info("%s: already evaluated", row.name)
+            LOGGER.info("%s: already evaluated, as %s", row.name, existing.upstream["name"])
             self.outcome.reused += 1
             self.outcome.results.append(existing)
         return existing is not None
