@@ -44,7 +44,7 @@ def extract(
         Path | None, typer.Option(help="Tree of audio files, instead of a corpus.")
     ] = None,
     layer: Annotated[
-        str, typer.Option(help="'all', or one hidden state: 0 is the encoder's input, -1 the last.")
+        str, typer.Option(help="'all', or a hidden state: 0 is the encoder's input, -1 the last.")
     ] = "all",
     dtype: Annotated[Dtype, typer.Option(help="Floating-point type of features.")] = Dtype.FP32,
     units: Annotated[
