@@ -155,6 +155,6 @@ def _need(folder: Path) -> None:
 
     if not folder.is_dir():
         raise BenchError(
-            f"{folder}: no such feature store; expected the folder of evaluate's --store, by default "
-            "<out>/store"
+            f"{folder}: no such feature store; expected the folder of evaluate's --store, by "
+            "default <out>/store"
         )

@@ -4,7 +4,7 @@ import json
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -14,6 +14,12 @@ from mt4ssl_bench.cli import prepare
 from mt4ssl_bench.cli.options import MODELS, Device
 from mt4ssl_bench.console import stderr, stdout
 from mt4ssl_bench.text import flat
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mt4ssl_bench.encoders.conformance import Check, Cost
+    from mt4ssl_bench.encoders.protocol import Upstream
 
 app = typer.Typer()
 
@@ -140,25 +146,29 @@ def check_upstream(
         }
         sys.stdout.write(json.dumps(payload, indent=2) + "\n")
     else:
-        title = Text(flat(upstream.name))
-        table = Table("check", "", "expected", "got", title=title, title_justify="left")
-        for result in checks:
-            outcome = Text(result.outcome, STYLES.get(result.outcome, ""))
-            table.add_row(result.name, outcome, result.expected, result.got)
-        stdout.print(table, soft_wrap=False)
-    if spent and not as_json:
-        stdout.print(
-            f"{upstream.num_layers} hidden states of {upstream.dim}, one frame per "
-            f"{upstream.stride} samples, {spent.parameters:,} parameters, "
-            f"{spent.macs_per_second / 1e9:.3g} G multiply-accumulates per second of audio, "
-            f"{spent.audio_per_second:.0f} s of audio per second on {spent.device}"
-        )
+        _print_checks(upstream, checks, spent)
     for result in failed:
         head = (f"{flat(upstream.name)} breaks the protocol: ", "bold red")
         fault = flat(f"{result.name}: expected {result.expected}, got {result.got}")
         stderr.print(Text.assemble(head, fault))
     if failed:
         raise typer.Exit(1)
+
+
+def _print_checks(upstream: "Upstream", checks: "Sequence[Check]", spent: "Cost | None") -> None:
+    title = Text(flat(upstream.name))
+    table = Table("check", "", "expected", "got", title=title, title_justify="left")
+    for result in checks:
+        outcome = Text(result.outcome, STYLES.get(result.outcome, ""))
+        table.add_row(result.name, outcome, result.expected, result.got)
+    stdout.print(table, soft_wrap=False)
+    if spent:
+        stdout.print(
+            f"{upstream.num_layers} hidden states of {upstream.dim}, one frame per "
+            f"{upstream.stride} samples, {spent.parameters:,} parameters, "
+            f"{spent.macs_per_second / 1e9:.3g} G multiply-accumulates per second of audio, "
+            f"{spent.audio_per_second:.0f} s of audio per second on {spent.device}"
+        )
 
 
 @app.command("s3prl", rich_help_panel=MODELS, context_settings={"ignore_unknown_options": True})

@@ -150,18 +150,7 @@ def extract_units(
         CheckpointError: If the codebook was made from another model than `upstream`.
         CorpusError: If an id contains white space.
     """
-    if not is_of(upstream, codebook.fingerprint, where="--units"):
-        raise CheckpointError(
-            f"--units: its centres are of features of {codebook.fingerprint}, not of "
-            f"'{upstream.name}' ({upstream.fingerprint}); extract from the upstream that "
-            "'mt4ssl-bench kmeans' was given"
-        )
-    odd = next((cut.id for cut in cuts if cut.id.split() != [cut.id]), None)
-    if odd is not None:
-        raise CorpusError(
-            f"utterance id '{odd}': units.txt needs ids without white space; rename it in the "
-            "manifest"
-        )
+    _check_units(upstream, cuts, codebook)
     about = _about(upstream, corpus, cuts, _layer(upstream, codebook.layer)) | {
         "collapse": collapse
     }
@@ -187,6 +176,22 @@ def extract_units(
     write_text(file, "".join(f"{cut.id} {done[cut.id]}\n" for cut in cuts if cut.id in done))
     journal.unlink()
     return file
+
+
+def _check_units(upstream: Upstream, cuts: Sequence[Cut], codebook: Codebook) -> None:
+    """Raise BenchError for another model's codebook, and for ids that units.txt cannot hold."""
+    if not is_of(upstream, codebook.fingerprint, where="--units"):
+        raise CheckpointError(
+            f"--units: its centres are of features of {codebook.fingerprint}, not of "
+            f"'{upstream.name}' ({upstream.fingerprint}); extract from the upstream that "
+            "'mt4ssl-bench kmeans' was given"
+        )
+    odd = next((cut.id for cut in cuts if cut.id.split() != [cut.id]), None)
+    if odd is not None:
+        raise CorpusError(
+            f"utterance id '{odd}': units.txt needs ids without white space; rename it in the "
+            "manifest"
+        )
 
 
 def extract(
