@@ -16,10 +16,12 @@ import torch
 from torch import nn
 
 from mt4ssl_bench.clustering.kmeans import joint_digest
+from mt4ssl_bench.data.cut import Json
 from mt4ssl_bench.data.frame_grid import frame_counts
 from mt4ssl_bench.errors import ConfigError, TrainingError
-from mt4ssl_bench.training.distributed import ALONE, World, joined, no_sync
+from mt4ssl_bench.training.distributed import ALONE, World, no_sync
 from mt4ssl_bench.training.fit import Fit, FitReport, Hooks, Scaling, StepLoss
+from mt4ssl_bench.training.launch import joined
 from mt4ssl_bench.training.run_folder import RunFolder
 from mt4ssl_bench.upstream.batches import Batch, PretrainData
 from mt4ssl_bench.upstream.checkpoints.checkpoint_file import KIND
@@ -134,7 +136,11 @@ class Pretraining:
 
     def run(self, out: Path) -> FitReport:
         """Train, or continue; writes checkpoint.pt, config.json and log.jsonl into `out`."""
-        meta = {"kind": KIND, "config": to_stored(self.config), "corpus_digest": self.digest}
+        meta: dict[str, Json] = {
+            "kind": KIND,
+            "config": to_stored(self.config),
+            "corpus_digest": self.digest,
+        }
         return Fit(
             self.model.train(),
             self.train.stream(rank=self.world.rank, world=self.world.size),
