@@ -58,7 +58,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class Batch:
-    """Waveforms (B, N), normalized and zero-padded; their lengths (B,) in samples; labels (B, T)."""
+    """Normalized, padded waveforms (B, N), their lengths (B,) in samples, and labels (B, T)."""
 
     waveforms: Tensor
     lengths: Tensor
@@ -105,18 +105,12 @@ class PretrainData:
         self.seed, self.shuffle = seed, shuffle
         self.cuts = Joined([corpus.cuts(split) for corpus in corpora], config.min_seconds)
         utterances = len(self.cuts) + self.cuts.short
-        if self.cuts.short:
-            LOGGER.info(
-                "%s: %d of %d utterances are shorter than %g s, left out",
-                split,
-                self.cuts.short,
-                utterances,
-                config.min_seconds,
-            )
+        least = f"data.min_seconds={config.min_seconds:g} s"
         if not self.cuts:
-            raise CorpusError(
-                f"split '{split}': none of {utterances} utterances lasts "
-                f"data.min_seconds={config.min_seconds} s"
+            raise CorpusError(f"split '{split}': none of {utterances} utterances lasts {least}")
+        if short := self.cuts.short:
+            LOGGER.info(
+                "%s: leaving out %d of %d utterances, under %s", split, short, utterances, least
             )
         if self.cuts.shards is None:
             audio.require_some_unchanged(self.cuts)

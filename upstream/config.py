@@ -1,5 +1,6 @@
 """A pretraining recipe: the defaults are the paper's Base model (Ma et al., arXiv 2211.07321)."""
 
+import math
 from dataclasses import dataclass, field, fields
 
 from mt4ssl_bench.clustering.config import OfflineConfig
@@ -62,7 +63,11 @@ def check(config: PretrainConfig) -> PretrainConfig:
             )
     if encoder.pos_kernel % 2 == 0:
         raise ConfigError(f"encoder.pos_kernel={encoder.pos_kernel}: must be odd")
-    if not any(section.weight for section in config.targets.sections().values()):
+    sections = config.targets.sections()
+    for name, section in sections.items():
+        if not 0 <= section.weight < math.inf:
+            raise ConfigError(f"targets.{name}.weight={section.weight}: expected 0 or more")
+    if not any(section.weight for section in sections.values()):
         raise ConfigError("targets: all weights are 0; leave at least one extractor")
     if data.max_seconds <= data.min_seconds:
         raise ConfigError(

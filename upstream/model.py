@@ -85,7 +85,7 @@ class MT4SSL(nn.Module):
         return torch.stack(weighted).sum()
 
     def hidden_states(self, waveforms: Tensor, lengths: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Return the encoder's input and every layer's output, each (B, T, D), and frame counts (B,).
+        """Return the encoder's input and each layer's output (B, T, D), and frame counts (B,).
 
         Waveforms (B, N) are normalized and zero-padded; outputs at padded frames mean nothing.
         """

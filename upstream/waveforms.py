@@ -1,4 +1,4 @@
-"""What a waveform must be, and its normalization."""
+"""Normalization and checks of waveforms (samples,), 16 kHz."""
 
 import torch
 import torch.nn.functional as F
@@ -10,35 +10,28 @@ from mt4ssl_bench.upstream.kernels import EPS
 
 
 def normalize(waveform: Tensor) -> Tensor:
-    """Return one waveform (N,) with mean 0 and variance 1 over the whole of it, as the model
-    expects its input.
-    """
+    """Return a whole waveform (N,) with mean 0 and variance 1."""
     return F.layer_norm(waveform, waveform.shape, eps=EPS)
 
 
 def check_waveforms(waves: list[Tensor]) -> None:
-    """Raise UpstreamError unless `waves` are finite float waveforms (N,) of one frame or more."""
+    """Raise UpstreamError unless `waves` are finite float waveforms (N,) of at least one frame."""
     if not isinstance(waves, list | tuple) or not waves:
         raise UpstreamError("no waveforms: expected a list of 16 kHz waveforms, at least one")
     for i, wave in enumerate(waves):
-        if not isinstance(wave, Tensor):
-            raise UpstreamError(
-                f"waveform {i}: a {type(wave).__name__}; expected a tensor (samples,)"
-            )
-        if wave.dim() != 1:
-            raise UpstreamError(
-                f"waveform {i}: shape {tuple(wave.shape)}; expected one channel, (samples,): "
-                "average the channels first"
-            )
-        if not wave.is_floating_point():
-            raise UpstreamError(
-                f"waveform {i}: {str(wave.dtype).removeprefix('torch.')} samples; expected float "
-                "in [-1, 1]: divide int16 by 32768 first"
-            )
-        if len(wave) < RECEPTIVE_FIELD:
-            raise UpstreamError(
-                f"waveform {i}: {len(wave)} samples; at least {RECEPTIVE_FIELD} (25 ms at 16 kHz) "
-                "are needed"
-            )
-        if not torch.isfinite(wave).all():
-            raise UpstreamError(f"waveform {i}: holds NaN or infinite samples")
+        if problem := _problem(wave):
+            raise UpstreamError(f"waveform {i}: {problem}")
+
+
+def _problem(wave: Tensor) -> str:
+    if not isinstance(wave, Tensor):
+        return f"a {type(wave).__name__}; expected a tensor (samples,)"
+    if wave.dim() != 1:
+        shape = tuple(wave.shape)
+        return f"shape {shape}; expected one channel, (samples,): average the channels first"
+    if not wave.is_floating_point():
+        kind = str(wave.dtype).removeprefix("torch.")
+        return f"{kind} samples; expected float in [-1, 1]: divide int16 by 32768 first"
+    if len(wave) < RECEPTIVE_FIELD:
+        return f"{len(wave)} samples; at least {RECEPTIVE_FIELD} (25 ms at 16 kHz) are needed"
+    return "" if torch.isfinite(wave).all() else "holds NaN or infinite samples"

@@ -7,7 +7,8 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from operator import itemgetter
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from mt4ssl_bench.clustering.shared_parts import Arrays, Parts, one_at_a_time
 from mt4ssl_bench.config import to_dict
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import Corpus
+from mt4ssl_bench.data.cut import Json
 from mt4ssl_bench.data.cuts import Joined
 from mt4ssl_bench.data.frame_grid import RECEPTIVE_FIELD, frame_count
 from mt4ssl_bench.data.labels import LabelInfo, LabelStore, write_labels
@@ -45,12 +47,12 @@ def make_labels(
 ) -> LabelStore:
     """Return the label store of corpora; create it if it does not exist.
 
-    k-means is fitted on the first split, and all splits are labeled. The processes share the work.
-    Finished parts of it are kept beside the store: an interrupted call continues.
+    The processes share the work. Finished parts are kept beside the store, so that an interrupted
+    call continues.
 
     Args:
         corpora: Corpora that are labeled together.
-        splits: Splits of each corpus, where it has them.
+        splits: Splits to label; k-means is fitted on the first.
         config: What is clustered, and into how many clusters.
         out: The store; by default in the first corpus, under a digest of all that it depends on.
         seed: Of the sample and of k-means.
@@ -60,41 +62,35 @@ def make_labels(
         ConfigError: If `out` holds labels created with different settings.
         CorpusError: If the corpora have too few frames.
     """
-    digest, source = joint_digest(corpora), FeatureSource(config, world.device)
-    settings = {**to_dict(config), "weight": 0, "labels": "", "digest": digest}
-    settings |= {"splits": list(splits), "seed": seed, "layer": source.layer}
-    key, *former = (
-        hashlib.sha256(
-            json.dumps({**settings, "features": name}, sort_keys=True).encode()
-        ).hexdigest()[:12]
-        for name in (source.name, *source.former)
+    source = FeatureSource(config, world.device)
+    info = LabelInfo(
+        digest=joint_digest(corpora),
+        clusters=config.clusters,
+        features=source.name,
+        normalize=config.normalize,
     )
+    settings = {**to_dict(config), "weight": 0, "labels": "", "digest": info.digest}
+    settings |= {"splits": list(splits), "seed": seed, "layer": source.layer}
+    key, *former = (_key({**settings, "features": name}) for name in (source.name, *source.former))
     stores = corpora[0].root / "labels"
     key = next((old for old in former if (stores / old / "labels.json").exists()), key)
     folder = out or stores / key
     partial = folder.with_name(f".{folder.name}.{key}")
     with one_at_a_time(partial, world):
         if not (folder / "labels.json").exists():
-            parts = Parts(partial, world)
             cuts = [
                 Joined([c.cuts(s) for c in corpora if s in c.info.splits], SHORTEST) for s in splits
             ]
+            parts = Parts(partial, world)
             _sample(parts, source, cuts[0], seed)
             with world.main_first():
                 if world.main and not (partial / CENTRES).exists():
                     _fit(parts, config, seed)
             _label(parts, source, Joined(cuts))
             if world.main:
-                info = LabelInfo(
-                    digest=digest,
-                    clusters=config.clusters,
-                    features=source.name,
-                    normalize=config.normalize,
-                    made_by=key,
-                )
-                _collect(parts, folder, info)
+                _collect(parts, folder, replace(info, made_by=key))
                 shutil.rmtree(partial)
-    store = LabelStore(folder).check(digest, config.clusters)
+    store = LabelStore(folder).check(info.digest, config.clusters)
     if store.info.made_by not in {"", key, *former}:
         raise ConfigError(
             f"{folder}: holds labels created with different settings ({store.info.clusters} "
@@ -102,6 +98,10 @@ def make_labels(
             "targets.offline keys); choose another --out"
         )
     return store
+
+
+def _key(settings: Mapping[str, Json]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def joint_digest(corpora: Sequence[Corpus]) -> str:

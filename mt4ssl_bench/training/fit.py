@@ -279,7 +279,7 @@ class Fit(Generic[B]):
         return count
 
     def _error(self, parts: Sequence[tuple[float, Sequence[str]]]) -> TrainingError:
-        """Return the error for losses, with their utterances, one of which has broken the update."""
+        """Return the error for an update, from its losses and their utterances."""
         broken = [(loss, ids) for loss, ids in parts if not math.isfinite(loss)]
         reason = f"the loss is {broken[0][0]}" if broken else "the gradient is not finite"
         names = ", ".join(name for _, ids in broken or parts for name in ids)

@@ -19,7 +19,7 @@ def graceful_stop() -> Iterator[Callable[[], bool]]:
     requested: set[int] = set()
     owner = os.getpid()
 
-    def request(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a handler's signature
+    def request(number: int, _: FrameType | None) -> None:
         if os.getpid() != owner:
             return  # a data loader process, which inherits the handler, ends with its trainer
         if number in requested:  # not just any second signal: launchers send SIGTERM after Ctrl-C

@@ -199,7 +199,7 @@ class PassingFolder(RunFolder):
 
 
 def checkpoint_bytes(parameters: Iterable[Tensor]) -> int:
-    """Return the bytes of a passing checkpoint: weights, Adam's two moments, and the best weights."""
+    """Return the bytes of a passing checkpoint: weights, Adam's two moments, best weights."""
     return 4 * sum(value.numel() * value.element_size() for value in parameters)
 
 
@@ -236,7 +236,7 @@ def _change(old: Json, new: Json, name: str, free: Collection[str]) -> str | Non
 
 
 def _misfit(stored: State, model: nn.Module, optimizer: torch.optim.Optimizer) -> str | None:
-    """Return the first weight or parameter group in which a stored training differs from this one."""
+    """Return the first weight or parameter group that differs from the stored one."""
     own, other = model.state_dict(), stored["model"]
     for name in sorted(own.keys() | other.keys()):
         there, here = (

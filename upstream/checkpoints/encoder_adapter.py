@@ -125,12 +125,12 @@ def _load(path: Path, name: str, device: str) -> Upstream:
 
 
 def is_pretrained(stored: Stored) -> bool:
-    """Return whether a checkpoint was pretrained by this toolkit (exported or not), not converted."""
+    """Return whether this toolkit pretrained a checkpoint; it may have been exported since."""
     return "source" not in stored and "corpus_digest" in stored and stored.get("step", 0) > 1
 
 
 def load_random(argument: str, *, device: str) -> Upstream:
-    """Return the untrained model of a pretraining recipe, a baseline; its weights are always the same."""
+    """Return the untrained model of a pretraining recipe, always with the same weights."""
     config = load_config(argument or "mt4ssl_tiny")
     state = torch.get_rng_state()
     torch.manual_seed(config.fit.seed)
