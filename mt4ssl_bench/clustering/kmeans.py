@@ -81,15 +81,7 @@ def make_labels(
             cuts = [
                 Joined([c.cuts(s) for c in corpora if s in c.info.splits], SHORTEST) for s in splits
             ]
-            parts = Parts(partial, world)
-            _sample(parts, source, cuts[0], seed)
-            with world.main_first():
-                if world.main and not (partial / CENTRES).exists():
-                    _fit(parts, config, seed)
-            _label(parts, source, Joined(cuts))
-            if world.main:
-                _collect(parts, folder, replace(info, made_by=key))
-                shutil.rmtree(partial)
+            _create(Parts(partial, world), source, cuts, seed, folder, replace(info, made_by=key))
     store = LabelStore(folder).check(info.digest, config.clusters)
     if store.info.made_by not in {"", key, *former}:
         raise ConfigError(
@@ -102,6 +94,25 @@ def make_labels(
 
 def _key(settings: Mapping[str, Json]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _create(
+    parts: Parts,
+    source: FeatureSource,
+    splits: Sequence[Joined],
+    seed: int,
+    folder: Path,
+    info: LabelInfo,
+) -> None:
+    """Write the store of `splits` into `folder`, and remove the parts."""
+    _sample(parts, source, splits[0], seed)
+    with parts.world.main_first():
+        if parts.world.main and not (parts.folder / CENTRES).exists():
+            _fit(parts, source.config, seed)
+    _label(parts, source, Joined(splits))
+    if parts.world.main:
+        _collect(parts, folder, info)
+        shutil.rmtree(parts.folder)
 
 
 def joint_digest(corpora: Sequence[Corpus]) -> str:
