@@ -32,8 +32,7 @@ class PretrainConfig:
     """One pretraining run."""
 
     about: str = ""
-    # a run folder or checkpoint whose weights the run starts from; read again on resume
-    init: str | None = None
+    init: str | None = None  # a run folder or checkpoint whose weights the run starts from
     frontend: FrontendConfig = field(default_factory=FrontendConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
@@ -41,8 +40,7 @@ class PretrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     fit: FitConfig = field(default_factory=FitConfig)
-    # from this update on, the run stops when targets or predictions have collapsed
-    collapse_step: int = 5_000
+    collapse_step: int = 5_000  # from then on, collapsed targets or predictions stop the run
     min_target_var: float = 0.1
     min_pred_var: float = 0.01
 

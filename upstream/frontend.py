@@ -25,6 +25,11 @@ class FrontendConfig:
     BOUNDS: ClassVar[Bounds] = {AT_LEAST_1: "channels"}
 
 
+def normalize(waveform: Tensor) -> Tensor:
+    """Return a whole waveform (N,) with mean 0 and variance 1."""
+    return F.layer_norm(waveform, waveform.shape, eps=EPS)
+
+
 class Frontend(nn.Module):
     """Convolutions with weights (C, C, K), then LayerNorm and a projection to D."""
 

@@ -18,18 +18,16 @@ LEVELS = 2**16  # dropout probabilities are multiples of 1 / LEVELS: 0.1 becomes
 
 
 class Context(Protocol):
-    """What a forward pass leaves for its backward pass; torch gives it no type."""
+    """Values that a forward pass saves for its backward pass; torch has no type for them."""
 
     scale: float
 
     @property
     def saved_tensors(self) -> tuple[Tensor, ...]:
-        """The tensors that were saved."""
-        ...
+        """The saved tensors."""
 
     def save_for_backward(self, *tensors: Tensor) -> None:
         """Save tensors."""
-        ...
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:  # noqa: FBT001 - torch's signature
@@ -41,14 +39,9 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:  # noqa: FBT001 - to
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None, p: float) -> Tensor:
-    """Return softmax attention (B, H, Q, E) with weights dropped at rate `p`.
+    """Return softmax attention (B, H, Q, E) over k and v (B, H, T, E), weights dropped at rate p.
 
-    Args:
-        q: Queries (B, H, Q, E).
-        k: Keys (B, H, T, E).
-        v: Values (B, H, T, E).
-        keys: (B, 1, 1, T), True at keys that are attended to; None if all are.
-        p: Dropout probability.
+    `keys` (B, 1, 1, T) is True at frames that are attended to, None if all are.
     """
     if p == 0 or not q.is_cpu or q.dtype not in {torch.float32, torch.float64}:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=keys, dropout_p=p)
@@ -57,13 +50,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None, p: float) ->
 
 
 def normed_conv(x: Tensor, norm: nn.LayerNorm, weight: Tensor) -> Tensor:
-    """Return the convolution of gelu(norm(x)) with stride 2 and no bias.
-
-    Args:
-        x: (B, T, C).
-        norm: Over channels.
-        weight: (O, C, K), K 2 or 3.
-    """
+    """Return gelu(norm(x)), for x (B, T, C), convolved with weight (O, C, 2 or 3) at stride 2."""
     y: Tensor = _NormedConv.apply(x, norm.weight, norm.bias, weight.to(x.dtype))
     return y
 

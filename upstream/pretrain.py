@@ -1,7 +1,4 @@
-"""The pretraining job: recipe, data, model and training loop.
-
-A run folder holds all that is needed to continue the run.
-"""
+"""The pretraining job: recipe, data, model and training loop."""
 
 import logging
 import math
@@ -38,9 +35,9 @@ VALID_SEED = 0  # of the masks in validation: the same in every run, so that los
 VALID_SECONDS = 600.0  # audio of one validation at most
 FREE = (  # keys that may change when a run continues: they do not affect what is learned
     "about",
-    *(f"fit.{key}" for key in ("accumulate", "compile", "checkpointing")),
-    *(f"fit.{key}" for key in ("log_every", "save_every", "validate_every")),
-    *(f"data.{key}" for key in ("workers", "cache_hours", "max_unreadable")),
+    *(f"fit.{how}" for how in ("accumulate", "compile", "checkpointing")),
+    *(f"fit.{often}_every" for often in ("log", "save", "validate")),
+    *(f"data.{how}" for how in ("workers", "cache_hours", "max_unreadable")),
 )
 
 
@@ -81,16 +78,15 @@ class Pretraining:
     def forward(self, net: nn.Module, batch: Batch, seed: tuple[int, ...], clones: int) -> Losses:
         """Return the losses of one batch under `clones` masks per utterance, drawn from `seed`."""
         device = torch.device(self.world.device)
-        batch = batch.to(device)
         counts: list[int] = frame_counts(batch.lengths).tolist()
         generator = np.random.default_rng(seed)
         masks = [
             draw_masks(counts, max(counts), self.config.masking, generator) for _ in range(clones)
         ]
+        inputs = (batch.waveforms, batch.lengths, batch.labels, torch.cat(masks))
+        moved = (None if x is None else x.to(device, non_blocking=True) for x in inputs)
         with autocast(self.config.fit.autocast, device):
-            losses: Losses = net(
-                batch.waveforms, batch.lengths, batch.labels, torch.cat(masks).to(device)
-            )
+            losses: Losses = net(*moved)
         return losses
 
     def after_step(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
@@ -132,11 +128,8 @@ class Pretraining:
 
     def run(self, out: Path) -> FitReport:
         """Train, or continue; writes checkpoint.pt, config.json and log.jsonl into `out`."""
-        meta: dict[str, Json] = {
-            "kind": KIND,
-            "config": to_stored(self.config),
-            "corpus_digest": self.digest,
-        }
+        config = to_stored(self.config)
+        meta: dict[str, Json] = {"kind": KIND, "config": config, "corpus_digest": self.digest}
         return Fit(
             self.model.train(),
             self.train.stream(rank=self.world.rank, world=self.world.size),
@@ -157,8 +150,7 @@ class Pretraining:
 def pretrain(recipe: str, *keys: str, out: str | Path, device: str = "auto") -> FitReport:
     """Pretrain a model; the same call continues an interrupted run.
 
-    Labels for the offline targets are created if they are missing. Under torchrun, all processes
-    train one model.
+    Missing labels are created. Under torchrun, all processes train one model.
 
     Args:
         recipe: A recipe's name or a .yaml file.

@@ -26,18 +26,16 @@ class TargetConfig(Protocol):
     @property
     def weight(self) -> float:
         """Factor of the loss in the total; 0 leaves the extractor out."""
-        ...
 
 
 class TargetExtractor(nn.Module, ABC):
     """Targets for every frame, and a loss on the masked ones.
 
     Attributes:
-        name: Its section targets.<name> in a recipe, and the prefix of its values in the log.
-        Config: The section's dataclass; may declare BOUNDS.
+        name: Section targets.<name> of a recipe, and prefix of the values in the log.
+        Config: Dataclass of the section; may declare BOUNDS.
         reads_labels: Whether targets() needs the labels of targets.offline.
-        monitors: Detached scalars of the last loss(), for the log. A run stops if one named
-            target_var or pred_var shows a collapse.
+        monitors: Scalars of the last loss(); a small target_var or pred_var stops the run.
     """
 
     name: ClassVar[str]
@@ -88,7 +86,7 @@ class OfflineTargets(TargetExtractor):
 class OnlineTargets(TargetExtractor):
     """On-TE: an EMA teacher's layers, averaged, a linear head and squared error (as data2vec).
 
-    The teacher is only the encoder. It reads the frames of the student's own front end, unmasked.
+    The teacher is an encoder; it reads the frames of the student's own front end, unmasked.
     """
 
     name = "online"
@@ -107,10 +105,8 @@ class OnlineTargets(TargetExtractor):
 
     def __init__(self, config: Config, encoder: Encoder) -> None:
         super().__init__(config, encoder)
-        if config.top_k > len(encoder.layers):
-            raise ConfigError(
-                f"targets.online.top_k={config.top_k}: encoder.layers is {len(encoder.layers)}"
-            )
+        if config.top_k > (layers := len(encoder.layers)):
+            raise ConfigError(f"targets.online.top_k={config.top_k}: encoder.layers is {layers}")
         self.config = config
         self.head = nn.Linear(encoder.dim, encoder.dim)
         self.teacher = copy.deepcopy(encoder).requires_grad_(requires_grad=False).eval()
@@ -139,12 +135,16 @@ class OnlineTargets(TargetExtractor):
         scale: float = prediction.shape[-1] ** -0.5
         return scale * F.mse_loss(prediction, targets, reduction="sum")
 
+    def decay(self, step: int) -> float:
+        """Return the EMA decay after update `step`."""
+        c = self.config
+        return c.ema_end - (c.ema_end - c.ema_start) * (1 - min(step / c.ema_steps, 1.0))
+
     @torch.no_grad()
     def update(self, step: int) -> dict[str, float]:
         """Move the teacher towards the student; return the decay."""
-        c = self.config
-        decay = c.ema_end - (c.ema_end - c.ema_start) * (1 - min(step / c.ema_steps, 1.0))
-        student, averaged = dict(self._student[0].named_parameters()), []
+        decay, student = self.decay(step), dict(self._student[0].named_parameters())
+        averaged = []
         for name, teacher in self.teacher.named_parameters():
             # ema_layers_only: data2vec found a shared positional encoder slightly more accurate
             # (Baevski et al. 2022, section 3.2)

@@ -314,12 +314,8 @@ class Fit(Generic[B]):
         with self.folder.continuing():
             if stored := self.folder.load(self.model, self.optimizer):
                 self._restore(stored)
-                LOGGER.info(
-                    "%s: continuing from update %d of %d",
-                    self.folder.path,
-                    self.step,
-                    self.config.steps,
-                )
+                done, folder = f"{self.step} of {self.config.steps}", self.folder.path
+                LOGGER.info("%s: continuing from update %s", folder, done)
         if self.world.main:
             self.folder.begin(self.step)
         steps = self.world.gather(self.step)

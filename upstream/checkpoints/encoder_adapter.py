@@ -21,10 +21,11 @@ from mt4ssl_bench.upstream.checkpoints.checkpoint_file import (
     student,
 )
 from mt4ssl_bench.upstream.checkpoints.finetuned import build
+from mt4ssl_bench.upstream.checkpoints.waveform_checks import check_waveforms
 from mt4ssl_bench.upstream.config import PretrainConfig
+from mt4ssl_bench.upstream.frontend import normalize
 from mt4ssl_bench.upstream.model import MT4SSL
 from mt4ssl_bench.upstream.recipe import load_config, to_stored
-from mt4ssl_bench.upstream.waveforms import check_waveforms, normalize
 
 # frames, two minutes: longer audio is encoded in windows, for attention's time grows as the square
 WINDOW = 6_000

@@ -1,17 +1,10 @@
-"""Normalization and checks of waveforms (samples,), 16 kHz."""
+"""Checks of the waveforms that an upstream is given."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mt4ssl_bench.data.frame_grid import RECEPTIVE_FIELD
 from mt4ssl_bench.errors import UpstreamError
-from mt4ssl_bench.upstream.kernels import EPS
-
-
-def normalize(waveform: Tensor) -> Tensor:
-    """Return a whole waveform (N,) with mean 0 and variance 1."""
-    return F.layer_norm(waveform, waveform.shape, eps=EPS)
 
 
 def check_waveforms(waves: list[Tensor]) -> None:
