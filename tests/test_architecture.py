@@ -69,7 +69,7 @@ FILE, FUNCTION, TASK, FLAT = 400, 60, 250, 14
 # is an afternoon, and to 120 words `Any`.
 SCIENCE, ANY = 8_800, 420
 READ = (  # which these are
-    "upstream/{config,frontend,kernels,encoder,masking,targets,model,batches,pretrain,waveforms}",
+    "upstream/{config,frontend,kernels,encoder,masking,targets,model,batches,pretrain}",
     "downstream/{config,task,job,evaluate,write_record,reference_checks}",
     "downstream/heads/{linear,pooled,recurrent,weighted_sum,run_heads}",
     "downstream/heads/{ctc,labels,units,beam_search,spec_augment}",

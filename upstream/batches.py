@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -24,7 +24,7 @@ from mt4ssl_bench.data.cuts import Joined
 from mt4ssl_bench.data.frame_grid import STRIDE, frame_count
 from mt4ssl_bench.data.labels import CarriedLabels, LabelStore
 from mt4ssl_bench.errors import CorpusError
-from mt4ssl_bench.upstream.waveforms import normalize
+from mt4ssl_bench.upstream.frontend import normalize
 
 LOGGER = logging.getLogger(__name__)
 TRIES = 100  # utterances that are tried in place of an unreadable batch before the run stops
@@ -58,7 +58,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class Batch:
-    """Waveforms (B, N), normalized and zero-padded; their lengths (B,) in samples; labels (B, T)."""
+    """Normalized, padded waveforms (B, N), their lengths (B,) in samples, and labels (B, T)."""
 
     waveforms: Tensor
     lengths: Tensor
@@ -70,13 +70,6 @@ class Batch:
     def seconds(self) -> float:
         """Seconds of audio without padding."""
         return float(self.lengths.sum()) / audio.RATE
-
-    def to(self, device: torch.device) -> "Batch":
-        """Return the batch with its tensors on `device`."""
-        labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
-        waveforms = self.waveforms.to(device, non_blocking=True)
-        lengths = self.lengths.to(device, non_blocking=True)
-        return replace(self, waveforms=waveforms, lengths=lengths, labels=labels)
 
 
 class PretrainData:
@@ -104,20 +97,11 @@ class PretrainData:
         self.config, self.labels, self.normalized = config, labels, normalized
         self.seed, self.shuffle = seed, shuffle
         self.cuts = Joined([corpus.cuts(split) for corpus in corpora], config.min_seconds)
-        utterances = len(self.cuts) + self.cuts.short
-        if self.cuts.short:
-            LOGGER.info(
-                "%s: %d of %d utterances are shorter than %g s, left out",
-                split,
-                self.cuts.short,
-                utterances,
-                config.min_seconds,
-            )
+        short, least = self.cuts.short, f"data.min_seconds={config.min_seconds:g} s"
         if not self.cuts:
-            raise CorpusError(
-                f"split '{split}': none of {utterances} utterances lasts "
-                f"data.min_seconds={config.min_seconds} s"
-            )
+            raise CorpusError(f"split '{split}': none of {short} utterances lasts {least}")
+        if short:
+            LOGGER.info("%s: %d utterances are under %s, left out", split, short, least)
         if self.cuts.shards is None:
             audio.require_some_unchanged(self.cuts)
         self.seconds = float(self.cuts.durations.sum())
@@ -158,7 +142,7 @@ class PretrainData:
             CheckpointError: If labels do not fit their audio.
         """
         samples: list[tuple[str, Sample]] = []
-        skipped: dict[str, str] = {}
+        skipped: dict[str, str] = {}  # utterance id -> reason
         tried = itertools.chain(crops, self._substitutes(crops[0][0].id))
         for number, (cut, first) in enumerate(tried, start=1):
             try:
@@ -179,9 +163,8 @@ class PretrainData:
     def _substitutes(self, name: str) -> Iterator[Crop]:
         """Yield TRIES utterances from a place in the corpus that depends only on `name`."""
         digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
-        start = int.from_bytes(digest) % len(self.cuts)
-        for place in range(start, start + TRIES):
-            yield self._crop(self.cuts[place % len(self.cuts)], 0)
+        for place in range(TRIES):
+            yield self._crop(self.cuts[(int.from_bytes(digest) + place) % len(self.cuts)], 0)
 
     def _sample(self, cut: Cut, first: int) -> Sample:
         """Return the cut's audio (N,) and labels (T,) from frame `first` on."""
@@ -189,15 +172,11 @@ class PretrainData:
         wave = whole[first * STRIDE :][: round(self.config.max_seconds * audio.RATE)]
         if self.labels is None:
             return wave, np.zeros(0, np.int64)
-        labels = self.labels.of(cut, frame_count(len(whole)))
-        return wave, labels[first : first + frame_count(len(wave))].astype(np.int64)
+        labels = self.labels.of(cut, frame_count(len(whole)))[first:][: frame_count(len(wave))]
+        return wave, labels.astype(np.int64)
 
     def _checked(self, batch: Batch) -> Batch:
-        """Return the batch, after logging its unreadable utterances.
-
-        Raises:
-            CorpusError: If more than data.max_unreadable of the corpus was unreadable so far.
-        """
+        """Return the batch; log its unreadable utterances, and raise CorpusError for too many."""
         for name, reason in batch.skipped.items():
             if name not in self.unreadable:
                 self.unreadable[name] = reason
@@ -220,11 +199,11 @@ class PretrainData:
 
     def _read(self, cut: Cut) -> NDArray[np.float32]:
         """Return the whole utterance (N,): its normalization is over all of it, not over a crop."""
-        if cut.id in self._cache:
-            return self._cache[cut.id]
-        samples = audio.read(cut)
-        if self.normalized:
-            samples = normalize(torch.from_numpy(samples)).numpy()
-        if self._cached:
-            self._cache[cut.id] = samples
+        samples = self._cache.get(cut.id)
+        if samples is None:
+            samples = audio.read(cut)
+            if self.normalized:
+                samples = normalize(torch.from_numpy(samples)).numpy()
+            if self._cached:
+                self._cache[cut.id] = samples
         return samples

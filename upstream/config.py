@@ -1,5 +1,6 @@
 """A pretraining recipe: the defaults are the paper's Base model (Ma et al., arXiv 2211.07321)."""
 
+import math
 from dataclasses import dataclass, field, fields
 
 from mt4ssl_bench.clustering.config import OfflineConfig
@@ -31,8 +32,7 @@ class PretrainConfig:
     """One pretraining run."""
 
     about: str = ""
-    # a run folder or checkpoint whose weights the run starts from; read again on resume
-    init: str | None = None
+    init: str | None = None  # a run folder or checkpoint whose weights the run starts from
     frontend: FrontendConfig = field(default_factory=FrontendConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
@@ -40,8 +40,7 @@ class PretrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     fit: FitConfig = field(default_factory=FitConfig)
-    # from this update on, the run stops when targets or predictions have collapsed
-    collapse_step: int = 5_000
+    collapse_step: int = 5_000  # from then on, collapsed targets or predictions stop the run
     min_target_var: float = 0.1
     min_pred_var: float = 0.01
 
@@ -62,7 +61,11 @@ def check(config: PretrainConfig) -> PretrainConfig:
             )
     if encoder.pos_kernel % 2 == 0:
         raise ConfigError(f"encoder.pos_kernel={encoder.pos_kernel}: must be odd")
-    if not any(section.weight for section in config.targets.sections().values()):
+    sections = config.targets.sections()
+    for name, section in sections.items():
+        if not 0 <= section.weight < math.inf:
+            raise ConfigError(f"targets.{name}.weight={section.weight}: expected 0 or more")
+    if not any(section.weight for section in sections.values()):
         raise ConfigError("targets: all weights are 0; leave at least one extractor")
     if data.max_seconds <= data.min_seconds:
         raise ConfigError(

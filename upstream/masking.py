@@ -31,27 +31,23 @@ class MaskingConfig:
 def draw_masks(
     lengths: Sequence[int], num_frames: int, config: MaskingConfig, generator: np.random.Generator
 ) -> Tensor:
-    """Return a mask (B, T), True where a frame is masked; never at or beyond a row's length.
+    """Return a mask (B, T), True at masked frames, of `lengths` (B,) in frames.
 
-    Each row draws about prob * length / span distinct starts of spans. Spans overlap, so that about
-    half of the frames are masked at the published settings.
+    Spans overlap, so that about half of the frames are masked at the published settings.
     """
     mask = np.zeros((len(lengths), num_frames), dtype=bool)
     for row, length in zip(mask, lengths, strict=True):
-        # a random rounding: the expected number of spans is exact for short rows, too
-        spans = max(
-            config.min_masks, int(config.prob * length / config.length + generator.random())
-        )
-        # fairseq's range of starts: the last span ends one frame before the row does; a row that is
-        # too short for its spans gets one start more than spans
+        # rounded up or down at random, so that its mean is exact
+        spans = int(config.prob * length / config.length + generator.random())
+        spans = max(spans, config.min_masks)
+        # fairseq's starts: the last span ends a frame before its row; short rows have just enough
         starts = length - config.length if length - config.length > spans else spans + 1
         drawn = generator.choice(starts, spans, replace=False)
         covered = (drawn[:, None] + np.arange(config.length)).ravel()
         row[covered[covered < length]] = True
     if config.equalize:
-        # MT4SSL's require_same_masks: unmask single frames, not spans, until all rows have as many
-        # as the row with fewest. So spans get holes, and 0.42 to 0.45 of the frames stay masked;
-        # both are part of the published model
+        # MT4SSL's require_same_masks: unmask single frames, not spans, down to the row with the
+        # fewest. Spans get holes, and 0.42 to 0.45 of the frames stay masked: part of the method
         fewest = int(mask.sum(axis=1).min())
         for row in mask:
             masked = np.flatnonzero(row)

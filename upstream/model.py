@@ -18,11 +18,11 @@ from mt4ssl_bench.upstream.targets import TARGETS, TargetExtractor
 
 
 class Losses(NamedTuple):
-    """Losses by extractor, unweighted and summed over `masked` frames."""
+    """Losses by extractor, unweighted, and their frames."""
 
     sums: dict[str, Tensor]
-    masked: int
-    hidden: Tensor  # (M, D) the student's last output at masked frames
+    masked: int  # frames that they are summed over
+    hidden: Tensor  # (M, D) the student's last output at these frames
 
 
 class MT4SSL(nn.Module):
@@ -79,13 +79,11 @@ class MT4SSL(nn.Module):
 
     def total(self, losses: Losses) -> Tensor:
         """Return the weighted sum of the losses, still summed over masked frames."""
-        weighted = [
-            extractor.weight * losses.sums[name] for name, extractor in self.named_extractors()
-        ]
+        weighted = [e.weight * losses.sums[name] for name, e in self.named_extractors()]
         return torch.stack(weighted).sum()
 
     def hidden_states(self, waveforms: Tensor, lengths: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Return the encoder's input and every layer's output, each (B, T, D), and frame counts (B,).
+        """Return the encoder's input and each layer's output (B, T, D), and frame counts (B,).
 
         Waveforms (B, N) are normalized and zero-padded; outputs at padded frames mean nothing.
         """

@@ -12,7 +12,8 @@ from mt4ssl_bench.data.cut import Json
 from mt4ssl_bench.data.labels import CarriedLabels, LabelStore
 from mt4ssl_bench.data.remote import is_url
 from mt4ssl_bench.errors import ConfigError
-from mt4ssl_bench.training.distributed import World, joined
+from mt4ssl_bench.training.distributed import World
+from mt4ssl_bench.training.launch import joined
 from mt4ssl_bench.upstream.config import PretrainConfig
 from mt4ssl_bench.upstream.recipe import load_config
 

@@ -1,9 +1,5 @@
-"""The pretraining job: recipe, data, model and training loop.
+"""The pretraining job: recipe, data, model and training loop."""
 
-A run folder holds all that is needed to continue the run.
-"""
-
-import contextlib
 import logging
 import math
 from collections.abc import Mapping
@@ -16,10 +12,13 @@ import torch
 from torch import nn
 
 from mt4ssl_bench.clustering.kmeans import joint_digest
+from mt4ssl_bench.data.cut import Json
 from mt4ssl_bench.data.frame_grid import frame_counts
 from mt4ssl_bench.errors import ConfigError, TrainingError
-from mt4ssl_bench.training.distributed import ALONE, World, joined, no_sync
+from mt4ssl_bench.training.distributed import ALONE, World, no_sync
 from mt4ssl_bench.training.fit import Fit, FitReport, Hooks, Scaling, StepLoss
+from mt4ssl_bench.training.launch import joined
+from mt4ssl_bench.training.precision import autocast, loss_scaler
 from mt4ssl_bench.training.run_folder import RunFolder
 from mt4ssl_bench.upstream.batches import Batch, PretrainData
 from mt4ssl_bench.upstream.checkpoints.checkpoint_file import KIND
@@ -36,9 +35,9 @@ VALID_SEED = 0  # of the masks in validation: the same in every run, so that los
 VALID_SECONDS = 600.0  # audio of one validation at most
 FREE = (  # keys that may change when a run continues: they do not affect what is learned
     "about",
-    *(f"fit.{key}" for key in ("accumulate", "compile", "checkpointing")),
-    *(f"fit.{key}" for key in ("log_every", "save_every", "validate_every")),
-    *(f"data.{key}" for key in ("workers", "cache_hours", "max_unreadable")),
+    *(f"fit.{how}" for how in ("accumulate", "compile", "checkpointing")),
+    *(f"fit.{often}_every" for often in ("log", "save", "validate")),
+    *(f"data.{how}" for how in ("workers", "cache_hours", "max_unreadable")),
 )
 
 
@@ -79,16 +78,15 @@ class Pretraining:
     def forward(self, net: nn.Module, batch: Batch, seed: tuple[int, ...], clones: int) -> Losses:
         """Return the losses of one batch under `clones` masks per utterance, drawn from `seed`."""
         device = torch.device(self.world.device)
-        batch = batch.to(device)
         counts: list[int] = frame_counts(batch.lengths).tolist()
         generator = np.random.default_rng(seed)
         masks = [
             draw_masks(counts, max(counts), self.config.masking, generator) for _ in range(clones)
         ]
+        inputs = (batch.waveforms, batch.lengths, batch.labels, torch.cat(masks))
+        moved = (None if x is None else x.to(device, non_blocking=True) for x in inputs)
         with autocast(self.config.fit.autocast, device):
-            losses: Losses = net(
-                batch.waveforms, batch.lengths, batch.labels, torch.cat(masks).to(device)
-            )
+            losses: Losses = net(*moved)
         return losses
 
     def after_step(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
@@ -97,22 +95,18 @@ class Pretraining:
         Raises:
             TrainingError: If the logged `values` show that an extractor has collapsed.
         """
-        moved = {
-            f"{name}_{key}": value
-            for name, extractor in self.model.named_extractors()
-            for key, value in extractor.update(step).items()
-        }
         limits = {"target_var": self.config.min_target_var, "pred_var": self.config.min_pred_var}
-        if values and step >= self.config.collapse_step:
-            for name, _ in self.model.named_extractors():
-                for monitor, least in limits.items():
-                    value = values.get(f"{name}_{monitor}", math.inf)
-                    if value < least:
-                        raise TrainingError(
-                            f"collapse at update {step}: {name}_{monitor} is {value:.3g}, under "
-                            f"{least}; a lower optim.lr or a slower teacher "
-                            "(targets.online.ema_start nearer 1) may help"
-                        )
+        moved: dict[str, float] = {}
+        for name, extractor in self.model.named_extractors():
+            moved |= {f"{name}_{key}": value for key, value in extractor.update(step).items()}
+            for key, least in limits.items():
+                value = values.get(f"{name}_{key}", math.inf)
+                if value < least and step >= self.config.collapse_step:
+                    raise TrainingError(
+                        f"collapse at update {step}: {name}_{key} is {value:.3g}, under {least}; "
+                        "a lower optim.lr or a slower teacher (targets.online.ema_start nearer 1) "
+                        "may help"
+                    )
         return moved
 
     @torch.no_grad()
@@ -134,7 +128,8 @@ class Pretraining:
 
     def run(self, out: Path) -> FitReport:
         """Train, or continue; writes checkpoint.pt, config.json and log.jsonl into `out`."""
-        meta = {"kind": KIND, "config": to_stored(self.config), "corpus_digest": self.digest}
+        config = to_stored(self.config)
+        meta: dict[str, Json] = {"kind": KIND, "config": config, "corpus_digest": self.digest}
         return Fit(
             self.model.train(),
             self.train.stream(rank=self.world.rank, world=self.world.size),
@@ -152,25 +147,10 @@ class Pretraining:
         )()
 
 
-def autocast(kind: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Return the context of a forward pass: products in fit.autocast's precision, losses in fp32."""
-    if kind == "auto":
-        kind = "none" if device.type == "cpu" else "bf16"
-    if kind == "none":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16 if kind == "bf16" else torch.float16)
-
-
-def loss_scaler(kind: str, device: str) -> torch.amp.GradScaler:
-    """Return the loss scaling of fp16, from 128 as in the official code; an idle one for others."""
-    return torch.amp.GradScaler(torch.device(device).type, init_scale=128.0, enabled=kind == "fp16")
-
-
 def pretrain(recipe: str, *keys: str, out: str | Path, device: str = "auto") -> FitReport:
     """Pretrain a model; the same call continues an interrupted run.
 
-    Labels for the offline targets are created if they are missing. Under torchrun, all processes
-    train one model.
+    Missing labels are created. Under torchrun, all processes train one model.
 
     Args:
         recipe: A recipe's name or a .yaml file.
@@ -202,19 +182,11 @@ def open_pretraining(config: PretrainConfig, *, world: World = ALONE) -> Pretrai
     if any(extractor.reads_labels for _, extractor in model.named_extractors()):
         labels = open_labels(config, corpora, digest, world)
     data, normalized, seed = config.data, config.frontend.normalize, config.fit.seed
-    train, valid = (
-        PretrainData(
-            corpora,
-            split,
-            data,
-            labels,
-            normalized=normalized,
-            seed=seed,
-            shuffle=shuffle,
-            enough=enough,
-        )
-        for split, shuffle, enough in ((data.train, True, None), (data.valid, False, VALID_SECONDS))
+    split = partial(
+        PretrainData, corpora, config=data, labels=labels, normalized=normalized, seed=seed
     )
+    train = split(data.train)
+    valid = split(data.valid, shuffle=False, enough=VALID_SECONDS)
     LOGGER.info(
         "%.2f M parameters, %.1f h of training audio, %.1f min of validation audio",
         sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6,

@@ -111,5 +111,9 @@ def _unusable_extractor(key: str) -> str:
         _added_config(name)
     except ConfigError as error:
         installed = name in TARGETS
-        return str(error) if installed else f"{error}; or install the package that adds it"
+        return (
+            str(error)
+            if installed
+            else f"{error}; if another package adds it, install that package"
+        )
     return ""

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mt4ssl_bench.clustering.config import OfflineConfig
-from mt4ssl_bench.config import AT_LEAST_1, NOT_NEGATIVE, SHARE, Bounds
+from mt4ssl_bench.config import AT_LEAST_1, SHARE, Bounds
 from mt4ssl_bench.errors import ConfigError
 from mt4ssl_bench.registry import Registry
 from mt4ssl_bench.upstream.encoder import Encoder
@@ -21,50 +21,41 @@ from mt4ssl_bench.upstream.kernels import EPS
 
 
 class TargetConfig(Protocol):
-    """Settings of an extractor, a frozen dataclass: the section targets.<name> of a recipe."""
+    """Settings of an extractor: a frozen dataclass with a default for each field."""
 
     @property
     def weight(self) -> float:
-        """Factor of the extractor's loss in the total; 0 leaves the extractor out."""
-        ...
+        """Factor of the loss in the total; 0 leaves the extractor out."""
 
 
 class TargetExtractor(nn.Module, ABC):
     """Targets for every frame, and a loss on the masked ones.
 
-    A new kind of target is one subclass and one line in TARGETS, or an entry point of another
-    package in the group mt4ssl_bench.targets.
-
     Attributes:
-        name: Section of its settings, and prefix of its values in the log.
-        Config: Its settings; may declare BOUNDS.
-        reads_labels: Whether targets() reads the labels of targets.offline.
-        monitors: Detached scalars of the last loss(), for the log. A run stops where one that is
-            called target_var or pred_var shows a collapse.
+        name: Section targets.<name> of a recipe, and prefix of the values in the log.
+        Config: Dataclass of the section; may declare BOUNDS.
+        reads_labels: Whether targets() needs the labels of targets.offline.
+        monitors: Scalars of the last loss(); a small target_var or pred_var stops the run.
     """
 
     name: ClassVar[str]
     Config: ClassVar[type[TargetConfig]]
     reads_labels: ClassVar[bool] = False
 
-    def __init__(self, config: TargetConfig, encoder: Encoder) -> None:  # noqa: ARG002 - some need it
+    def __init__(self, config: TargetConfig, encoder: Encoder) -> None:
         super().__init__()
         self.weight = config.weight
         self.monitors: dict[str, Tensor] = {}
 
     @abstractmethod
     def targets(self, labels: Tensor | None, frames: Tensor, padding: Tensor | None) -> Tensor:
-        """Return targets (B, T) or (B, T, D) without gradient, from labels (B, T) or from unmasked
-        frames (B, T, D).
-        """
+        """Return targets (B, T, ...) without gradient, of labels (B, T) or frames (B, T, D)."""
 
     @abstractmethod
     def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss, summed over masked frames, from the student's output (M, D) and targets
-        (M,) or (M, D).
-        """
+        """Return the summed loss of the student's output (M, D) and the targets (M, ...) there."""
 
-    def update(self, step: int) -> dict[str, float]:  # noqa: ARG002 - only some extractors move
+    def update(self, step: int) -> dict[str, float]:
         """Update the extractor after optimizer update `step` (from 1); return values to log."""
         return {}
 
@@ -80,7 +71,7 @@ class OfflineTargets(TargetExtractor):
         super().__init__(config, encoder)
         self.head = nn.Linear(encoder.dim, config.clusters)
 
-    def targets(self, labels: Tensor | None, frames: Tensor, padding: Tensor | None) -> Tensor:  # noqa: ARG002
+    def targets(self, labels: Tensor | None, frames: Tensor, padding: Tensor | None) -> Tensor:
         """Return the labels (B, T)."""
         assert labels is not None, "batches have labels wherever an extractor reads them"
         return labels
@@ -93,9 +84,9 @@ class OfflineTargets(TargetExtractor):
 
 
 class OnlineTargets(TargetExtractor):
-    """On-TE: an EMA teacher's layer average, a linear head and squared error (as data2vec).
+    """On-TE: an EMA teacher's layers, averaged, a linear head and squared error (as data2vec).
 
-    The teacher is only the encoder. It reads the frames of the student's own front end, unmasked.
+    The teacher is an encoder; it reads the frames of the student's own front end, unmasked.
     """
 
     name = "online"
@@ -110,34 +101,27 @@ class OnlineTargets(TargetExtractor):
         ema_end: float = 0.9999
         ema_steps: int = 30_000
 
-        BOUNDS: ClassVar[Bounds] = {
-            NOT_NEGATIVE: "weight",
-            AT_LEAST_1: "top_k ema_steps",
-            SHARE: "ema_start ema_end",
-        }
+        BOUNDS: ClassVar[Bounds] = {AT_LEAST_1: "top_k ema_steps", SHARE: "ema_start ema_end"}
 
     def __init__(self, config: Config, encoder: Encoder) -> None:
         super().__init__(config, encoder)
-        if config.top_k > len(encoder.layers):
-            raise ConfigError(
-                f"targets.online.top_k={config.top_k}: encoder.layers is {len(encoder.layers)}"
-            )
+        if config.top_k > (layers := len(encoder.layers)):
+            raise ConfigError(f"targets.online.top_k={config.top_k}: encoder.layers is {layers}")
         self.config = config
         self.head = nn.Linear(encoder.dim, encoder.dim)
         self.teacher = copy.deepcopy(encoder).requires_grad_(requires_grad=False).eval()
         self._student = (encoder,)  # in a tuple, so that it is no submodule of this one
 
-    def train(self, mode: bool = True) -> "OnlineTargets":  # noqa: FBT001, FBT002 - torch's signature
+    # torch's signature
+    def train(self, mode: bool = True) -> "OnlineTargets":  # noqa: FBT001, FBT002
         """Set the head's mode; the teacher stays in evaluation mode."""
         super().train(mode)
         self.teacher.eval()
         return self
 
     @torch.no_grad()
-    def targets(self, labels: Tensor | None, frames: Tensor, padding: Tensor | None) -> Tensor:  # noqa: ARG002
-        """Return the mean of the teacher's top K feed-forward outputs, normalized over time, in fp32
-        (B, T, D).
-        """
+    def targets(self, labels: Tensor | None, frames: Tensor, padding: Tensor | None) -> Tensor:
+        """Return the teacher's top K feed-forward outputs, normalized over time and averaged."""
         outputs = self.teacher(frames.detach(), padding).ffn[-self.config.top_k :]
         total = torch.zeros_like(outputs[0], dtype=torch.float32)
         for output in outputs:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from mt4ssl_bench.config import AT_LEAST_1, NOT_NEGATIVE, Bounds
+from mt4ssl_bench.config import AT_LEAST_1, Bounds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,6 @@ class OfflineConfig:
     labels: str | None = None  # a label store; by default made from the corpus
 
     BOUNDS: ClassVar[Bounds] = {
-        NOT_NEGATIVE: "weight",
         ("2 or more", lambda clusters: clusters >= 2): "clusters",
         AT_LEAST_1: "max_frames",
     }

@@ -55,7 +55,7 @@ def test_an_alignment_is_joined_by_utterance_and_what_is_unknown_is_counted(
         | {"phone_purity": 1, "cluster_purity": 1, "pnmi": 1}
     )
     (line,) = caplog.messages
-    assert "1 of its 2 utterances are not among the labelled ones; the first is 'elsewhere'" in line
+    assert "1 of its 2 utterances are not among the labeled ones; the first is 'elsewhere'" in line
 
 
 def test_a_file_in_a_folder_is_joined_by_either_of_its_names(tmp_path: Path) -> None:
@@ -63,5 +63,5 @@ def test_a_file_in_a_folder_is_joined_by_either_of_its_names(tmp_path: Path) -> 
     segments = [(0.0, 0.04, "AA")]
     for alignment in (Alignment({"a": segments}), Alignment({"spk-a": segments}, {"spk-a": "a"})):
         assert measure(labels, alignment)["aligned_frames"] == 2
-    with pytest.raises(CorpusError, match="names none of the labelled utterances"):
+    with pytest.raises(CorpusError, match="names none of the labeled utterances"):
         measure(labels, Alignment({"spk-a": segments}))

@@ -90,10 +90,10 @@ def test_labels_made_in_another_way_are_not_taken_for_those_that_are_asked_for(
     other = OfflineConfig(clusters=6, features=f"random:{TOY}", layer=1)
     with pytest.raises(
         ConfigError,
-        match="holds labels made in another way .6 clusters of mfcc.*choose another --out",
+        match="holds labels created with different settings .6 clusters of mfcc.*choose another --out",
     ):
         make(corpus, tmp_path / "labels", other)
-    with pytest.raises(ConfigError, match="holds labels made in another way"):
+    with pytest.raises(ConfigError, match="holds labels created with different settings"):
         make_labels([corpus], ("train",), CONFIG, out=tmp_path / "labels", seed=0)
 
 

@@ -19,7 +19,8 @@ from builders import TOY, Prefork, largest_difference, read_log, torchrun
 from mt4ssl_bench import checkpoint
 from mt4ssl_bench.corpora.prepare import prepare_table
 from mt4ssl_bench.data.corpus import Corpus
-from mt4ssl_bench.training.distributed import ALONE, joined, no_sync
+from mt4ssl_bench.training.distributed import ALONE, no_sync
+from mt4ssl_bench.training.launch import joined
 
 LAYOUTS = [(1, 4), (2, 2), (4, 1)]  # processes, batches per update of each
 

@@ -277,7 +277,7 @@ def test_a_checkpoint_that_cannot_be_continued_is_named_and_the_row_begins_anew(
     reason = harm(broken_off(corpus, tmp_path))
     said.clear()
     assert not frozen(corpus, tmp_path).failures
-    (line,) = [line for line in said.messages if "begins anew" in line]
+    (line,) = [line for line in said.messages if "the training restarts" in line]
     assert reason in line
     assert "continuing" not in said.text
     assert_same(tmp_path, plain)

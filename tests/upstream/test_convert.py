@@ -188,7 +188,7 @@ def test_what_a_file_does_not_say_is_asked_for_or_noted(tmp_path: Path) -> None:
     made = convert(str(silent), tmp_path / "run", ["encoder.heads=4", "targets.online.top_k=2"])
     assert made.config.targets.online.top_k == 2
     assert made.notes == [
-        "its settings do not say whether waveforms are normalised: assumed they are, as published"
+        "its settings do not say whether waveforms are normalized: assumed they are, as published"
     ]
     with pytest.raises(CheckpointError, match="choose another --out"):
         convert(str(silent), tmp_path / "run", ["encoder.heads=4"])

@@ -16,7 +16,7 @@ KIND = "mt4ssl"
 
 
 class Origin(TypedDict):
-    """What a converted checkpoint was made from."""
+    """The source of a converted checkpoint."""
 
     name: str
     kind: str

@@ -21,10 +21,11 @@ from mt4ssl_bench.upstream.checkpoints.checkpoint_file import (
     student,
 )
 from mt4ssl_bench.upstream.checkpoints.finetuned import build
+from mt4ssl_bench.upstream.checkpoints.waveform_checks import check_waveforms
 from mt4ssl_bench.upstream.config import PretrainConfig
+from mt4ssl_bench.upstream.frontend import normalize
 from mt4ssl_bench.upstream.model import MT4SSL
 from mt4ssl_bench.upstream.recipe import load_config, to_stored
-from mt4ssl_bench.upstream.waveforms import check_waveforms, normalize
 
 # frames, two minutes: longer audio is encoded in windows, for attention's time grows as the square
 WINDOW = 6_000
@@ -125,12 +126,12 @@ def _load(path: Path, name: str, device: str) -> Upstream:
 
 
 def is_pretrained(stored: Stored) -> bool:
-    """Return whether a checkpoint was pretrained by this toolkit (exported or not), not converted."""
+    """Return whether this toolkit pretrained a checkpoint; it may have been exported since."""
     return "source" not in stored and "corpus_digest" in stored and stored.get("step", 0) > 1
 
 
 def load_random(argument: str, *, device: str) -> Upstream:
-    """Return the untrained model of a pretraining recipe, a baseline; its weights are always the same."""
+    """Return the untrained model of a pretraining recipe, always with the same weights."""
     config = load_config(argument or "mt4ssl_tiny")
     state = torch.get_rng_state()
     torch.manual_seed(config.fit.seed)

@@ -123,8 +123,8 @@ def card(name: str, stored: Stored, mark: str, parameters: int, records: list[Re
     config, source = from_stored(stored["config"]), stored.get("source")
     encoder = config.encoder
     facts = {
-        "encoder": f"{encoder.layers} layers of {encoder.dim}, {encoder.heads} heads, one frame per "
-        "20 ms",
+        "encoder": f"{encoder.layers} layers of {encoder.dim}, {encoder.heads} heads, one frame "
+        "per 20 ms",
         "parameters": f"{parameters:,}",
         "input": f"16 kHz mono, {'normalized' if config.frontend.normalize else 'not normalized'}",
         "updates": stored.get("step") or (source and source["updates"]) or "not recorded",

@@ -90,7 +90,7 @@ def read_fairseq(path: Path) -> ThirdPartyCheckpoint:
         keys.append(f"frontend.normalize={task['normalize']}")
     else:
         notes.append(
-            "its settings do not say whether waveforms are normalised: assumed they are, as "
+            "its settings do not say whether waveforms are normalized: assumed they are, as "
             "published"
         )
     kind = settings.get("_name") or (
@@ -117,7 +117,7 @@ def _read_settings(payload: Mapping[str, object]) -> tuple[Mapping[str, Json], M
     """Return the model's and the task's settings; older files have both in `args`."""
     args, config = _dict(plain(payload.get("args"))), _dict(plain(payload.get("cfg")))
     model, task = _dict(config.get("model")), _dict(config.get("task"))
-    before = _dict(model.get("w2v_args"))  # what a fine-tuned model was
+    before = _dict(model.get("w2v_args"))  # of the pretrained model, in a fine-tuned one
     places = (_dict(before.get("model")), before, model, args)
     settings = next((place for place in places if "encoder_embed_dim" in place), {})
     return settings, next(

@@ -16,10 +16,11 @@ from mt4ssl_bench.data.cut import Json
 from mt4ssl_bench.data.frame_grid import frame_counts
 from mt4ssl_bench.encoders.finetuning import TuneConfig
 from mt4ssl_bench.encoders.protocol import Features
+from mt4ssl_bench.upstream.checkpoints.waveform_checks import check_waveforms
+from mt4ssl_bench.upstream.frontend import normalize
 from mt4ssl_bench.upstream.masking import MaskingConfig, draw_masks
 from mt4ssl_bench.upstream.model import MT4SSL, padding_mask
 from mt4ssl_bench.upstream.recipe import from_stored
-from mt4ssl_bench.upstream.waveforms import check_waveforms, normalize
 
 
 class TunedMT4SSL(nn.Module):

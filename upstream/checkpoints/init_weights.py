@@ -1,4 +1,4 @@
-"""Initialization from a checkpoint: the encoder must fit, teacher and heads are taken if they do."""
+"""Initialization from a checkpoint: the encoder must fit; teacher and heads may."""
 
 import logging
 from collections.abc import Mapping

@@ -114,7 +114,7 @@ def plain(value: object) -> Json:
 
 
 def tensors(state: object) -> dict[str, Tensor]:
-    """Return the tensors of a state dict by name, half precision as fp32; other values are dropped."""
+    """Return the tensors of a state dict by name, in fp32 instead of half precision."""
     if not isinstance(state, Mapping):
         return {}
     return {
