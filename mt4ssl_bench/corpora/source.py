@@ -294,6 +294,18 @@ def prepare_source(
     return Prepared(corpus, labels.write(corpus) if labels else None)
 
 
+def prepare_path(name: str, path: Path, out: Path, request: Request | None = None) -> "Corpus":
+    """Make a corpus of what lies at `path`, by the source of that name without options of its own.
+
+    Raises:
+        ConfigError: If there is no such source.
+        CorpusError: If something cannot be read; nothing is written.
+    """
+    source = SOURCES.get(name)
+    request = replace(request or Request(), roots={"": path})
+    return prepare_source(source, source.options(), out, request).corpus
+
+
 def _roots(source: Source[O], options: O, out: Path, request: Request) -> Mapping[str, Path]:
     """Return what to read, by split, downloaded if that is asked for."""
     where = f"prepare {source.name}"
