@@ -16,7 +16,7 @@ import pytest
 import soundfile
 from torch.distributed import TCPStore
 
-from mt4ssl_bench.corpora.prepare import prepare_table
+from mt4ssl_bench.corpora.source import Request, prepare_path
 from mt4ssl_bench.data.corpus import Corpus
 
 RATE = 16_000
@@ -79,8 +79,8 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def corpus(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    return prepare_table(
-        manifest, tmp_path_factory.mktemp("corpora") / "tones", name="tones", synthetic=True
+    return prepare_path(
+        "table", manifest, tmp_path_factory.mktemp("corpora") / "tones", Request(name="tones")
     )
 
 
