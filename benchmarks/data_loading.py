@@ -30,8 +30,8 @@ import numpy as np
 import soundfile
 
 from mt4ssl_bench.config import load
-from mt4ssl_bench.corpora.prepare import prepare_folder
 from mt4ssl_bench.corpora.shard import shard_corpus
+from mt4ssl_bench.corpora.source import prepare_path
 from mt4ssl_bench.data.batches import Place
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.labels import LabelInfo, write_labels
@@ -49,7 +49,7 @@ def speed(folder: Path, workers: int) -> None:
     padding.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        corpus = prepare_folder(folder, Path(scratch, "files"))
+        corpus = prepare_path("folder", folder, Path(scratch, "files"))
         sharded = shard_corpus(corpus, Path(scratch, "shards"), splits=("train",))
         hours = corpus.info.splits["train"].hours
         runs: dict[str, list[float]] = {"soundfile": [], "files": [], "shards": []}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from builders import Prefork, write_tones
-from mt4ssl_bench.corpora.prepare import prepare_table
+from mt4ssl_bench.corpora.source import Request, prepare_path
 from mt4ssl_bench.data.corpus import Corpus
 
 SPEECH = os.environ.get("MT4SSL_BENCH_SPEECH", "")
@@ -32,8 +32,8 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def corpus(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    return prepare_table(
-        manifest, tmp_path_factory.mktemp("corpora") / "tones", name="tones", synthetic=True
+    return prepare_path(
+        "table", manifest, tmp_path_factory.mktemp("corpora") / "tones", Request(name="tones")
     )
 
 

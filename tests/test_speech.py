@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mt4ssl_bench.config import load
-from mt4ssl_bench.corpora.prepare import prepare_table
+from mt4ssl_bench.corpora.source import prepare_path
 from mt4ssl_bench.downstream.evaluate import evaluate
 from mt4ssl_bench.upstream.config import PretrainConfig
 from mt4ssl_bench.upstream.pretrain import open_pretraining
@@ -21,7 +21,7 @@ TOY = str(DATA / "toy.yaml")
 def test_filter_banks_read_digits_and_an_untrained_model_knows_speakers(
     speech: Path, tmp_path: Path
 ) -> None:
-    corpus = prepare_table(speech / "fsdd_strings" / "manifest.tsv", tmp_path / "fsdd")
+    corpus = prepare_path("table", speech / "fsdd_strings" / "manifest.tsv", tmp_path / "fsdd")
     assert corpus.info.splits["test"].utterances == 120
     keys = ["sweep=[1e-2]", "steps=250", "validate_every=125"]
     folder = tmp_path / "results"
@@ -40,7 +40,7 @@ def test_filter_banks_read_digits_and_an_untrained_model_knows_speakers(
 
 @pytest.mark.long
 def test_both_targets_together_learn_on_recordings(speech: Path, tmp_path: Path) -> None:
-    corpus = prepare_table(speech / "fsdd_strings" / "manifest.tsv", tmp_path / "fsdd")
+    corpus = prepare_path("table", speech / "fsdd_strings" / "manifest.tsv", tmp_path / "fsdd")
     keys = [f"data.corpus={corpus.root}", "fit.steps=600", "fit.validate_every=600"]
     keys += ["targets.online.ema_steps=480"]
     report = open_pretraining(load(PretrainConfig, "mt4ssl_tiny", keys)).run(tmp_path / "run")
@@ -56,7 +56,7 @@ def test_both_targets_together_learn_on_recordings(speech: Path, tmp_path: Path)
 
 def test_the_loss_curve_is_the_kept_one(speech: Path, tmp_path: Path) -> None:
     kept = json.loads((DATA / "loss_curve.json").read_text(encoding="utf-8"))
-    corpus = prepare_table(speech / "fsdd_strings" / "manifest.tsv", tmp_path / "fsdd")
+    corpus = prepare_path("table", speech / "fsdd_strings" / "manifest.tsv", tmp_path / "fsdd")
     keys = [f"data.corpus={corpus.root}", "fit.steps=50", "fit.log_every=1"]
     open_pretraining(load(PretrainConfig, "mt4ssl_tiny", keys)).run(tmp_path / "run")
     lines = (tmp_path / "run" / "log.jsonl").read_text(encoding="utf-8").splitlines()

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-from http.client import HTTPException
 from pathlib import Path
 from typing import TypedDict
 
@@ -11,6 +10,8 @@ from torch import Tensor, nn
 
 from mt4ssl_bench import checkpoint
 from mt4ssl_bench.data.audio import RATE
+from mt4ssl_bench.data.download import DownloadError
+from mt4ssl_bench.data.download import download as download_file
 from mt4ssl_bench.data.frame_grid import STRIDE
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.encoders.s3prl_model import s3prl_hub
@@ -131,10 +132,10 @@ def download(url: str, *, refresh: bool = False) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_name(f"{name}.fresh")
         try:
-            torch.hub.download_url_to_file(url, str(fresh), progress=True)
+            download_file(url, fresh)
             checkpoint.load(fresh)
             fresh.replace(path)
-        except (OSError, HTTPException) as error:
+        except (OSError, DownloadError) as error:
             raise UpstreamError(
                 f"{url}: could not be downloaded ({error}); fetch the file some other way and give "
                 "its path instead (mt4ssl_local)"

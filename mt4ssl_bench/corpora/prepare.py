@@ -147,39 +147,3 @@ def _check_names(rows: Iterable[Row], source: Path) -> None:
                 f"{source}: '{name}' cannot name a label, tier or other audio; expected letters, "
                 f"digits, _ . - and none of {', '.join(sorted(RESERVED))}"
             )
-
-
-# ---- TEMPORARY: until every caller uses sources ----
-
-
-def prepare_rows(rows, out, *, source, name="corpus", **more):  # noqa: ANN001,ANN003,ANN201,D103
-    return prepare(rows, out, source=source, name=name, **more)
-
-
-def prepare_table(manifest, out, *, name="", **more):  # noqa: ANN001,ANN003,ANN201,D103
-    import importlib
-
-    table = importlib.import_module("mt4ssl_bench.corpora.sources.table")
-    return prepare(
-        table.read_table(manifest),
-        out,
-        source=manifest,
-        name=name or manifest.resolve().parent.name,
-        strict=True,
-        phones_from="manifest",
-        **more,
-    )
-
-
-def prepare_folder(folder, out, *, name="", licence="unknown"):  # noqa: ANN001,ANN201,D103
-    import importlib
-
-    read = importlib.import_module("mt4ssl_bench.corpora.sources.folder").read
-    return prepare(
-        read(folder, None),
-        out,
-        source=folder,
-        name=name or folder.resolve().name,
-        licence=licence,
-        partial=True,
-    )

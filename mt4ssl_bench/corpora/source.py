@@ -297,6 +297,18 @@ def prepare_source(
     return Prepared(corpus, labels.write(corpus) if labels else None)
 
 
+def prepare_path(name: str, path: Path, out: Path, request: Request | None = None) -> "Corpus":
+    """Make a corpus of what lies at `path`, by the source of that name without options of its own.
+
+    Raises:
+        ConfigError: If there is no such source.
+        CorpusError: If something cannot be read; nothing is written.
+    """
+    source = SOURCES.get(name)
+    request = replace(request or Request(), roots={"": path})
+    return prepare_source(source, source.options(), out, request).corpus
+
+
 def _roots(source: Source[O], options: O, out: Path, request: Request) -> Mapping[str, Path]:
     """Return what to read, by split, downloaded if that is asked for."""
     where = f"prepare {source.name}"
@@ -304,21 +316,24 @@ def _roots(source: Source[O], options: O, out: Path, request: Request) -> Mappin
         return {"": out}
     if not request.download:
         if not request.roots:
-            ways = "--download fetches it" if source.archives else source.obtain
-            raise ConfigError(f"{where}: --from DIR names the folder of the corpus; {ways}")
+            ways = f"; {source.obtain}" if source.obtain else ""
+            ways = " or --download" if source.archives else ways
+            raise ConfigError(f"{where}: expected --from DIR, the corpus's folder{ways}")
         return request.roots
     if not source.archives:
         raise ConfigError(
-            f"{where}: cannot be downloaded by a program; {source.obtain}; then use --from DIR"
+            f"{where}: no program may download it; {source.obtain}; then name its folder after "
+            "--from"
         )
     parts = options.parts()
-    for part in parts or ():
+    parts = list(source.archives) if parts is None else parts
+    for part in parts:
         if part not in source.archives:
             raise ConfigError(
                 f"{where}: no part '{part}' to download; {hint(part, source.archives)}"
             )
     folder = request.roots.get("", out / "source")
-    fetch([source.archives[part] for part in parts or source.archives], folder, request.mirror)
+    fetch([source.archives[part] for part in parts], folder, request.mirror)
     return {"": folder}
 
 

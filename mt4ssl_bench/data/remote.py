@@ -1,23 +1,18 @@
-"""Opening a path or a URL: downloads with retries, other protocols through smart_open."""
+"""Files by path or URL: http downloads are resumed, other protocols go through smart_open."""
 
-import http.client
 import logging
 import os
 import shutil
 import tempfile
 import time
-import urllib.request
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, cast
 
+from mt4ssl_bench.data.download import DownloadError, download
 from mt4ssl_bench.errors import CorpusError, first_line
 
 LOGGER = logging.getLogger(__name__)
-TRIES, PAUSE, TIMEOUT = (
-    3,
-    1.0,
-    60.0,
-)  # of a download: attempts, and seconds between and without a byte
+TRIES, PAUSE = 3, 1.0  # of other protocols: attempts, and seconds before the second
 
 
 def fetch(where: str, size: int | None = None) -> IO[bytes]:
@@ -40,12 +35,21 @@ def fetch(where: str, size: int | None = None) -> IO[bytes]:
 
 
 def _download(url: str) -> IO[bytes]:
+    if url.startswith(("http://", "https://")):
+        # an open file outlives its folder
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            path = Path(folder, "file")
+            try:
+                download(url, path, quiet=True)
+            except DownloadError as error:
+                raise CorpusError(str(error)) from None
+            return path.open("rb")
     for attempt in range(TRIES):
         file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
         try:
-            with open_any(url) as source:
+            with _open_other(url) as source:
                 shutil.copyfileobj(source, file)
-        except (OSError, http.client.HTTPException) as error:
+        except OSError as error:
             file.close()
             if attempt + 1 == TRIES:
                 raise CorpusError(f"{url}: {error}, {TRIES} times") from None
@@ -61,30 +65,19 @@ def is_url(where: str) -> bool:
     return "://" in where
 
 
-def open_any(where: str) -> Any:  # noqa: ANN401 - a file that can be read and closed
-    """Return a path or URL opened for reading bytes.
+def _open_other(url: str) -> IO[bytes]:
+    """Return a URL of another protocol (s3, gs) opened for reading, through lhotse.
 
-    What is not http or https goes through lhotse (s3://, gs://).
-
-    Raises CorpusError for a URL that is malformed or that nothing here opens, OSError when it
-    cannot be had.
+    Raises:
+        CorpusError: If nothing here opens it.
+        OSError: If it cannot be read.
     """
-    if where.startswith(("http://", "https://")):
-        try:
-            # the schemes are those above
-            return urllib.request.urlopen(where, timeout=TIMEOUT)  # noqa: S310
-        except (http.client.InvalidURL, ValueError) as error:
-            raise CorpusError(
-                f"{where}: not a URL ({error}); expected http://host:8000/folder, a space as %20"
-            ) from None
-    if is_url(where):
-        from lhotse.serialization import open_best
+    from lhotse.serialization import open_best
 
-        try:
-            return open_best(where, "rb")
-        except (ImportError, NotImplementedError, ValueError) as error:
-            raise CorpusError(
-                f"{where}: {first_line(error)}; all but http(s) needs smart_open: pip install "
-                "'smart_open[s3]'"
-            ) from None
-    return Path(where).open("rb")
+    try:
+        return cast("IO[bytes]", open_best(url, "rb"))
+    except (ImportError, NotImplementedError, ValueError) as error:
+        raise CorpusError(
+            f"{url}: {first_line(error)}; all but http(s) needs smart_open: pip install "
+            "'smart_open[s3]'"
+        ) from None

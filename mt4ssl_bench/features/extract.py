@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from mt4ssl_bench.corpora.prepare import prepare_folder
+from mt4ssl_bench.corpora.source import prepare_path
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cut import Cut, Json
@@ -54,7 +54,9 @@ def audio_cuts(
         raise ConfigError("extract: name what to read, either --corpus or --folder")
     if folder is not None and splits:
         raise ConfigError("--split: a folder has none; it requires --corpus")
-    opened = Corpus.open(corpus) if corpus else prepare_folder(folder or Path(), out / "corpus")
+    opened = (
+        Corpus.open(corpus) if corpus else prepare_path("folder", folder or Path(), out / "corpus")
+    )
     names = list(splits) or [name for name, split in opened.info.splits.items() if split.utterances]
     cuts = list({cut.id: cut for name in names for cut in opened.cuts(name)}.values())
     short = [cut.id for cut in cuts if cut.duration < SHORTEST]

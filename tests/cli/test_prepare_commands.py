@@ -183,7 +183,7 @@ def call(*arguments: object) -> int:
         (["librilight", "--subset", "tiny", "--out", "x"], "'small', 'medium', 'large'"),
         (["lhotse", "x", "--clusters", "5", "--out", "x"], "has no effect without --labels-field"),
         (["table", "--out", "x"], "MANIFEST"),
-        (["fsdd", "--out", "x"], "--from DIR names the folder of the corpus; --download fetches"),
+        (["fsdd", "--out", "x"], "expected --from DIR, the corpus's folder or --download"),
     ],
 )
 def test_a_wrong_command_line_is_one_line_with_what_was_meant(

@@ -8,8 +8,7 @@ import pytest
 import soundfile
 
 from mt4ssl_bench.corpora.audio_files import audio_files
-from mt4ssl_bench.corpora.prepare import prepare_folder
-from mt4ssl_bench.corpora.source import Options
+from mt4ssl_bench.corpora.source import Options, prepare_path
 from mt4ssl_bench.corpora.sources import fsdd, librispeech, speechcommands, voxceleb1
 from mt4ssl_bench.downstream.transcribe import named
 
@@ -45,7 +44,7 @@ def test_a_folder_gives_what_people_put_there(
     wav(tmp_path / "src" / "sub" / "b.wav")
     litter(tmp_path / "src", "a.wav")
     with caplog.at_level(logging.INFO):
-        corpus = prepare_folder(tmp_path / "src", tmp_path / "corpus")
+        corpus = prepare_path("folder", tmp_path / "src", tmp_path / "corpus")
     ids = {cut.id for split in corpus.info.splits for cut in corpus.cuts(split)}
     assert ids == {"a", "sub-b"}
     assert "unreadable" not in corpus.info.notes

@@ -18,9 +18,9 @@ from mt4ssl_bench.cli.app import app
 from mt4ssl_bench.corpora.check import check_corpus
 from mt4ssl_bench.corpora.check_report import KINDS, Report
 from mt4ssl_bench.corpora.check_rules import _look_alikes
-from mt4ssl_bench.corpora.prepare import prepare_table
 from mt4ssl_bench.corpora.rows import row_of
 from mt4ssl_bench.corpora.shard import shard_corpus
+from mt4ssl_bench.corpora.source import prepare_path
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cuts import write_cuts
@@ -66,7 +66,7 @@ class Planted:
 
     def prepare(self) -> Corpus:
         (self.folder / "manifest.tsv").write_text("\n".join(self.rows) + "\n", encoding="utf-8")
-        return prepare_table(self.folder / "manifest.tsv", self.folder / "out")
+        return prepare_path("table", self.folder / "manifest.tsv", self.folder / "out")
 
 
 def edit(corpus: Corpus, split: str, change: Callable[[dict[str, Any]], None]) -> None:

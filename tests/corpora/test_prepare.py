@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from mt4ssl_bench.corpora.prepare import prepare_folder, prepare_table
+from mt4ssl_bench.corpora.source import Request, prepare_path
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cut import is_silent, phones_of, speaker_of, text_of
@@ -53,7 +53,7 @@ def log(
 def table(folder: Path, text: str | bytes, out: str = "out") -> Corpus:
     content = text if isinstance(text, bytes) else text.replace(" | ", "\t").encode()
     (folder / "manifest.tsv").write_bytes(content)
-    return prepare_table(folder / "manifest.tsv", folder / out)
+    return prepare_path("table", folder / "manifest.tsv", folder / out)
 
 
 def ids(corpus: Corpus, split: str) -> set[str]:
@@ -85,11 +85,11 @@ def test_a_table_becomes_cuts_by_split(folder: Path) -> None:
 
 def test_a_name_and_a_licence_may_be_given_and_the_folder_names_the_rest(folder: Path) -> None:
     (folder / "m.tsv").write_text("id\tpath\nu\ta.wav\n", encoding="utf-8")
-    given = prepare_table(
-        folder / "m.tsv", folder / "one", name="mine", licence="CC0", synthetic=True
+    given = prepare_path(
+        "table", folder / "m.tsv", folder / "one", Request(name="mine", licence="CC0")
     ).info
-    assert (given.name, given.licence, given.synthetic) == ("mine", "CC0", True)
-    plain = prepare_table(folder / "m.tsv", folder / "two").info
+    assert (given.name, given.licence, given.synthetic) == ("mine", "CC0", False)
+    plain = prepare_path("table", folder / "m.tsv", folder / "two").info
     assert (plain.name, plain.licence, plain.synthetic) == (folder.name, "unknown", False)
 
 
@@ -155,7 +155,7 @@ def test_a_bad_table_is_an_error_that_names_its_fault_and_writes_nothing(
 
 def test_a_missing_table_is_named(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"gone\.tsv: no such manifest"):
-        prepare_table(tmp_path / "gone.tsv", tmp_path / "out")
+        prepare_path("table", tmp_path / "gone.tsv", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -253,10 +253,12 @@ def test_a_lexicon_of_another_language_gives_its_phones(folder: Path) -> None:
     (folder / "m.tsv").write_text(
         "id\tpath\tlanguage\ttext\nu\ta.wav\tnl\ttwee\n", encoding="utf-8"
     )
-    corpus = prepare_table(folder / "m.tsv", folder / "out", lexicon=[folder / "nl.txt"])
+    corpus = prepare_path(
+        "table", folder / "m.tsv", folder / "out", Request(lexicon=[folder / "nl.txt"])
+    )
     assert phones_of(next(iter(corpus.cuts("train")))) == "t w e:"
     assert corpus.info.phones_from.startswith("nl.txt (")
-    other = prepare_table(folder / "m.tsv", folder / "other")
+    other = prepare_path("table", folder / "m.tsv", folder / "other")
     assert other.info.digest != corpus.info.digest
 
 
@@ -484,7 +486,7 @@ def test_a_folder_gives_ids_from_its_sub_folders_and_keeps_some_for_validation(
     for name in ("x/a.wav", "x/deep/b.flac", "c.WAV", "x y/d.e.ogg"):
         sound(tmp_path / "in" / name)
     (tmp_path / "in" / "notes.txt").write_text("not audio", encoding="utf-8")
-    corpus = prepare_folder(tmp_path / "in", tmp_path / "out")
+    corpus = prepare_path("folder", tmp_path / "in", tmp_path / "out")
     assert ids(corpus, "train") | ids(corpus, "valid") == {"x-a", "x-deep-b", "c", "x y-d.e"}
     assert {name: split.utterances for name, split in corpus.info.splits.items()} == {
         "train": 3,
@@ -502,14 +504,14 @@ def test_linked_folders_are_followed_and_loops_end(tmp_path: Path) -> None:
     sound(tmp_path / "in" / "b.wav")
     (tmp_path / "in" / "more").symlink_to(tmp_path / "disk")
     (tmp_path / "disk" / "loop").symlink_to(tmp_path / "in")
-    corpus = prepare_folder(tmp_path / "in", tmp_path / "out")
+    corpus = prepare_path("folder", tmp_path / "in", tmp_path / "out")
     assert ids(corpus, "train") | ids(corpus, "valid") == {"more-a", "b"}
 
 
 def test_a_hundred_files_keep_two_for_validation(tmp_path: Path) -> None:
     for n in range(100):
         sound(tmp_path / "in" / f"{n}.wav", 0.01)
-    splits = prepare_folder(tmp_path / "in", tmp_path / "out").info.splits
+    splits = prepare_path("folder", tmp_path / "in", tmp_path / "out").info.splits
     assert (splits["train"].utterances, splits["valid"].utterances) == (98, 2)
 
 
@@ -520,7 +522,7 @@ def test_unreadable_files_are_left_out_named_and_counted(
         sound(tmp_path / "in" / name)
     (tmp_path / "in" / "broken.wav").write_bytes(b"RIFF")
     soundfile.write(tmp_path / "in" / "empty.wav", np.zeros(0), RATE)
-    corpus = prepare_folder(tmp_path / "in", tmp_path / "out")
+    corpus = prepare_path("folder", tmp_path / "in", tmp_path / "out")
     assert ids(corpus, "train") | ids(corpus, "valid") == {"a", "b", "c"}
     assert corpus.info.notes["unreadable"] == 2
     first, second = corpus.info.notes["unreadable_examples"]
@@ -538,7 +540,7 @@ def test_audio_that_libsndfile_does_not_read_is_counted(
     soundfile.write(tmp_path / "in" / "b.w64", np.zeros(RATE), RATE)
     (tmp_path / "in" / "a.m4a").write_bytes(b"somebody's phone")
     (tmp_path / "in" / "notes.txt").write_text("no audio", encoding="utf-8")
-    corpus = prepare_folder(tmp_path / "in", tmp_path / "out")
+    corpus = prepare_path("folder", tmp_path / "in", tmp_path / "out")
     assert ids(corpus, "train") | ids(corpus, "valid") == {"a", "b"}
     assert corpus.info.notes["unreadable_examples"] == [
         f"'a.m4a' ('{tmp_path / 'in' / 'a.m4a'}': libsndfile reads no .m4a)"
@@ -551,7 +553,7 @@ def test_a_name_that_is_not_utf_8_is_one_line(tmp_path: Path) -> None:
     shutil.copy(
         os.fsencode(tmp_path / "in" / "a.wav"), os.fsencode(tmp_path / "in") + b"/stra\xdfe.wav"
     )
-    corpus = prepare_folder(tmp_path / "in", tmp_path / "out")
+    corpus = prepare_path("folder", tmp_path / "in", tmp_path / "out")
     assert corpus.info.notes["unreadable"] == 1
     assert corpus.info.notes["unreadable_examples"][0].endswith(
         "stra\\udcdfe.wav': its name is not UTF-8; rename it)"
@@ -561,15 +563,15 @@ def test_a_name_that_is_not_utf_8_is_one_line(tmp_path: Path) -> None:
 def test_a_folder_that_gives_nothing_is_an_error_and_writes_nothing(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     with pytest.raises(CorpusError, match=r"gone: no such folder"):
-        prepare_folder(tmp_path / "gone", tmp_path / "out")
+        prepare_path("folder", tmp_path / "gone", tmp_path / "out")
     with pytest.raises(CorpusError, match=r"in: no audio file below it; expected \.aif, "):
-        prepare_folder(tmp_path / "in", tmp_path / "out")
+        prepare_path("folder", tmp_path / "in", tmp_path / "out")
     (tmp_path / "in" / "broken.wav").write_bytes(b"RIFF")
     with pytest.raises(
         CorpusError,
         match=r"no utterance can be used: unreadable files, the first is 'broken' \(.*broken\.wav",
     ):
-        prepare_folder(tmp_path / "in", tmp_path / "out")
+        prepare_path("folder", tmp_path / "in", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -579,7 +581,7 @@ def test_a_folder_that_gives_nothing_is_an_error_and_writes_nothing(tmp_path: Pa
 def test_a_corpus_that_holds_its_audio_can_be_moved(tmp_path: Path) -> None:
     sound(tmp_path / "here" / "audio" / "a.wav")
     (tmp_path / "here" / "manifest.tsv").write_text("id\tpath\nu\taudio/a.wav\n", encoding="utf-8")
-    before = prepare_table(tmp_path / "here" / "manifest.tsv", tmp_path / "here")
+    before = prepare_path("table", tmp_path / "here" / "manifest.tsv", tmp_path / "here")
     samples = audio.read(next(iter(before.cuts("train"))))
     (tmp_path / "here").rename(tmp_path / "there")
     after = Corpus.open(tmp_path / "there")
@@ -595,7 +597,7 @@ def test_a_corpus_whose_audio_lies_elsewhere_can_be_moved_without_it(folder: Pat
 def test_files_whose_names_would_give_one_id_keep_their_paths(tmp_path: Path) -> None:
     for place in ("one.wav", "one.flac", "a/b.wav", "a-b.wav", "two.wav"):
         sound(tmp_path / "in" / place)
-    corpus = prepare_folder(tmp_path / "in", tmp_path / "out")
+    corpus = prepare_path("folder", tmp_path / "in", tmp_path / "out")
     found = {cut.id for split in corpus.info.splits for cut in corpus.cuts(split)}
     assert found == {"one.wav", "one.flac", "a/b.wav", "a-b.wav", "two"}
 
@@ -604,7 +606,7 @@ def test_partial_leaves_out_rows_with_empty_cells_and_counts_them(folder: Path) 
     (folder / "m.tsv").write_text(
         "id\tpath\ttext\tsplit\nu\ta.wav\tONE\ttrain\nv\tb.wav\t\ttrain\nw\tgone.wav\tTWO\ttrain\n"
     )
-    corpus = prepare_table(folder / "m.tsv", folder / "out", partial=True)
+    corpus = prepare_path("table", folder / "m.tsv", folder / "out", Request(partial=True))
     assert [cut.id for cut in corpus.cuts("train")] == ["u"]
     assert corpus.info.fields == ["phones", "text"]
     assert corpus.info.notes["no_text_examples"] == ["'v' (line 3)"]
@@ -615,7 +617,7 @@ def test_silence_is_marked_in_a_table_and_differs_from_audio_without_a_text(fold
     (folder / "m.tsv").write_text(
         "id\tpath\ttext\tsplit\nu\ta.wav\tONE\ttrain\nv\tb.wav\t<silence>\ttest\n"
     )
-    corpus = prepare_table(folder / "m.tsv", folder / "out")
+    corpus = prepare_path("table", folder / "m.tsv", folder / "out")
     (cut,) = corpus.cuts("test")
     assert (text_of(cut), phones_of(cut), is_silent(cut)) == ("", "", True)
     assert corpus.info.fields == ["phones", "text"]

@@ -344,11 +344,11 @@ def test_fsdds_first_five_of_each_digit_are_its_test(tmp_path: Path, voice: Voic
 def test_what_cannot_be_downloaded_says_how_it_is_obtained(tmp_path: Path) -> None:
     fetch = Request(download=True)
     with pytest.raises(
-        ConfigError, match=r"prepare voxceleb1: cannot be downloaded by a program; ask its authors"
+        ConfigError, match=r"prepare voxceleb1: no program may download it; ask its authors"
     ):
         prepared("voxceleb1", None, tmp_path, fetch)
     with pytest.raises(
-        ConfigError, match=r"prepare timit: --from DIR names the folder of the corpus; order it"
+        ConfigError, match=r"prepare timit: expected --from DIR, the corpus's folder; order it"
     ):
         prepared("timit", None, tmp_path)
     with pytest.raises(

@@ -8,9 +8,9 @@ import pytest
 import soundfile
 
 from mt4ssl_bench.corpora.check import check_corpus
-from mt4ssl_bench.corpora.prepare import prepare_table
 from mt4ssl_bench.corpora.segment import quiet_ends, segment_corpus
 from mt4ssl_bench.corpora.shard import shard_corpus
+from mt4ssl_bench.corpora.source import prepare_path
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cut import speaker_of, text_of
@@ -33,7 +33,7 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
         soundfile.write(folder / f"{name}.flac", np.clip(samples[:count], -1, 1), 8_000)
         rows.append(f"{name}\t{name}.flac\tann\thello\ttrain")
     (folder / "manifest.tsv").write_text("\n".join(rows) + "\n")
-    return prepare_table(folder / "manifest.tsv", folder / "corpus")
+    return prepare_path("table", folder / "manifest.tsv", folder / "corpus")
 
 
 def test_pieces_end_in_the_pauses_and_cover_everything(long: Corpus, tmp_path: Path) -> None:

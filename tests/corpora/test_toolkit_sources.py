@@ -15,7 +15,7 @@ import pytest
 import soundfile
 
 from mt4ssl_bench.cli.app import app
-from mt4ssl_bench.corpora.prepare import prepare_rows
+from mt4ssl_bench.corpora.prepare import prepare
 from mt4ssl_bench.corpora.rows import Row
 from mt4ssl_bench.corpora.source import SOURCES, read_splits
 from mt4ssl_bench.data import audio
@@ -295,7 +295,7 @@ def test_utterances_of_one_recording_are_no_duplicates_and_count_in_the_digest(
             Row(id="u", path=sounds / "c.flac", seconds=1.0, split="train"),
             Row(id="v", path=sounds / "c.flac", start=1.0, seconds=seconds, split="valid"),
         ]
-        return prepare_rows(rows, tmp_path / out, source=sounds, name="x")
+        return prepare(rows, tmp_path / out, source=sounds, name="x")
 
     first = corpus(1.0, "one")
     assert "check" not in first.info.notes
@@ -304,7 +304,7 @@ def test_utterances_of_one_recording_are_no_duplicates_and_count_in_the_digest(
     assert longer.info.notes["outside_examples"] == ["'v' (1.00 to 5.00 s of a file of 3.00 s)"]
     assert list(longer.info.splits) == ["train"]
     with pytest.raises(CorpusError, match=r"no utterance can be used: .*positive.* is 'u' \(0\.00"):
-        prepare_rows(
+        prepare(
             [Row(id="u", path=sounds / "c.flac", seconds=0.0, split="train")],
             tmp_path / "none", source=sounds, name="x",
         )  # fmt: skip
@@ -430,7 +430,7 @@ def test_a_cut_with_another_speed_is_written_as_it_sounds(tmp_path: Path, sounds
     with pytest.raises(
         CorpusError, match=r"1 of its 1 audio files are missing, the first is .*b\.wav"
     ):
-        prepare_rows(
+        prepare(
             rows_of([cut.perturb_speed(1.25)], tmp_path), tmp_path / "out", source=sounds, name="x"
         )
 

@@ -14,11 +14,13 @@ import soundfile
 
 from mt4ssl_bench.cli.app import app
 from mt4ssl_bench.corpora.check import check_corpus
-from mt4ssl_bench.corpora.prepare import prepare_folder, prepare_rows
+from mt4ssl_bench.corpora.prepare import prepare
 from mt4ssl_bench.corpora.rows import Row
+from mt4ssl_bench.corpora.source import prepare_path
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.containers import defect_of
 from mt4ssl_bench.data.corpus import Corpus
+from mt4ssl_bench.data.signal import examine
 from mt4ssl_bench.errors import CorpusError
 
 RATE = 16_000
@@ -94,7 +96,7 @@ def test_a_whole_file_is_read_and_nothing_is_said_of_it(zoo: Path, name: str) ->
     assert len(samples) == frames
     if ZOO[name][1] in {"PCM_16", "ALAC_16"}:
         assert np.array_equal(samples, SAMPLES)
-    assert audio.examine(zoo / name).frames == frames
+    assert examine(zoo / name).frames == frames
 
 
 @pytest.mark.parametrize("share", [0.4, 0.9, 1.0])
@@ -110,7 +112,7 @@ def test_each_container_cut_short_is_named(zoo: Path, tmp_path: Path, share: flo
         one.mkdir()
         shutil.copy(tmp_path / name, one)
         try:
-            corpus = prepare_folder(one, one / "corpus")
+            corpus = prepare_path("folder", one, one / "corpus")
         except CorpusError as error:  # libsndfile opens no CAF without its end, no Ogg of one page
             refused[name] = str(error)
             continue
@@ -126,7 +128,7 @@ def test_each_container_cut_short_is_named(zoo: Path, tmp_path: Path, share: flo
 
 def test_a_container_that_no_longer_opens_is_truncated(zoo: Path, tmp_path: Path) -> None:
     shutil.copy(zoo / "caf.caf", tmp_path)
-    corpus = prepare_folder(tmp_path, tmp_path / "corpus")
+    corpus = prepare_path("folder", tmp_path, tmp_path / "corpus")
     content = (tmp_path / "caf.caf").read_bytes()
     (tmp_path / "caf.caf").write_bytes(content[: len(content) // 2])
     for full in (False, True):
@@ -138,7 +140,7 @@ def test_a_flac_file_that_ends_inside_its_last_short_frame_is_truncated(tmp_path
     soundfile.write(tmp_path / "a.flac", SAMPLES[: 4096 * 3 + 500], RATE)
     content = (tmp_path / "a.flac").read_bytes()
     (tmp_path / "a.flac").write_bytes(content[:-3])
-    corpus = prepare_folder(tmp_path, tmp_path / "corpus")
+    corpus = prepare_path("folder", tmp_path, tmp_path / "corpus")
     assert found(corpus, "truncated", full=True) == {"a"}
 
 
@@ -163,7 +165,9 @@ def test_a_header_that_was_never_closed_is_named_with_its_bytes(
     with pytest.raises(CorpusError, match=said):
         audio.probe(path)
     with pytest.raises(CorpusError, match=said):
-        prepare_rows([Row(id="a", path=path, split="train")], tmp_path / "out", source=tmp_path)
+        prepare(
+            [Row(id="a", path=path, split="train")], tmp_path / "out", source=tmp_path, name="x"
+        )
 
 
 def test_a_flac_file_from_a_pipe_states_no_length_and_one_that_lies_takes_no_memory(
@@ -221,7 +225,7 @@ def test_a_file_that_goes_on_behind_its_stated_end_is_named(
     more = bytes(range(1, 251)) * 200 if name in {"wav.wav", "au.au"} else content
     (tmp_path / name).write_bytes(content + more)
     assert of(tmp_path / name) == "longer"
-    corpus = prepare_folder(tmp_path, tmp_path / "corpus")
+    corpus = prepare_path("folder", tmp_path, tmp_path / "corpus")
     assert corpus.info.notes["check"]["longer"] == 1
     assert found(corpus, "longer", full=True) == {Path(name).stem}
 
@@ -240,7 +244,7 @@ def test_an_mp3_whose_length_is_an_estimate_is_named_with_its_length(
     content = with_header.read_bytes()
     (tmp_path / "without.mp3").write_bytes(content[content.index(content[:2], 4) :])
     assert of(with_header) == ""
-    corpus = prepare_folder(tmp_path, tmp_path / "corpus")
+    corpus = prepare_path("folder", tmp_path, tmp_path / "corpus")
     assert corpus.info.notes["check"]["longer"] == 1
     assert app(["check", str(corpus.root)], standalone_mode=False) == 1
     printed = capsys.readouterr().out
@@ -271,7 +275,7 @@ def lossless(zoo: Path) -> Iterator[Path]:
 def test_equal_samples_have_one_digest_in_every_lossless_container(
     zoo: Path, tmp_path: Path
 ) -> None:
-    digests = {audio.examine(path).digest for path in lossless(zoo)}
+    digests = {examine(path).digest for path in lossless(zoo)}
     assert len(digests) == 1
     samples, _ = soundfile.read(zoo / "wav.wav", dtype="float32")
     for name, subtype, shape in (
@@ -280,10 +284,10 @@ def test_equal_samples_have_one_digest_in_every_lossless_container(
         ("2.flac", None, 2),
     ):
         soundfile.write(tmp_path / name, np.stack([samples] * shape, axis=1), RATE, subtype=subtype)
-        assert audio.examine(tmp_path / name).digest in digests, name
+        assert examine(tmp_path / name).digest in digests, name
     soundfile.write(tmp_path / "rate.wav", samples, 8_000)
-    assert audio.examine(tmp_path / "rate.wav").digest not in digests
-    assert audio.examine(zoo / "vorbis.ogg").digest not in digests
+    assert examine(tmp_path / "rate.wav").digest not in digests
+    assert examine(zoo / "vorbis.ogg").digest not in digests
 
 
 def test_a_leak_across_containers_is_found_by_samples_and_the_report_names_the_way(
@@ -293,7 +297,7 @@ def test_a_leak_across_containers_is_found_by_samples_and_the_report_names_the_w
         Row(id=path.name, path=path, speaker="ann", sid_split=split, split=split)
         for path, split in zip(lossless(zoo), ["train", *["test"] * 20], strict=False)
     ]
-    corpus = prepare_rows(rows, tmp_path / "out", source=zoo, name="zoo")
+    corpus = prepare(rows, tmp_path / "out", source=zoo, name="zoo")
     assert found(corpus, "leak", full=False) == set()
     tested = {row.id for row in rows[1:]}
     report = check_corpus(corpus, full=True)
@@ -315,5 +319,5 @@ def test_a_part_of_a_recording_leaks_when_another_file_holds_the_same_samples(
         Row(id="part", path=zoo / "wav.wav", start=1.0, seconds=1.0, split="train"),
         Row(id="own", path=tmp_path / "part.flac", split="test"),
     ]
-    corpus = prepare_rows(rows, tmp_path / "out", source=zoo, name="parts")
+    corpus = prepare(rows, tmp_path / "out", source=zoo, name="parts")
     assert found(corpus, "leak", full=True) == {"own"}

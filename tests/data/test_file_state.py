@@ -14,9 +14,9 @@ import pytest
 import soundfile
 
 from mt4ssl_bench.corpora.check import check_corpus
-from mt4ssl_bench.corpora.prepare import prepare_folder, prepare_table
 from mt4ssl_bench.corpora.segment import segment_corpus
 from mt4ssl_bench.corpora.shard import shard_corpus
+from mt4ssl_bench.corpora.source import Request, prepare_path
 from mt4ssl_bench.data import audio, file_state
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cuts import write_cuts
@@ -42,7 +42,7 @@ def tones(manifest: Path, tmp_path: Path) -> Corpus:
         soundfile.write(folder / "audio" / f"{path.stem}.wav", *soundfile.read(path))
     text = manifest.read_text(encoding="utf-8").replace(".flac", ".wav")
     (folder / "manifest.tsv").write_text(text, encoding="utf-8")
-    return prepare_table(folder / "manifest.tsv", folder, name="tones")
+    return prepare_path("table", folder / "manifest.tsv", folder, Request(name="tones"))
 
 
 def overwrite(corpus: Corpus, *, longer: bool = False) -> Path:
@@ -162,7 +162,7 @@ def test_pieces_of_a_segmented_corpus_note_their_file_and_shards_need_none(
     (tmp_path / "long").mkdir()
     noise = 0.1 * np.random.default_rng(0).standard_normal(12 * audio.RATE)
     soundfile.write(tmp_path / "long" / "a.wav", noise, audio.RATE)
-    corpus = prepare_folder(tmp_path / "long", tmp_path / "corpus")
+    corpus = prepare_path("folder", tmp_path / "long", tmp_path / "corpus")
     pieces = segment_corpus(corpus, tmp_path / "pieces", max_seconds=4, min_seconds=1)
     shards = shard_corpus(pieces, tmp_path / "shards")
     soundfile.write(tmp_path / "long" / "a.wav", noise[::-1], audio.RATE)
@@ -187,7 +187,7 @@ def test_a_name_in_another_unicode_form_is_the_same_name(
     assert not (tmp_path / name).exists()
     manifest = tmp_path / "manifest.tsv"
     manifest.write_text(f"id\tpath\tsplit\na\t{name}\ttrain\n", encoding="utf-8")
-    corpus = prepare_table(manifest, tmp_path / "out")
+    corpus = prepare_path("table", manifest, tmp_path / "out")
     cut = corpus.cuts("train")[0]
     assert cut.recording.sources[0].source == str(file)
     assert audio.read(cut).tolist() == [0.25] * 16_000

@@ -16,7 +16,7 @@ from builders import TOY, torchrun
 from mt4ssl_bench.clustering import shared_parts
 from mt4ssl_bench.clustering.config import OfflineConfig
 from mt4ssl_bench.clustering.kmeans import FeatureSource, joint_digest, make_labels
-from mt4ssl_bench.corpora.prepare import prepare_table
+from mt4ssl_bench.corpora.source import prepare_path
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.frame_grid import frame_count
@@ -73,7 +73,7 @@ def test_audio_that_cannot_be_read_has_no_labels_and_stops_nothing(
 ) -> None:
     monkeypatch.setattr(shared_parts, "ITEMS", 1)  # a part of nothing but unreadable audio
     shutil.copytree(manifest.parent, tmp_path / "in")
-    corpus = prepare_table(tmp_path / "in" / manifest.name, tmp_path / "corpus")
+    corpus = prepare_path("table", tmp_path / "in" / manifest.name, tmp_path / "corpus")
     gone, kept, *_ = corpus.cuts("train")
     Path(gone.recording.sources[0].source).unlink()
     store = make(corpus, tmp_path / "labels")

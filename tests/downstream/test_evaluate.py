@@ -9,7 +9,7 @@ import pytest
 
 from fakes import Spectrum
 from mt4ssl_bench import results
-from mt4ssl_bench.corpora.prepare import prepare_folder
+from mt4ssl_bench.corpora.source import prepare_path
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.downstream import evaluate as job
 from mt4ssl_bench.downstream.dry_run import estimate
@@ -217,7 +217,7 @@ def test_a_bad_lexicon_shows_before_any_work(corpus: Corpus, tmp_path: Path) -> 
 
 
 def test_a_corpus_without_the_field_cannot_serve_the_task(manifest: Path, tmp_path: Path) -> None:
-    audio_only = prepare_folder(manifest.parent, tmp_path / "audio")
+    audio_only = prepare_path("folder", manifest.parent, tmp_path / "audio")
     with pytest.raises(
         CorpusError,
         match="cannot be used for task 'phoneme': it has no phones; this corpus has: audio only$",

@@ -190,7 +190,10 @@ def test_a_url_is_downloaded_once_and_only_whole_checkpoints_are_kept(
     assert kept.stat().st_mtime_ns != made
 
 
-def test_without_a_network_the_file_that_is_missing_is_named() -> None:
+def test_without_a_network_the_file_that_is_missing_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mt4ssl_bench.data.download.PAUSE", 0.0)
     with pytest.raises(
         UpstreamError, match=r"127\.0\.0\.1:9/x\.pt: could not be downloaded .* path instead"
     ):

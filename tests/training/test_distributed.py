@@ -17,7 +17,7 @@ from torch import nn
 
 from builders import TOY, Prefork, largest_difference, read_log, torchrun
 from mt4ssl_bench import checkpoint
-from mt4ssl_bench.corpora.prepare import prepare_table
+from mt4ssl_bench.corpora.source import Request, prepare_path
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.training.distributed import ALONE, no_sync
 from mt4ssl_bench.training.launch import joined
@@ -148,7 +148,7 @@ def test_what_one_process_finds_not_finite_stops_all_and_names_its_utterances(
     loud = np.full(count, 3e38, dtype=np.float32)  # finite, and its mean is not
     soundfile.write(audio / "s1-3.wav", loud, 16_000, subtype="FLOAT")
     manifest.write_text(manifest.read_text().replace("s1-3.flac", "s1-3.wav"))
-    corpus = prepare_table(manifest, tmp_path / "corpus", name="loud", synthetic=True)
+    corpus = prepare_path("table", manifest, tmp_path / "corpus", Request(name="loud"))
     keys = ["targets.offline.weight=0", "data.batch_seconds=0.5"]  # one utterance per batch
     started = prefork.world(2, *command(corpus, tmp_path / "run", 1, *keys))
     assert [prefork.wait(pid) for pid, _ in started] == [2, 2]

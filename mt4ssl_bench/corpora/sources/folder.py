@@ -1,4 +1,4 @@
-"""Any tree of audio files, for pretraining."""
+"""A folder of audio files, for pretraining."""
 
 import logging
 import os
@@ -58,10 +58,10 @@ def _unusable(file: Path) -> tuple[str, str] | None:
 
 SOURCE = Source(
     name="folder",
-    about="Any tree of audio files",
+    about="A folder of audio files, at any depth",
     read=read,
     options=Options,
-    takes=Takes("path", "FOLDER", "Any tree of audio files."),
+    takes=Takes("path", "FOLDER", "Folder of audio files, at any depth."),
     help="Files that cannot be read are left out and counted; 2 % are held out for validation.",
     examples=("folder recordings/ --out corpora/recordings",),
     tasks="pretrain",
