@@ -16,7 +16,7 @@ import pytest
 import soundfile
 from torch.distributed import TCPStore
 
-from mt4ssl_bench.corpora.source import Request, prepare_path
+from mt4ssl_bench.corpora.prepare_source import Request, prepare_path
 from mt4ssl_bench.data.corpus import Corpus
 
 RATE = 16_000

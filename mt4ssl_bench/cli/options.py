@@ -87,7 +87,7 @@ def write_shards(corpus: "Corpus", shards: Path | None, labels: "LabelStore | No
 
 def show_corpus(corpus: "Corpus") -> None:
     """Print what a prepared corpus holds."""
-    from mt4ssl_bench.corpora.exclusions import REASONS
+    from mt4ssl_bench.corpora.exclusions import left_out
 
     info = corpus.info
     stdout.print(f"{corpus.root}: {info.name} ({info.digest})")
@@ -103,12 +103,8 @@ def show_corpus(corpus: "Corpus") -> None:
             f"  phones from {info.phones_from}: {words['found']} words found, 0 guessed, "
             f"{words['missing']} missing"
         )
-    for reason in ("missing", "unreadable"):
-        if reason in info.notes:
-            stdout.print(f"  left out: {info.notes[reason]} {reason} files")
-    for reason, about in REASONS.items():
-        if reason in info.notes:
-            stdout.print(f"  left out: {info.notes[reason]} {about}")
+    for line in left_out(info.notes):
+        stdout.print(f"  left out: {line}", markup=False)
     if "check" in info.notes:
         kinds = ", ".join(f"{kind} {count}" for kind, count in info.notes["check"].items())
         stdout.print(f"  check: {kinds}")

@@ -288,7 +288,9 @@ def test_a_split_that_the_labels_leave_out_is_sharded_without(
     monkeypatch.setattr(logging.getLogger("mt4ssl_bench"), "propagate", True)
     cuts = {split: list(corpus.cuts(split)) for split in ("train", "valid", "test")}
     cuts |= {"sid_train": cuts["train"], "sid_test": cuts["valid"] + cuts["test"]}
-    whole = write_corpus(tmp_path / "c", cuts, name="tones", digest=corpus.info.digest, fields=[])
+    whole = write_corpus(
+        tmp_path / "c", cuts, lambda splits: replace(corpus.info, splits=splits, fields=[])
+    )
     made = shard_corpus(whole, tmp_path / "s", size=SIZE, labels=store)
     said = {
         split: f"split '{split}': the label store does not cover it" in caplog.text

@@ -19,7 +19,7 @@ import soundfile
 from torch import nn
 
 from mt4ssl_bench import checkpoint
-from mt4ssl_bench.corpora.source import Request, prepare_path
+from mt4ssl_bench.corpora.prepare_source import Request, prepare_path
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.training.distributed import ALONE, joined, no_sync
 

@@ -338,6 +338,7 @@ SOURCE = Source(
     licence="MIT (sentences); audio synthesised with eSpeak NG",
     tasks="pretrain, asr, phoneme, speaker",
     phones_from="manifest",
+    strict=True,
     synthetic=True,
 )
 

@@ -1,6 +1,7 @@
 """A folder of audio files, for pretraining."""
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,21 +28,27 @@ def read(folder: Path, _: Options) -> Iterator[Row]:
         raise CorpusError(
             f"{folder}: no audio file below it; expected {', '.join(sorted(audio.SUFFIXES))}"
         )
-    places = [file.relative_to(folder) for file in files]
-    names = ["-".join(place.with_suffix("").parts) for place in places]
-    often = Counter(names)  # one.wav and one.mp3, or a/b.wav and a-b.wav, keep their paths as ids
-    for file, place, name in zip(files, places, names, strict=True):
+    names = {file: "-".join(file.relative_to(folder).with_suffix("").parts) for file in files}
+    unusable = {file: reason for file in files if (reason := _unusable(file))}
+    # one.wav and one.mp3, or a/b.wav and a-b.wav, keep their paths as ids
+    often = Counter(name for file, name in names.items() if file not in unusable)
+    for file, name in names.items():
+        place = file.relative_to(folder).as_posix()
         yield Row(
-            id=name if often[name] == 1 else place.as_posix(),
+            id=_text(place) if file in unusable else name if often[name] == 1 else place,
             path=file.absolute(),
             split="train",
-            unusable=_unusable(file),
+            unusable=unusable.get(file),
         )
+
+
+def _text(name: str) -> str:
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _unusable(file: Path) -> tuple[str, str] | None:
     if file.suffix.lower() in audio.OTHER:
-        return "unreadable", f"libsndfile reads no {file.suffix}"
+        return "unreadable", f"{str(file)!a}: libsndfile reads no {file.suffix}"
     try:
         str(file).encode()
     except UnicodeEncodeError:  # on Linux a name may be any bytes

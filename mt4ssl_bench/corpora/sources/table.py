@@ -157,4 +157,5 @@ SOURCE = Source(
     examples=("table my_corpus/manifest.tsv --out corpora/mine",),
     tasks="as its columns allow",
     phones_from="manifest",
+    strict=True,
 )
