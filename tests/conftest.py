@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from builders import Prefork, write_tones
-from mt4ssl_bench.corpora.source import Request, prepare_path
+from mt4ssl_bench.corpora.prepare_source import Request, prepare_path
 from mt4ssl_bench.data.corpus import Corpus
 
 SPEECH = os.environ.get("MT4SSL_BENCH_SPEECH", "")

@@ -18,9 +18,9 @@ from mt4ssl_bench.cli.app import app
 from mt4ssl_bench.corpora.check import check_corpus
 from mt4ssl_bench.corpora.check_report import KINDS, Report
 from mt4ssl_bench.corpora.check_rules import _look_alikes
+from mt4ssl_bench.corpora.prepare_source import prepare_path
 from mt4ssl_bench.corpora.rows import row_of
 from mt4ssl_bench.corpora.shard import shard_corpus
-from mt4ssl_bench.corpora.source import prepare_path
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cuts import write_cuts
