@@ -13,7 +13,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-from mt4ssl_bench.data.alignment import Alignment, Segment
+from mt4ssl_bench.data.alignment import Alignment
+from mt4ssl_bench.data.cut import Turn
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.files import write_text
 
@@ -226,7 +227,7 @@ def single_words(words: Mapping[str, str], seconds: Mapping[str, float]) -> Alig
         words: Word by utterance id.
         seconds: Duration by utterance id.
     """
-    return Alignment({name: [(0.0, seconds[name], word)] for name, word in words.items()})
+    return Alignment({name: [Turn(0.0, seconds[name], word)] for name, word in words.items()})
 
 
 def speaker_tokens(tokens: Iterable[Token]) -> list[Token]:
@@ -264,7 +265,7 @@ _Phone = tuple[int, int, str]  # start and end in microseconds, label
 
 def _utterances(
     alignment: Alignment, speakers: Mapping[str, str], dropped: Dropped
-) -> Iterator[tuple[str, Sequence[Segment]]]:
+) -> Iterator[tuple[str, Sequence[Turn]]]:
     """Yield the utterances with a speaker, by the id that `speakers` has."""
     for name, segments in sorted(alignment.segments.items()):
         short = alignment.short_names.get(name, name)
@@ -277,7 +278,7 @@ def _utterances(
             yield utterance, segments
 
 
-def _in_order(segments: Iterable[Segment]) -> list[_Phone]:
+def _in_order(segments: Iterable[Turn]) -> list[_Phone]:
     return sorted(
         (round(start * MICROSECONDS), round(end * MICROSECONDS), label)
         for start, end, label in segments
