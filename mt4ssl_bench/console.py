@@ -73,7 +73,7 @@ def setup_logging(*, verbose: bool = False) -> None:
     LOGGER.propagate = False
 
 
-def set_quiet(*, quiet: bool) -> None:
+def hush(*, quiet: bool) -> None:
     """Suppress output and log lines below errors in this process, or restore them.
 
     Only one of many processes reports.

@@ -15,7 +15,7 @@ from torch import nn
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from mt4ssl_bench.console import set_quiet
+from mt4ssl_bench.console import hush
 from mt4ssl_bench.device import pick_device
 from mt4ssl_bench.errors import BenchError, ConfigError, TrainingError
 
@@ -108,7 +108,7 @@ def joined(device: str = "auto") -> Iterator[World]:
         yield World(device=pick_device(device))
         return
     rank = int(os.environ["RANK"])
-    set_quiet(quiet=rank > 0)
+    hush(quiet=rank > 0)
     store, _, _ = next(rendezvous("env://"))  # where torchrun's processes meet
     try:
         world = _join(store, rank, size, _local_device(device))
@@ -116,7 +116,7 @@ def joined(device: str = "auto") -> Iterator[World]:
     except Exception as error:
         if not _first_to_fail(store):
             raise SystemExit(2) from None
-        set_quiet(quiet=False)
+        hush(quiet=False)
         if not isinstance(error, BenchError) and _is_lost_peer(error):
             raise TrainingError(
                 f"process {rank} of {size} lost the others: one of them was stopped or cannot be "
