@@ -90,7 +90,9 @@ def export(
     from mt4ssl_bench.upstream.checkpoints.export import to_huggingface, to_s3prl
 
     if to is Target.S3PRL and results is not None:
-        raise ConfigError("--results: requires --to hf, which writes a model card")
+        raise ConfigError(
+            "--results: is for the model card, which only --to hf writes; drop one of the two"
+        )
     mark = to_s3prl(run, out) if to is Target.S3PRL else to_huggingface(run, out, results)
     stdout.print(f"{out}: fingerprint {mark}")
 

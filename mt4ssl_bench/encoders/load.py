@@ -35,6 +35,9 @@ def split_kind(name: str) -> tuple[str, str]:
         return prefix, argument
     if prefix.endswith(".py"):
         return "file", name
+    if name != "mt4ssl" and name in list(ENCODERS) and not Path(name).exists():
+        written = ENCODERS.get(name).written
+        raise UpstreamError(f"upstream '{name}': only the kind is given; write {written}")
     kind = _kind_without_prefix(name)
     return kind, "" if kind == "mt4ssl" else name
 

@@ -151,14 +151,14 @@ class S3PRLUpstream:
         """
         frames, low, high = self._layers_of(SECOND).shape[2], SECOND - self.stride, SECOND
         if self._layers_of(low).shape[2] != frames - 1:
-            LOGGER.debug("%s: calibrate() found no rule; frames are samples / stride", self.name)
+            LOGGER.info("%s: calibrate() found no rule; frames are samples / stride", self.name)
             return
         while high - low > 1:  # about log2(stride) runs
             middle = (low + high) // 2
             enough = self._layers_of(middle).shape[2] == frames
             low, high = (low, middle) if enough else (middle, high)
         self.anchor = high, frames
-        LOGGER.debug(
+        LOGGER.info(
             "%s: calibrate() found %d frames in %d samples and one more every %d",
             self.name,
             frames,

@@ -212,7 +212,7 @@ def extract(
     """Extract hidden states or units of a corpus or a folder of audio.
 
     Args:
-        upstream: Any name that load_upstream() takes, or "mfcc" with a codebook of MFCC.
+        upstream: A name that load_upstream() takes, or "mfcc" with a codebook of MFCC.
         out: Folder to write.
         corpus: Folder of a prepared corpus, or None.
         splits: Of the corpus; empty for all.

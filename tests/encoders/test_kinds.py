@@ -138,6 +138,8 @@ def test_a_plug_ins_kind_loads_by_its_name_and_stands_in_the_list(
     assert "random:<recipe> an untrained model" in listed
     with pytest.raises(UpstreamError, match="toykind:four: expected a number"):
         load_upstream("toykind:four")
+    with pytest.raises(UpstreamError, match="upstream 'toykind': .*; write toykind:<argument>"):
+        load_upstream("toykind")
 
 
 @pytest.mark.usefixtures("site")
