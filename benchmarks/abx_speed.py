@@ -93,12 +93,13 @@ def main(
             flat = np.fromfile(file.name, np.float16, int(np.prod(shape)), offset=offset)
             return torch.from_numpy(flat).view(shape).transpose(0, 1)
 
-        begin = time.perf_counter()
+        begin, used = time.perf_counter(), time.process_time()
         tables = score_layers(spans, features, config)
-        seconds = time.perf_counter() - begin
+        seconds, used = time.perf_counter() - begin, time.process_time() - used
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
-        f"{layers} layers in {seconds:.1f} s, {peak:.2f} GiB at most, {torch.get_num_threads()} threads"
+        f"{layers} layers in {seconds:.1f} s ({used:.1f} s of processor time, "
+        f"{torch.get_num_threads()} threads), {peak:.2f} GiB at most"
     )
     for mode, table in tables.items():
         begin = time.perf_counter()
