@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from pathlib import Path
+from importlib.resources import files
 
 import numpy as np
 import torch
@@ -23,7 +23,6 @@ from mt4ssl_bench.abx.items import phone_tokens
 from mt4ssl_bench.abx.plan import AbxConfig, plan
 from mt4ssl_bench.abx.score import score_layers
 from mt4ssl_bench.abx.spans import find_frames
-from mt4ssl_bench.corpora.sources import demo
 from mt4ssl_bench.data.alignment import Alignment, Segment
 from mt4ssl_bench.data.lexicon import cmudict, pronounce
 
@@ -32,7 +31,8 @@ RATE = 50  # frames per second
 
 def alignment_of(minutes: float, rng: np.random.Generator) -> Alignment:
     """Phones of the demo's sentences: lognormal durations, 80 ms on average, no pauses."""
-    text = Path(demo.__file__).with_name("demo_sentences.txt").read_text(encoding="utf-8")
+    sources = files("mt4ssl_bench") / "corpora" / "sources"
+    text = (sources / "demo_sentences.txt").read_text(encoding="utf-8")
     segments: dict[str, list[Segment]] = {}
     end = total = 0.0
     for number, sentence in enumerate(text.splitlines() * 100):
