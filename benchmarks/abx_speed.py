@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from pathlib import Path
+from importlib.resources import files
 
 import numpy as np
 import torch
@@ -23,7 +23,6 @@ from mt4ssl_bench.abx.items import phone_tokens
 from mt4ssl_bench.abx.plan import AbxConfig, plan
 from mt4ssl_bench.abx.score import score_layers
 from mt4ssl_bench.abx.spans import find_frames
-from mt4ssl_bench.corpora.sources import demo
 from mt4ssl_bench.data.alignment import Alignment, Segment
 from mt4ssl_bench.data.lexicon import cmudict, pronounce
 
@@ -32,7 +31,8 @@ RATE = 50  # frames per second
 
 def alignment_of(minutes: float, rng: np.random.Generator) -> Alignment:
     """Phones of the demo's sentences: lognormal durations, 80 ms on average, no pauses."""
-    text = Path(demo.__file__).with_name("demo_sentences.txt").read_text(encoding="utf-8")
+    sources = files("mt4ssl_bench") / "corpora" / "sources"
+    text = (sources / "demo_sentences.txt").read_text(encoding="utf-8")
     segments: dict[str, list[Segment]] = {}
     end = total = 0.0
     for number, sentence in enumerate(text.splitlines() * 100):
@@ -93,12 +93,13 @@ def main(
             flat = np.fromfile(file.name, np.float16, int(np.prod(shape)), offset=offset)
             return torch.from_numpy(flat).view(shape).transpose(0, 1)
 
-        begin = time.perf_counter()
+        begin, used = time.perf_counter(), time.process_time()
         tables = score_layers(spans, features, config)
-        seconds = time.perf_counter() - begin
+        seconds, used = time.perf_counter() - begin, time.process_time() - used
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
-        f"{layers} layers in {seconds:.1f} s, {peak:.2f} GiB at most, {torch.get_num_threads()} threads"
+        f"{layers} layers in {seconds:.1f} s ({used:.1f} s of processor time, "
+        f"{torch.get_num_threads()} threads), {peak:.2f} GiB at most"
     )
     for mode, table in tables.items():
         begin = time.perf_counter()

@@ -106,7 +106,8 @@ def warp(costs: Tensor) -> tuple[Tensor, Tensor]:
     lengths[..., 0, :, :] = torch.arange(1, m + 1, device=costs.device)[:, None]
     lengths[..., :, 0, :] = torch.arange(1, n + 1, device=costs.device)[:, None]
     transposed = lengths.clone()
-    total, path, path_t = (each.flatten(-3, -2) for each in (costs, lengths, transposed))
+    flat = (*costs.shape[:-3], n * m, costs.shape[-1])
+    total, path, path_t = (each.view(flat) for each in (costs, lengths, transposed))
     for diagonal in range(2, n + m - 1) if min(n, m) > 1 else ():
         first, last = max(1, diagonal - m + 1), min(n - 1, diagonal - 1)
         start, stop = (diagonal + row * (m - 1) for row in (first, last))
@@ -160,7 +161,7 @@ def tiles_of(lengths: Indices, blocks: Indices) -> Indices:
 def token_distances(frames: Frames, layout: Layout, pairs: Indices, distance: Distance) -> Tensor:
     """Return the distance of both tokens of each pair, in both directions (2, L, P).
 
-    The distance is the cost of the best path over its number of cells (Schatz 2016, section 2.2).
+    The distance is the cost of the best path over its number of cells (Schatz 2016).
     Where paths cost exactly the same, the two directions may differ in that number.
 
     Args:
@@ -172,7 +173,7 @@ def token_distances(frames: Frames, layout: Layout, pairs: Indices, distance: Di
     """
     values = frames.values
     found = values.new_empty(2, len(values), len(pairs))
-    with _full_precision():
+    with _full_precision(values.device.type):
         for numbers, matrix, places in _matrices(frames, layout, pairs, distance):
             lengths = layout.lengths[pairs[numbers]]
             for batch in _batches(lengths, WARP_CELLS // len(values)):
@@ -281,11 +282,15 @@ def _warp_batch(matrix: Tensor, places: Indices, lengths: Indices) -> Tensor:
 
 
 @contextmanager
-def _full_precision() -> Iterator[None]:
-    """Multiply float32 matrices as such, not as TF32: near 0 an angle is the root of an error."""
+def _full_precision(device: str) -> Iterator[None]:
+    """Multiply float32 matrices as such, neither as TF32 nor under autocast.
+
+    Near 0 an angle is the square root of the product's error.
+    """
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
-        yield
+        with torch.autocast(device, enabled=False):
+            yield
     finally:
         torch.set_float32_matmul_precision(before)

@@ -34,9 +34,11 @@ class AbxConfig:
             differ; the number of triplets then needs a limit.
         distance: Between frames.
         pooled: Compare the means of the tokens' frames instead of warping.
-        max_tokens: Largest set; larger ones are sampled. 0: no limit.
-        max_groups: Largest number of groups of x for each set of a, "across". 0: no limit.
-        seed: Of the sample.
+        max_tokens: Largest number of tokens of a category, group and context; more are sampled,
+            once for all triplets (Libri-Light's program samples anew for each cell). 0: no limit.
+        max_groups: Largest number of groups of x for the tokens a of a category, group and
+            context, "across"; more are sampled. 0: no limit.
+        seed: Of the samples, which depend on the tokens only: all models get the same.
         pairs: Ordered pairs of categories to compare. None: all.
         precision: Of distances.
     """

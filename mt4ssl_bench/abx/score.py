@@ -186,7 +186,7 @@ class _Reader:
         return frames, Layout(starts, lengths, self.tiles)
 
     def _hidden(self, name: str, layers: list[int], needed: int) -> Tensor:
-        hidden = self.features(name)
+        hidden = self.features(name).detach()
         num_layers, _, dim = self.shape
         if hidden.shape[::2] != (num_layers, dim) or hidden.shape[1] < needed:
             raise UpstreamError(

@@ -146,12 +146,18 @@ def test_a_zero_frame_is_far_from_others_and_equal_to_itself() -> None:
     assert found[0].tolist() == expected
 
 
-def test_reduced_precision_is_switched_off_and_restored() -> None:
+def test_reduced_precision_of_the_caller_does_not_matter() -> None:
+    values = torch.randn(1, 60, 16, generator=torch.Generator().manual_seed(0))
+    frames = prepare(values, "angular")
+    lengths = np.full(12, 5)
+    layout = Layout(np.arange(0, 60, 5), lengths, tiles_of(lengths, np.zeros(12, dtype=np.int64)))
+    pairs = np.array([(i, j) for i in range(12) for j in range(i + 1, 12)])
+    expected = token_distances(frames, layout, pairs, "angular")
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
-        with distance._full_precision():
-            assert torch.get_float32_matmul_precision() == "highest"
+        with torch.autocast("cpu", torch.bfloat16):
+            assert token_distances(frames, layout, pairs, "angular").equal(expected)
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before)

@@ -353,6 +353,12 @@ def test_speaker_abx_discriminates_the_speakers_of_a_phone() -> None:
     assert errors(spans, labels, context="any")["within"] == [0.0]
 
 
+def test_features_of_a_model_in_training_are_scored() -> None:
+    spans, hidden = read_case()
+    alive = {name: values.clone().requires_grad_() for name, values in hidden.items()}
+    assert errors(spans, alive) == errors(spans, hidden)
+
+
 # --- bad input -----------------------------------------------------------------------------------
 
 
