@@ -4,8 +4,6 @@ import importlib
 import importlib.metadata
 from types import ModuleType
 
-import torch
-
 from mt4ssl_bench.errors import BenchError
 
 INDEX = "https://download.pytorch.org/whl"
@@ -25,6 +23,8 @@ def import_torchaudio(where: str) -> ModuleType:
 
 def advice(error: BaseException) -> str:
     """Return what does not fit, and the command that installs what fits."""
+    import torch  # takes a second
+
     build = torch.__version__.partition("+")[2]
     index = f" --index-url {INDEX}/{build}" if build else ""
     reason = " ".join(str(error).split())[:120] or type(error).__name__

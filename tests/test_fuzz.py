@@ -19,8 +19,7 @@ from hypothesis import strategies as st
 
 from mt4ssl_bench import config
 from mt4ssl_bench.cli.app import app
-from mt4ssl_bench.corpora.sources.fairseq import fairseq, fairseq_labels
-from mt4ssl_bench.corpora.sources.kaldi import kaldi
+from mt4ssl_bench.corpora.sources import fairseq, kaldi
 from mt4ssl_bench.corpora.sources.table import read_table
 from mt4ssl_bench.data import audio, containers
 from mt4ssl_bench.data.alignment import parse_textgrid, read_alignment
@@ -197,8 +196,8 @@ def test_lists_of_other_toolkits_are_read_or_refused(examples: int, tmp_path: Pa
     def fairseq_holds(listing: str, labels: str) -> None:
         fair.write_bytes(listing.encode())
         fair.with_suffix(".km").write_bytes(labels.encode())
-        attempt(lambda: list(fairseq({"train": fair})))
-        attempt(lambda: list(fairseq_labels({"train": fair})))
+        attempt(lambda: list(fairseq.read(fair, fairseq.Fairseq())))
+        attempt(lambda: fairseq.read_km([fair], fairseq.Fairseq()))
 
     check(
         examples,
@@ -210,7 +209,7 @@ def test_lists_of_other_toolkits_are_read_or_refused(examples: int, tmp_path: Pa
     def kaldi_holds(scp: str, segments: str, text: str) -> None:
         for name, content in (("wav.scp", scp), ("segments", segments), ("text", text)):
             (data / name).write_bytes(content.encode())
-        for row in attempt(lambda: list(kaldi({"train": data}))) or []:
+        for row in attempt(lambda: list(kaldi.read(data, kaldi.Kaldi()))) or []:
             assert not math.isfinite(row.start) or f"{row.start:g}" in f"{segments} 0"
 
     check(
@@ -392,7 +391,7 @@ def test_a_count_of_samples_is_in_ascii_digits(tmp_path: Path) -> None:
     file = tmp_path / "train.tsv"
     file.write_text("/audio\na.wav\t16²\n", encoding="utf-8")
     with pytest.raises(BenchError, match="expected path<tab>samples"):
-        list(fairseq({"train": file}))
+        list(fairseq.read(file, fairseq.Fairseq()))
 
 
 def test_a_textgrid_with_infinitely_many_tiers_is_none() -> None:

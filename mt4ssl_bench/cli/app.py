@@ -17,7 +17,6 @@ from mt4ssl_bench.cli import (
     features,
     models,
     prepare,
-    prepare_toolkits,
     results,
     train,
 )
@@ -33,7 +32,6 @@ app = typer.Typer(
     help="Pretrain speech models with MT4SSL and evaluate any speech encoder with SUPERB's "
     "protocol.",
 )
-prepare.app.add_typer(prepare_toolkits.app)
 app.add_typer(prepare.app, name="prepare", rich_help_panel=CORPORA)
 for room in (corpora, train, evaluate, results, features, models):
     app.add_typer(room.app)

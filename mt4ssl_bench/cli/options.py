@@ -17,32 +17,43 @@ CORPORA, PRETRAINING, EVALUATION = "Corpora", "Pretraining", "Evaluation"
 RESULTS, MODELS = "Results", "Models"
 
 Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
-Name = Annotated[str, typer.Option(help="The corpus's name in tables; default: the folder's.")]
-Licence = Annotated[str, typer.Option(help="Kept with the corpus.")]
+Name = Annotated[
+    str, typer.Option(help="Name of the corpus in tables. Default: the name of its folder.")
+]
+Licence = Annotated[str, typer.Option(help="Licence of the corpus, recorded in corpus.json.")]
 From = Annotated[
     Path | None,
     typer.Option(
-        "--from", help="Where it lies, or where to download it to (default: <out>/source)."
+        "--from",
+        help="Folder of the original corpus; with --download, the folder to download it to "
+        "(default: <out>/source).",
     ),
 ]
+FromOnly = Annotated[Path | None, typer.Option("--from", help="Folder of the original corpus.")]
 Download = Annotated[
-    bool, typer.Option("--download", help="Fetch it first; an interrupted download continues.")
+    bool,
+    typer.Option(
+        "--download", help="Download the corpus first; an interrupted download is resumed."
+    ),
 ]
 Mirror = Annotated[
-    str, typer.Option(help="Download from this address, which holds the same archives.")
+    str, typer.Option(help="Download from this address, which must hold the same archives.")
 ]
 Partial = Annotated[
     bool,
     typer.Option(
         "--partial",
         help="Leave out and count files that are missing or unreadable, and utterances without a "
-        "text, phones or speaker that others of their split have.",
+        "text, phones or speaker that others of their split have; of a table, rows with an empty "
+        "cell.",
     ),
 ]
 LexiconFiles = Annotated[
     list[Path] | None,
     typer.Option(
-        "--lexicon", help="Word and phones a line, any language; may be repeated. Default: CMUdict."
+        "--lexicon",
+        help="File with a word and its phones in each line, for any language; may be repeated. "
+        "Default: CMUdict for English.",
     ),
 ]
 
@@ -66,12 +77,6 @@ Shards = Annotated[
 ]
 
 
-def finish(corpus: "Corpus", shards: Path | None) -> None:
-    """Print what a prepared corpus holds, and write it as shards where --shards says."""
-    show_corpus(corpus)
-    write_shards(corpus, shards)
-
-
 def write_shards(corpus: "Corpus", shards: Path | None, labels: "LabelStore | None" = None) -> None:
     """Write a prepared corpus as shards where --shards says."""
     if shards:
@@ -82,7 +87,7 @@ def write_shards(corpus: "Corpus", shards: Path | None, labels: "LabelStore | No
 
 def show_corpus(corpus: "Corpus") -> None:
     """Print what a prepared corpus holds."""
-    from mt4ssl_bench.corpora.exclusions import REASONS
+    from mt4ssl_bench.corpora.exclusions import left_out
 
     info = corpus.info
     stdout.print(f"{corpus.root}: {info.name} ({info.digest})")
@@ -98,12 +103,8 @@ def show_corpus(corpus: "Corpus") -> None:
             f"  phones from {info.phones_from}: {words['found']} words found, 0 guessed, "
             f"{words['missing']} missing"
         )
-    for reason in ("missing", "unreadable"):
-        if reason in info.notes:
-            stdout.print(f"  left out: {info.notes[reason]} {reason} files")
-    for reason, about in REASONS.items():
-        if reason in info.notes:
-            stdout.print(f"  left out: {info.notes[reason]} {about}")
+    for line in left_out(info.notes):
+        stdout.print(f"  left out: {line}", markup=False)
     if "check" in info.notes:
         kinds = ", ".join(f"{kind} {count}" for kind, count in info.notes["check"].items())
         stdout.print(f"  check: {kinds}")

@@ -7,21 +7,25 @@ import hashlib
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, cast
 
 import numpy as np
 
 from mt4ssl_bench.console import progress
+from mt4ssl_bench.corpora.lists import kept_lists
 from mt4ssl_bench.data import audio
-from mt4ssl_bench.data.corpus import Corpus, write_corpus
+from mt4ssl_bench.data.corpus import Corpus, CorpusInfo, SplitInfo, write_corpus
+from mt4ssl_bench.data.cut import Cut, Json, stored_turns
 from mt4ssl_bench.errors import CorpusError
 
 LOGGER = logging.getLogger(__name__)
 HOP = 0.02  # seconds between two places where a piece may end
 QUIET = 0.2  # seconds over which a place's loudness is measured: a pause, not the closure of a stop
+WHOLE = {"text", "custom", "alignment"}  # of a supervision: what says nothing of a part
 CHUNK = 256  # recordings read ahead at a time
 
 By = Literal["silence", "windows"]
@@ -39,10 +43,11 @@ def segment_corpus(
 
     The audio itself stays where it is.
 
-    Shorter recordings stay whole. A longer one becomes pieces `<id>-0000`, ..., without its text
-    and phones. Those under `min_seconds` and those that cannot be read are left out and counted by
-    reason in corpus.json. Raises CorpusError for limits that do not fit, an `out` that holds
-    another corpus, or when nothing is left.
+    Shorter recordings stay whole. A longer one becomes pieces `<id>-0000`, ..., with its speaker
+    and labels, its turns within each and its other audio, without its text and phones. Those under
+    `min_seconds` and those that cannot be read are left out, and so are rows of lists that name
+    what is no longer there; all are counted by reason in corpus.json. Raises CorpusError for
+    limits that do not fit, an `out` that holds another corpus, or when nothing is left.
     """
     _check(corpus, max_seconds, min_seconds)
     digest = hashlib.sha256(
@@ -55,16 +60,16 @@ def segment_corpus(
         raise CorpusError(
             f"{out}: holds another corpus ({existing.info.name}); choose another --out"
         )
-    settings = {
+    settings: dict[str, Json] = {
         "from": corpus.info.digest,
         "by": by,
         "max_seconds": max_seconds,
         "min_seconds": min_seconds,
     }
     counts: Counter[str] = Counter()
-    root = out.resolve()
+    root, ids = out.resolve(), set[str]()
 
-    def pieces(split: str) -> Iterator[dict[str, Any]]:
+    def pieces(split: str) -> Iterator[dict[str, Json]]:
         cuts = corpus.cuts(split)
         with progress(f"segment {split}", len(cuts)) as advance, ThreadPoolExecutor() as pool:
             for start in range(0, len(cuts), CHUNK):
@@ -72,21 +77,25 @@ def segment_corpus(
                 for cut, ends in zip(
                     members, pool.map(lambda cut: _ends(cut, max_seconds, by), members), strict=True
                 ):
-                    yield from _pieces(cut, ends, min_seconds, root, counts)
+                    for piece in _pieces(cut, ends, min_seconds, root, counts):
+                        if corpus.info.lists:
+                            ids.add(str(piece["id"]))
+                        yield piece
                 advance(len(members), "")
 
-    return write_corpus(
-        out,
-        {split: pieces(split) for split, info in corpus.info.splits.items() if info.utterances},
-        name=f"{corpus.info.name}-segments",
-        digest=digest,
-        fields=lambda: [f for f in corpus.info.fields if f == "speaker" or not counts["cut"]],
-        languages=corpus.info.languages,
-        licence=corpus.info.licence,
-        synthetic=corpus.info.synthetic,
-        phones_from=corpus.info.phones_from,
-        notes=lambda: {"segmented": settings, **counts},
-    )
+    def info(splits: dict[str, SplitInfo]) -> CorpusInfo:
+        lost = {"text", "phones"} if counts["cut"] else set()
+        return replace(
+            corpus.info,
+            name=f"{corpus.info.name}-segments",
+            digest=digest,
+            splits=splits,
+            fields=[field for field in corpus.info.fields if field not in lost],
+            notes={"segmented": settings, **counts},
+        )
+
+    splits = {split: pieces(split) for split, info in corpus.info.splits.items() if info.utterances}
+    return write_corpus(out, splits, info, lambda: kept_lists(corpus, ids, counts))
 
 
 def _check(corpus: Corpus, max_seconds: float, min_seconds: float) -> None:
@@ -102,8 +111,7 @@ def _check(corpus: Corpus, max_seconds: float, min_seconds: float) -> None:
         )
 
 
-# lhotse ships no types
-def _ends(cut: Any, most: float, by: By) -> list[float] | None:  # noqa: ANN401
+def _ends(cut: Cut, most: float, by: By) -> list[float] | None:
     """Return where the cut's pieces end, in seconds from its start; None when it cannot be read."""
     if cut.duration <= most:
         return [cut.duration]
@@ -138,20 +146,22 @@ def quiet_ends(samples: audio.Samples, seconds: float, most: float) -> list[floa
 
 
 def _pieces(
-    cut: Any,  # noqa: ANN401
+    cut: Cut,
     ends: Sequence[float] | None,
     least: float,
     root: Path,
     counts: Counter[str],
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[dict[str, Json]]:
     """Yield the cut's pieces as lhotse writes them, counting what becomes of it."""
     if ends is None:
         counts["unreadable"] += 1
         return
-    raw = cut.to_dict()
-    for source in raw["recording"]["sources"]:
-        path = Path(source["source"]).resolve()
-        source["source"] = str(path.relative_to(root) if path.is_relative_to(root) else path)
+    raw = dict(cut.to_dict())
+    raw["recording"] = _relative(raw["recording"], root)
+    custom = dict(cut.custom or {})
+    if isinstance(others := custom.get("others"), Mapping):
+        custom["others"] = {name: _relative(other, root) for name, other in others.items()}
+    raw["custom"] = custom
     if len(ends) == 1:
         if cut.duration < least:
             counts["too_short"] += 1
@@ -160,16 +170,46 @@ def _pieces(
         return
     counts["cut"] += 1
     counts["pieces"] += len(ends)
-    heard = [
-        {k: v for k, v in one.items() if k not in {"text", "custom", "alignment"}}
-        for one in raw["supervisions"]
+    speech = [
+        {key: value for key, value in supervision.items() if key not in WHOLE}
+        for supervision in cast("Sequence[Mapping[str, Json]]", raw["supervisions"])[:1]
     ]
     for number, (start, end) in enumerate(zip([0.0, *ends[:-1]], ends, strict=True)):
-        name, place = (
-            f"{cut.id}-{number:04d}",
-            {"start": round(cut.start + start, 6), "duration": round(end - start, 6)},
+        place: dict[str, Json] = {
+            "id": f"{cut.id}-{number:04d}",
+            "start": round(cut.start + start, 6),
+            "duration": round(end - start, 6),
+        }
+        about = {**place, "start": 0.0}
+        within = (
+            {"turns": turns} if (turns := _within(cut, cut.start + start, cut.start + end)) else {}
         )
-        said = [
-            {**one, "id": name, "start": 0.0, "duration": place["duration"]} for one in heard[:1]
+        yield {
+            **raw,
+            **place,
+            "supervisions": [{**supervision, **about} for supervision in speech],
+            "custom": {**custom, **within},
+        }
+
+
+def _within(cut: Cut, start: float, end: float) -> dict[str, Json]:
+    """Return the cut's turns between two times of its recording, cut off there."""
+    return {
+        tier: [
+            [round(max(turn.start, start), 6), round(min(turn.end, end), 6), turn.label]
+            for turn in turns
+            if turn.start < end and turn.end > start
         ]
-        yield {**raw, **place, "id": name, "supervisions": said}
+        for tier, turns in stored_turns(cut).items()
+    }
+
+
+def _relative(audio_of: Json, root: Path) -> Json:
+    """Return a recording, or other audio, with paths relative to the folder that holds them."""
+    raw = dict(cast("Mapping[str, Json]", audio_of))
+    if isinstance(sources := raw.get("sources"), list):
+        raw["sources"] = [_relative(source, root) for source in sources]
+    if "source" in raw:
+        path = Path(str(raw["source"])).resolve()
+        raw["source"] = str(path.relative_to(root) if path.is_relative_to(root) else path)
+    return raw

@@ -8,19 +8,21 @@ import logging
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mt4ssl_bench.console import progress
+from mt4ssl_bench.corpora.lists import kept_lists
 from mt4ssl_bench.corpora.rows import row_of
 from mt4ssl_bench.data import audio
-from mt4ssl_bench.data.corpus import SID_PREFIX, Corpus, write_info
+from mt4ssl_bench.data.corpus import SID_PREFIX, Corpus, write_info, write_lists
+from mt4ssl_bench.data.cut import SHARDED_LABELS, Cut, Json
+from mt4ssl_bench.data.labels import LabelStore
 from mt4ssl_bench.data.shards import LABELS, Shards, index_of
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.files import write_text, written
@@ -31,26 +33,13 @@ PLAN = "shards.json"  # what a folder of shards is made from
 EXAMPLES = 20  # left-out utterances named in corpus.json
 
 
-class Labels(Protocol):
-    """Labels by utterance id, as a label store has them; `info`, a dataclass, says what they
-    are.
-    """
-
-    info: Any
-
-    def __contains__(self, name: str) -> bool: ...
-
-    def all_of(self, name: str) -> NDArray[Any]:
-        """Return all labels (T,) of utterance `name`; raises BenchError when it has none."""
-
-
 def shard_corpus(
     corpus: Corpus,
     out: Path,
     *,
     splits: Sequence[str] = (),
     size: int = SIZE,
-    labels: Labels | None = None,
+    labels: LabelStore | None = None,
 ) -> Corpus:
     """Write a corpus's splits as shards: FLAC (16 bit, at the recordings' own rates), texts, and
     labels if given.
@@ -64,13 +53,14 @@ def shard_corpus(
     Repeating it continues. What cannot be read is left out and counted. Raises CorpusError when
     `out` holds other shards, a split does not exist, nothing can be read, or no split has labels.
     """
+    _require_one_audio(corpus)
     found = splits or [name for name, info in corpus.info.splits.items() if info.utterances]
     wanted = {name: corpus.cuts(name) for name in found}
     labelled = _labelled(wanted, labels, corpus)
     said = asdict(labels.info) if labels else {}
     _claim(out, {"digest": corpus.info.digest, "size": size, "labels": said})
     _tidy(out)
-    infos, left_out = {}, []
+    infos, left_out, counts = {}, list[str](), Counter[str]()
     for name, cuts in wanted.items():
         missing = _write_split(
             cuts, out / name, labelled.get(name), size=size, title=f"shards of {name}"
@@ -83,17 +73,31 @@ def shard_corpus(
             stated, utterances=len(cuts) - len(missing), hours=round(seconds / 3600, 4)
         )
         left_out += missing
-    notes = dict(corpus.info.notes)
+    notes, lists = dict(corpus.info.notes), {}
+    if corpus.info.lists:
+        ids = {cut.id for cuts in wanted.values() for cut in cuts} - set(left_out)
+        lists = write_lists(out, kept_lists(corpus, ids, counts))
+        notes |= counts
     if left_out:
         notes |= {"unreadable": len(left_out), "unreadable_examples": left_out[:EXAMPLES]}
     return write_info(
-        out, replace(corpus.info, splits=infos, shards=size, notes=notes, labels=said)
+        out,
+        replace(corpus.info, splits=infos, shards=size, notes=notes, labels=said, lists=lists),
     )
 
 
+def _require_one_audio(corpus: Corpus) -> None:
+    others = [field for field in corpus.info.fields if field.startswith("other:")]
+    if others:
+        raise CorpusError(
+            f"corpus {corpus.root}: has {', '.join(others)}; shards carry one audio of each "
+            "utterance; read the corpus itself, or prepare one without"
+        )
+
+
 def _labelled(
-    wanted: Mapping[str, Sequence[Any]], labels: Labels | None, corpus: Corpus
-) -> dict[str, Labels]:
+    wanted: Mapping[str, Sequence[Cut]], labels: LabelStore | None, corpus: Corpus
+) -> dict[str, LabelStore]:
     """Return the labels by split, for the splits that carry some."""
     if labels is None:
         return {}
@@ -124,7 +128,7 @@ def check_free(out: Path) -> None:
         )
 
 
-def _claim(out: Path, plan: dict[str, Any]) -> None:
+def _claim(out: Path, plan: Mapping[str, Json]) -> None:
     """Note in `out` what is going to lie there; raises CorpusError when it is something else."""
     check_free(out)
     file = out / PLAN
@@ -158,7 +162,7 @@ def _runs_elsewhere(pid: int) -> bool:
 
 
 def _write_split(
-    cuts: Sequence[Any], out: Path, labels: Labels | None, *, size: int, title: str
+    cuts: Sequence[Cut], out: Path, labels: LabelStore | None, *, size: int, title: str
 ) -> list[str]:
     """Write one split's shards and, last, their index.
 
@@ -196,8 +200,22 @@ def _write_split(
     return left_out
 
 
+def _whole(cut: Cut, *, clusters: bool) -> Cut:
+    """Return the cut with the notes of a whole recording, which it is in its shard.
+
+    Args:
+        cut: The cut, perhaps a part of its recording.
+        clusters: Whether it is going to carry cluster labels, in the field `labels`.
+    """
+    row = row_of(cut)
+    whole = cut.with_custom("content", row.content)
+    if row.turns:
+        whole = whole.with_custom("turns", dict(row.turns))
+    return whole.with_custom(SHARDED_LABELS, dict(row.labels)) if clusters and row.labels else whole
+
+
 def _write_shard(
-    cuts: Sequence[Any], out: Path, labels: Labels | None, number: int
+    cuts: Sequence[Cut], out: Path, labels: LabelStore | None, number: int
 ) -> tuple[list[tuple[str, float]], list[int]]:
     """Write one shard, unless it is there.
 
@@ -222,9 +240,7 @@ def _write_shard(
                     except CorpusError as error:
                         LOGGER.warning("left out: %s", error)
                         continue
-                    kept = cut.with_custom(
-                        "content", row_of(cut).content
-                    )  # in its shard, a piece is a whole recording
+                    kept = _whole(cut, clusters=labels is not None)
                     writer.write(
                         kept.attach_tensor(LABELS, np.asarray(labels.all_of(cut.id)))
                         if labels

@@ -1,13 +1,14 @@
-"""A corpus on disk: a Lhotse manifest (jsonl.gz) per split, and corpus.json, written last, binding
-them by a digest.
+"""A corpus on disk: a Lhotse manifest (jsonl.gz) per split, lists, and corpus.json, written last,
+binding them by a digest.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from mt4ssl_bench.data.cut import Cut, Json
 from mt4ssl_bench.data.cuts import Cuts, write_cuts
 from mt4ssl_bench.data.remote import fetch, is_url
 from mt4ssl_bench.data.shards import Shards
@@ -16,14 +17,13 @@ from mt4ssl_bench.files import write_text
 from mt4ssl_bench.registry import hint
 
 FORMAT = 1
-SCHEMES = (
-    "http:/",
-    "https:/",
-    "s3:/",
-    "gs:/",
-)  # of URLs, as they begin once they were taken for a path
+# of URLs, as they begin once they were taken for a path
+SCHEMES = ("http:/", "https:/", "s3:/", "gs:/")
 # splits of their own for speaker tasks, where the plain ones are speaker-disjoint
 SID_PREFIX = "sid_"
+ID = "_id"  # how the name of a list's column ends whose cells name utterances
+
+Lists = Mapping[str, Sequence[Mapping[str, str]]]  # name -> rows: column -> cell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,26 +37,27 @@ class SplitInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusInfo:
-    """corpus.json: what a corpus is; `digest` covers audio bytes, texts, phones, speakers and
-    splits.
+    """corpus.json: what a corpus is; `digest` covers all but paths, languages and notes.
+
+    Attributes:
+        fields: What every utterance of the corpus has: text, phones, speaker, the name of a label,
+            "turns:<tier>" or "other:<name>".
+        lists: Number of rows of each list.
     """
 
     format: int = FORMAT
     name: str
     digest: str
     splits: dict[str, SplitInfo]
-    fields: list[str]  # of text, phones, speaker: what every utterance of the corpus has
+    fields: list[str]
     languages: list[str] = field(default_factory=list)
     licence: str = "unknown"
     synthetic: bool = False  # made by a synthesiser: never a speech benchmark
     phones_from: str = ""  # "manifest", or the lexicon that made them
     shards: int = 0  # cuts per shard, where the splits lie in shards and not in files
-    labels: dict[str, Any] = field(
-        default_factory=dict
-    )  # of the label store whose labels the shards carry
-    notes: dict[str, Any] = field(
-        default_factory=dict
-    )  # exclusions by reason, out-of-vocabulary words
+    labels: dict[str, Json] = field(default_factory=dict)  # of the label store that shards carry
+    notes: dict[str, Any] = field(default_factory=dict)  # exclusions, words without phones
+    lists: dict[str, int] = field(default_factory=dict)
 
 
 class Corpus:
@@ -125,26 +126,69 @@ class Corpus:
             )
         return cuts
 
-    def split_for(self, name: str, *, speaker_task: bool) -> str:
-        """Return which split serves as `name` ("train"): for speaker tasks "sid_train" where the
-        corpus has it.
+    def list(self, name: str) -> list[dict[str, str]]:
+        """Return the rows of a list, cells by column.
+
+        Raises:
+            CorpusError: If the corpus has no such list, or its file is missing or damaged.
         """
+        if name not in self.info.lists:
+            raise CorpusError(
+                f"corpus {self.root}: no list '{name}'; {hint(name, self.info.lists)}"
+            )
+        file = self.root / "lists" / f"{name}.tsv"
+        rows = parse_list(file)
+        if len(rows) != self.info.lists[name]:
+            raise CorpusError(
+                f"{file}: damaged ({len(rows)} rows, not {self.info.lists[name]}); prepare it "
+                "again into an empty folder"
+            )
+        return rows
+
+    def split_for(self, name: str, *, speaker_task: bool) -> str:
+        """Return the split that serves as `name`; for speaker tasks "sid_train" if there is one."""
         own = SID_PREFIX + name
         return own if speaker_task and own in self.info.splits else name
 
 
+def parse_list(file: Path) -> list[dict[str, str]]:
+    """Return the rows of a TSV file with a header, cells by column.
+
+    Raises:
+        CorpusError: If it cannot be read; the message names the line.
+    """
+    try:
+        header, *lines = file.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CorpusError(f"list {file}: cannot be read ({error}); expected UTF-8 text") from None
+    columns = header.rstrip("\r").split("\t")
+    if len(set(columns)) < len(columns) or not all(columns):
+        raise CorpusError(f"list {file}: its header has an empty or repeated column: {header!r}")
+    rows = []
+    for number, line in enumerate(lines, start=2):
+        cells = line.rstrip("\r").split("\t")
+        if len(cells) != len(columns):
+            raise CorpusError(
+                f"list {file}, line {number}: {len(cells)} cells; expected {len(columns)}, "
+                "separated by tabs, as in its header"
+            )
+        rows.append(dict(zip(columns, cells, strict=True)))
+    return rows
+
+
 def write_corpus(
     root: Path,
-    cuts: Mapping[str, Iterable[Any]],
-    **facts: Any,  # noqa: ANN401
+    cuts: Mapping[str, Iterable[Cut | Mapping[str, Json]]],
+    info: Callable[[dict[str, SplitInfo]], CorpusInfo],
+    lists: Callable[[], Lists] = dict,
 ) -> Corpus:
-    """Write the splits, then corpus.json, so that its existence means a whole corpus.
-
-    Returns it opened.
+    """Write the splits, lists and, last, corpus.json, whose existence means a whole corpus.
 
     Args:
-        cuts: by split; each is read once, so that a generator keeps only one cut in memory.
-        facts: the other fields of CorpusInfo; a function is called once the splits are written.
+        root: Folder of the corpus.
+        cuts: By split; each is read once, so that a generator keeps only one cut in memory.
+        info: Called with what the splits hold once they are written.
+        lists: Called for the lists, then.
     """
     root.mkdir(parents=True, exist_ok=True)
     splits: dict[str, SplitInfo] = {}
@@ -152,14 +196,25 @@ def write_corpus(
         tally = Tally()
         write_cuts(root / f"{split}.jsonl.gz", tally.of(members))
         splits[split] = tally.info
-    return write_info(
-        root, CorpusInfo(splits=splits, **{k: v() if callable(v) else v for k, v in facts.items()})
-    )
+    sizes = write_lists(root, lists())
+    return write_info(root, replace(info(splits), lists=sizes))
+
+
+def write_lists(root: Path, lists: Lists) -> dict[str, int]:
+    """Write each list to lists/<name>.tsv; returns how many rows each has."""
+    for name, rows in lists.items():
+        (root / "lists").mkdir(exist_ok=True)
+        lines = ["\t".join(rows[0]), *("\t".join(row.values()) for row in rows)]
+        write_text(root / "lists" / f"{name}.tsv", "\n".join(lines) + "\n")
+    return {name: len(rows) for name, rows in lists.items()}
 
 
 def write_info(root: Path, info: CorpusInfo) -> Corpus:
     """Write corpus.json, the last file of a corpus; returns it opened."""
-    write_text(root / "corpus.json", json.dumps(asdict(info), indent=1, ensure_ascii=False) + "\n")
+    raw = asdict(info)
+    if not info.lists:  # versions that know no lists read what has none
+        del raw["lists"]
+    write_text(root / "corpus.json", json.dumps(raw, indent=1, ensure_ascii=False) + "\n")
     return Corpus.open(root)
 
 
@@ -180,23 +235,20 @@ def _parse(content: bytes, where: str) -> CorpusInfo:
 
 
 class Tally:
-    """Counts the cuts that pass through of(): `info` says how many utterances, hours and speakers
-    there were.
-    """
+    """Counts utterances, hours and speakers of the cuts that pass through of()."""
 
     def __init__(self) -> None:
         self.utterances, self.seconds = 0, 0.0
         self.speakers: set[str] = set()
 
-    def of(self, cuts: Iterable[Any]) -> Iterator[Any]:
-        """Yield the cuts (or their dicts), counting them."""
+    def of(self, cuts: Iterable[Cut | Mapping[str, Json]]) -> Iterator[Mapping[str, Json]]:
+        """Yield the cuts as dicts, counting them."""
         for cut in cuts:
-            raw = cut if isinstance(cut, dict) else cut.to_dict()
+            raw = cut if isinstance(cut, Mapping) else cut.to_dict()
+            supervisions = cast("Sequence[Mapping[str, str]]", raw.get("supervisions", []))
             self.utterances += 1
-            self.seconds += raw["duration"]
-            self.speakers |= {one.get("speaker", "") for one in raw.get("supervisions", [])[:1]} - {
-                ""
-            }
+            self.seconds += cast("float", raw["duration"])
+            self.speakers |= {about.get("speaker", "") for about in supervisions[:1]} - {""}
             yield raw
 
     @property

@@ -3,9 +3,31 @@ types.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from pathlib import Path
+from typing import NamedTuple, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
 
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
+SHARDED_LABELS = "utterance_labels"  # where shards keep them: their "labels" are cluster ids
+
+
+class Turn(NamedTuple):
+    """Somebody or something from `start` to `end`, in seconds."""
+
+    start: float
+    end: float
+    label: str
+
+
+class FileState(NamedTuple):
+    """What a corpus notes of an audio file, so that a change of it shows."""
+
+    path: Path
+    content: str  # digest of the file's bytes
+    bytes: int
+    modified: int  # nanoseconds
 
 
 class AudioSource(Protocol):
@@ -52,6 +74,18 @@ class Cut(Protocol):
         """Return the cut as a manifest has it."""
         ...
 
+    def with_custom(self, name: str, value: Json) -> "Cut":
+        """Return a copy with another custom field."""
+        ...
+
+    def attach_tensor(self, name: str, data: NDArray[np.generic]) -> "Cut":
+        """Return a copy with an array as a custom field."""
+        ...
+
+    def load_custom(self, name: str) -> NDArray[np.generic]:
+        """Return the array of a custom field."""
+        ...
+
     def truncate(self, *, offset: float, duration: float, preserve_id: bool) -> "Cut":
         """Return the part from `offset` on, both in seconds."""
         ...
@@ -75,3 +109,72 @@ def is_silent(cut: Cut) -> bool:
 def speaker_of(cut: Cut) -> str:
     """Return the cut's speaker, or ""."""
     return (cut.supervisions[0].speaker or "") if cut.supervisions else ""
+
+
+def labels_of(cut: Cut) -> Mapping[str, str]:
+    """Return the cut's labels (emotion, intent, fold, ...) by name."""
+    labels = _custom(cut, "labels") or _custom(cut, SHARDED_LABELS)
+    return {name: str(label) for name, label in labels.items()}
+
+
+def label_of(cut: Cut, name: str) -> str:
+    """Return one label of the cut, or ""."""
+    return labels_of(cut).get(name, "")
+
+
+def field_of(cut: Cut, name: str) -> str:
+    """Return the cut's text, phones, speaker or label of that name, or ""."""
+    own = {"text": text_of, "phones": phones_of, "speaker": speaker_of}.get(name)
+    return own(cut) if own else label_of(cut, name)
+
+
+def turns_of(cut: Cut, tier: str) -> tuple[Turn, ...]:
+    """Return the turns of a tier ("speakers", "phones", ...) that touch the cut.
+
+    Times are in seconds from the cut's start, cut off at its borders.
+    """
+    turns = (
+        Turn(max(turn.start - cut.start, 0.0), min(turn.end - cut.start, cut.duration), turn.label)
+        for turn in stored_turns(cut).get(tier, ())
+    )
+    return tuple(turn for turn in turns if turn.start < turn.end)
+
+
+def stored_turns(cut: Cut) -> Mapping[str, Sequence[Turn]]:
+    """Return the turns by tier as they are stored: in seconds from the start of the recording."""
+    stored = cast("Mapping[str, Sequence[tuple[float, float, str]]]", _custom(cut, "turns"))
+    return {tier: [Turn(*turn) for turn in turns] for tier, turns in stored.items()}
+
+
+def others_of(cut: Cut) -> Mapping[str, Path]:
+    """Return the files of other audio of the same length by name: "clean", "s1", ..."""
+    return {name: state.path for name, state in states_of(cut).items() if name}
+
+
+def states_of(cut: Cut) -> Mapping[str, FileState]:
+    """Return what is noted of the cut's files by the name of the audio; "" is the cut's own.
+
+    Corpora of earlier versions and shards note nothing of the cut's own.
+    """
+    source = cut.recording.sources[0]
+    noted = dict(_custom(cut, "others"))
+    if source.type == "file":
+        noted[""] = {**(cut.custom or {}), "source": str(source.source)}
+    states = {name: _state(value) for name, value in noted.items()}
+    return {name: state for name, state in states.items() if state is not None}
+
+
+def _state(noted: Json) -> FileState | None:
+    if not isinstance(noted, Mapping):
+        return None
+    source, content = noted["source"], noted.get("content")
+    size, modified = noted.get("bytes"), noted.get("modified")
+    if isinstance(content, str) and isinstance(size, int) and isinstance(modified, int):
+        return FileState(Path(str(source)), content, size, modified)
+    return None
+
+
+def _custom(cut: Cut, key: str) -> Mapping[str, Json]:
+    """Return a mapping of the cut's custom fields; in shards, "labels" may be an array."""
+    value = (cut.custom or {}).get(key)
+    return value if isinstance(value, Mapping) else {}

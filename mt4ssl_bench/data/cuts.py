@@ -88,7 +88,10 @@ class Cuts(Lazy):
     def _parse(self, line: bytes) -> Any:  # noqa: ANN401
         from lhotse.serialization import deserialize_item
 
-        return deserialize_item(json.loads(line)).with_recording_path_prefix(self.root)
+        raw = json.loads(line)
+        for other in (raw.get("custom") or {}).get("others", {}).values():
+            other["source"] = str(self.root / other["source"])
+        return deserialize_item(raw).with_recording_path_prefix(self.root)
 
 
 def write_cuts(file: Path, cuts: Iterable[Any]) -> None:

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import ProcessGroup, Store
 from torch.distributed.rendezvous import rendezvous
 
-from mt4ssl_bench.console import hush
+from mt4ssl_bench.console import set_quiet
 from mt4ssl_bench.device import pick_device
 from mt4ssl_bench.errors import BenchError, ConfigError, TrainingError
 from mt4ssl_bench.training.distributed import World
@@ -30,7 +30,7 @@ def joined(device: str = "auto") -> Iterator[World]:
         yield World(device=pick_device(device))
         return
     rank = int(os.environ["RANK"])
-    hush(quiet=rank > 0)
+    set_quiet(quiet=rank > 0)
     store, _, _ = next(rendezvous("env://"))  # torchrun's
     try:
         world = _join(store, rank, size, _local_device(device))
@@ -38,7 +38,7 @@ def joined(device: str = "auto") -> Iterator[World]:
     except Exception as error:
         if not _first_to_fail(store):
             raise SystemExit(2) from None
-        hush(quiet=False)
+        set_quiet(quiet=False)
         if not isinstance(error, BenchError) and _is_lost_peer(error):
             raise TrainingError(
                 f"process {rank} of {size} lost the others: one of them was stopped or cannot be "

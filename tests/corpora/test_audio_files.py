@@ -9,10 +9,8 @@ import soundfile
 
 from mt4ssl_bench.corpora.audio_files import audio_files
 from mt4ssl_bench.corpora.prepare import prepare_folder
-from mt4ssl_bench.corpora.sources.fsdd import fsdd
-from mt4ssl_bench.corpora.sources.librispeech import librispeech
-from mt4ssl_bench.corpora.sources.speechcommands import speechcommands
-from mt4ssl_bench.corpora.sources.voxceleb1 import voxceleb1
+from mt4ssl_bench.corpora.source import Options
+from mt4ssl_bench.corpora.sources import fsdd, librispeech, speechcommands, voxceleb1
 from mt4ssl_bench.downstream.transcribe import named
 
 APPLE = b"\0\5\x16\7\0\2\0\0Mac OS X        " + bytes(4070)
@@ -79,7 +77,7 @@ def test_speech_commands_has_no_speaker_called_dot(
     for name in ("validation", "testing"):
         (tmp_path / f"{name}_list.txt").write_text("\n")
     with caplog.at_level(logging.INFO):
-        rows = list(speechcommands(tmp_path))
+        rows = list(speechcommands.read(tmp_path, Options()))
     assert [(row.id, row.speaker) for row in rows] == [
         ("no-01a_nohash_0", "01a"),
         ("yes-01a_nohash_0", "01a"),
@@ -93,12 +91,12 @@ def test_other_layouts_skip_them_too(tmp_path: Path) -> None:
     (chapter / "19-198.trans.txt").write_text("19-198-0000 A TEXT\n")
     litter(chapter, "19-198.trans.txt.wav")
     (chapter / "._19-198.trans.txt").write_bytes(APPLE)
-    rows = librispeech(tmp_path / "ls", train=["train-clean-100"], valid=(), test=())
+    rows = librispeech.read(tmp_path / "ls", librispeech.LibriSpeech(valid="", test=""))
     assert [row.id for row in rows] == ["19-198-0000"]
     digits = tmp_path / "fsdd" / "recordings"
     wav(digits / "7_jackson_32.wav")
     litter(digits, "7_jackson_32.wav")
-    assert [row.id for row in fsdd(tmp_path / "fsdd")] == ["7_jackson_32"]
+    assert [row.id for row in fsdd.read(tmp_path / "fsdd", Options())] == ["7_jackson_32"]
 
 
 def test_the_copy_of_a_tree_in_macosx_is_not_the_corpus(tmp_path: Path) -> None:
@@ -106,6 +104,6 @@ def test_the_copy_of_a_tree_in_macosx_is_not_the_corpus(tmp_path: Path) -> None:
         wav(tmp_path / top / "wav" / "id10001" / "v" / "00001.wav")
     listed = tmp_path / "list.txt"
     listed.write_text("1 id10001/v/00001.wav\n")
-    assert [row.path for row in voxceleb1(tmp_path, split_file=listed)] == [
-        tmp_path / "vox" / "wav" / "id10001" / "v" / "00001.wav"
-    ]
+    assert [
+        row.path for row in voxceleb1.read(tmp_path, voxceleb1.VoxCeleb1(split_file=listed))
+    ] == [tmp_path / "vox" / "wav" / "id10001" / "v" / "00001.wav"]

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from mt4ssl_bench.cli.app import app
-from mt4ssl_bench.corpora.sources.kaldi import kaldi
+from mt4ssl_bench.corpora.sources import kaldi
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cut import is_silent, speaker_of, text_of
@@ -95,7 +95,10 @@ def test_a_line_without_words_is_silence_and_no_line_is_a_gap(
     assert corpus.info.fields == ["phones", "text"]
     assert "no utt2spk, so that its utterances have no speaker" in capsys.readouterr().err
     write(recipe, "text", "a ONE", "b ")
-    rows = {row.id: (row.text, row.silent) for row in kaldi({"train": recipe / "data" / "train"})}
+    rows = {
+        row.id: (row.text, row.silent)
+        for row in kaldi.read(recipe / "data" / "train", kaldi.Kaldi())
+    }
     assert rows == {"a": ("ONE", False), "b": ("", True), "c": ("", False)}
 
 
@@ -140,11 +143,9 @@ def test_a_bad_folder_is_named_and_nothing_is_written(
 def test_what_is_no_data_folder_is_said_with_what_was_found(tmp_path: Path) -> None:
     (tmp_path / "feats.scp").touch()
     with pytest.raises(CorpusError, match=r"expected a Kaldi data folder with wav\.scp .* feats"):
-        list(kaldi({"train": tmp_path}))
-    with pytest.raises(
-        CorpusError, match="expected a Kaldi data folder with wav.scp in it, found a"
-    ):
-        list(kaldi({"train": tmp_path / "feats.scp"}))
+        list(kaldi.read(tmp_path, kaldi.Kaldi()))
+    with pytest.raises(CorpusError, match="expected a Kaldi data folder with wav.scp in it, got a"):
+        list(kaldi.read(tmp_path / "feats.scp", kaldi.Kaldi()))
 
 
 def test_the_two_commands_of_the_error_write_files(recipe: Path) -> None:

@@ -109,12 +109,15 @@ def test_a_name_and_a_licence_may_be_given_and_the_folder_names_the_rest(folder:
         ("id | path\nu | \n", "line 2: utterance 'u' has an empty path"),
         (
             "id | path | text\nu | a.wav | one\nv | b.wav |  \n",
-            "line 3: utterance 'v' has an empty text",
+            "utterance 'v' has no text (line 3; 1 of 2 rows have a gap)",
         ),
-        ("id | path | speaker\nu | a.wav | \n", "line 2: utterance 'u' has an empty speaker"),
+        (
+            "id | path | speaker\nu | a.wav | \n",
+            "utterance 'u' has no speaker (line 2; 1 of 1 rows have a gap); fill it in, or leave",
+        ),
         (
             "id | path | text\nu | a.wav | one\nv | b.wav |  \n",
-            "(1 of 2 rows have an empty cell); fill it in, write <silence> as the text of an",
+            "1 of 2 rows have a gap); fill it in, write <silence> as the text of an",
         ),
         (
             "id | path | text | phones\nu | a.wav | <silence> | AA\n",
@@ -124,9 +127,9 @@ def test_a_name_and_a_licence_may_be_given_and_the_folder_names_the_rest(folder:
         ('id | path\n"u" | "a.wav"\n', 'line 2: its cells are quoted ("a.wav"); expected cells'),
         ("id | path | text\nu | a.wav\n", "line 2: 3 columns expected"),
         ("id | path\n\nu | a.wav | x\n", "line 3: 2 columns expected"),
-        ("id | path\nu | gone.wav\n", "utterance 'u': "),
-        ("id | path\nu | gone.wav\n", "gone.wav: no such file"),
-        ("id | path | duration_s\nu | gone.wav | 1\n", "utterance 'u': "),
+        ("id | path\nu | gone.wav\n", "gone.wav; is this half"),
+        ("id | path\nu | gone.wav\n", "1 of its 1 audio files are missing, the first is "),
+        ("id | path | duration_s\nu | gone.wav | 1\n", "gone.wav; is this half"),
         ("id | path\nu | manifest.tsv\n", "manifest.tsv: unreadable audio"),
         ("id | path\nu | a.wav\nv | garbage.wav\n", "utterance 'v': "),
         ("id | path | duration_s\nu | a.wav | 0.3\n", "'u' lasts 0.10 s, not 0.30 s as stated"),
@@ -487,7 +490,11 @@ def test_a_folder_gives_ids_from_its_sub_folders_and_keeps_some_for_validation(
         "train": 3,
         "valid": 1,
     }
-    assert (corpus.info.name, corpus.info.fields, corpus.info.notes) == ("in", [], {})
+    assert (corpus.info.name, corpus.info.fields, corpus.info.notes) == (
+        "in",
+        [],
+        {"valid": "held out of train here"},
+    )
 
 
 def test_linked_folders_are_followed_and_loops_end(tmp_path: Path) -> None:
@@ -517,11 +524,11 @@ def test_unreadable_files_are_left_out_named_and_counted(
     assert ids(corpus, "train") | ids(corpus, "valid") == {"a", "b", "c"}
     assert corpus.info.notes["unreadable"] == 2
     first, second = corpus.info.notes["unreadable_examples"]
-    assert first.startswith(
-        f"utterance 'broken': {tmp_path / 'in' / 'broken.wav'}: unreadable audio"
-    )
-    assert second == f"utterance 'empty': {tmp_path / 'in' / 'empty.wav'}: holds no samples"
-    assert log.messages == [f"left out: {first}", f"left out: {second}"]
+    broken, empty = tmp_path / "in" / "broken.wav", tmp_path / "in" / "empty.wav"
+    assert first.startswith(f"'broken' ({broken}: unreadable audio")
+    assert second == f"'empty' ({empty}: holds no samples)"
+    assert log.messages[0].startswith(f"left out: utterance 'broken': {broken}: unreadable audio")
+    assert log.messages[1:] == [f"left out: utterance 'empty': {empty}: holds no samples"]
 
 
 def test_audio_that_libsndfile_does_not_read_is_counted(
@@ -534,9 +541,9 @@ def test_audio_that_libsndfile_does_not_read_is_counted(
     corpus = prepare_folder(tmp_path / "in", tmp_path / "out")
     assert ids(corpus, "train") | ids(corpus, "valid") == {"a", "b"}
     assert corpus.info.notes["unreadable_examples"] == [
-        f"{tmp_path / 'in' / 'a.m4a'}: libsndfile reads no .m4a"
+        f"'a.m4a' ('{tmp_path / 'in' / 'a.m4a'}': libsndfile reads no .m4a)"
     ]
-    assert f"left out: {tmp_path / 'in' / 'a.m4a'}: libsndfile reads no .m4a" in log.messages
+    assert any("libsndfile reads no .m4a" in line for line in log.messages)
 
 
 def test_a_name_that_is_not_utf_8_is_one_line(tmp_path: Path) -> None:
@@ -547,7 +554,7 @@ def test_a_name_that_is_not_utf_8_is_one_line(tmp_path: Path) -> None:
     corpus = prepare_folder(tmp_path / "in", tmp_path / "out")
     assert corpus.info.notes["unreadable"] == 1
     assert corpus.info.notes["unreadable_examples"][0].endswith(
-        "stra\\udcdfe.wav': its name is not UTF-8; rename it"
+        "stra\\udcdfe.wav': its name is not UTF-8; rename it)"
     )
 
 
@@ -555,11 +562,12 @@ def test_a_folder_that_gives_nothing_is_an_error_and_writes_nothing(tmp_path: Pa
     (tmp_path / "in").mkdir()
     with pytest.raises(CorpusError, match=r"gone: no such folder"):
         prepare_folder(tmp_path / "gone", tmp_path / "out")
-    with pytest.raises(CorpusError, match=r"in: no audio file below it \(looked for \.aif, "):
+    with pytest.raises(CorpusError, match=r"in: no audio file below it; expected \.aif, "):
         prepare_folder(tmp_path / "in", tmp_path / "out")
     (tmp_path / "in" / "broken.wav").write_bytes(b"RIFF")
     with pytest.raises(
-        CorpusError, match=r"none of its 1 audio files can be read; the first: .*broken\.wav"
+        CorpusError,
+        match=r"no utterance can be used: unreadable files, the first is 'broken' \(.*broken\.wav",
     ):
         prepare_folder(tmp_path / "in", tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -1,8 +1,8 @@
 """Published corpora in their own layouts: miniature trees; half an archive is named as that."""
 
 import shutil
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,24 +10,13 @@ import pytest
 import soundfile
 
 from mt4ssl_bench.corpora.check import check_corpus
-from mt4ssl_bench.corpora.prepare import prepare_rows
 from mt4ssl_bench.corpora.rows import Row
-from mt4ssl_bench.corpora.source import prepare_published
-from mt4ssl_bench.corpora.sources.fsdd import fsdd
-from mt4ssl_bench.corpora.sources.librilight import librilight, librilight_labelled
-from mt4ssl_bench.corpora.sources.librispeech import librispeech
-from mt4ssl_bench.corpora.sources.speechcommands import speechcommands
-from mt4ssl_bench.corpora.sources.speechocean762 import speechocean762
-from mt4ssl_bench.corpora.sources.timit import timit
-from mt4ssl_bench.corpora.sources.voxceleb1 import voxceleb1
+from mt4ssl_bench.corpora.source import FOLDER, SOURCES, Request, catalogue, prepare_source
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cut import phones_of, speaker_of, text_of
 from mt4ssl_bench.errors import ConfigError, CorpusError
 
 Voice = Callable[[Path], Path]
-Read = Callable[[Path], Iterator[Row]]
-
-LIBRI = partial(librispeech, train=["train-clean-100"], valid=["dev-clean"], test=["test-clean"])
 
 
 @pytest.fixture
@@ -74,9 +63,18 @@ def libri(root: Path, voice: Voice, part: str, speakers: int = 2, each: int = 2)
     return root
 
 
-def prepared(read: Read, source: Path, out: Path, **options: object) -> Corpus:
-    # type: ignore[arg-type]
-    return prepare_rows(read(source), out, source=source, name="mini", **options)
+def rows(name: str, root: Path, **options: object) -> Iterable[Row]:
+    source = SOURCES.get(name)
+    return source.read(root, source.options(**options))
+
+
+def prepared(
+    name: str, root: Path | None, out: Path, request: Request | None = None, **options: object
+) -> Corpus:
+    """Make a corpus of a source as its command does."""
+    source = SOURCES.get(name)
+    asked = replace(request or Request(), roots={} if root is None else {"": root})
+    return prepare_source(source, source.options(**options), out, asked).corpus
 
 
 def sizes(corpus: Corpus) -> dict[str, int]:
@@ -93,30 +91,30 @@ def test_librispeech_parts_become_splits_and_other_ones_keep_their_names(
     root = tmp_path / "in" / "LibriSpeech"
     for part in ("train-clean-100", "train-clean-360", "dev-clean", "test-clean", "test-other"):
         libri(root, voice, part)
-    corpus = prepared(LIBRI, tmp_path / "in", tmp_path / "out")
+    corpus = prepared("librispeech", tmp_path / "in", tmp_path / "out")
     assert sizes(corpus) == {"train": 4, "valid": 4, "test": 4, "test-other": 4}
     cut = next(cut for cut in corpus.cuts("train") if cut.id == "150-100-0001")
     assert (text_of(cut), speaker_of(cut)) == ("THE CAT SAT", "150")
     assert phones_of(cut) == "DH AH0 K AE1 T S AE1 T"
     assert corpus.info.fields == ["phones", "speaker", "text"]
-    both = partial(LIBRI, train=["train-clean-100", "train-clean-360"])
-    assert sizes(prepared(both, root, tmp_path / "both"))["train"] == 8
+    both = "train-clean-100, train-clean-360"
+    assert sizes(prepared("librispeech", root, tmp_path / "both", train=both))["train"] == 8
     with pytest.raises(
         CorpusError,
         match="no train-other-500 in it; it holds train-clean-100, train-clean-360, dev",
     ):
-        prepared(partial(LIBRI, train=["train-other-500"]), root, tmp_path / "none")
+        prepared("librispeech", root, tmp_path / "none", train="960")
     with pytest.raises(
         CorpusError, match="LibriSpeech has no part 'test-othr'; did you mean test-other"
     ):
-        prepared(partial(LIBRI, test=["test-othr"]), root, tmp_path / "none")
+        prepared("librispeech", root, tmp_path / "none", test="test-othr")
 
 
 def test_librispeech_without_a_validation_part_keeps_training_speakers_for_it(
     tmp_path: Path, voice: Voice
 ) -> None:
     libri(tmp_path / "in", voice, "train-clean-100", speakers=12)
-    corpus = prepared(LIBRI, tmp_path / "in", tmp_path / "out")
+    corpus = prepared("librispeech", tmp_path / "in", tmp_path / "out")
     assert sizes(corpus) == {"train": 22, "valid": 2}
     assert corpus.info.notes["valid"] == "held out of train here"
     assert not {speaker_of(c) for c in corpus.cuts("valid")} & {
@@ -133,16 +131,16 @@ def test_half_an_archive_is_named_counted_and_writes_nothing(tmp_path: Path, voi
         CorpusError,
         match="3 of its 4 audio files are missing, the first is .*150-100-0000.flac; is th",
     ):
-        prepared(LIBRI, root, tmp_path / "out")
+        prepared("librispeech", root, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    corpus = prepared(LIBRI, root, tmp_path / "out", partial=True)
+    corpus = prepared("librispeech", root, tmp_path / "out", Request(partial=True))
     assert (sizes(corpus), corpus.info.notes["missing"]) == ({"train": 1}, 3)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("150-100-0000\n", "line 1: '150-100-0000' stands alone"),
+        ("150-100-0000\n", "line 1: '150-100-0000' has no value"),
         ("150 caf\xe9\n", "not UTF-8 (byte 7)"),
     ],
 )
@@ -152,42 +150,39 @@ def test_a_damaged_transcript_is_named(
     root = libri(tmp_path, voice, "train-clean-100", speakers=1)
     next(root.glob("*/*/*/*.trans.txt")).write_bytes(text.encode("latin-1"))
     with pytest.raises(CorpusError) as caught:
-        list(LIBRI(root))
+        list(rows("librispeech", root))
     assert message in str(caught.value)
 
 
-READERS: dict[str, tuple[Read, str]] = {
-    "LibriSpeech": (LIBRI, "trans.txt"),
-    "Libri-light's small": (partial(librilight, subset="small"), "small/"),
-    "Libri-light's labelled part": (
-        partial(librilight_labelled, amount="1h", librispeech_folder=None), "1h/",
-    ),
-    "VoxCeleb1": (voxceleb1, "wav/id1"),
-    "Speech Commands": (speechcommands, "testing_list.txt"),
-    "TIMIT": (timit, "Tt"),
-    "speechocean762": (speechocean762, "train/wav.scp"),
-    "the Free Spoken Digit Dataset": (fsdd, "recordings/"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", READERS)
-def test_a_folder_that_is_not_the_corpus_says_what_was_expected_and_what_was_found(
-    tmp_path: Path, name: str
+@pytest.mark.parametrize(
+    ("name", "title", "expected", "options"),
+    [
+        ("librispeech", "LibriSpeech", "trans.txt", {}),
+        ("librilight", "Libri-light's small", "small/", {}),
+        ("librilight", "Libri-light's labelled part", "1h/", {"labelled": "1h"}),
+        ("voxceleb1", "VoxCeleb1", "wav/id1", {}),
+        ("speechcommands", "Speech Commands", "testing_list.txt", {}),
+        ("timit", "TIMIT", "Tt", {}),
+        ("speechocean762", "speechocean762", "train/wav.scp", {}),
+        ("fsdd", "the Free Spoken Digit Dataset", "recordings/", {}),
+    ],
+)
+def test_a_folder_that_is_not_the_corpus_is_named_with_what_it_holds(
+    tmp_path: Path, name: str, title: str, expected: str, options: dict[str, str]
 ) -> None:
-    read, expected = READERS[name]
     (tmp_path / "holiday.jpg").touch()
     with pytest.raises(
-        CorpusError, match=f"not {name}: expected .*{expected}.* in it, found holiday.jpg"
+        CorpusError, match=f"not {title}; expected .*{expected}.* in it, got holiday.jpg"
     ):
-        list(read(tmp_path))
+        list(rows(name, tmp_path, **options))
     with pytest.raises(CorpusError, match="gone: no such folder"):
-        list(read(tmp_path / "gone"))
+        list(rows(name, tmp_path / "gone", **options))
 
 
 def test_librilight_takes_every_recording_below_a_subset(tmp_path: Path, voice: Voice) -> None:
     for speaker in range(12):
         voice(tmp_path / "in" / "small" / f"{speaker}" / "some book_1" / "part_01.flac")
-    corpus = prepared(partial(librilight, subset="small"), tmp_path / "in", tmp_path / "out")
+    corpus = prepared("librilight", tmp_path / "in", tmp_path / "out")
     assert sizes(corpus) == {"train": 11, "valid": 1}
     assert corpus.info.fields == ["speaker"]
     assert {cut.id for cut in corpus.cuts("train")} < {
@@ -207,14 +202,11 @@ def test_librilights_ten_minutes_an_hour_and_ten_hours_nest(tmp_path: Path, voic
     libri(tmp_path / "LibriSpeech", voice, "dev-clean")
     libri(tmp_path / "LibriSpeech", voice, "test-clean")
     for amount, count in (("10min", 4), ("1h", 6), ("10h", 8)):
-        read = partial(
-            librilight_labelled, amount=amount, librispeech_folder=tmp_path / "LibriSpeech"
-        )
-        assert sizes(prepared(read, tmp_path / "in", tmp_path / amount)) == {
-            "train": count,
-            "valid": 4,
-            "test": 4,
-        }
+        corpus = prepared(
+            "librilight", tmp_path / "in", tmp_path / amount,
+            labelled=amount, librispeech=tmp_path / "LibriSpeech",
+        )  # fmt: skip
+        assert sizes(corpus) == {"train": count, "valid": 4, "test": 4}
 
 
 def test_voxceleb1_follows_its_identification_split(tmp_path: Path, voice: Voice) -> None:
@@ -225,7 +217,7 @@ def test_voxceleb1_follows_its_identification_split(tmp_path: Path, voice: Voice
             voice(tmp_path / ("dev/wav" if speaker < 2 else "test/wav") / relative)
             lines.append(f"{1 if clip < 4 else clip - 2} {relative}")
     (tmp_path / "iden_split.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    corpus = prepared(voxceleb1, tmp_path, tmp_path / "out")
+    corpus = prepared("voxceleb1", tmp_path, tmp_path / "out")
     assert sizes(corpus) == {"train": 9, "valid": 3, "test": 3}
     assert sorted(corpus.info.splits) == [
         "test",
@@ -240,10 +232,10 @@ def test_voxceleb1_follows_its_identification_split(tmp_path: Path, voice: Voice
     with pytest.raises(
         CorpusError, match=r"line 1: '1 id10001/a/00001.m4a'; expected '1 id10001/video/00001.wav'"
     ):
-        list(voxceleb1(tmp_path))
+        list(rows("voxceleb1", tmp_path))
     (tmp_path / "iden_split.txt").unlink()
     with pytest.raises(CorpusError, match=r"no identification split; get iden_split.txt"):
-        list(voxceleb1(tmp_path))
+        list(rows("voxceleb1", tmp_path))
 
 
 def test_speech_commands_follows_its_lists(tmp_path: Path, voice: Voice) -> None:
@@ -257,7 +249,7 @@ def test_speech_commands_follows_its_lists(tmp_path: Path, voice: Voice) -> None
     voice(tmp_path / "in" / "_background_noise_" / "pink_noise.wav")
     (tmp_path / "in" / "validation_list.txt").write_text("yes/1b_nohash_0.wav\n", encoding="utf-8")
     (tmp_path / "in" / "testing_list.txt").write_text("no/2c_nohash_0.wav\n", encoding="utf-8")
-    corpus = prepared(speechcommands, tmp_path / "in", tmp_path / "out")
+    corpus = prepared("speechcommands", tmp_path / "in", tmp_path / "out")
     assert sizes(corpus) == {"train": 4, "valid": 1, "test": 1}
     cut = next(iter(corpus.cuts("test")))
     assert (cut.id, text_of(cut), speaker_of(cut), phones_of(cut)) == (
@@ -268,7 +260,7 @@ def test_speech_commands_follows_its_lists(tmp_path: Path, voice: Voice) -> None
     )
     shutil.rmtree(tmp_path / "in" / "no")
     with pytest.raises(CorpusError, match="1 of its 4 audio files are missing"):
-        prepared(speechcommands, tmp_path / "in", tmp_path / "again")
+        prepared("speechcommands", tmp_path / "in", tmp_path / "again")
 
 
 @pytest.mark.parametrize("upper", [True, False])
@@ -291,12 +283,12 @@ def test_timit_folds_its_phones_and_keeps_the_usual_speakers(
                 "0 2190 h#\n2190 3000 sh\n3000 4000 ix\n4000 4500 q\n4500 5000 kcl\n5000 6000 h#\n"
             )
             file.with_suffix(".PHN" if upper else ".phn").write_text(labels, encoding="utf-8")
-    corpus = prepared(timit, tmp_path / "in", tmp_path / "out", phones_from="TIMIT")
+    corpus = prepared("timit", tmp_path / "in", tmp_path / "out")
     assert sizes(corpus) == {"train": 1, "valid": 1, "test": 1}
     cut = next(iter(corpus.cuts("train")))
     assert (cut.id, text_of(cut)) == ("fcjf0-si648", "SHE HAD YOUR DARK SUIT IN GREASY WASH")
     assert phones_of(cut) == "sil sh ih sil sil"
-    assert corpus.info.phones_from == "TIMIT"
+    assert corpus.info.phones_from == "TIMIT's labels, 39 phones"
 
 
 def test_speechocean762_keeps_its_split_and_its_annotators_phones(
@@ -305,32 +297,32 @@ def test_speechocean762_keeps_its_split_and_its_annotators_phones(
     root = tmp_path / "in" / "speechocean762"
     phones = []
     for split, speakers in (("train", range(1, 11)), ("test", range(11, 13))):
-        rows: dict[str, list[str]] = {"wav.scp": [], "text": [], "utt2spk": []}
+        files: dict[str, list[str]] = {"wav.scp": [], "text": [], "utt2spk": []}
         for number in speakers:
             name, path = f"{number:04}0011", f"WAVE/SPEAKER{number:04}/{number:04}0011.WAV"
             voice(root / path)
-            rows["wav.scp"].append(f"{name}\t{path}")
-            rows["text"].append(f"{name}\tWE CALL")
-            rows["utt2spk"].append(f"{name} {number:04}")
+            files["wav.scp"].append(f"{name}\t{path}")
+            files["text"].append(f"{name}\tWE CALL")
+            files["utt2spk"].append(f"{name} {number:04}")
             phones += [f"{name}.0\tW_B IY0_E", f"{name}.1\tK_B AO0_I L_E"]
         (root / split).mkdir()
-        for file, lines in rows.items():
+        for file, lines in files.items():
             (root / split / file).write_text("\n".join(lines) + "\n", encoding="utf-8")
     (root / "resource").mkdir()
     (root / "resource" / "text-phone").write_text("\n".join(phones) + "\n", encoding="utf-8")
-    corpus = prepared(speechocean762, tmp_path / "in", tmp_path / "out", phones_from="annotators")
+    corpus = prepared("speechocean762", tmp_path / "in", tmp_path / "out")
     assert sizes(corpus) == {"train": 9, "valid": 1, "test": 2}
     cut = next(iter(corpus.cuts("test")))
     assert (text_of(cut), phones_of(cut), corpus.info.phones_from) == (
         "WE CALL",
         "W IY0 K AO0 L",
-        "annotators",
+        "its annotators",
     )
     (root / "resource" / "text-phone").write_text("\n".join(phones[2:]) + "\n", encoding="utf-8")
     with pytest.raises(
         CorpusError, match="utterance '00010011' of train/wav.scp lacks text, speaker or phones"
     ):
-        list(speechocean762(root))
+        list(rows("speechocean762", root))
 
 
 def test_fsdds_first_five_of_each_digit_are_its_test(tmp_path: Path, voice: Voice) -> None:
@@ -343,25 +335,43 @@ def test_fsdds_first_five_of_each_digit_are_its_test(tmp_path: Path, voice: Voic
                 / "recordings"
                 / f"7_{speaker}_{number}.wav"
             )
-    corpus = prepared(fsdd, tmp_path / "in", tmp_path / "out")
+    corpus = prepared("fsdd", tmp_path / "in", tmp_path / "out")
     assert sizes(corpus) == {"train": 4, "valid": 10, "test": 10}
     cut = next(cut for cut in corpus.cuts("test") if cut.id == "7_theo_4")
     assert (text_of(cut), speaker_of(cut), phones_of(cut)) == ("SEVEN", "theo", "S EH1 V AH0 N")
 
 
 def test_what_cannot_be_downloaded_says_how_it_is_obtained(tmp_path: Path) -> None:
+    fetch = Request(download=True)
     with pytest.raises(
         ConfigError, match=r"prepare voxceleb1: cannot be downloaded by a program; ask its authors"
     ):
-        prepare_published("voxceleb1", tmp_path, voxceleb1, source=None, download=["all"])
+        prepared("voxceleb1", None, tmp_path, fetch)
     with pytest.raises(
-        ConfigError, match=r"prepare timit: --from DIR says where it lies; order it from the LDC"
+        ConfigError, match=r"prepare timit: --from DIR names the folder of the corpus; order it"
     ):
-        prepare_published("timit", tmp_path, timit, source=None)
+        prepared("timit", None, tmp_path)
     with pytest.raises(
         ConfigError, match=r"no part 'train-clean-10' to download; did you mean train-clean-100"
     ):
-        prepare_published("librispeech", tmp_path, LIBRI, source=None, download=["train-clean-10"])
+        prepared("librispeech", None, tmp_path, fetch, train="train-clean-10")
+
+
+def test_every_source_of_this_package_is_found_by_its_name() -> None:
+    for name in SOURCES:
+        source = SOURCES.get(name)
+        assert source.name == name
+        assert source.about
+        assert not source.about.endswith(".")
+        assert source.examples
+        assert all(example.startswith(f"{name} ") for example in source.examples)
+    published = [source for source in catalogue().values() if source.takes is FOLDER]
+    assert len(published) == 7
+    assert list(catalogue().values())[:7] == published
+    for source in published:
+        assert source.licence, source.citation
+        assert source.homepage.startswith("https://")
+        assert source.archives or source.obtain
 
 
 @pytest.mark.speech
@@ -372,9 +382,8 @@ def test_a_real_librispeech_tree_reaches_the_leaderboard(speech: Path, tmp_path:
     """
     from mt4ssl_bench.downstream.evaluate import evaluate
 
-    read = partial(LIBRI, test=["test-other"])
     source = speech / "librispeech_mini"
-    corpus = prepare_published("librispeech", tmp_path / "ls", read, source=source)
+    corpus = prepared("librispeech", source, tmp_path / "ls", test="test-other")
     assert sizes(corpus) == {"train": 45, "valid": 5, "test": 60}
     assert {name: corpus.info.splits[name].speakers for name in ("train", "test", "sid_train")} == {
         "train": 45, "test": 6, "sid_train": 56,

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,9 @@ import pytest
 import soundfile
 
 from mt4ssl_bench.cli.app import app
-from mt4ssl_bench.cli.prepare_toolkits import read_splits
 from mt4ssl_bench.corpora.prepare import prepare_rows
 from mt4ssl_bench.corpora.rows import Row
-from mt4ssl_bench.corpora.sources.fairseq import fairseq
-from mt4ssl_bench.corpora.sources.hf_dataset import hugging_face
-from mt4ssl_bench.corpora.sources.lhotse import lhotse
+from mt4ssl_bench.corpora.source import SOURCES, read_splits
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cut import is_silent, phones_of, speaker_of, text_of
@@ -43,6 +39,12 @@ def sounds(tmp_path: Path) -> Path:
 
 def run(*arguments: object) -> None:
     app(["prepare", *map(str, arguments)], standalone_mode=False)
+
+
+def rows(name: str, root: Path, **options: object) -> list[Row]:
+    """Read one path of a source."""
+    source = SOURCES.get(name)
+    return list(source.read(root, source.options(**options)))
 
 
 def by_id(corpus: Corpus, split: str) -> dict[str, Any]:
@@ -98,7 +100,11 @@ def test_fairseqs_lists_become_a_corpus_with_texts_and_labels(
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("train.tsv", "a.flac\t16000\n", "not a list of fairseq's: its first line is the folder"),
+        (
+            "train.tsv",
+            "a.flac\t16000\n",
+            "not a list of fairseq's; expected the folder of its audio",
+        ),
         (
             "train.tsv",
             "{sounds}\na.flac 16000\n",
@@ -121,13 +127,12 @@ def test_a_bad_list_is_named_and_nothing_is_written(
     tmp_path: Path, sounds: Path, file: str, content: str, message: str
 ) -> None:
     folder = lists(tmp_path, sounds)
+    (folder / "train.km").unlink()
     (folder / file).write_text(content.replace("{sounds}", str(sounds)), encoding="utf-8")
     if "gone" in content:
         (folder / "train.ltr").unlink()
     with pytest.raises(CorpusError) as caught:
-        prepare_rows(
-            fairseq({"train": folder / "train.tsv"}), tmp_path / "out", source=folder, name="x"
-        )
+        run("fairseq", f"train={folder / 'train.tsv'}", "--out", tmp_path / "out")
     assert message in str(caught.value)
     assert not (tmp_path / "out").exists()
 
@@ -184,17 +189,43 @@ def test_empty_lines_at_the_end_count_only_as_texts_that_are_missing_there(
         ("ONE\n\n", ["ONE", ""]),
     ):
         (folder / "train.wrd").write_text(content, encoding="utf-8")
-        assert [row.text for row in fairseq({"train": folder / "train.tsv"})] == texts
+        assert [row.text for row in rows("fairseq", folder / "train.tsv")] == texts
     (folder / "train.wrd").write_text("ONE\n", encoding="utf-8")
     with pytest.raises(CorpusError, match="train.wrd: 1 lines for 2 utterances"):
-        list(fairseq({"train": folder / "train.tsv"}))
+        rows("fairseq", folder / "train.tsv")
 
 
-def test_splits_are_named_on_the_command_line(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="'train.tsv': expected SPLIT=PATH"):
-        read_splits(["train.tsv"])
-    with pytest.raises(CorpusError, match="gone.tsv: no such file or folder"):
-        read_splits([f"train={tmp_path / 'gone.tsv'}"])
+def test_an_argument_that_names_no_split_is_the_whole_corpus(tmp_path: Path, sounds: Path) -> None:
+    folder = lists(tmp_path, sounds)
+    run("fairseq", folder / "train.tsv", "--out", tmp_path / "out")
+    corpus = Corpus.open(tmp_path / "out")
+    assert {name: split.utterances for name, split in corpus.info.splits.items()} == {"train": 2}
+    assert read_splits([f"train={folder}", f"test={sounds}"]) == {"train": folder, "test": sounds}
+    assert read_splits([str(folder)]) == {"": folder}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train.tsv"], "'train.tsv': no such file or folder; expected SPLIT=PATH, for example"),
+        (["train=gone.tsv"], "'train=gone.tsv': no file or folder 'gone.tsv'; expected SPLIT=PATH"),
+        (["{a}", "{b}"], "'{a}': no split; expected SPLIT=PATH, for example train={a}"),
+        (["train={a}", "{b}"], "'{b}': no split; expected SPLIT=PATH, for example test={b}"),
+        (["train={a}", "train={b}"], "'train={b}': split 'train' is named twice; expected it once"),
+    ],
+)  # fmt: skip
+def test_an_argument_that_is_no_split_shows_the_right_form(
+    tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    places = {"{a}": tmp_path / "a", "{b}": tmp_path / "b"}
+    for place in places.values():
+        place.touch()
+    for mark, place in places.items():
+        arguments = [argument.replace(mark, str(place)) for argument in arguments]
+        message = message.replace(mark, str(place))
+    with pytest.raises(ConfigError) as caught:
+        read_splits(arguments)
+    assert str(caught.value).startswith(message)
 
 
 # ---- Lhotse ----
@@ -282,32 +313,31 @@ def test_utterances_of_one_recording_are_no_duplicates_and_count_in_the_digest(
 def test_what_is_not_lhotses_or_not_a_plain_cut_is_named(tmp_path: Path, sounds: Path) -> None:
     from lhotse import AudioSource, CutSet, Recording
 
-    read = partial(lhotse, keep=tmp_path)
     (tmp_path / "bad.jsonl").write_text('{"id": 1}\n', encoding="utf-8")
     with pytest.raises(CorpusError, match=r"bad\.jsonl: not a manifest of Lhotse's"):
-        list(read({"train": tmp_path / "bad.jsonl"}))
+        rows("lhotse", tmp_path / "bad.jsonl")
     manifests(tmp_path, sounds)
     (tmp_path / "x_recordings_train.jsonl.gz").unlink()
     with pytest.raises(
         CorpusError,
         match="x_recordings_train.jsonl.gz: missing beside x_supervisions_train.jsonl.gz",
     ):
-        list(read({"train": tmp_path / "x_supervisions_train.jsonl.gz"}))
+        rows("lhotse", tmp_path / "x_supervisions_train.jsonl.gz")
     cut = Recording.from_file(sounds / "a.flac").to_cut()
     CutSet.from_cuts([cut.pad(duration=4)]).to_file(tmp_path / "mixed.jsonl")
     with pytest.raises(CorpusError, match="is a MixedCut; only plain cuts"):
-        list(read({"train": tmp_path / "mixed.jsonl"}))
+        rows("lhotse", tmp_path / "mixed.jsonl")
     cut.recording.sources[0] = AudioSource(type="url", channels=[0], source="http://x/a.wav")
     CutSet.from_cuts([cut]).to_file(tmp_path / "far.jsonl")
     with pytest.raises(CorpusError, match="has audio of type url; expected one file"):
-        list(read({"train": tmp_path / "far.jsonl"}))
+        rows("lhotse", tmp_path / "far.jsonl")
 
 
 def rows_of(cuts: list[Any], folder: Path) -> list[Row]:
     from lhotse import CutSet
 
     CutSet.from_cuts(cuts).to_file(folder / "some.jsonl")
-    return list(lhotse({"train": folder / "some.jsonl"}, folder / "audio"))
+    return rows("lhotse", folder / "some.jsonl", audio=folder / "audio")
 
 
 def samples_of(row: Row) -> Any:
@@ -469,7 +499,7 @@ def test_a_duration_that_is_none_never_becomes_the_whole_cut(
     raw = cut.to_dict()
     raw["supervisions"][0]["duration"] = value
     (tmp_path / "cuts.jsonl").write_text(json.dumps(raw) + "\n")
-    (row,) = lhotse({"train": tmp_path / "cuts.jsonl"}, tmp_path / "audio")
+    (row,) = rows("lhotse", tmp_path / "cuts.jsonl", audio=tmp_path / "audio")
     assert row.unusable
     assert row.unusable[0] == "no_duration"
 
@@ -607,21 +637,21 @@ def test_what_is_empty_or_of_another_kind_is_said_with_what_was_expected(
 ) -> None:
     def message(name: str) -> str:
         with pytest.raises(CorpusError) as caught:
-            list(lhotse({"train": tmp_path / name}, tmp_path / "audio"))
+            rows("lhotse", tmp_path / name, audio=tmp_path / "audio")
         return str(caught.value)
 
     (tmp_path / "empty.jsonl").touch()
     assert message("empty.jsonl").endswith(
-        "empty.jsonl: expected a CutSet of Lhotse's, found an empty file"
+        "empty.jsonl: expected a CutSet of Lhotse's, got an empty file"
     )
     (tmp_path / "folder").mkdir()
-    expected = "folder: expected a Shar folder with cuts.000000.jsonl.gz in it, found"
+    expected = "folder: expected a Shar folder with cuts.000000.jsonl.gz in it, got"
     assert message("folder").endswith(f"{expected} nothing")
     (tmp_path / "folder" / "a.tar").touch()
     assert message("folder").endswith(f"{expected} a.tar")
     manifests(tmp_path, sounds)
     assert message("x_recordings_train.jsonl.gz").endswith(
-        "expected a CutSet of Lhotse's, found a RecordingSet"
+        "expected a CutSet of Lhotse's, got a RecordingSet"
     )
     (tmp_path / "supervisions.jsonl.gz").touch()
     (tmp_path / "x_recordings_train.jsonl.gz").rename(tmp_path / "recordings.jsonl.gz")
@@ -639,8 +669,8 @@ def test_dotted_ids_in_shar_keep_their_own_audio(tmp_path: Path, sounds: Path) -
         for name, file in files.items()
     ]
     CutSet.from_cuts(cuts).to_shar(source, fields={"recording": "wav"}, warn_unused_fields=False)
-    rows = list(lhotse({"train": source}, tmp_path / "audio"))
-    assert [(row.id, len(samples_of(row)) // RATE) for row in rows] == [
+    read = rows("lhotse", source, audio=tmp_path / "audio")
+    assert [(row.id, len(samples_of(row)) // RATE) for row in read] == [
         ("utt.0", 1),
         ("utt.1", 2),
         ("utt.2", 3),
@@ -708,8 +738,8 @@ def test_nulls_are_missing_values_not_words(tmp_path: Path, sounds: Path) -> Non
     files = [{"path": str(sounds / file), "bytes": None} for file in ("a.flac", "deep/b.wav")]
     texts, voices = ["one", None], [None, 7]
     source = dataset(tmp_path, {"id": [0, None], "audio": files, "text": texts, "speaker": voices})
-    rows = list(hugging_face(str(source), None, tmp_path / "audio"))
-    assert [(row.id, row.text, row.speaker) for row in rows] == [
+    read = rows("hf", source, audio=tmp_path / "audio")
+    assert [(row.id, row.text, row.speaker) for row in read] == [
         ("0", "one", ""),
         ("train-0000001", "", "7"),
     ]
@@ -722,8 +752,8 @@ def test_rows_whose_ids_repeat_are_named_by_split_and_number(tmp_path: Path, sou
     source = dataset(
         tmp_path, {"id": [5, 5, 7], "audio": files, "transcription": ["one", "one", "two"]}
     )  # as FLEURS'
-    rows = list(hugging_face(str(source), None, tmp_path / "audio"))
-    assert [(row.id, row.text) for row in rows] == [
+    read = rows("hf", source, audio=tmp_path / "audio")
+    assert [(row.id, row.text) for row in read] == [
         ("train-0000000", "one"), ("train-0000001", "one"), ("train-0000002", "two")
     ]  # fmt: skip
 
@@ -731,7 +761,7 @@ def test_rows_whose_ids_repeat_are_named_by_split_and_number(tmp_path: Path, sou
 def test_a_row_without_audio_is_named(tmp_path: Path) -> None:
     source = dataset(tmp_path, {"audio": [None], "text": ["one"]})
     with pytest.raises(CorpusError, match="set: 'train-0000000', row 0 of train, has no audio"):
-        list(hugging_face(str(source), None, tmp_path / "audio"))
+        rows("hf", source, audio=tmp_path / "audio")
 
 
 def test_a_hub_out_of_reach_is_said_in_one_line_with_what_to_do(tmp_path: Path) -> None:

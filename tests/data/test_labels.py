@@ -12,6 +12,7 @@ import pytest
 import torch
 from sklearn.cluster import KMeans
 
+from builders import TOY, torchrun
 from mt4ssl_bench.clustering import shared_parts
 from mt4ssl_bench.clustering.config import OfflineConfig
 from mt4ssl_bench.clustering.kmeans import FeatureSource, joint_digest, make_labels
@@ -24,7 +25,6 @@ from mt4ssl_bench.errors import CheckpointError, ConfigError, CorpusError
 from mt4ssl_bench.features.mfcc import mfcc
 
 CONFIG = OfflineConfig(clusters=6)
-TOY = str(Path(__file__).parents[1] / "fixtures" / "toy.yaml")
 
 
 def make(corpus: Corpus, out: Path, config: OfflineConfig = CONFIG) -> LabelStore:
@@ -204,15 +204,7 @@ def test_two_processes_share_the_labelling(corpus: Corpus, tmp_path: Path) -> No
         encoding="utf-8",
     )
     keys = ["kmeans", TOY, f"data.corpus={corpus.root}", "targets.offline.clusters=6"]
-    torchrun = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-    ]
-    for out, argv in ((tmp_path / "one", [sys.executable]), (tmp_path / "two", torchrun)):
+    for out, argv in ((tmp_path / "one", [sys.executable]), (tmp_path / "two", torchrun(2))):
         done = subprocess.run(
             [*argv, str(script), *keys, "--out", str(out)],
             check=True,

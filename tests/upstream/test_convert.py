@@ -9,6 +9,7 @@ import os
 import subprocess
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,13 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from torch import Tensor
 
+from builders import FIXTURES, call, record, toy_config, toy_model, write_run
 from mt4ssl_bench import checkpoint, results
-from mt4ssl_bench.cli.app import main
-from mt4ssl_bench.config import from_dict, load, to_dict
+from mt4ssl_bench.config import from_dict
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.encoders.s3prl_model import load_s3prl
 from mt4ssl_bench.errors import CheckpointError, ConfigError
-from mt4ssl_bench.results.metrics import Score
 from mt4ssl_bench.upstream.checkpoints.convert import convert
 from mt4ssl_bench.upstream.checkpoints.export import to_huggingface, to_s3prl
 from mt4ssl_bench.upstream.checkpoints.untrusted import Inert, plain, read_third_party
@@ -35,7 +35,6 @@ from mt4ssl_bench.upstream.expert import register
 from mt4ssl_bench.upstream.model import MT4SSL
 from mt4ssl_bench.upstream.pretrain import open_pretraining
 
-DATA = Path(__file__).parents[1] / "fixtures"
 SETTINGS: dict[str, Any] = {
     "_name": "multi2vec", "encoder_embed_dim": 48, "encoder_attention_heads": 4, "average_top_k_layers": 3,
     "conv_feature_layers": "[(32, 10, 5)] + [(32, 3, 2)] * 4 + [(32,2,2)] + [(32,2,2)]", "dropout": 0.0,
@@ -47,7 +46,7 @@ SETTINGS: dict[str, Any] = {
 def case(part: str) -> dict[str, Tensor]:
     return {
         k.removeprefix(part): v
-        for k, v in load_file(DATA / "official_case.safetensors").items()
+        for k, v in load_file(FIXTURES / "official_case.safetensors").items()
         if part in k[:9]
     }
 
@@ -338,7 +337,7 @@ def test_what_cannot_be_converted_says_why(what: str, converted: Path, tmp_path:
         convert(str(file), tmp_path / "out")
 
 
-def test_an_exported_file_holds_the_encoder_alone_and_is_the_same_model_here_and_in_s3prl(
+def test_an_exported_encoder_is_the_same_model_here_and_in_s3prl(
     converted: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "share" / "small.pt"
@@ -401,19 +400,11 @@ def test_official_to_hugging_face_and_back_is_the_same_model(
 
 def test_the_card_says_where_a_model_comes_from_and_what_was_measured(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
-    config = load(PretrainConfig, str(DATA / "toy.yaml"))
     validations = [{"step": step, "valid_offline": 6.0 - step / 100} for step in range(10, 240, 10)]
-    run = tmp_path / "toy"
-    checkpoint.save(
-        {
-            "kind": "mt4ssl", "config": to_dict(config), "model": MT4SSL(config).state_dict(), "step": 230,
-            "corpus_digest": "c0ffee", "validations": validations,
-        },
-        run / "checkpoint.pt",
-    )  # fmt: skip
+    run = write_run(tmp_path / "toy", step=230, corpus_digest="c0ffee", validations=validations)
     mark = load_upstream(str(run)).fingerprint
     for name, fingerprint, value in (("toy", mark, 12.3), ("stranger", "0" * 16, 45.6)):
-        results.save(record(name, fingerprint, value), [], tmp_path / "results")
+        results.save(result(name, fingerprint, value), [], tmp_path / "results")
     to_huggingface(run, tmp_path / "hf", tmp_path / "results")
     card = (tmp_path / "hf" / "README.md").read_text()
     for text in (
@@ -423,7 +414,7 @@ def test_the_card_says_where_a_model_comes_from_and_what_was_measured(tmp_path: 
         "valid_offline",
         "| 230 | 3.7 |",
         '"clusters": 8',
-        "**12.3** [11.0, 14.0]",
+        "**12.3** [11.3, 14.3]",
     ):
         assert text in card, text
     assert "45.6" not in card
@@ -435,41 +426,26 @@ def test_the_card_says_where_a_model_comes_from_and_what_was_measured(tmp_path: 
     assert not (tmp_path / "hf2").exists()
 
 
-def record(name: str, fingerprint: str, value: float) -> results.Result:
-    score = Score(value=value, low=11.0, high=14.0, higher_is_better=False, errors=1, total=9)
-    return results.Result(
-        task="phoneme", task_version=1, main_metric="per", metrics={"per": score}, recipe_name="phoneme_tiny",
-        upstream={
-            "name": name, "fingerprint": fingerprint, "parameters": 9, "num_layers": 3, "dim": 32, "stride": 320,
-        },
-        corpus={"name": "tones", "digest": "d1", "languages": ["en"], "synthetic": True, "splits": {}},
-        recipe={}, sweep=[], layer_weights=[], seeds=[1], limit=None, mode="frozen", versions={}, git=None,
-        device="cpu", wall_seconds={}, counts={}, created="2026-01-01T00:00:00+00:00",
-    )  # fmt: skip
+def result(name: str, fingerprint: str, value: float) -> results.Result:
+    about = record(name, value=value, corpus="tones")
+    return replace(about, upstream={**about.upstream, "fingerprint": fingerprint})
 
 
 def toy(corpus: Corpus, init: Path, *keys: str) -> PretrainConfig:
-    return load(
-        PretrainConfig,
-        str(DATA / "toy.yaml"),
-        [f"data.corpus={corpus.root}", f"init={init}", *keys],
-    )
+    return toy_config(f"data.corpus={corpus.root}", f"init={init}", *keys)
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    config = load(PretrainConfig, str(DATA / "toy.yaml"))
-    torch.manual_seed(7)
-    payload = {"kind": "mt4ssl", "config": to_dict(config), "model": MT4SSL(config).state_dict()}
-    payload["model"][TEACHER + "norm.bias"] += 1  # a teacher that is not the student
-    checkpoint.save(payload, tmp_path / "source" / "checkpoint.pt")
-    return tmp_path / "source"
+    state = toy_model(seed=7).state_dict()
+    state[TEACHER + "norm.bias"] += 1  # a teacher that is not the student
+    return write_run(tmp_path / "source", model=state)
 
 
 def test_names_stay_text_in_the_model_card(source: Path, tmp_path: Path) -> None:
     out = tmp_path / '<b>|"x`'
     mark = to_huggingface(source, out)
-    results.save(record("<script>\n|y", mark, 12.3), [], tmp_path / "results")
+    results.save(result("<script>\n|y", mark, 12.3), [], tmp_path / "results")
     to_huggingface(source, tmp_path / "hf", tmp_path / "results")
     own = (out / "README.md").read_text()
     assert '# &lt;b&gt;\\|"x\\`\n' in own
@@ -535,17 +511,12 @@ def test_another_architecture_to_start_from_is_refused_by_key(
 
 
 def test_the_commands_convert_and_export(
-    official: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    official: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr("sys.argv", ["mt4ssl-bench", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
+        code = call(*arguments)
         said = capsys.readouterr()
-        return int(str(stopped.value.code)), said.out + said.err
+        return code, said.out + said.err
 
     code, said = run("convert", official, "--out", tmp_path / "run")
     assert code == 0

@@ -9,7 +9,8 @@ from mt4ssl_bench import checkpoint
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.errors import CheckpointError, ConfigError
 from mt4ssl_bench.results.leaderboard import Leaderboard
-from mt4ssl_bench.results.record import Result, load_all
+from mt4ssl_bench.results.record import Result
+from mt4ssl_bench.results.record_files import load_all
 from mt4ssl_bench.text import markdown
 from mt4ssl_bench.upstream.checkpoints.checkpoint_file import Stored, read_checkpoint, read_model
 from mt4ssl_bench.upstream.checkpoints.encoder_adapter import fingerprint

@@ -1,1 +1,4 @@
-"""Where corpora come from: one file for each published corpus, toolkit or format."""
+"""Where corpora come from: one module for each published corpus, toolkit or format.
+
+Every module here holds a SOURCE; its name is the module's.
+"""

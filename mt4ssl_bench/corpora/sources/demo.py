@@ -10,13 +10,16 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mt4ssl_bench import console
+from mt4ssl_bench.corpora.rows import Row
+from mt4ssl_bench.corpora.source import NOTHING, Options, Source
+from mt4ssl_bench.corpora.sources.table import read_table
 from mt4ssl_bench.errors import BenchError, CorpusError
 from mt4ssl_bench.files import write_text
 
@@ -315,6 +318,29 @@ def _write_corpus(out: Path, plan: Sequence[Utterance]) -> None:
     header = "id path duration_s speaker language text split sid_split".replace(" ", "\t")
     (out / DIGEST).write_text(f"{plan_digest(plan)}\n", encoding="ascii", newline="\n")
     write_text(out / MANIFEST, "\n".join([header, *sorted(rows), ""]))
+
+
+def read(out: Path, _: Options) -> Iterator[Row]:
+    """Yield the demo corpus, spoken into `out` unless it is there."""
+    yield from read_table(speak(out))
+
+
+SOURCE = Source(
+    name="demo",
+    about="Synthetic English speech (extra: demo), to check the code, not models",
+    read=read,
+    options=Options,
+    takes=NOTHING,
+    help="""30 minutes with transcripts, phonemes and 16 speakers. Needs the [demo] extra (eSpeak
+    NG, GPL-3+). Scores on it check the code; they are not a speech benchmark.""",
+    examples=("demo --out corpora/demo",),
+    hours="0.5 h",
+    licence="MIT (sentences); audio synthesised with eSpeak NG",
+    tasks="pretrain, asr, phoneme, speaker",
+    phones_from="manifest",
+    strict=True,
+    synthetic=True,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

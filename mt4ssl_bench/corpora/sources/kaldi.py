@@ -8,10 +8,12 @@ import logging
 import re
 import shlex
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 from mt4ssl_bench.corpora.rows import Row, one_line
+from mt4ssl_bench.corpora.source import SPLITS, Options, Source
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.text import read_number
 
@@ -21,42 +23,43 @@ EXTENDED = re.compile(r":\d+$|\.ark$|^(ark|scp)[,\w]*:|^-$")
 PARENTS = 3  # folders above a data folder that relative paths may start from: egs/x/s5/data/train
 
 
-def kaldi(splits: Mapping[str, Path], *, language: str = "") -> Iterator[Row]:
-    """Yield the rows of Kaldi's data folders.
+@dataclass(frozen=True, kw_only=True)
+class Kaldi(Options):
+    """What the folders do not state."""
+
+    language: Annotated[str, "Language of all texts. English texts get phones from CMUdict."] = "en"
+
+
+def read(folder: Path, options: Kaldi) -> Iterator[Row]:
+    """Yield the utterances of a data folder.
 
     An utterance is a line of `segments`, or of wav.scp where there are no segments. Its line in
     `text` may hold the id only: then nobody speaks. An utterance without a line there has no text.
     A segment of no duration or of an unknown recording is an unusable row (see Row).
 
-    Args:
-        splits: Data folders by split.
-        language: Language of all texts.
-
     Raises:
-        CorpusError: If a folder is no data folder, or a line cannot be used; the message names it.
+        CorpusError: If the folder is no data folder, or a line cannot be used.
     """
-    for split, folder in splits.items():
-        recordings = _recordings(folder)
-        texts = _table(folder / "text", empty=True)
-        speakers = _table(folder / "utt2spk")
-        if not speakers:
-            LOGGER.warning("%s: no utt2spk, so that its utterances have no speaker", folder)
-        segments = _table(folder / "segments")
-        known = segments or recordings
-        for name, lines in (("text", texts), ("utt2spk", speakers)):
-            _report_unknown(folder / name, lines, known)
-        for utterance in known:
-            place = segments.get(utterance)
-            row = Row(
-                id=utterance,
-                path=recordings.get(utterance, Path()),
-                split=split,
-                language=language,
-                text=one_line(texts.get(utterance)),
-                silent=texts.get(utterance) == "",
-                speaker=speakers.get(utterance, ""),
-            )
-            yield row if place is None else _segment(row, place, recordings, folder)
+    recordings = _recordings(folder)
+    texts = _table(folder / "text", empty=True)
+    speakers = _table(folder / "utt2spk")
+    if not speakers:
+        LOGGER.warning("%s: no utt2spk, so that its utterances have no speaker", folder)
+    segments = _table(folder / "segments")
+    utterances = segments or recordings
+    for name, lines in (("text", texts), ("utt2spk", speakers)):
+        _report_unknown(folder / name, lines, utterances)
+    for utterance in utterances:
+        place = segments.get(utterance)
+        row = Row(
+            id=utterance,
+            path=recordings.get(utterance, Path()),
+            language=options.language,
+            text=one_line(texts.get(utterance)),
+            silent=texts.get(utterance) == "",
+            speaker=speakers.get(utterance, ""),
+        )
+        yield row if place is None else _segment(row, place, recordings, folder)
 
 
 def _segment(row: Row, place: str, recordings: Mapping[str, Path], folder: Path) -> Row:
@@ -82,9 +85,12 @@ def _recordings(folder: Path) -> dict[str, Path]:
     scp = folder / "wav.scp"
     if not scp.is_file():
         names = [path.name for path in folder.iterdir()] if folder.is_dir() else ["a file"]
-        there = ", ".join(sorted(names)[:5]) or "nothing"
+        got = ", ".join(sorted(names)[:5]) or "nothing"
+        below = sorted(place.parent for place in folder.glob("*/wav.scp"))
+        advice = f"; name its data folders: {' '.join(f'{p.name}={p}' for p in below)}"
         raise CorpusError(
-            f"{folder}: expected a Kaldi data folder with wav.scp in it, found {there}"
+            f"{folder}: expected a Kaldi data folder with wav.scp in it, got {got}"
+            f"{advice if below else ''}"
         )
     lines = _table(scp)
     for recording, path in lines.items():
@@ -165,3 +171,21 @@ def _report_unknown(file: Path, lines: Mapping[str, str], known: Collection[str]
             len(lines),
             unknown[0],
         )
+
+
+SOURCE = Source(
+    name="kaldi",
+    about="Kaldi's data folders: wav.scp with files, segments, text, utt2spk",
+    read=read,
+    options=Kaldi,
+    takes=replace(
+        SPLITS, help="For example train=data/train test=data/test, or one folder without splits."
+    ),
+    help="""segments, text and utt2spk are read if they exist. A line of 'text' with the id only is
+    an utterance in which nobody speaks.
+
+    wav.scp must name files. Commands in it (lines with |) are not run; the error shows how to write
+    their output to files.""",
+    examples=("kaldi train=data/train valid=data/dev test=data/test --out corpora/mine",),
+    tasks="as its files allow",
+)

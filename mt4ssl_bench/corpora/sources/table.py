@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mt4ssl_bench.corpora.rows import SILENCE, SPLIT_NAME, Row, is_quoted, refuse_duplicates
+from mt4ssl_bench.corpora.source import Options, Source, Takes
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.registry import hint
 from mt4ssl_bench.text import read_number
@@ -131,3 +132,30 @@ def _seconds(stated: str, name: str, manifest: Path) -> float | None:
         if math.isfinite(seconds):
             return seconds
     raise CorpusError(f"{manifest}: utterance '{name}' has duration_s '{stated}', not a number")
+
+
+def read(manifest: Path, _: Options) -> list[Row]:
+    """Return the rows of a TSV."""
+    return read_table(manifest)
+
+
+SOURCE = Source(
+    name="table",
+    about="A TSV of your own",
+    read=read,
+    options=Options,
+    takes=Takes(
+        "path",
+        "MANIFEST",
+        "TSV: id, path and any of speaker, language, text, phones, split, ...",
+    ),
+    help="""Columns: id, path (relative to the table), and any of duration_s, speaker, language,
+    text, phones, split, sid_split; missing columns limit which tasks the corpus can be used for.
+    English texts without phones get CMUdict's, any language's --lexicon's; a table without split
+    is split here. An empty cell is a gap and is rejected; the text of an utterance in which nobody
+    speaks is <silence>.""",
+    examples=("table my_corpus/manifest.tsv --out corpora/mine",),
+    tasks="as its columns allow",
+    phones_from="manifest",
+    strict=True,
+)
