@@ -1,6 +1,7 @@
 """Commands of evaluation: evaluate, transcribe."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,53 +65,46 @@ def evaluate(
     names, overrides = split_keys(upstreams)
     if not names:
         raise ConfigError("evaluate: name at least one upstream, for example fbank")
+    where = partial(run, out=out, device=device, store=store, limit=limit)
+    call = partial(where, names, task, corpus, overrides=overrides)
     if dry_run:
         from mt4ssl_bench.downstream.dry_run import estimate
 
-        print_estimate(
-            estimate(
-                names,
-                task,
-                corpus,
-                out=out,
-                overrides=overrides,
-                device=device,
-                store=store,
-                limit=limit,
-            )
-        )
+        print_estimate(estimate(*call.args, **call.keywords))
         return
-    outcome = run(
-        names, task, corpus, out=out, overrides=overrides, device=device, store=store, limit=limit
-    )
+    outcome = call()
     if outcome.results:
         print_sweeps(outcome.results)
         print_leaderboard(out, Format.TABLE)
-    for failure in outcome.failures:
+    _report(outcome.failures)
+
+
+def _report(failures: list[str]) -> None:
+    for failure in failures:
         stderr.print(f"failed: {failure}")
-    if outcome.failures:
+    if failures:
         raise typer.Exit(1)
 
 
-def print_estimate(estimated: "Estimate") -> None:
+def print_estimate(plan: "Estimate") -> None:
     """Print what an evaluation would do and cost."""
-    lines = [f"{row.upstream}, {row.job.recipe}: {row.about}" for row in estimated.rows]
-    lines += [f"failed: {failure}" for failure in estimated.failures]
+    lines = [f"{row.upstream}, {row.job.recipe}: {row.about}" for row in plan.rows]
+    lines += [f"failed: {failure}" for failure in plan.failures]
     lines.append(
-        f"audio to pass: {estimated.hours:.2f} h, about {estimated.seconds / 60:.1f} min at the speed of a "
+        f"audio to pass: {plan.hours:.2f} h, about {plan.seconds / 60:.1f} min at the speed of a "
         "few seconds of it; training heads comes on top"
     )
     lines.append(
-        f"features to keep: {decimal(estimated.bytes)}; free on that disk: {decimal(estimated.free)}"
+        f"features to store: {decimal(plan.bytes)}; free on that disk: {decimal(plan.free)}"
     )
     lines.append(
-        f"checkpoints of a row in training: at most {decimal(estimated.state)}, removed with its end; "
-        f"trained models to keep: {decimal(estimated.models)}; free on that disk: "
-        f"{decimal(estimated.free_out)}"
+        f"checkpoints of a row in training: at most {decimal(plan.state)}, removed at its end; "
+        f"trained models to store: {decimal(plan.models)}; free on that disk: "
+        f"{decimal(plan.free_out)}"
     )
     for line in lines:
         stdout.print(line)
-    if estimated.failures:
+    if plan.failures:
         raise typer.Exit(1)
 
 
