@@ -3,7 +3,7 @@
 import json
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.filesize import decimal
@@ -14,6 +14,7 @@ from mt4ssl_bench.console import stderr, stdout
 
 if TYPE_CHECKING:
     from mt4ssl_bench.downstream.dry_run import Estimate
+    from mt4ssl_bench.downstream.transcribe import Search
 
 app = typer.Typer()
 
@@ -149,20 +150,16 @@ def transcribe(
     Example: mt4ssl-bench transcribe results/runs/asr-first-0123456789abcdef audio.flac
     """
     from mt4ssl_bench.device import pick_device
-    from mt4ssl_bench.downstream.transcribe import Search
     from mt4ssl_bench.downstream.transcribe import transcribe as run
 
-    decode: Search = {}
-    if lm:
-        decode["lm"] = str(lm)
-    if lexicon:
-        decode["lexicon"] = str(lexicon)
-    if beam is not None:
-        decode["beam"] = beam
-    if lm_weight is not None:
-        decode["lm_weight"] = lm_weight
-    if word_score is not None:
-        decode["word_score"] = word_score
+    given = {
+        "lm": lm and str(lm),
+        "lexicon": lexicon and str(lexicon),
+        "beam": beam,
+        "lm_weight": lm_weight,
+        "word_score": word_score,
+    }
+    decode = cast("Search", {key: value for key, value in given.items() if value is not None})
     failed = False
     for path, text in run(
         model, files, decode=decode, upstream=upstream, device=pick_device(device)
