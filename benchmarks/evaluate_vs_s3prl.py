@@ -57,7 +57,7 @@ class Side:
 
 def main() -> None:
     """Run both sides of each task and print them."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("upstream", type=Path, help="an MT4SSL run folder or checkpoint")
     parser.add_argument("corpus", type=Path, help="a prepared corpus with phones and speakers")
     parser.add_argument("--task", choices=list(RECIPES), action="append", help="default: both")

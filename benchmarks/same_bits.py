@@ -9,6 +9,7 @@ differ. Dates, durations, versions, addresses and identities (keys, fingerprints
 identity may change between revisions, what it identifies may not.
 """
 
+import argparse
 import hashlib
 import json
 import os
@@ -109,13 +110,13 @@ def results(tree: Path, manifest: Path, work: Path) -> Iterator[tuple[str, str]]
 
 def main() -> int:
     """Compare two revisions; returns the exit code."""
-    if len(sys.argv) != 3:
-        print(__doc__)
-        return 2
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("revisions", nargs=2, help="of this repository, for git")
+    revisions = parser.parse_args().revisions
     with tempfile.TemporaryDirectory() as folder:
         work, tables = Path(folder), []
         manifest = write_corpus(work / "tones")
-        for revision in sys.argv[1:]:
+        for revision in revisions:
             tree = work / f"tree-{len(tables)}"
             command = ["git", "-C", str(ROOT), "worktree", "add", "--detach", str(tree), revision]
             subprocess.run(command, check=True, capture_output=True)

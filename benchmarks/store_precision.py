@@ -8,7 +8,7 @@ what precision does; and of a head trained on them: what precision does, and how
 carries the smallest difference.
 """
 
-import sys
+import argparse
 import tempfile
 from pathlib import Path
 
@@ -23,9 +23,14 @@ from mt4ssl_bench.features import forward_pass
 from mt4ssl_bench.features.store import FeatureStore, StoreConfig, entries
 
 
-def main(upstream: str, corpus: str, *keys: str) -> None:
-    model, opened = load_upstream(upstream), Corpus.open(corpus)
-    job = plan("phoneme", opened, keys)
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("upstream", help="as evaluate names it")
+    parser.add_argument("corpus", help="a prepared corpus with phones")
+    parser.add_argument("keys", nargs="*", metavar="KEY=VALUE", help="of the recipe phoneme")
+    options = parser.parse_args()
+    model, opened = load_upstream(options.upstream), Corpus.open(options.corpus)
+    job = plan("phoneme", opened, options.keys)
     task = job.kind(job.config)
     cuts = {role: job.cuts(role) for role in ROLES}
     task.fit_units(cuts["train"])
@@ -66,4 +71,4 @@ def main(upstream: str, corpus: str, *keys: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -7,8 +7,8 @@ and their ratio. Features and targets are random: neither changes what an update
 part of it, validation hardly.
 """
 
+import argparse
 import statistics
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -95,8 +95,12 @@ def seconds(case: Case, task: Task, train: Split, valid: Split) -> float:
 
 
 def main() -> None:
-    torch.set_num_threads(int(sys.argv[1]) if len(sys.argv) > 1 else 1)
-    updates = int(sys.argv[2]) if len(sys.argv) > 2 else 10
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("threads", type=int, nargs="?", default=1, help="of torch")
+    parser.add_argument("updates", type=int, nargs="?", default=10, help="of each run")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    updates = options.updates
     for case in CASES:
         cuts = cuts_of(case, np.random.default_rng(0))
         with tempfile.TemporaryDirectory() as folder:

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from lhotse import MonoCut, SupervisionSegment
 from rich.console import Console, RenderableType
 from torch import Tensor
 from torch.distributed import TCPStore
@@ -118,6 +119,15 @@ def waves(*lengths: int, seed: int = 0, offset: float = 0.0) -> tuple[Tensor, Te
     for row, length in zip(x, lengths, strict=True):
         row[length:] = 0
     return x, torch.tensor(lengths)
+
+
+def spoken(text: str = "", phones: str = "", speaker: str = "", name: str = "u") -> MonoCut:
+    """Return a cut of a second without audio, of which only its reference matters."""
+    custom = {"phones": phones} if phones else {}
+    said = SupervisionSegment(
+        id=name, recording_id=name, start=0, duration=1, text=text, speaker=speaker, custom=custom
+    )
+    return MonoCut(id=name, start=0, duration=1, channel=0, supervisions=[said])
 
 
 # ---- models ----

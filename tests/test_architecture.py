@@ -208,6 +208,19 @@ def test_a_file_and_its_functions_stay_small(name: str) -> None:
             assert node.end_lineno - node.lineno < FUNCTION, f"{node.name}: split it"
 
 
+def test_tests_stand_in_the_rooms_that_they_test() -> None:
+    for path in (ROOT / "tests").glob("*/test_*.py"):
+        where, subject = path.parent.name, path.stem.removeprefix("test_")
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assert where in FLOOR, f"{path}: no such room"
+        assert ast.get_docstring(tree), f"{path}: no opening sentence"
+        imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        modules = [name for name in SOURCES if room(name) == where and subject in name.split(".")]
+        assert modules or any(
+            room((name or "").removeprefix(f"{PACKAGE}.")) == where for name in imported
+        ), f"{path}: neither named after a module of {where} nor importing one"
+
+
 def test_the_three_flat_folders_stay_flat() -> None:
     for folder in (PACKAGE, "upstream", "downstream"):
         files = list((ROOT / folder).glob("*.py"))

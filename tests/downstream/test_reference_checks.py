@@ -1,7 +1,6 @@
 """Data that a task cannot use: named with task, split and number, before any head is trained."""
 
 import copy
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -80,9 +79,8 @@ def test_speakers_that_training_never_hears_are_refused(corpus: Corpus) -> None:
 
 
 def test_unknown_characters_and_phonemes_are_listed_with_counts(
-    corpus: Corpus, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    corpus: Corpus, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("mt4ssl_bench"), "propagate", True)
 
     def change(about: Any, split: str) -> None:
         if split == "test":
@@ -131,9 +129,8 @@ def silenced(*names: str) -> Callable[[Any, str], None]:
 
 @pytest.mark.parametrize("name", ["asr", "phoneme"])
 def test_silent_utterances_are_counted_and_not_learnt_from(
-    corpus: Corpus, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, name: str
+    corpus: Corpus, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("mt4ssl_bench"), "propagate", True)
     job, task, cuts = opened(Changed(corpus, silenced("s0-0", "s1-1", "s2-3", "s2-4")), name)
     assert check_references(job, task, cuts) == {
         "train_silent_utterances": 2, "valid_silent_utterances": 1, "test_silent_utterances": 1
@@ -162,9 +159,8 @@ def test_pieces_are_fitted_without_the_texts_of_silent_utterances(corpus: Corpus
 
 
 def test_targets_longer_than_their_frames_are_left_out_of_training_and_named(
-    corpus: Corpus, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    corpus: Corpus, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("mt4ssl_bench"), "propagate", True)
     job, task, cuts = opened(corpus, "phoneme")
     frames = {cut.id: task.frames_needed(cut) for cut in cuts["train"]}
     kept, left = learnable(job, task, cuts["train"], frames)

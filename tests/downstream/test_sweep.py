@@ -82,7 +82,7 @@ def test_the_gradient_of_each_head_is_clipped_by_its_own_norm(corpus: Corpus) ->
 
 @pytest.mark.parametrize("name", ["phoneme", "asr"])
 @pytest.mark.parametrize("clip", ["clip_norm=0", "clip_norm=1"])
-def test_a_head_whose_gradient_is_not_finite_stays_as_it_is_and_the_others_do_not_notice(
+def test_a_head_whose_gradient_is_not_finite_stays_and_the_others_go_on(
     corpus: Corpus, monkeypatch: pytest.MonkeyPatch, name: str, clip: str
 ) -> None:
     rates = "sweep=[1e-2, 1e-3]"

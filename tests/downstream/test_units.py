@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from builders import spoken
 from mt4ssl_bench.downstream.heads.units import (
     Characters,
     Phonemes,
@@ -50,14 +51,9 @@ def test_stress_is_dropped_from_vowels() -> None:
     assert drop_stress("HH AH0 L OW1") == "HH AH L OW"
 
 
-class Cut:
-    def __init__(self, phones: str) -> None:
-        self.supervisions: list[Any] = [SimpleNamespace(custom={"phones": phones})]
-
-
 def test_greedy_decoding_collapses_repeats_then_drops_blanks() -> None:
     task = Phoneme(PhonemeConfig())
-    task.fit_units([Cut("A B C")])
+    task.fit_units([spoken(phones="A B C")])
     path = [0, 1, 1, 0, 1, 2, 2, 0, 3, 3]
     logits = torch.nn.functional.one_hot(torch.tensor([path, path]), 4).float()
     assert task.decode(logits, torch.tensor([10, 5])) == ["A A B C", "A A"]
@@ -65,7 +61,7 @@ def test_greedy_decoding_collapses_repeats_then_drops_blanks() -> None:
 
 def test_ctc_loss_of_a_certain_path_is_zero_and_of_an_impossible_one_too() -> None:
     task = Phoneme(PhonemeConfig())
-    task.fit_units([Cut("A B")])
+    task.fit_units([spoken(phones="A B")])
     logits = 100 * torch.nn.functional.one_hot(torch.tensor([[1, 0, 2]]), 3).float()
     assert task.loss(logits, torch.tensor([3]), [torch.tensor([1, 2])]).item() == pytest.approx(
         0, abs=1e-5
@@ -104,13 +100,6 @@ def test_pieces_say_why_a_size_does_not_fit(texts: list[str], size: int, message
         Pieces.train(texts, size)
 
 
-class Spoken:
-    """A cut with a text and phones of its own."""
-
-    def __init__(self, text: str, phones: str = "X Y1") -> None:
-        self.supervisions: list[Any] = [SimpleNamespace(text=text, custom={"phones": phones})]
-
-
 def test_a_lexicon_replaces_the_corpus_s_phones(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -120,26 +109,26 @@ def test_a_lexicon_replaces_the_corpus_s_phones(
     assert Phoneme.fields(task.config) == ("text",)
     assert Phoneme.fields(PhonemeConfig()) == ("phones",)
     with caplog.at_level("WARNING", logger="mt4ssl_bench"):
-        task.fit_units([Spoken("Cat sat"), Spoken("CAT RAN")])
+        task.fit_units([spoken("Cat sat"), spoken("CAT RAN")])
     assert (
         "1 words of the training text are not in it (RAN), 1 times; they become SPN" in caplog.text
     )
-    assert task.reference(Spoken("cat ran sat")) == "K AE1 T SPN S AE1 T"
+    assert task.reference(spoken("cat ran sat")) == "K AE1 T SPN S AE1 T"
     assert task.state() == {
         "kind": "phonemes",
         "symbols": ["AE1", "K", "S", "SPN", "T"],
         "words": [],
     }
     plain = Phoneme(PhonemeConfig(stress="drop"))
-    assert plain.reference(Spoken("CAT", "K AE1 T")) == "K AE T"
+    assert plain.reference(spoken("CAT", "K AE1 T")) == "K AE T"
     common = Phoneme(PhonemeConfig(lexicon="cmudict", stress="drop"))
-    common.fit_units([Spoken("HELLO")])
-    assert common.reference(Spoken("hello")) == "HH AH L OW"
+    common.fit_units([spoken("HELLO")])
+    assert common.reference(spoken("hello")) == "HH AH L OW"
 
 
 def test_speech_recognition_writes_pieces_where_the_recipe_says_so() -> None:
     pieces = ASR(ASRConfig(units="sentencepiece", vocabulary=8))
-    pieces.fit_units([Spoken("a cat sat")])
+    pieces.fit_units([spoken("a cat sat")])
     assert pieces.decode(*_say(pieces, "A CAT SAT")) == ["A CAT SAT"]
     assert pieces.words == ["A", "CAT", "SAT"]
     again = ASR(ASRConfig(units="sentencepiece", vocabulary=8))

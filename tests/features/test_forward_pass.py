@@ -95,7 +95,7 @@ def test_a_model_that_padding_changes_hears_every_utterance_alone(
     assert not padding_is_safe(work.upstream)
     assert not padding_is_safe(work.upstream)
     assert caplog.messages == [
-        "nosy: padding would change its features; utterances are run one by one"
+        "nosy: padding changes the features; running one utterance per batch"
     ]
     together = collect(work, cuts)
     for cut in cuts:

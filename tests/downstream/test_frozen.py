@@ -1,15 +1,23 @@
-"""A softmax weight means little without the norm of what it weighs: both are in the record."""
+"""Heads on a frozen upstream: the best on valid is kept; norms explain the weights of layers."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from builders import recipe
+from fakes import Spectrum
+from mt4ssl_bench.data.corpus import Corpus
+from mt4ssl_bench.downstream.evaluate import evaluate
 from mt4ssl_bench.downstream.training.frozen import NORMED, layer_norms
 from mt4ssl_bench.downstream.training.sweep import Split
+from mt4ssl_bench.encoders import load
 from mt4ssl_bench.features.file import FeatureSet
 from mt4ssl_bench.features.forward_pass import Values
+from mt4ssl_bench.results.record import Result
+from mt4ssl_bench.training.fit import Fit
 
 
 class Levels(FeatureSet):
@@ -54,3 +62,26 @@ def test_a_large_split_is_sampled_evenly() -> None:
     layer_norms(members, normalized=False)
     assert features.read == [str(index) for index in range(0, 1000, 20)]
     assert len(features.read) <= NORMED
+
+
+def test_the_head_that_is_best_on_valid_is_kept_and_not_trained_again(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load, "load_upstream", lambda name, **_: Spectrum(name))
+    keys = ["sweep=[1e-1,1e-5]", "steps=60", "validate_every=30"]
+
+    def run() -> Result:
+        (result,) = evaluate(
+            ["mine"], [recipe("phoneme")], corpus.root, out=tmp_path, overrides=keys, device="cpu"
+        ).results
+        return result
+
+    first = run()
+    valid = {trial["lr"]: trial["valid"] for trial in first.sweep}
+    assert valid[1e-1] < valid[1e-5]
+    assert [trial["lr"] for trial in first.sweep if trial["chosen"]] == [1e-1]
+    next(tmp_path.glob("*.json")).unlink()  # as if killed between training and record
+    monkeypatch.setattr(Fit, "_update", None)
+    again = run()
+    assert again.metrics == first.metrics
+    assert again.sweep == first.sweep
