@@ -12,7 +12,7 @@ from mt4ssl_bench.downstream.job import Job
 from mt4ssl_bench.encoders.load import load_each, load_upstream
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import BenchError, first_line, with_class
-from mt4ssl_bench.files import alone
+from mt4ssl_bench.files import locked
 from mt4ssl_bench.results.record import Result
 
 LOGGER = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class Rows:
                 return True
             with ExitStack() as held:
                 try:
-                    held.enter_context(alone(row.folder, patience=0 if model else FOREVER))
+                    held.enter_context(locked(row.folder, patience=0 if model else FOREVER))
                 except TimeoutError:
                     return False
                 if not self._reuse(row, model):  # not computed by another process meanwhile

@@ -1,4 +1,4 @@
-"""Commands of results: leaderboard, compare, show."""
+"""Commands that read results: leaderboard, compare, show."""
 
 import sys
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ app = typer.Typer()
 
 
 class Format(StrEnum):
-    """How a leaderboard is printed."""
+    """Formats of a leaderboard."""
 
     TABLE = "table"
     MARKDOWN = "markdown"
@@ -28,11 +28,12 @@ class Format(StrEnum):
 
 @app.command(rich_help_panel=RESULTS)
 def leaderboard(
-    results: Annotated[Path, typer.Argument(help="A folder of result records.")] = Path("results"),
-    form: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.TABLE,
+    results: Annotated[Path, typer.Argument(help="Folder of result records.")] = Path("results"),
+    form: Annotated[Format, typer.Option("--format", help="Output format.")] = Format.TABLE,
     *,
     sweep: Annotated[
-        bool, typer.Option("--sweep", help="Show every learning rate's score on valid instead.")
+        bool,
+        typer.Option("--sweep", help="Print the validation score of every learning rate instead."),
     ] = False,
 ) -> None:
     """Print the leaderboard of a folder of records, one table per corpus.
@@ -50,14 +51,16 @@ def leaderboard(
 @app.command(rich_help_panel=RESULTS)
 def compare(
     a: Annotated[
-        str, typer.Argument(help="An upstream's name in the leaderboard, or a record file.")
+        str, typer.Argument(help="Upstream, named as in the leaderboard, or a record file.")
     ],
-    b: Annotated[str, typer.Argument(help="Another one.")],
+    b: Annotated[str, typer.Argument(help="Upstream or record file to compare with.")],
     *,
-    task: Annotated[str, typer.Option(help="asr, phoneme, speaker, or a recipe of one.")],
-    results: Annotated[Path, typer.Option(help="A folder of result records.")] = Path("results"),
+    task: Annotated[str, typer.Option(help="Task or recipe, for example asr or asr_tiny.")],
+    results: Annotated[Path, typer.Option(help="Folder of result records.")] = Path("results"),
 ) -> None:
-    """Say whether two upstreams differ on a task: a paired bootstrap over the same test utterances.
+    """Test whether two upstreams differ on a task, by a paired bootstrap over the test split.
+
+    Prints one line per metric, corpus and recipe that both upstreams have.
 
     Example: mt4ssl-bench compare hubert runs/first --task asr --results results
     """
@@ -76,9 +79,8 @@ def compare(
 
 
 @app.command(rich_help_panel=RESULTS)
-def show(record: Annotated[Path, typer.Argument(help="A record file, results/*.json.")]) -> None:
-    """Show one record: metrics, sweep, layer weights, what is confused with what, and the worst
-    utterances.
+def show(record: Annotated[Path, typer.Argument(help="Record file, results/*.json.")]) -> None:
+    """Print one record: metrics, sweep, layer weights, confusions and the worst utterances.
 
     Example: mt4ssl-bench show results/phoneme-first-0123456789abcdef.json
     """
@@ -104,7 +106,7 @@ def print_leaderboard(folder: Path, form: Format) -> None:
 
 
 def print_sweeps(results: Sequence["Result"]) -> None:
-    """Print every learning rate's score on valid, a table for each corpus and recipe."""
+    """Print the validation score of every learning rate, a table per corpus and recipe."""
     from mt4ssl_bench.results.show import sweep_tables
 
     stdout.print(sweep_tables(results), soft_wrap=False)

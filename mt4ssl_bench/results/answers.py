@@ -1,4 +1,4 @@
-"""Answers: what a system gave for each test item, as the lines of a hypotheses file hold it."""
+"""Answers: the predictions of a system on the test split, one per line of a hypotheses file."""
 
 from collections.abc import Sequence
 from typing import NotRequired, TypedDict

@@ -116,12 +116,7 @@ def _csv_line(table: Table, row: Row, column: Column, cell: Cell) -> dict[str, o
     }
     recipe = dict(zip(("task", "recipe", "recipe_digest"), column.recipe, strict=True))
     model = {key: value for key, value in asdict(row).items() if key != "cells"}
-    number = {
-        "metric": column.metric,
-        "main": column.main,
-        "mode": column.mode,
-        "lr": rates(cell),
-    }
+    number = {"metric": column.metric, "main": column.main, "mode": column.mode, "lr": rates(cell)}
     line = corpus | model | recipe | number | asdict(cell.score)
     return {
         key: spreadsheet(value) if isinstance(value, str) else value for key, value in line.items()

@@ -8,17 +8,11 @@ from pathlib import Path
 from mt4ssl_bench.errors import BenchError, ConfigError
 from mt4ssl_bench.results.answers import Answer, decoded
 from mt4ssl_bench.results.intervals import Units, paired_difference
-from mt4ssl_bench.results.lookup import (
-    Filed,
-    aligned_answers,
-    comparable,
-    difference,
-    records_of,
-)
+from mt4ssl_bench.results.lookup import Filed, aligned_answers, comparable, difference, records_of
 from mt4ssl_bench.results.metrics import Score
 from mt4ssl_bench.results.metrics.metric import goodness
-from mt4ssl_bench.results.ranking import metric_of
 from mt4ssl_bench.results.record import Result
+from mt4ssl_bench.results.recorded_metrics import metric_of, system_of
 
 LOGGER = logging.getLogger(__name__)
 
@@ -52,11 +46,7 @@ class Difference:
 def compare(a: str, b: str, *, task: str, folder: Path) -> list[Difference]:
     """Compare two upstreams for each metric, corpus and recipe that both have.
 
-    Args:
-        a: A record file, or an upstream's name (or name@fingerprint) in `folder`.
-        b: Another one.
-        task: A task or the name of a recipe.
-        folder: Of results.
+    The arguments are those of records_of().
 
     Raises:
         BenchError: If a name has no record or several models, if no two records share corpus and
@@ -79,7 +69,7 @@ def _differences(a: Filed, b: Filed) -> list[Difference]:
         try:
             differences.append(_difference(name, a[1], b[1], sides))
         except ConfigError as error:
-            reasons.append(f"compare: {name} needs the package that defines it ({error})")
+            reasons.append(f"compare: {name} cannot be compared: {error}")
     if reasons and not differences:
         raise BenchError(reasons[0])
     for reason in reasons:
@@ -92,7 +82,8 @@ def _difference(
 ) -> Difference:
     ours, theirs = (decoded(side, name) for side in sides)
     metric = metric_of(a, name, ours)
-    systems = metric.system(ours), metric_of(b, name, theirs).system(theirs)
+    other = metric_of(b, name, theirs)
+    systems = system_of(metric, ours), system_of(other, theirs)
     units = Units.of(metric.units(ours))
     value, interval = paired_difference(*systems, units, metric.bounds)
     return Difference(

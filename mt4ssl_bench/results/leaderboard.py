@@ -10,12 +10,7 @@ from mt4ssl_bench.errors import BenchError
 from mt4ssl_bench.results import board_formats
 from mt4ssl_bench.results.ranking import Answers
 from mt4ssl_bench.results.record import Result
-from mt4ssl_bench.results.record_files import (
-    answers_beside,
-    load,
-    one_model_each,
-    record_paths,
-)
+from mt4ssl_bench.results.record_files import answers_beside, load, one_model_each, record_paths
 from mt4ssl_bench.results.table import build
 
 

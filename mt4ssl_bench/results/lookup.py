@@ -7,12 +7,7 @@ from mt4ssl_bench.registry import hint
 from mt4ssl_bench.results.answers import Answer
 from mt4ssl_bench.results.ranking import any_reference
 from mt4ssl_bench.results.record import Result
-from mt4ssl_bench.results.record_files import (
-    load,
-    load_hypotheses,
-    one_model_each,
-    record_paths,
-)
+from mt4ssl_bench.results.record_files import load, load_hypotheses, one_model_each, record_paths
 
 Filed = tuple[Path, Result]  # a record with its file
 

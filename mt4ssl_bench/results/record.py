@@ -19,11 +19,7 @@ SCHEME = 2  # of identities; raised when they are computed in another way
 
 
 class UpstreamRecord(TypedDict):
-    """The evaluated model.
-
-    `parameters` is their number, `stride` is in samples per frame. `former` lists fingerprints of
-    scheme 1 that records of this model may have.
-    """
+    """The evaluated model; `former` lists its fingerprints of scheme 1, `stride` is in samples."""
 
     name: str
     fingerprint: str
@@ -63,11 +59,10 @@ class Trial(TypedDict):
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """The parts of a record's key.
+    """The parts of a record's key: `corpus` is a digest, `recipe` a name.
 
-    `corpus` is a digest, `recipe` a name. `settings` are the values that task and mode read and
-    that differ from the defaults. The names of upstream and corpus are not part of it: the same
-    weights under another name are the same model.
+    `settings` are values that task and mode read and that differ from the defaults. The names of
+    upstream and corpus are not part of it.
     """
 
     fingerprint: str

@@ -13,9 +13,9 @@ from rich.text import Text
 
 from mt4ssl_bench.errors import ConfigError
 from mt4ssl_bench.results.answers import Answer, has_counts
-from mt4ssl_bench.results.metrics import METRICS, Metric
 from mt4ssl_bench.results.record import Result
 from mt4ssl_bench.results.record_files import load, load_hypotheses
+from mt4ssl_bench.results.recorded_metrics import installed
 from mt4ssl_bench.text import flat
 
 CONFUSED, WORST = 15, 5  # lines of a report
@@ -134,9 +134,9 @@ def _layers(result: Result) -> RenderableType:
 def _confused(result: Result, answers: Sequence[Answer]) -> RenderableType:
     """The commonest errors, in the tokens of the main metric."""
     try:
-        metric: Metric = METRICS.get(result.main_metric)
+        metric = installed(result.main_metric)
     except ConfigError as error:
-        return _text(f"no confusions: {error}; install the package that defines the metric")
+        return _text(f"no confusions: {error}")
     if metric.confusions is None:
         return _text(f"no confusions: {result.main.title} compares no tokens")
     counts = metric.confusions(answers)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mt4ssl_bench import checkpoint
 from mt4ssl_bench.errors import CheckpointError, TrainingError
-from mt4ssl_bench.files import alone
+from mt4ssl_bench.files import locked
 from mt4ssl_bench.results.run_log import replace, trim, write
 
 LOGGER = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class RunFolder:
 
     def alone(self) -> AbstractContextManager[None]:
         """Return a context in which no other process trains in this folder."""
-        return alone(self.path)
+        return locked(self.path)
 
     def due(self, step: int, *, every: int, last: bool) -> bool:
         """Return whether to save after `step` updates, the `last` ones of the training or not."""

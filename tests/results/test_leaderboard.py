@@ -1,6 +1,7 @@
 """The ranking is a pure function of records: every test builds its records and reads the tables."""
 
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -349,6 +350,29 @@ def test_a_narrow_terminal_does_not_cut_the_names() -> None:
     )
 
 
+def recipes(number: int) -> list[Result]:
+    return [a_result("a", "phoneme", 40 + i, recipe={"steps": i}) for i in range(number)] + [
+        a_result("b", "phoneme", 30, recipe={"steps": 0})
+    ]
+
+
+def test_recipes_that_do_not_fit_side_by_side_stand_below_each_other() -> None:
+    board = Leaderboard(recipes(12))
+    lines = as_text(board, width=120).splitlines()
+    assert max(map(len, lines[: lines.index("")])) <= 200  # the notes wrap elsewhere
+    tops = [line for line in lines if line.startswith("┏")]
+    assert len(tops) > 3
+    assert all(len(top) <= 120 for top in tops)
+    text = "\n".join(lines)
+    assert "…" not in text
+    for value in range(40, 52):  # each number once, none is cut
+        assert text.count(f"{value}.0 [{value - 1}.0, {value + 2}.0]") == 1
+    rows = [line for line in lines if line.startswith("│")]
+    assert sum("│ b " in row for row in rows) == 1  # left out where it has no number
+    wide = as_text(board, width=1000).splitlines()
+    assert len([line for line in wide if line.startswith("┏")]) == 1
+
+
 def test_a_bar_in_a_name_does_not_break_the_markdown() -> None:
     assert "| 1 | a\\|b | 94.7 |" in Leaderboard([a_result("a|b", "phoneme", 1)]).to_markdown()
 
@@ -394,6 +418,41 @@ def test_a_folder_of_saved_records_gives_the_same_tables(tmp_path: Path) -> None
     for record in records:
         results.save(record, [], tmp_path)
     assert Leaderboard.from_folder(tmp_path).to_json() == Leaderboard(records).to_json()
+
+
+def test_a_model_under_its_former_fingerprint_is_the_same_row(tmp_path: Path) -> None:
+    old = a_result("a", "phoneme", 40)
+    new = a_result("a", "asr", 20, scheme=2)
+    new.upstream.update({"fingerprint": "v2-a", "former": ["a-weights"]})
+    for record in (old, new):
+        results.save(record, [], tmp_path)
+    ((row,),) = (table.rows for table in Leaderboard.from_folder(tmp_path).tables)
+    assert (row.fingerprint, row.tasks) == ("v2-a", 2)
+
+
+def test_a_place_in_a_record_decides_the_order_of_tasks() -> None:
+    records = three_tasks("a", 1, 2, 3)
+    assert [c.recipe[0] for c in only_table(records).columns] == [
+        "phoneme",
+        "asr",
+        "asr",
+        "speaker",
+    ]
+    records[2].metrics["acc"] = dataclasses.replace(records[2].main, order=5, title="SID")
+    headings = only_table(records).headings()
+    assert headings[3:5] == ["speaker SID % ↑", "phoneme PER % ↓"]
+
+
+def test_an_older_record_without_titles_and_places_has_its_old_columns(tmp_path: Path) -> None:
+    for record in three_tasks("a", 1, 2, 3):
+        path = results.save(record, [], tmp_path)
+        values = json.loads(path.read_text())
+        for column in values["metrics"].values():
+            for key in ("title", "unit", "order", "over"):
+                del column[key]
+        path.write_text(json.dumps(values))
+    (table,) = Leaderboard.from_folder(tmp_path).tables
+    assert table.headings()[3:] == only_table(three_tasks("a", 1, 2, 3)).headings()[3:]
 
 
 def test_an_empty_folder_says_what_to_run(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from mt4ssl_bench.errors import CorpusError
+from mt4ssl_bench.errors import ConfigError, CorpusError
 from mt4ssl_bench.results.answers import Answer
 from mt4ssl_bench.results.intervals import Bootstrap, Bounds, Floats, Units, paired_difference
 from mt4ssl_bench.results.metrics import Metric, Score
@@ -235,6 +235,12 @@ def test_another_unit_has_its_own_bounds() -> None:
     assert -12 < score.low < 9 < score.high < 26  # 59 of 100 in each of 30
     answers[0]["hypothesis"] = "12"
     assert metric.score(answers).method == "bootstrap"
+
+
+@pytest.mark.parametrize("bounds", [(0, 0), (1, 0), (0, float("inf")), (float("nan"), 1)])
+def test_bounds_that_scale_nothing_are_refused(bounds: tuple[float, float]) -> None:
+    with pytest.raises(ConfigError, match="expected finite ones, low < high"):
+        Bounds(*bounds)
 
 
 def test_a_value_that_is_no_number_is_an_error_with_the_metrics_name() -> None:

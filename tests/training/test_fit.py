@@ -379,7 +379,7 @@ def test_a_full_disk_stops_the_run_and_the_last_checkpoint_stays_whole(
     assert checkpoint.load(tmp_path / "checkpoint.pt")["step"] == 5
     lines = "".join((tmp_path / "log.jsonl").read_text().splitlines(keepends=True)[:5])
     for size, message in (
-        (0, "what was there is untouched"),
+        (0, "an existing file is kept"),
         (len(lines) + 10, "the last checkpoint stays"),
     ):
         with (

@@ -18,35 +18,28 @@ from mt4ssl_bench.results.answers import Answer, Counts
 from mt4ssl_bench.results.metrics.metric import Confusions, Metric, RatioOfSums
 
 Tokens = Literal["words", "characters"]  # "words" are separated by spaces: phonemes, too
+EDITS = ("substitute", "delete", "insert")
 
 
 def error_counts(references: Sequence[str], hypotheses: Sequence[str], *, by: Tokens) -> Counts:
-    """Align each hypothesis with its reference and count the edits.
+    """Align N hypotheses with their references and count the edits.
 
-    Args:
-        references: Of N utterances.
-        hypotheses: Of the same utterances.
-        by: "characters" counts the spaces between words, too.
+    Characters include the spaces between words.
 
     Returns:
         (N, 4): substitutions, deletions, insertions, reference tokens.
     """
-    assert len(references) == len(hypotheses), (
-        f"{len(references)} references, {len(hypotheses)} hypotheses"
-    )
+    assert len(references) == len(hypotheses), (len(references), len(hypotheses))
     counts = np.zeros((len(references), 4), dtype=np.int64)
     if not len(references):
         return counts
     output = _align(references, hypotheses, by)
     for row, tokens, chunks in zip(counts, output.references, output.alignments, strict=True):
         row[3] = len(tokens)
-        for chunk in chunks:
-            if chunk.type == "substitute":
-                row[0] += chunk.ref_end_idx - chunk.ref_start_idx
-            elif chunk.type == "delete":
-                row[1] += chunk.ref_end_idx - chunk.ref_start_idx
-            elif chunk.type == "insert":
-                row[2] += chunk.hyp_end_idx - chunk.hyp_start_idx
+        for chunk in (chunk for chunk in chunks if chunk.type != "equal"):
+            deleted = chunk.ref_end_idx - chunk.ref_start_idx
+            inserted = chunk.hyp_end_idx - chunk.hyp_start_idx
+            row[EDITS.index(chunk.type)] += max(deleted, inserted)
     return counts
 
 

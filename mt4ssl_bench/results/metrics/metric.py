@@ -42,9 +42,7 @@ class Value(Protocol):
     def __call__(self, answers: Sequence[Answer], weights: Floats | None = None, /) -> float:
         """Return the value, NaN where there is none.
 
-        Args:
-            answers: N answers.
-            weights: How often each one counts (N,), whole numbers, many of them 0; default: once.
+        `weights` (N,) say how often each answer counts: whole numbers, many of them 0.
         """
 
 
@@ -65,9 +63,8 @@ def by_id(answers: Sequence[Answer]) -> list[str]:
 class RatioOfSums:
     """The value 100 * errors / tokens over all answers, not a mean of rates.
 
-    Attributes:
-        counts: From answers to their error counts (N, 4).
-        right: Take tokens without an error instead of errors (accuracy).
+    `counts` gives the error counts (N, 4) of answers. If `right`, tokens without an error count
+    instead of errors (accuracy).
     """
 
     counts: Callable[[Sequence[Answer]], Counts]
@@ -75,39 +72,40 @@ class RatioOfSums:
 
     def __call__(self, answers: Sequence[Answer], weights: Floats | None = None, /) -> float:
         """See Value."""
-        pairs = self._pairs(self.counts(answers))
-        return float(_ratio(pairs.sum(axis=0) if weights is None else weights @ pairs))
+        system = self.system(answers)
+        return system.value if weights is None else float(system.resampled(weights[None])[0])
 
     def system(self, answers: Sequence[Answer]) -> System:
         """See Metric.system; the answers are counted once."""
         counts = self.counts(answers)
-        pairs = self._pairs(counts)
-        numbers = pairs.astype(np.float64)  # whole ones: sums are exact in any order
         errors, tokens = counts[:, :3].sum(axis=1), counts[:, 3]
+        part = tokens - errors if self.right else errors
+        sums = np.stack([part, tokens], axis=1).astype(np.float64)  # whole numbers: exact
+
+        def resampled(weights: Floats) -> Floats:
+            numerators, denominators = (weights @ sums).T
+            with np.errstate(divide="ignore", invalid="ignore"):
+                ratios: Floats = 100.0 * numerators / denominators
+            return ratios
+
+        value = float(resampled(np.ones((1, len(counts))))[0])
         # without a token there is no rate: errors below 0 equal only each other
         rates = np.where(tokens > 0, errors / np.maximum(tokens, 1), -1.0 * errors)
-        value = float(_ratio(pairs.sum(axis=0)))
-        return System(value, lambda weights: _ratio(weights @ numbers), rates, counts)
-
-    def _pairs(self, counts: Counts) -> Counts:
-        """Numerator and denominator (N, 2) of each answer."""
-        errors, tokens = counts[:, :3].sum(axis=1), counts[:, 3]
-        return np.stack([tokens - errors if self.right else errors, tokens], axis=1)
+        return System(value, resampled, rates, counts)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A metric: its column, its value, and what is independent in its answers.
+    """A metric: its column, its value, and the independent units of its answers.
 
     Attributes:
-        name: In records and recipes; its upper case is the title where there is none.
-        value: The number on some answers; see Value and RatioOfSums.
+        title: Default: the name in upper case.
         order: Place of its column; equal ones stand by task.
         units: From answers to the name of each one's independent unit (utterance, speaker,
             recording, query, fold), or of its units: both utterances of a trial.
         over: Plural of the unit, for texts.
         bounds: Lowest and highest value, in practice for one without a natural bound.
-        confusions: From answers to how often each token was taken for another, if it has tokens.
+        confusions: From answers to how often each token was taken for another.
         tokens: Plural of the token, for texts.
     """
 
@@ -137,14 +135,13 @@ class Metric:
         value = self.value
         if isinstance(value, RatioOfSums):
             return value.system(answers)
+
+        def resampled(weights: Floats) -> Floats:
+            return np.array([value(answers, row) for row in weights], dtype=np.float64)
+
         texts = np.array([answer["hypothesis"] for answer in answers], dtype=np.str_)
-        if isinstance(value, Fast):
-            return System(value(answers), value.resampled(answers), texts)
-        return System(
-            value(answers),
-            lambda weights: np.array([value(answers, row) for row in weights], dtype=np.float64),
-            texts,
-        )
+        many = value.resampled(answers) if isinstance(value, Fast) else resampled
+        return System(value(answers), many, texts)
 
     def score(self, answers: Sequence[Answer], bootstrap: Bootstrap = DEFAULT) -> "Score":
         """Return the value with its intervals over units and over speakers.
@@ -237,10 +234,3 @@ class Score:
 def goodness(value: float, *, higher_is_better: bool) -> float:
     """Return a value such that higher is better."""
     return value if higher_is_better else -value
-
-
-def _ratio(sums: Counts | Floats) -> Floats:
-    """100 * numerator / denominator of (..., 2) sums."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratios: Floats = 100.0 * sums[..., 0] / sums[..., 1]
-    return ratios
