@@ -13,17 +13,17 @@ from mt4ssl_bench.cli.options import EVALUATION, Device
 from mt4ssl_bench.console import stdout
 
 app = typer.Typer()
-store = typer.Typer(no_args_is_help=True, help="See or clear the features that evaluations keep.")
+store = typer.Typer(no_args_is_help=True, help="List or clear the features that evaluations store.")
 app.add_typer(store, name="store", rich_help_panel=EVALUATION)
 
 Store = Annotated[
-    Path, typer.Argument(help="A feature store: what evaluate's --store says, else <out>/store.")
+    Path, typer.Argument(help="Feature store: evaluate's --store, by default <out>/store.")
 ]
 STORE = Path("results/store")
 
 
 class Dtype(StrEnum):
-    """What features are written as."""
+    """Floating-point type of written features."""
 
     FP16 = "fp16"
     FP32 = "fp32"
@@ -31,35 +31,36 @@ class Dtype(StrEnum):
 
 @app.command(rich_help_panel=EVALUATION)
 def extract(
-    upstream: Annotated[str, typer.Argument(help="Any upstream that evaluate takes.")],
+    upstream: Annotated[
+        str, typer.Argument(help="Run folder, s3prl name, hf:<folder or id>, file.py:Class, ...")
+    ],
     *,
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
     corpus: Annotated[Path | None, typer.Option(help="A prepared corpus.")] = None,
     split: Annotated[
-        list[str] | None, typer.Option(help="Of the corpus; may be repeated. Default: all.")
+        list[str] | None, typer.Option(help="Split of the corpus; may be repeated. Default: all.")
     ] = None,
     folder: Annotated[
-        Path | None, typer.Option(help="Any tree of audio files, instead of a corpus.")
+        Path | None, typer.Option(help="Tree of audio files, instead of a corpus.")
     ] = None,
     layer: Annotated[
-        str, typer.Option(help="One hidden state: 0 is the encoder's input, -1 the last.")
+        str, typer.Option(help="'all', or a hidden state: 0 is the encoder's input, -1 the last.")
     ] = "all",
-    dtype: Annotated[Dtype, typer.Option(help="What features are written as.")] = Dtype.FP32,
+    dtype: Annotated[Dtype, typer.Option(help="Floating-point type of features.")] = Dtype.FP32,
     units: Annotated[
-        Path | None, typer.Option(help="A label store: write its units instead of features.")
+        Path | None, typer.Option(help="Label store: write its units instead of features.")
     ] = None,
     collapse: Annotated[
         bool, typer.Option("--collapse", help="Write a run of one unit once.")
     ] = False,
     device: Device = "auto",
 ) -> None:
-    """Write an upstream's hidden states, or k-means units, of a corpus or a folder.
+    """Extract an upstream's hidden states, or k-means units, of a corpus or a folder.
 
-    The same command continues.
-
-    Features: safetensors that hold a tensor (layers, frames, dimension) for each utterance id,
-    (frames, dimension) for one layer, and index.json, which says the file of each id. Units:
-    units.txt, a line "id unit unit ..." for each.
+    Hidden states are written to safetensors files, a tensor (layers, frames, dimension) for each
+    utterance id, or (frames, dimension) with --layer; index.json maps ids to files. Units are
+    written to units.txt, a line "id unit unit ..." for each utterance. Rerun the same command to
+    resume.
 
     Examples: mt4ssl-bench extract runs/first --folder recordings --layer 3 --dtype fp16 --out
     features
@@ -89,18 +90,18 @@ def extract(
 
 @store.command("list")
 def list_entries(folder: Store = STORE) -> None:
-    """Show what a feature store holds, the entries used last at the top.
+    """List the entries of a feature store, the most recently used first.
 
     Example: mt4ssl-bench store list results/store
     """
     from mt4ssl_bench.features.store import entries
 
     _need(folder)
-    found = sorted(entries(folder), key=lambda entry: -entry.used)
+    listed = sorted(entries(folder), key=lambda entry: -entry.used)
     table = Table("upstream", "corpus")
     for heading in ("split", "features", "hours", "size", "last used"):
         table.add_column(heading, no_wrap=True)
-    for entry in found:
+    for entry in listed:
         header = entry.header
         table.add_row(
             f"{header.upstream} ({header.fingerprint[:8]})",
@@ -112,7 +113,7 @@ def list_entries(folder: Store = STORE) -> None:
             f"{datetime.fromtimestamp(entry.used).astimezone():%Y-%m-%d}",
         )
     stdout.print(table, soft_wrap=False)
-    stdout.print(f"{len(found)} entries, {decimal(sum(entry.bytes for entry in found))}")
+    stdout.print(f"{len(listed)} entries, {decimal(sum(entry.bytes for entry in listed))}")
 
 
 @store.command("clear")
@@ -120,15 +121,16 @@ def clear_entries(
     folder: Store = STORE,
     *,
     upstream: Annotated[
-        str, typer.Option(help="Only this upstream's: its name or fingerprint.")
+        str, typer.Option(help="Only entries of this upstream, by name or fingerprint.")
     ] = "",
     older_than: Annotated[
-        float | None, typer.Option(min=0, help="Only what was not used for so many days.")
+        float | None,
+        typer.Option(min=0, help="Only entries that were not used for this many days."),
     ] = None,
 ) -> None:
-    """Delete features from a store; evaluations make again what they need.
+    """Delete features from a store. Later evaluations recompute the features that they need.
 
-    What is being made now stays.
+    Entries that another process is writing are kept.
 
     Example: mt4ssl-bench store clear results/store --older-than 30
     """
@@ -153,6 +155,6 @@ def _need(folder: Path) -> None:
 
     if not folder.is_dir():
         raise BenchError(
-            f"{folder}: no such feature store; evaluate keeps one in <out>/store, or where --store "
-            "says"
+            f"{folder}: no such feature store; expected the folder of evaluate's --store, by "
+            "default <out>/store"
         )

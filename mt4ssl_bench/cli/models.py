@@ -4,7 +4,7 @@ import json
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -15,11 +15,17 @@ from mt4ssl_bench.cli.options import MODELS, Device
 from mt4ssl_bench.console import stderr, stdout
 from mt4ssl_bench.text import flat
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mt4ssl_bench.encoders.conformance import Check, Cost
+    from mt4ssl_bench.encoders.protocol import Upstream
+
 app = typer.Typer()
 
 
 class Target(StrEnum):
-    """Whose tools an exported model is for."""
+    """The toolkit for which a model is exported."""
 
     HF = "hf"
     S3PRL = "s3prl"
@@ -32,16 +38,17 @@ def convert(
     ],
     keys: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Recipe keys that the file cannot say."),
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="Recipe keys that are not stored in the file."
+        ),
     ] = None,
     *,
     out: Annotated[Path, typer.Option("--out", help="Run folder to write.")],
 ) -> None:
-    """Turn someone else's checkpoint into a run folder: official MT4SSL, fairseq data2vec, Hugging
-    Face Data2VecAudio.
+    """Convert a checkpoint of official MT4SSL, fairseq data2vec or Hugging Face Data2VecAudio.
 
-    Only tensors and plain settings are read: no code in the file is run. The folder is an upstream
-    for evaluate, weights for pretrain (init=<folder>), and can be exported.
+    Only tensors and plain settings are read: no code in the file is run. The run folder is an
+    upstream for evaluate, initial weights for pretrain (init=<folder>), and can be exported.
 
     Example: mt4ssl-bench convert checkpoint_best.pt --out runs/official
     """
@@ -70,10 +77,10 @@ def export(
     out: Annotated[Path, typer.Option("--out", help="Folder (hf) or .pt file (s3prl) to write.")],
     results: Annotated[
         Path | None,
-        typer.Option(help="Records of this model for the model card (hf); others are left out."),
+        typer.Option(help="Results folder: its records of this model go into the model card (hf)."),
     ] = None,
 ) -> None:
-    """Write a model for other people's tools, without heads, teacher and optimiser.
+    """Export a model to another toolkit, without heads, teacher and optimizer.
 
     Examples: mt4ssl-bench export runs/first --to hf --out share/first --results results
 
@@ -83,7 +90,7 @@ def export(
     from mt4ssl_bench.upstream.checkpoints.export import to_huggingface, to_s3prl
 
     if to is Target.S3PRL and results is not None:
-        raise ConfigError("--results: goes into the model card, which only --to hf writes")
+        raise ConfigError("--results: requires --to hf, which writes a model card")
     mark = to_s3prl(run, out) if to is Target.S3PRL else to_huggingface(run, out, results)
     stdout.print(f"{out}: fingerprint {mark}")
 
@@ -98,15 +105,19 @@ STYLES = {
 @app.command("check-upstream", rich_help_panel=MODELS)
 def check_upstream(
     name: Annotated[
-        str, typer.Argument(help="Any upstream: a run folder, an s3prl name, file.py:Class, ...")
+        str,
+        typer.Argument(
+            help="Run folder, s3prl name, hf:<folder or id>, random:<recipe> or file.py:Class."
+        ),
     ],
     *,
     device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check by running it that an upstream keeps the protocol, and measure what it costs.
+    """Test whether an upstream conforms to the Upstream protocol, and measure its cost.
 
-    Exit code 1 when it does not.
+    Runs the model on noise and silence: attributes, shapes, frame counts, finite values,
+    determinism, padding, gradients. Stops at the first failure. Exit code 1 if a check fails.
 
     Example: mt4ssl-bench check-upstream my_model.py:MyModel
     """
@@ -118,11 +129,11 @@ def check_upstream(
     from mt4ssl_bench.encoders.user_file import build
 
     where = pick_device(device)
-    mine = name.partition(":")[0].endswith(".py")
-    upstream = build(name, device=where) if mine else load_upstream(name, device=where)
-    found = list(check(upstream))
-    broken = [one for one in found if one.outcome == "failed"]
-    spent = None if broken else cost(upstream)
+    in_file = name.partition(":")[0].endswith(".py")  # load_upstream() would raise what fails
+    upstream = build(name, device=where) if in_file else load_upstream(name, device=where)
+    checks = list(check(upstream))
+    failed = [result for result in checks if result.outcome == "failed"]
+    spent = None if failed else cost(upstream)
     if as_json:
         shape = {
             key: getattr(upstream, key)
@@ -130,30 +141,34 @@ def check_upstream(
         }
         payload = {
             **shape,
-            "checks": [asdict(one) for one in found],
+            "checks": [asdict(result) for result in checks],
             "cost": asdict(spent) if spent else None,
         }
         sys.stdout.write(json.dumps(payload, indent=2) + "\n")
     else:
-        title = Text(flat(upstream.name))
-        table = Table("check", "", "expected", "got", title=title, title_justify="left")
-        for one in found:
-            outcome = Text(one.outcome, STYLES.get(one.outcome, ""))
-            table.add_row(one.name, outcome, one.expected, one.got)
-        stdout.print(table, soft_wrap=False)
-    if spent and not as_json:
+        _print_checks(upstream, checks, spent)
+    for result in failed:
+        head = (f"{flat(upstream.name)} breaks the protocol: ", "bold red")
+        fault = flat(f"{result.name}: expected {result.expected}, got {result.got}")
+        stderr.print(Text.assemble(head, fault))
+    if failed:
+        raise typer.Exit(1)
+
+
+def _print_checks(upstream: "Upstream", checks: "Sequence[Check]", spent: "Cost | None") -> None:
+    title = Text(flat(upstream.name))
+    table = Table("check", "", "expected", "got", title=title, title_justify="left")
+    for result in checks:
+        outcome = Text(result.outcome, STYLES.get(result.outcome, ""))
+        table.add_row(result.name, outcome, result.expected, result.got)
+    stdout.print(table, soft_wrap=False)
+    if spent:
         stdout.print(
             f"{upstream.num_layers} hidden states of {upstream.dim}, one frame per "
             f"{upstream.stride} samples, {spent.parameters:,} parameters, "
             f"{spent.macs_per_second / 1e9:.3g} G multiply-accumulates per second of audio, "
             f"{spent.audio_per_second:.0f} s of audio per second on {spent.device}"
         )
-    for one in broken:
-        head = (f"{flat(upstream.name)} breaks the protocol: ", "bold red")
-        fault = flat(f"{one.name}: expected {one.expected}, got {one.got}")
-        stderr.print(Text.assemble(head, fault))
-    if broken:
-        raise typer.Exit(1)
 
 
 @app.command("s3prl", rich_help_panel=MODELS, context_settings={"ignore_unknown_options": True})
@@ -162,8 +177,9 @@ def s3prl(
         list[str], typer.Argument(metavar="-- ARGUMENTS...", help="s3prl's own command line.")
     ],
 ) -> None:
-    """Run s3prl's own programs with our upstreams in their hub: a problem (SuperbPR, ...), or else
-    run_downstream.
+    """Run s3prl's own programs with the MT4SSL upstreams in its hub.
+
+    The first argument is a problem (SuperbPR, ...), or the arguments are run_downstream's.
 
     Needs the \\[s3prl] extra.
 
@@ -181,10 +197,12 @@ def s3prl(
 def list_names(
     what: Annotated[
         str,
-        typer.Argument(help="recipes, tasks, corpora, upstreams; default: all but s3prl's names."),
+        typer.Argument(
+            help="recipes, tasks, corpora or upstreams. Default: all, without s3prl's names."
+        ),
     ] = "",
 ) -> None:
-    """Show the names that other commands take.
+    """List the names that other commands take: recipes, tasks, corpora, kinds of upstream.
 
     Example: mt4ssl-bench list upstreams
     """
@@ -197,12 +215,12 @@ def list_names(
             f"list: nothing called '{what}'; "
             f"{hint(what, ['recipes', 'tasks', 'corpora', 'upstreams'])}"
         )
-    found = {name: read_recipe(name) for name in recipe_names()}
+    recipes = {name: read_recipe(name) for name in recipe_names()}
     for title, task in (("recipes", False), ("tasks", True)):
         if what in {"", title}:
             heading = "pretraining recipes" if title == "recipes" else "task recipes"
             stdout.print(heading, style="bold")
-            for name, values in found.items():
+            for name, values in recipes.items():
                 if ("task" in values) == task:
                     stdout.print(f"  {name:16} {values.get('about', '')}")
     if what in {"", "corpora"}:

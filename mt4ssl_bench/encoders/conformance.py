@@ -20,7 +20,7 @@ from mt4ssl_bench.errors import UpstreamError, with_class
 FRAMES_OFF = 3  # frames by which a count may differ from samples / stride: s3prl's own tolerance
 GROSS_LEAK = 0.1  # s3prl's older models let some padding in; more than this is a mistake
 SHORTEST = 0.05  # seconds, s3prl's shortest audio
-COUNTED = 10  # seconds of audio that operations are counted on
+COUNTED = 10  # seconds of audio for which operations are counted
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def require(upstream: Upstream) -> None:
 
 
 def cost(upstream: Upstream) -> Cost:
-    """Return size, operations and speed, the last on four utterances of five seconds."""
+    """Measure size, operations, and speed on four utterances of five seconds."""
     waves, lengths = _noise(COUNTED)
     counter = FlopCounterMode(
         display=False, custom_mapping={torch.ops.aten.baddbmm_: _baddbmm_operations}
@@ -126,15 +126,13 @@ def _attributes(upstream: Upstream) -> Check:
 
 
 def _shapes(upstream: Upstream) -> Check:
-    batch = (
-        3 if upstream.num_layers != 3 else 2
-    )  # axes of unequal sizes cannot be mistaken for each other
-    features = upstream.extract(*_noise(*(1.0, 0.7, 0.4)[:batch]))
-    layers, frames = features.layers, features.lengths
-    if not (isinstance(layers, Tensor) and isinstance(frames, Tensor)):
-        got = f"{type(layers).__name__} and {type(frames).__name__}"
+    # axes of unequal sizes cannot be mistaken for each other
+    batch = 3 if upstream.num_layers != 3 else 2
+    layers, counts = upstream.extract(*_noise(*(1.0, 0.7, 0.4)[:batch]))
+    if not (isinstance(layers, Tensor) and isinstance(counts, Tensor)):
+        got = f"{type(layers).__name__} and {type(counts).__name__}"
         return Check("shapes", "failed", "two tensors: layers (L, B, T, D) and frames (B,)", got)
-    longest = int(frames.max()) if frames.dim() == 1 and len(frames) else 0
+    longest = int(counts.max()) if counts.dim() == 1 and len(counts) else 0
     expected = (
         f"layers ({upstream.num_layers}, {batch}, {longest}, {upstream.dim}) float, "
         f"frames ({batch},) integer"
@@ -145,12 +143,12 @@ def _shapes(upstream: Upstream) -> Check:
         and layers.shape[2] >= longest > 0
         and layers.shape[3] == upstream.dim
         and layers.is_floating_point()
-        and frames.shape == (batch,)
-        and not frames.is_floating_point()
+        and counts.shape == (batch,)
+        and not counts.is_floating_point()
     )
     got = (
         f"layers {tuple(layers.shape)} {_kind(layers)}, "
-        f"frames {tuple(frames.shape)} {_kind(frames)}"
+        f"frames {tuple(counts.shape)} {_kind(counts)}"
     )
     return Check("shapes", "ok" if good else "failed", expected, got)
 

@@ -1,8 +1,8 @@
-"""Identities of upstreams: a digest of all that determines their features, under a numbered scheme.
+"""Fingerprints of upstreams: digests of all that determines their features, by a numbered scheme.
 
-Scheme 2 covers weights, settings and, where a model has no weights or is a class of the user's, its
-code. Scheme 1 (`checkpoint.fingerprint`) covered mostly the weights: records, stores and labels
-that it named are found through `Upstream.former` where it determined the features.
+Scheme 2 covers the weights, the settings and, for a model without weights or a user's class, the
+code. Scheme 1 (`checkpoint.fingerprint`) covered mostly the weights: what was stored under it is
+found through `Upstream.former` if it determined the features.
 """
 
 import argparse
@@ -42,22 +42,26 @@ PLACES = {  # attributes that say where a model comes from or runs, not what it 
 
 
 def identify(weights: Mapping[str, Tensor], settings: object) -> str:
-    """Return the fingerprint of a model: the scheme and 16 hex digits, for example
-    v2-0123456789abcdef.
+    """Return the fingerprint of a model, for example v2-0123456789abcdef.
 
     Args:
-        weights: tensors by name.
-        settings: plain containers of all else that its features depend on.
+        weights: Tensors by name.
+        settings: Plain containers of all other things that its features depend on.
     """
     text = json.dumps([fingerprint(weights), settings], sort_keys=True, default=str)
     return f"v{SCHEME}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def is_of(upstream: "Upstream", mark: str, *, where: object) -> bool:
-    """Return whether what `where` holds under the fingerprint `mark` was made from `upstream`.
+    """Return whether `upstream` is the model of the fingerprint `mark`.
 
-    A fingerprint of scheme 1 that does not determine the model is accepted with a warning: what was
-    trained or fitted under it cannot be computed again from here.
+    A fingerprint of scheme 1 that other models had, too, is accepted with a warning: a head or
+    centres that were trained on the features cannot be computed again.
+
+    Args:
+        upstream: The model.
+        mark: A fingerprint of any scheme.
+        where: What was made from the model, for the warning.
     """
     if mark in getattr(upstream, "insufficient", ()):
         LOGGER.warning(
@@ -73,10 +77,9 @@ def is_of(upstream: "Upstream", mark: str, *, where: object) -> bool:
 
 
 def describe(value: object, seen: dict[int, object] | None = None) -> object:
-    """Return what an object holds as plain containers: numbers, text, tensors by digest, classes by
-    name.
+    """Return an object as plain containers: numbers, text, digests of tensors, names of classes.
 
-    Paths, devices and the insides of objects of torch and the standard library are left out: they
+    Paths, devices, and attributes of objects of torch and the standard library are skipped: they
     do not determine what a model computes. `seen` holds the objects that were described before.
     """
     seen = {} if seen is None else seen
@@ -108,7 +111,7 @@ def describe(value: object, seen: dict[int, object] | None = None) -> object:
 
 
 def _attributes(value: object) -> dict[str, object]:
-    """Return the attributes of an object that say what it computes."""
+    """Return the attributes of an object that determine what it computes."""
     if isinstance(value, nn.Module):
         own = {key: v for key, v in vars(value).items() if key not in _MODULE}
         # buffers outside of state_dict()
@@ -123,9 +126,7 @@ def _attributes(value: object) -> dict[str, object]:
 
 
 def code(files: Iterable[Path], roots: Sequence[Path]) -> dict[str, str]:
-    """Return the digest of each source file by its path below the first of `roots` that holds
-    it.
-    """
+    """Return digests of source files, by path below the first of `roots` that contains the file."""
     digests = {}
     for file in files:
         root = next((root for root in roots if file.is_relative_to(root)), file.parent)
@@ -137,8 +138,8 @@ def code(files: Iterable[Path], roots: Sequence[Path]) -> dict[str, str]:
 def imported(file: Path, roots: Sequence[Path], within: Path = Path("/")) -> list[Path]:
     """Return `file` and the modules below `roots` that it imports, directly or not, sorted.
 
-    Only modules `within` a folder are followed. Imports are read from the source, also those inside
-    functions; nothing is run. Imports by computed names (importlib.import_module) are not seen.
+    Only modules `within` a folder are followed. Imports are read from the source, those inside
+    functions too; nothing is run. Computed names (importlib.import_module) are not found.
     """
     reached: set[Path] = set()
     left = [file]
@@ -181,9 +182,7 @@ def _files(roots: Sequence[Path], name: str) -> list[Path]:
 
 
 def local_roots(folder: Path) -> list[Path]:
-    """Return where a user's modules are imported from: `folder`, and sys.path without the
-    libraries.
-    """
+    """Return the folders of a user's modules: `folder`, and sys.path without libraries."""
     paths = [Path(entry or ".").resolve() for entry in sys.path]
     return [folder, *(path for path in paths if path.is_dir() and not is_library(path))]
 

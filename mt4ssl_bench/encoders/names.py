@@ -1,4 +1,4 @@
-"""Names of upstreams on the command line: told from keys, and run folders told from hub names."""
+"""Names of upstreams on the command line, and what tells them from keys and from other paths."""
 
 import logging
 import re
@@ -11,10 +11,7 @@ KEY = re.compile(r"[A-Za-z_][\w.]*=")  # optim.lr=1e-3; no path with a slash, no
 
 
 def split_keys(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the names and the key=value overrides among `arguments`.
-
-    A path that exists is a name.
-    """
+    """Return the names and the key=value overrides in `arguments`; an existing path is a name."""
     names: list[str] = []
     keys: list[str] = []
     for argument in arguments:
@@ -28,5 +25,5 @@ def split_keys(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def is_run(path: Path) -> bool:
-    """Return whether a path is a checkpoint file, or a folder that holds one of ours."""
+    """Return whether a path is a checkpoint file, or a folder with a checkpoint.pt."""
     return zipfile.is_zipfile(path) if path.is_file() else (path / "checkpoint.pt").is_file()

@@ -1,13 +1,10 @@
-"""s3prl's own programs in this process.
+"""s3prl's own programs in this process, with what newer libraries no longer offer them.
 
-What newer libraries took from under them is put back, and no more.
-
-* huggingface_hub 1 dropped HfFolder and Repository, which s3prl.run_downstream imports and needs
-    only to push models;
-* torchaudio.load needs torchcodec since torchaudio 2.9; where that is missing, soundfile reads the
-    file;
-* torch.load unpickles no objects since torch 2.6; run_downstream's checkpoints hold an
-    argparse.Namespace.
+* huggingface_hub 1 dropped HfFolder and Repository, which s3prl.run_downstream imports, but needs
+  only to push models.
+* torchaudio.load requires torchcodec since torchaudio 2.9; without it, soundfile reads the file.
+* torch.load unpickles no objects since torch 2.6; checkpoints of run_downstream contain an
+  argparse.Namespace.
 """
 
 import argparse
@@ -15,7 +12,8 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import soundfile
 import torch
@@ -27,11 +25,11 @@ from mt4ssl_bench.wheels import import_torchaudio
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Hand over to s3prl.main when the first argument is a problem (SuperbPR), to
-    s3prl.run_downstream otherwise.
+    """Run s3prl.main if the first argument is a problem (SuperbPR), else s3prl.run_downstream.
 
-    Raises ConfigError for an unknown problem, UpstreamError when a package that s3prl's programs
-    need is missing.
+    Raises:
+        ConfigError: If s3prl has no such problem.
+        UpstreamError: If a package that s3prl's programs need is missing.
     """
     bridge()
     is_problem = bool(arguments) and not arguments[0].startswith("-")
@@ -55,7 +53,7 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def bridge() -> None:
-    """Put back in this process what s3prl's programs import; see above."""
+    """Restore in this process what s3prl's programs import; see the module's docstring."""
     import huggingface_hub
 
     torchaudio: Any = import_torchaudio("s3prl's programs")
@@ -69,7 +67,7 @@ def bridge() -> None:
 
 
 class _Gone:
-    """Stands for a class that huggingface_hub no longer has."""
+    """Placeholder of a class that huggingface_hub no longer has."""
 
     def __init__(self, *_: object, **__: object) -> None:
         raise UpstreamError(
@@ -80,18 +78,16 @@ class _Gone:
 
 
 def _load(
-    uri: Any,  # noqa: ANN401 - a path or an open file, as torchaudio.load takes it
+    uri: str | Path | BinaryIO,
     frame_offset: int = 0,
     num_frames: int = -1,
     *_: object,
     channels_first: bool = True,
     **__: object,
 ) -> tuple[Tensor, int]:
-    """Return float samples (channels, N) in [-1, 1] and the file's own rate, as torchaudio.load
-    does.
-    """
+    """Return float samples (channels, N) in [-1, 1] and the file's rate, as torchaudio.load."""
     samples, rate = soundfile.read(
         uri, frames=num_frames, start=frame_offset, dtype="float32", always_2d=True
     )
-    found = torch.from_numpy(samples)
-    return (found.t() if channels_first else found), rate
+    audio = torch.from_numpy(samples)
+    return (audio.t() if channels_first else audio), rate

@@ -67,7 +67,7 @@ class FileUpstream:
         self.modules = nn.ModuleList(modules).eval()
         own = getattr(made, "name", None)
         self.name: str = own if isinstance(own, str) else name
-        # a missing or wrong attribute is the protocol check's to report
+        # the protocol's checks report an attribute that is missing or wrong
         self.num_layers: int = _number(made, "num_layers")
         self.dim: int = _number(made, "dim")
         self.stride: int = _number(made, "stride")
@@ -88,9 +88,8 @@ class FileUpstream:
     def extract(self, waveforms: Tensor, lengths: Tensor) -> Features:
         """See Upstream.extract."""
         returned = self.made.extract(waveforms, lengths)
-        if isinstance(returned, Sequence) and len(returned) == 2:
-            return Features(*returned)
-        return Features(returned, None)  # type: ignore[arg-type]  # for the check to report
+        is_pair = isinstance(returned, Sequence) and len(returned) == 2
+        return Features(*(list(returned) if is_pair else [returned, None]))  # a check reports None
 
 
 def build(argument: str, *, device: str) -> FileUpstream:
@@ -125,7 +124,7 @@ def load_file(argument: str, *, device: str) -> Upstream:
 
 FILE = EncoderKind(
     "file",
-    "your own class; check-upstream tests whether it conforms to the protocol",
+    "your own class; check-upstream tests it",
     load_file,
     example="<file.py>:<Class>",
 )

@@ -1,1 +1,1 @@
-"""What encoders make of audio: passes, the store of hidden states, extraction, units."""
+"""Features of audio: passes of an upstream, the feature store, extraction, units."""

@@ -1,16 +1,15 @@
-"""Hidden states or units of any audio, for other people's code: safetensors by utterance id, or
-lines of unit numbers.
+"""Extraction of hidden states (safetensors) or units (text) of any audio, for other programs.
 
-Shapes: T frames, L hidden states, D dimension.
+Shapes: L hidden states, T frames, D dimension.
 """
 
 import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from safetensors.numpy import save
 from mt4ssl_bench.corpora.prepare import prepare_folder
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import Corpus
+from mt4ssl_bench.data.cut import Cut, Json
 from mt4ssl_bench.device import pick_device
 from mt4ssl_bench.encoders.identity import is_of
 from mt4ssl_bench.encoders.load import load_upstream
@@ -31,26 +31,29 @@ from mt4ssl_bench.features.units import Codebook
 from mt4ssl_bench.files import write_text, written
 
 LOGGER = logging.getLogger(__name__)
-SHARD_BYTES = (
-    2**28
-)  # of a file of features: what an interruption may cost, and what a program reads at once at most
+# of a file of features: at most this much is lost by an interruption, and read at once by a program
+SHARD_BYTES = 2**28
 SHORTEST = 0.05  # seconds of audio that s3prl asks every upstream to take
 DTYPES = {"fp16": np.float16, "fp32": np.float32}
 
 
 def audio_cuts(
     corpus: Path | None, splits: Sequence[str], folder: Path | None, out: Path
-) -> tuple[Corpus, list[Any]]:
-    """Return the cuts of a corpus's splits (default: all), or of every audio file below a folder,
-    each id once.
+) -> tuple[Corpus, list[Cut]]:
+    """Return a corpus and the cuts to extract, each id once.
 
-    A folder is prepared inside `out`, so that what cannot be read is left out and said, and a
-    changed folder is refused when an extraction goes on.
+    Args:
+        corpus: Folder of a prepared corpus.
+        splits: Of the corpus; empty for all.
+        folder: Instead of a corpus, a tree of audio files. It is prepared inside `out`, so that
+            unreadable files are skipped and logged, and a changed folder is an error when an
+            extraction continues.
+        out: Folder of the extraction.
     """
     if (corpus is None) == (folder is None):
         raise ConfigError("extract: name what to read, either --corpus or --folder")
     if folder is not None and splits:
-        raise ConfigError("--split: a folder has none; it goes with --corpus")
+        raise ConfigError("--split: a folder has none; it requires --corpus")
     opened = Corpus.open(corpus) if corpus else prepare_folder(folder or Path(), out / "corpus")
     names = list(splits) or [name for name, split in opened.info.splits.items() if split.utterances]
     cuts = list({cut.id: cut for name in names for cut in opened.cuts(name)}.values())
@@ -65,28 +68,39 @@ def audio_cuts(
 def extract_features(
     upstream: Upstream,
     corpus: Corpus,
-    cuts: Sequence[Any],
+    cuts: Sequence[Cut],
     out: Path,
     *,
     layer: int | None = None,
     dtype: Literal["fp16", "fp32"] = "fp32",
 ) -> Path:
-    """Write hidden states as features-*.safetensors, a tensor for each utterance id, and
-    index.json: id -> file.
+    """Write hidden states to features-*.safetensors, a tensor for each utterance id.
 
-    Tensors are (T, D) for one layer and (L, T, D) for all (None). The same call continues an
-    interrupted one. Returns the index. Raises ConfigError for a layer that is not there, BenchError
-    for a full disk or an `out` in other use.
+    The same call continues an interrupted one.
+
+    Args:
+        upstream: The model.
+        corpus: Of the cuts.
+        cuts: Utterances, each id once.
+        out: Folder to write.
+        layer: Writes this hidden state, tensors (T, D); None: all, tensors (L, T, D).
+        dtype: Of the tensors.
+
+    Returns:
+        index.json, which maps ids to files.
+
+    Raises:
+        ConfigError: If the model has no such layer.
+        BenchError: If the disk is too small, or `out` holds another extraction.
     """
     layer = None if layer is None else _layer(upstream, layer)
     about = _about(upstream, corpus, cuts, layer) | {"dtype": dtype}
-    index, files = out / "index.json", {}
-    if index.exists():
-        files = _continued(index, about, upstream)["files"]
-    work, kept = Pass(upstream), 1 if layer is not None else upstream.num_layers
-    left = [cut for cut in cuts if cut.id not in files]
-    _need_disk(out, work.rows(left) * kept * upstream.dim * np.dtype(DTYPES[dtype]).itemsize)
-    held: dict[str, NDArray[Any]] = {}
+    index, forward = out / "index.json", Pass(upstream)
+    files = _continued(index, about, upstream) if index.exists() else {}
+    left = forward.rows([cut for cut in cuts if cut.id not in files])
+    layers = 1 if layer is not None else upstream.num_layers
+    _need_disk(out, left * layers * upstream.dim * np.dtype(DTYPES[dtype]).itemsize)
+    held: dict[str, NDArray[np.floating]] = {}
 
     def flush() -> None:
         if held:
@@ -99,9 +113,8 @@ def extract_features(
 
     unreadable: dict[str, str] = {}
     try:
-        for batch in work(
-            cuts, done=files, title=f"extract from {upstream.name}", unreadable=unreadable
-        ):
+        title = f"extract from {upstream.name}"
+        for batch in forward(cuts, done=files, title=title, unreadable=unreadable):
             for name, values in batch:
                 chosen = values if layer is None else values[layer]
                 held[name] = _narrow(chosen, dtype, name)
@@ -115,19 +128,58 @@ def extract_features(
 def extract_units(
     upstream: Upstream,
     corpus: Corpus,
-    cuts: Sequence[Any],
+    cuts: Sequence[Cut],
     out: Path,
     codebook: Codebook,
     *,
     collapse: bool = False,
 ) -> Path:
-    """Write units.txt, a line "id unit unit ..." for each utterance in the corpus's order.
+    """Write units.txt, a line "id unit unit ..." for each cut in order, and return its path.
 
-    Returns it.
+    The same call continues an interrupted one.
 
-    `collapse` writes a run of one unit once. The same call continues an interrupted one. Raises
-    CheckpointError for a codebook made from something else than `upstream`.
+    Args:
+        upstream: The model.
+        corpus: Of the cuts.
+        cuts: Utterances, each id once.
+        out: Folder to write.
+        codebook: The centres.
+        collapse: Write a run of one unit once.
+
+    Raises:
+        CheckpointError: If the codebook was made from another model than `upstream`.
+        CorpusError: If an id contains white space.
     """
+    _check_units(upstream, cuts, codebook)
+    about = _about(upstream, corpus, cuts, _layer(upstream, codebook.layer)) | {
+        "collapse": collapse
+    }
+    index, file, journal = out / "index.json", out / "units.txt", out / "units.partial"
+    done: dict[str, str] = {}
+    if index.exists():
+        _continued(index, about, upstream)
+        done = dict(_lines(journal)) or dict(_lines(file))
+    else:
+        write_text(index, json.dumps(about, indent=1) + "\n")
+    write_text(journal, "".join(f"{name} {units}\n" for name, units in done.items()))
+    forward, unreadable = Pass(upstream), dict[str, str]()
+    title = f"units from {upstream.name}"
+    with journal.open("a", encoding="utf-8") as lines:
+        for batch in forward(cuts, done=set(done), title=title, unreadable=unreadable):
+            for name, values in batch:
+                units = codebook(torch.from_numpy(np.ascontiguousarray(values[codebook.layer])))
+                if collapse:
+                    units = units[np.insert(np.diff(units) != 0, 0, values=True)]
+                done[name] = " ".join(map(str, units.tolist()))
+                lines.write(f"{name} {done[name]}\n")
+            lines.flush()
+    write_text(file, "".join(f"{cut.id} {done[cut.id]}\n" for cut in cuts if cut.id in done))
+    journal.unlink()
+    return file
+
+
+def _check_units(upstream: Upstream, cuts: Sequence[Cut], codebook: Codebook) -> None:
+    """Raise BenchError for another model's codebook, and for ids that units.txt cannot hold."""
     if not is_of(upstream, codebook.fingerprint, where="--units"):
         raise CheckpointError(
             f"--units: its centres are of features of {codebook.fingerprint}, not of "
@@ -140,32 +192,6 @@ def extract_units(
             f"utterance id '{odd}': units.txt needs ids without white space; rename it in the "
             "manifest"
         )
-    about = _about(upstream, corpus, cuts, _layer(upstream, codebook.layer)) | {
-        "collapse": collapse
-    }
-    index, file, journal = out / "index.json", out / "units.txt", out / "units.partial"
-    done: dict[str, str] = {}
-    if index.exists():
-        _continued(index, about, upstream)
-        done = dict(_lines(journal)) or dict(_lines(file))
-    else:
-        write_text(index, json.dumps(about, indent=1) + "\n")
-    write_text(journal, "".join(f"{name} {units}\n" for name, units in done.items()))
-    work, unreadable = Pass(upstream), dict[str, str]()
-    with journal.open("a", encoding="utf-8") as lines:
-        for batch in work(
-            cuts, done=set(done), title=f"units from {upstream.name}", unreadable=unreadable
-        ):
-            for name, values in batch:
-                units = codebook(torch.from_numpy(np.ascontiguousarray(values[codebook.layer])))
-                if collapse:
-                    units = units[np.insert(np.diff(units) != 0, 0, values=True)]
-                done[name] = " ".join(map(str, units.tolist()))
-                lines.write(f"{name} {done[name]}\n")
-            lines.flush()
-    write_text(file, "".join(f"{cut.id} {done[cut.id]}\n" for cut in cuts if cut.id in done))
-    journal.unlink()
-    return file
 
 
 def extract(
@@ -181,21 +207,33 @@ def extract(
     collapse: bool = False,
     device: str = "auto",
 ) -> Path:
-    """Extract hidden states, or units by the label store `units`, of a corpus or a folder of audio.
+    """Extract hidden states or units of a corpus or a folder of audio.
 
-    Returns the index.
+    Args:
+        upstream: Any name that load_upstream() takes, or "mfcc" with a codebook of MFCC.
+        out: Folder to write.
+        corpus: Folder of a prepared corpus, or None.
+        splits: Of the corpus; empty for all.
+        folder: Instead of a corpus, a tree of audio files.
+        layer: One hidden state; None for all.
+        dtype: Of hidden states.
+        units: A label store: write its units instead, of the layer that it was made from.
+        collapse: Write a run of one unit once.
+        device: A torch device, or "auto".
 
-    With units the codebook says which layer; upstream "mfcc" then means the features of MFCC
-    codebooks.
+    Returns:
+        index.json of hidden states, or units.txt.
     """
     if collapse and not units:
-        raise ConfigError("--collapse: goes with --units")
+        raise ConfigError("--collapse: requires --units")
     if units and layer is not None:
-        raise ConfigError("--layer: goes without --units, whose codebook belongs to one layer")
+        raise ConfigError(
+            "--layer: cannot be combined with --units, whose codebook fixes the layer"
+        )
     out, where = Path(out), pick_device(device)
     codebook = Codebook(Path(units)) if units else None
-    kind = codebook and codebook.fingerprint
-    model = MFCC() if kind == upstream == "mfcc" else load_upstream(upstream, device=where)
+    of_mfcc = codebook is not None and codebook.fingerprint == upstream == "mfcc"
+    model = MFCC() if of_mfcc else load_upstream(upstream, device=where)
     out.mkdir(parents=True, exist_ok=True)
     opened, cuts = audio_cuts(
         Path(corpus) if corpus else None, splits, Path(folder) if folder else None, out
@@ -215,8 +253,9 @@ def _layer(upstream: Upstream, layer: int) -> int:
 
 
 def _about(
-    upstream: Upstream, corpus: Corpus, cuts: Sequence[Any], layer: int | None
-) -> dict[str, Any]:
+    upstream: Upstream, corpus: Corpus, cuts: Sequence[Cut], layer: int | None
+) -> dict[str, Json]:
+    """Return what an index says of its extraction."""
     ids = hashlib.sha256("\n".join(cut.id for cut in cuts).encode()).hexdigest()[:8]
     return {
         "upstream": upstream.name,
@@ -230,33 +269,38 @@ def _about(
     }
 
 
-def _continued(index: Path, about: dict[str, Any], upstream: Upstream) -> dict[str, Any]:
-    """Return an index that says the same of itself as `about` does, and whose files are there."""
+def _continued(index: Path, about: Mapping[str, Json], upstream: Upstream) -> dict[str, str]:
+    """Return id -> file of an interrupted extraction.
+
+    Raises:
+        CheckpointError: If it is another one than `about` says, or a file is missing.
+    """
     try:
-        found: dict[str, Any] = json.loads(index.read_text(encoding="utf-8"))
-        files = set(found.setdefault("files", {}).values())
-    except (ValueError, AttributeError):
+        stored = json.loads(index.read_text(encoding="utf-8"))
+        files: dict[str, str] = dict(stored.get("files", {}))
+    except (ValueError, AttributeError, TypeError):
         raise CheckpointError(f"{index}: damaged; choose another --out") from None
-    if found.get("fingerprint") in getattr(upstream, "former", ()):
-        found["fingerprint"] = upstream.fingerprint
+    if stored.get("fingerprint") in getattr(upstream, "former", ()):
+        stored["fingerprint"] = upstream.fingerprint
     for key, value in about.items():
-        if key != "upstream" and found.get(key) != value:
+        if key != "upstream" and stored.get(key) != value:
             raise CheckpointError(
-                f"{index}: of an extraction with another {key} ({found.get(key)}, not {value}); "
+                f"{index}: of an extraction with another {key} ({stored.get(key)}, not {value}); "
                 "choose another --out"
             )
-    missing = sorted(name for name in files if not (index.parent / name).exists())
+    missing = sorted(name for name in set(files.values()) if not (index.parent / name).exists())
     if missing:
         raise CheckpointError(f"{index}: its file {missing[0]} is gone; choose another --out")
-    return found
+    return files
 
 
-def _narrow(values: Values, dtype: str, name: str) -> NDArray[Any]:
+def _narrow(values: Values, dtype: str, name: str) -> NDArray[np.floating]:
+    """Return values as `dtype`; raises BenchError if they are too large."""
     with np.errstate(over="ignore"):
-        found = np.ascontiguousarray(values, dtype=DTYPES[dtype])
-    if not np.isfinite(found).all():
+        narrow = np.ascontiguousarray(values, dtype=DTYPES[dtype])
+    if not np.isfinite(narrow).all():
         raise BenchError(f"features of '{name}' are too large for fp16; use --dtype fp32")
-    return found
+    return narrow
 
 
 def _need_disk(out: Path, need: int) -> None:

@@ -1,4 +1,4 @@
-"""MFCC as an upstream: what HuBERT's first iteration clusters."""
+"""MFCC as an upstream: the features that HuBERT's first iteration clusters."""
 
 import numpy as np
 import torch
@@ -14,21 +14,19 @@ from mt4ssl_bench.wheels import import_torchaudio
 def mfcc(samples: NDArray[np.float32]) -> Tensor:
     """Return (T, 39): 13 MFCC, deltas and double deltas of 16 kHz audio (N,), at 50 Hz.
 
-    Kaldi's 25 ms window every 10 ms, as HuBERT's first iteration; every second frame is kept, and
-    frame t then covers the very samples that frame t of the front end sees.
+    Kaldi's 25 ms window every 10 ms, as in HuBERT. Every second frame is kept: frame t covers the
+    samples that frame t of MT4SSL's front end covers.
     """
-    wave = (
-        torch.from_numpy(samples)[None] * 32768.0
-    )  # Kaldi's range: the log energies then stay above its floor
+    # Kaldi's range, in which log energies stay above its floor
+    wave = torch.from_numpy(samples)[None] * 32768.0
     torchaudio = import_torchaudio("MFCC features")
     static = torchaudio.compliance.kaldi.mfcc(
         wave, sample_frequency=audio.RATE, use_energy=False
     ).t()[None]
     delta = torchaudio.functional.compute_deltas(static)
-    both = torch.cat([static, delta, torchaudio.functional.compute_deltas(delta)], dim=1)[
-        0
-    ].t()  # (2T, 39)
-    return both[::2].contiguous()[: frame_count(len(samples))]
+    double = torchaudio.functional.compute_deltas(delta)
+    rows = torch.cat([static, delta, double], dim=1)[0].t()  # (2T, 39)
+    return rows[::2].contiguous()[: frame_count(len(samples))]
 
 
 class MFCC:

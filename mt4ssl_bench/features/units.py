@@ -1,4 +1,7 @@
-"""Units: the k-means cluster of each frame of one layer of an upstream."""
+"""Units: the k-means cluster of each frame of one layer of an upstream.
+
+Shapes: T frames, F features, V clusters.
+"""
 
 from pathlib import Path
 
@@ -11,11 +14,10 @@ from mt4ssl_bench.data.labels import LabelStore
 
 
 class Codebook:
-    """A label store's centres, for the units of any audio: features of the same upstream and layer
-    come in.
+    """The centres of a label store, for features of the same upstream and layer.
 
     Args:
-        folder: what `mt4ssl-bench kmeans` wrote.
+        folder: The label store that `mt4ssl-bench kmeans` wrote.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -31,19 +33,15 @@ class Codebook:
 
 
 def nearest_centre(frames: Tensor, centres: Tensor) -> NDArray[np.int64]:
-    """Return the nearest centre (T,) of each frame (T, F) among (V, F): |x - c|^2 = |x|^2 - 2 (x c
-    - |c|^2 / 2).
-    """
-    found: NDArray[np.int64] = (
-        (frames @ centres.t() - centres.square().sum(1) / 2).argmax(1).numpy()
-    )
-    return found
+    """Return the index (T,) of the centre (V, F) that is nearest to each frame (T, F)."""
+    # |x - c|^2 = |x|^2 - 2 (x c - |c|^2 / 2)
+    scores = frames @ centres.t() - centres.square().sum(1) / 2  # (T, V)
+    nearest: NDArray[np.int64] = scores.argmax(1).numpy()
+    return nearest
 
 
 def normalized(frames: Tensor, how: str) -> Tensor:
-    """Return frames (T, F) with mean 0 and variance 1 of each feature where `how` is
-    "utterance".
-    """
+    """Return frames (T, F); `how` "utterance" gives each feature mean 0 and variance 1."""
     if how == "utterance":
         return (frames - frames.mean(0)) / frames.std(0, correction=0).clamp(min=1e-5)
     return frames

@@ -88,6 +88,20 @@ def test_the_same_seed_gives_the_same_record(
         assert (a.metrics, a.sweep, a.layer_weights) == (b.metrics, b.sweep, b.layer_weights)
 
 
+def test_a_model_of_the_same_fingerprint_names_the_row_whose_record_it_has(
+    corpus: Corpus,
+    upstreams: dict[str, Spectrum],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    upstreams["twin"] = Spectrum("twin")
+    upstreams["twin"].fingerprint = upstreams["good"].fingerprint
+    with caplog.at_level("INFO"):
+        outcome = evaluate(["good", "twin"], [PHONEME], corpus.root, out=tmp_path, device="cpu")
+    assert outcome.reused == 1
+    assert "twin, toy_phoneme: already evaluated, as good" in caplog.messages
+
+
 def test_a_failed_row_does_not_stop_the_others(
     corpus: Corpus, upstreams: dict[str, Spectrum], tmp_path: Path
 ) -> None:

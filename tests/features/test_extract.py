@@ -229,8 +229,12 @@ def test_a_codebook_of_another_model_or_without_centres_is_refused(
         ({"folder": "nowhere"}, CorpusError, "no such folder"),
         ({"corpus": "tones", "splits": ["trian"]}, CorpusError, "did you mean train"),
         ({"corpus": "tones", "layer": 3}, ConfigError, r"has 0 \(the encoder's input\) to 2"),
-        ({"corpus": "tones", "collapse": True}, ConfigError, "goes with --units"),
-        ({"corpus": "tones", "units": "x", "layer": 1}, ConfigError, "goes without --units"),
+        ({"corpus": "tones", "collapse": True}, ConfigError, "requires --units"),
+        (
+            {"corpus": "tones", "units": "x", "layer": 1},
+            ConfigError,
+            "cannot be combined with --units",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(
