@@ -103,7 +103,7 @@ class Rows:
     def _reuse(self, row: Row, model: Upstream | None) -> bool:
         record = find_record(row.job, self.out, model) if model else results.find(self.out, row.key)
         if record:
-            LOGGER.info("%s: already evaluated", row.name)
+            LOGGER.info("%s: already evaluated, as %s", row.name, record.upstream["name"])
             self.outcome.reused += 1
             self.outcome.results.append(record)
         return record is not None
