@@ -1,4 +1,4 @@
-"""A job: one task recipe on one corpus, with its cuts, its passes and the identity of its record."""
+"""A job: a task recipe on a corpus, with its cuts, passes and the identity of its record."""
 
 import random
 from collections.abc import Iterable, Mapping, Sequence

@@ -11,7 +11,9 @@ from mt4ssl_bench.downstream.find_record import former
 from mt4ssl_bench.downstream.job import ROLES, Job
 from mt4ssl_bench.downstream.task import Task, Trained
 from mt4ssl_bench.encoders.protocol import Upstream
-from mt4ssl_bench.results.answers import WITH_LM, Answer, with_lm
+from mt4ssl_bench.results.answers import WITH_LM, Answer
+from mt4ssl_bench.results.answers import with_lm as decoded_with_lm
+from mt4ssl_bench.results.metrics import Score
 from mt4ssl_bench.results.provenance import environment
 from mt4ssl_bench.results.record import CorpusRecord, Result, UpstreamRecord
 from mt4ssl_bench.settings import nest
@@ -28,7 +30,7 @@ def write_record(
     clock: Clock,
     out: Path,
 ) -> tuple[Result, Path]:
-    """Score the answers on test, and write them with their record.
+    """Score the answers on test and write them with their record, which is returned with its path.
 
     Args:
         model: The upstream.
@@ -39,18 +41,9 @@ def write_record(
         device: Torch device.
         clock: With the stages before; ends "test".
         out: Folder of the records.
-
-    Returns:
-        The record and its path.
     """
     answers = _answers(task, trained)
-    metrics = {metric.name: metric.score(answers) for metric in task.all_metrics}
-    if trained.with_lm:
-        decoded = with_lm(answers)
-        for metric in task.all_metrics:
-            score = metric.score(decoded)
-            title = f"{score.title}{WITH_LM.upper()}"
-            metrics[f"{metric.name}{WITH_LM}"] = replace(score, title=title)
+    metrics = _scores(task, answers, with_lm=trained.with_lm is not None)
     clock.lap("test")
     made_with = environment()
     result = Result(
@@ -80,6 +73,14 @@ def write_record(
         folds=_fold_values(task, answers),
     )
     return result, results.save(result, answers, out)
+
+
+def _scores(task: Task, answers: Sequence[Answer], *, with_lm: bool) -> dict[str, Score]:
+    scores = {metric.name: metric.score(answers) for metric in task.all_metrics}
+    for metric in task.all_metrics if with_lm else ():
+        score = metric.score(decoded_with_lm(answers))
+        scores[f"{metric.name}{WITH_LM}"] = replace(score, title=f"{score.title}{WITH_LM.upper()}")
+    return scores
 
 
 def _upstream(model: Upstream) -> UpstreamRecord:

@@ -1,8 +1,8 @@
 """Recipes to typed frozen dataclasses: the dataclass is schema and defaults, a recipe and `a.b=c`
 hold what differs.
 
-A recipe file may have parts. `tiny` changes keys of what it stands in; `finetune` is a recipe of its
-own for the same task. Part `tiny` of asr.yaml is the recipe "asr_tiny", part `tiny` of its part
+A recipe file may have parts. `tiny` changes keys of what it stands in; `finetune` is another recipe
+for the same task. Part `tiny` of asr.yaml is the recipe "asr_tiny", part `tiny` of its part
 `finetune` is "asr_finetune_tiny".
 """
 

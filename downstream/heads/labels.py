@@ -42,7 +42,7 @@ class LabelConfig(TaskConfig):
 
 
 class LabelTask(Task):
-    """SUPERB's classification head: linear up to its mean over time, so that stored means are exact.
+    """SUPERB's classification head, linear up to its mean over time: stored means are exact.
 
     An answer is right if all its labels are. The loss is the sum of their cross entropies.
 

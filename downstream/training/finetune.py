@@ -1,4 +1,4 @@
-"""Fine-tuning: the upstream is trained with a linear head; a folder holds the run and its best model.
+"""Fine-tuning: the upstream is trained with a linear head; its folder holds the best model.
 
 Shapes: B batch, N samples, T frames, V outputs.
 """

@@ -4,7 +4,7 @@ Shapes: L hidden states, B batch, T frames, D dimension.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from statistics import fmean
@@ -22,7 +22,6 @@ from mt4ssl_bench.downstream.reference_checks import learnable
 from mt4ssl_bench.downstream.task import Trained
 from mt4ssl_bench.downstream.training.choose_rate import choose
 from mt4ssl_bench.downstream.training.saved_model import (
-    Meta,
     Training,
     meta_of,
     read_finished,
@@ -49,9 +48,7 @@ def train_frozen(
     device: str,
     clock: Clock,
 ) -> Trained:
-    """Return the hypotheses on test of the heads whose rate and seed are best on valid.
-
-    With folds, the mean over their scores on valid decides.
+    """Return the hypotheses of the heads whose rate and seed are best on valid (mean over folds).
 
     Args:
         model: The upstream.
@@ -75,93 +72,107 @@ def train_frozen(
         info, work = job.corpus.info, job.forward_pass(model, role)
         return store.features(work, info.digest, job.split(role), cuts, corpus=info.name)
 
-    def split(fold: Fold, role: str) -> Split:
-        return Split(fold.cuts[role], features(role), pooled=fold.task.pooled, device=device)
-
-    metas = [meta_of(model, job, fold) for fold in folds]
-    places = [folder / (f"fold-{n}" if fold.name else "") for n, fold in enumerate(folds, 1)]
-    finished = [read_finished(place, meta) for place, meta in zip(places, metas, strict=True)]
-    for role in ROLES if None in finished else ("test",):
+    places = [(fold, f"fold-{n}" if fold.name else "") for n, fold in enumerate(folds, 1)]
+    parts = [_Heads(model, job, fold, folder / name, features, device) for fold, name in places]
+    for role in ROLES if any(part.finished is None for part in parts) else ("test",):
         features(role)
     clock.lap("features")
-    title = f"{job.recipe} on {model.name}"
-    titles = [f"{title}, fold {fold.name}" if fold.name else title for fold in folds]
-    sweeps = [
-        Sweep(fold.task, model.num_layers, model.dim, device=device, title=part)
-        for fold, part in zip(folds, titles, strict=True)
-    ]
-    trainings: list[Training] = []
-    for fold, place, meta, sweep, done in zip(folds, places, metas, sweeps, finished, strict=True):
-        if done is None:
-            train, valid = split(fold, "train"), split(fold, "valid")
-            training = _train_heads(sweep, job, train, valid, place, meta)
-            head = _kept(sweep, fold, training)
-            save_model(place, fold.task, model, training, head, source=source)
-        else:
-            training, stored = done
-            _kept(sweep, fold, training).load_state_dict(stored["head"])
-        discard(place)
-        trainings.append(training)
+    trainings = [part.train(source) for part in parts]
     clock.lap("train", sum(training.seconds for training in trainings))
-    trials = choose([training.trials for training in trainings], folds[0].task.metric, title)
+    metric, title = folds[0].task.metric, f"{job.recipe} on {model.name}"
+    trials = choose([training.trials for training in trainings], metric, title)
     chosen = [trial["chosen"] for trial in trials].index(True)
-    heads = [sweep.runs[chosen].head for sweep in sweeps]
-    hypotheses: list[str] = []
-    cuts: list[Cut] = []
-    for fold, sweep, head in zip(folds, sweeps, heads, strict=True):
-        (answers,), answered = sweep.decode([head], split(fold, "test"))
-        if answers is None:
-            raise TrainingError(f"{title}: the best head's logits on test are not finite")
-        hypotheses += answers
-        cuts += answered
+    heads = [part.sweep.runs[chosen].head for part in parts]
+    answers = [part.decode(head) for part, head in zip(parts, heads, strict=True)]
     return Trained(
-        hypotheses=hypotheses,
-        cuts=cuts,
+        hypotheses=[text for texts, _ in answers for text in texts],
+        cuts=[cut for _, cuts in answers for cut in cuts],
         trials=trials,
         layer_weights=_means([layer_weights(head) for head in heads]),
         layer_norms=_means([training.layer_norms for training in trainings]),
         with_lm=folds[0].task.answer_with_lm(
-            lambda role: sweeps[0].logits(heads[0], split(folds[0], role))
+            lambda role: parts[0].sweep.logits(heads[0], parts[0].split(role))
         ),
         counts=dict(sum((Counter(training.counts) for training in trainings), Counter())),
     )
 
 
-def _kept(sweep: Sweep, fold: Fold, training: Training) -> nn.Module:
-    """Return what model.pt holds: the chosen head, with folds every head that has a score.
+class _Heads:
+    """The heads of one fold, trained here or read from `folder`."""
 
-    Which of those is used depends on the other folds.
-    """
-    heads = {
-        str(number): run.head
-        for number, (run, trial) in enumerate(zip(sweep.runs, training.trials, strict=True))
-        if trial["chosen"] or (fold.name and trial["valid"] is not None)
-    }
-    return nn.ModuleDict(heads) if fold.name else next(iter(heads.values()))
+    def __init__(
+        self,
+        model: Upstream,
+        job: Job,
+        fold: Fold,
+        folder: Path,
+        features: Callable[[str], FeatureSet],
+        device: str,
+    ) -> None:
+        self.model, self.job, self.fold, self.folder = model, job, fold, folder
+        self.features, self.device = features, device
+        title = f"{job.recipe} on {model.name}{fold.name and f', fold {fold.name}'}"
+        self.sweep = Sweep(fold.task, model.num_layers, model.dim, device=device, title=title)
+        self.meta = meta_of(model, job, fold)
+        self.finished = read_finished(folder, self.meta)
 
+    def split(self, role: str) -> Split:
+        """Return the cuts of a role with their features."""
+        pooled, features = self.fold.task.pooled, self.features(role)
+        return Split(self.fold.cuts[role], features, pooled=pooled, device=self.device)
 
-def _train_heads(
-    sweep: Sweep, job: Job, train: Split, valid: Split, folder: Path, meta: Meta
-) -> Training:
-    """Train the sweep, from the checkpoint in `folder` if there is one.
+    def train(self, source: str) -> Training:
+        """Train the sweep, or read it; each head that is stored then has its best weights."""
+        if self.finished is None:
+            training = self._train()
+            head = self._stored(training)
+            save_model(self.folder, self.fold.task, self.model, training, head, source=source)
+        else:
+            training, stored = self.finished
+            self._stored(training).load_state_dict(stored["head"])
+        discard(self.folder)
+        return training
 
-    The heads of its runs then have their best weights.
-    """
-    counts = {cut.id: train.features.count(cut.id) for cut in train.cuts}
-    train.cuts, left_out = learnable(job, sweep.task, train.cuts, counts)
-    sources = {"train": train.features.identity, "valid": valid.features.identity}
-    run = PassingFolder(folder, {**meta, "features": sources}, size=sweep.checkpoint_bytes)
-    best = sweep.run(train, valid, run)
-    for each in sweep.runs:
-        if each.state is not None:
-            each.best_head()
-    return Training(
-        meta=meta,
-        trials=[{**each.trial(), "chosen": each is best} for each in sweep.runs],
-        counts={"train_too_long": left_out} if left_out else {},
-        seconds=sweep.seconds,
-        layer_norms=layer_norms(train, normalized=job.config.head.layer_norm),
-    )
+    def _train(self) -> Training:
+        train, valid, sweep = self.split("train"), self.split("valid"), self.sweep
+        counts = {cut.id: train.features.count(cut.id) for cut in train.cuts}
+        train.cuts, left_out = learnable(self.job, sweep.task, train.cuts, counts)
+        sources = {"train": train.features.identity, "valid": valid.features.identity}
+        meta = {**self.meta, "features": sources}
+        best = sweep.run(
+            train, valid, PassingFolder(self.folder, meta, size=sweep.checkpoint_bytes)
+        )
+        for run in sweep.runs:
+            if run.state is not None:
+                run.best_head()
+        return Training(
+            meta=self.meta,
+            trials=[{**run.trial(), "chosen": run is best} for run in sweep.runs],
+            counts={"train_too_long": left_out} if left_out else {},
+            seconds=sweep.seconds,
+            layer_norms=layer_norms(train, normalized=self.job.config.head.layer_norm),
+        )
+
+    def _stored(self, training: Training) -> nn.Module:
+        """Return what model.pt holds: the chosen head, with folds every head that has a score.
+
+        Which of those is used depends on the other folds.
+        """
+        numbered = enumerate(zip(self.sweep.runs, training.trials, strict=True))
+        if self.fold.name:
+            return nn.ModuleDict(
+                {str(n): run.head for n, (run, trial) in numbered if trial["valid"] is not None}
+            )
+        return next(run.head for _, (run, trial) in numbered if trial["chosen"])
+
+    def decode(self, head: nn.Module) -> tuple[list[str], list[Cut]]:
+        """Return the hypotheses of a head on test, and the cuts in their order."""
+        (hypotheses,), cuts = self.sweep.decode([head], self.split("test"))
+        if hypotheses is None:
+            raise TrainingError(
+                f"{self.sweep.title}: the best head's logits on test are not finite"
+            )
+        return hypotheses, cuts
 
 
 def layer_norms(split: Split, *, normalized: bool) -> list[float]:

@@ -189,8 +189,9 @@ class Sweep:
             return
         if any(run.state is not None for run in self.runs):
             raise _EnoughError
+        tried = list(rates(self.config))
         raise TrainingError(
-            f"{self.title}: every learning rate of {list(rates(self.config))} diverged; try lower ones"
+            f"{self.title}: every learning rate of {tried} diverged; try lower ones"
         )
 
     def _restore(self, stored: Mapping[str, object]) -> None:

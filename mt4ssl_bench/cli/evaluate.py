@@ -1,8 +1,9 @@
 """Commands of evaluation: evaluate, transcribe."""
 
 import json
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.filesize import decimal
@@ -13,6 +14,7 @@ from mt4ssl_bench.console import stderr, stdout
 
 if TYPE_CHECKING:
     from mt4ssl_bench.downstream.dry_run import Estimate
+    from mt4ssl_bench.downstream.transcribe import Search
 
 app = typer.Typer()
 
@@ -64,53 +66,46 @@ def evaluate(
     names, overrides = split_keys(upstreams)
     if not names:
         raise ConfigError("evaluate: name at least one upstream, for example fbank")
+    where = partial(run, out=out, device=device, store=store, limit=limit)
+    call = partial(where, names, task, corpus, overrides=overrides)
     if dry_run:
         from mt4ssl_bench.downstream.dry_run import estimate
 
-        print_estimate(
-            estimate(
-                names,
-                task,
-                corpus,
-                out=out,
-                overrides=overrides,
-                device=device,
-                store=store,
-                limit=limit,
-            )
-        )
+        print_estimate(estimate(*call.args, **call.keywords))
         return
-    outcome = run(
-        names, task, corpus, out=out, overrides=overrides, device=device, store=store, limit=limit
-    )
+    outcome = call()
     if outcome.results:
         print_sweeps(outcome.results)
         print_leaderboard(out, Format.TABLE)
-    for failure in outcome.failures:
+    _report(outcome.failures)
+
+
+def _report(failures: list[str]) -> None:
+    for failure in failures:
         stderr.print(f"failed: {failure}")
-    if outcome.failures:
+    if failures:
         raise typer.Exit(1)
 
 
-def print_estimate(estimated: "Estimate") -> None:
+def print_estimate(plan: "Estimate") -> None:
     """Print what an evaluation would do and cost."""
-    lines = [f"{row.upstream}, {row.job.recipe}: {row.about}" for row in estimated.rows]
-    lines += [f"failed: {failure}" for failure in estimated.failures]
+    lines = [f"{row.upstream}, {row.job.recipe}: {row.about}" for row in plan.rows]
+    lines += [f"failed: {failure}" for failure in plan.failures]
     lines.append(
-        f"audio to pass: {estimated.hours:.2f} h, about {estimated.seconds / 60:.1f} min at the speed of a "
+        f"audio to pass: {plan.hours:.2f} h, about {plan.seconds / 60:.1f} min at the speed of a "
         "few seconds of it; training heads comes on top"
     )
     lines.append(
-        f"features to keep: {decimal(estimated.bytes)}; free on that disk: {decimal(estimated.free)}"
+        f"features to store: {decimal(plan.bytes)}; free on that disk: {decimal(plan.free)}"
     )
     lines.append(
-        f"checkpoints of a row in training: at most {decimal(estimated.state)}, removed with its end; "
-        f"trained models to keep: {decimal(estimated.models)}; free on that disk: "
-        f"{decimal(estimated.free_out)}"
+        f"checkpoints of a row in training: at most {decimal(plan.state)}, removed at its end; "
+        f"trained models to store: {decimal(plan.models)}; free on that disk: "
+        f"{decimal(plan.free_out)}"
     )
     for line in lines:
         stdout.print(line)
-    if estimated.failures:
+    if plan.failures:
         raise typer.Exit(1)
 
 
@@ -155,20 +150,16 @@ def transcribe(
     Example: mt4ssl-bench transcribe results/runs/asr-first-0123456789abcdef audio.flac
     """
     from mt4ssl_bench.device import pick_device
-    from mt4ssl_bench.downstream.transcribe import Search
     from mt4ssl_bench.downstream.transcribe import transcribe as run
 
-    decode: Search = {}
-    if lm:
-        decode["lm"] = str(lm)
-    if lexicon:
-        decode["lexicon"] = str(lexicon)
-    if beam is not None:
-        decode["beam"] = beam
-    if lm_weight is not None:
-        decode["lm_weight"] = lm_weight
-    if word_score is not None:
-        decode["word_score"] = word_score
+    given = {
+        "lm": lm and str(lm),
+        "lexicon": lexicon and str(lexicon),
+        "beam": beam,
+        "lm_weight": lm_weight,
+        "word_score": word_score,
+    }
+    decode = cast("Search", {key: value for key, value in given.items() if value is not None})
     failed = False
     for path, text in run(
         model, files, decode=decode, upstream=upstream, device=pick_device(device)

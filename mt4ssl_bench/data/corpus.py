@@ -145,11 +145,6 @@ class Corpus:
             )
         return rows
 
-    def split_for(self, name: str, *, speaker_task: bool) -> str:
-        """Return the split that serves as `name`; for speaker tasks "sid_train" if there is one."""
-        own = SID_PREFIX + name
-        return own if speaker_task and own in self.info.splits else name
-
 
 def parse_list(file: Path) -> list[dict[str, str]]:
     """Return the rows of a TSV file with a header, cells by column.

@@ -24,7 +24,7 @@ def test_from_a_manifest_to_a_leaderboard(manifest: Path, tmp_path: Path, prefor
     command += ["--corpus", corpus, "--out", results]
     planned = prefork.run(*command, "--dry-run")
     assert planned.count("to do: ") == 6
-    assert "features to keep: " in planned
+    assert "features to store: " in planned
     assert not Path(results).exists()
     evaluated = prefork.run(*command)
     for text in ("first", "PER % ↓", "WER % ↓", "CER % ↓", "ACC % ↑"):

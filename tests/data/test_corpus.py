@@ -153,14 +153,6 @@ def test_a_split_whose_file_is_missing_is_named(tmp_path: Path) -> None:
         Corpus.open(tmp_path).cuts("train")
 
 
-def test_speaker_tasks_take_the_speaker_splits_where_there_are_some(tmp_path: Path) -> None:
-    store(tmp_path)
-    corpus = Corpus.open(tmp_path)
-    assert corpus.split_for("train", speaker_task=True) == "sid_train"
-    assert corpus.split_for("train", speaker_task=False) == "train"
-    assert corpus.split_for("test", speaker_task=True) == "test"
-
-
 def test_a_split_is_one_line_of_json_per_utterance(corpus: Corpus) -> None:
     with gzip.open(corpus.root / "valid.jsonl.gz", "rt", encoding="utf-8") as file:
         assert [json.loads(line)["id"] for line in file] == ["s0-1", "s1-1", "s2-1"]

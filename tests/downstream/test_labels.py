@@ -1,6 +1,8 @@
 """Label tasks: one or several labels of an utterance, folds, and a task of another package."""
 
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -131,6 +133,16 @@ def test_speakers_are_stored_as_they_were(corpus: Corpus) -> None:
     again = Speaker(SpeakerConfig())
     again.restore(task.state())
     assert again.values == task.values
+
+
+def test_speakers_are_identified_on_splits_of_their_own_if_there_are_some(corpus: Corpus) -> None:
+    splits = {**corpus.info.splits, "sid_train": corpus.info.splits["train"]}
+    own = Corpus(corpus.root, dataclasses.replace(corpus.info, splits=splits))
+    assert plan("speaker", corpus).split("train") == "train"
+    shutil.copy(corpus.root / "train.jsonl.gz", corpus.root / "sid_train.jsonl.gz")
+    job = plan("speaker", own)
+    assert (job.split("train"), job.split("test")) == ("sid_train", "test")
+    assert plan("asr", own).split("train") == "train"
 
 
 def test_a_label_that_a_corpus_lacks_is_named_with_those_that_it_has(
