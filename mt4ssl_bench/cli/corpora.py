@@ -63,6 +63,8 @@ def check(
 
 
 def _print(report: "Report") -> None:
+    from mt4ssl_bench.corpora.classes import shown
+
     for split, facts in report.splits.items():
         rates = ", ".join(
             f"{count:,} at {int(rate) / 1000:g} kHz"
@@ -70,6 +72,8 @@ def _print(report: "Report") -> None:
         )
         size = f"{facts['utterances']:,} utterances, {facts['hours']:.2f} h"
         stdout.print(f"  {split:10} {size}, {facts['speakers']} speakers ({rates})")
+        for line in shown(facts):
+            stdout.print(f"  {'':10} {flat(line)}", markup=False)
     stdout.print(f"  duplicates and leaks: by {COMPARED[report.compared]}")
     kinds = [finding.severity for finding in report.findings]
     counts = ", ".join(f"{kinds.count(kind)} kinds of {kind}" for kind in COLOURS if kind in kinds)
