@@ -51,7 +51,12 @@ HOMES = {  # library -> the only modules that import it; "cli" is the whole room
     "sklearn": {"clustering.kmeans"},
     "sentencepiece": {"downstream.heads.units"},
     "flashlight": {"downstream.heads.beam_search"},
-    "soundfile": {"data.audio", "corpora.sources.demo", "encoders.s3prl_programs"},
+    "soundfile": {
+        "data.audio",
+        "data.signal",
+        "corpora.sources.demo",
+        "encoders.s3prl_programs",
+    },
     "torchaudio": {
         "data.audio",
         "features.mfcc",

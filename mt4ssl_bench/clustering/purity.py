@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mt4ssl_bench.data.alignment import Alignment, Segment
+from mt4ssl_bench.data.alignment import Alignment
 from mt4ssl_bench.data.audio import RATE
+from mt4ssl_bench.data.cut import Turn
 from mt4ssl_bench.data.frame_grid import RECEPTIVE_FIELD, STRIDE
 from mt4ssl_bench.data.labels import LabelStore
 from mt4ssl_bench.errors import CorpusError
@@ -40,7 +41,7 @@ def measure(store: LabelStore, alignment: Alignment) -> dict[str, float]:
     return {**covered, **purity(counts)}
 
 
-def _in_store(store: LabelStore, alignment: Alignment) -> Iterator[tuple[str, list[Segment]]]:
+def _in_store(store: LabelStore, alignment: Alignment) -> Iterator[tuple[str, list[Turn]]]:
     """Yield the aligned utterances that the store has; log how many it lacks."""
     unknown = []
     for name, segments in alignment.segments.items():
@@ -60,7 +61,7 @@ def _in_store(store: LabelStore, alignment: Alignment) -> Iterator[tuple[str, li
 
 
 def at_frames(
-    segments: Sequence[Segment], numbers: Mapping[str, int], frames: int
+    segments: Sequence[Turn], numbers: Mapping[str, int], frames: int
 ) -> NDArray[np.int64]:
     """Return the phone's number (T,) at the centre of each frame's 25 ms, -1 where no segment
     lies.

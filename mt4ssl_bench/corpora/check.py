@@ -23,6 +23,7 @@ from mt4ssl_bench.data.corpus import SID_PREFIX, Corpus
 from mt4ssl_bench.data.cuts import Cuts
 from mt4ssl_bench.data.file_state import content_of, is_changed, on_disk
 from mt4ssl_bench.data.shards import Shards
+from mt4ssl_bench.data.signal import Signal, examine
 from mt4ssl_bench.errors import CorpusError
 
 CLIPPED = 0.001  # share of samples at full scale
@@ -154,7 +155,7 @@ def _decode(row: Row, cut: Any, header: Header) -> tuple[Row, list[Defect]]:  # 
     try:
         if stored and stated and content_of(on_disk(row.path)) != stated:
             defects.append(("changed", row.id))
-        signal = audio.examine(file, start=start, count=count)
+        signal = examine(file, start=start, count=count)
     except (CorpusError, OSError) as error:
         return row, defects if short else [*defects, ("truncated", f"{row.id} ({error})")]
     row = replace(row, content=signal.digest)
@@ -164,7 +165,7 @@ def _decode(row: Row, cut: Any, header: Header) -> tuple[Row, list[Defect]]:  # 
     return row, defects + [(kind, f"{row.id} {said}".strip()) for kind, said in _judge(signal)]
 
 
-def _judge(signal: audio.Signal) -> list[Defect]:
+def _judge(signal: Signal) -> list[Defect]:
     """Return what is wrong with the samples, the worst alone."""
     if not signal.finite:
         return [("not_finite", "")]

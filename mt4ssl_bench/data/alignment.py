@@ -10,8 +10,10 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
+from mt4ssl_bench.data.cut import Turn
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.text import read_number
 
@@ -25,20 +27,30 @@ VALUE = re.compile(
     r"|(?<!\S)(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?!\S)"
 )
 
-Segment = tuple[float, float, str]  # start and end in seconds, label
-
 
 @dataclass(frozen=True)
 class Alignment:
-    """Segments by utterance id.
+    """Turns by utterance id.
 
     Attributes:
         short_names: By utterance id, the file's name without its folders, where no other file has
-        it.
+            it.
     """
 
-    segments: dict[str, list[Segment]] = field(default_factory=dict)
+    segments: dict[str, list[Turn]] = field(default_factory=dict)
     short_names: dict[str, str] = field(default_factory=dict)
+
+    def of(self, *names: str) -> tuple[Turn, ...] | None:
+        """Return the turns of the first of the names that is there, in order; None if none is."""
+        for name in names:
+            turns = self.segments.get(name, self.segments.get(self._names.get(name, "")))
+            if turns is not None:
+                return tuple(sorted(turns))
+        return None
+
+    @cached_property
+    def _names(self) -> dict[str, str]:
+        return {short: name for name, short in self.short_names.items()}
 
 
 def read_alignment(path: Path, tier: str = TIER) -> Alignment:
@@ -63,11 +75,47 @@ def read_alignment(path: Path, tier: str = TIER) -> Alignment:
     return alignment
 
 
+def read_rttm(path: Path) -> Alignment:
+    """Return who speaks when, by recording, from the SPEAKER lines of a NIST RTTM file.
+
+    Raises:
+        CorpusError: If the file cannot be read, a line is none or ends before it starts, or no
+            SPEAKER line is left.
+    """
+    losses, alignment = _Losses(path, "--rttm"), Alignment()
+    for number, line in enumerate(_read_text(path, "--rttm").split("\n"), start=1):
+        cells = line.split()
+        if not cells or line.startswith(";"):
+            continue
+        if cells[0] != "SPEAKER":
+            losses.add("lines that are not SPEAKER lines", f"line {number}")
+            continue
+        where = f"--rttm {path}, line {number}"
+        try:
+            _, name, _, start, duration, _, _, speaker = cells[:8]
+            begin, seconds = read_number(start), read_number(duration)
+        except ValueError:
+            raise CorpusError(
+                f"{where}: '{line.strip()[:80]}'; expected 'SPEAKER recording channel start "
+                "duration <NA> <NA> speaker'"
+            ) from None
+        if seconds < 0:
+            raise CorpusError(f"{where}: the turn ends before it starts ({duration} s)")
+        if losses.usable(begin, begin + seconds, f"line {number}"):
+            turns = alignment.segments.setdefault(name, [])
+            turns.append(Turn(begin, round(begin + seconds, 6), speaker))
+    losses.log()
+    if not alignment.segments:
+        raise CorpusError(f"--rttm {path}: holds no turn of a speaker{losses.first()}")
+    return alignment
+
+
 @dataclass
 class _Losses:
     """Counts of what an alignment cannot use, by reason, with the first place of each."""
 
     path: Path
+    option: str = "--alignment"
     counts: Counter[str] = field(default_factory=Counter)
     places: dict[str, str] = field(default_factory=dict)
 
@@ -78,7 +126,8 @@ class _Losses:
     def log(self) -> None:
         for reason, count in self.counts.items():
             LOGGER.warning(
-                "--alignment %s: left out %d %s; the first is %s",
+                "%s %s: left out %d %s; the first is %s",
+                self.option,
                 self.path,
                 count,
                 reason,
@@ -99,8 +148,8 @@ class _Losses:
         return False
 
 
-def _read_ctm(file: Path, losses: _Losses) -> dict[str, list[Segment]]:
-    segments: dict[str, list[Segment]] = {}
+def _read_ctm(file: Path, losses: _Losses) -> dict[str, list[Turn]]:
+    segments: dict[str, list[Turn]] = {}
     for number, line in enumerate(_read_text(file).split("\n"), start=1):
         cells = line.split()
         if not cells or line.startswith(";;"):
@@ -115,7 +164,7 @@ def _read_ctm(file: Path, losses: _Losses) -> dict[str, list[Segment]]:
                 "'utterance channel start duration label'"
             ) from None
         if losses.usable(start, end, f"line {number}"):
-            segments.setdefault(name, []).append((start, end, label))
+            segments.setdefault(name, []).append(Turn(start, end, label))
     return segments
 
 
@@ -146,10 +195,10 @@ def _read_textgrids(path: Path, tier: str, losses: _Losses) -> Alignment:
         if name != file.stem and stems[file.stem] == 1:
             alignment.short_names[name] = file.stem
         alignment.segments[name] = [
-            (start, end, label)
-            for _, intervals in wanted
-            for start, end, label in intervals
-            if label and losses.usable(start, end, f"'{label}' in {file.name}")
+            turn
+            for _, turns in wanted
+            for turn in turns
+            if turn.label and losses.usable(turn.start, turn.end, f"'{turn.label}' in {file.name}")
         ]
     return alignment
 
@@ -160,7 +209,7 @@ def _textgrids(folder: Path) -> Iterator[Path]:
             yield file
 
 
-def parse_textgrid(text: str) -> Iterator[tuple[str, list[Segment]]]:
+def parse_textgrid(text: str) -> Iterator[tuple[str, list[Turn]]]:
     """Yield (name, segments) of each interval tier of a TextGrid, in long or short form.
 
     Raises:
@@ -189,8 +238,8 @@ def parse_textgrid(text: str) -> Iterator[tuple[str, list[Segment]]]:
         raise ValueError("ends before its last tier does") from None
 
 
-def _interval(values: Iterator[float | str]) -> Segment:
-    return _number(values), _number(values), " ".join(str(next(values)).split())
+def _interval(values: Iterator[float | str]) -> Turn:
+    return Turn(_number(values), _number(values), " ".join(str(next(values)).split()))
 
 
 def _number(values: Iterator[float | str]) -> float:
@@ -211,11 +260,12 @@ def _values(text: str) -> Iterator[float | str]:
             yield match["flag"]
 
 
-def _read_text(file: Path, *, latin: bool = False) -> str:
+def _read_text(file: Path, option: str = "--alignment", *, latin: bool = False) -> str:
     """Return the text of a UTF-8 or UTF-16 file, with or without a byte-order mark.
 
     Args:
         file: The file.
+        option: The option that names it, for messages.
         latin: Read what is neither as ISO Latin-1, as Praat does by default.
     """
     try:
@@ -231,4 +281,4 @@ def _read_text(file: Path, *, latin: bool = False) -> str:
                 return raw.decode("latin-1")
             raise
     except (OSError, UnicodeDecodeError) as error:
-        raise CorpusError(f"--alignment {file}: cannot be read ({error})") from None
+        raise CorpusError(f"{option} {file}: cannot be read ({error})") from None

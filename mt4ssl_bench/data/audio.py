@@ -3,14 +3,12 @@
 Anything that cannot be read raises CorpusError naming the utterance.
 """
 
-import hashlib
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
@@ -18,8 +16,10 @@ from numpy.typing import NDArray
 
 from mt4ssl_bench.data import resampling
 from mt4ssl_bench.data.containers import DENSEST, defect_of
+from mt4ssl_bench.data.cut import Cut, others_of
 from mt4ssl_bench.data.file_state import is_changed, on_disk, require_unchanged
 from mt4ssl_bench.errors import CorpusError
+from mt4ssl_bench.registry import hint
 from mt4ssl_bench.wheels import import_torchaudio
 
 RATE = 16_000
@@ -27,7 +27,6 @@ RATES = (1_000, 1_000_000)  # Hz of recordings; a header with another rate is no
 BLOCK = 2**24  # values decoded at a time: what a header states must not decide the memory taken
 LOOK = 1000  # files looked at when a pretraining opens a split
 SHORT = 0.1  # seconds by which a compressed file may fall short of its header
-FULL = 0.999  # of full scale: where a clipped sample stands
 SUFFIXES = frozenset(  # what libsndfile reads, as it is named in corpora
     {
         ".flac",
@@ -49,13 +48,20 @@ OTHER = frozenset(
     {".m4a", ".aac", ".mp4", ".wma", ".webm", ".amr", ".ape", ".mka"}
 )  # audio that it does not
 
+if TYPE_CHECKING:
+    import torch
+
 UNREADABLE = (soundfile.LibsndfileError, OSError, RuntimeError, UnicodeEncodeError)
 
 Samples = NDArray[np.float32]
 
 
-def read(cut: Any) -> Samples:  # noqa: ANN401 - lhotse ships no types
+def read(cut: Cut, name: str = "") -> Samples:
     """Load the audio of a cut.
+
+    Args:
+        cut: The cut.
+        name: Other audio of the cut to load instead, for example "clean"; see others_of().
 
     Returns:
         float32 samples (N,) at 16 kHz; channels are averaged.
@@ -67,16 +73,27 @@ def read(cut: Any) -> Samples:  # noqa: ANN401 - lhotse ships no types
     source, rate = cut.recording.sources[0], cut.recording.sampling_rate
     start, count = round(cut.start * rate), round(cut.duration * rate)
     try:
-        if source.type == "memory":  # audio inside a shard
+        if name:
+            path = _other(cut, name)
+        elif isinstance(source.source, bytes):  # audio inside a shard
             return _read(io.BytesIO(source.source), "its shard", start, count)
-        samples = read_file(Path(source.source), start=start, count=count)
+        else:
+            path = Path(source.source)
+        samples = read_file(path, start=start, count=count)
     except CorpusError as error:
         raise CorpusError(f"utterance '{cut.id}': {error}") from None
-    require_unchanged(cut)
+    require_unchanged(cut, name)
     return samples
 
 
-def require_some_unchanged(cuts: Sequence[Any]) -> None:
+def _other(cut: Cut, name: str) -> Path:
+    others = others_of(cut)
+    if name not in others:
+        raise CorpusError(f"no other audio '{name}'; {hint(name, others)}")
+    return others[name]
+
+
+def require_some_unchanged(cuts: Sequence[Cut]) -> None:
     """Look at LOOK cuts, spread over all: a corpus whose audio was made anew shows before any work.
 
     Raises:
@@ -100,15 +117,15 @@ def _read(file: Path | io.BytesIO, name: object, start: int, count: int) -> Samp
         with soundfile.SoundFile(file) as opened:
             rate = opened.samplerate
             _check_rate(name, rate)
-            blocks = [_mono(block) for block in _blocks(opened, start, count)]
+            parts = [to_mono(block) for block in blocks(opened, start, count)]
     except UNREADABLE as error:
-        raise CorpusError(f"{name}: {_reason(file, error)}") from None
-    decoded = sum(map(len, blocks))
+        raise CorpusError(f"{name}: {reason_of(file, error)}") from None
+    decoded = sum(map(len, parts))
     if not decoded or decoded < count - SHORT * rate:
         raise CorpusError(
             f"{name}: truncated or changed: {decoded} samples from {start}, not {max(count, 1)}"
         )
-    mono = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+    mono = parts[0] if len(parts) == 1 else np.concatenate(parts)
     if rate != RATE:
         mono = _resample(mono, rate)
     if not np.isfinite(mono).all():
@@ -116,12 +133,13 @@ def _read(file: Path | io.BytesIO, name: object, start: int, count: int) -> Samp
     return np.ascontiguousarray(mono, dtype=np.float32)
 
 
-def _mono(block: NDArray[np.float32]) -> Samples:
+def to_mono(block: NDArray[np.float32]) -> Samples:
+    """Return the average (N,) of the channels of a block (N, channels)."""
     mono: Samples = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
     return mono
 
 
-def _blocks(
+def blocks(
     opened: soundfile.SoundFile, start: int, count: int, size: int = BLOCK
 ) -> Iterator[NDArray[np.float32]]:
     """Yield up to `count` frames (-1: all) from `start` on, as float32 (N, channels)."""
@@ -145,7 +163,7 @@ def probe(path: Path) -> tuple[int, int, int]:
         info = soundfile.info(path)
         size = path.stat().st_size
     except UNREADABLE as error:
-        raise CorpusError(f"{path}: {_reason(path, error)}") from None
+        raise CorpusError(f"{path}: {reason_of(path, error)}") from None
     if info.frames <= 0 or info.frames > size * DENSEST:
         defect = defect_of(path)
         raise CorpusError(f"{path}: {defect[1] if defect else 'holds no samples'}")
@@ -160,76 +178,6 @@ def _check_rate(name: object, rate: int) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Signal:
-    """What the samples of a stretch of audio are like, all channels together.
-
-    Levels are of full scale (1.0).
-    """
-
-    frames: int
-    finite: bool
-    clipped: float  # share of samples at full scale
-    level: float  # root mean square
-    offset: float  # mean
-    silence: float  # seconds of the longest run of zeros
-    silent: bool  # nothing but zeros
-    dead_channel: bool  # one channel of zeros beside another that is not
-    container: str  # as libsndfile names it: "WAV", "MP3", ...
-    digest: str  # of rate and samples, channels averaged: equal in every lossless container
-
-
-def examine(file: Path | io.BytesIO, *, start: int = 0, count: int = -1) -> Signal:
-    """Decode `count` frames from `start`, a minute at a time.
-
-    Raises CorpusError when the decoder gives up.
-    """
-    frames, clipped, square, total, run = 0, 0, 0.0, 0.0, 0
-    finite, heard, rate, channels, container = True, np.zeros(1, bool), RATE, 1, ""
-    digest = hashlib.blake2b(digest_size=16)
-    file = on_disk(file) if isinstance(file, Path) else file
-    try:
-        with soundfile.SoundFile(file) as opened:
-            rate, channels, container = opened.samplerate, opened.channels, opened.format
-            digest.update(str(rate).encode())
-            heard = np.zeros(channels, bool)
-            for block in _blocks(opened, start, count, 60 * rate * channels):
-                frames += len(block)
-                digest.update(
-                    (_mono(block) + np.float32(0)).tobytes()
-                )  # 0, for -0 is the same sample
-                finite = finite and bool(np.isfinite(block).all())
-                loud = np.abs(block)
-                heard |= loud.any(axis=0)
-                clipped += int(np.count_nonzero(loud >= FULL))
-                square += float(np.einsum("nc,nc->", block, block, dtype=np.float64))
-                total += float(block.sum(dtype=np.float64))
-                run = max(run, _longest_run(loud.max(axis=1) == 0))
-    except UNREADABLE as error:
-        name = file if isinstance(file, Path) else "its shard"
-        raise CorpusError(f"{name}: {_reason(file, error)}") from None
-    values = max(frames * channels, 1)
-    return Signal(
-        frames=frames,
-        finite=finite,
-        clipped=clipped / values,
-        level=(square / values) ** 0.5,
-        offset=total / values,
-        silence=run / rate,
-        silent=not heard.any(),
-        dead_channel=bool(heard.any() and not heard.all()),
-        container=container,
-        digest=digest.hexdigest(),
-    )
-
-
-def _longest_run(mask: NDArray[np.bool_]) -> int:
-    if not mask.any():
-        return 0
-    edges = np.flatnonzero(np.diff(np.concatenate(([False], mask, [False])).view(np.int8)))
-    return int((edges[1::2] - edges[::2]).max())
-
-
 def _resample(samples: Samples, rate: int) -> Samples:
     if resampling.table_size(rate, RATE) > resampling.TABLE:
         return resampling.resample(samples, rate, RATE)
@@ -240,12 +188,14 @@ def _resample(samples: Samples, rate: int) -> Samples:
 
 
 @lru_cache(maxsize=8)
-def _resampler(rate: int) -> Any:  # noqa: ANN401 - torchaudio ships no types
+def _resampler(rate: int) -> "torch.nn.Module":
     torchaudio = import_torchaudio(f"audio at {rate} Hz")
-    return torchaudio.transforms.Resample(rate, RATE)
+    resampler: torch.nn.Module = torchaudio.transforms.Resample(rate, RATE)
+    return resampler
 
 
-def _reason(file: Path | io.BytesIO, error: Exception) -> str:
+def reason_of(file: Path | io.BytesIO, error: Exception) -> str:
+    """Return why a file cannot be read, in words for users."""
     if isinstance(file, Path) and not file.exists():
         return "no such file"
     if isinstance(error, UnicodeEncodeError):

@@ -7,11 +7,10 @@ used: one stat. A file of the noted size with another time is digested, once in 
 import hashlib
 import unicodedata
 from pathlib import Path
-from typing import Any
 
+from mt4ssl_bench.data.cut import Cut, FileState, states_of
 from mt4ssl_bench.errors import AudioChangedError
 
-NOTED = {"content", "bytes", "modified"}  # of a file, in the `custom` field of its cuts
 _SAME: set[int] = set()  # hashes of (path, bytes, time) whose content was found to be the noted one
 
 
@@ -35,7 +34,7 @@ def _spellings(folder: Path, name: str) -> list[Path]:
     wanted = unicodedata.normalize("NFC", name)
     if not folder.is_dir():
         return []
-    return [one for one in folder.iterdir() if unicodedata.normalize("NFC", one.name) == wanted]
+    return [path for path in folder.iterdir() if unicodedata.normalize("NFC", path.name) == wanted]
 
 
 def content_of(path: Path) -> str:
@@ -46,36 +45,43 @@ def content_of(path: Path) -> str:
 
 def state_of(path: Path) -> tuple[int, int]:
     """Return a file's size in bytes and its modification time in nanoseconds."""
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
 
 
-def require_unchanged(cut: Any) -> None:  # noqa: ANN401 - lhotse ships no types
-    """Raise AudioChangedError if the cut's file is not the one that was prepared."""
-    if is_changed(cut):
+def require_unchanged(cut: Cut, name: str = "") -> None:
+    """Raise AudioChangedError if the file of the cut's audio is not the one that was prepared.
+
+    Args:
+        cut: The cut.
+        name: Which of its audio, for example "clean"; "" is its own.
+    """
+    state = states_of(cut).get(name)
+    if state and _is_changed(state):
         raise AudioChangedError(
-            f"utterance '{cut.id}': {cut.recording.sources[0].source} changed since the corpus "
-            "was prepared; prepare the corpus again, into an empty folder"
+            f"utterance '{cut.id}': {state.path} changed since the corpus was prepared; prepare "
+            "the corpus again, into an empty folder"
         )
 
 
-def is_changed(cut: Any) -> bool:  # noqa: ANN401
-    """Return whether size or content of the cut's file differ from what the corpus notes.
+def is_changed(cut: Cut) -> bool:
+    """Return whether size or content of a file of the cut differ from what the corpus notes.
 
     False for cuts without notes (corpora of earlier versions), audio in shards, and missing files.
     """
-    noted, source = cut.custom or {}, cut.recording.sources[0]
-    if not noted.keys() >= NOTED or source.type != "file":
-        return False
-    path = on_disk(Path(source.source))
+    return any(map(_is_changed, states_of(cut).values()))
+
+
+def _is_changed(noted: FileState) -> bool:
+    path = on_disk(noted.path)
     try:
         size, modified = state_of(path)
-        if (size, modified) == (noted["bytes"], noted["modified"]):
+        if (size, modified) == (noted.bytes, noted.modified):
             return False
-        key = hash((str(path), size, modified, noted["content"]))
+        key = hash((str(path), size, modified, noted.content))
         if key in _SAME:
             return False
-        if size != noted["bytes"] or content_of(path) != noted["content"].partition("@")[0]:
+        if size != noted.bytes or content_of(path) != noted.content.partition("@")[0]:
             return True
     except OSError:  # who reads it names it
         return False

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from mt4ssl_bench.data.alignment import Segment, parse_textgrid, read_alignment
+from mt4ssl_bench.data.alignment import parse_textgrid, read_alignment
+from mt4ssl_bench.data.cut import Turn
 from mt4ssl_bench.errors import CorpusError
 
-Tiers = dict[str, list[Segment]]
+Tiers = dict[str, list[Turn]]
 TIERS: Tiers = {
     "words": [(0.0, 1.5, 'SAY "A"! xmin = 1 "intervals [1]:" 7 <exists>')],
     "phones": [(0.0, 0.25, ""), (0.25, 1.0, "ɛ"), (1.0, 1.25, '"AH0"'), (1.25, 1.5, " ")],

@@ -13,6 +13,7 @@ from lhotse import Recording
 
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import Corpus
+from mt4ssl_bench.data.signal import examine
 from mt4ssl_bench.errors import CorpusError
 
 
@@ -180,7 +181,7 @@ def test_a_name_in_no_encoding_is_named_as_the_fault(tmp_path: Path) -> None:
     odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/stra\xdfe.wav"))
     soundfile.write(tmp_path / "a.wav", np.zeros(160), 16_000)
     (tmp_path / "a.wav").rename(odd)
-    for look in (audio.probe, audio.read_file, audio.examine):
+    for look in (audio.probe, audio.read_file, examine):
         with pytest.raises(
             CorpusError, match="its name is not in the system's encoding; rename it"
         ):

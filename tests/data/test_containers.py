@@ -20,6 +20,7 @@ from mt4ssl_bench.corpora.rows import Row
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.containers import defect_of
 from mt4ssl_bench.data.corpus import Corpus
+from mt4ssl_bench.data.signal import examine
 from mt4ssl_bench.errors import CorpusError
 
 RATE = 16_000
@@ -95,7 +96,7 @@ def test_a_whole_file_is_read_and_nothing_is_said_of_it(zoo: Path, name: str) ->
     assert len(samples) == frames
     if ZOO[name][1] in {"PCM_16", "ALAC_16"}:
         assert np.array_equal(samples, SAMPLES)
-    assert audio.examine(zoo / name).frames == frames
+    assert examine(zoo / name).frames == frames
 
 
 @pytest.mark.parametrize("share", [0.4, 0.9, 1.0])
@@ -276,7 +277,7 @@ def lossless(zoo: Path) -> Iterator[Path]:
 def test_equal_samples_have_one_digest_in_every_lossless_container(
     zoo: Path, tmp_path: Path
 ) -> None:
-    digests = {audio.examine(path).digest for path in lossless(zoo)}
+    digests = {examine(path).digest for path in lossless(zoo)}
     assert len(digests) == 1
     samples, _ = soundfile.read(zoo / "wav.wav", dtype="float32")
     for name, subtype, shape in (
@@ -285,10 +286,10 @@ def test_equal_samples_have_one_digest_in_every_lossless_container(
         ("2.flac", None, 2),
     ):
         soundfile.write(tmp_path / name, np.stack([samples] * shape, axis=1), RATE, subtype=subtype)
-        assert audio.examine(tmp_path / name).digest in digests, name
+        assert examine(tmp_path / name).digest in digests, name
     soundfile.write(tmp_path / "rate.wav", samples, 8_000)
-    assert audio.examine(tmp_path / "rate.wav").digest not in digests
-    assert audio.examine(zoo / "vorbis.ogg").digest not in digests
+    assert examine(tmp_path / "rate.wav").digest not in digests
+    assert examine(zoo / "vorbis.ogg").digest not in digests
 
 
 def test_a_leak_across_containers_is_found_by_samples_and_the_report_names_the_way(

@@ -4,13 +4,25 @@ import logging
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from mt4ssl_bench.corpora.rows import SILENCE, SPLIT_NAME, Row, is_quoted, refuse_duplicates
+from mt4ssl_bench.corpora.lists import read_lists
+from mt4ssl_bench.corpora.rows import (
+    NO_LABELS,
+    NO_OTHERS,
+    NO_TURNS,
+    SILENCE,
+    SPLIT_NAME,
+    Row,
+    is_quoted,
+    refuse_duplicates,
+)
 from mt4ssl_bench.corpora.source import Options, Source, Takes
+from mt4ssl_bench.data.alignment import Alignment, read_alignment, read_rttm
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.registry import hint
 from mt4ssl_bench.text import read_number
@@ -18,75 +30,88 @@ from mt4ssl_bench.text import read_number
 LOGGER = logging.getLogger(__name__)
 REQUIRED = ("id", "path")
 OPTIONAL = ("duration_s", "speaker", "language", "text", "phones", "split", "sid_split")
-REPEATED = ("speaker", "language", "split", "sid_split")
+LABEL, OTHER = "label:", "other:"  # before the names of labels and of other audio
 UNQUOTED = (
     "expected cells without quotation marks around them; write the table again without quoting "
     "(pandas: quoting=csv.QUOTE_NONE, R: quote=FALSE)"
 )
 
 
-def read_table(manifest: Path) -> list[Row]:
+def read_table(manifest: Path, turns: Mapping[str, Alignment] | None = None) -> list[Row]:
     """Return the rows of a TSV.
 
     A row with an empty cell is unusable: nothing tells whether its text is missing or nobody
     speaks, so that an utterance without speech has SILENCE as its text (or phones).
 
+    Args:
+        manifest: The table.
+        turns: Alignments by tier, whose names are ids of utterances or names of files.
+
     Raises:
         CorpusError: If a line, id, path or duration cannot be used; the message names it.
     """
     header, lines = _read_cells(manifest)
-    rows: list[Row] = []
-    folder = manifest.resolve().parent
-    wanted = [c for c in (*REQUIRED, *OPTIONAL) if c in header]
-    for number, raw in lines:
-        if len(raw) != len(header):
-            raise CorpusError(
-                f"{manifest}, line {number}: {len(header)} columns expected, as in the header, "
-                f"found {len(raw)}"
-                + ("; is there a tab inside a text?" if len(raw) > len(header) else "")
-            )
-        cells = {column: value.strip() for column, value in zip(header, raw, strict=True)}
-        if is_quoted(cells["path"]):
-            raise CorpusError(
-                f"{manifest}, line {number}: its cells are quoted ({cells['path']}); {UNQUOTED}"
-            )
-        empty = [column for column in wanted if not cells[column]]
-        if {"id", "path"} & set(empty):
-            raise CorpusError(
-                f"{manifest}, line {number}: utterance '{cells['id']}' has an empty {empty[0]}"
-            )
-        for column in ("split", "sid_split"):
-            if cells.get(column) and not SPLIT_NAME.fullmatch(cells[column]):
-                raise CorpusError(
-                    f"{manifest}, line {number}: '{cells[column]}' cannot name a split; letters, "
-                    "digits, _ . - can"
-                )
-        kept: dict[str, Any] = {c: cells[c] for c in wanted if c not in {"path", "duration_s"}}
-        kept |= {
-            c: sys.intern(kept[c]) for c in REPEATED if c in kept
-        }  # one copy of each name, not a million
-        kept |= {c: " ".join(kept[c].split()) for c in ("text", "phones") if c in kept}
-        kept |= _silence(kept, f"{manifest}, line {number}: utterance '{cells['id']}'")
-        if empty:
-            kept["unusable"] = f"no_{empty[0]}", f"line {number}"
-        kept["stated"] = _seconds(cells.get("duration_s", ""), cells["id"], manifest)
-        rows.append(Row(**kept, path=folder / cells["path"]))
+    rows = [
+        _row(dict(zip(header, cells, strict=True)), manifest, number, turns or {})
+        for number, cells in lines
+    ]
     if not rows:
         raise CorpusError(f"{manifest}: no utterance below its header")
     refuse_duplicates(rows, manifest)
     return rows
 
 
-def _silence(cells: dict[str, Any], where: str) -> dict[str, Any]:
-    """Return the changes for an utterance that is marked as silent, in its text or its phones."""
-    texts = {column: cells[column] for column in ("text", "phones") if column in cells}
-    if SILENCE not in texts.values():
-        return {}
-    if set(texts.values()) - {SILENCE, ""}:
+def _row(cells: dict[str, str], manifest: Path, number: int, turns: Mapping[str, Alignment]) -> Row:
+    line, folder = f"line {number}", manifest.resolve().parent
+    where = f"{manifest}, {line}"
+    if is_quoted(cells["path"]):
+        raise CorpusError(f"{where}: its cells are quoted ({cells['path']}); {UNQUOTED}")
+    labels = {sys.intern(n): sys.intern(cell) for n, cell in _prefixed(cells, LABEL)}
+    others = {sys.intern(n): folder / cell for n, cell in _prefixed(cells, OTHER) if cell}
+    empty = [name for name, cell in cells.items() if not cell and _is_read(name)]
+    if {"id", "path"} & set(empty):
+        raise CorpusError(f"{where}: utterance '{cells['id']}' has an empty {empty[0]}")
+    for column in ("split", "sid_split"):
+        if cells.get(column) and not SPLIT_NAME.fullmatch(cells[column]):
+            raise CorpusError(
+                f"{where}: '{cells[column]}' cannot name a split; letters, digits, _ . - can"
+            )
+    text, phones = (" ".join(cells.get(column, "").split()) for column in ("text", "phones"))
+    silent = SILENCE in {text, phones}
+    if silent and {text, phones} - {SILENCE, ""}:
         raise CorpusError(
-            f"{where} has {SILENCE} beside a text or phones; expected {SILENCE} in both"
+            f"{where}: utterance '{cells['id']}' has {SILENCE} beside a text or phones; expected "
+            f"{SILENCE} in both"
         )
-    return {**dict.fromkeys(texts, ""), "silent": True}
+    stem = Path(cells["path"]).stem
+    found = {tier: alignment.of(cells["id"], stem) for tier, alignment in turns.items()}
+    gaps = [name.removeprefix(LABEL) for name in empty]
+    gaps += [f"turns:{tier}" for tier, of in found.items() if of is None and not silent]
+    return Row(
+        id=cells["id"],
+        path=folder / cells["path"],
+        # one copy of each name, not a million
+        speaker=sys.intern(cells.get("speaker", "")),
+        language=sys.intern(cells.get("language", "")),
+        text="" if silent else text,
+        phones="" if silent else phones,
+        split=sys.intern(cells.get("split", "")),
+        sid_split=sys.intern(cells.get("sid_split", "")),
+        labels=labels or NO_LABELS,
+        turns={tier: of or () for tier, of in found.items()} or NO_TURNS,
+        others=others or NO_OTHERS,
+        stated=_seconds(cells.get("duration_s", ""), cells["id"], manifest),
+        silent=silent,
+        unusable=(f"no_{gaps[0]}", line) if gaps else None,
+    )
+
+
+def _prefixed(cells: Mapping[str, str], prefix: str) -> Iterator[tuple[str, str]]:
+    return ((n.removeprefix(prefix), cell) for n, cell in cells.items() if n.startswith(prefix))
+
+
+def _is_read(column: str) -> bool:
+    return column in REQUIRED or column in OPTIONAL or column.startswith((LABEL, OTHER))
 
 
 def _read_cells(manifest: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
@@ -102,8 +127,8 @@ def _read_cells(manifest: Path) -> tuple[list[str], Iterator[tuple[int, list[str
             f"{manifest}: not a text table (it holds zero bytes: UTF-16?); save it as UTF-8"
         )
     # split at newlines alone: splitlines() also splits at U+2028 and its like, which texts may hold
-    lines = ((n, line.split("\t")) for n, line in enumerate(text.split("\n"), start=1) if line)
-    header = [column.strip() for column in next(lines, (0, []))[1]]
+    numbered = ((n, line) for n, line in enumerate(text.split("\n"), start=1) if line)
+    header = [column.strip() for column in next(numbered, (0, ""))[1].split("\t")]
     if any(is_quoted(column) for column in header):
         raise CorpusError(f"{manifest}: its header is quoted ({header[0]}); {UNQUOTED}")
     for column in REQUIRED:
@@ -118,10 +143,28 @@ def _read_cells(manifest: Path) -> tuple[list[str], Iterator[tuple[int, list[str
     twice = [column for column, count in Counter(header).items() if column and count > 1]
     if twice:
         raise CorpusError(f"{manifest}: column '{twice[0]}' is there twice; leave one out")
-    unread = [column for column in header if column and column not in {*REQUIRED, *OPTIONAL}]
+    unread = [column for column in header if column and not _is_read(column)]
     if unread:
-        LOGGER.info("%s: columns that are not read: %s", manifest, ", ".join(unread))
-    return header, lines
+        LOGGER.info(
+            "%s: columns that are not read: %s; a label's column is named %s%s",
+            manifest,
+            ", ".join(unread),
+            LABEL,
+            unread[0],
+        )
+    return header, (
+        (number, _cells_of(line, header, f"{manifest}, line {number}")) for number, line in numbered
+    )
+
+
+def _cells_of(line: str, header: list[str], where: str) -> list[str]:
+    cells = [cell.strip() for cell in line.split("\t")]
+    if len(cells) != len(header):
+        raise CorpusError(
+            f"{where}: {len(header)} columns expected, as in the header, found {len(cells)}"
+            + ("; is there a tab inside a text?" if len(cells) > len(header) else "")
+        )
+    return cells
 
 
 def _seconds(stated: str, name: str, manifest: Path) -> float | None:
@@ -134,23 +177,55 @@ def _seconds(stated: str, name: str, manifest: Path) -> float | None:
     raise CorpusError(f"{manifest}: utterance '{name}' has duration_s '{stated}', not a number")
 
 
-def read(manifest: Path, _: Options) -> list[Row]:
+@dataclass(frozen=True, kw_only=True)
+class Table(Options):
+    """Options of a table: what lies beside it."""
+
+    rttm: Annotated[
+        Path | None,
+        "RTTM file: who speaks when (turns:speakers), by utterance id or name of the audio file.",
+    ] = None
+    alignment: Annotated[
+        Path | None,
+        "CTM file, TextGrid file or folder of TextGrid files: turns of each --tier, by utterance "
+        "id or name of the audio file.",
+    ] = None
+    tier: Annotated[
+        tuple[str, ...], "Tier of --alignment, and what a CTM holds; may be repeated."
+    ] = ("phones",)
+    list: Annotated[
+        tuple[str, ...],
+        "NAME=FILE: TSV of trials, queries, ...; columns that end in _id name utterances. May be "
+        "repeated.",
+    ] = ()
+
+    def turns(self) -> dict[str, Alignment]:
+        """Return the alignments by tier."""
+        turns = {"speakers": read_rttm(self.rttm)} if self.rttm else {}
+        if self.alignment:
+            turns |= {tier: read_alignment(self.alignment, tier) for tier in self.tier}
+        return turns
+
+
+def read(manifest: Path, options: Table) -> Sequence[Row]:
     """Return the rows of a TSV."""
-    return read_table(manifest)
+    return read_table(manifest, options.turns())
 
 
 SOURCE = Source(
     name="table",
     about="A TSV of your own",
     read=read,
-    options=Options,
+    options=Table,
     takes=Takes(
         "path",
         "MANIFEST",
         "TSV: id, path and any of speaker, language, text, phones, split, ...",
     ),
     help="""Columns: id, path (relative to the table), and any of duration_s, speaker, language,
-    text, phones, split, sid_split; missing columns limit which tasks the corpus can be used for.
+    text, phones, split, sid_split, label:NAME (emotion, intent, fold, ...) and other:NAME (the
+    path of audio of the same length: clean, s1, ...); missing columns limit which tasks the corpus
+    can be used for.
     English texts without phones get CMUdict's, any language's --lexicon's; a table without split
     is split here. An empty cell is a gap and is rejected; the text of an utterance in which nobody
     speaks is <silence>.""",
@@ -158,4 +233,5 @@ SOURCE = Source(
     tasks="as its columns allow",
     phones_from="manifest",
     strict=True,
+    lists=lambda _, options: read_lists(options.list),
 )
