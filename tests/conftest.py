@@ -16,7 +16,8 @@ import pytest
 import soundfile
 from torch.distributed import TCPStore
 
-from mt4ssl_bench.corpora.prepare_source import Request, prepare_path
+from mt4ssl_bench.corpora.prepare import prepare
+from mt4ssl_bench.corpora.sources.table import read_table
 from mt4ssl_bench.data.corpus import Corpus
 
 RATE = 16_000
@@ -79,8 +80,15 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def corpus(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    return prepare_path(
-        "table", manifest, tmp_path_factory.mktemp("corpora") / "tones", Request(name="tones")
+    out = tmp_path_factory.mktemp("corpora") / "tones"
+    return prepare(
+        read_table(manifest),
+        out,
+        source=manifest,
+        name="tones",
+        strict=True,
+        phones_from="manifest",
+        synthetic=True,
     )
 
 

@@ -63,6 +63,8 @@ def check(
 
 
 def _print(report: "Report") -> None:
+    from mt4ssl_bench.corpora.classes import shown
+
     for split, facts in report.splits.items():
         rates = ", ".join(
             f"{count:,} at {int(rate) / 1000:g} kHz"
@@ -70,6 +72,8 @@ def _print(report: "Report") -> None:
         )
         size = f"{facts['utterances']:,} utterances, {facts['hours']:.2f} h"
         stdout.print(f"  {split:10} {size}, {facts['speakers']} speakers ({rates})")
+        for line in shown(facts):
+            stdout.print(f"  {'':10} {flat(line)}", markup=False)
     stdout.print(f"  duplicates and leaks: by {COMPARED[report.compared]}")
     kinds = [finding.severity for finding in report.findings]
     counts = ", ".join(f"{kinds.count(kind)} kinds of {kind}" for kind in COLOURS if kind in kinds)
@@ -109,7 +113,7 @@ def segment(
 ) -> None:
     """Cut long recordings into segments for pretraining, without changing their audio files.
 
-    Segments have no text, because a transcript of the whole recording does not align with its parts.
+    Segments have no text: where the words of a recording's transcript lie is unknown.
 
     Example: mt4ssl-bench segment corpora/podcasts --out corpora/podcasts_30s
     """

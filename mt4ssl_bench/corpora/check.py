@@ -11,15 +11,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 from mt4ssl_bench.console import progress
 from mt4ssl_bench.corpora.check_report import Report
 from mt4ssl_bench.corpora.check_rules import Rules, in_order
+from mt4ssl_bench.corpora.lists import unknown_columns
 from mt4ssl_bench.corpora.rows import DURATION_SLACK, Row, row_of
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.containers import Defect, defect_of
 from mt4ssl_bench.data.corpus import SID_PREFIX, Corpus
+from mt4ssl_bench.data.cut import Cut, states_of
 from mt4ssl_bench.data.cuts import Cuts
 from mt4ssl_bench.data.file_state import content_of, is_changed, on_disk
 from mt4ssl_bench.data.shards import Shards
@@ -77,10 +78,23 @@ def check_corpus(corpus: Corpus, *, full: bool = False) -> Report:
             for reason, count in lost.items():
                 rules.lose(split, reason, count)
                 advance(count, "")
+    _check_lists(corpus, rules)
     return rules.report()
 
 
-def _readable(cuts: Cuts | Shards, lost: Counter[str]) -> Iterator[Any]:
+def _check_lists(corpus: Corpus, rules: Rules) -> None:
+    for name in corpus.info.lists:
+        try:
+            rows = corpus.list(name)
+        except CorpusError as error:
+            rules.found.add("list", "", f"{name} ({error})")
+            continue
+        for number, row in enumerate(rows, start=1):
+            for column in unknown_columns(row, rules.knows):
+                rules.found.add("unknown_id", "", f"{name}, row {number} ('{row[column]}')")
+
+
+def _readable(cuts: Cuts | Shards, lost: Counter[str]) -> Iterator[Cut]:
     """Yield the cuts, counting by reason in `lost` those of damaged shards."""
     if not isinstance(cuts, Shards):
         yield from cuts
@@ -103,15 +117,15 @@ def _header(path: Path, *, search: bool) -> tuple[int, int, int, Defect | None]:
 Header = Callable[[Path], tuple[int, int, int, Defect | None]]
 
 
-def _open(row: Row, cut: Any, header: Header) -> tuple[Row, list[Defect]]:  # noqa: ANN401
+def _open(row: Row, cut: Cut, header: Header) -> tuple[Row, list[Defect]]:
     """Compare a file's header, size and time with its row."""
     row, defects = _headers(row, cut, header)
     if is_changed(cut):
         defects.append(("changed", row.id))
-    return row, defects
+    return row, defects + _others(row, header)
 
 
-def _headers(row: Row, cut: Any, header: Header) -> tuple[Row, list[Defect]]:  # noqa: ANN401
+def _headers(row: Row, cut: Cut, header: Header) -> tuple[Row, list[Defect]]:
     if cut.recording.sources[0].type != "file":  # inside a shard, which has no header of its own
         return row, []
     path = on_disk(row.path)
@@ -141,20 +155,46 @@ def _headers(row: Row, cut: Any, header: Header) -> tuple[Row, list[Defect]]:  #
     return row, defects
 
 
-def _decode(row: Row, cut: Any, header: Header) -> tuple[Row, list[Defect]]:  # noqa: ANN401
+def _others(row: Row, header: Header) -> list[Defect]:
+    """Return which other audio cannot be opened, or has another length or rate than its own."""
+    if not row.others:
+        return []
+    try:
+        own = header(on_disk(row.path))[:2]
+    except CorpusError:  # named already
+        return []
+    defects: list[Defect] = []
+    for name, path in row.others.items():
+        try:
+            frames, rate, *_ = header(on_disk(path))
+        except CorpusError as error:
+            missing = str(error).endswith("no such file")
+            defects.append(("missing" if missing else "unreadable", f"{row.id} ({name}: {error})"))
+            continue
+        if (frames, rate) != own:
+            details = f"{name}: {frames:,} samples at {rate:,} Hz, its own {own[0]:,} at {own[1]:,}"
+            defects.append(("other", f"{row.id} ({details} Hz)"))
+    return defects
+
+
+def _decode(row: Row, cut: Cut, header: Header) -> tuple[Row, list[Defect]]:
     """Compare a file's header, bytes and samples with what they should be."""
-    source = cut.recording.sources[0]
+    source = cut.recording.sources[0].source
     row, defects = _headers(row, cut, header)
-    stored = source.type == "file"
     if defects and defects[0][0] in {"missing", "unreadable", "truncated", "longer", "unfinished"}:
         return row, defects  # no header can be read
     stated = row.content.partition("@")[0]
     start, count = round(row.start * row.rate), round(row.duration * row.rate)
-    file = on_disk(row.path) if stored else io.BytesIO(source.source)
+    file = io.BytesIO(source) if isinstance(source, bytes) else on_disk(row.path)
     short = bool(row.defects) and row.defects[0][0] == "truncated"  # named already
     try:
-        if stored and stated and content_of(on_disk(row.path)) != stated:
+        if isinstance(file, Path) and stated and content_of(file) != stated:
             defects.append(("changed", row.id))
+        defects += _others(row, header)
+        for name, state in states_of(cut).items():
+            path = on_disk(state.path)
+            if name and path.is_file() and content_of(path) != state.content:
+                defects.append(("changed", f"{row.id} ({name})"))
         signal = examine(file, start=start, count=count)
     except (CorpusError, OSError) as error:
         return row, defects if short else [*defects, ("truncated", f"{row.id} ({error})")]

@@ -7,7 +7,9 @@ import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal, NotRequired, TypedDict, cast
+
+from mt4ssl_bench.data.cut import Json
 
 LOGGER = logging.getLogger(__name__)
 EXAMPLES = 5  # named of each kind
@@ -83,9 +85,49 @@ KINDS: dict[str, tuple[Severity, str]] = {
     ),
     "too_slow": ("warning", "utterances with under one letter in two seconds: is this their text?"),
     "same_text": ("note", "evaluation texts that stand in training too"),
+    # labels, turns, other audio and lists
+    "gap": ("error", "utterances without a label, turns or other audio that the corpus has"),
+    "new_label": ("warning", "utterances with a label that training never has"),
+    "train_label": ("note", "utterances with a label that only training has"),
+    "turn_order": ("error", "utterances with a turn that ends before it starts"),
+    "turn_outside": ("error", "utterances with a turn that reaches beyond them"),
+    "other": ("error", "utterances with other audio of unequal length or sample rate"),
+    "list": ("error", "lists that are missing or damaged"),
+    "unknown_id": ("error", "rows of lists that name no utterance of the corpus"),
     # splits
     "no_split": ("note", "splits missing of train, valid and test"),
 }
+
+
+class LabelFacts(TypedDict):
+    """The classes of a label; the largest and the smallest with their share of the utterances.
+
+    Balance is the entropy of the classes over that of equal ones: 1 if all are equally frequent.
+    """
+
+    classes: int
+    largest: tuple[str, float]
+    smallest: tuple[str, float]
+    balance: float
+
+
+class TurnFacts(TypedDict):
+    """The turns of a tier."""
+
+    turns: int
+    labels: int
+    hours: float
+
+
+class SplitFacts(TypedDict):
+    """What a split holds; labels and turns where the corpus has some."""
+
+    utterances: int
+    hours: float
+    speakers: int
+    sample_rates: dict[str, int]
+    labels: NotRequired[dict[str, LabelFacts]]
+    turns: NotRequired[dict[str, TurnFacts]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +159,7 @@ class Finding:
 class Report:
     """All that a check found; the worst first."""
 
-    splits: dict[str, dict[str, Any]]  # utterances, hours, speakers, sample rates
+    splits: dict[str, SplitFacts]  # utterances, hours, speakers, sample rates
     compared: Compared = "bytes"
     findings: list[Finding] = field(default_factory=list)
 
@@ -140,13 +182,13 @@ class Report:
             if finding.severity != "note":
                 LOGGER.warning("%s: %s", finding.severity, finding)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Json]:
         """Return the report as plain containers, counts first."""
         return {
             "invalid": self.invalid,
             "counts": self.counts(),
             "compared": self.compared,
-            "splits": self.splits,
+            "splits": cast("Json", self.splits),
             "findings": [
                 {
                     "kind": finding.kind,
@@ -176,7 +218,7 @@ class Collector:
         if len(named) < EXAMPLES:
             named.append(example)
 
-    def report(self, splits: Mapping[str, Mapping[str, Any]], compared: Compared) -> Report:
+    def report(self, splits: Mapping[str, SplitFacts], compared: Compared) -> Report:
         """Return all that was added, errors first, then as KINDS has them."""
         ranks = {"error": 0, "warning": 1, "note": 2}
         places = {kind: place for place, kind in enumerate(KINDS)}
@@ -193,7 +235,7 @@ class Collector:
             key=lambda finding: (ranks[finding.severity], places[finding.kind], finding.split)
         )
         return Report(
-            splits={name: dict(facts) for name, facts in splits.items()},
+            splits=dict(splits),
             findings=found,
             compared=compared,
         )

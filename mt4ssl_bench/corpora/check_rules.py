@@ -8,8 +8,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 
-from mt4ssl_bench.corpora.check_report import Collector, Compared, Report
-from mt4ssl_bench.corpora.rows import Row, is_quoted
+from mt4ssl_bench.corpora.check_report import Collector, Compared, Report, SplitFacts
+from mt4ssl_bench.corpora.classes import EVALUATION, Classes
+from mt4ssl_bench.corpora.rows import ATTRIBUTES, Row, is_quoted, out_of_place
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import SID_PREFIX
 from mt4ssl_bench.data.lexicon import APOSTROPHES
@@ -23,7 +24,6 @@ DIGIT = re.compile(r"\d")
 MARKUP = re.compile(r"[<>\[\]{}*=_|]")
 PUNCTUATION = re.compile(r"[.,;:!?\"\u201c-\u201f\u2026()&%@#/]")
 TEXTS = {"digits": DIGIT, "markup": MARKUP, "punctuation": PUNCTUATION}
-EVALUATION = ("valid", "test")
 
 
 class Rules:
@@ -44,6 +44,7 @@ class Rules:
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self.rates: defaultdict[str, Counter[int]] = defaultdict(Counter)
         self.speakers: dict[str, Counter[str]] = {}
+        self.classes = Classes()
         self._symbols: dict[
             tuple[str, str], dict[str, str]
         ] = {}  # (kind, split) -> symbol -> its first utterance
@@ -68,12 +69,19 @@ class Rules:
         if key in self._ids:
             self.found.add("duplicate_id", split, row.id)
         self._ids.add(key)
-        for field in ("text", "phones", "speaker"):
-            silent = row.silent and field != "speaker"
-            if field in self.fields and not silent and not getattr(row, field).strip():
-                self.found.add(f"no_{field}", split, row.id)
+        for name in self.fields:
+            if row.lacks(name):
+                own = name in ATTRIBUTES
+                self.found.add(f"no_{name}" if own else "gap", split, f"{row.id} ({name})")
         self._shape(split, row)
         self._text(split, row)
+        self.classes.add(split, row)
+        if misplaced := out_of_place(row):
+            self.found.add(misplaced[0], split, f"{row.id} ({misplaced[1]})")
+
+    def knows(self, name: str) -> bool:
+        """Return whether an utterance of this id was taken."""
+        return _key(name) in self._ids
 
     def lose(self, split: str, reason: str, count: int) -> None:
         """Take `count` utterances of `split` of which nothing is known but the reason."""
@@ -167,6 +175,7 @@ class Rules:
             for text in self._texts.get(split, {}).keys() & self._texts.get("train", {}).keys():
                 self.found.add("same_text", split, self._texts[split][text])
         self._voices()
+        self.classes.compare(self.found)
         facts = {split: self._facts(split) for split in self.sizes}
         return self.found.report(facts, self.compared)
 
@@ -198,13 +207,19 @@ class Rules:
                 for speaker in sorted(tested - train):
                     self.found.add("unheard_speaker", SID_PREFIX + role if own else role, speaker)
 
-    def _facts(self, split: str) -> dict[str, object]:
-        return {
+    def _facts(self, split: str) -> SplitFacts:
+        facts: SplitFacts = {
             "utterances": self.sizes[split],
             "hours": round(self.seconds[split] / 3600, 4),
             "speakers": len(self.speakers.get(split, ())),
             "sample_rates": {str(rate): count for rate, count in sorted(self.rates[split].items())},
         }
+        labels, turns = self.classes.facts(split)
+        if labels:
+            facts["labels"] = labels
+        if turns:
+            facts["turns"] = turns
+        return facts
 
 
 def in_order(splits: Iterable[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from mt4ssl_bench.corpora.exclusions import Exclusions
@@ -43,7 +43,7 @@ def checked_lists(lists: Lists, rows: Iterable[Row], excluded: Exclusions) -> Li
     return {name: _checked(name, list(lists[name]), ids, excluded) for name in lists}
 
 
-def kept_lists(corpus: Corpus, ids: Container[str], counts: Counter[str]) -> Lists:
+def kept_lists(corpus: Corpus, ids: set[str], counts: Counter[str]) -> Lists:
     """Return a corpus's lists for one made of it, without the rows that name none of its `ids`.
 
     These are counted as "list_rows"; a list of which nothing is left is dropped.
@@ -51,7 +51,7 @@ def kept_lists(corpus: Corpus, ids: Container[str], counts: Counter[str]) -> Lis
     kept: dict[str, list[dict[str, str]]] = {}
     for name in corpus.info.lists:
         rows = corpus.list(name)
-        kept[name] = [row for row in rows if not _unknown(row, ids)]
+        kept[name] = [row for row in rows if not unknown_columns(row, ids.__contains__)]
         if lost := len(rows) - len(kept[name]):
             counts["list_rows"] += lost
             LOGGER.warning(
@@ -63,9 +63,9 @@ def kept_lists(corpus: Corpus, ids: Container[str], counts: Counter[str]) -> Lis
     return {name: rows for name, rows in kept.items() if rows}
 
 
-def _unknown(row: Mapping[str, str], ids: Container[str]) -> list[str]:
-    """Return the columns of a row that name no utterance."""
-    return [column for column, cell in row.items() if column.endswith(ID) and cell not in ids]
+def unknown_columns(row: Mapping[str, str], known: Callable[[str], bool]) -> list[str]:
+    """Return the columns of a row whose cells should name utterances, and do not."""
+    return [column for column, cell in row.items() if column.endswith(ID) and not known(cell)]
 
 
 def _checked(
@@ -82,7 +82,7 @@ def _checked(
                 f"{where}, row {number}: expected cells without tabs and line breaks for "
                 f"{', '.join(header)}"
             )
-        unknown = _unknown(row, ids)
+        unknown = unknown_columns(row, ids.__contains__)
         if not unknown:
             usable.append(row)
         elif excluded.partial:

@@ -18,15 +18,17 @@ from mt4ssl_bench.cli.app import app
 from mt4ssl_bench.corpora.check import check_corpus
 from mt4ssl_bench.corpora.check_report import KINDS, Report
 from mt4ssl_bench.corpora.check_rules import _look_alikes
-from mt4ssl_bench.corpora.prepare_source import prepare_path
+from mt4ssl_bench.corpora.prepare_source import Request, prepare_source
 from mt4ssl_bench.corpora.rows import row_of
 from mt4ssl_bench.corpora.shard import shard_corpus
+from mt4ssl_bench.corpora.source import SOURCES
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cuts import write_cuts
 from mt4ssl_bench.errors import CorpusError
 
 RATE = 16_000
+COLUMNS = "id\tpath\tspeaker\ttext\tphones\tsplit\tsid_split\tlabel:emotion\tother:clean"
 RNG = np.random.default_rng(0)
 
 
@@ -51,22 +53,28 @@ class Planted:
     """A table under construction; rows share what they do not say."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.rows = folder, ["id\tpath\tspeaker\ttext\tphones\tsplit\tsid_split"]
+        self.folder, self.rows = folder, [COLUMNS]
 
     def add(
         self, name: str, samples: np.ndarray | None = None, *,
         rate: int = RATE, suffix: str = "flac", kind: str | None = None,
         text: str = "", phones: str = "AA B", speaker: str = "ann", split: str = "train", sid: str = "train",
+        emotion: str = "calm", clean: str = "",
     ) -> Path:  # fmt: skip
         path = self.folder / f"{name}.{suffix}"
         soundfile.write(path, noise() if samples is None else samples, rate, subtype=kind)
         text = text or f"WORD {''.join(chr(65 + int(n)) for n in RNG.integers(0, 26, 8))}"
-        self.rows.append(f"{name}\t{path.name}\t{speaker}\t{text}\t{phones}\t{split}\t{sid}")
+        self.rows.append(
+            f"{name}\t{path.name}\t{speaker}\t{text}\t{phones}\t{split}\t{sid}\t{emotion}\t{clean or path.name}"
+        )
         return path
 
-    def prepare(self) -> Corpus:
-        (self.folder / "manifest.tsv").write_text("\n".join(self.rows) + "\n", encoding="utf-8")
-        return prepare_path("table", self.folder / "manifest.tsv", self.folder / "out")
+    def prepare(self, **options: object) -> Corpus:
+        manifest, source = self.folder / "manifest.tsv", SOURCES.get("table")
+        manifest.write_text("\n".join(self.rows) + "\n", encoding="utf-8")
+        request = Request(roots={"": manifest})
+        made = prepare_source(source, source.options(**options), self.folder / "out", request)
+        return made.corpus
 
 
 def edit(corpus: Corpus, split: str, change: Callable[[dict[str, Any]], None]) -> None:
@@ -136,7 +144,16 @@ def planted(tmp_path: Path) -> Corpus:
     table.add("too_fast", noise(0.2), text="A GREAT MANY LETTERS IN NO TIME AT ALL")
     table.add("too_slow", noise(21), text="HM")
     table.add("same_text", text="said twice", split="valid", sid="valid")
-    corpus = table.prepare()
+    table.add("new_label", emotion="joy", split="test", sid="test")
+    for name in ("gap", "turn_order", "turn_outside", "other"):
+        table.add(name, emotion="anger", clean="clean.flac" if name == "other" else "")
+    soundfile.write(tmp_path / "clean.flac", noise(), RATE)
+    for name in ("list", "unknown_id"):
+        (tmp_path / f"{name}.tsv").write_text("enrol_id\nfine\n")
+    corpus = table.prepare(list=tuple(f"{n}={tmp_path / n}.tsv" for n in ("list", "unknown_id")))
+    soundfile.write(tmp_path / "clean.flac", noise(0.9), RATE)
+    (tmp_path / "out" / "lists" / "list.tsv").unlink()
+    (tmp_path / "out" / "lists" / "unknown_id.tsv").write_text("enrol_id\nnobody\n")
     (tmp_path / "missing.flac").unlink()
     (tmp_path / "unreadable.flac").write_bytes(b"no audio")
     soundfile.write(tmp_path / "duration.flac", noise(0.4), RATE)
@@ -152,6 +169,12 @@ def planted(tmp_path: Path) -> Corpus:
             cut["start"] = 0.5
         if cut["id"] == "duplicate_id":
             cut["id"] = "fine"
+        if cut["id"] == "gap":
+            cut["custom"]["labels"] = {}
+        if cut["id"] == "turn_order":
+            cut["custom"]["turns"] = {"speakers": [[0.5, 0.2, "ann"]]}
+        if cut["id"] == "turn_outside":
+            cut["custom"]["turns"] = {"speakers": [[0.5, 1.2, "ann"]]}
         for field, place in (("text", said), ("speaker", said), ("phones", said.get("custom", {}))):
             if cut["id"] == f"no_{field}":
                 place.pop(field)
@@ -173,6 +196,7 @@ FULL = {
 ELSEWHERE = {  # where the example's first word is not the kind
     "duplicate_id": "fine", "leak_speaker": "bob", "unheard_speaker": "zoe", "similar_speakers": "'ann'",
     "new_characters": "'Ñ'", "new_phones": "'ZH'", "mixed_rates": "16000", "single_speaker": "zoe",
+    "new_label": "emotion=joy", "train_label": "emotion=anger", "list": "list", "unknown_id": "unknown_id,",
 }  # fmt: skip
 
 
@@ -251,7 +275,7 @@ def test_the_command_prints_counts_first_and_exits_with_1_for_errors(
     assert check(planted, "--full", "--json", str(tmp_path / "report.json")) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith(", decoded")
-    assert lines[1].split()[:2] == ["train", "40"]
+    assert lines[1].split()[:2] == ["train", "44"]
     first = next(line for line in lines if line.startswith("  found: "))
     assert lines.index(first) < min(n for n, line in enumerate(lines) if line.startswith("  error"))
     assert any(

@@ -231,7 +231,10 @@ def test_a_column_that_is_there_twice_is_refused_and_one_that_is_not_read_is_nam
         table(folder, "id | path | text | text\nu | a.wav | one | two\n")
     with caplog.at_level("INFO", logger="mt4ssl_bench"):
         table(folder, "id | path | Text | speakers\t\t\nu | a.wav | one | ann\t\t\n")
-    assert "columns that are not read: Text, speakers\n" in caplog.text
+    assert (
+        "columns that are not read: Text, speakers; a label's column is named label:Text\n"
+        in caplog.text
+    )
 
 
 def test_relative_absolute_and_linked_paths_may_be_mixed(tmp_path: Path) -> None:
