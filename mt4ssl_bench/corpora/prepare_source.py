@@ -77,6 +77,8 @@ def prepare_source(
         synthetic=source.synthetic,
         notes={**_notes(source), **source.notes, **options.notes()},
     )
+    if source.takes.how == "splits" and "" in roots:
+        LOGGER.info("%s: no split was named; train, valid and test were made here", first)
     return Prepared(corpus, labels.write(corpus) if labels else None)
 
 
@@ -156,6 +158,4 @@ def read_splits(arguments: Sequence[str]) -> dict[str, Path]:
         if split in splits:
             raise ConfigError(f"'{argument}': split '{split}' is named twice; expected it once")
         splits[split] = Path(path)
-    if "" in splits:
-        LOGGER.info("%s: no split named; train, valid and test are made here", splits[""])
     return splits
