@@ -214,17 +214,9 @@ def _collect(parts: Parts, folder: Path, info: LabelInfo) -> None:
     store = write_labels(folder, info, labels(), centres)
     usage = counts[counts > 0] / max(counts.sum(), 1)
     entropy = float(-(usage * np.log(usage)).sum())
-    LOGGER.info(
-        "labels %s: %d utterances, %d frames, %d of %d clusters used, perplexity %.1f, entropy "
-        "%.2f nats",
-        folder,
-        len(seen),
-        counts.sum(),
-        len(usage),
-        info.clusters,
-        np.exp(entropy),
-        entropy,
-    )
+    size = f"{len(seen)} utterances, {counts.sum()} frames"
+    use = f"{len(usage)} of {info.clusters} clusters used, perplexity {np.exp(entropy):.1f}"
+    LOGGER.info("labels %s: %s, %s, entropy %.2f nats", folder, size, use, entropy)
     store.report(
         {
             "inertia_per_frame": inertia,
