@@ -259,6 +259,11 @@ def test_folds_are_not_fine_tuned(moods: Corpus, tmp_path: Path) -> None:
         plan(recipe(tmp_path, "folded"), moods, ["mode=finetune"])
 
 
+def test_a_task_without_a_recipe_says_so(moods: Corpus) -> None:
+    with pytest.raises(ConfigError, match=r"task 'mood': has no recipe; expected mood\.yaml in"):
+        plan("mood", moods)
+
+
 TASK = """
 from mt4ssl_bench.downstream.heads.labels import LabelTask
 class Mood(LabelTask):
