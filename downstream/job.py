@@ -48,10 +48,11 @@ class Job:
         With folds, each role has a part of all.
         """
         own = {name: self.kind.splits + name for name in ROLES}
-        found = {name: own[name] if own[name] in self.corpus.info.splits else name for name in own}
+        there = self.corpus.info.splits
+        splits = {name: split if split in there else name for name, split in own.items()}
         if self.kind.folds:
-            return [split for split in found.values() if split in self.corpus.info.splits]
-        return [found[role]]
+            return [split for split in splits.values() if split in there]
+        return [splits[role]]
 
     def split(self, role: str) -> str:
         """Return the name of splits(), for messages and stores."""

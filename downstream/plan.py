@@ -62,12 +62,18 @@ def load_config(recipe: str, overrides: Sequence[str] = ()) -> TaskConfig:
         ConfigError: For a wrong key, a value out of its bound, or a file that is missing.
     """
     if not recipe.endswith((".yaml", ".yml")) and recipe not in recipe_names():
-        raise ConfigError(f"unknown task '{recipe}'; {hint(recipe, _task_names())}")
+        if recipe in set(TASKS):
+            TASKS.get(recipe)  # raises if it cannot be used
+            raise ConfigError(
+                f"task '{recipe}': has no recipe; expected {recipe}.yaml in recipes/tasks or in a "
+                "package of the entry points mt4ssl_bench.recipes, or the path of one"
+            )
+        raise ConfigError(f"unknown task '{recipe}'; {hint(recipe, _task_recipes())}")
     task = str(read_recipe(recipe).get("task", ""))
     if not task:
         raise ConfigError(
             f"recipe {recipe}: no task's recipe, it has no key 'task'; expected one of "
-            f"{', '.join(sorted(_task_names()))}"
+            f"{', '.join(_task_recipes())}"
         )
     kind = TASKS.get(task).Config
     config = load(kind, recipe, overrides, gone=GONE, elsewhere=partial(_elsewhere, task))
@@ -90,8 +96,8 @@ def load_config(recipe: str, overrides: Sequence[str] = ()) -> TaskConfig:
     return config
 
 
-def _task_names() -> set[str]:
-    return {*TASKS, *(name for name in recipe_names() if "task" in read_recipe(name))}
+def _task_recipes() -> list[str]:
+    return [name for name in recipe_names() if "task" in read_recipe(name)]
 
 
 def _elsewhere(task: str, key: str) -> str:

@@ -1,9 +1,6 @@
-"""SUPERB's heads over a softmax-weighted sum of hidden states.
+"""SUPERB's linear head over a softmax-weighted sum of hidden states, and many of them at once.
 
-Linear ones can be run many at a time.
-
-Shapes: B batch, T frames, N frames of a whole batch, L hidden states, D dimension, P projection, V
-outputs, K heads.
+Shapes: B batch, T frames, N frames of a batch, D dimension, P projection, V outputs, K heads.
 """
 
 from collections.abc import Sequence
@@ -32,8 +29,8 @@ class LinearHead(nn.Module):
 def project(heads: Sequence[LinearHead], x: Tensor) -> Tensor:
     """Return K heads' logits (K, ..., V) of their sums x (K, ..., D), as batched products.
 
-    The two linear maps of a head are multiplied first where that is cheaper than applying both: 4
-    times for phonemes. The gradient reaches both all the same.
+    The two linear maps of a head are multiplied first where that is cheaper than applying both (4
+    times for phonemes); gradients reach both.
     """
     rows = x.flatten(1, -2)  # (K, N, D)
     first = torch.stack([head.projection.weight for head in heads]).mT  # (K, D, P)

@@ -11,9 +11,7 @@ from mt4ssl_bench.downstream.heads.weighted_sum import WeightedSum
 
 
 class RecurrentHead(nn.Module):
-    """Linear, bidirectional LSTM layers, Linear (SUPERB's ASR head), with SpecAugment on the
-    features in training.
-    """
+    """Linear, bidirectional LSTM, Linear (SUPERB's ASR head); SpecAugment in training."""
 
     def __init__(
         self, num_layers: int, dim: int, outputs: int, config: RecurrentHeadConfig
@@ -61,9 +59,7 @@ class RecurrentHead(nn.Module):
 
 
 def flip(x: Tensor, lengths: Tensor) -> Tensor:
-    """Return x (B, T, D) with the real frames of each row in reverse order, the padding where it
-    was.
-    """
+    """Return x (B, T, D) with the real frames of each row reversed and the padding in place."""
     time = torch.arange(x.shape[1], device=x.device)[None]
     index = torch.where(time < lengths[:, None], lengths[:, None] - 1 - time, time)
     return x.gather(1, index[..., None].expand_as(x))

@@ -18,30 +18,29 @@ SMALL = 256  # LSTM units of a direction up to which a head trains on one CPU th
 def run_heads(
     heads: Sequence[nn.Module], features: Tensor, lengths: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the logits (K, B, ..., V) of K heads of one kind and their lengths (B,): each head's
-    own, at once.
+    """Return the logits (K, B, ..., V) of K heads of one kind, and their lengths (B,).
 
-    Linear heads are one batched problem. Others run in turn, with the same dropout and masks, so
-    that none depends on the others' company.
+    Linear heads are one batched problem. Others run in turn, each with the same dropout and masks,
+    so that no head depends on the others.
     """
     if isinstance(heads[0], LinearHead):
         linear = cast("Sequence[LinearHead]", heads)
         x = weigh([head.sum for head in linear], features)
         return project(linear, mean(x, lengths) if isinstance(heads[0], PooledHead) else x), lengths
-    seed, found = int(torch.randint(2**31, ())), []
+    seed, rows = int(torch.randint(2**31, ())), []
     for head in heads:
         torch.manual_seed(seed)
-        logits, frames = head(features, lengths)
-        found.append(logits)
-    return torch.stack(found), frames
+        logits, counts = head(features, lengths)
+        rows.append(logits)
+    return torch.stack(rows), counts
 
 
 def independent(
     heads: Sequence[nn.Module], features: Tensor, lengths: Tensor
 ) -> list[Callable[[], tuple[Tensor, Tensor]]]:
-    """Return a call for each LSTM head that returns what run_heads() would, its logits and lengths.
+    """Return a call for each LSTM head, for its logits and lengths as run_heads() gives them.
 
-    The calls may run in threads: all random numbers are drawn here, those of run_heads().
+    The calls may run in threads: all random numbers, those of run_heads(), are drawn here.
     """
     recurrent = cast("Sequence[RecurrentHead]", heads)
     seed, sums = int(torch.randint(2**31, ())), []
@@ -55,11 +54,11 @@ def independent(
 
 
 def serial(head: nn.Module) -> bool:
-    """Return whether a head trains on one CPU thread: threads would meet in every step of its LSTM.
+    """Return whether a head trains on one CPU thread, beside the other heads of the sweep.
 
-    Heads of a sweep then train side by side. A second thread makes one small LSTM faster on a free
-    machine, and slower beside other processes: benchmarks/shared_machine.py measures `asr_tiny`,
-    whose LSTM has 128 units.
+    Threads would wait for each other in every step of its LSTM. A second thread makes one small
+    LSTM faster on a free machine, and slower beside other processes: benchmarks/shared_machine.py
+    measures `asr_tiny`, whose LSTM has 128 units.
     """
     if not isinstance(head, RecurrentHead) or head.output.weight.device.type != "cpu":
         return False
