@@ -1,4 +1,4 @@
-"""Rows to a corpus: everything is checked before anything is written, and every exclusion counted."""
+"""Rows to a corpus: checked before anything is written; every exclusion is counted."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
