@@ -1,14 +1,14 @@
-"""How much audio `check` looks at in a minute: copies of one FLAC corpus, headers alone and every
-sample decoded.
+"""Hours of audio that `check` reads in a minute: headers only, and every sample decoded.
 
-python benchmarks/check_corpus.py CORPUS [HOURS]      CORPUS is a prepared one, copied to HOURS
-(default 50)
+    python benchmarks/check_corpus.py CORPUS [HOURS]
+
+Copies the FLAC files of a prepared corpus until they last HOURS (default: 50).
 """
 
+import argparse
 import json
 import os
 import shutil
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -42,9 +42,12 @@ def copies(corpus: Corpus, root: Path, hours: float) -> Corpus:
 
 
 def main() -> None:
-    hours = float(sys.argv[2]) if len(sys.argv) > 2 else 50.0
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("corpus", help="a prepared corpus")
+    parser.add_argument("hours", type=float, nargs="?", default=50.0, help="of audio to check")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        corpus = copies(Corpus.open(sys.argv[1]), Path(folder), hours)
+        corpus = copies(Corpus.open(options.corpus), Path(folder), options.hours)
         held = corpus.info.splits["train"]
         seconds = 3600 * held.hours / held.utterances
         print(

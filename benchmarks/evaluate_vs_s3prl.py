@@ -26,7 +26,8 @@ import yaml
 
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.downstream.evaluate import evaluate
-from mt4ssl_bench.downstream.plan import Job, plan
+from mt4ssl_bench.downstream.job import Job
+from mt4ssl_bench.downstream.plan import plan
 from mt4ssl_bench.encoders import s3prl_programs
 from mt4ssl_bench.upstream.expert import register
 
@@ -56,7 +57,7 @@ class Side:
 
 def main() -> None:
     """Run both sides of each task and print them."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("upstream", type=Path, help="an MT4SSL run folder or checkpoint")
     parser.add_argument("corpus", type=Path, help="a prepared corpus with phones and speakers")
     parser.add_argument("--task", choices=list(RECIPES), action="append", help="default: both")

@@ -6,8 +6,8 @@ in one process.
 Prints the median time of each, and the median of the pairs' ratios.
 """
 
+import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable
 
@@ -45,9 +45,12 @@ def timed(
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("channels", type=int, nargs="*", default=[64, 512])
+    options = parser.parse_args()
     torch.manual_seed(0)
     waveforms = torch.randn(UTTERANCES, SECONDS * 16_000)
-    for channels in [int(argument) for argument in sys.argv[1:]] or [64, 512]:
+    for channels in options.channels:
         frontend = Frontend(FrontendConfig(channels=channels), dim=64)
         difference = (plain(frontend, waveforms) - frontend.convolve(waveforms)).abs().max().item()
         pairs = [

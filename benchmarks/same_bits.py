@@ -9,6 +9,7 @@ differ. Dates, durations, versions, addresses and identities (keys, fingerprints
 identity may change between revisions, what it identifies may not.
 """
 
+import argparse
 import hashlib
 import json
 import os
@@ -27,6 +28,7 @@ WORDS = {"LOW": ("L OW", 300.0), "MID": ("M IH D", 900.0), "HIGH": ("HH AY", 240
 RATE = 16_000
 TINY = ("encoder.dim=64", "encoder.ffn=128", "encoder.heads=4", "frontend.channels=32")
 PRETRAIN = (*TINY, "fit.steps=20", "fit.log_every=1", "data.batch_seconds=8", "data.workers=0")
+RENAMED = {key: f"online_{key}" for key in ("target_var", "pred_var", "ema_decay")}  # in the log
 HEADS = ("steps=150", "validate_every=50")
 TASKS = {
     "phoneme_tiny": ("sweep=1e-2,1e-3",),
@@ -62,7 +64,12 @@ def write_corpus(folder: Path) -> Path:
 
 def run(tree: Path, *arguments: str) -> None:
     """Run a command of the revision in `tree`."""
-    environment = os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
+    # without PYTHONSAFEPATH, `-m` would take the package of the current folder for both revisions
+    environment = os.environ | {
+        "PYTHONPATH": str(tree),
+        "PYTHONSAFEPATH": "1",
+        "OMP_NUM_THREADS": "1",
+    }
     command = [sys.executable, "-m", "mt4ssl_bench", *arguments]
     subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
 
@@ -91,7 +98,8 @@ def results(tree: Path, manifest: Path, work: Path) -> Iterator[tuple[str, str]]
     yield "weights after 20 updates", tensors(Path(first) / "checkpoint.pt")
     log = (Path(first) / "log.jsonl").read_text(encoding="utf-8").splitlines()
     timed = {"audio_seconds_per_second", "waiting_share"}
-    lines = [{k: v for k, v in json.loads(line).items() if k not in timed} for line in log]
+    rows = map(json.loads, log)
+    lines = [{RENAMED.get(k, k): v for k, v in row.items() if k not in timed} for row in rows]
     yield "log of the pretraining", digest(lines)
     for task, keys in TASKS.items():
         where = ("--task", task, "--corpus", corpus, "--out", f"{out}/{task}", "--device", "cpu")
@@ -109,13 +117,13 @@ def results(tree: Path, manifest: Path, work: Path) -> Iterator[tuple[str, str]]
 
 def main() -> int:
     """Compare two revisions; returns the exit code."""
-    if len(sys.argv) != 3:
-        print(__doc__)
-        return 2
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("revisions", nargs=2, help="of this repository, for git")
+    revisions = parser.parse_args().revisions
     with tempfile.TemporaryDirectory() as folder:
         work, tables = Path(folder), []
         manifest = write_corpus(work / "tones")
-        for revision in sys.argv[1:]:
+        for revision in revisions:
             tree = work / f"tree-{len(tables)}"
             command = ["git", "-C", str(ROOT), "worktree", "add", "--detach", str(tree), revision]
             subprocess.run(command, check=True, capture_output=True)

@@ -80,7 +80,8 @@ def work(recipe: str, path: Path) -> None:
     from mt4ssl_bench.downstream.plan import plan
     from mt4ssl_bench.downstream.training import sweep
     from mt4ssl_bench.downstream.training.sweep import Split, Sweep
-    from mt4ssl_bench.features.file import Header, StoredFeatures, Writer
+    from mt4ssl_bench.features.file import StoredFeatures, Writer
+    from mt4ssl_bench.features.index import Header
 
     if os.environ["GOMP_SPINCOUNT"] == SPINS:  # "openmp": heads in turn, on all threads
         sweep.serial = lambda head: False  # noqa: ARG005
@@ -97,7 +98,7 @@ def work(recipe: str, path: Path) -> None:
                 utterances=len(cuts), hours=0.0, precision="fp16", layers=LAYERS, dim=DIM,
             )  # fmt: skip
             rows = (
-                [(cut.id, rng.standard_normal((int(50 * cut.duration), LAYERS, DIM), np.float32))]
+                [(cut.id, rng.standard_normal((LAYERS, int(50 * cut.duration), DIM), np.float32))]
                 for cut in cuts
             )
             file = Path(folder) / f"{role}.bin"
@@ -106,7 +107,7 @@ def work(recipe: str, path: Path) -> None:
             splits.append(Split(cuts, features, pooled=False, device="cpu"))
         for _ in sys.stdin:
             began = time.perf_counter()
-            Sweep(task, LAYERS, DIM, device="cpu").run(*splits, recipe)
+            Sweep(task, LAYERS, DIM, device="cpu", title=recipe).run(*splits)
             print((time.perf_counter() - began) / updates, flush=True)
 
 

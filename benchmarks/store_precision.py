@@ -8,23 +8,29 @@ what precision does; and of a head trained on them: what precision does, and how
 carries the smallest difference.
 """
 
-import sys
+import argparse
 import tempfile
 from pathlib import Path
 
 import torch
 
 from mt4ssl_bench.data.corpus import Corpus
-from mt4ssl_bench.downstream.plan import ROLES, plan
+from mt4ssl_bench.downstream.job import ROLES
+from mt4ssl_bench.downstream.plan import plan
 from mt4ssl_bench.downstream.training.sweep import Split, Sweep
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.features import forward_pass
 from mt4ssl_bench.features.store import FeatureStore, StoreConfig, entries
 
 
-def main(upstream: str, corpus: str, *keys: str) -> None:
-    model, opened = load_upstream(upstream), Corpus.open(corpus)
-    job = plan("phoneme", opened, keys)
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("upstream", help="as evaluate names it")
+    parser.add_argument("corpus", help="a prepared corpus with phones")
+    parser.add_argument("keys", nargs="*", metavar="KEY=VALUE", help="of the recipe phoneme")
+    options = parser.parse_args()
+    model, opened = load_upstream(options.upstream), Corpus.open(options.corpus)
+    job = plan("phoneme", opened, options.keys)
     task = job.kind(job.config)
     cuts = {role: job.cuts(role) for role in ROLES}
     task.fit_units(cuts["train"])
@@ -44,15 +50,15 @@ def main(upstream: str, corpus: str, *keys: str) -> None:
                 for role, c in cuts.items()
             }
             size = sum(entry.bytes for entry in entries(Path(folder)))
-            sweep = Sweep(task, model.num_layers, model.dim, device="cpu")
-            own = sweep.run(splits["train"], splits["valid"], precision).head
+            sweep = Sweep(task, model.num_layers, model.dim, device="cpu", title=precision)
+            own = sweep.run(splits["train"], splits["valid"]).head
             head = head or own
 
             def per(one: torch.nn.Module) -> float:
                 # called here
                 (hypotheses,), members = sweep.decode([one], splits["test"])  # noqa: B023
                 assert hypotheses is not None  # noqa: S101
-                return float(task.measure(task.references(members), hypotheses))
+                return float(task.measure(members, hypotheses))
 
             found = per(head), per(own)
             exact = exact or found
@@ -65,4 +71,4 @@ def main(upstream: str, corpus: str, *keys: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

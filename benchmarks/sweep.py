@@ -7,8 +7,8 @@ and their ratio. Features and targets are random: neither changes what an update
 part of it, validation hardly.
 """
 
+import argparse
 import statistics
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -22,7 +22,8 @@ from lhotse.testing.dummies import dummy_recording
 
 from mt4ssl_bench.downstream.task import TASKS, Task
 from mt4ssl_bench.downstream.training.sweep import Split, Sweep
-from mt4ssl_bench.features.file import FeatureSet, Header, StoredFeatures, Writer
+from mt4ssl_bench.features.file import FeatureSet, StoredFeatures, Writer
+from mt4ssl_bench.features.index import Header
 
 RATES, PAIRS, UTTERANCES = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3), 3, 48
 
@@ -80,7 +81,7 @@ def store(case: Case, cuts: list[Any], folder: Path) -> FeatureSet:
         upstream="noise", fingerprint="", corpus="", digest="", split="train", kind="frames", utterances=len(cuts),
         hours=0.0, precision="fp16", layers=case.layers, dim=case.dim,
     )  # fmt: skip
-    values = rng.standard_normal((rows, case.layers, case.dim), dtype=np.float32)
+    values = rng.standard_normal((case.layers, rows, case.dim), dtype=np.float32)
     file = folder / f"{case.task}-{case.dim}.bin"
     Writer(file, header).write(iter([[(cut.id, values * rng.uniform(0.5, 1.5))] for cut in cuts]))
     return StoredFeatures(file, lambda name: values)  # noqa: ARG005
@@ -89,13 +90,17 @@ def store(case: Case, cuts: list[Any], folder: Path) -> FeatureSet:
 def seconds(case: Case, task: Task, train: Split, valid: Split) -> float:
     """Return the wall time of one update."""
     began = time.perf_counter()
-    Sweep(task, case.layers, case.dim, device="cpu").run(train, valid, case.name)
+    Sweep(task, case.layers, case.dim, device="cpu", title=case.name).run(train, valid)
     return (time.perf_counter() - began) / task.config.steps
 
 
 def main() -> None:
-    torch.set_num_threads(int(sys.argv[1]) if len(sys.argv) > 1 else 1)
-    updates = int(sys.argv[2]) if len(sys.argv) > 2 else 10
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("threads", type=int, nargs="?", default=1, help="of torch")
+    parser.add_argument("updates", type=int, nargs="?", default=10, help="of each run")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    updates = options.updates
     for case in CASES:
         cuts = cuts_of(case, np.random.default_rng(0))
         with tempfile.TemporaryDirectory() as folder:

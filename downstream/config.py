@@ -1,9 +1,8 @@
-"""Configs of evaluation: what all tasks share, and the sections that several of them nest.
+"""Configs of evaluation: the keys of all tasks, and sections that several tasks nest.
 
-A task's own keys stand beside its class, in a subclass of TaskConfig. A record is identified by the
-values that its task and mode read and that differ from their defaults (`TaskConfig.identity`), so a
-new key with a default leaves every record as it is. A default is never changed: old records would
-mean the new one.
+A task's own keys are in a subclass of TaskConfig beside its class. A record is identified by the
+values that its task and mode read and that differ from their defaults, so a new key with a default
+leaves every record as it is. A default is never changed: it would change what old records mean.
 """
 
 import math
@@ -20,7 +19,7 @@ from mt4ssl_bench.settings import FINETUNE, FROZEN, NEVER, Settings, file_digest
 
 @dataclass(frozen=True, kw_only=True)
 class HeadConfig:
-    """The sizes of a linear head; the defaults of each task's recipe are SUPERB's."""
+    """The sizes of a linear head."""
 
     projection: int = 256
     layer_norm: bool = False  # of each hidden state, before they are weighted
@@ -37,18 +36,12 @@ class RecurrentHeadConfig(HeadConfig):
     dropout: float = 0.2
     spec_augment: bool = False
 
-    BOUNDS: ClassVar[Bounds] = {
-        AT_LEAST_1: "hidden lstm_layers",
-        PROBABILITY: "dropout",
-    }
+    BOUNDS: ClassVar[Bounds] = {AT_LEAST_1: "hidden lstm_layers", PROBABILITY: "dropout"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeConfig:
-    """Beam search with an n-gram model of units.
-
-    The defaults are SUPERB's (s3prl's asr/config.yaml).
-    """
+    """Beam search with an n-gram model of units; the defaults are SUPERB's (asr/config.yaml)."""
 
     lm: str = ""  # a KenLM file, ARPA or binary; without one decoding is greedy
     beam: int = 5
@@ -56,11 +49,7 @@ class DecodeConfig:
     lm_weight: float = 2.0
     tune: bool = False  # choose lm_weight (and word_score) on valid, from a small grid
 
-    BOUNDS: ClassVar[Bounds] = {
-        AT_LEAST_1: "beam",
-        POSITIVE: "threshold",
-        FINITE: "lm_weight",
-    }
+    BOUNDS: ClassVar[Bounds] = {AT_LEAST_1: "beam", POSITIVE: "threshold", FINITE: "lm_weight"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,12 +64,10 @@ class WordDecodeConfig(DecodeConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class TaskConfig:
-    """The keys of every task: SUPERB's protocol in *.yaml, fewer steps for small corpora in
-    *_tiny.yaml.
-    """
+    """The keys of every task."""
 
     about: str = field(default="", metadata=NEVER)
-    task: str = field(default="", metadata=NEVER)  # an identity has task and mode by themselves
+    task: str = field(default="", metadata=NEVER)  # an identity has task and mode anyway
     mode: Literal["frozen", "finetune"] = field(default="frozen", metadata=NEVER)
     head: HeadConfig = field(default_factory=HeadConfig, metadata=FROZEN)
     sweep: tuple[float, ...] | None = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # rates; the best on valid
@@ -101,23 +88,15 @@ class TaskConfig:
     }
 
     def unread(self) -> set[str]:
-        """Return the keys that other values make meaningless, such as decode.beam without
-        decode.lm.
-        """
+        """Return the keys that other values make meaningless (decode.beam without decode.lm)."""
         return set()
 
     def files(self) -> dict[str, str]:
-        """Return digests of the files that keys name.
-
-        Raises BenchError where one cannot be used.
-        """
+        """Return digests of the files that keys name; raises BenchError for an unusable one."""
         return {}
 
     def settings(self) -> Settings:
-        """Return all values that task and mode read, by dotted key.
-
-        Files are digests of their content.
-        """
+        """Return all values that task and mode read, by dotted key; files are their digests."""
         values = read_by(self, self.mode) | self.files() | {"sweep": list(rates(self))}
         unread = self.unread()
         return {key: value for key, value in values.items() if key not in unread}
@@ -128,9 +107,7 @@ class TaskConfig:
         return {k: value for k, value in self.settings().items() if value != defaults[k]}
 
     def crops_of(self, role: str) -> Crops | None:  # noqa: ARG002 - only pooled tasks crop
-        """Return which parts of each utterance "train", "valid" or "test" takes; None for all
-        frames.
-        """
+        """Return the crops of each utterance of "train", "valid" or "test"; None: all frames."""
         return None
 
 
@@ -142,9 +119,8 @@ class CTCConfig(TaskConfig):
 
     def unread(self) -> set[str]:
         """See TaskConfig.unread."""
-        decode = {f"decode.{name}" for name in read_by(self.decode, self.mode)}
         if not self.decode.lm:
-            return decode
+            return {f"decode.{name}" for name in read_by(self.decode, self.mode)}
         return {"decode.lm_weight", "decode.word_score"} if self.decode.tune else set()
 
     def files(self) -> dict[str, str]:
@@ -155,11 +131,7 @@ class CTCConfig(TaskConfig):
 
 
 def rates(config: TaskConfig) -> tuple[float, ...]:
-    """Return the learning rates to train.
-
-    Raises:
-        ConfigError: If there is none, or they are not different numbers above 0.
-    """
+    """Return the learning rates to train; raises ConfigError unless they differ and are above 0."""
     chosen = (config.lr,) if config.lr is not None else config.sweep
     if not chosen:
         raise ConfigError(

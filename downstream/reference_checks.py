@@ -1,14 +1,11 @@
-"""What a task cannot learn from or be fairly scored on, found and named before any head is
-trained.
-"""
+"""Data checks before training: empty references, unseen units, targets longer than their frames."""
 
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from mt4ssl_bench.data.cut import is_silent
-from mt4ssl_bench.downstream.plan import Job, named
+from mt4ssl_bench.data.cut import Cut, is_silent
+from mt4ssl_bench.downstream.job import Job, named
 from mt4ssl_bench.downstream.task import Task
 from mt4ssl_bench.errors import CorpusError
 
@@ -16,90 +13,83 @@ LOGGER = logging.getLogger(__name__)
 LISTED = 20  # unknown units in a warning
 
 
-def check_references(job: Job, task: Task, cuts: Mapping[str, Sequence[Any]]) -> dict[str, int]:
-    """Return counts for the record of silent utterances and of units not seen in training.
+def check_references(job: Job, task: Task, cuts: Mapping[str, Sequence[Cut]]) -> dict[str, int]:
+    """Count silent utterances and units not seen in training, for the record; warn of both.
 
-    Warn of both.
-
-    In valid and test, words that are recognized in a silent utterance count as insertions.
+    Words that are recognized in a silent utterance of valid or test count as insertions.
 
     Raises:
         CorpusError: If a reference is empty although somebody speaks, if a split has no reference
             that is not empty, or if a split has no unit that is seen in training.
     """
     counts = {}
-    for role, members in cuts.items():
-        split = job.split(role)
-        where = f"corpus {job.corpus.root}: task '{task.name}'"
-        empty = [cut for cut in members if not task.reference(cut).strip()]
-        if len(empty) == len(members):
+    where = f"corpus {job.corpus.root}: task '{task.name}'"
+    for role, spoken in cuts.items():
+        split, empty = job.split(role), [cut for cut in spoken if not task.reference(cut).strip()]
+        if len(empty) == len(spoken):
             raise CorpusError(
-                f"{where}: no utterance of split '{split}' has a reference: all {len(members)} are "
-                f"empty ({named([cut.id for cut in empty])}); expected {task.needs} in at least one"
+                f"{where}: no utterance of split '{split}' has a reference: all {len(spoken)} are "
+                f"empty ({named([cut.id for cut in empty])}); expected one in at least one"
             )
-        unmarked = [cut.id for cut in empty if not is_silent(cut)]
-        if unmarked:
+        if unmarked := [cut.id for cut in empty if not is_silent(cut)]:
             raise CorpusError(
                 f"{where}: the reference of {named(unmarked)} in split '{split}' is empty "
-                f"({len(unmarked)} of {len(members)} utterances), and not marked as silence; "
-                f"give it a {task.needs} or leave it out"
+                f"({len(unmarked)} of {len(spoken)} utterances), and not marked as silence; give "
+                f"it {' and '.join(task.fields(job.config))}, or leave it out"
             )
         if empty:
             counts[f"{role}_silent_utterances"] = len(empty)
             LOGGER.warning(
-                "%s: in %d of %d utterances of split '%s' nobody speaks: %s (%s)",
-                job.recipe,
-                len(empty),
-                len(members),
-                split,
+                "%s: nobody speaks in %d of %d utterances of split '%s': %s (%s)",
+                *(job.recipe, len(empty), len(spoken), split),
                 "left out of training" if role == "train" else "words in them count as insertions",
                 named([cut.id for cut in empty]),
             )
-        if role == "train":
-            continue
-        if unknown := _check_units(job, task, split, members):
+        if role != "train" and (unknown := _unknown_units(task, spoken, job.recipe, split, where)):
             counts[f"{role}_unknown_units"] = unknown
     return counts
 
 
-def _check_units(job: Job, task: Task, split: str, members: Sequence[Any]) -> int:
-    """Return how many units of a split are not seen in training, each occurrence counted."""
-    units = Counter(unit for cut in members for unit in task.units_in(cut))
+def _unknown_units(task: Task, cuts: Sequence[Cut], recipe: str, split: str, where: str) -> int:
+    """Return the number of units of a split that are not seen in training, with repetitions."""
+    units = Counter(unit for cut in cuts for unit in task.units_in(cut))
     unknown = Counter({unit: count for unit, count in units.items() if not task.knows(unit)})
     if unknown == units:
         raise CorpusError(
-            f"corpus {job.corpus.root}: task '{task.name}': training shows nothing of split "
-            f"'{split}' ({named(list(units))} in {len(members)} utterances); both must share "
-            "what is to be recognised"
+            f"{where}: nothing of split '{split}' is in the training split "
+            f"({named(list(units))} in {len(cuts)} utterances); both must share what is to be "
+            "recognized"
         )
     if unknown:
-        listed = ", ".join(f"{unit!r} {count}" for unit, count in unknown.most_common(LISTED))
+        listed = [f"{unit!r} {count}" for unit, count in unknown.most_common(LISTED)]
         LOGGER.warning(
-            "%s: split '%s' holds %d units %d times that training never shows, so they count "
-            "as errors: %s%s",
-            job.recipe,
-            split,
-            len(unknown),
-            unknown.total(),
-            listed,
+            "%s: %d units of split '%s' are not seen in training and count as errors (%d times): "
+            "%s%s",
+            *(recipe, len(unknown), split, unknown.total(), ", ".join(listed)),
             ", ..." if len(unknown) > LISTED else "",
         )
     return unknown.total()
 
 
 def learnable(
-    job: Job, task: Task, cuts: Sequence[Any], frames: Mapping[str, int]
-) -> tuple[list[Any], int]:
-    """Return the training cuts whose targets fit into their frames, and how many do not.
+    job: Job, task: Task, cuts: Sequence[Cut], frame_counts: Mapping[str, int]
+) -> tuple[list[Cut], int]:
+    """Return the training cuts whose targets fit into their frames; count and name the others.
 
-    Warns of those.
+    CTC has no gradient for an impossible alignment. Silent utterances are left out, too: CTC's loss
+    is divided by the target's length. Both kinds are still scored in test.
 
-    `frames` is by utterance id. CTC gives an impossible alignment no gradient; such utterances
-    would only dilute the others. Silent utterances are left out, too: CTC's loss is divided by the
-    target's length. Both are still scored in test. Raises CorpusError when none is left.
+    Args:
+        job: For messages.
+        task: The task.
+        cuts: Of the training split.
+        frame_counts: Frames by utterance id.
+
+    Raises:
+        CorpusError: If none is left.
     """
     cuts = [cut for cut in cuts if task.reference(cut).strip()]
-    short = {cut.id for cut in cuts if frames[cut.id] < task.frames_needed(cut)}
+    short = {cut.id for cut in cuts if frame_counts[cut.id] < task.frames_needed(cut)}
     if len(short) == len(cuts):
         raise CorpusError(
             f"corpus {job.corpus.root}: task '{task.name}': every target of split "
@@ -108,11 +98,8 @@ def learnable(
         )
     if short:
         LOGGER.warning(
-            "%s: %d of %d training utterances have targets longer than their frames and are left "
-            "out: %s",
-            job.recipe,
-            len(short),
-            len(cuts),
-            named(sorted(short)),
+            "%s: leaving out %d of %d training utterances with targets longer than their frames: "
+            "%s",
+            *(job.recipe, len(short), len(cuts), named(sorted(short))),
         )
     return [cut for cut in cuts if cut.id not in short], len(short)

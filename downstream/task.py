@@ -1,29 +1,30 @@
-"""The contract between the evaluation job and a task: head, targets, loss, decoding and score, and
-nothing else.
+"""The contract between the evaluation job and a task: data, head, loss, decoding, metrics.
 
-Shapes: B batch, T frames, L hidden states, D dimension.
+Shapes: B batch, T frames, L hidden states, D dimension, V outputs.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 
+from mt4ssl_bench.data.cut import Cut, field_of, labels_of, speaker_of
+from mt4ssl_bench.data.effects import Effect
 from mt4ssl_bench.downstream.config import TaskConfig
 from mt4ssl_bench.registry import Registry
-from mt4ssl_bench.results.metrics import Score
+from mt4ssl_bench.results.answers import Answer
+from mt4ssl_bench.results.metrics import METRICS, Metric
 from mt4ssl_bench.results.record import Trial
+from mt4ssl_bench.settings import Json
 
-Answers = tuple[list[Any], Tensor, Tensor]  # cuts, logits (B, T, V), lengths (B,)
+Logits = tuple[list[Cut], Tensor, Tensor]  # cuts, logits (B, T, V), lengths (B,)
 
 
 @dataclass(frozen=True, kw_only=True)
 class WithLM:
-    """The answers on test once more, by beam search with a language model, and the weights that it
-    had.
-    """
+    """Hypotheses on test by beam search with a language model, and the weights that it had."""
 
     hypotheses: list[str]
     weights: dict[str, float]
@@ -31,92 +32,100 @@ class WithLM:
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What training on a task gives, however it trains: the answers on test, and how the head was
-    chosen.
+    """The result of a training: hypotheses on test, and how the head was chosen.
 
-    `hypotheses` and `cuts` are of the test split, in one order. `counts` say what was left out.
+    `hypotheses` and `cuts` are of the test split, in one order. `counts` are of what was left out.
     """
 
     hypotheses: list[str]
-    cuts: list[Any]
+    cuts: list[Cut]
     trials: list[Trial]
     layer_weights: list[float]
-    layer_norms: list[float] = field(
-        default_factory=list
-    )  # of the hidden states, see layer_norms()
+    layer_norms: list[float] = field(default_factory=list)  # of the hidden states
     with_lm: WithLM | None = None
     counts: dict[str, int] = field(default_factory=dict)
 
 
 class Task(ABC):
-    """A task, built from its recipe and the training split.
+    """A task, built from its config and the training split.
 
     Attributes:
-        name, metric, version: of the record; a change that moves scores raises the version.
-        needs: the field that every utterance must have: text, phones or speaker.
-        Config: the class of the task's config, with its keys and their defaults.
+        name: Of the task, in commands and records.
+        version: Raised by a change that affects scores.
+        metrics: Names in METRICS, or metrics of the task's own. The first selects the learning
+            rate and ranks.
+        reads: Fields that every utterance must have: "text", "phones", "speaker", the name of any
+            label, "turns:<tier>" or "other:<name>"; "list:<name>" is a list of the corpus.
+        splits: Prefix of splits of its own ("sid_": sid_train), used where the corpus has them.
+        effects: Applied to the audio before the upstream, in order.
+        pooled: Whether heads read means over time instead of frames.
+        folds: The label whose values are held out in turn; "" for the corpus's own splits.
+        Config: Class of its config, which has its keys and their defaults.
     """
 
     name: ClassVar[str]
-    metric: ClassVar[str]
-    version: ClassVar[int]
-    needs: ClassVar[str]
+    version: ClassVar[int] = 1
+    metrics: ClassVar[tuple[str | Metric, ...]]
+    reads: ClassVar[tuple[str, ...]]
+    splits: ClassVar[str] = ""
+    effects: ClassVar[tuple[Effect, ...]] = ()
+    pooled: ClassVar[bool] = False
+    folds: ClassVar[str] = ""
     Config: ClassVar[type[TaskConfig]] = TaskConfig
-    pooled: ClassVar[bool] = False  # reads means over time instead of frames
 
     def __init__(self, config: TaskConfig) -> None:
         self.config = config
 
     @classmethod
-    # most tasks read the same field under every recipe
-    def reads(cls, config: TaskConfig) -> str:  # noqa: ARG003
-        """Return the field that every utterance must have under this recipe."""
-        return cls.needs
+    def fields(cls, config: TaskConfig) -> tuple[str, ...]:  # noqa: ARG003 - most have one answer
+        """Return what the task reads under this config, as `reads`."""
+        return cls.reads
+
+    def check(self) -> None:  # noqa: B027 - most need nothing
+        """Raise BenchError if the config needs what this machine lacks."""
+
+    def unlearnable(self, cuts: Iterable[Cut]) -> str:  # noqa: ARG002 - for those that need more
+        """Return what the training cuts lack ("needs two speakers"), or ""."""
+        return ""
 
     @abstractmethod
-    def fit_units(self, cuts: Sequence[Any]) -> None:
-        """Take units or the speaker table from the training split, and from nothing else."""
+    def fit_units(self, cuts: Sequence[Cut]) -> None:
+        """Take units or labels from the training split only."""
 
     @property
     @abstractmethod
     def outputs(self) -> int:
-        """How many numbers the head gives for each frame or utterance."""
+        """The number of outputs of the head for each frame or utterance."""
 
     @abstractmethod
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Json]:
         """Return what fit_units() took, as plain containers for a file."""
 
     @abstractmethod
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take what state() returned instead of fit_units()."""
+    def restore(self, state: Mapping[str, Json]) -> None:
+        """Take what state() returned, instead of fit_units()."""
 
     @abstractmethod
     def head(self, num_layers: int, dim: int) -> nn.Module:
-        """Return a new head: (features (B, T, L, D), frames (B,)) -> (logits, lengths)."""
+        """Return a new head: features (L, B, T, D), lengths (B,) -> logits, lengths."""
 
     @abstractmethod
-    def reference(self, cut: Any) -> str:  # noqa: ANN401 - lhotse ships no types
-        """Return what a perfect hypothesis of the cut would be, and what training shows."""
-
-    def references(self, cuts: Sequence[Any]) -> list[str]:
-        """Return reference() of each cut."""
-        return [self.reference(cut) for cut in cuts]
+    def reference(self, cut: Cut) -> str:
+        """Return the perfect hypothesis of a cut, which is also its training target."""
 
     @abstractmethod
-    def target(self, cut: Any) -> Tensor:  # noqa: ANN401
-        """Return the cut's training target, a vector of ids."""
+    def target(self, cut: Cut) -> Tensor:
+        """Return the training target of a cut, a vector of ids."""
 
     @abstractmethod
-    def units_in(self, cut: Any) -> list[str]:  # noqa: ANN401
-        """Return what of the cut's reference training must have shown: characters, phonemes, the
-        speaker.
-        """
+    def units_in(self, cut: Cut) -> list[str]:
+        """Return the units of a cut's reference: characters, phonemes, labels."""
 
     @abstractmethod
     def knows(self, unit: str) -> bool:
-        """Return whether training shows a unit."""
+        """Return whether a unit is in the training split."""
 
-    def frames_needed(self, cut: Any) -> int:  # noqa: ANN401, ARG002
+    def frames_needed(self, cut: Cut) -> int:  # noqa: ARG002
         """Return the fewest frames from which the cut's target can be learnt."""
         return 1
 
@@ -125,33 +134,63 @@ class Task(ABC):
         """Return the loss of each row (B,)."""
 
     def summed_loss(self, logits: Tensor, lengths: Tensor, targets: list[Tensor]) -> Tensor:
-        """Return the loss as a sum over utterances, each as it is: fine-tuning's."""
+        """Return the loss summed over utterances, as fine-tuning reads it."""
         return self.loss(logits, lengths, targets).sum()
+
+    def hold_out(self, cuts: Sequence[Cut]) -> tuple[list[Cut], list[Cut]]:
+        """Return the training and the validation cuts of the utterances that a fold does not test.
+
+        A task with folds must have it.
+        """
+        raise NotImplementedError(f"task '{self.name}' has folds and no hold_out()")
 
     @abstractmethod
     def decode(self, logits: Tensor, lengths: Tensor) -> list[str]:
         """Return one hypothesis per row."""
 
+    @property
+    def metric(self) -> Metric:
+        """The main metric."""
+        return self.all_metrics[0]
+
+    @property
+    def all_metrics(self) -> list[Metric]:
+        """The metrics, the main one first."""
+        return [METRICS.get(each) if isinstance(each, str) else each for each in self.metrics]
+
+    def answers(self, cuts: Sequence[Cut], hypotheses: Sequence[str]) -> list[Answer]:
+        """Return what metrics are computed from, one answer per cut."""
+        answers: list[Answer] = []
+        for cut, hypothesis in zip(cuts, hypotheses, strict=True):
+            answers.append(
+                {
+                    "id": cut.id,
+                    "speaker": speaker_of(cut) or None,
+                    "reference": self.reference(cut),
+                    "hypothesis": hypothesis,
+                }
+            )
+            labels = dict(labels_of(cut))
+            if self.folds:
+                labels["fold"] = field_of(cut, self.folds)
+            if labels:
+                answers[-1]["labels"] = labels
+        return answers
+
+    def measure(self, cuts: Sequence[Cut], hypotheses: Sequence[str]) -> float:
+        """Return the main metric without its interval: validation asks for it often."""
+        return self.metric.value(self.answers(cuts, hypotheses))
+
     def answer_with_lm(
         self,
-        logits: Callable[[str], Iterable[Answers]],  # noqa: ARG002
+        logits: Callable[[str], Iterable[Logits]],  # noqa: ARG002
     ) -> WithLM | None:
-        """Return the test split's hypotheses with the recipe's language model; None where there is
-        none to use.
+        """Return hypotheses on test with the language model of the recipe; None without one.
 
-        `logits` gives a split's answers by role, in the order of its references.
+        Args:
+            logits: From the role of a split to its logits.
         """
         return None
-
-    @abstractmethod
-    def measure(self, references: list[str], hypotheses: list[str]) -> float:
-        """Return the main metric alone, without its interval: what validation asks for, often."""
-
-    @abstractmethod
-    def score(
-        self, references: list[str], hypotheses: list[str], speakers: list[str] | None
-    ) -> dict[str, Score]:
-        """Return the metrics with their intervals, the main one (`metric`) first."""
 
 
 TASKS: Registry[type[Task]] = Registry(
@@ -161,4 +200,6 @@ TASKS: Registry[type[Task]] = Registry(
         "phoneme": "mt4ssl_bench.downstream.tasks.phoneme:Phoneme",
         "speaker": "mt4ssl_bench.downstream.tasks.speaker:Speaker",
     },
+    group="mt4ssl_bench.tasks",
+    base=Task,
 )

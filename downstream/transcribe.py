@@ -1,19 +1,15 @@
 """Audio files to text with a trained asr or phoneme model.
 
-A file that cannot be read does not stop the others.
-
 Shapes: N samples, T frames, V outputs.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mt4ssl_bench.console import progress
@@ -21,34 +17,50 @@ from mt4ssl_bench.corpora.audio_files import audio_files
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.containers import defect_of
 from mt4ssl_bench.data.file_state import on_disk
+from mt4ssl_bench.downstream.config import WordDecodeConfig
 from mt4ssl_bench.downstream.heads.ctc import CTCTask
 from mt4ssl_bench.downstream.training.finetuned_model import Tuned, TunedHead
-from mt4ssl_bench.downstream.training.saved_model import read_model, read_task
-from mt4ssl_bench.encoders.finetuning import rebuild
+from mt4ssl_bench.downstream.training.saved_model import Stored, read_model, read_task
 from mt4ssl_bench.encoders.identity import is_of
+from mt4ssl_bench.encoders.kinds import rebuild
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import BenchError, CheckpointError, ConfigError, CorpusError
 
 LOGGER = logging.getLogger(__name__)
-CHUNK, CONTEXT = (
-    30 * audio.RATE,
-    2 * audio.RATE,
-)  # longer audio is read in chunks, each with context on both sides
+# longer audio is read in chunks, each with context on both sides
+CHUNK, CONTEXT = 30 * audio.RATE, 2 * audio.RATE
+
+
+class Search(TypedDict, total=False):
+    """The keys of DecodeConfig and WordDecodeConfig that a call may change."""
+
+    lm: str
+    lexicon: str
+    beam: int
+    lm_weight: float
+    word_score: float
 
 
 def transcribe(
     model: Path,
     files: Sequence[Path],
     *,
-    decode: Mapping[str, Any] | None = None,
+    decode: Search | None = None,
     upstream: str = "",
     device: str = "cpu",
 ) -> Iterator[tuple[Path, str | None]]:
-    """Yield each file with its text, None where it could not be read; `decode` are DecodeConfig's
-    keys that differ.
+    """Yield each file with its text, None if it could not be read.
 
-    Raises BenchError, before any audio is read, for a wrong model, language model or path.
+    Args:
+        model: See Recognizer.
+        files: Audio files, or folders of them.
+        decode: Keys of decoding that differ from the recipe.
+        upstream: See Recognizer.
+        device: Torch device.
+
+    Raises:
+        BenchError: For a wrong model, language model or path, before any audio is read.
     """
     paths = named(files)
     recognizer = Recognizer(model, upstream=upstream, device=device)
@@ -70,9 +82,10 @@ def transcribe(
 
 
 def named(paths: Sequence[Path]) -> list[Path]:
-    """Return the files, folders replaced by the audio files within.
+    """Return the files, folders replaced by the audio files in them.
 
-    Raises CorpusError for what does not exist.
+    Raises:
+        CorpusError: If a path does not exist.
     """
     files: list[Path] = []
     for path in map(on_disk, paths):
@@ -89,8 +102,10 @@ class Recognizer:
     """A trained asr or phoneme model: audio to logits and text.
 
     Args:
-        folder: what an evaluation left in <out>/runs, or its model.pt. upstream: for models on
-        frozen features, how the upstream is named now; default: as it was named then.
+        folder: Of <out>/runs of an evaluation, or its model.pt.
+        upstream: For models on frozen features, the present name of the upstream; default: the
+            name that it had in the evaluation.
+        device: Torch device.
     """
 
     def __init__(self, folder: Path, *, upstream: str = "", device: str = "cpu") -> None:
@@ -98,7 +113,7 @@ class Recognizer:
         task = read_task(stored)
         if not isinstance(task, CTCTask):
             raise CheckpointError(
-                f"{folder}: holds a model for task '{stored['task']}', which writes no text"
+                f"{folder}: holds a model for task '{stored['task']}', which outputs no text"
             )
         self.task, self._decode = task, task.decode
         self._about, self._device = stored["upstream"], device
@@ -108,10 +123,8 @@ class Recognizer:
             self._model = self._frozen(stored, upstream)
         self._model.to(device).eval()
 
-    def use(self, decode: Mapping[str, Any]) -> None:
-        """Decode by beam search with a language model from here on; `decode` are DecodeConfig's
-        keys that differ.
-        """
+    def use(self, decode: Search) -> None:
+        """Decode by beam search with a language model from here on."""
         if not decode.get("lm"):
             raise ConfigError(
                 f"{_options(decode)}: no effect without --lm; expected --lm, a KenLM file"
@@ -120,19 +133,18 @@ class Recognizer:
         unread = [name for name in decode if not hasattr(config, name)]
         if unread:
             raise ConfigError(f"{_options(unread)}: task '{self.task.name}' does not read it")
-        self._decode = self.task.beam(replace(config, **decode)).decode
+        self._decode = self.task.beam(replace(cast("WordDecodeConfig", config), **decode)).decode
 
-    def text(self, samples: NDArray[np.float32]) -> str:
-        """Return what was said in 16 kHz audio (N,)."""
+    def text(self, samples: audio.Samples) -> str:
+        """Return the text of 16 kHz audio (N,)."""
         logits = self.logits(samples)
         return self._decode(logits[None], torch.tensor([len(logits)]))[0]
 
     @torch.no_grad()
-    def logits(self, samples: NDArray[np.float32]) -> Tensor:
-        """Return the logits (T, V) of 16 kHz audio (N,).
-
-        What is longer than 30 s is read in overlapping chunks.
-        """
+    def logits(self, samples: audio.Samples) -> Tensor:
+        """Return the logits (T, V) of 16 kHz audio (N,), read in overlapping chunks of 30 s."""
+        for effect in self.task.effects:
+            samples = effect(samples)
         waveform = torch.from_numpy(samples)
         if len(waveform) <= CHUNK:
             return self._read(waveform)
@@ -155,13 +167,13 @@ class Recognizer:
         rows: Tensor = logits[0, : int(lengths[0])].float().cpu()
         return rows
 
-    def _tuned(self, stored: dict[str, Any]) -> nn.Module:
+    def _tuned(self, stored: Stored) -> nn.Module:
         tune, about = self.task.config.tune, self._about
         head = TunedHead(about["num_layers"], about["dim"], self.task.outputs, tune, pooled=False)
         head.load_state_dict(stored["head"])
         return Tuned(rebuild(stored["blueprint"], tune, stored["encoder"]), head)
 
-    def _frozen(self, stored: dict[str, Any], name: str) -> nn.Module:
+    def _frozen(self, stored: Stored, name: str) -> nn.Module:
         about = self._about
         upstream = load_upstream(name or about["source"] or about["name"], device=self._device)
         if not is_of(upstream, about["fingerprint"], where="the trained head"):
@@ -179,7 +191,7 @@ def _options(names: Iterable[str]) -> str:
 
 
 class _Frozen(nn.Module):
-    """An upstream's features read by a head, called as Tuned is."""
+    """An upstream with a head on its features, called as Tuned is."""
 
     def __init__(self, upstream: Upstream, head: nn.Module) -> None:
         super().__init__()
@@ -188,7 +200,5 @@ class _Frozen(nn.Module):
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         features = self.upstream.extract(waveforms, lengths)
         device = next(self.head.parameters()).device
-        logits, frames = self.head(
-            features.layers.permute(1, 2, 0, 3).to(device), features.lengths.to(device)
-        )
+        logits, frames = self.head(features.layers.to(device), features.lengths.to(device))
         return logits, frames

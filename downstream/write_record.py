@@ -1,38 +1,20 @@
-"""From a trained head's answers to a record: metrics, hypotheses by utterance, and how they came
-about.
-"""
+"""From predictions on the test split to a record: metrics, answers, and how they were computed."""
 
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from mt4ssl_bench import results
-from mt4ssl_bench.data.cut import speaker_of
-from mt4ssl_bench.downstream.plan import Job, former
+from mt4ssl_bench.downstream.clock import Clock
+from mt4ssl_bench.downstream.find_record import former
+from mt4ssl_bench.downstream.job import ROLES, Job
 from mt4ssl_bench.downstream.task import Task, Trained
 from mt4ssl_bench.encoders.protocol import Upstream
-from mt4ssl_bench.results.metrics import METRICS, Score
+from mt4ssl_bench.results.answers import WITH_LM, Answer, with_lm
 from mt4ssl_bench.results.provenance import environment
-from mt4ssl_bench.results.record import Hypothesis, Result, UpstreamRecord
+from mt4ssl_bench.results.record import CorpusRecord, Result, UpstreamRecord
 from mt4ssl_bench.settings import nest
-
-
-class Clock:
-    """Wall time by stage."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last = time.monotonic()
-
-    def lap(self, name: str, seconds: float | None = None) -> None:
-        """End the stage called `name`; `seconds` is what it took, where interrupted calls count
-        too.
-        """
-        now = time.monotonic()
-        self.laps[name] = round(now - self._last if seconds is None else seconds, 2)
-        self._last = now
 
 
 def write_record(
@@ -41,20 +23,34 @@ def write_record(
     task: Task,
     trained: Trained,
     *,
-    counts: dict[str, int],
+    counts: Mapping[str, int],
     device: str,
     clock: Clock,
     out: Path,
 ) -> tuple[Result, Path]:
-    """Score the answers on test, and write record and hypotheses into `out`.
+    """Score the answers on test, and write them with their record.
 
-    Returns the record and its path.
+    Args:
+        model: The upstream.
+        job: Task recipe and corpus.
+        task: With its units.
+        trained: Result of the training.
+        counts: Of utterances and what was left out.
+        device: Torch device.
+        clock: With the stages before; ends "test".
+        out: Folder of the records.
+
+    Returns:
+        The record and its path.
     """
-    rows = _hypotheses(task, trained)
-    metrics = _scores(task, [(row["reference"], row["hypothesis"]) for row in rows], trained.cuts)
+    answers = _answers(task, trained)
+    metrics = {metric.name: metric.score(answers) for metric in task.all_metrics}
     if trained.with_lm:
-        again = _scores(task, [(row["reference"], row["with_lm"]) for row in rows], trained.cuts)
-        metrics |= {f"{name}+lm": score for name, score in again.items()}
+        decoded = with_lm(answers)
+        for metric in task.all_metrics:
+            score = metric.score(decoded)
+            title = f"{score.title}{WITH_LM.upper()}"
+            metrics[f"{metric.name}{WITH_LM}"] = replace(score, title=title)
     clock.lap("test")
     made_with = environment()
     result = Result(
@@ -62,7 +58,7 @@ def write_record(
         task_version=task.version,
         upstream=_upstream(model),
         corpus=_corpus(job),
-        main_metric=task.metric,
+        main_metric=task.metric.name,
         metrics=metrics,
         recipe_name=job.recipe,
         recipe=nest(job.config.settings()),
@@ -81,14 +77,9 @@ def write_record(
         counts={**counts, **trained.counts},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         lm_weights=trained.with_lm.weights if trained.with_lm else {},
+        folds=_fold_values(task, answers),
     )
-    return result, results.save(result, rows, out)
-
-
-def speakers_of(cuts: Sequence[Any]) -> list[str] | None:
-    """Return the speaker of each cut, or None where not every cut has one."""
-    speakers = [speaker_of(cut) for cut in cuts]
-    return speakers if all(speakers) else None
+    return result, results.save(result, answers, out)
 
 
 def _upstream(model: Upstream) -> UpstreamRecord:
@@ -103,47 +94,36 @@ def _upstream(model: Upstream) -> UpstreamRecord:
     }
 
 
-def _corpus(job: Job) -> results.CorpusRecord:
+def _corpus(job: Job) -> CorpusRecord:
     info = job.corpus.info
-    used = {role: info.splits[job.split(role)] for role in ("train", "valid", "test")}
+    sizes = {role: job.size(role) for role in ROLES}
     return {
         "name": info.name,
         "digest": info.digest,
         "languages": info.languages,
         "synthetic": info.synthetic,
         "splits": {
-            role: {"utterances": split.utterances, "hours": split.hours}
-            for role, split in used.items()
+            role: {"utterances": size.utterances, "hours": size.hours}
+            for role, size in sizes.items()
         },
     }
 
 
-def _scores(task: Task, pairs: Sequence[tuple[str, str]], cuts: Sequence[Any]) -> dict[str, Score]:
-    references, hypotheses = map(list, zip(*pairs, strict=True))
-    return task.score(references, hypotheses, speakers_of(cuts))
-
-
-def _hypotheses(task: Task, trained: Trained) -> list[Hypothesis]:
-    hypotheses, cuts = trained.hypotheses, trained.cuts
-    references = task.references(cuts)
-    counts = METRICS[task.metric].counts(references, hypotheses).tolist()
-    speakers: Sequence[str | None] = speakers_of(cuts) or [None for _ in cuts]
-    rows: list[Hypothesis] = [
-        {
-            "id": cut.id,
-            "speaker": speaker,
-            "reference": reference,
-            "hypothesis": hypothesis,
-            "substitutions": s,
-            "deletions": d,
-            "insertions": i,
-            "tokens": n,
-        }
-        for cut, speaker, reference, hypothesis, (s, d, i, n) in zip(
-            cuts, speakers, references, hypotheses, counts, strict=True
-        )
-    ]
+def _answers(task: Task, trained: Trained) -> list[Answer]:
+    answers = task.answers(trained.cuts, trained.hypotheses)
+    counts = task.metric.counts(answers)
+    if counts is not None:
+        for answer, (s, d, i, n) in zip(answers, counts.tolist(), strict=True):
+            answer |= {"substitutions": s, "deletions": d, "insertions": i, "tokens": n}
     if trained.with_lm:
-        for row, text in zip(rows, trained.with_lm.hypotheses, strict=True):
-            row["with_lm"] = text
-    return rows
+        for answer, text in zip(answers, trained.with_lm.hypotheses, strict=True):
+            answer["with_lm"] = text
+    return answers
+
+
+def _fold_values(task: Task, answers: Sequence[Answer]) -> dict[str, float]:
+    """Return the main metric of each fold, none without folds."""
+    folds: dict[str, list[Answer]] = {}
+    for answer in answers if task.folds else ():
+        folds.setdefault(answer["labels"]["fold"], []).append(answer)
+    return {name: task.metric.value(part) for name, part in folds.items()}

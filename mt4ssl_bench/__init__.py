@@ -5,7 +5,7 @@ Importing this package imports nothing heavy.
 
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 __all__ = ["Leaderboard", "evaluate", "load_upstream", "pretrain"]
@@ -14,9 +14,7 @@ __all__ = ["Leaderboard", "evaluate", "load_upstream", "pretrain"]
 if not (Path(__file__).parent / "upstream").is_dir():
     __path__.append(str(Path(__file__).parent.parent))
 
-if (
-    TYPE_CHECKING
-):  # what type checkers see; when the program runs, a name is imported when it is first asked for
+if TYPE_CHECKING:  # at run time, a name is imported when it is first used
     from mt4ssl_bench.downstream.evaluate import evaluate
     from mt4ssl_bench.encoders.load import load_upstream
     from mt4ssl_bench.results.leaderboard import Leaderboard
@@ -30,7 +28,7 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - any of the four
+def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'mt4ssl_bench' has no attribute '{name}'")
     return getattr(import_module(_HOMES[name]), name)

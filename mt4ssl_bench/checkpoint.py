@@ -1,5 +1,6 @@
-"""Checkpoints: tensors and plain containers only, written aside and renamed, read without
-unpickling objects.
+"""Checkpoints: files of tensors and plain containers, written atomically.
+
+Loading one never builds other objects.
 """
 
 import hashlib
@@ -7,7 +8,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,17 +16,19 @@ from torch import Tensor, nn
 from mt4ssl_bench.errors import CheckpointError, first_line, some
 
 FORMAT = "mt4ssl-bench 1"
+Payload = dict[str, Any]  # tensors and plain containers
 
 
-def save(payload: Mapping[str, Any], path: Path) -> None:
-    """Write `payload` to `path`, completely or not at all.
+def save(payload: Payload, path: Path) -> None:
+    """Write `payload` to `path` atomically.
 
-    Raises CheckpointError when the disk does not take it.
+    Raises:
+        CheckpointError: If the file cannot be written (for example, disk full). An existing file
+            at `path` is kept.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(
-        f".{path.name}.partial"
-    )  # one writer per run: a killed one leaves it to the next
+    # a run has one writer: the next one replaces the partial file of a killed one
+    aside = path.with_name(f".{path.name}.partial")
     try:
         with aside.open("wb") as file:
             torch.save({"format": FORMAT, **payload}, file)
@@ -34,25 +37,29 @@ def save(payload: Mapping[str, Any], path: Path) -> None:
         aside.replace(path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         aside.unlink(missing_ok=True)
-        # torch's writer, failing to end its file, hides what the disk said
+        # torch's error about the incomplete file hides the error of the disk
         error = error.__context__ if isinstance(error.__context__, OSError) else error
         raise CheckpointError(
             f"{path}: could not be saved ({error}); the previous one, if any, is untouched"
         ) from error
 
 
-def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of ours; raises CheckpointError for a missing, damaged or foreign file."""
+def load(path: Path) -> Payload:
+    """Load an MT4SSL checkpoint.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged or of another toolkit.
+    """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
     try:
         payload = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    # a damaged file fails in many ways, all meaning the same to the user
+    # torch raises many kinds of errors for a damaged file
     except Exception as error:  # noqa: BLE001
         if "weights_only" in str(error):
             raise CheckpointError(
-                f"{path}: holds objects, not tensors and plain containers alone, and none is ever "
-                "built; 'mt4ssl-bench convert' reads the tensors of other people's checkpoints"
+                f"{path}: holds objects, expected only tensors and plain containers; "
+                "'mt4ssl-bench convert' reads the tensors of third-party checkpoints"
             ) from None
         reason = first_line(error)[:120]
         raise CheckpointError(
@@ -60,11 +67,11 @@ def load(path: Path) -> dict[str, Any]:
         ) from None
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a checkpoint of mt4ssl-bench (format '{FORMAT}')")
-    return cast("dict[str, Any]", payload)
+    return payload
 
 
 def misfit(module: nn.Module, state: Mapping[str, Tensor]) -> str:
-    """Return which weights of `state` keep it from being loaded into `module`, for a message."""
+    """Return the weights of `state` that do not fit `module`, for a message; "" if all do."""
     own = module.state_dict()
     shapes = [
         f"{name} is {tuple(state[name].shape)}, not {tuple(own[name].shape)}"
@@ -77,14 +84,12 @@ def misfit(module: nn.Module, state: Mapping[str, Tensor]) -> str:
         ("unknown", state.keys() - own.keys()),
     )
     return " and ".join(
-        f"{len(names)} weights {what}: {some(names)}" for what, names in groups if names
+        f"{len(names)} weights {problem}: {some(names)}" for problem, names in groups if names
     )
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:
-    """Return a digest of names, types, shapes and values: equal weights give equal digests under
-    any file name.
-    """
+    """Return a digest of names, types, shapes and values, 16 hex digits."""
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()

@@ -1,84 +1,155 @@
-"""Recipes to typed frozen dataclasses: the dataclass is schema and defaults, YAML and a.b=c say
-only what differs.
+"""Recipes to typed frozen dataclasses: the dataclass is schema and defaults, a recipe and `a.b=c`
+hold what differs.
+
+A recipe file may have parts. `tiny` changes keys of what it stands in; `finetune` is a recipe of its
+own for the same task. Part `tiny` of asr.yaml is the recipe "asr_tiny", part `tiny` of its part
+`finetune` is "asr_finetune_tiny".
 """
 
 import dataclasses
 import json
+import logging
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import reduce
+from dataclasses import dataclass
+from functools import cache, reduce
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 from typing import Any, TypeVar, cast
 
 import yaml  # type: ignore[import-untyped]
-from omegaconf import BooleanNode, DictConfig, ListConfig, OmegaConf, TupleConfig
+from omegaconf import BooleanNode, DictConfig, ListConfig, Node, OmegaConf, TupleConfig
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from mt4ssl_bench.errors import ConfigError, first_line, lines
-from mt4ssl_bench.registry import hint
+from mt4ssl_bench.registry import Registry, hint
+from mt4ssl_bench.settings import Json
 
 C = TypeVar("C")
-MERGE_ERRORS = (
-    OmegaConfBaseException,
-    TypeError,
-    ValueError,
-)  # what a layer that does not fit raises
+# what a layer that does not fit raises
+MERGE_ERRORS = (OmegaConfBaseException, TypeError, ValueError)
 ODD_NUMBER = re.compile(r"[-+]?(0[0-7_]*[0-7][0-7_]*|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")
-Gone = Mapping[
-    str, tuple[object, str]
-]  # key -> the value that is still taken, and why others are not
+# key -> the value that is still accepted, and why others are not
+Gone = Mapping[str, tuple[object, str]]
+Elsewhere = Callable[[str], str]  # an unknown key -> what else to say of it, or ""
+PARTS = ("tiny", "finetune")
+PACKAGES: Registry[ModuleType] = Registry(
+    "recipe package", {}, group="mt4ssl_bench.recipes", base=ModuleType
+)
+LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Keys and values from one place, which `source` names in messages."""
+
+    source: str
+    values: Mapping[str, Json]
 
 
 def recipe_names() -> list[str]:
-    """Return the names of the recipes that come with the package, sorted."""
-    folder = resources.files("mt4ssl_bench.recipes")
-    return sorted(
-        entry.name.removesuffix(".yaml")
-        for entry in folder.iterdir()
-        if entry.name.endswith(".yaml")
-    )
+    """Return the names of the recipes of this package and of others, sorted."""
+    return sorted(_recipes())
 
 
-def read_recipe(recipe: str) -> dict[str, Any]:
-    """Read a recipe by name or by path to a .yaml file, its `base:` chain merged in.
-
-    Returns plain containers.
+def read_recipe(recipe: str) -> dict[str, Json]:
+    """Read a recipe by name or by path to a .yaml file, with what it is based on, as plain
+    containers.
     """
-    return _read_chain(recipe, seen=())
+    merged = OmegaConf.merge({}, *(layer.values for layer in _layers(recipe)))
+    return cast("dict[str, Json]", OmegaConf.to_container(merged))
 
 
-def _read_chain(recipe: str, seen: tuple[str, ...]) -> dict[str, Any]:
+@cache
+def _recipes() -> dict[str, list[Layer]]:
+    """Return the layers of every recipe by name; what cannot be used is named in the log."""
+    recipes: dict[str, list[Layer]] = {}
+    folders = [resources.files("mt4ssl_bench.recipes")]
+    folders += [resources.files(package) for _, package in PACKAGES.items()]
+    for folder in folders:
+        for file in _yaml_files(folder):
+            name = file.name.removesuffix(".yaml")
+            try:
+                text = file.read_text(encoding="utf-8")
+                made = dict(
+                    _with_parts(name, str(file), "", _parse(f"recipe {name} ({file})", text))
+                )
+            except (ConfigError, OSError, UnicodeDecodeError) as error:
+                LOGGER.warning("left out: %s", error)
+                continue
+            for taken in sorted(made.keys() & recipes.keys()):
+                other = recipes[taken][-1].source
+                LOGGER.warning("%s: not used, %s has that name", made.pop(taken)[-1].source, other)
+            recipes |= made
+    return recipes
+
+
+def _yaml_files(folder: Traversable) -> Iterator[Traversable]:
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
+        if entry.is_dir():
+            yield from _yaml_files(entry)
+        elif entry.name.endswith(".yaml"):
+            yield entry
+
+
+def _with_parts(
+    name: str, file: str, part: str, values: dict[str, Json]
+) -> Iterator[tuple[str, list[Layer]]]:
+    """Yield name and layers of a recipe, then of its parts."""
+    source = f"recipe {name} ({file}{f', part {part}' if part else ''})"
+    parts = {key: values.pop(key) for key in PARTS if key in values}
+    yield name, [Layer(source, values)]
+    for key, inner in parts.items():
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{source}: part '{key}': expected keys and values, got '{inner}'")
+        # the keys of a frozen recipe mean nothing to fine-tuning, but its task
+        shared = {"task": values["task"]} if "task" in values else {}
+        below = Layer(source, shared if key == "finetune" else values)
+        for full, layers in _with_parts(f"{name}_{key}", file, f"{part}.{key}".strip("."), inner):
+            yield full, [below, *layers]
+
+
+def _layers(recipe: str, seen: tuple[str, ...] = ()) -> Iterator[Layer]:
+    """Yield the layers of a recipe, those of its base first."""
     if recipe in seen:
         raise ConfigError(
             f"recipe '{seen[0]}': its base chain loops: {' -> '.join((*seen, recipe))}"
         )
+    for layer in _own_layers(recipe):
+        values = dict(layer.values)
+        base = values.pop("base", None)
+        if base is not None:
+            yield from _layers(str(base), (*seen, recipe))
+        yield Layer(layer.source, values)
+
+
+def _own_layers(recipe: str) -> list[Layer]:
     path = Path(recipe)
-    if path.suffix in {".yaml", ".yml"}:
-        if not path.is_file():
-            raise ConfigError(f"recipe file {path}: no such file")
-        text = path.read_text(encoding="utf-8")
-    elif recipe in recipe_names():
-        text = (resources.files("mt4ssl_bench.recipes") / f"{recipe}.yaml").read_text(
-            encoding="utf-8"
-        )
-    else:
-        raise ConfigError(f"unknown recipe '{recipe}'; {hint(recipe, recipe_names())}")
-    _refuse_odd_numbers(f"recipe {recipe}", text)
+    if path.suffix not in {".yaml", ".yml"}:
+        if recipe not in _recipes():
+            raise ConfigError(f"unknown recipe '{recipe}'; {hint(recipe, recipe_names())}")
+        return _recipes()[recipe]
+    if not path.is_file():
+        raise ConfigError(f"recipe file {path}: no such file")
+    values = _parse(f"recipe {recipe}", path.read_text(encoding="utf-8"))
+    return [Layer(f"recipe {recipe}", {k: v for k, v in values.items() if k not in PARTS})]
+
+
+def _parse(source: str, text: str) -> dict[str, Json]:
+    """Return what a recipe file says, as plain containers."""
+    _refuse_odd_numbers(source, text)
     try:
         node = OmegaConf.create(text)
     # the YAML reader raises many kinds, all meaning "not a recipe"
     except Exception as error:  # noqa: BLE001
-        raise ConfigError(f"recipe {recipe}: not valid YAML: {first_line(error)}") from None
+        raise ConfigError(f"{source}: not valid YAML: {first_line(error)}") from None
     if not isinstance(node, DictConfig):
-        raise ConfigError(f"recipe {recipe}: expected keys and values, found {type(node).__name__}")
-    base = node.pop("base", None)
-    if base is not None:
-        node = cast("DictConfig", OmegaConf.merge(_read_chain(str(base), (*seen, recipe)), node))
-    return cast("dict[str, Any]", OmegaConf.to_container(node))
+        raise ConfigError(f"{source}: expected keys and values, found {type(node).__name__}")
+    return cast("dict[str, Json]", OmegaConf.to_container(node))
 
 
 def load(
@@ -87,71 +158,65 @@ def load(
     overrides: Sequence[str] = (),
     *,
     gone: Gone = MappingProxyType({}),
-    elsewhere: Callable[[str], str] = lambda key: "",  # noqa: ARG005
+    elsewhere: Elsewhere = lambda key: "",  # noqa: ARG005
 ) -> C:
     """Build a `schema` from its defaults, then the recipe, then `a.b=c` overrides.
 
     Args:
-        gone: Keys that are no more; with the value that is still what happens, they are passed
-        over. elsewhere: Returns what to say of an unknown key; "" for the nearest known keys.
+        schema: A config dataclass.
+        recipe: The name of a recipe, or the path of a .yaml file.
+        overrides: Keys with values, as "optim.lr=1e-3".
+        gone: Keys that no longer exist. One that has the accepted value is ignored.
+        elsewhere: Called with an unknown key; returns what the error adds, or "" for similar keys.
 
     Raises:
-        ConfigError: For an unknown or ill-typed key; names recipe, key and what was expected.
+        ConfigError: For an unknown or ill-typed key; names recipe, part, key and what was expected.
     """
-    for override in overrides:
-        if "=" not in override or override.startswith("="):
-            raise ConfigError(
-                f"override '{override}': expected key=value, for example optim.lr=1e-3"
-            )
-    layers: list[tuple[str, Any]] = []
-    if recipe is not None:
-        layers.append((f"recipe {recipe}", OmegaConf.create(read_recipe(recipe))))
-    layers += [(f"override '{override}'", _read_override(override)) for override in overrides]
+    layers = list(_layers(recipe)) if recipe is not None else []
+    layers += [Layer(f"override '{override}'", _read_override(override)) for override in overrides]
     node = OmegaConf.structured(schema)
     OmegaConf.set_readonly(node, value=False)
-    for source, layer in layers:
-        for key in gone.keys() & layer.keys():
+    for layer in layers:
+        values = OmegaConf.create(dict(layer.values))
+        for key in gone.keys() & values.keys():
             allowed, reason = gone[key]
-            if layer.pop(key) != allowed:
-                raise ConfigError(f"{source}: key '{key}' {reason}")
+            if values.pop(key) != allowed:
+                raise ConfigError(f"{layer.source}: key '{key}' {reason}")
         try:
-            node = OmegaConf.merge(node, _lists(layer, node))
+            node = OmegaConf.merge(node, _lists(values, node))
         except MERGE_ERRORS as error:
-            said = _explain(error, node, _culprit(layer, node), elsewhere)
-            raise ConfigError(f"{source}: {said}") from None
+            reason = _explain(error, node, _culprit(values, node), elsewhere)
+            raise ConfigError(f"{layer.source}: {reason}") from None
     try:
         return cast("C", OmegaConf.to_object(node))
     except OmegaConfBaseException as error:
         raise ConfigError(f"{recipe or schema.__name__}: {_explain(error, node)}") from None
 
 
-def to_dict(config: object) -> dict[str, Any]:
+def to_dict(config: object) -> dict[str, Json]:
     """Return a config dataclass as plain containers, ready for JSON or a checkpoint."""
     assert dataclasses.is_dataclass(config)
     # through JSON, so that a stored config and a new one compare equal: tuples become lists
-    return cast(
-        "dict[str, Any]",
-        json.loads(json.dumps(OmegaConf.to_container(OmegaConf.structured(config)))),
-    )
+    text = json.dumps(OmegaConf.to_container(OmegaConf.structured(config)))
+    return cast("dict[str, Json]", json.loads(text))
 
 
-def from_dict(schema: type[C], values: dict[str, Any]) -> C:
+def from_dict(schema: type[C], values: Mapping[str, Json]) -> C:
     """Rebuild a config from to_dict().
 
-    Raises ConfigError for keys that this version does not know.
+    Raises:
+        ConfigError: For keys that this version does not have.
     """
     node = OmegaConf.structured(schema)
     OmegaConf.set_readonly(node, value=False)
     try:
-        return cast("C", OmegaConf.to_object(OmegaConf.merge(node, values)))
+        return cast("C", OmegaConf.to_object(OmegaConf.merge(node, dict(values))))
     except OmegaConfBaseException as error:
         raise ConfigError(f"stored config: {_explain(error, node)}") from None
 
 
 def _refuse_odd_numbers(source: str, text: str) -> None:
-    """Raise ConfigError for a number that YAML 1.1 takes for another one: 010 is 8 and 1:30 is 90
-    there.
-    """
+    """Raise ConfigError for a number that YAML 1.1 reads as another one (010 as 8, 1:30 as 90)."""
     with suppress(yaml.YAMLError):  # reported where the text is read
         for token in yaml.scan(text):
             plain = isinstance(token, yaml.ScalarToken) and token.plain
@@ -161,75 +226,74 @@ def _refuse_odd_numbers(source: str, text: str) -> None:
                 )
 
 
-def _read_override(override: str) -> DictConfig:
+def _read_override(override: str) -> Mapping[str, Json]:
+    if "=" not in override or override.startswith("="):
+        raise ConfigError(f"override '{override}': expected key=value, for example optim.lr=1e-3")
     _refuse_odd_numbers(f"override '{override}'", override.partition("=")[2])
     try:
-        return OmegaConf.from_dotlist([override])
+        values = OmegaConf.from_dotlist([override])
     except Exception as error:  # noqa: BLE001 - the YAML reader's own kinds, as above
         raise ConfigError(f"override '{override}': not valid YAML: {first_line(error)}") from None
+    return cast("dict[str, Json]", OmegaConf.to_container(values))
 
 
-def _culprit(layer: Any, schema: Any) -> str:  # noqa: ANN401 - OmegaConf nodes
-    """Name the first key of `layer` that does not merge, as a.b: OmegaConf's own errors do not
-    always say.
+def _culprit(layer: DictConfig, schema: Node) -> str:
+    """Return the first key of `layer` that does not merge, as a.b: OmegaConf's errors may omit
+    it.
     """
-    for key in layer:
+    for key in map(str, layer):
         value = layer._get_node(key)  # noqa: SLF001 - interpolations are not resolved here
         try:
             OmegaConf.merge(schema, {key: value})
         except MERGE_ERRORS:
-            below = schema._get_node(key) if key in schema else None  # noqa: SLF001
-            both = isinstance(value, DictConfig) and isinstance(below, DictConfig)
-            inner = _culprit(value, below) if both else ""
-            return f"{key}.{inner}" if inner else str(key)
+            below = _node(schema, key)
+            if isinstance(value, DictConfig) and isinstance(below, DictConfig):
+                return f"{key}.{_culprit(value, below)}".removesuffix(".?")
+            return key
     return "?"
 
 
-def _lists(layer: Any, schema: Any) -> Any:  # noqa: ANN401 - OmegaConf nodes
-    """Let a.b=x stand for a one-element list, and a.b=x,y for two, where the schema wants a
-    list.
-    """
-    for key in list(layer):
-        if not isinstance(schema, DictConfig) or key not in schema:
-            continue
-        # the only way to see an unset node
-        want, value = schema._get_node(key), layer[key]  # noqa: SLF001
+def _node(parent: Node | None, key: str) -> Node | None:
+    """Return the node at a key, also one that is not set; None where there is none."""
+    if not isinstance(parent, DictConfig) or key not in parent:
+        return None
+    return cast("Node", parent._get_node(key))  # noqa: SLF001
+
+
+def _lists(layer: DictConfig, schema: Node | None) -> DictConfig:
+    """Let a.b=x stand for a one-element list, and a.b=x,y for two, where the schema has a list."""
+    for key in map(str, layer):
+        want, value = _node(schema, key), layer[key]
         if isinstance(value, DictConfig):
             layer[key] = _lists(value, want)
         elif isinstance(want, BooleanNode) and type(value) is int and value not in (0, 1):
             error = ValidationError(f"Value '{value}' is not a valid bool")
             error.key = key
             raise error
-        elif value == "none" and _may_be_none(want):
-            layer[key] = None
-        elif isinstance(want, ListConfig | TupleConfig) and isinstance(value, str | int | float):
-            layer[key] = str(value).split(",") if isinstance(value, str) else [value]
+        elif isinstance(want, ListConfig | TupleConfig):
+            if value == "none" and want._is_optional():  # noqa: SLF001
+                layer[key] = None
+            elif isinstance(value, str | int | float):
+                layer[key] = str(value).split(",") if isinstance(value, str) else [value]
     return layer
-
-
-def _may_be_none(want: Any) -> bool:  # noqa: ANN401 - OmegaConf nodes
-    return isinstance(want, ListConfig | TupleConfig) and want._is_optional()  # noqa: SLF001
 
 
 def _explain(
     error: Exception,
-    node: Any,  # noqa: ANN401 - OmegaConf's
+    node: Node,
     culprit: str = "?",
-    elsewhere: Callable[[str], str] = lambda key: "",  # noqa: ARG005
+    elsewhere: Elsewhere = lambda key: "",  # noqa: ARG005
 ) -> str:
-    key = getattr(error, "full_key", None) or getattr(error, "key", None) or culprit
+    key = str(getattr(error, "full_key", None) or getattr(error, "key", None) or culprit)
     text = lines(getattr(error, "msg", None) or error)[0]
     text = text.replace("Value '$VALUE' of type '$VALUE_TYPE'", "one of its values")
     if "not in" in text or "Key" in text:
-        parent: Any = node
-        for part in str(key).split(".")[:-1]:
-            if not isinstance(parent, DictConfig) or part not in parent:
-                break
-            parent = parent[part]
-        if elsewhere(str(key)):
-            return f"key '{key}': {elsewhere(str(key))}"
+        if also := elsewhere(key):
+            return f"key '{key}': {also}"
+        *sections, last = key.split(".")
+        parent = reduce(lambda above, section: _node(above, section) or above, sections, node)
         if isinstance(parent, DictConfig):
-            return f"unknown key '{key}'; {hint(str(key).split('.')[-1], [str(k) for k in parent])}"
+            return f"unknown key '{key}'; {hint(last, map(str, parent))}"
     return f"key '{key}': {text}"
 
 

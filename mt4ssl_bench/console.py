@@ -1,5 +1,6 @@
-"""The one rich console: progress and logs go to stderr, so that what a command prints on stdout can
-be piped.
+"""The rich consoles of the command line, logging and progress.
+
+Progress and log lines go to stderr, so that the output of a command on stdout can be piped.
 """
 
 import logging
@@ -23,43 +24,41 @@ from rich.text import Text
 from mt4ssl_bench.text import flat
 
 LOGGER = logging.getLogger("mt4ssl_bench")
-PLAIN_SECONDS = 20.0  # off a terminal, one progress line at most this often
+PLAIN_SECONDS = 20.0  # between two progress lines in the log
 
 
 class Lines(Console):
-    """A console that prints a string as one line of text: never as markup, emoji or escape codes.
+    """A console that prints each string as plain text on one line.
 
-    Styles are given as rich.text.Text.
+    Markup, emoji codes and escape sequences in strings have no effect; styles are given as
+    rich.text.Text.
     """
 
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     def render_str(self, text: str, **options: Any) -> Text:  # noqa: ANN401 - as rich's
-        """Render strings, the cells of tables too, without control characters."""
+        """Render a string, also a table's cell, without control characters."""
         return super().render_str(flat(text), **options)
 
 
 class OneLine(logging.Formatter):
-    """Log lines without line breaks and control characters.
-
-    A traceback (--verbose) keeps its own.
-    """
+    """Log lines without line breaks and control characters; tracebacks keep theirs."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        """Return the line."""
+        """Format the line without its traceback."""
         record.message = flat(record.message)
         return super().formatMessage(record)
 
 
-stdout = Lines()  # lines as they are, to be piped; tables say soft_wrap=False
+stdout = Lines()  # does not wrap lines; tables are printed with soft_wrap=False
 stderr = Lines(stderr=True)
 
 Advance = Callable[[int, str], None]
 
 
 def setup_logging(*, verbose: bool = False) -> None:
-    """Send this package's log to stderr: through rich on a terminal, as plain lines elsewhere."""
+    """Send the package's log to stderr, formatted by rich on a terminal."""
     handler: logging.Handler
     if stderr.is_terminal:
         handler = RichHandler(
@@ -74,9 +73,10 @@ def setup_logging(*, verbose: bool = False) -> None:
     LOGGER.propagate = False
 
 
-def hush(*, quiet: bool) -> None:
-    """Silence this process, all but its errors in the log, or let it speak again: of many processes
-    one reports.
+def set_quiet(*, quiet: bool) -> None:
+    """Suppress output and log lines below errors in this process, or restore them.
+
+    Only one of many processes reports.
     """
     stdout.quiet = stderr.quiet = quiet
     LOGGER.setLevel(logging.ERROR if quiet else logging.INFO)
@@ -84,10 +84,10 @@ def hush(*, quiet: bool) -> None:
 
 @contextmanager
 def progress(description: str, total: int, *, start: int = 0) -> Iterator[Advance]:
-    """Show progress over `total` units; yields advance(count, note).
+    """Show progress over `total` items; yield advance(count, note).
 
-    A bar on a terminal; elsewhere a plain log line every PLAIN_SECONDS and one at the end of
-    anything that took longer.
+    On a terminal it is a bar; elsewhere, a log line every PLAIN_SECONDS and one at the end if it
+    took longer.
     """
     if stderr.is_terminal:
         columns = (

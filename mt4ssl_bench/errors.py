@@ -1,46 +1,41 @@
-"""What a user can do wrong: each error is one line that says what is wrong, what would be right and
-what to run.
-"""
+"""Errors for users: each message is one line with the fault, the expected value and the remedy."""
 
 from collections.abc import Iterable
 
 
 class BenchError(Exception):
-    """Any error whose message is meant for the user.
+    """An error with a message for the user.
 
-    The command line prints it in one line and exits with code 2.
+    The command line prints it on one line and exits with code 2.
     """
 
 
 class ConfigError(BenchError):
-    """A recipe, key or name that does not exist or does not fit."""
+    """A recipe, key or name that does not exist or has an invalid value."""
 
 
 class CorpusError(BenchError):
-    """A corpus, manifest or audio file that cannot be used as asked."""
+    """A corpus, manifest or audio file that cannot be used."""
 
 
 class AudioChangedError(BenchError):
-    """An audio file that changed since prepare; no CorpusError, which some callers leave out."""
+    """An audio file that changed since prepare; no CorpusError, as some callers skip those."""
 
 
 class CheckpointError(BenchError):
-    """A checkpoint or store that is damaged, foreign or made from something else."""
+    """A checkpoint, record or store that is damaged, or of another toolkit or source."""
 
 
 class UpstreamError(BenchError):
-    """A model that cannot be loaded or breaks the Upstream protocol."""
+    """A model that cannot be loaded or does not conform to the Upstream protocol."""
 
 
 class TrainingError(BenchError):
-    """A run that must stop: collapsed, not finite, or unable to save."""
+    """A run that must stop: collapsed, not finite, or without room to save."""
 
 
 def lines(error: BaseException | str) -> list[str]:
-    """Return the lines of an error's message without blank ones.
-
-    The class name if there is none.
-    """
+    """Return the lines of an error's message that are not blank, or its class name."""
     return [line.strip() for line in str(error).splitlines() if line.strip()] or [
         type(error).__name__
     ]

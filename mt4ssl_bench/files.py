@@ -1,7 +1,4 @@
-"""Files that appear complete or not at all, written aside and renamed.
-
-Folders that one process at a time works in.
-"""
+"""Files that are written atomically, and folders that one process at a time works in."""
 
 import logging
 import os
@@ -13,16 +10,17 @@ from typing import IO
 from filelock import FileLock, Timeout
 
 LOGGER = logging.getLogger(__name__)
-# seconds: the loader processes of a run that was killed let go of its folder after some
+# seconds to wait for the lock: data loader processes of a killed run release it with a delay
 PATIENCE = 30.0
 
 
 @contextmanager
 def written(path: Path) -> Iterator[IO[bytes]]:
-    """Yield a file to write bytes to, which becomes `path` when the block ends, and vanishes when
-    it fails.
+    """Yield a file for bytes that replaces `path` at the end of the block, or is deleted on errors.
 
-    Raises OSError when the disk does not take it; what was at `path` is then untouched.
+    Raises:
+        OSError: If the file cannot be written (for example, disk full). An existing file at
+            `path` is kept.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -34,23 +32,23 @@ def written(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8; see written()."""
+    """Write a text file in UTF-8 atomically; see written()."""
     with written(path) as file:
         file.write(text.encode())
 
 
 @contextmanager
-def alone(folder: Path, patience: float | None = None) -> Iterator[None]:
-    """Keep other processes that ask the same out of `folder` during the block.
+def locked(folder: Path, patience: float | None = None) -> Iterator[None]:
+    """Lock `folder` against other processes during the block.
 
-    One that dies lets go of it.
+    The lock of a process that dies is released.
 
     Args:
-        folder: made if it is not there.
-        patience: seconds to wait for another process, negative for ever; default: PATIENCE.
+        folder: Created if it does not exist.
+        patience: Seconds to wait for the lock, negative: forever; default: PATIENCE.
 
     Raises:
-        TimeoutError: If another process still works there.
+        TimeoutError: If another process still holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")

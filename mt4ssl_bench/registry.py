@@ -1,9 +1,8 @@
-"""Names to lazily imported objects, from this package and from others: a name costs nothing until
-asked for, and a wrong one names its near misses.
+"""Registries: names of objects that are imported when they are first used.
 
-Another package adds a name through an entry point of the registry's group. What is wrong with one
-of them (it cannot be imported, it was made for another version, its name is taken) costs one line
-and that name only.
+Another package adds names through entry points of the registry's group. If an entry point cannot
+be used (import error, other version, name already taken), one line is logged or raised, and all
+other names keep working.
 """
 
 import difflib
@@ -22,7 +21,7 @@ LOGGER = logging.getLogger(__name__)
 
 
 def hint(name: str, known: Iterable[str]) -> str:
-    """Return "did you mean a, b?" for the near misses of `name`, else the list of what exists."""
+    """Return "did you mean a, b?" with names similar to `name`, else the list of known names."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
     if near:
@@ -61,8 +60,8 @@ class Registry(Generic[T]):
         """Import and return the object behind `name`.
 
         Raises:
-            ConfigError: For an unknown name, with near misses; for one that another package
-                registers and that cannot be used, with the package and the reason.
+            ConfigError: If the name is unknown (with similar names), or if another package
+                registers it and it cannot be used (with the package and the reason).
         """
         if name in self._addresses:
             module, attribute = self._addresses[name].split(":")
@@ -72,7 +71,7 @@ class Registry(Generic[T]):
         raise ConfigError(f"unknown {self.kind} '{name}'; {hint(name, self)}")
 
     def items(self) -> Iterator[tuple[str, T]]:
-        """Yield every name with its object, sorted; what cannot be used is named in the log."""
+        """Yield every name with its object, sorted; names that cannot be used are logged."""
         for name in self:
             try:
                 yield name, self.get(name)
@@ -81,7 +80,7 @@ class Registry(Generic[T]):
 
     @cached_property
     def _added(self) -> dict[str, list[EntryPoint]]:
-        """Entry points by name; several of one name are told apart when it is asked for."""
+        """Entry points by name; several of one name are an error when the name is used."""
         added: dict[str, list[EntryPoint]] = {}
         for point in entry_points(group=self._group) if self._group else ():
             if point.name in self._addresses:

@@ -1,18 +1,20 @@
 """Settings: the values of a config that a mode reads, by dotted key; they identify a record.
 
-A config class declares what is read: every field is, in every mode, unless its metadata is one of
-the constants below. A field that cannot move a score is read in none.
+Every field of a config class is read, in every mode, unless its metadata is one of the constants
+below. A field that does not affect scores is read in none.
 """
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mt4ssl_bench.errors import ConfigError
 
-Settings = dict[str, Any]  # plain containers by dotted key
+# plain containers, as JSON and YAML have them
+Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
+Settings = dict[str, Any]  # Json by dotted key; records check their fields by it
 
 FROZEN: Mapping[str, tuple[str, ...]] = {"modes": ("frozen",)}
 FINETUNE: Mapping[str, tuple[str, ...]] = {"modes": ("finetune",)}
@@ -24,21 +26,21 @@ def read_by(config: object, mode: str, prefix: str = "") -> Settings:
     lists.
     """
     assert dataclasses.is_dataclass(config)
-    found: Settings = {}
+    settings: Settings = {}
     for field in dataclasses.fields(config):
         key, value = prefix + field.name, getattr(config, field.name)
         if mode not in field.metadata.get("modes", (mode,)):
             continue
         if dataclasses.is_dataclass(value):
-            found |= read_by(value, mode, f"{key}.")
+            settings |= read_by(value, mode, f"{key}.")
         else:
-            found[key] = list(value) if isinstance(value, tuple) else value
-    return found
+            settings[key] = list(value) if isinstance(value, tuple) else value
+    return settings
 
 
 def keys_of(config: object, prefix: str = "") -> list[str]:
-    """Return every key of a config dataclass, sections and what they hold: decode, decode.lm,
-    ...
+    """Return every key of a config dataclass, sections and what they hold: decode, decode.lm, and
+    so on.
     """
     assert dataclasses.is_dataclass(config)
     keys: list[str] = []
@@ -49,23 +51,27 @@ def keys_of(config: object, prefix: str = "") -> list[str]:
     return keys
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> Settings:
+def flatten(values: Mapping[str, Json], prefix: str = "") -> Settings:
     """Return nested mappings by dotted key."""
-    found: Settings = {}
+    settings: Settings = {}
     for name, value in values.items():
-        nested = isinstance(value, Mapping)
-        found |= flatten(value, f"{prefix}{name}.") if nested else {prefix + name: value}
-    return found
+        if isinstance(value, Mapping):
+            settings |= flatten(value, f"{prefix}{name}.")
+        else:
+            settings[prefix + name] = value
+    return settings
 
 
-def nest(settings: Settings) -> dict[str, Any]:
-    """Return what flatten() takes apart: nested mappings, as a recipe file has them."""
-    tree: dict[str, Any] = {}
+def nest(settings: Mapping[str, Json]) -> dict[str, Json]:
+    """Return the nested mappings that flatten() takes apart, as a recipe file has them."""
+    tree: dict[str, Json] = {}
     for key, value in settings.items():
         *sections, name = key.split(".")
         place = tree
         for section in sections:
-            place = place.setdefault(section, {})
+            inner = place.setdefault(section, {})
+            assert isinstance(inner, dict)
+            place = inner
         place[name] = value
     return tree
 

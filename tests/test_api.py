@@ -3,13 +3,12 @@ there.
 """
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import mt4ssl_bench
+from builders import python
 from mt4ssl_bench.data.corpus import Corpus
 
 README = Path(__file__).parent.parent / "README.md"
@@ -59,5 +58,4 @@ def test_importing_the_package_imports_nothing_heavy_until_a_name_is_asked_for()
         "print('torch' in sys.modules, Leaderboard.__module__)\n"
         "print(hasattr(mt4ssl_bench, 'leader_board'))\n"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout == "[] True\nFalse mt4ssl_bench.results.leaderboard\nFalse\n"
+    assert python(code) == "[] True\nFalse mt4ssl_bench.results.leaderboard\nFalse\n"

@@ -28,13 +28,12 @@ SIDEWAYS = {("results", "data")}
 DOOR = {PACKAGE, f"{PACKAGE}.__main__"}  # names and addresses of what others call
 # where an address "module:name" may point up: it is resolved when somebody asks for it
 REGISTRIES = {
-    "encoders.protocol",
-    "encoders.finetuning",
+    "encoders.kinds",
     "downstream.task",
 }
 HOMES = {  # library -> the only modules that import it; "cli" is the whole room
     "typer": {"cli"},
-    "rich": {"console", "results.leaderboard", "results.show", "cli"},
+    "rich": {"console", "results.board_formats", "results.leaderboard", "results.show", "cli"},
     "omegaconf": {"config"},
     "lhotse": {
         "data.cuts",
@@ -47,10 +46,10 @@ HOMES = {  # library -> the only modules that import it; "cli" is the whole room
     "s3prl": {"encoders.s3prl_model", "encoders.s3prl_programs"},
     "transformers": {"encoders.hf_model"},
     "huggingface_hub": {"encoders.hf_model", "encoders.s3prl_programs"},
-    "jiwer": {"results.metrics"},
+    "jiwer": {"results.metrics.error_rates"},
     "sklearn": {"clustering.kmeans"},
     "sentencepiece": {"downstream.heads.units"},
-    "flashlight": {"downstream.heads.beam_search"},
+    "flashlight": {"downstream.heads.flashlight"},
     "soundfile": {
         "data.audio",
         "data.signal",
@@ -74,18 +73,19 @@ FILE, FUNCTION, TASK, FLAT = 400, 60, 250, 14
 # is an afternoon, and to 120 words `Any`.
 SCIENCE, ANY = 8_800, 420
 READ = (  # which these are
-    "upstream/{config,frontend,kernels,encoder,masking,targets,model,batches,pretrain,waveforms}",
-    "downstream/{config,task,plan,evaluate,write_record,reference_checks}",
+    "upstream/{config,frontend,kernels,encoder,masking,targets,model,batches,pretrain}",
+    "downstream/{config,task,job,evaluate,write_record,reference_checks}",
     "downstream/heads/{linear,pooled,recurrent,weighted_sum,run_heads}",
-    "downstream/heads/{ctc,units,beam_search,spec_augment}",
-    "downstream/training/{frozen,sweep,finetune,audio_batches,finetuned_model}",
+    "downstream/heads/{ctc,labels,units,beam_search,spec_augment}",
+    "downstream/training/{frozen,sweep,choose_rate,finetune,audio_batches,finetuned_model}",
     "downstream/tasks/{asr,phoneme,speaker}",
     "mt4ssl_bench/training/{fit,optim,distributed,averages,graceful_stop}",
     "mt4ssl_bench/data/{audio,corpus,cuts,labels,epoch_order,batches,frame_grid,lexicon}",
     "mt4ssl_bench/encoders/protocol",
     "mt4ssl_bench/features/{forward_pass,file,mfcc,units}",
     "mt4ssl_bench/clustering/kmeans",
-    "mt4ssl_bench/results/{metrics,record,leaderboard,compare}",
+    "mt4ssl_bench/results/metrics/{__init__,metric,error_rates,accuracy}",
+    "mt4ssl_bench/results/{record,leaderboard,compare,intervals,ranking}",
 )
 
 
@@ -211,6 +211,19 @@ def test_a_file_and_its_functions_stay_small(name: str) -> None:
         if isinstance(node, ast.FunctionDef):
             assert node.end_lineno is not None
             assert node.end_lineno - node.lineno < FUNCTION, f"{node.name}: split it"
+
+
+def test_tests_stand_in_the_rooms_that_they_test() -> None:
+    for path in (ROOT / "tests").glob("*/test_*.py"):
+        where, subject = path.parent.name, path.stem.removeprefix("test_")
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assert where in FLOOR, f"{path}: no such room"
+        assert ast.get_docstring(tree), f"{path}: no opening sentence"
+        imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        modules = [name for name in SOURCES if room(name) == where and subject in name.split(".")]
+        assert modules or any(
+            room((name or "").removeprefix(f"{PACKAGE}.")) == where for name in imported
+        ), f"{path}: neither named after a module of {where} nor importing one"
 
 
 def test_the_three_flat_folders_stay_flat() -> None:

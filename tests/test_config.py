@@ -1,7 +1,9 @@
-"""Recipes, base chains and overrides: what they make, and what a wrong one says, naming file, key
-and expectation.
-"""
+"""Recipes, their parts, base chains and overrides; errors name file, part, key and expectation."""
 
+import json
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -206,6 +208,106 @@ def test_the_recipes_of_the_readme_are_shipped() -> None:
     assert {"mt4ssl_base", "mt4ssl_small", "mt4ssl_tiny", "asr", "phoneme", "speaker"} <= set(
         recipe_names()
     )
+
+
+FIXTURE = Path(__file__).parent / "fixtures" / "recipes.json"
+FORMER = json.loads(FIXTURE.read_text(encoding="utf-8"))  # one file each, at revision 4d85cb0
+
+
+@pytest.mark.parametrize("name", FORMER)
+def test_every_recipe_has_the_values_that_it_had_in_a_file_of_its_own(name: str) -> None:
+    values = read_recipe(name)
+    del values["about"]
+    assert values == FORMER[name]
+
+
+def test_a_file_may_be_based_on_a_part_and_its_own_parts_do_not_disturb_it(tmp_path: Path) -> None:
+    recipe = write(tmp_path / "r.yaml", "base: asr_finetune_tiny\nsteps: 7\ntiny: {steps: 3}\n")
+    assert read_recipe(recipe) == read_recipe("asr_finetune_tiny") | {"steps": 7}
+
+
+EMOTION = """
+about: emotions of a package that is not this one
+task: speaker
+steps: 30
+sweep: [1.0e-2]
+tiny: {steps: 3, tune: {workers: 2}}
+finetune: {mode: finetune, sweep: [1.0e-3], tiny: {base: asr_finetune_tiny, task: speaker}}
+"""
+
+
+def install(site: Path, package: str, **files: str) -> None:
+    """Write what pip installs of a package of recipes: its metadata and its folder."""
+    info = site / f"{package}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[mt4ssl_bench.recipes]\n{package} = {package}\n")
+    (site / package / "tasks").mkdir(parents=True)
+    (site / package / "__init__.py").touch()
+    for name, text in files.items():
+        write(site / package / "tasks" / f"{name}.yaml", text)
+
+
+def run(site: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run Python in another process, to which the packages of a folder are installed."""
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    return subprocess.run(
+        [sys.executable, *command], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_another_package_adds_recipes_with_their_parts(tmp_path: Path) -> None:
+    install(tmp_path, "plug_a", emotion=EMOTION)
+    listed = run(tmp_path, "-m", "mt4ssl_bench", "list", "tasks").stdout
+    for name in (
+        "emotion",
+        "emotion_tiny",
+        "emotion_finetune",
+        "emotion_finetune_tiny",
+        "asr_tiny",
+    ):
+        assert f"  {name} " in listed
+    names = ["emotion", "emotion_tiny", "emotion_finetune", "emotion_finetune_tiny"]
+    code = f"""
+import json
+from mt4ssl_bench.config import read_recipe
+print(json.dumps([read_recipe(name) for name in {names}]))
+"""
+    plain, tiny, finetune, both = json.loads(run(tmp_path, "-c", code).stdout)
+    assert plain["steps"] == 30
+    assert tiny == plain | {"steps": 3, "tune": {"workers": 2}}
+    assert finetune == {"task": "speaker", "mode": "finetune", "sweep": [1e-3]}
+    assert both == read_recipe("asr_finetune_tiny") | {"task": "speaker"}
+
+
+def test_an_error_names_file_part_and_key(tmp_path: Path) -> None:
+    install(tmp_path, "plug_b", emotion=EMOTION.replace("steps: 3,", "stepz: 3,"))
+    code = "from mt4ssl_bench.downstream.plan import load_config; load_config('emotion_tiny')"
+    said = run(tmp_path, "-c", code).stderr.splitlines()[-1]
+    file = tmp_path / "plug_b" / "tasks" / "emotion.yaml"
+    assert said.endswith(
+        f"recipe emotion_tiny ({file}, part tiny): unknown key 'stepz'; did you mean steps, "
+        "sweep, store?"
+    )
+
+
+def test_a_recipe_that_cannot_be_used_costs_one_line_and_its_names_only(tmp_path: Path) -> None:
+    install(tmp_path, "plug_c", emotion=EMOTION, broken="a: [", asr_tiny="task: asr", odd="tiny: 3")
+    install(tmp_path, "plug_d", emotion="about: that name again\ntask: asr")
+    done = run(tmp_path, "-m", "mt4ssl_bench", "list", "tasks")
+    lines = [line for line in done.stderr.splitlines() if line]
+    folder = tmp_path / "plug_c" / "tasks"
+    assert done.returncode == 0
+    assert "  emotion_tiny " in done.stdout
+    shown = " ".join(lines)
+    for text in (
+        f"left out: recipe broken ({folder}/broken.yaml): not valid YAML",
+        f"left out: recipe odd ({folder}/odd.yaml): part 'tiny': expected keys and values, got '3'",
+        f"recipe asr_tiny ({folder}/asr_tiny.yaml): not used, recipe asr_tiny (",
+        "plug_d/tasks/emotion.yaml): not used, recipe emotion (",
+    ):
+        assert text in shown, shown
+    assert read_recipe("asr_tiny")["steps"] == 500
 
 
 @pytest.mark.parametrize("value", ["010", "1:30", "-0_7", "[1, 017]", "{a: 10:00}"])

@@ -4,14 +4,13 @@ stdout.
 
 import io
 import logging
-import subprocess
-import sys
 
 import pytest
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from builders import python
 from mt4ssl_bench import console
 
 
@@ -51,7 +50,7 @@ def test_what_is_quick_leaves_no_line(
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_resumed_run_counts_from_where_it_stood_and_estimates_from_what_it_did_itself(
+def test_a_resumed_run_estimates_from_its_own_updates(
     clock: list[float], capfd: pytest.CaptureFixture[str]
 ) -> None:
     console.setup_logging()
@@ -106,8 +105,7 @@ def test_setting_up_twice_does_not_write_twice(capfd: pytest.CaptureFixture[str]
 
 def test_importing_the_package_sets_up_no_handler() -> None:
     code = "from mt4ssl_bench.console import LOGGER; print(LOGGER.handlers, LOGGER.level, LOGGER.propagate)"
-    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert made.stdout == "[] 0 True\n"
+    assert python(code) == "[] 0 True\n"
 
 
 @pytest.mark.parametrize(

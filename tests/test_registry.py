@@ -3,7 +3,6 @@ misses.
 """
 
 import json
-import subprocess
 import sys
 from fractions import Fraction
 from numbers import Number
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from builders import python
 from mt4ssl_bench.errors import ConfigError
 from mt4ssl_bench.registry import Registry, hint
 
@@ -59,8 +59,7 @@ def test_an_address_costs_nothing_until_it_is_asked_for() -> None:
         "table.get('wave')\n"
         "print(json.dumps([before, 'wave' in sys.modules, 'torch' in sys.modules]))\n"
     )
-    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert json.loads(made.stdout) == [False, True, False]
+    assert json.loads(python(code)) == [False, True, False]
 
 
 def test_later_changes_to_the_addresses_do_not_reach_the_registry() -> None:

@@ -1,13 +1,12 @@
 """torchaudio of another build than torch: one line, wherever it is needed."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+
+from builders import python
 
 # what torchaudio's import ends with where its library was built for another torch
 STUB = """
@@ -19,8 +18,7 @@ raise OSError(
 
 def _transformers_imports_torchaudio() -> bool:
     say = "import sys, transformers.audio_utils; print('torchaudio' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", say], capture_output=True, text=True, check=True)
-    return done.stdout.split()[-1] == "True"
+    return python(say).split()[-1] == "True"
 
 
 @pytest.mark.parametrize("what", ["hf:model", "fbank", "audio", "mfcc"])
@@ -32,7 +30,7 @@ def test_one_line_says_what_fits_and_what_to_run(what: str, tmp_path: Path) -> N
     soundfile.write(tmp_path / "a.wav", np.zeros(8_000), 8_000)
     calls = {
         "audio": "from pathlib import Path; from mt4ssl_bench.data import audio; "
-        "audio.read_file(Path('a.wav'))",
+        f"audio.read_file(Path({str(tmp_path / 'a.wav')!r}))",
         "mfcc": "import numpy as n; from mt4ssl_bench.features.mfcc import mfcc; "
         "mfcc(n.zeros(9000, 'f'))",
     }
@@ -44,12 +42,8 @@ try:
 except BenchError as error:
     print(error)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env=os.environ | {"PYTHONPATH": str(tmp_path / "stub"), "OMP_NUM_THREADS": "1"},
-        cwd=tmp_path, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    (line,) = done.stdout.splitlines()
+    stub = {"PYTHONPATH": str(tmp_path / "stub"), "OMP_NUM_THREADS": "1"}
+    (line,) = python(script, **stub).splitlines()
     assert "does not load beside torch 2." in line
     assert "undefined symbol" in line
     assert "run: pip install --force-reinstall --no-deps torchaudio" in line

@@ -1,4 +1,4 @@
-"""Pretraining batches: audio and labels cropped by the same frames, joined by utterance id.
+"""Pretraining batches: audio and labels, cropped by the same frames and joined by utterance id.
 
 Shapes: B batch, N samples, T frames.
 """
@@ -7,65 +7,79 @@ import hashlib
 import itertools
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mt4ssl_bench.config import NOT_NEGATIVE, POSITIVE, Bounds
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.batches import Batches, Stream, pad
 from mt4ssl_bench.data.corpus import Corpus
+from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.data.cuts import Joined
 from mt4ssl_bench.data.frame_grid import STRIDE, frame_count
 from mt4ssl_bench.data.labels import CarriedLabels, LabelStore
 from mt4ssl_bench.errors import CorpusError
-from mt4ssl_bench.upstream.config import DataConfig
-from mt4ssl_bench.upstream.waveforms import normalize
+from mt4ssl_bench.upstream.frontend import normalize
 
 LOGGER = logging.getLogger(__name__)
-TRIES = 100  # utterances tried in place of a batch that cannot be read, before the run stops
+TRIES = 100  # utterances that are tried in place of an unreadable batch before the run stops
 
-Part = tuple[Any, int]  # a cut and the frame it is cropped from
-Sample = tuple[NDArray[np.float32], NDArray[np.int64]]  # audio and labels
+Crop = tuple[Cut, int]  # a cut and its first frame
+Sample = tuple[NDArray[np.float32], NDArray[np.int64]]  # audio (N,) and labels (T,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which audio, and how it is batched."""
+
+    corpus: tuple[str, ...] = ()
+    train: str = "train"
+    valid: str = "valid"
+    min_seconds: float = 2.0  # shorter utterances are left out and counted
+    max_seconds: float = 20.0  # longer ones are cropped at a random place
+    batch_seconds: float = 237.5  # audio per update and process, padding included
+    workers: int = 4  # loader processes; 0 loads in the training process
+    # fraction of unreadable utterances above which the run stops; one is always allowed
+    max_unreadable: float = 0.001
+    # with workers=0, keep up to this much decoded audio in memory (230 MB per hour)
+    cache_hours: float = 0.0
+
+    BOUNDS: ClassVar[Bounds] = {
+        ("0.05 or more", lambda seconds: seconds >= 0.05): "min_seconds",
+        POSITIVE: "batch_seconds",
+        NOT_NEGATIVE: "workers max_unreadable cache_hours",
+    }
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch: `waveforms` (B, N) normalised and zero-padded, `lengths` (B,) samples, `labels`
-    (B, T) or None.
-    """
+    """Normalized, padded waveforms (B, N), their lengths (B,) in samples, and labels (B, T)."""
 
     waveforms: Tensor
     lengths: Tensor
     labels: Tensor | None
     ids: list[str]
-    skipped: dict[str, str] = field(
-        default_factory=dict
-    )  # utterances that could not be read, and why
+    skipped: dict[str, str] = field(default_factory=dict)  # unreadable utterances -> reason
 
     @property
     def seconds(self) -> float:
-        """Seconds of real audio."""
+        """Seconds of audio without padding."""
         return float(self.lengths.sum()) / audio.RATE
-
-    def to(self, device: torch.device) -> "Batch":
-        """Return the batch with its tensors on `device`."""
-        labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
-        waveforms = self.waveforms.to(device, non_blocking=True)
-        lengths = self.lengths.to(device, non_blocking=True)
-        return replace(self, waveforms=waveforms, lengths=lengths, labels=labels)
 
 
 class PretrainData:
-    """The audio of one split over all corpora; call with (epoch, skip) for its batches.
+    """The audio of one split of all corpora; call with (epoch, skip) for its batches.
 
     Args:
-        labels: joined by utterance id; None where no extractor needs them.
-        shuffle: training order and random crops; otherwise a fixed order and crops from the start.
-        enough: an epoch ends with the batch that reaches this many seconds of audio.
+        labels: Joined by utterance id; None if no extractor reads labels.
+        normalized: Normalize each whole waveform before it is cropped.
+        shuffle: Draw the order and the crops; otherwise the order is fixed and crops begin at 0.
+        enough: End an epoch with the batch that reaches this many seconds of audio.
     """
 
     def __init__(
@@ -83,19 +97,15 @@ class PretrainData:
         self.config, self.labels, self.normalized = config, labels, normalized
         self.seed, self.shuffle = seed, shuffle
         self.cuts = Joined([corpus.cuts(split) for corpus in corpora], config.min_seconds)
-        found = len(self.cuts) + self.cuts.short
-        if self.cuts.short:
-            said = "%s: %d of %d utterances are shorter than %g s, left out"
-            LOGGER.info(said, split, self.cuts.short, found, config.min_seconds)
+        short, least = self.cuts.short, f"data.min_seconds={config.min_seconds:g} s"
         if not self.cuts:
-            raise CorpusError(
-                f"split '{split}': none of {found} utterances lasts "
-                f"data.min_seconds={config.min_seconds} s"
-            )
+            raise CorpusError(f"split '{split}': none of {short} utterances lasts {least}")
+        if short:
+            LOGGER.info("%s: %d utterances are under %s, left out", split, short, least)
         if self.cuts.shards is None:
             audio.require_some_unchanged(self.cuts)
         self.seconds = float(self.cuts.durations.sum())
-        self.unreadable: dict[str, str] = {}  # utterance id -> what is wrong with it
+        self.unreadable: dict[str, str] = {}  # utterance id -> reason
         self._cache: dict[str, NDArray[np.float32]] = {}
         self._cached = config.workers == 0 and self.seconds <= config.cache_hours * 3600
         self._batches = Batches(
@@ -113,75 +123,64 @@ class PretrainData:
     def __call__(
         self, epoch: int, skip: int = 0, *, rank: int = 0, world: int = 1
     ) -> Iterator[Batch]:
-        """Yield the epoch's batches, without the first `skip`; the same ones every time.
-
-        See Batches.
-        """
-        return map(self._noted, self._batches(epoch, skip, rank=rank, world=world))
+        """Yield one process's batches of an epoch, without its first `skip`; see Batches."""
+        return map(self._checked, self._batches(epoch, skip, rank=rank, world=world))
 
     def stream(self, *, rank: int = 0, world: int = 1) -> Stream[Batch]:
-        """Return one process's share of epoch after epoch. See Batches."""
+        """Return one process's batches of epoch after epoch; see Batches."""
         batches = self._batches.stream(rank=rank, world=world)
-        return lambda place: ((after, self._noted(batch)) for after, batch in batches(place))
+        return lambda place: ((after, self._checked(batch)) for after, batch in batches(place))
 
-    def make(self, parts: Sequence[Part]) -> Batch:
-        """Read, normalise and crop the cuts' audio, and crop their labels by the same frames.
+    def make(self, crops: Sequence[Crop]) -> Batch:
+        """Read, normalize and crop audio, and crop its labels by the same frames.
 
-        What cannot be read is left out and named in `skipped`; labels that do not fit raise
-        CheckpointError.
+        Unreadable utterances are left out and named in `skipped`. If all are, others take their
+        place: without this batch, every later one would move, and a resumed run would differ.
+
+        Raises:
+            CorpusError: If no substitute can be read either.
+            CheckpointError: If labels do not fit their audio.
         """
-        found: list[tuple[str, Sample]] = []
-        skipped: dict[str, str] = {}
-        for tried, (cut, first) in enumerate(
-            itertools.chain(parts, self._others(parts[0][0].id)), start=1
-        ):
+        samples: list[tuple[str, Sample]] = []
+        skipped: dict[str, str] = {}  # utterance id -> reason
+        tried = itertools.chain(crops, self._substitutes(crops[0][0].id))
+        for number, (cut, first) in enumerate(tried, start=1):
             try:
-                found.append((cut.id, self._sample(cut, first)))
+                samples.append((cut.id, self._sample(cut, first)))
             except CorpusError as error:
                 skipped[cut.id] = str(error)
-            if found and tried >= len(parts):
+            if samples and number >= len(crops):
                 break
-        if not found:
+        if not samples:
             reason = next(iter(skipped.values()))
             raise CorpusError(
                 f"none of {len(skipped)} utterances in a row can be read; the first: {reason}"
             )
-        ids = [name for name, _ in found]
-        waveforms, lengths = pad([wave for _, (wave, _) in found])
-        labels = None if self.labels is None else pad([values for _, (_, values) in found])[0]
-        return Batch(waveforms, lengths, labels, ids, skipped)
+        waveforms, lengths = pad([wave for _, (wave, _) in samples])
+        labels = None if self.labels is None else pad([labels for _, (_, labels) in samples])[0]
+        return Batch(waveforms, lengths, labels, [name for name, _ in samples], skipped)
 
-    def _others(self, name: str) -> Iterator[Part]:
-        """Yield utterances that stand in for a batch nothing of which can be read.
+    def _substitutes(self, name: str) -> Iterator[Crop]:
+        """Yield TRIES utterances from a place in the corpus that depends only on `name`."""
+        digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+        for place in range(TRIES):
+            yield self._crop(self.cuts[(int.from_bytes(digest) + place) % len(self.cuts)], 0)
 
-        Going on without the batch would move every later one, and with it what a resumed run reads.
-        """
-        start = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) % len(
-            self.cuts
-        )
-        for place in range(start, start + TRIES):
-            yield self._crop(self.cuts[place % len(self.cuts)], 0)
-
-    def _sample(self, cut: Any, first: int) -> Sample:  # noqa: ANN401 - lhotse ships no types
-        """Return audio (N,) and labels (T,) from frame `first` of the cut on."""
+    def _sample(self, cut: Cut, first: int) -> Sample:
+        """Return the cut's audio (N,) and labels (T,) from frame `first` on."""
         whole = self._read(cut)
         wave = whole[first * STRIDE :][: round(self.config.max_seconds * audio.RATE)]
         if self.labels is None:
             return wave, np.zeros(0, np.int64)
-        labels = self.labels.of(cut, frame_count(len(whole)))
-        return wave, labels[first : first + frame_count(len(wave))].astype(np.int64)
+        labels = self.labels.of(cut, frame_count(len(whole)))[first:][: frame_count(len(wave))]
+        return wave, labels.astype(np.int64)
 
-    def _noted(self, batch: Batch) -> Batch:
-        """Return the batch.
-
-        Raises CorpusError when more of the corpus than data.max_unreadable could not be read.
-        """
+    def _checked(self, batch: Batch) -> Batch:
+        """Return the batch; log its unreadable utterances, and raise CorpusError for too many."""
         for name, reason in batch.skipped.items():
             if name not in self.unreadable:
                 self.unreadable[name] = reason
-                LOGGER.error(
-                    "left out, %d so far: %s", len(self.unreadable), reason
-                )  # said by every process
+                LOGGER.error("left out, %d so far: %s", len(self.unreadable), reason)
         if len(self.unreadable) > max(1, self.config.max_unreadable * len(self.cuts)):
             first = next(iter(self.unreadable.values()))
             raise CorpusError(
@@ -190,23 +189,21 @@ class PretrainData:
             )
         return batch
 
-    def _crop(self, cut: Any, epoch: int) -> Part:  # noqa: ANN401
-        """Return the cut with the frame that the epoch begins at: drawn from seed, epoch and
-        utterance alone.
-        """
+    def _crop(self, cut: Cut, epoch: int) -> Crop:
+        """Return the cut with its first frame, which depends only on seed, epoch and utterance."""
         if cut.duration <= self.config.max_seconds or not self.shuffle:
             return cut, 0
         room = int((cut.duration - self.config.max_seconds) * audio.RATE) // STRIDE
         drawn = hashlib.blake2b(f"{self.seed} {epoch} {cut.id}".encode(), digest_size=8).digest()
         return cut, int.from_bytes(drawn) % (room + 1)
 
-    def _read(self, cut: Any) -> NDArray[np.float32]:  # noqa: ANN401
-        """Return the whole utterance (N,): it is normalised before it is cropped."""
-        if cut.id in self._cache:
-            return self._cache[cut.id]
-        samples = audio.read(cut)
-        if self.normalized:
-            samples = normalize(torch.from_numpy(samples)).numpy()
-        if self._cached:
-            self._cache[cut.id] = samples
+    def _read(self, cut: Cut) -> NDArray[np.float32]:
+        """Return the whole utterance (N,): its normalization is over all of it, not over a crop."""
+        samples = self._cache.get(cut.id)
+        if samples is None:
+            samples = audio.read(cut)
+            if self.normalized:
+                samples = normalize(torch.from_numpy(samples)).numpy()
+            if self._cached:
+                self._cache[cut.id] = samples
         return samples

@@ -1,40 +1,58 @@
 """The encoder: positional convolutions and a post-LayerNorm Transformer.
 
-Every layer's outputs are returned.
-
-Shapes: B batch, T frames, D dimension, H heads, Q frames that are asked for.
+Shapes: B batch, T frames, D dimension, H heads, Q queried frames.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mt4ssl_bench.upstream.config import EncoderConfig
+from mt4ssl_bench.config import AT_LEAST_1, NOT_NEGATIVE, PROBABILITY, Bounds
 from mt4ssl_bench.upstream.kernels import EPS, attention, dropout
 
 
-def take(x: Tensor, at: Tensor) -> Tensor:
-    """Return the frames `at` (B, Q) of x (B, T, D)."""
-    return x.gather(1, at[..., None].expand(-1, -1, x.shape[2]))
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """Sizes and dropouts of the encoder; `pos_*` are of its positional convolutions."""
+
+    layers: int = 12
+    dim: int = 768
+    ffn: int = 3072
+    heads: int = 12
+    pos_depth: int = 5
+    pos_kernel: int = 19
+    pos_groups: int = 16
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    activation_dropout: float = 0.0
+    layer_drop: float = 0.05
+
+    BOUNDS: ClassVar[Bounds] = {
+        AT_LEAST_1: "layers dim ffn heads pos_kernel pos_groups",
+        NOT_NEGATIVE: "pos_depth",
+        PROBABILITY: "dropout attention_dropout activation_dropout layer_drop",
+    }
+
+
+def take(x: Tensor, queries: Tensor) -> Tensor:
+    """Return the frames `queries` (B, Q) of x (B, T, D)."""
+    return x.gather(1, queries[..., None].expand(-1, -1, x.shape[2]))
 
 
 class EncoderOutput(NamedTuple):
-    """All that the encoder computes, each (B, T, D)."""
+    """The encoder's hidden states, each (B, T, D)."""
 
     embedded: Tensor  # the first layer's input: after positional convolutions and LayerNorm
-    hidden: list[Tensor]  # each layer's output
-    ffn: list[
-        Tensor
-        # each run layer's feed-forward output, before residual and LayerNorm:
-        # what the teacher averages
-    ]
+    hidden: list[Tensor]  # each layer's output; a dropped layer is the identity
+    ffn: list[Tensor]  # each run layer's feed-forward output, before residual and LayerNorm
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and feed-forward, LayerNorm after each residual sum."""
+    """Self-attention and feed-forward, with a LayerNorm after each residual sum."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -53,49 +71,44 @@ class EncoderLayer(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(
-        self, x: Tensor, keys: Tensor | None, at: Tensor | None = None
+        self, x: Tensor, keys: Tensor | None, queries: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return (layer output, feed-forward output), each (B, T, D), or (B, Q, D) at the frames
-        `at` (B, Q) alone.
+        """Return the layer's output and its feed-forward output, each (B, T, D).
 
-        `keys` (B, 1, 1, T) is True where attended.
+        Args:
+            x: (B, T, D).
+            keys: (B, 1, 1, T), True at frames that are attended to; None if all are.
+            queries: Frames (B, Q) to compute, so that outputs are (B, Q, D); None for all.
         """
-        if at is None:
+        if queries is None:
             q, k, v = self._heads(self.qkv(x), 3)
-        else:  # every frame is attended to, but few attend
+        else:  # all frames are attended to, few attend
             dim = x.shape[2]
             k, v = self._heads(F.linear(x, self.qkv.weight[dim:], self.qkv.bias[dim:]), 2)
-            x = take(x, at)
+            x = take(x, queries)
             (q,) = self._heads(F.linear(x, self.qkv.weight[:dim], self.qkv.bias[:dim]), 1)
-        a = attention(
-            q, k, v, keys, self.attention_dropout if self.training else 0.0
-        )  # (B, H, Q, D/H)
+        a = attention(q, k, v, keys, self.attention_dropout if self.training else 0.0)
         a = self.out(a.transpose(1, 2).reshape(x.shape))
         x = self.attention_norm(x + dropout(a, self.dropout, self.training))
         f = dropout(F.gelu(self.fc1(x)), self.activation_dropout, self.training)
         f = self.fc2(f)
         return self.final_norm(x + dropout(f, self.dropout, self.training)), f
 
-    def _heads(self, projected: Tensor, parts: int) -> Tensor:
-        """Return (parts, B, H, T, D/H) of (B, T, parts * D)."""
-        batch, frames, dim = projected.shape
-        return projected.view(batch, frames, parts, self.heads, dim // parts // self.heads).permute(
-            2, 0, 3, 1, 4
-        )
+    def _heads(self, x: Tensor, parts: int) -> Tensor:
+        """Return x (B, T, parts * D) as (parts, B, H, T, D / H)."""
+        return x.view(*x.shape[:2], parts, self.heads, -1).permute(2, 0, 3, 1, 4)
 
 
 class Encoder(nn.Module):
-    """Frames (B, T, D) to every layer's hidden states."""
+    """Frames (B, T, D) to the hidden states of all layers."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        self.dropout, self.layer_drop = config.dropout, config.layer_drop
-        # the official code zeroes padded frames before the first positional convolution only, so
-        # that an utterance's last frames depend on what it is batched with; False does the same,
-        # for comparisons with that code
+        self.dim, self.dropout, self.layer_drop = config.dim, config.dropout, config.layer_drop
+        # zero padded frames before each positional convolution, so that an utterance does not
+        # depend on its batch; the official code (False, for comparisons) does so before the first
         self.isolate_padding = True
-        # in training, keep the layers' inputs alone and compute the rest again
-        self.checkpointing = False
+        self.checkpointing = False  # in training, store only the layers' inputs
         self.pos_convs = nn.ModuleList(
             nn.Conv1d(
                 config.dim,
@@ -110,37 +123,33 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
 
     def forward(
-        self, x: Tensor, padding: Tensor | None = None, at: Tensor | None = None
+        self, x: Tensor, padding: Tensor | None = None, queries: Tensor | None = None
     ) -> EncoderOutput:
-        """Encode frames (B, T, D); `padding` (B, T) is True at frames that are not real.
+        """Return the hidden states of frames.
 
-        A batch without padded frames should come without a mask: attention is faster then. With
-        frame numbers `at` (B, Q) the last layer computes these frames alone, and its outputs are
-        (B, Q, D).
+        Args:
+            x: (B, T, D).
+            padding: (B, T), True at padded frames; None if there are none, which is faster.
+            queries: Frames (B, Q) that the last layer computes, so that its outputs are (B, Q, D).
         """
         keys = None
         if padding is not None:
             x = x.masked_fill(padding[..., None], 0)
             keys = ~padding[:, None, None, :]
-        x = self.norm(x + self.positions(x, padding))
-        embedded = x
-        x = dropout(x, self.dropout, self.training)
+        embedded = self.norm(x + self.positions(x, padding))
+        x = dropout(embedded, self.dropout, self.training)
         hidden, ffn = [], []
-        again = self.checkpointing and self.training
-        for number, layer in enumerate(self.layers, start=1):
-            frames = at if number == len(self.layers) else None
-            if not (
-                self.training and self.layer_drop > 0 and torch.rand(()).item() <= self.layer_drop
-            ):
-                x, f = (
-                    checkpoint(layer, x, keys, frames, use_reentrant=False)
-                    if again
-                    else layer(x, keys, frames)
-                )
+        for layer in self.layers:
+            at = queries if layer is self.layers[-1] else None
+            if self.training and self.layer_drop > 0 and torch.rand(()).item() <= self.layer_drop:
+                x = x if at is None else take(x, at)
+            else:
+                if self.checkpointing and self.training:
+                    x, f = checkpoint(layer, x, keys, at, use_reentrant=False)
+                else:
+                    x, f = layer(x, keys, at)
                 ffn.append(f)
-            elif frames is not None:
-                x = take(x, frames)
-            hidden.append(x)  # a dropped layer is the identity
+            hidden.append(x)
         return EncoderOutput(embedded, hidden, ffn)
 
     def positions(self, x: Tensor, padding: Tensor | None) -> Tensor:

@@ -1,11 +1,9 @@
-"""Our checkpoints as upstreams: behind this toolkit's protocol and, through register(), in s3prl's
-hub.
-"""
+"""MT4SSL checkpoints in s3prl's hub and torch.hub, by path or URL."""
 
 import hashlib
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -24,12 +22,17 @@ from mt4ssl_bench.upstream.checkpoints.encoder_adapter import _load, hidden_stat
 LOGGER = logging.getLogger(__name__)
 
 
+class HiddenStates(TypedDict):
+    """Output of an s3prl upstream; each tensor is (B, T, D)."""
+
+    hidden_states: list[Tensor]
+    last_hidden_state: Tensor
+
+
 class UpstreamExpert(nn.Module):
-    """The s3prl side of a checkpoint: waveforms in, {"hidden_states": [...]} out.
+    """A checkpoint as an s3prl upstream, with gradients.
 
-    Gradients flow in train mode.
-
-    A dropped layer is the identity, so that the number of hidden states is always the same.
+    In training, a dropped layer is the identity: the number of hidden states stays the same.
     """
 
     def __init__(self, ckpt: str | Path) -> None:
@@ -40,12 +43,11 @@ class UpstreamExpert(nn.Module):
         """Return the stride in samples per frame."""
         return STRIDE
 
-    def forward(self, wavs: list[Tensor], sample_rate: int = RATE) -> dict[str, Any]:
-        """Return the hidden states, each (B, T, D), of 16 kHz waveforms (N_b,) on the device of the
-        weights.
+    def forward(self, wavs: list[Tensor], sample_rate: int = RATE) -> HiddenStates:
+        """Return the hidden states of 16 kHz waveforms (N_b,) on the device of the weights.
 
-        Raises UpstreamError for another sample rate and for what is not a list of float waveforms
-        with one channel.
+        Raises:
+            UpstreamError: For another sample rate, and for unusable waveforms.
         """
         if sample_rate != RATE:
             raise UpstreamError(f"audio at {sample_rate} Hz: expected {RATE}; resample it first")
@@ -54,16 +56,14 @@ class UpstreamExpert(nn.Module):
 
 
 def load_custom(argument: str, *, device: str) -> Upstream:
-    """Return the upstream of a path or URL: what mt4ssl_custom is in s3prl's hub."""
+    """Return the upstream of a path or URL, as mt4ssl_custom in s3prl's hub."""
     if not _is_url(argument):
         return load_checkpoint(argument, device=device)
     return _load(download(argument), Path(argument.partition("?")[0]).stem, device)
 
 
 def load_default(argument: str, *, device: str) -> Upstream:
-    """Return what mt4ssl is in s3prl's hub: the default checkpoint, or the path or URL that is
-    named.
-    """
+    """Return the upstream of a path or URL, or the default one, as mt4ssl in s3prl's hub."""
     if not argument:
         mt4ssl()
     return load_custom(argument, device=device)
@@ -72,10 +72,7 @@ def load_default(argument: str, *, device: str) -> Upstream:
 def mt4ssl_local(
     ckpt: str | None = None, model_config: object = None, refresh: object = None
 ) -> UpstreamExpert:
-    """s3prl and torch.hub entry: an MT4SSL run folder or checkpoint file.
-
-    Its config is in the file.
-    """
+    """Return the model of a run folder or checkpoint file (entry of s3prl and torch.hub)."""
     del model_config, refresh  # s3prl passes both to every entry
     if ckpt is None:
         raise UpstreamError(
@@ -87,10 +84,7 @@ def mt4ssl_local(
 def mt4ssl_url(
     ckpt: str | None = None, model_config: object = None, refresh: object = None
 ) -> UpstreamExpert:
-    """s3prl and torch.hub entry: the URL of a checkpoint file, downloaded once.
-
-    Refresh=True downloads it again.
-    """
+    """Return the model of a URL, downloaded once or to `refresh` (s3prl and torch.hub)."""
     del model_config
     if ckpt is None or not _is_url(ckpt):
         raise UpstreamError(f"mt4ssl_url: ckpt={ckpt}: expected the http(s) URL of a checkpoint.pt")
@@ -100,7 +94,7 @@ def mt4ssl_url(
 def mt4ssl_custom(
     ckpt: str | None = None, model_config: object = None, refresh: object = None
 ) -> UpstreamExpert:
-    """s3prl and torch.hub entry: a path or a URL."""
+    """Return the model of a path or URL (entry of s3prl and torch.hub)."""
     entry = mt4ssl_url if ckpt is not None and _is_url(ckpt) else mt4ssl_local
     return entry(ckpt, model_config, refresh)
 
@@ -108,10 +102,7 @@ def mt4ssl_custom(
 def mt4ssl(
     ckpt: str | None = None, model_config: object = None, refresh: object = None
 ) -> UpstreamExpert:
-    """s3prl and torch.hub entry: the default checkpoint, once there is one.
-
-    Until then a path or URL is needed.
-    """
+    """Return the model of a path or URL (entry of s3prl and torch.hub); there is no default yet."""
     if ckpt is None:
         raise UpstreamError(
             "mt4ssl: no checkpoint is published yet; train one (mt4ssl-bench pretrain mt4ssl_base "
@@ -121,10 +112,7 @@ def mt4ssl(
 
 
 def register() -> None:
-    """Add our entries to s3prl's hub, so that S3PRLUpstream("mt4ssl_local", path) works.
-
-    Never replaces a name.
-    """
+    """Add the entries to s3prl's hub, where it has no such names; see mt4ssl_local."""
     hub = s3prl_hub()
     for entry in (mt4ssl, mt4ssl_local, mt4ssl_url, mt4ssl_custom):
         if not hasattr(hub, entry.__name__):
@@ -132,12 +120,11 @@ def register() -> None:
 
 
 def download(url: str, *, refresh: bool = False) -> Path:
-    """Return the local copy of a checkpoint at `url`, kept in torch.hub's folder.
+    """Return the local copy of a checkpoint at `url`, in torch.hub's folder.
 
-    A copy is whole and ours, or is not.
-
-    Raises UpstreamError when it cannot be fetched, CheckpointError when it is not a checkpoint of
-    ours.
+    Raises:
+        UpstreamError: If it cannot be downloaded.
+        CheckpointError: If it is no checkpoint of this toolkit, or not complete.
     """
     name = f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{Path(url.partition('?')[0]).name}"
     path = Path(torch.hub.get_dir()) / "checkpoints" / name

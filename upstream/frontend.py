@@ -1,25 +1,37 @@
-"""Waveform to frames: seven strided convolutions in frames-by-channels layout, so that each is a
-matrix product.
+"""The front end: seven strided convolutions, in (B, T, C) layout so that each is a matrix product.
 
 Shapes: B batch, N samples, T frames, C channels, D encoder dimension, K kernel.
 """
+
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mt4ssl_bench.config import AT_LEAST_1, Bounds
 from mt4ssl_bench.data.frame_grid import KERNELS, STRIDES
-from mt4ssl_bench.upstream.config import FrontendConfig
 from mt4ssl_bench.upstream.kernels import EPS, normed_conv
 
 
+@dataclass(frozen=True, kw_only=True)
+class FrontendConfig:
+    """The convolutional front end: seven layers, total stride 320 samples, receptive field 400."""
+
+    channels: int = 512
+    normalize: bool = True  # layer-norm each whole waveform before it is cropped
+
+    BOUNDS: ClassVar[Bounds] = {AT_LEAST_1: "channels"}
+
+
+def normalize(waveform: Tensor) -> Tensor:
+    """Return a whole waveform (N,) with mean 0 and variance 1."""
+    return F.layer_norm(waveform, waveform.shape, eps=EPS)
+
+
 class Frontend(nn.Module):
-    """Convolutions, then LayerNorm and a projection to the encoder's dimension.
-
-    Both are part of MT4SSL's front end.
-
-    The convolution weights have the usual shape (C_out, C_in, K).
-    """
+    """Convolutions with weights (C, C, K), then LayerNorm and a projection to D."""
 
     def __init__(self, config: FrontendConfig, dim: int) -> None:
         super().__init__()
@@ -35,13 +47,10 @@ class Frontend(nn.Module):
             nn.init.kaiming_normal_(weight)
 
     def convolve(self, waveforms: Tensor) -> Tensor:
-        """Return the convolutions' output (B, T, C) of normalised 16 kHz waveforms (B, N), N >=
-        400.
-        """
+        """Return the convolutions' output (B, T, C) of normalized waveforms (B, N), N >= 400."""
         first, *rest = self.convs
-        x = (
-            waveforms.unfold(1, KERNELS[0], STRIDES[0]) @ first[:, 0].t()
-        ).contiguous()  # (B, T0, C)
+        windows = waveforms.unfold(1, KERNELS[0], STRIDES[0])  # (B, T0, K)
+        x = (windows @ first[:, 0].t()).contiguous()
         for weight, norm in zip(rest, self.conv_norms, strict=False):
             assert isinstance(norm, nn.LayerNorm)
             x = normed_conv(x, norm, weight)
@@ -49,6 +58,6 @@ class Frontend(nn.Module):
         return F.gelu(normed)
 
     def forward(self, waveforms: Tensor) -> Tensor:
-        """Return frames (B, T, D) of normalised waveforms (B, N)."""
+        """Return frames (B, T, D) of normalized waveforms (B, N)."""
         projected: Tensor = self.projection(self.norm(self.convolve(waveforms)))
         return projected

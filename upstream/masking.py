@@ -1,36 +1,53 @@
-"""Span masks over frames: fairseq's static masks, drawn from a generator that belongs to one
-update.
-"""
+"""Span masks over frames: fairseq's static masks, drawn from a generator that the caller seeds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mt4ssl_bench.upstream.config import MaskingConfig
+from mt4ssl_bench.config import AT_LEAST_1, NOT_NEGATIVE, Bounds
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskingConfig:
+    """Span masks over frames, as fairseq's static masks."""
+
+    prob: float = 0.65  # frames in spans, overlaps counted twice, per frame
+    length: int = 10  # frames of a span
+    min_masks: int = 1  # spans per utterance
+    equalize: bool = True  # give all rows of a batch equally many masked frames, as published
+    clones: int = 1  # masks per utterance; front end and teacher run once for all of them
+
+    BOUNDS: ClassVar[Bounds] = {
+        ("a number above 0, at most 1", lambda prob: 0 < prob <= 1): "prob",
+        AT_LEAST_1: "length clones",
+        NOT_NEGATIVE: "min_masks",
+    }
 
 
 def draw_masks(
-    lengths: list[int], frames: int, config: MaskingConfig, generator: np.random.Generator
+    lengths: Sequence[int], num_frames: int, config: MaskingConfig, generator: np.random.Generator
 ) -> Tensor:
-    """Return a mask (B, T), True where a frame is masked; never at or beyond a row's length.
+    """Return a mask (B, T), True at masked frames, of `lengths` (B,) in frames.
 
-    Each row draws about prob * length / span distinct span starts; spans overlap, so about half of
-    the frames end up masked at the published settings. With `equalize`, rows are trimmed to the row
-    with the fewest masked frames by unmasking single frames, which lowers that to 0.42-0.45
-    (MT4SSL's `require_same_masks`).
+    Spans overlap, so that about half of the frames are masked at the published settings.
     """
-    mask = np.zeros((len(lengths), frames), dtype=bool)
+    mask = np.zeros((len(lengths), num_frames), dtype=bool)
     for row, length in zip(mask, lengths, strict=True):
-        spans = max(
-            config.min_masks, int(config.prob * length / config.length + generator.random())
-        )
-        # fairseq's range: the last start leaves one frame after the span; short rows open just
-        # enough room
-        room = length - config.length if length - config.length > spans else spans + 1
-        starts = generator.choice(room, spans, replace=False)
-        covered = (starts[:, None] + np.arange(config.length)).ravel()
+        # rounded up or down at random, so that its mean is exact
+        spans = int(config.prob * length / config.length + generator.random())
+        spans = max(spans, config.min_masks)
+        # fairseq's starts: the last span ends a frame before its row; short rows have just enough
+        starts = length - config.length if length - config.length > spans else spans + 1
+        drawn = generator.choice(starts, spans, replace=False)
+        covered = (drawn[:, None] + np.arange(config.length)).ravel()
         row[covered[covered < length]] = True
     if config.equalize:
+        # MT4SSL's require_same_masks: unmask single frames, not spans, down to the row with the
+        # fewest. Spans get holes, and 0.42 to 0.45 of the frames stay masked: part of the method
         fewest = int(mask.sum(axis=1).min())
         for row in mask:
             masked = np.flatnonzero(row)

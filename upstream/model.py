@@ -1,8 +1,6 @@
-"""MT4SSL: one student, any set of target extractors, one weighted sum of their losses over masked
-frames.
+"""MT4SSL: one student, any number of target extractors, one weighted sum of their losses.
 
-Shapes: B batch, N samples, T frames, D dimension, M masked frames, R masked views per utterance
-(clones).
+Shapes: B batch, N samples, T frames, D dimension, M masked frames, R masks per utterance (clones).
 """
 
 from collections.abc import Iterator
@@ -16,37 +14,35 @@ from mt4ssl_bench.data.frame_grid import frame_counts
 from mt4ssl_bench.upstream.config import PretrainConfig
 from mt4ssl_bench.upstream.encoder import Encoder
 from mt4ssl_bench.upstream.frontend import Frontend
-from mt4ssl_bench.upstream.targets import TargetExtractor, build_extractors
+from mt4ssl_bench.upstream.targets import TARGETS, TargetExtractor
 
 
 class Losses(NamedTuple):
-    """One forward pass: `sums` by extractor, unweighted, over `masked` frames."""
+    """Losses by extractor, unweighted, and their frames."""
 
     sums: dict[str, Tensor]
-    masked: int
-    hidden: Tensor  # (M, D) the student's last output at masked frames
+    masked: int  # frames that they are summed over
+    hidden: Tensor  # (M, D) the student's last output at these frames
 
 
 class MT4SSL(nn.Module):
-    """The student with its extractors; `config` is what a checkpoint needs to rebuild it."""
+    """The student with the target extractors of a config, or with none (`student_only`)."""
 
-    def __init__(self, config: PretrainConfig) -> None:
+    def __init__(self, config: PretrainConfig, *, student_only: bool = False) -> None:
         super().__init__()
         self.config = config
-        self.checkpointing = False  # in training, compute the front end again in the backward pass
-        dim = config.encoder.dim
-        self.frontend = Frontend(config.frontend, dim)
-        self.mask_emb = nn.Parameter(torch.empty(dim).uniform_())
+        self.checkpointing = False  # recompute the front end in the backward pass of training
+        self.frontend = Frontend(config.frontend, config.encoder.dim)
+        self.mask_emb = nn.Parameter(torch.empty(config.encoder.dim).uniform_())
         self.encoder = Encoder(config.encoder)
-        extractors = build_extractors(
-            config.targets.offline, config.targets.online, self.encoder, dim
-        )
-        self.extractors = nn.ModuleDict(cast("dict[str, nn.Module]", dict(extractors)))
+        self.extractors = nn.ModuleDict()
+        for name, section in config.targets.sections().items():
+            if section.weight and not student_only:
+                self.extractors[name] = TARGETS.get(name)(section, self.encoder)
 
     def named_extractors(self) -> Iterator[tuple[str, TargetExtractor]]:
-        """Yield the target extractors by name, typed."""
-        for name, module in self.extractors.items():
-            yield name, cast("TargetExtractor", module)
+        """Yield the target extractors by name."""
+        yield from cast("dict[str, TargetExtractor]", self.extractors).items()
 
     def forward(
         self, waveforms: Tensor, lengths: Tensor, labels: Tensor | None, mask: Tensor
@@ -54,58 +50,51 @@ class MT4SSL(nn.Module):
         """Return the losses of one batch.
 
         Args:
-            waveforms: (B, N) normalised, zero-padded.
-            lengths: (B,) real samples.
-            labels: (B, T) cluster ids, where the offline extractor is in the model.
-            mask: (R * B, T) masked frames; view r of utterance b is row r * B + b.
+            waveforms: (B, N) normalized and zero-padded.
+            lengths: (B,) samples without padding.
+            labels: (B, T) cluster ids, or None if no extractor reads labels.
+            mask: (R * B, T) masked frames; row r * B + b is mask r of utterance b.
         """
-        again = self.checkpointing and self.training
-        frames = (
-            checkpoint(self.frontend, waveforms, use_reentrant=False)
-            if again
-            else self.frontend(waveforms)
+        if self.checkpointing and self.training:
+            frames = checkpoint(self.frontend, waveforms, use_reentrant=False)
+        else:
+            frames = self.frontend(waveforms)  # (B, T, D)
+        padding = padding_mask(lengths, frames.shape[1])
+        clones = len(mask) // len(frames)
+        x = torch.where(
+            mask[..., None], self.mask_emb.to(frames.dtype), frames.repeat(clones, 1, 1)
         )
-        padding = padding_mask(lengths, frames.shape[1])  # (B, T), for frames (B, T, D)
-        row, time = mask.nonzero(as_tuple=True)  # (M,) in row-major order
-        views = len(mask) // len(frames)
-        x = torch.where(mask[..., None], self.mask_emb.to(frames.dtype), frames.repeat(views, 1, 1))
-        # masked frames first, in order: all that the last layer has to compute; rows may have
-        # unequal numbers of them
-        at = mask.int().argsort(dim=1, descending=True, stable=True)[:, : int(mask.sum(1).max())]
-        output = self.encoder(x, None if padding is None else padding.repeat(views, 1), at)
-        hidden = output.hidden[-1][mask.gather(1, at)]  # (M, D)
-        utterance = row % len(frames)
-        sums = {
-            name: extractor.loss(
-                hidden, extractor.targets(labels, frames, padding)[utterance, time]
-            )
-            for name, extractor in self.named_extractors()
-        }
+        # losses read masked frames only, and so the last layer computes only these: per row they
+        # come first, in order; a row with fewer than the others is filled up with unmasked ones
+        queries = mask.int().argsort(dim=1, descending=True, stable=True)
+        queries = queries[:, : int(mask.sum(1).max())]
+        output = self.encoder(x, None if padding is None else padding.repeat(clones, 1), queries)
+        hidden = output.hidden[-1][mask.gather(1, queries)]  # (M, D)
+        row, time = mask.nonzero(as_tuple=True)  # (M,) each, in the order of `hidden`
+        sums = {}
+        for name, extractor in self.named_extractors():
+            targets = extractor.targets(labels, frames, padding)
+            sums[name] = extractor.loss(hidden, targets[row % len(frames), time])
         return Losses(sums, len(row), hidden)
 
     def total(self, losses: Losses) -> Tensor:
         """Return the weighted sum of the losses, still summed over masked frames."""
-        parts = [
-            extractor.weight * losses.sums[name] for name, extractor in self.named_extractors()
-        ]
-        return torch.stack(parts).sum()
+        weighted = [e.weight * losses.sums[name] for name, e in self.named_extractors()]
+        return torch.stack(weighted).sum()
 
     def hidden_states(self, waveforms: Tensor, lengths: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Return the encoder's input and every layer's output, each (B, T, D), and the real frames
-        (B,).
+        """Return the encoder's input and each layer's output (B, T, D), and frame counts (B,).
 
-        Waveforms (B, N) are normalised and zero-padded; padded frames hold no information.
+        Waveforms (B, N) are normalized and zero-padded; outputs at padded frames mean nothing.
         """
         frames = self.frontend(waveforms)
         output = self.encoder(frames, padding_mask(lengths, frames.shape[1]))
         return [output.embedded, *output.hidden], frame_counts(lengths)
 
 
-def padding_mask(lengths: Tensor, frames: int) -> Tensor | None:
-    """Return (B, T), True at frames beyond an utterance's own, or None where every frame is
-    real.
-    """
-    real = frame_counts(lengths)
-    if int(real.min()) >= frames:
+def padding_mask(lengths: Tensor, num_frames: int) -> Tensor | None:
+    """Return a mask (B, T), True at padded frames, or None if there are none."""
+    counts = frame_counts(lengths)
+    if int(counts.min()) >= num_frames:
         return None
-    return torch.arange(frames, device=lengths.device) >= real[:, None]
+    return torch.arange(num_frames, device=lengths.device) >= counts[:, None]

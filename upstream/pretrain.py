@@ -1,13 +1,9 @@
-"""The pretraining job: recipe to data to model to fit.
+"""The pretraining job: recipe, data, model and training loop."""
 
-A run folder says all that is needed to continue it.
-"""
-
-import contextlib
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -15,70 +11,58 @@ import numpy as np
 import torch
 from torch import nn
 
-from mt4ssl_bench.clustering.kmeans import joint_digest, make_labels
-from mt4ssl_bench.config import load, to_dict
-from mt4ssl_bench.data.corpus import Corpus
+from mt4ssl_bench.clustering.kmeans import joint_digest
+from mt4ssl_bench.data.cut import Json
 from mt4ssl_bench.data.frame_grid import frame_counts
-from mt4ssl_bench.data.labels import CarriedLabels, LabelStore
-from mt4ssl_bench.data.remote import is_url
 from mt4ssl_bench.errors import ConfigError, TrainingError
-from mt4ssl_bench.training.distributed import ALONE, World, joined, no_sync
+from mt4ssl_bench.training.distributed import ALONE, World, no_sync
 from mt4ssl_bench.training.fit import Fit, FitReport, Hooks, Scaling, StepLoss
+from mt4ssl_bench.training.launch import joined
+from mt4ssl_bench.training.precision import autocast, loss_scaler
 from mt4ssl_bench.training.run_folder import RunFolder
 from mt4ssl_bench.upstream.batches import Batch, PretrainData
 from mt4ssl_bench.upstream.checkpoints.checkpoint_file import KIND
+from mt4ssl_bench.upstream.checkpoints.init_weights import start_from
 from mt4ssl_bench.upstream.config import PretrainConfig, check
 from mt4ssl_bench.upstream.encoder import EncoderLayer
-from mt4ssl_bench.upstream.init_weights import start_from
 from mt4ssl_bench.upstream.masking import draw_masks
 from mt4ssl_bench.upstream.model import MT4SSL, Losses
+from mt4ssl_bench.upstream.offline_labels import open_corpora, open_labels
+from mt4ssl_bench.upstream.recipe import load_config, to_stored
 
 LOGGER = logging.getLogger(__name__)
-VALID_SEED = 0  # masks of the validation pass: the same in every run, so that losses compare
-VALID_SECONDS = 600.0  # audio that one validation pass reads at most
-FREE = (  # keys that a run may change on its way: how it is computed and looked at, not what
+VALID_SEED = 0  # of the masks in validation: the same in every run, so that losses compare
+VALID_SECONDS = 600.0  # audio of one validation at most
+FREE = (  # keys that may change when a run continues: they do not affect what is learned
     "about",
-    *(
-        f"fit.{key}"
-        for key in (
-            "accumulate",
-            "log_every",
-            "save_every",
-            "validate_every",
-            "compile",
-            "checkpointing",
-        )
-    ),
-    *(f"data.{key}" for key in ("workers", "cache_hours", "max_unreadable")),
+    *(f"fit.{how}" for how in ("accumulate", "compile", "checkpointing")),
+    *(f"fit.{often}_every" for often in ("log", "save", "validate")),
+    *(f"data.{how}" for how in ("workers", "cache_hours", "max_unreadable")),
 )
 
 
 @dataclass
 class Pretraining:
-    """Everything that one run needs, opened and checked; run() trains."""
+    """One run, opened and checked; run() trains."""
 
     config: PretrainConfig
     model: MT4SSL
     train: PretrainData
     valid: PretrainData
-    digest: str
+    digest: str  # of the corpora
     world: World = ALONE
-    net: nn.Module = field(
-        init=False
-    )  # the model, its gradients shared with other processes if there are any
 
     def __post_init__(self) -> None:
-        """Join the model to its like in the other processes."""
+        """Wrap the model, so that several processes share its gradients."""
         self.net = self.world.wrap(self.model, unused=self.config.encoder.layer_drop > 0)
 
     def loss(self, batch: Batch, step: int, number: int) -> StepLoss:
-        """Return one batch's loss, its masks drawn from a generator that belongs to this batch of
-        this update.
-        """
+        """Return the loss of batch `number` of update `step`."""
+        # masks belong to the batch, not to the process: any number of processes draws the same
         seed = (self.config.fit.seed, step, number)
         losses = self.forward(self.net, batch, seed, self.config.masking.clones)
         monitors = {
-            f"{name}_{key}" if key == "accuracy" else key: value
+            f"{name}_{key}": value
             for name, extractor in self.model.named_extractors()
             for key, value in extractor.monitors.items()
         }
@@ -92,76 +76,67 @@ class Pretraining:
         )
 
     def forward(self, net: nn.Module, batch: Batch, seed: tuple[int, ...], clones: int) -> Losses:
-        """Return the losses of one batch under `clones` masks drawn from `seed`."""
+        """Return the losses of one batch under `clones` masks per utterance, drawn from `seed`."""
         device = torch.device(self.world.device)
-        batch = batch.to(device)
-        frames: list[int] = frame_counts(batch.lengths).tolist()
+        counts: list[int] = frame_counts(batch.lengths).tolist()
         generator = np.random.default_rng(seed)
         masks = [
-            draw_masks(frames, max(frames), self.config.masking, generator) for _ in range(clones)
+            draw_masks(counts, max(counts), self.config.masking, generator) for _ in range(clones)
         ]
+        inputs = (batch.waveforms, batch.lengths, batch.labels, torch.cat(masks))
+        moved = (None if x is None else x.to(device, non_blocking=True) for x in inputs)
         with autocast(self.config.fit.autocast, device):
-            losses: Losses = net(
-                batch.waveforms, batch.lengths, batch.labels, torch.cat(masks).to(device)
-            )
+            losses: Losses = net(*moved)
         return losses
 
     def after_step(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
-        """Move the extractors and stop a collapsed run."""
-        said = {
-            k: v
-            for _, extractor in self.model.named_extractors()
-            for k, v in extractor.update(step).items()
-        }
-        if values and step >= self.config.collapse_step:
-            for key, least in (
-                ("target_var", self.config.min_target_var),
-                ("pred_var", self.config.min_pred_var),
-            ):
-                if values.get(key, math.inf) < least:
+        """Update the extractors and return their values to log.
+
+        Raises:
+            TrainingError: If the logged `values` show that an extractor has collapsed.
+        """
+        limits = {"target_var": self.config.min_target_var, "pred_var": self.config.min_pred_var}
+        moved: dict[str, float] = {}
+        for name, extractor in self.model.named_extractors():
+            moved |= {f"{name}_{key}": value for key, value in extractor.update(step).items()}
+            for key, least in limits.items():
+                value = values.get(f"{name}_{key}", math.inf)
+                if value < least and step >= self.config.collapse_step:
                     raise TrainingError(
-                        f"collapse at update {step}: {key} is {values[key]:.3g}, under {least}; "
-                        "a slower teacher (targets.online.ema_start nearer 1) or a lower optim.lr "
+                        f"collapse at update {step}: {name}_{key} is {value:.3g}, under {least}; "
+                        "a lower optim.lr or a slower teacher (targets.online.ema_start nearer 1) "
                         "may help"
                     )
-        return said
+        return moved
 
     @torch.no_grad()
     def validate(self, step: int) -> dict[str, float]:  # noqa: ARG002 - fit's signature
-        """Return the validation losses per masked frame, under masks that are the same in every
-        run.
-        """
+        """Return the validation losses per masked frame, under the same masks in every run."""
         rank, world = self.world.rank, self.world.size
+        sums, masked = {name: 0.0 for name, _ in self.model.named_extractors()}, 0
         self.model.eval()
-        names = [name for name, _ in self.model.named_extractors()]
-        sums, masked = dict.fromkeys(names, 0.0), 0
         for number, batch in enumerate(self.valid(0, rank=rank, world=world)):
+            # self.model: the processes may have unequal numbers of batches
             losses = self.forward(self.model, batch, (VALID_SEED, number * world + rank), 1)
-            sums = {name: sums[name] + losses.sums[name].item() for name in names}
+            sums = {name: sums[name] + losses.sums[name].item() for name in sums}
             masked += losses.masked
         self.model.train()
         count, *totals = self.world.sum(masked, *sums.values())
         return {
-            f"valid_{name}": total / max(count, 1)
-            for name, total in zip(names, totals, strict=True)
+            f"valid_{name}": total / max(count, 1) for name, total in zip(sums, totals, strict=True)
         }
 
     def run(self, out: Path) -> FitReport:
-        """Train, keeping checkpoint.pt, config.json and log.jsonl in `out`.
-
-        Repeating it continues.
-        """
+        """Train, or continue; writes checkpoint.pt, config.json and log.jsonl into `out`."""
+        config = to_stored(self.config)
+        meta: dict[str, Json] = {"kind": KIND, "config": config, "corpus_digest": self.digest}
         return Fit(
             self.model.train(),
             self.train.stream(rank=self.world.rank, world=self.world.size),
             self.loss,
             self.config.optim,
             self.config.fit,
-            folder=RunFolder(
-                out,
-                {"kind": KIND, "config": to_dict(self.config), "corpus_digest": self.digest},
-                free=[f"config.{key}" for key in FREE],
-            ),
+            folder=RunFolder(out, meta, free=[f"config.{key}" for key in FREE]),
             hooks=Hooks(after_step=self.after_step, validate=self.validate),
             scaling=Scaling(
                 world=self.world,
@@ -172,71 +147,46 @@ class Pretraining:
         )()
 
 
-def autocast(kind: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Return the context of a forward pass: fit.autocast's precision for products, fp32 for targets
-    and losses.
-    """
-    if kind == "auto":
-        kind = "none" if device.type == "cpu" else "bf16"
-    if kind == "none":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16 if kind == "bf16" else torch.float16)
-
-
-def loss_scaler(kind: str, device: str) -> torch.amp.GradScaler:
-    """Return the loss scaling of fp16, which begins at 128 as the official code's does.
-
-    Others get an idle one.
-    """
-    return torch.amp.GradScaler(torch.device(device).type, init_scale=128.0, enabled=kind == "fp16")
-
-
 def pretrain(recipe: str, *keys: str, out: str | Path, device: str = "auto") -> FitReport:
-    """Pretrain a model by a recipe (a name or a .yaml file) and `a.b=c` keys.
+    """Pretrain a model; the same call continues an interrupted run.
 
-    The same call continues it.
+    Missing labels are created. Under torchrun, all processes train one model.
 
-    Writes checkpoint.pt, config.json and log.jsonl into `out`. Labels for the offline targets are
-    made when they are missing. Under torchrun, all processes train one model. Raises BenchError for
-    a wrong recipe, key or corpus, before any long work.
+    Args:
+        recipe: A recipe's name or a .yaml file.
+        keys: `a.b=c` keys that differ from the recipe.
+        out: Folder that gets checkpoint.pt, config.json and log.jsonl.
+        device: A torch device, or "auto" for the first available of cuda, mps and cpu.
+
+    Raises:
+        BenchError: For a wrong recipe, key or corpus, before any long computation.
     """
     if Path(out).exists() and not Path(out).is_dir():
         raise ConfigError(f"--out {out}: a file; expected a folder, or none yet")
     with joined(device) as world:
-        return open_pretraining(load(PretrainConfig, recipe, keys), world=world).run(Path(out))
+        return open_pretraining(load_config(recipe, keys), world=world).run(Path(out))
 
 
 def open_pretraining(config: PretrainConfig, *, world: World = ALONE) -> Pretraining:
-    """Open corpora and labels (made when missing) and build the model.
+    """Open corpora and labels (created if they are missing) and build the model.
 
-    Raises BenchError before any long work.
+    Raises:
+        BenchError: Before any long computation.
     """
-    check(config)
-    if not config.data.corpus:
-        raise ConfigError("data.corpus: no corpus named; for example data.corpus=corpora/mine")
-    corpora = [Corpus.open(path) for path in config.data.corpus]
-    for corpus in corpora:  # a wrong split name must show before the labels are made
+    corpora = open_corpora(check(config))
+    for corpus in corpora:  # a wrong name of a split shows before labels are created
         corpus.cuts(config.data.train)
         corpus.cuts(config.data.valid)
-    model = build_model(
-        config, world.device
-    )  # before the labels: weights to start from that do not fit show at once
     digest, labels = joint_digest(corpora), None
-    if config.targets.offline.weight:
+    model = build_model(config, world.device)  # before labels: unusable `init` weights show at once
+    if any(extractor.reads_labels for _, extractor in model.named_extractors()):
         labels = open_labels(config, corpora, digest, world)
-    train, valid = (
-        PretrainData(
-            corpora,
-            split,
-            config.data,
-            labels,
-            normalized=config.frontend.normalize,
-            seed=config.fit.seed,
-            shuffle=split == config.data.train,
-            enough=None if split == config.data.train else VALID_SECONDS,
-        )
-        for split in (config.data.train, config.data.valid)
+    data, normalized, seed = config.data, config.frontend.normalize, config.fit.seed
+    split = partial(
+        PretrainData, corpora, config=data, labels=labels, normalized=normalized, seed=seed
     )
+    train = split(data.train)
+    valid = split(data.valid, shuffle=False, enough=VALID_SECONDS)
     LOGGER.info(
         "%.2f M parameters, %.1f h of training audio, %.1f min of validation audio",
         sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6,
@@ -247,40 +197,17 @@ def open_pretraining(config: PretrainConfig, *, world: World = ALONE) -> Pretrai
 
 
 def build_model(config: PretrainConfig, device: str) -> MT4SSL:
-    """Return the model on `device` with its first weights, compiled if fit.compile says so."""
+    """Return the model on `device` with its initial weights, compiled if fit.compile is set."""
     torch.manual_seed(config.fit.seed)
     model = MT4SSL(config)
     if config.init:
         start_from(model, Path(config.init))
     model.checkpointing = model.encoder.checkpointing = config.fit.checkpointing
     if config.fit.compile:
-        # student and teacher, training and not, with padding and without, all frames or the masked
-        # ones: each is a form of its own, and torch would leave those beyond its limit uncompiled
+        # a layer is traced once per form: student or teacher, training or not, with padding or
+        # without, all frames or masked ones; beyond its limit, torch would not compile it
         torch._dynamo.config.recompile_limit = 64  # noqa: SLF001 - where torch documents it
         for module in model.modules():
             if isinstance(module, EncoderLayer):
-                module.compile(
-                    dynamic=True
-                )  # one layer's code serves all, of student and teacher, and any length
+                module.compile(dynamic=True)  # one layer's code serves all, and any length
     return model.to(device)
-
-
-def open_labels(
-    config: PretrainConfig, corpora: list[Corpus], digest: str, world: World
-) -> LabelStore | CarriedLabels:
-    """Return the run's labels: the store that the recipe names, what all shards carry, or new ones
-    of the corpora.
-    """
-    offline, data = config.targets.offline, config.data
-    if offline.labels:
-        return LabelStore(Path(offline.labels)).check(digest, offline.clusters)
-    if all(corpus.info.labels for corpus in corpora):
-        return CarriedLabels([corpus.info.labels for corpus in corpora], digest, offline.clusters)
-    if remote := [corpus.where for corpus in corpora if is_url(corpus.where)]:
-        raise ConfigError(
-            f"{remote[0]}: its shards carry no labels; shard it with --labels, name "
-            "targets.offline.labels, or set targets.offline.weight=0"
-        )
-    return make_labels(
-        corpora, (data.train, data.valid), offline, out=None, seed=config.fit.seed, world=world
-    )

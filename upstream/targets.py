@@ -1,75 +1,79 @@
-"""Where training targets come from: each extractor owns its head, its target, its loss and its
-update.
+"""Target extractors: each has its own settings, head, targets, loss and update.
 
 Shapes: B batch, T frames, M masked frames, D dimension, V clusters.
 """
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mt4ssl_bench.clustering.config import OfflineConfig
-from mt4ssl_bench.upstream.config import OnlineConfig
+from mt4ssl_bench.config import AT_LEAST_1, SHARE, Bounds
+from mt4ssl_bench.errors import ConfigError
+from mt4ssl_bench.registry import Registry
 from mt4ssl_bench.upstream.encoder import Encoder
 from mt4ssl_bench.upstream.kernels import EPS
 
 
-class TargetExtractor(nn.Module, ABC):
-    """Targets for every frame and a loss on the masked ones.
+class TargetConfig(Protocol):
+    """Settings of an extractor: a frozen dataclass with a default for each field."""
 
-    A third kind of target is one subclass.
+    @property
+    def weight(self) -> float:
+        """Factor of the loss in the total; 0 leaves the extractor out."""
+
+
+class TargetExtractor(nn.Module, ABC):
+    """Targets for every frame, and a loss on the masked ones.
 
     Attributes:
-        weight: factor of its loss in the total.
-        monitors: detached scalars of the last loss() call, for the log.
+        name: Section targets.<name> of a recipe, and prefix of the values in the log.
+        Config: Dataclass of the section; may declare BOUNDS.
+        reads_labels: Whether targets() needs the labels of targets.offline.
+        monitors: Scalars of the last loss(); a small target_var or pred_var stops the run.
     """
 
-    weight: float
-    monitors: dict[str, Tensor]
+    name: ClassVar[str]
+    Config: ClassVar[type[TargetConfig]]
+    reads_labels: ClassVar[bool] = False
 
-    def __init__(self, weight: float) -> None:
+    def __init__(self, config: TargetConfig, encoder: Encoder) -> None:
         super().__init__()
-        self.weight = weight
-        self.monitors = {}
+        self.weight = config.weight
+        self.monitors: dict[str, Tensor] = {}
 
     @abstractmethod
     def targets(self, labels: Tensor | None, frames: Tensor, padding: Tensor | None) -> Tensor:
-        """Return targets (B, T) or (B, T, D) without gradient, from labels (B, T) or from unmasked
-        frames (B, T, D).
-        """
+        """Return targets (B, T, ...) without gradient, of labels (B, T) or frames (B, T, D)."""
 
     @abstractmethod
     def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss summed over masked frames, from the student's output (M, D) and targets
-        (M,) or (M, D).
-        """
+        """Return the summed loss of the student's output (M, D) and the targets (M, ...) there."""
 
-    def update(self, step: int) -> dict[str, float]:  # noqa: ARG002 - only some extractors move
-        """Move after optimiser update `step` (counted from 1); returns what the log should say."""
+    def update(self, step: int) -> dict[str, float]:
+        """Update the extractor after optimizer update `step` (from 1); return values to log."""
         return {}
 
 
 class OfflineTargets(TargetExtractor):
     """Off-TE: cluster ids made before training, a linear head and cross entropy."""
 
-    def __init__(self, config: OfflineConfig, dim: int) -> None:
-        super().__init__(config.weight)
-        self.head = nn.Linear(dim, config.clusters)
+    name = "offline"
+    Config = OfflineConfig
+    reads_labels = True
 
-    def targets(
-        self,
-        labels: Tensor | None,
-        frames: Tensor,  # noqa: ARG002
-        padding: Tensor | None,  # noqa: ARG002
-    ) -> Tensor:
-        """Return the labels (B, T) as they are."""
-        assert labels is not None, (
-            "the data pipeline joins labels whenever this extractor is in the model"
-        )
+    def __init__(self, config: OfflineConfig, encoder: Encoder) -> None:
+        super().__init__(config, encoder)
+        self.head = nn.Linear(encoder.dim, config.clusters)
+
+    def targets(self, labels: Tensor | None, frames: Tensor, padding: Tensor | None) -> Tensor:
+        """Return the labels (B, T)."""
+        assert labels is not None, "batches have labels wherever an extractor reads them"
         return labels
 
     def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
@@ -80,81 +84,80 @@ class OfflineTargets(TargetExtractor):
 
 
 class OnlineTargets(TargetExtractor):
-    """On-TE: an exponential moving average of the student's encoder, a linear head and squared
-    error.
+    """On-TE: an EMA teacher's layers, averaged, a linear head and squared error (as data2vec).
 
-    The teacher is the encoder alone; it reads the student's own front end, unmasked. Its positional
-    convolutions are copied from the student, everything else is averaged (MT4SSL's
-    ema_transformer_only, ema_layers_only).
+    The teacher is an encoder; it reads the frames of the student's own front end, unmasked.
     """
 
-    def __init__(self, config: OnlineConfig, encoder: Encoder, dim: int) -> None:
-        super().__init__(config.weight)
+    name = "online"
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Settings of the EMA teacher; its decay rises linearly from ema_start to ema_end."""
+
+        weight: float = 1.0
+        top_k: int = 8  # layers that are averaged
+        ema_start: float = 0.999
+        ema_end: float = 0.9999
+        ema_steps: int = 30_000
+
+        BOUNDS: ClassVar[Bounds] = {AT_LEAST_1: "top_k ema_steps", SHARE: "ema_start ema_end"}
+
+    def __init__(self, config: Config, encoder: Encoder) -> None:
+        super().__init__(config, encoder)
+        if config.top_k > (layers := len(encoder.layers)):
+            raise ConfigError(f"targets.online.top_k={config.top_k}: encoder.layers is {layers}")
         self.config = config
-        self.head = nn.Linear(dim, dim)
+        self.head = nn.Linear(encoder.dim, encoder.dim)
         self.teacher = copy.deepcopy(encoder).requires_grad_(requires_grad=False).eval()
-        self._student = (encoder,)  # a tuple, so that the student is not registered a second time
+        self._student = (encoder,)  # in a tuple, so that it is no submodule of this one
 
     # torch's signature
     def train(self, mode: bool = True) -> "OnlineTargets":  # noqa: FBT001, FBT002
-        """Switch the head's mode; the teacher never leaves evaluation mode."""
+        """Set the head's mode; the teacher stays in evaluation mode."""
         super().train(mode)
         self.teacher.eval()
         return self
 
     @torch.no_grad()
-    def targets(
-        self,
-        labels: Tensor | None,  # noqa: ARG002
-        frames: Tensor,
-        padding: Tensor | None,
-    ) -> Tensor:
-        """Return the mean of the teacher's top K feed-forward outputs, each normalised over time,
-        in fp32 (B, T, D).
-        """
+    def targets(self, labels: Tensor | None, frames: Tensor, padding: Tensor | None) -> Tensor:
+        """Return the teacher's top K feed-forward outputs, normalized over time and averaged."""
         outputs = self.teacher(frames.detach(), padding).ffn[-self.config.top_k :]
-        total = sum(normalize_over_time(f.float(), padding) for f in outputs)
-        assert isinstance(total, Tensor)
+        total = torch.zeros_like(outputs[0], dtype=torch.float32)
+        for output in outputs:
+            total += normalize_over_time(output.float(), padding)
         return total / len(outputs)
 
     def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Return the squared error summed over frames and dimensions, over sqrt(D)."""
+        """Return the squared error, summed over frames and dimensions, over sqrt(D)."""
         prediction = self.head(hidden).float()
         self.monitors = {"target_var": spread(targets), "pred_var": spread(prediction.detach())}
         scale: float = prediction.shape[-1] ** -0.5
         return scale * F.mse_loss(prediction, targets, reduction="sum")
 
     def decay(self, step: int) -> float:
-        """Return the EMA decay used after update `step`: linear from start to end over ema_steps,
-        then constant.
-        """
+        """Return the EMA decay after update `step`."""
         c = self.config
         return c.ema_end - (c.ema_end - c.ema_start) * (1 - min(step / c.ema_steps, 1.0))
 
     @torch.no_grad()
     def update(self, step: int) -> dict[str, float]:
-        """Move the teacher towards the student; returns the decay used."""
+        """Move the teacher towards the student; return the decay."""
         decay, student = self.decay(step), dict(self._student[0].named_parameters())
-        copied = [
-            (t, student[n])
-            for n, t in self.teacher.named_parameters()
-            if n.startswith("pos_convs.")
-        ]
-        averaged = [
-            (t, student[n])
-            for n, t in self.teacher.named_parameters()
-            if not n.startswith("pos_convs.")
-        ]
-        for teacher, current in copied:
-            teacher.copy_(current)
+        averaged = []
+        for name, teacher in self.teacher.named_parameters():
+            # ema_layers_only: data2vec found a shared positional encoder slightly more accurate
+            # (Baevski et al. 2022, section 3.2)
+            if name.startswith("pos_convs."):
+                teacher.copy_(student[name])
+            else:
+                averaged.append((teacher, student[name]))
         torch._foreach_lerp_([t for t, _ in averaged], [s for _, s in averaged], 1 - decay)
         return {"ema_decay": decay}
 
 
 def normalize_over_time(x: Tensor, padding: Tensor | None) -> Tensor:
-    """Return x (B, T, D) with mean 0 and variance 1 over the real frames of each utterance and
-    channel.
-    """
+    """Return x (B, T, D) with mean 0 and variance 1 per utterance and channel, over real frames."""
     if padding is None:
         variance, mean = torch.var_mean(x, dim=1, keepdim=True, correction=0)
     else:
@@ -166,19 +169,16 @@ def normalize_over_time(x: Tensor, padding: Tensor | None) -> Tensor:
 
 
 def spread(x: Tensor) -> Tensor:
-    """Return the mean over dimensions of the standard deviation over frames of x (M, D): 0 means
-    collapse.
-    """
+    """Return the standard deviation of x (M, D) over frames, averaged: near 0 after a collapse."""
     return (x.float().var(dim=0) + 1e-6).sqrt().mean()
 
 
-def build_extractors(
-    offline: OfflineConfig, online: OnlineConfig, encoder: Encoder, dim: int
-) -> Mapping[str, TargetExtractor]:
-    """Return the extractors whose weight is not 0, by name."""
-    built: dict[str, TargetExtractor] = {}
-    if offline.weight:
-        built["offline"] = OfflineTargets(offline, dim)
-    if online.weight:
-        built["online"] = OnlineTargets(online, encoder, dim)
-    return built
+TARGETS: Registry[type[TargetExtractor]] = Registry(
+    "target extractor",
+    {
+        "offline": "mt4ssl_bench.upstream.targets:OfflineTargets",
+        "online": "mt4ssl_bench.upstream.targets:OnlineTargets",
+    },
+    group="mt4ssl_bench.targets",
+    base=TargetExtractor,
+)

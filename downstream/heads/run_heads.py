@@ -48,7 +48,7 @@ def independent(
     for head in recurrent:
         torch.manual_seed(seed)
         sums.append(head.augmented(features, lengths))
-    factors = [noise.mul for noise in recurrent[0].noise(*features.shape[:2])]
+    factors = [noise.mul for noise in recurrent[0].noise(*features.shape[1:3])]
     return [
         partial(head.recur, x, lengths, factors) for head, x in zip(recurrent, sums, strict=True)
     ]

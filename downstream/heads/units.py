@@ -1,16 +1,15 @@
-"""Units that CTC predicts: characters, phonemes or sentencepiece, always taken from the training
-split alone.
-"""
+"""Units that CTC predicts: characters, phonemes or sentencepiece, from the training split only."""
 
 import base64
 import io
 import re
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Protocol, cast
 
 import sentencepiece
 
 from mt4ssl_bench.errors import CheckpointError, CorpusError, first_line
+from mt4ssl_bench.settings import Json
 
 BLANK = 0  # CTC's blank; units start at 1
 
@@ -21,65 +20,57 @@ class Units(Protocol):
     def __len__(self) -> int: ...
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of `text`, without those it does not know."""
+        """Return the ids of `text`; unknown symbols are dropped."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of `ids`."""
         ...
 
-    def state(self) -> dict[str, Any]:
-        """Return what restore() makes the same units from, in plain containers."""
+    def state(self) -> dict[str, Json]:
+        """Return plain containers from which restore() builds the same units."""
         ...
 
 
-class Characters:
-    """Every character of the training text.
+class Symbols:
+    """Every symbol of the training text."""
 
-    On LibriSpeech that is SUPERB's A-Z, apostrophe and word boundary.
-    """
+    kind = ""  # in files
+    between = ""  # symbols of a text
 
     def __init__(self, texts: Sequence[str]) -> None:
-        self.symbols = sorted({character for text in texts for character in text})
+        self.symbols = sorted({symbol for text in texts for symbol in self._split(text)})
         self._ids = {symbol: i for i, symbol in enumerate(self.symbols, start=1)}
+
+    def _split(self, text: str) -> Sequence[str]:
+        return text.split() if self.between else text
 
     def __len__(self) -> int:
         return len(self.symbols) + 1
 
     def encode(self, text: str) -> list[int]:
         """See Units.encode."""
-        return [self._ids[character] for character in text if character in self._ids]
+        return [self._ids[symbol] for symbol in self._split(text) if symbol in self._ids]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of `ids`, its spaces tidied: a rate must not count a doubled boundary."""
-        return " ".join("".join(self.symbols[i - 1] for i in ids).split())
+        """Return the text of `ids` without doubled spaces: a rate must not count them."""
+        return " ".join(self.between.join(self.symbols[i - 1] for i in ids).split())
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Json]:
         """See Units.state."""
-        return {"kind": "characters", "symbols": self.symbols}
+        return {"kind": self.kind, "symbols": self.symbols}
 
 
-class Phonemes:
-    """Every phoneme of the training split; a text is phonemes separated by spaces."""
+class Characters(Symbols):
+    """Characters; on LibriSpeech they are SUPERB's A-Z, apostrophe and word boundary."""
 
-    def __init__(self, texts: Sequence[str]) -> None:
-        self.symbols = sorted({phoneme for text in texts for phoneme in text.split()})
-        self._ids = {symbol: i for i, symbol in enumerate(self.symbols, start=1)}
+    kind = "characters"
 
-    def __len__(self) -> int:
-        return len(self.symbols) + 1
 
-    def encode(self, text: str) -> list[int]:
-        """See Units.encode."""
-        return [self._ids[phoneme] for phoneme in text.split() if phoneme in self._ids]
+class Phonemes(Symbols):
+    """Phonemes; a text is phonemes separated by spaces."""
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """See Units.decode."""
-        return " ".join(self.symbols[i - 1] for i in ids)
-
-    def state(self) -> dict[str, Any]:
-        """See Units.state."""
-        return {"kind": "phonemes", "symbols": self.symbols}
+    kind, between = "phonemes", " "
 
 
 class Pieces:
@@ -91,10 +82,7 @@ class Pieces:
 
     @classmethod
     def train(cls, texts: Sequence[str], size: int) -> "Pieces":
-        """Return `size` units of the texts.
-
-        Raises CorpusError when the text does not give so many, or so few.
-        """
+        """Return `size` units of the texts; raises CorpusError if the texts do not give as many."""
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
@@ -122,20 +110,18 @@ class Pieces:
         """See Units.decode."""
         return str(self._processor.decode([i - 1 for i in ids]))
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Json]:
         """See Units.state."""
         return {"kind": "sentencepiece", "model": base64.b64encode(self.model).decode()}
 
 
-def restore(state: dict[str, Any]) -> Units:
-    """Return the units whose state() this is; raises CheckpointError for another kind."""
-    match state.get("kind"):
-        case "characters":
-            return Characters(state["symbols"])
-        case "phonemes":
-            return Phonemes(state["symbols"])
-        case "sentencepiece":
-            return Pieces(base64.b64decode(state["model"]))
+def restore(state: Mapping[str, Json]) -> Units:
+    """Return the units of a state(); raises CheckpointError for another kind."""
+    for symbols in (Characters, Phonemes):
+        if state.get("kind") == symbols.kind:
+            return symbols(cast("list[str]", state["symbols"]))
+    if state.get("kind") == "sentencepiece":
+        return Pieces(base64.b64decode(str(state["model"])))
     raise CheckpointError(
         f"stored units: kind '{state.get('kind')}', expected characters, phonemes or sentencepiece"
     )

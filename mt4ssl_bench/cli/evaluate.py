@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.filesize import decimal
@@ -10,6 +10,9 @@ from rich.filesize import decimal
 from mt4ssl_bench.cli.options import EVALUATION, Device, Out
 from mt4ssl_bench.cli.results import Format, print_leaderboard, print_sweeps
 from mt4ssl_bench.console import stderr, stdout
+
+if TYPE_CHECKING:
+    from mt4ssl_bench.downstream.dry_run import Estimate
 
 app = typer.Typer()
 
@@ -20,32 +23,36 @@ def evaluate(
         list[str],
         typer.Argument(
             metavar="UPSTREAM... [KEY=VALUE]...",
-            help="Run folders, s3prl names, hf:<id or folder>, random:<recipe>.",
+            help="Run folders, s3prl names, hf:<id or folder>, random:<recipe>; recipe keys.",
         ),
     ],
     *,
     corpus: Annotated[Path, typer.Option(help="A prepared corpus.")],
     task: Annotated[
-        list[str], typer.Option(help="asr, phoneme, speaker, or a recipe of one; may be repeated.")
+        list[str],
+        typer.Option(help="A task or a recipe of one ('mt4ssl-bench list'); may be repeated."),
     ],
     out: Out = Path("results"),
     store: Annotated[
-        Path | None, typer.Option(help="Where features are kept; default: <out>/store.")
+        Path | None, typer.Option(help="Folder of the features; default: <out>/store.")
     ] = None,
     device: Device = "auto",
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Only N utterances per split: never ranked.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Use at most N utterances per split, to try a setup. Such results are never "
+            "ranked.",
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print plan, time and disk needed; compute nothing.")
     ] = False,
 ) -> None:
-    """Evaluate upstreams on tasks and print the leaderboard.
+    """Evaluate upstreams on tasks, write a record each into --out and print the leaderboard.
 
-    Rows that have a record are not computed again.
-
-    A task's name means SUPERB's full recipe on corpora of 50 hours and more, and its _tiny recipe
-    below.
+    Rows that have a record are not computed again. A task's name selects its recipe for corpora
+    of 50 hours of training audio and more, and its _tiny recipe below. Exit code 1 if a row fails.
 
     Example: mt4ssl-bench evaluate fbank runs/first --task asr --task phoneme --corpus corpora/mine
     --out results
@@ -57,17 +64,25 @@ def evaluate(
     names, overrides = split_keys(upstreams)
     if not names:
         raise ConfigError("evaluate: name at least one upstream, for example fbank")
-    where: dict[str, Any] = {
-        "out": out,
-        "overrides": overrides,
-        "device": device,
-        "store": store,
-        "limit": limit,
-    }
     if dry_run:
-        print_estimate(names, task, corpus, **where)
+        from mt4ssl_bench.downstream.dry_run import estimate
+
+        print_estimate(
+            estimate(
+                names,
+                task,
+                corpus,
+                out=out,
+                overrides=overrides,
+                device=device,
+                store=store,
+                limit=limit,
+            )
+        )
         return
-    outcome = run(names, task, corpus, **where)
+    outcome = run(
+        names, task, corpus, out=out, overrides=overrides, device=device, store=store, limit=limit
+    )
     if outcome.results:
         print_sweeps(outcome.results)
         print_leaderboard(out, Format.TABLE)
@@ -77,84 +92,83 @@ def evaluate(
         raise typer.Exit(1)
 
 
-def print_estimate(
-    upstreams: list[str],
-    tasks: list[str],
-    corpus: Path,
-    **where: Any,  # noqa: ANN401
-) -> None:
+def print_estimate(estimated: "Estimate") -> None:
     """Print what an evaluation would do and cost."""
-    from mt4ssl_bench.downstream.dry_run import estimate
-
-    found = estimate(upstreams, tasks, corpus, **where)
-    lines = [f"{row.upstream}, {row.job.recipe}: {row.about}" for row in found.rows]
-    lines += [f"failed: {failure}" for failure in found.failures]
+    lines = [f"{row.upstream}, {row.job.recipe}: {row.about}" for row in estimated.rows]
+    lines += [f"failed: {failure}" for failure in estimated.failures]
     lines.append(
-        f"audio to pass: {found.hours:.2f} h, about {found.seconds / 60:.1f} min at the speed of a "
+        f"audio to pass: {estimated.hours:.2f} h, about {estimated.seconds / 60:.1f} min at the speed of a "
         "few seconds of it; training heads comes on top"
     )
     lines.append(
-        f"features to keep: {decimal(found.bytes)}; free on that disk: {decimal(found.free)}"
+        f"features to keep: {decimal(estimated.bytes)}; free on that disk: {decimal(estimated.free)}"
     )
     lines.append(
-        f"checkpoints of a row in training: at most {decimal(found.state)}, removed with its end; "
-        f"trained models to keep: {decimal(found.models)}; free on that disk: "
-        f"{decimal(found.free_out)}"
+        f"checkpoints of a row in training: at most {decimal(estimated.state)}, removed with its end; "
+        f"trained models to keep: {decimal(estimated.models)}; free on that disk: "
+        f"{decimal(estimated.free_out)}"
     )
     for line in lines:
         stdout.print(line)
-    if found.failures:
+    if estimated.failures:
         raise typer.Exit(1)
 
 
 @app.command(rich_help_panel=EVALUATION)
 def transcribe(
     model: Annotated[
-        Path,
-        typer.Argument(help="A folder of <out>/runs that an evaluation of asr or phoneme left."),
+        Path, typer.Argument(help="A folder of <out>/runs of an evaluation of asr or phoneme.")
     ],
     files: Annotated[
         list[Path], typer.Argument(metavar="AUDIO...", help="Audio files, or folders of them.")
     ],
     *,
     lm: Annotated[
-        Path | None, typer.Option(help="A KenLM n-gram, ARPA or binary: beam search with it.")
+        Path | None, typer.Option(help="A KenLM n-gram model, ARPA or binary, for beam search.")
     ] = None,
     lexicon: Annotated[
-        Path | None, typer.Option(help="Words to choose from; default: the training text's.")
+        Path | None,
+        typer.Option(help="Word list of the beam search; default: the words of the training text."),
     ] = None,
     beam: Annotated[
-        int | None, typer.Option(min=1, help="Hypotheses kept; default: the recipe's decode.beam.")
+        int | None,
+        typer.Option(
+            min=1, help="Hypotheses of the beam search; default: the recipe's decode.beam."
+        ),
     ] = None,
     lm_weight: Annotated[
-        float | None, typer.Option(help="Default: the recipe's decode.lm_weight.")
+        float | None, typer.Option(help="Weight of --lm; default: the recipe's decode.lm_weight.")
     ] = None,
     word_score: Annotated[
-        float | None, typer.Option(help="Default: the recipe's decode.word_score.")
+        float | None, typer.Option(help="Added per word; default: the recipe's decode.word_score.")
     ] = None,
     upstream: Annotated[
-        str, typer.Option(help="Where the upstream of a frozen model is now.")
+        str, typer.Option(help="Present name of a frozen model's upstream, if it has changed.")
     ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
     device: Device = "auto",
 ) -> None:
-    """Print what is said in audio files, of any sample rate and length: path, tab, text.
+    """Transcribe audio files of any sample rate and length; print path, tab, text.
 
-    A file that cannot be read is reported and the others go on; the exit code is then 1.
+    A file that cannot be read is reported and the others are still transcribed; exit code 1.
 
     Example: mt4ssl-bench transcribe results/runs/asr-first-0123456789abcdef audio.flac
     """
     from mt4ssl_bench.device import pick_device
+    from mt4ssl_bench.downstream.transcribe import Search
     from mt4ssl_bench.downstream.transcribe import transcribe as run
 
-    given = {
-        "lm": lm and str(lm),
-        "lexicon": lexicon and str(lexicon),
-        "beam": beam,
-        "lm_weight": lm_weight,
-        "word_score": word_score,
-    }
-    decode = {key: value for key, value in given.items() if value is not None}
+    decode: Search = {}
+    if lm:
+        decode["lm"] = str(lm)
+    if lexicon:
+        decode["lexicon"] = str(lexicon)
+    if beam is not None:
+        decode["beam"] = beam
+    if lm_weight is not None:
+        decode["lm_weight"] = lm_weight
+    if word_score is not None:
+        decode["word_score"] = word_score
     failed = False
     for path, text in run(
         model, files, decode=decode, upstream=upstream, device=pick_device(device)

@@ -208,13 +208,19 @@ def list_names(
     if what in {"", "corpora"}:
         prepare.print_catalogue()
     if what in {"", "upstreams"}:
-        stdout.print("upstreams", style="bold")
-        stdout.print("  <run folder>     a model pretrained here, or its checkpoint.pt")
-        stdout.print("  random:<recipe>  an untrained model of a pretraining recipe, a baseline")
-        stdout.print("  file.py:Class    a class of yours; check-upstream says whether it will do")
-        stdout.print("  hf:<id, folder>  a Hugging Face speech encoder, by folder or hub id")
-        stdout.print("  <s3prl name>     any upstream of s3prl's hub, for example fbank, hubert")
-    if what == "upstreams":
-        from mt4ssl_bench.encoders.s3prl_model import s3prl_names
+        _print_upstreams(all_names=what == "upstreams")
 
-        stdout.print("  " + ", ".join(s3prl_names()))
+
+def _print_upstreams(*, all_names: bool) -> None:
+    """Print how each kind of encoder is written, and with `all_names` the names that it has."""
+    from mt4ssl_bench.encoders.kinds import ENCODERS
+
+    stdout.print("upstreams", style="bold")
+    kinds = dict(ENCODERS.items())
+    width = max(len(kind.written) for kind in kinds.values())
+    for kind in kinds.values():
+        stdout.print(f"  {kind.written:{width}}  {kind.about}")
+    for name, kind in kinds.items() if all_names else ():
+        if kind.names is not None:
+            stdout.print(f"{name} names", style="bold")
+            stdout.print("  " + ", ".join(kind.names()))

@@ -1,4 +1,4 @@
-"""Commands of results: leaderboard, compare, show."""
+"""Commands that read results: leaderboard, compare, show."""
 
 import sys
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ app = typer.Typer()
 
 
 class Format(StrEnum):
-    """How a leaderboard is printed."""
+    """Formats of a leaderboard."""
 
     TABLE = "table"
     MARKDOWN = "markdown"
@@ -28,11 +28,12 @@ class Format(StrEnum):
 
 @app.command(rich_help_panel=RESULTS)
 def leaderboard(
-    results: Annotated[Path, typer.Argument(help="A folder of result records.")] = Path("results"),
-    form: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.TABLE,
+    results: Annotated[Path, typer.Argument(help="Folder of result records.")] = Path("results"),
+    form: Annotated[Format, typer.Option("--format", help="Output format.")] = Format.TABLE,
     *,
     sweep: Annotated[
-        bool, typer.Option("--sweep", help="Show every learning rate's score on valid instead.")
+        bool,
+        typer.Option("--sweep", help="Print the validation score of every learning rate instead."),
     ] = False,
 ) -> None:
     """Print the leaderboard of a folder of records, one table per corpus.
@@ -40,7 +41,7 @@ def leaderboard(
     Example: mt4ssl-bench leaderboard results --format markdown > RESULTS.md
     """
     if sweep:
-        from mt4ssl_bench.results.record import load_all
+        from mt4ssl_bench.results.record_files import load_all
 
         print_sweeps(load_all(results))
         return
@@ -50,33 +51,36 @@ def leaderboard(
 @app.command(rich_help_panel=RESULTS)
 def compare(
     a: Annotated[
-        str, typer.Argument(help="An upstream's name in the leaderboard, or a record file.")
+        str, typer.Argument(help="Upstream, named as in the leaderboard, or a record file.")
     ],
-    b: Annotated[str, typer.Argument(help="Another one.")],
+    b: Annotated[str, typer.Argument(help="Upstream or record file to compare with.")],
     *,
-    task: Annotated[str, typer.Option(help="asr, phoneme, speaker, or a recipe of one.")],
-    results: Annotated[Path, typer.Option(help="A folder of result records.")] = Path("results"),
+    task: Annotated[str, typer.Option(help="Task or recipe, for example asr or asr_tiny.")],
+    results: Annotated[Path, typer.Option(help="Folder of result records.")] = Path("results"),
 ) -> None:
-    """Say whether two upstreams differ on a task: a paired bootstrap over the same test utterances.
+    """Test whether two upstreams differ on a task, by a paired bootstrap over the test split.
+
+    Prints one line per metric, corpus and recipe that both upstreams have.
 
     Example: mt4ssl-bench compare hubert runs/first --task asr --results results
     """
     from mt4ssl_bench.results.compare import compare as run
-    from mt4ssl_bench.results.metrics import METRICS
 
-    for found in run(a, b, task=task, folder=results):
+    for each in run(a, b, task=task, folder=results):
+        score = each.a
+        points = "points" if score.unit == "%" else score.unit
+        difference = f"difference {each.value:+.2f} {points}".strip()
         stdout.print(
-            f"{found.corpus}, {found.recipe}: {METRICS[found.metric].label}: {a} {found.a:.2f}, "
-            f"{b} {found.b:.2f}; difference {found.value:+.2f} points, 95 % interval "
-            f"[{found.low:+.2f}, {found.high:+.2f}] "
-            f"({found.method}) over {found.utterances} utterances; {found.verdict(a, b)}"
+            f"{each.corpus}, {each.recipe}: {score.label}: {a} {score.value:.2f}, "
+            f"{b} {each.b.value:.2f}; {difference}, 95 % interval "
+            f"[{each.low:+.2f}, {each.high:+.2f}] "
+            f"({each.method}) over {each.units} {score.over}; {each.verdict(a, b)}"
         )
 
 
 @app.command(rich_help_panel=RESULTS)
-def show(record: Annotated[Path, typer.Argument(help="A record file, results/*.json.")]) -> None:
-    """Show one record: metrics, sweep, layer weights, what is confused with what, and the worst
-    utterances.
+def show(record: Annotated[Path, typer.Argument(help="Record file, results/*.json.")]) -> None:
+    """Print one record: metrics, sweep, layer weights, confusions and the worst utterances.
 
     Example: mt4ssl-bench show results/phoneme-first-0123456789abcdef.json
     """
@@ -102,7 +106,7 @@ def print_leaderboard(folder: Path, form: Format) -> None:
 
 
 def print_sweeps(results: Sequence["Result"]) -> None:
-    """Print every learning rate's score on valid, a table for each corpus and recipe."""
+    """Print the validation score of every learning rate, a table per corpus and recipe."""
     from mt4ssl_bench.results.show import sweep_tables
 
     stdout.print(sweep_tables(results), soft_wrap=False)

@@ -21,10 +21,9 @@ def pretrain(
     out: Out,
     device: Device = "auto",
 ) -> None:
-    """Pretrain a model; the same command again continues an interrupted run.
+    """Pretrain a model; the same command continues an interrupted run.
 
-    Labels for the offline targets are made when they are missing. Ctrl-C saves and stops. Several
-    processes:
+    Missing labels are created. Ctrl-C saves and stops, with exit code 130. Several processes:
 
     torchrun --nproc-per-node 8 -m mt4ssl_bench pretrain mt4ssl_base data.corpus=corpora/mine --out
     runs/base
@@ -37,8 +36,8 @@ def pretrain(
     if not report.finished:
         raise typer.Exit(INTERRUPTED)
     last = report.validations[-1] if report.validations else {}
-    found = ", ".join(f"{key} {value:.3f}" for key, value in last.items() if key != "step")
-    stdout.print(f"{out}: {report.steps} updates{', ' + found if found else ''}")
+    losses = [f"{key} {value:.3f}" for key, value in last.items() if key != "step"]
+    stdout.print(f"{out}: {', '.join([f'{report.steps} updates', *losses])}")
     stdout.print(
         f"next: mt4ssl-bench evaluate {out} fbank --task phoneme --corpus ... --out results"
     )
@@ -47,12 +46,12 @@ def pretrain(
 @app.command(rich_help_panel=PRETRAINING)
 def kmeans(
     recipe: Annotated[
-        str, typer.Argument(help="A pretraining recipe; its targets.offline says how.")
+        str, typer.Argument(help="A pretraining recipe, of which targets.offline is used.")
     ],
     keys: Keys = None,
     *,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Label store; default: inside the first corpus.")
+        Path | None, typer.Option("--out", help="Label store (default: inside the first corpus).")
     ] = None,
     alignment: Annotated[
         Path | None,
@@ -66,11 +65,10 @@ def kmeans(
     ] = "phones",
     device: Device = "auto",
 ) -> None:
-    """Make the offline targets' labels alone, from MFCC or from a layer of any upstream, and report
-    on them.
+    """Create labels for the offline targets, from MFCC or a layer of any upstream, and report on
+    them.
 
-    The same command again continues an interrupted one; under torchrun all processes share the
-    work.
+    The same command continues an interrupted one. Under torchrun, all processes share the work.
 
     Examples: mt4ssl-bench kmeans mt4ssl_tiny data.corpus=corpora/mine
 

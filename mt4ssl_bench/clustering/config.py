@@ -1,19 +1,25 @@
-"""Settings of the offline targets: what is clustered, and into how many."""
+"""Settings of the offline targets' labels."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
+
+from mt4ssl_bench.config import AT_LEAST_1, Bounds
 
 
 @dataclass(frozen=True, kw_only=True)
 class OfflineConfig:
-    """k-means labels, predicted by cross entropy (HuBERT's way)."""
+    """k-means labels, predicted by cross entropy (as HuBERT)."""
 
-    weight: float = 1.0  # 0 leaves the extractor out
+    weight: float = 1.0  # of the loss; 0 leaves the extractor out
     clusters: int = 500
-    features: str = "mfcc"  # or any upstream that evaluate knows: a run folder, a hub name
-    layer: int = -1  # of that upstream's hidden states
-    normalize: Literal["none", "utterance"] = (
-        "none"  # mean and variance of each feature over its utterance
-    )
+    features: str = "mfcc"  # or any upstream that evaluate takes: a run folder, a hub name
+    layer: int = -1  # of the upstream's hidden states
+    # "utterance": mean 0 and variance 1 of each feature over its utterance
+    normalize: Literal["none", "utterance"] = "none"
     max_frames: int = 2_000_000  # frames that k-means is fitted on, a seeded sample
-    labels: str | None = None  # a label store; made from the corpus when not given
+    labels: str | None = None  # a label store; by default made from the corpus
+
+    BOUNDS: ClassVar[Bounds] = {
+        ("2 or more", lambda clusters: clusters >= 2): "clusters",
+        AT_LEAST_1: "max_frames",
+    }

@@ -1,5 +1,6 @@
-"""How well clusters know phones: HuBERT's three measures, from an alignment in time and never from
-a guessed one.
+"""Cluster quality against phones: HuBERT's phone purity, cluster purity and PNMI.
+
+The measures need time-aligned phones; alignments are never estimated.
 
 Shapes: T frames, V clusters, P phones.
 """
@@ -21,9 +22,10 @@ LOGGER = logging.getLogger(__name__)
 
 
 def measure(store: LabelStore, alignment: Alignment) -> dict[str, float]:
-    """Return purity() of the store's frames that the alignment covers, and how many they are.
+    """Return purity() over the frames that the alignment covers, and their number.
 
-    Raises CorpusError when it covers none of them.
+    Raises:
+        CorpusError: If the alignment covers none.
     """
     aligned = dict(_in_store(store, alignment))
     symbols = sorted({phone for segments in aligned.values() for _, _, phone in segments})
@@ -35,14 +37,14 @@ def measure(store: LabelStore, alignment: Alignment) -> dict[str, float]:
         np.add.at(counts, (labels[phones >= 0], phones[phones >= 0]), 1)
     if not counts.sum():
         raise CorpusError(
-            "--alignment: names none of the labelled utterances; its ids must be the corpus's"
+            "--alignment: names none of the labeled utterances; its ids must be the corpus's"
         )
     covered = {"aligned_utterances": float(len(aligned)), "aligned_frames": float(counts.sum())}
     return {**covered, **purity(counts)}
 
 
 def _in_store(store: LabelStore, alignment: Alignment) -> Iterator[tuple[str, list[Turn]]]:
-    """Yield the aligned utterances that the store has; log how many it lacks."""
+    """Yield the aligned utterances in the store; log how many are not in it."""
     unknown = []
     for name, segments in alignment.segments.items():
         short = alignment.short_names.get(name, name)
@@ -52,7 +54,7 @@ def _in_store(store: LabelStore, alignment: Alignment) -> Iterator[tuple[str, li
             unknown.append(name)
     if unknown:
         LOGGER.warning(
-            "--alignment: %d of its %d utterances are not among the labelled ones; the first is "
+            "--alignment: %d of its %d utterances are not among the labeled ones; the first is "
             "'%s'",
             len(unknown),
             len(alignment.segments),
@@ -61,25 +63,25 @@ def _in_store(store: LabelStore, alignment: Alignment) -> Iterator[tuple[str, li
 
 
 def at_frames(
-    segments: Sequence[Turn], numbers: Mapping[str, int], frames: int
+    segments: Sequence[Turn], numbers: Mapping[str, int], num_frames: int
 ) -> NDArray[np.int64]:
-    """Return the phone's number (T,) at the centre of each frame's 25 ms, -1 where no segment
-    lies.
-    """
-    centres = (np.arange(frames) * STRIDE + RECEPTIVE_FIELD / 2) / RATE
-    phones = np.full(frames, -1, dtype=np.int64)
+    """Return the phone's number (T,) at the centre of each frame, or -1 without a segment there."""
+    centres = (np.arange(num_frames) * STRIDE + RECEPTIVE_FIELD / 2) / RATE
+    phones = np.full(num_frames, -1, dtype=np.int64)
     for start, end, phone in segments:
         phones[(centres >= start) & (centres < end)] = numbers[phone]
     return phones
 
 
 def purity(counts: NDArray[np.int64]) -> dict[str, float]:
-    """Return HuBERT's measures of joint counts (V, P) (Hsu et al. 2021, section IV-A, arXiv
-    2106.07447).
+    """Return HuBERT's measures of joint counts (V, P).
 
-    phone_purity: the share of frames whose phone is their cluster's commonest. cluster_purity: the
-    share whose cluster is their phone's commonest. pnmi: the mutual information of both over the
-    entropy of phones.
+    Source: Hsu et al. 2021, section IV-A (arXiv 2106.07447).
+
+    Returns:
+        phone_purity: Share of frames whose phone is the most frequent one of their cluster.
+        cluster_purity: Share of frames whose cluster is the most frequent one of their phone.
+        pnmi: Mutual information of phones and clusters over the entropy of phones.
     """
     joint = counts / counts.sum()
     cluster, phone = joint.sum(1, keepdims=True), joint.sum(0, keepdims=True)

@@ -1,1 +1,1 @@
-"""Any speech encoder behind one protocol: s3prl's, Hugging Face's, a class of the user's."""
+"""Speech encoders behind one protocol: MT4SSL, s3prl, Hugging Face, your own class."""

@@ -1,5 +1,4 @@
-"""What an upstream promises, checked by running it: each check says what was expected and what
-came.
+"""Conformance to the Upstream protocol, tested by running a model: expected and actual values.
 
 Shapes: L hidden states, B batch, N samples, T frames, D dimension.
 """
@@ -7,7 +6,6 @@ Shapes: L hidden states, B batch, N samples, T frames, D dimension.
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +13,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mt4ssl_bench.data.audio import RATE
-from mt4ssl_bench.encoders.protocol import HUGE, Upstream, broken_layers
+from mt4ssl_bench.encoders.hidden_states import HUGE, LEAK, broken_layers, padding_leak
+from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import UpstreamError, with_class
 
 FRAMES_OFF = 3  # frames by which a count may differ from samples / stride: s3prl's own tolerance
-LEAK = 1e-3  # largest change of a hidden state by its batch, relative to the largest value
 GROSS_LEAK = 0.1  # s3prl's older models let some padding in; more than this is a mistake
 SHORTEST = 0.05  # seconds, s3prl's shortest audio
 COUNTED = 10  # seconds of audio that operations are counted on
@@ -27,9 +25,7 @@ COUNTED = 10  # seconds of audio that operations are counted on
 
 @dataclass(frozen=True)
 class Check:
-    """One check's outcome: "ok", "warning", "failed", or "n/a" where the model does not offer
-    it.
-    """
+    """The outcome of a check: "ok", "warning", "failed", or "n/a" if it does not apply."""
 
     name: str
     outcome: str
@@ -39,7 +35,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Cost:
-    """What an upstream costs."""
+    """Size and speed of an upstream."""
 
     parameters: int
     macs_per_second: float  # multiply-accumulates per second of audio, on COUNTED seconds
@@ -48,29 +44,27 @@ class Cost:
 
 
 def check(upstream: Upstream) -> Iterator[Check]:
-    """Yield the outcome of every check, the basic ones first.
-
-    What rests on a failed one is not run.
-    """
+    """Yield the outcome of every check, the basic ones first, up to the first that fails."""
     failed = False
     for name, run in CHECKS.items():
         if failed:
             return
         try:
-            found = run(upstream)
+            outcome = run(upstream)
         except Exception as error:  # noqa: BLE001 - somebody else's model raises what it likes
-            found = Check(name, "failed", "no exception", with_class(error))
-        failed = found.outcome == "failed"
-        yield found
+            outcome = Check(name, "failed", "no exception", with_class(error))
+        failed = outcome.outcome == "failed"
+        yield outcome
 
 
 def require(upstream: Upstream) -> None:
     """Raise UpstreamError naming the first check that `upstream` fails."""
-    for found in check(upstream):
-        if found.outcome == "failed":
+    for outcome in check(upstream):
+        if outcome.outcome == "failed":
             raise UpstreamError(
-                f"upstream '{upstream.name}' breaks the protocol: {found.name}: expected "
-                f"{found.expected}, got {found.got}; mt4ssl-bench check-upstream shows every check"
+                f"upstream '{upstream.name}' breaks the protocol: {outcome.name}: expected "
+                f"{outcome.expected}, got {outcome.got}; mt4ssl-bench check-upstream shows every "
+                "check"
             )
 
 
@@ -92,11 +86,10 @@ def cost(upstream: Upstream) -> Cost:
     return Cost(upstream.parameters, counter.get_total_flops() / 2 / COUNTED, speed, str(device))
 
 
-# the counter passes shapes
-def _baddbmm_operations(_: Any, a: Any, b: Any, **__: Any) -> int:  # noqa: ANN401
+def _baddbmm_operations(_: object, a: torch.Size, b: torch.Size, **__: object) -> int:
     """Return the operations of the in-place batched product, which torch's counter leaves out."""
     batch, rows, inner = a
-    return int(2 * batch * rows * inner * b[-1])
+    return 2 * batch * rows * inner * b[-1]
 
 
 def _noise(*seconds: float) -> tuple[Tensor, Tensor]:
@@ -185,7 +178,7 @@ def _finite(upstream: Upstream) -> Check:
     broken = []
     for name, audio in inputs.items():
         layers = upstream.extract(*audio).layers  # (L, B, T, D)
-        if text := broken_layers(layers.flatten(1, 2).transpose(0, 1)):
+        if text := broken_layers(layers.flatten(1, 2)):
             broken.append(f"of {name}, {text}")
     return Check(
         "finite",
@@ -208,19 +201,13 @@ def _determinism(upstream: Upstream) -> Check:
 
 
 def _padding(upstream: Upstream) -> Check:
-    waves, lengths = _noise(0.8, 2.0)
-    together = upstream.extract(waves, lengths)
-    alone = upstream.extract(waves[:1, : lengths[0]], lengths[:1])
-    real = min(int(together.lengths[0]), int(alone.lengths[0]))
-    off = (
-        together.layers[:, 0, :real] - alone.layers[:, 0, :real]
-    ).abs().max() / alone.layers.abs().max()
-    outcome = "failed" if off > GROSS_LEAK else "warning" if off > LEAK else "ok"
+    leak = padding_leak(upstream.extract)
+    outcome = "ok" if leak <= LEAK else "warning" if leak <= GROSS_LEAK else "failed"
     return Check(
         "padding",
         outcome,
-        f"an utterance alone and in a batch equal within {LEAK:g} of the largest value",
-        f"{off.item():.2g}",
+        f"an utterance on its own and in a batch equal within {LEAK:g} of the largest value",
+        f"{leak:.2g}" + ("; utterances are run one by one" if outcome == "warning" else ""),
     )
 
 

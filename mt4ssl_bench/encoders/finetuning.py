@@ -1,16 +1,15 @@
-"""Fine-tuning's side of the Upstream protocol: a model that can be trained further, and rebuilt
-from what a file holds.
+"""The Trainable protocol: upstreams that can be fine-tuned, and rebuilt from a blueprint.
 
 Shapes: L hidden states, B batch, N samples, T frames, D dimension.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor, nn
 
-from mt4ssl_bench.checkpoint import misfit
 from mt4ssl_bench.config import (
     AT_LEAST_1,
     NOT_NEGATIVE,
@@ -21,9 +20,8 @@ from mt4ssl_bench.config import (
     Bound,
     Bounds,
 )
-from mt4ssl_bench.encoders.protocol import Features, Upstream
-from mt4ssl_bench.errors import UpstreamError
-from mt4ssl_bench.registry import Registry
+from mt4ssl_bench.data.cut import Json
+from mt4ssl_bench.encoders.protocol import Features
 from mt4ssl_bench.settings import NEVER
 
 LAYER: Bound = (
@@ -36,10 +34,8 @@ LAYER: Bound = (
 class TuneConfig:
     """How an upstream is trained with a head.
 
-    The defaults are wav2vec 2.0's for 10 hours of labelled speech.
-
-    Dropouts and masks are for models of ours: what others built keeps its own dropouts and is not
-    masked.
+    The defaults are wav2vec 2.0's for 10 hours of labelled speech. Dropouts and masks apply to
+    MT4SSL models only: s3prl's and Hugging Face's keep their own dropouts and are not masked.
     """
 
     # the hidden state that the head reads, or "weighted": all of them, as the frozen heads do
@@ -77,84 +73,31 @@ class TuneConfig:
     }
 
 
+Blueprint = Mapping[str, Json]  # "kind": whose rebuild() takes it; the rest is that kind's
+
+
 class TunedModel(Protocol):
-    """What Trainable.trainable() returns is an nn.Module that is called like this."""
+    """How the nn.Module that Trainable.trainable() returns is called."""
 
     def __call__(
         self, waveforms: Tensor, lengths: Tensor, generator: np.random.Generator | None = None
     ) -> Features:
-        """Return features with gradients of 16 kHz waveforms (B, N).
-
-        A generator draws masks, None masks nothing.
-        """
+        """Return features of 16 kHz waveforms (B, N), with gradients; a generator draws masks."""
         ...
 
 
 @runtime_checkable
 class Trainable(Protocol):
-    """An upstream whose weights can be trained; `blueprint` rebuilds it without them, its "kind"
-    says by whom.
-    """
+    """An upstream whose weights can be trained."""
 
-    blueprint: dict[str, Any]
+    @property
+    def blueprint(self) -> Blueprint:
+        """What rebuild() of its kind makes the module from, weights excepted."""
+        ...
 
     def trainable(self, config: TuneConfig) -> nn.Module:
-        """Return a copy to train, a TunedModel.
-
-        What stays fixed (the convolutions) has requires_grad off.
-        """
+        """Return a copy to train, a TunedModel; what stays fixed (convolutions) needs no grad."""
         ...
-
-
-class Rebuilder(Protocol):
-    """Builds the module of a blueprint, its weights still to be loaded."""
-
-    def __call__(self, blueprint: dict[str, Any], config: TuneConfig) -> nn.Module:
-        """Return the module; raises BenchError when it cannot be built here."""
-        ...
-
-
-REBUILDERS: Registry[Rebuilder] = Registry(
-    "kind of trained upstream",
-    {
-        "mt4ssl": "mt4ssl_bench.upstream.checkpoints.finetuned:build",
-        "s3prl": "mt4ssl_bench.encoders.s3prl_model:rebuild_s3prl",
-        "hf": "mt4ssl_bench.encoders.hf_model:rebuild",
-    },
-)
-
-
-def check_trainable(upstream: Upstream) -> Trainable:
-    """Return `upstream`; raises UpstreamError when it has nothing to train."""
-    if not isinstance(upstream, Trainable):
-        raise UpstreamError(
-            f"upstream '{upstream.name}': cannot be fine-tuned, it offers frozen features only"
-        )
-    if not upstream.parameters:
-        raise UpstreamError(
-            f"upstream '{upstream.name}': cannot be fine-tuned, it has no weights; use mode=frozen"
-        )
-    return upstream
-
-
-def trainable(upstream: Upstream, config: TuneConfig) -> nn.Module:
-    """Return a copy of `upstream` to train; raises UpstreamError when it has nothing to train."""
-    return check_trainable(upstream).trainable(config)
-
-
-def rebuild(blueprint: dict[str, Any], config: TuneConfig, state: dict[str, Tensor]) -> nn.Module:
-    """Return the trained module that a file holds.
-
-    Raises UpstreamError when the weights do not fit.
-    """
-    module = REBUILDERS.get(str(blueprint.get("kind")))(blueprint, config)
-    try:
-        module.load_state_dict(state)
-    except RuntimeError:
-        raise UpstreamError(
-            f"the stored weights do not fit their model ({misfit(module, state)})"
-        ) from None
-    return module
 
 
 # what wav2vec 2.0, HuBERT, WavLM and data2vec call their convolutions
@@ -162,10 +105,14 @@ FROZEN_PART = "feature_extractor"
 
 
 class Foreign(Protocol):
-    """An upstream around somebody else's module, `model`."""
+    """An upstream around another toolkit's module, `model`."""
 
-    model: nn.Module
     device: str
+
+    @property
+    def model(self) -> nn.Module:
+        """The module."""
+        ...
 
     def hidden_states(self, waveforms: Tensor, lengths: Tensor) -> Features:
         """Return what extract() does, with gradients."""
@@ -173,9 +120,7 @@ class Foreign(Protocol):
 
 
 class TunedForeign(nn.Module):
-    """A model of s3prl's or Hugging Face's, trained further, without masks: they have no common
-    place to put them.
-    """
+    """A model of s3prl or Hugging Face to train, without masks: it has no common place for them."""
 
     def __init__(self, upstream: Foreign) -> None:
         super().__init__()

@@ -1,5 +1,4 @@
-"""Hugging Face speech encoders as upstreams: any model over waveforms that transformers loads, from
-a folder or by id.
+"""Hugging Face upstreams: any model over waveforms that transformers loads, by folder or hub id.
 
 Shapes: L hidden states (encoder input and every layer), B batch, N samples, T frames, D dimension.
 """
@@ -7,39 +6,46 @@ Shapes: L hidden states (encoder input and every layer), B batch, N samples, T f
 import copy
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from mt4ssl_bench.checkpoint import fingerprint
 from mt4ssl_bench.data.audio import RATE
+from mt4ssl_bench.encoders.finetuning import Blueprint, TuneConfig, TunedForeign
+from mt4ssl_bench.encoders.hidden_states import LEAK, padding_leak
 from mt4ssl_bench.encoders.identity import identify
+from mt4ssl_bench.encoders.kinds import EncoderKind
 from mt4ssl_bench.encoders.protocol import Features, Upstream
 from mt4ssl_bench.errors import UpstreamError, some
 from mt4ssl_bench.wheels import advice, is_mismatch
 
 LOGGER = logging.getLogger(__name__)
-# attention's memory grows as the square of the length, the first layer's takes 6 MB a second at
-# base
+# attention's memory grows as the square of the length; the first layer of a base model takes 6 MB
+# a second
 MAX_SECONDS = 600
-# largest relative change that padding may make before a model is run on equal lengths alone
-LEAK = 1e-4
 UNUSED = {"masked_spec_embed"}  # weights that only masking reads, and no masks are drawn here
-WHERE_FROM = {
-    "_name_or_path",
-    "transformers_version",
-    "architectures",
-    "dtype",
-    "torch_dtype",
-}  # not of the model
+# settings that do not belong to the model
+WHERE_FROM = {"_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"}
 
 
-def import_transformers(what: str) -> Any:  # noqa: ANN401 - an optional library
+class Loaded(NamedTuple):
+    """A model in fp32, its feature extractor, and transformers' loading report."""
+
+    model: Any  # an nn.Module whose `config` differs by model type
+    extractor: Any
+    info: Mapping[str, Any]
+
+
+def import_transformers(what: str) -> ModuleType:
     """Return the transformers module, quiet.
 
-    Raises UpstreamError, saying what to install, where it is not there.
+    Raises:
+        UpstreamError: If it is not installed; the message says what to install for `what`.
     """
     try:
         import huggingface_hub
@@ -54,14 +60,12 @@ def import_transformers(what: str) -> Any:  # noqa: ANN401 - an optional library
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     huggingface_hub.logging.set_verbosity_error()
-    return transformers
+    module: ModuleType = transformers
+    return module
 
 
-def load_model(name: str) -> tuple[Any, Any, dict[str, Any]]:
-    """Return the model in fp32, its feature extractor and transformers' loading report, by folder
-    or hub id.
-
-    No code of the model's repository is run.
+def load_model(name: str) -> Loaded:
+    """Load a model by folder or hub id; no code of the model's repository is run.
 
     Raises:
         UpstreamError: If the model cannot be loaded, or if its file lacks a weight that features
@@ -90,13 +94,11 @@ def load_model(name: str) -> tuple[Any, Any, dict[str, Any]]:
             "that holds config.json, model.safetensors and preprocessor_config.json"
         ) from None
     check_weights(f"hf:{name}", info)
-    return model, extractor, info
+    return Loaded(model, extractor, info)
 
 
-def check_weights(name: str, info: dict[str, Any]) -> None:
-    """Raise UpstreamError for weights that transformers' loading report calls missing or of another
-    shape.
-    """
+def check_weights(name: str, info: Mapping[str, Any]) -> None:
+    """Raise UpstreamError for weights that the loading report calls missing or of another shape."""
     missing = [key for key in info["missing_keys"] if key.rpartition(".")[2] not in UNUSED]
     shapes = [
         f"{key} is {tuple(theirs)}, not {tuple(ours)}"
@@ -116,23 +118,22 @@ def check_weights(name: str, info: dict[str, Any]) -> None:
 
 
 class HuggingFaceUpstream:
-    """A Hugging Face speech encoder behind our protocol: its hidden states as transformers gives
-    them.
+    """A Hugging Face speech encoder behind the protocol, with the hidden states of transformers.
 
-    Each utterance goes through the model's own feature extractor alone, so that its normalisation
-    sees real samples only. The attention mask is given where the model was trained with one
-    (return_attention_mask). An utterance's features do not depend on what it is batched with: a
-    model that lets padding through (a group norm or several positional convolutions do, measured
-    once when it is loaded) is run on utterances of equal length together, never padded: exactness
-    before speed.
+    The model's feature extractor takes each utterance on its own, so that it normalizes real
+    samples only. The attention mask is given if the model was trained with one
+    (return_attention_mask). A model whose features padding changes (a group norm or several
+    positional convolutions do; measured when it is loaded) is run on utterances of equal length
+    together, never padded.
     """
 
     def __init__(self, argument: str, device: str) -> None:
         model, self.extractor, _ = load_model(argument)
+        self.config = model.config
         folder = Path(argument).resolve() if Path(argument).is_dir() else None
         self.name = f"hf:{folder.name if folder else argument}"
-        self.blueprint = {"kind": "hf", "name": str(folder or argument)}
-        self._check(model.config)
+        self.blueprint: Blueprint = {"kind": "hf", "name": str(folder or argument)}
+        self._check()
         self.model: nn.Module = model.to(device).eval().requires_grad_(requires_grad=False)
         self.device = device
         self.geometry = list(zip(model.config.conv_kernel, model.config.conv_stride, strict=True))
@@ -141,30 +142,29 @@ class HuggingFaceUpstream:
             self.stride *= stride
         self.masked = bool(self.extractor.return_attention_mask)
         self.parameters = sum(p.numel() for p in model.parameters())
-        self._identify(model.config)
-        self.pads = True
-        self.pads, self.num_layers, self.dim = self._probe()
+        self._identify()
+        self.pads = True  # for the probes
+        layers = self.extract(torch.zeros(1, RATE), torch.tensor([RATE])).layers
+        self.num_layers, self.dim = layers.shape[0], layers.shape[-1]
+        self.pads = padding_leak(self.extract) <= LEAK
 
     @torch.no_grad()
     def extract(self, waveforms: Tensor, lengths: Tensor) -> Features:
         """See Upstream.extract.
 
-        Raises UpstreamError for audio shorter than a frame or longer than MAX_SECONDS.
+        Raises:
+            UpstreamError: If audio is shorter than a frame or longer than MAX_SECONDS.
         """
         return self.hidden_states(waveforms, lengths)
 
     # the model keeps its own dropouts
     def trainable(self, config: object) -> nn.Module:  # noqa: ARG002
-        """See tuning.Trainable: a copy, without masks, which transformers draws from numpy's global
-        state.
+        """See Trainable: a copy without masks, which transformers draws from numpy's global state.
 
-        Nor is a layer dropped: its hidden state would be missing.
+        No layer is dropped: its hidden state would be missing.
         """
-        from mt4ssl_bench.encoders.finetuning import TunedForeign
-
         upstream = copy.deepcopy(self)
-        settings = cast("Any", upstream.model).config
-        settings.apply_spec_augment, settings.layerdrop = False, 0.0
+        upstream.config.apply_spec_augment, upstream.config.layerdrop = False, 0.0
         return TunedForeign(upstream)
 
     def hidden_states(self, waveforms: Tensor, lengths: Tensor) -> Features:
@@ -187,17 +187,14 @@ class HuggingFaceUpstream:
             ]
         parts = [self._run(waveforms[rows], lengths[rows]) for rows in groups]
         longest = max(part.shape[2] for part in parts)
-        layers = parts[0].new_zeros(
-            parts[0].shape[0], len(lengths), longest, parts[0].shape[-1]
-        )  # (L, B, T, D)
+        shape = (parts[0].shape[0], len(lengths), longest, parts[0].shape[-1])
+        layers = parts[0].new_zeros(shape)  # (L, B, T, D)
         for rows, part in zip(groups, parts, strict=True):
             layers[:, rows, : part.shape[2]] = part
         return Features(layers, frames)
 
     def frame_counts(self, lengths: Tensor) -> Tensor:
-        """Return the real frames of utterances of `lengths` (B,) samples: the convolutions' own
-        arithmetic.
-        """
+        """Return the number of frames (B,) that the convolutions make of `lengths` (B,) samples."""
         for kernel, stride in self.geometry:
             lengths = torch.div(lengths - kernel, stride, rounding_mode="floor") + 1
         return lengths.cpu().clamp(min=0)
@@ -211,7 +208,7 @@ class HuggingFaceUpstream:
             for wave, length in zip(waveforms.float(), lengths.tolist(), strict=True)
         ]
         values = nn.utils.rnn.pad_sequence(waves, batch_first=True).to(self.device)
-        mask = None
+        mask = None  # (B, N)
         if self.masked and len(set(lengths.tolist())) > 1:
             mask = (torch.arange(values.shape[1]) < lengths.cpu()[:, None]).long().to(self.device)
         output = self.model(values, attention_mask=mask, output_hidden_states=True)
@@ -224,65 +221,57 @@ class HuggingFaceUpstream:
             )
         return layers
 
-    @torch.no_grad()
-    def _probe(self) -> tuple[bool, int, int]:
-        """Return whether padding leaves an utterance's features alone, the number of hidden states
-        and their size.
-        """
-        lengths = torch.tensor([12_000, 8_000])
-        waveforms = 0.1 * torch.randn(2, 12_000, generator=torch.Generator().manual_seed(0))
-        alone = self._run(waveforms[1:, :8_000], lengths[1:])
-        together = self._run(waveforms, lengths)[:, 1:, : alone.shape[2]]
-        leak = (together - alone).abs().amax() / alone.abs().amax()
-        return bool(leak <= LEAK), len(alone), alone.shape[-1]
-
-    def _check(self, config: Any) -> None:  # noqa: ANN401 - transformers' configs
+    def _check(self) -> None:
+        """Raise UpstreamError if the model does not read 16 kHz waveforms frame by frame."""
         if (
-            not hasattr(config, "conv_stride")
+            not hasattr(self.config, "conv_stride")
             or self.extractor.model_input_names[0] != "input_values"
         ):
             raise UpstreamError(
-                f"{self.name}: a {config.model_type} model does not read waveforms frame by frame"
+                f"{self.name}: a {self.config.model_type} model does not read waveforms frame by "
+                "frame"
             )
         if self.extractor.sampling_rate != RATE:
             raise UpstreamError(
                 f"{self.name}: made for {self.extractor.sampling_rate} Hz, expected {RATE}"
             )
 
-    def _identify(self, config: Any) -> None:  # noqa: ANN401 - transformers' configs
-        """Set the fingerprints: of the weights and of all settings of the model and its
-        extractor.
-        """
-        settings = _settings(
-            config.to_diff_dict()
-        )  # a default that is spelled out is no difference
+    def _identify(self) -> None:
+        """Set the fingerprints, of the weights and all settings of the model and its extractor."""
+        # a default that is spelled out is no difference
+        settings = _settings(self.config.to_diff_dict())
         extractor = _settings(self.extractor.to_dict())
         weights = self.model.state_dict()
         read = {name: t for name, t in weights.items() if name.rpartition(".")[2] not in UNUSED}
-        self.fingerprint = identify(read, [config.model_type, settings, extractor])
+        self.fingerprint = identify(read, [self.config.model_type, settings, extractor])
         settings |= {
             "do_normalize": self.extractor.do_normalize,
             "return_attention_mask": self.masked,
         }
         text = json.dumps(settings, sort_keys=True, default=str).encode()
         identity = torch.frombuffer(bytearray(text), dtype=torch.uint8)
-        self.former = (
-            fingerprint({**weights, "settings": identity}),
-        )  # scheme 1 covered them, too
+        self.former = (fingerprint({**weights, "settings": identity}),)  # of scheme 1
 
 
-def _settings(values: dict[str, Any]) -> dict[str, Any]:
+def _settings(values: Mapping[str, object]) -> dict[str, object]:
     """Return settings without those that say where a model comes from."""
     return {k: v for k, v in values.items() if k not in WHERE_FROM | {"processor_class"}}
 
 
-def rebuild(blueprint: dict[str, Any], config: object) -> nn.Module:
-    """Return the module of a blueprint, its weights still to be loaded: the folder or id must be
-    there again.
-    """
+def rebuild(blueprint: Blueprint, config: TuneConfig) -> nn.Module:
+    """Return the module of a blueprint; its folder or hub id must still exist."""
     return HuggingFaceUpstream(str(blueprint["name"]), "cpu").trainable(config)
 
 
 def load_huggingface(argument: str, *, device: str) -> Upstream:
     """Return the Hugging Face encoder in the folder, or of the hub id, `argument`."""
     return HuggingFaceUpstream(argument, device)
+
+
+HF = EncoderKind(
+    "hf",
+    "a Hugging Face speech encoder, by folder or hub id",
+    load_huggingface,
+    rebuild,
+    example="hf:<folder or id>",
+)

@@ -1,11 +1,12 @@
-"""An upstream by its name: a run folder, a hub's name, hf:, random: or file.py:Class."""
+"""Upstreams by name: each name belongs to a kind of encoder, which loads it."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from mt4ssl_bench.encoders.kinds import ENCODERS
 from mt4ssl_bench.encoders.names import is_run
-from mt4ssl_bench.encoders.protocol import LOADERS, Upstream
+from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.encoders.s3prl_model import s3prl_names
 from mt4ssl_bench.errors import BenchError, UpstreamError
 
@@ -15,22 +16,33 @@ LOGGER = logging.getLogger(__name__)
 def load_upstream(name: str, *, device: str = "cpu") -> Upstream:
     """Return the upstream called `name`.
 
-    A run folder or checkpoint, <loader>:<argument> (random:<recipe>), file.py:Class, or any s3prl
-    upstream. Raises UpstreamError, ConfigError or CheckpointError for a name that leads nowhere.
+    Args:
+        name: A run folder or checkpoint file, <kind>:<argument> (for example random:mt4ssl_tiny),
+            file.py:Class, or a name of s3prl's hub.
+        device: A torch device.
+
+    Raises:
+        UpstreamError, ConfigError, CheckpointError: If there is no such upstream.
     """
-    kind, colon, argument = name.partition(":")
-    if colon and kind in list(LOADERS):
-        return LOADERS.get(kind)(argument, device=device)
-    if kind.endswith(".py"):
-        return LOADERS.get("file")(name, device=device)
-    loader = _kind(name)
-    return LOADERS.get(loader)("" if loader == "mt4ssl" else name, device=device)
+    kind, argument = split_kind(name)
+    return ENCODERS.get(kind).load(argument, device=device)
 
 
-def _kind(name: str) -> str:
-    """Return the loader of a name without a prefix: of a path, or of a name in s3prl's hub.
+def split_kind(name: str) -> tuple[str, str]:
+    """Return the kind of encoder that `name` belongs to, and the argument for its loader."""
+    prefix, colon, argument = name.partition(":")
+    if colon and prefix in list(ENCODERS):
+        return prefix, argument
+    if prefix.endswith(".py"):
+        return "file", name
+    kind = _kind_without_prefix(name)
+    return kind, "" if kind == "mt4ssl" else name
 
-    A folder that holds no checkpoint of ours gives way to a hub name.
+
+def _kind_without_prefix(name: str) -> str:
+    """Return the kind of a path, or of a name in s3prl's hub.
+
+    A folder without a checkpoint gives way to a hub name.
     """
     path, hub = Path(name), "mt4ssl" if name == "mt4ssl" else "s3prl"
     plain = "/" not in name and not name.endswith(".pt")  # could be a hub's name
@@ -48,18 +60,17 @@ def _kind(name: str) -> str:
 def _in_hub(name: str) -> bool:
     try:
         return name == "mt4ssl" or name in s3prl_names()
-    except UpstreamError:  # without s3prl a folder can only be ours
+    except UpstreamError:  # without s3prl a folder can only be a run
         return False
 
 
 def load_each(
     names: Sequence[str], *, device: str, failed: Callable[[str, BenchError], None]
 ) -> Iterator[tuple[str, Upstream]]:
-    """Yield (name, upstream) for every name that loads.
+    """Yield (name, upstream) for every name that loads; `failed` is called for each of the others.
 
-    Failed() hears of the others, if there are several names.
-
-    Raises the first one's BenchError when none loads.
+    Raises:
+        BenchError: The first name's, if no name loads; `failed` is not called for a single name.
     """
     errors: list[BenchError] = []
     for name in names:

@@ -1,14 +1,11 @@
-"""Entries of s3prl's hub: a model built from a seed, and the code and settings that it consists
-of.
-"""
+"""Entries of s3prl's hub: models built from a seed, and their code and settings."""
 
 import contextlib
 import hashlib
 import inspect
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,18 +13,27 @@ from torch import Tensor, nn
 from mt4ssl_bench.encoders.identity import code, imported
 
 
-def seeded(entry: Callable[..., Any], options: dict[str, str], *, seed: int) -> nn.Module:
+class Expert(nn.Module):
+    """The module that an entry builds, with what is called here: s3prl ships no types."""
+
+    def get_downsample_rates(self, key: str) -> int:
+        """Return the stride in samples per frame."""
+        raise NotImplementedError
+
+
+Entry = Callable[..., Expert]
+
+
+def seeded(entry: Entry, options: Mapping[str, str], *, seed: int) -> Expert:
     """Return what a hub entry builds; weights that its checkpoint lacks depend on the seed."""
     # a download shows its progress on stderr
     with contextlib.redirect_stdout(io.StringIO()), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return cast("nn.Module", entry(**options))
+        return entry(**options)
 
 
-def files(entry: Callable[..., Any], options: dict[str, str]) -> list[str]:
-    """Return the contents of the settings files beside a hub entry, and of the file that it is
-    given.
-    """
+def files(entry: Entry, options: Mapping[str, str]) -> list[str]:
+    """Return a hub entry's code, and the settings files beside it and among its options."""
     folder = Path(inspect.getfile(entry)).parent
     files = sorted(folder.glob("*.yaml")) + [Path(value) for value in options.values()]
     return [
@@ -36,7 +42,7 @@ def files(entry: Callable[..., Any], options: dict[str, str]) -> list[str]:
     ]
 
 
-def sources(entry: Callable[..., Any]) -> dict[str, str]:
+def sources(entry: Entry) -> dict[str, str]:
     """Return the digests of the modules of its library that a hub entry imports."""
     file = Path(inspect.getfile(entry)).resolve()
     root = file.parents[len(entry.__module__.split(".")) - 1]
@@ -44,10 +50,8 @@ def sources(entry: Callable[..., Any]) -> dict[str, str]:
     return code(imported(file, [root], library), [root])
 
 
-def scheme_1_code(entry: Callable[..., Any], options: dict[str, str]) -> Tensor:
-    """Return what scheme 1 digested as a hub entry's code: its package's files, the entry and its
-    settings file.
-    """
+def scheme_1_code(entry: Entry, options: Mapping[str, str]) -> Tensor:
+    """Return scheme 1's digest of a hub entry: its package's files, its code, its settings file."""
     package = sorted(
         p for p in Path(inspect.getfile(entry)).parent.iterdir() if p.suffix in {".py", ".yaml"}
     )

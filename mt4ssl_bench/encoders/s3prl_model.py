@@ -1,26 +1,38 @@
-"""Upstreams of s3prl's hub behind the Upstream protocol: hidden states stacked, frames counted."""
+"""Upstreams of s3prl's hub behind the Upstream protocol: hidden states stacked, frames counted.
+
+Shapes: L hidden states, B batch, N samples, T frames, D dimension.
+"""
 
 import contextlib
 import inspect
 import io
+import logging
 import os
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
 from mt4ssl_bench.checkpoint import fingerprint
-from mt4ssl_bench.encoders.finetuning import TuneConfig
+from mt4ssl_bench.encoders.finetuning import Blueprint, TuneConfig, TunedForeign
 from mt4ssl_bench.encoders.identity import describe, identify
-from mt4ssl_bench.encoders.protocol import LOADERS, Features, Upstream
-from mt4ssl_bench.encoders.s3prl_entries import files, scheme_1_code, seeded, sources
-from mt4ssl_bench.errors import UpstreamError, first_line, some
+from mt4ssl_bench.encoders.kinds import ENCODERS, EncoderKind
+from mt4ssl_bench.encoders.protocol import Features, Upstream
+from mt4ssl_bench.encoders.s3prl_entries import (
+    Entry,
+    Expert,
+    files,
+    scheme_1_code,
+    seeded,
+    sources,
+)
+from mt4ssl_bench.errors import UpstreamError, first_line, some, with_class
 from mt4ssl_bench.registry import hint
 from mt4ssl_bench.wheels import advice, is_mismatch
 
+LOGGER = logging.getLogger(__name__)
 SECOND = 16_000  # samples
 
 
@@ -35,10 +47,13 @@ def s3prl_names() -> list[str]:
 
 
 class S3PRLUpstream:
-    """An s3prl upstream behind our protocol: its hidden states, stacked.
+    """An s3prl upstream behind the protocol: its hidden states, stacked.
 
-    With `verify` the model is built twice, from two seeds: a weight that differs is not in the
-    checkpoint, and UpstreamError is raised where features depend on it.
+    Args:
+        name: A name of s3prl's hub, with ":<file>" if the entry takes one.
+        device: A torch device.
+        verify: Build the model from two seeds: a weight that differs is not in the checkpoint, and
+            UpstreamError is raised if features depend on it.
     """
 
     def __init__(self, name: str, device: str, *, verify: bool = True) -> None:
@@ -48,9 +63,9 @@ class S3PRLUpstream:
         if model not in names:
             raise UpstreamError(
                 f"unknown upstream '{model}': no such file or folder, and not in s3prl's hub; "
-                f"{hint(model, {*names, *LOADERS, 'random:mt4ssl_tiny'})}"
+                f"{hint(model, {*names, *ENCODERS, 'random:mt4ssl_tiny'})}"
             )
-        entry = getattr(hub, model)
+        entry: Entry = getattr(hub, model)
         options = _entry_options(model, entry, argument)
         try:
             built = seeded(entry, options, seed=0)
@@ -59,25 +74,29 @@ class S3PRLUpstream:
         except Exception as error:  # noqa: BLE001 - each of 196 hub entries fails in its own way
             raise UpstreamError(f"upstream '{name}': {_why_not_built(model, error)}") from None
         self.name, self.device = name, device
-        self.blueprint = {"kind": "s3prl", "name": name}
+        self.blueprint: Blueprint = {"kind": "s3prl", "name": name}
         self.anchor: tuple[int, int] | None = None
         self.model = again.to(device).eval()
-        self.stride = int(cast("Any", self.model).get_downsample_rates("hidden_states"))
+        self.stride = int(self.model.get_downsample_rates("hidden_states"))
         state = {k: v for k, v in built.state_dict().items() if isinstance(v, Tensor)}
         settings = describe(built)
-        noise = torch.randn(1, SECOND, generator=torch.Generator().manual_seed(0))
-        unread = self._unread(built.to(device).eval(), noise) if again is not built else set()
+        unread = self._unread(built.to(device).eval()) if again is not built else set()
         self.model = built
-        probe = self.extract(noise, torch.tensor([SECOND]))
-        self.num_layers, self.dim = probe.layers.shape[0], probe.layers.shape[-1]
-        self.anchor = self._anchor(noise)
+        layers = self._layers_of(SECOND)
+        self.num_layers, self.dim = layers.shape[0], layers.shape[-1]
         self._identify(state, unread, settings, entry, options)
+        self.calibrate()
 
-    def _unread(self, built: nn.Module, noise: Tensor) -> set[str]:
+    def _layers_of(self, samples: int) -> Tensor:
+        """Return the hidden states (L, 1, T, D) of the first `samples` of a second of noise."""
+        noise = torch.randn(1, SECOND, generator=torch.Generator().manual_seed(0))
+        return self.extract(noise[:, :samples], torch.tensor([samples])).layers
+
+    def _unread(self, built: Expert) -> set[str]:
         """Return the weights that differ from those of `built`, the same model from another seed.
 
         Raises:
-            UpstreamError: If the features of the noise (1, N) differ, too.
+            UpstreamError: If the features of noise differ, too.
         """
         ours = self.model.state_dict()
         random = {
@@ -92,7 +111,7 @@ class S3PRLUpstream:
                 with torch.random.fork_rng():
                     torch.manual_seed(0)
                     self.model = model
-                    features.append(self.extract(noise, torch.tensor([SECOND])).layers)
+                    features.append(self._layers_of(SECOND))
             if not torch.equal(*features):
                 raise UpstreamError(
                     f"upstream '{self.name}': {len(random)} weights are not in its checkpoint "
@@ -103,11 +122,11 @@ class S3PRLUpstream:
 
     def _identify(
         self,
-        state: dict[str, Tensor],
+        state: Mapping[str, Tensor],
         unread: set[str],
         settings: object,
-        entry: Callable[..., Any],
-        options: dict[str, str],
+        entry: Entry,
+        options: Mapping[str, str],
     ) -> None:
         """Set the fingerprints; models without weights (fbank, mel) are their code and settings."""
         read = {name: tensor for name, tensor in state.items() if name not in unread}
@@ -122,23 +141,30 @@ class S3PRLUpstream:
         self.former: tuple[str, ...] = (old,) if covered else ()
         self.insufficient: tuple[str, ...] = () if covered else (old,)
 
-    def _anchor(self, noise: Tensor) -> tuple[int, int] | None:
-        """Return (samples, frames): the least samples that give as many frames as a second does.
+    def calibrate(self) -> None:
+        """Find how many frames the model gives for any number of samples, by running it on noise.
 
-        From there, every `stride` samples give one frame more, so that an utterance's own frames
-        are known in any batch. None where a model does not count like this.
+        Sets `anchor` (samples, frames): the fewest samples that give as many frames as a second
+        does. From there, every `stride` samples give one frame more, so that an utterance's own
+        frames are known in any batch. It stays None if a model does not count like this: s3prl's
+        rule, samples / stride rounded, is used then.
         """
-
-        def count(samples: int) -> int:
-            return self.extract(noise[:, :samples], torch.tensor([samples])).layers.shape[2]
-
-        frames, low, high = count(SECOND), SECOND - self.stride, SECOND
-        if count(low) != frames - 1:
-            return None
-        while high - low > 1:
+        frames, low, high = self._layers_of(SECOND).shape[2], SECOND - self.stride, SECOND
+        if self._layers_of(low).shape[2] != frames - 1:
+            LOGGER.debug("%s: calibrate() found no rule; frames are samples / stride", self.name)
+            return
+        while high - low > 1:  # about log2(stride) runs
             middle = (low + high) // 2
-            low, high = (low, middle) if count(middle) == frames else (middle, high)
-        return high, frames
+            enough = self._layers_of(middle).shape[2] == frames
+            low, high = (low, middle) if enough else (middle, high)
+        self.anchor = high, frames
+        LOGGER.debug(
+            "%s: calibrate() found %d frames in %d samples and one more every %d",
+            self.name,
+            frames,
+            high,
+            self.stride,
+        )
 
     @torch.no_grad()
     def extract(self, waveforms: Tensor, lengths: Tensor) -> Features:
@@ -147,11 +173,7 @@ class S3PRLUpstream:
 
     # s3prl's models keep their own settings
     def trainable(self, config: object) -> nn.Module:  # noqa: ARG002
-        """See tuning.Trainable: the model built anew, since s3prl's hooks do not survive
-        copying.
-        """
-        from mt4ssl_bench.encoders.finetuning import TunedForeign
-
+        """See Trainable: the model is built again, since s3prl's hooks do not survive copying."""
         return TunedForeign(S3PRLUpstream(self.name, self.device, verify=False))
 
     def hidden_states(self, waveforms: Tensor, lengths: Tensor) -> Features:
@@ -174,15 +196,13 @@ class S3PRLUpstream:
         return Features(layers, frames.clamp(1, layers.shape[2]))
 
 
-def _entry_options(model: str, entry: Callable[..., Any], argument: str) -> dict[str, str]:
-    """Return the keyword arguments of a hub entry: what stands after the colon is its checkpoint or
+def _entry_options(model: str, entry: Entry, argument: str) -> dict[str, str]:
+    """Return the keyword arguments of a hub entry; `argument` is the file of its checkpoint or of
     its settings.
     """
     wanted = [p.name for p in inspect.signature(entry).parameters.values() if p.default is p.empty]
     key = "model_config" if "model_config" in wanted else "ckpt"
-    beside = (
-        Path(inspect.getfile(entry)).parent / argument
-    )  # stft_mag:log_stft_mag.yaml lies in s3prl itself
+    beside = Path(inspect.getfile(entry)).parent / argument  # s3prl's own log_stft_mag.yaml
     if argument and key == "model_config" and not Path(argument).exists() and beside.is_file():
         argument = str(beside)
     if (model.endswith("_local") or key == "model_config") and not Path(argument).is_file():
@@ -192,27 +212,27 @@ def _entry_options(model: str, entry: Callable[..., Any], argument: str) -> dict
     takes_checkpoint = model.endswith(("_local", "_custom", "_url", "_gdriveid"))
     if not argument and takes_checkpoint:
         raise UpstreamError(f"upstream '{model}': needs a checkpoint; write {model}:<path or URL>")
-    if (
-        argument and not takes_checkpoint and key == "ckpt"
-    ):  # the published model would run under the file's name
-        near = hint(f"{model}_local", [name for name in s3prl_names() if name.endswith("_local")])
+    # else the published model would run under the file's name
+    if argument and not takes_checkpoint and key == "ckpt":
         raise UpstreamError(
-            f"upstream '{model}': has weights of its own and takes no '{argument}'; {near}"
+            f"upstream '{model}': has weights of its own and takes no '{argument}'; "
+            f"{_local_entries(model)}"
         )
     return {key: argument} if argument else {}
 
 
 def _why_not_built(model: str, error: Exception) -> str:
-    """Return one line: which download failed and how to do without it, or what else s3prl said."""
-    near = hint(f"{model}_local", [name for name in s3prl_names() if name.endswith("_local")])
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        if frame.f_code.co_name == "_download" and "url" in frame.f_locals:  # s3prl.util.download
-            url, file = frame.f_locals["url"], frame.f_locals["filepath"]
-            return (
-                f"s3prl could not download {url} ({type(error).__name__}); fetch it some other way "
-                f"and keep it as {file}, or give the path of one that you have to an entry whose "
-                f"name ends in _local ({near})"
-            )
+    """Return one line: the error, where s3prl keeps its downloads, and entries that take a file."""
+    if isinstance(error, OSError) and not model.startswith(
+        "hf_"
+    ):  # a download, or a file that cannot be read
+        from s3prl.util.download import get_dir
+
+        return (
+            f"s3prl could not build it ({with_class(error)}); its downloads are kept in "
+            f"{get_dir()}; entries whose name ends in _local take a file that you have "
+            f"({_local_entries(model)})"
+        )
     if model.startswith("hf_"):
         return (
             f"s3prl could not build it ({first_line(error)}); an id of Hugging Face needs the "
@@ -222,15 +242,17 @@ def _why_not_built(model: str, error: Exception) -> str:
     return f"s3prl could not build it ({first_line(error)})"
 
 
+def _local_entries(model: str) -> str:
+    return hint(f"{model}_local", [name for name in s3prl_names() if name.endswith("_local")])
+
+
 def load_s3prl(argument: str, *, device: str) -> Upstream:
     """Return the s3prl upstream called `argument` ("hubert", "fbank", "hubert_local:path")."""
     return S3PRLUpstream(argument, device)
 
 
-def s3prl_hub() -> Any:  # noqa: ANN401 - s3prl ships no types
-    """Return s3prl's hub, whose import prints and takes some seconds: only when an s3prl upstream
-    is asked for.
-    """
+def s3prl_hub() -> ModuleType:
+    """Return s3prl's hub; its import takes seconds, so it waits until it is asked for."""
     try:
         with _quiet():
             import s3prl.hub as hub
@@ -241,7 +263,8 @@ def s3prl_hub() -> Any:  # noqa: ANN401 - s3prl ships no types
             f"s3prl's hub cannot be imported ({first_line(error)}); the maintained fork can: pip "
             "install espnet-s3prl"
         ) from None
-    return hub
+    module: ModuleType = hub
+    return module
 
 
 @contextlib.contextmanager
@@ -252,8 +275,16 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def rebuild_s3prl(blueprint: dict[str, Any], config: TuneConfig) -> nn.Module:
-    """Return the s3prl upstream of a blueprint, built anew: s3prl may have to download it once
-    more.
-    """
-    return S3PRLUpstream(str(blueprint["name"]), "cpu").trainable(config)
+def rebuild_s3prl(blueprint: Blueprint, config: TuneConfig) -> nn.Module:  # noqa: ARG001
+    """Return the module of a blueprint; s3prl may download the model again."""
+    return TunedForeign(S3PRLUpstream(str(blueprint["name"]), "cpu", verify=False))
+
+
+S3PRL = EncoderKind(
+    "s3prl",
+    "any upstream of s3prl's hub, for example fbank, hubert",
+    load_s3prl,
+    rebuild_s3prl,
+    example="<s3prl name>",
+    names=s3prl_names,
+)

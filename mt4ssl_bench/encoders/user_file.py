@@ -1,14 +1,12 @@
-"""An upstream from one Python file of the user's: file.py:Class.
+"""Upstreams from your own Python file: file.py:Class.
 
-What it computes decides its fingerprint.
+The class is built with no argument, or with `device` if it takes one. It has `num_layers`, `dim`,
+`stride` (samples per frame) and extract(waveforms (B, N), lengths (B,)) -> (layers (L, B, T, D),
+frames (B,)), as protocol.Upstream says.
 
-The class is built with no argument, or with `device` where it takes one. It has `num_layers`,
-`dim`, `stride` (samples per frame) and extract(waveforms (B, N), lengths (B,)) -> (layers (L, B, T,
-D), frames (B,)), as features.Upstream says.
-
-Its fingerprint covers the file, the local modules that it imports, its weights and all attributes
-of the object. A file or an address that the class reads only while it extracts is not covered: give
-such a class an attribute `fingerprint` of its own, which is then part of the digest.
+The fingerprint covers the file, the local modules that it imports, its weights and all attributes
+of the object. It does not cover what the class reads only while it extracts: such a class needs an
+attribute `fingerprint`, which is then part of the digest.
 """
 
 import contextlib
@@ -16,7 +14,7 @@ import hashlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
@@ -37,27 +35,27 @@ from mt4ssl_bench.encoders.identity import (
     is_library,
     local_roots,
 )
+from mt4ssl_bench.encoders.kinds import EncoderKind
 from mt4ssl_bench.encoders.protocol import Features, Upstream
 from mt4ssl_bench.errors import UpstreamError, with_class
 from mt4ssl_bench.registry import hint
 
 
 class FileUpstream:
-    """A user's object behind our protocol.
+    """An object of a user's class behind the protocol.
 
     Args:
-        made: the object.
-        name: its name, where it has none of its own.
-        source: digests of the files that its code stands in, by path.
-        main: the content of its own file.
+        made: The object.
+        name: Its name, if it has no attribute `name`.
+        source: Digests of the files with its code, by path.
+        main: Content of its own file.
     """
 
-    # whatever the user wrote
     def __init__(
         self,
-        made: Any,  # noqa: ANN401
+        made: Any,  # noqa: ANN401 - whatever the user wrote
         name: str,
-        source: dict[str, str],
+        source: Mapping[str, str],
         main: bytes,
     ) -> None:
         self.made = made
@@ -89,24 +87,18 @@ class FileUpstream:
     @torch.no_grad()
     def extract(self, waveforms: Tensor, lengths: Tensor) -> Features:
         """See Upstream.extract."""
-        found = self.made.extract(waveforms, lengths)
-        pair: Any = (
-            found if isinstance(found, Sequence) and len(found) == 2 else (found, None)
-        )  # the check says so
-        return Features(*pair)
+        returned = self.made.extract(waveforms, lengths)
+        if isinstance(returned, Sequence) and len(returned) == 2:
+            return Features(*returned)
+        return Features(returned, None)  # type: ignore[arg-type]  # for the check to report
 
 
 def build(argument: str, *, device: str) -> FileUpstream:
-    """Return the upstream of "file.py:Class", unchecked.
-
-    Raises UpstreamError when it cannot be built.
-    """
+    """Return the upstream of "file.py:Class", unchecked; raises UpstreamError if it fails."""
     path, _, name = argument.partition(":")
     file = Path(path)
     if not file.is_file():
-        raise UpstreamError(
-            f"{file}: no such file; an upstream of your own is named path/to/file.py:Class"
-        )
+        raise UpstreamError(f"{file}: no such file; expected path/to/file.py:Class")
     with _own_modules(file.resolve().parent) as folder:
         kind = _class(file, name)
         try:
@@ -123,10 +115,7 @@ def build(argument: str, *, device: str) -> FileUpstream:
 
 
 def load_file(argument: str, *, device: str) -> Upstream:
-    """Return the upstream of "file.py:Class".
-
-    Raises UpstreamError naming the first check that it fails.
-    """
+    """Return the upstream of "file.py:Class"; raises UpstreamError naming a check that fails."""
     from mt4ssl_bench.encoders.conformance import require
 
     upstream = build(argument, device=device)
@@ -134,7 +123,15 @@ def load_file(argument: str, *, device: str) -> Upstream:
     return upstream
 
 
-def _class(file: Path, name: str) -> Any:  # noqa: ANN401 - whatever the user wrote
+FILE = EncoderKind(
+    "file",
+    "your own class; check-upstream tests whether it conforms to the protocol",
+    load_file,
+    example="<file.py>:<Class>",
+)
+
+
+def _class(file: Path, name: str) -> Callable[..., object]:
     """Import the file and return its class called `name`."""
     module = _import(file)
     classes = [
@@ -147,7 +144,8 @@ def _class(file: Path, name: str) -> Any:  # noqa: ANN401 - whatever the user wr
             hint(name, classes) if classes else "it has no class with extract(waveforms, lengths)"
         )
         raise UpstreamError(f"{file}: no upstream class '{name}'; write {file}:<Class>; {known}")
-    return getattr(module, name)
+    made: Callable[..., object] = getattr(module, name)
+    return made
 
 
 def _import(file: Path) -> ModuleType:
@@ -167,15 +165,13 @@ def _import(file: Path) -> ModuleType:
 
 @dataclass
 class _Folder:
-    """Where the newest user's file lies, and the names of the modules that were there before it."""
+    """Folder of the newest user's file, and names of the modules imported before it."""
 
     path: Path
     before: frozenset[str]
 
     def local(self) -> dict[str, Path]:
-        """Return the file or, of a package without one, the folder of local modules imported
-        since.
-        """
+        """Return the places of local modules imported since: a file, or a package's folder."""
         places = {
             name: next((p for p in _places(module) if p), "")
             for name, module in list(sys.modules.items())
@@ -199,7 +195,7 @@ _NEWEST: list[_Folder] = []  # at most one
 
 @contextlib.contextmanager
 def _own_modules(path: Path) -> Iterator[_Folder]:
-    """Import what lies beside a user's file as Python does for a script, and each time anew.
+    """Import modules beside a user's file as Python does for a script, again for each file.
 
     Two files may import different modules of one name, and a module may have changed.
     """
@@ -221,13 +217,13 @@ def _own_modules(path: Path) -> Iterator[_Folder]:
 
 
 def _has_arrays(made: object) -> bool:
-    """Return whether an object that is no module holds tensors or arrays outside of modules."""
+    """Return whether an object that is not a module holds tensors or arrays itself."""
     return not isinstance(made, nn.Module) and any(
         isinstance(value, torch.Tensor | np.ndarray) for value in vars(made).values()
     )
 
 
-def _number(made: Any, key: str) -> Any:  # noqa: ANN401
+def _number(made: object, key: str) -> Any:  # noqa: ANN401 - for the check to report
     """Return an attribute, numpy's integers as Python's."""
     value = getattr(made, key, None)
     return int(value) if isinstance(value, Integral) else value

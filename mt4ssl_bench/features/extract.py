@@ -105,7 +105,7 @@ def extract_features(
             cuts, done=files, title=f"extract from {upstream.name}", unreadable=unreadable
         ):
             for name, values in batch:
-                chosen = values.transpose(1, 0, 2) if layer is None else values[:, layer]
+                chosen = values if layer is None else values[layer]
                 held[name] = _narrow(chosen, dtype, name)
             if sum(row.nbytes for row in held.values()) >= SHARD_BYTES:
                 flush()
@@ -159,7 +159,7 @@ def extract_units(
             cuts, done=set(done), title=f"units from {upstream.name}", unreadable=unreadable
         ):
             for name, values in batch:
-                units = codebook(torch.from_numpy(np.ascontiguousarray(values[:, codebook.layer])))
+                units = codebook(torch.from_numpy(np.ascontiguousarray(values[codebook.layer])))
                 if collapse:
                     units = units[np.insert(np.diff(units) != 0, 0, values=True)]
                 done[name] = " ".join(map(str, units.tolist()))

@@ -1,207 +1,130 @@
-"""Features on disk: values, and an index with a checksum for every utterance.
+"""Files of features: written utterance by utterance, memory-mapped, verified where they are read.
 
-Whole once the index has its name.
+While a pass runs, `x.bin` grows beside its journal: a killed pass continues after the last line
+whose values are all there. A file is finished once it has its index. An utterance's checksum is
+verified when it is first read, which costs no reading of its own; to verify a store of 300 GB
+before each run would.
 
-While a pass runs, `x.bin` grows and `x.index.partial` is its journal: a killed pass continues
-behind the last line whose values are all there. Checksums are verified when an utterance is first
-read: that costs no reading of its own, where verifying a store of 300 GB before each run would.
+A file holds (T, L, W); encode() and decode() turn it from and to features (L, T, D).
 
-Shapes: T frames, L hidden states, D dimension, W bytes of a stored vector.
+Shapes: L hidden states, B batch, T frames, D dimension, K crops, W bytes of a stored vector.
 """
 
+import itertools
 import json
 import logging
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from mt4ssl_bench.errors import CheckpointError, UpstreamError
-from mt4ssl_bench.features.forward_pass import Found, Values
-from mt4ssl_bench.files import write_text
+from mt4ssl_bench.errors import CheckpointError
+from mt4ssl_bench.features.forward_pass import Named, Values
+from mt4ssl_bench.features.index import Header, Line, as_json, read_index, write_index
+from mt4ssl_bench.features.precision import Bytes, decode, encode, encode_named
 
 LOGGER = logging.getLogger(__name__)
-FORMAT = 2
-Precision = Literal["fp16", "fp32", "bf16", "int8"]
-Bytes = NDArray[np.uint8]
-
-
-def vector_bytes(precision: Precision, dim: int) -> int:
-    """Return W: how many bytes a vector of `dim` values takes.
-
-    Int8 has a scale (fp32) of its own for each.
-    """
-    return {"fp32": 4 * dim, "fp16": 2 * dim, "bf16": 2 * dim, "int8": dim + 4}[precision]
-
-
-def encode(values: Values, precision: Precision) -> Bytes:
-    """Return (T, L, D) as bytes (T, L, W); raises OverflowError for what fp16 cannot hold."""
-    values = np.ascontiguousarray(values, dtype=np.float32)
-    if precision == "fp32":
-        return values.view(np.uint8)
-    if precision == "fp16":
-        with np.errstate(over="ignore"):
-            half = values.astype(np.float16)
-        if not np.isfinite(half).all():
-            raise OverflowError
-        return half.view(np.uint8)
-    if precision == "bf16":  # the upper half of fp32, rounded to the nearest, ties to even
-        bits = values.view(np.uint32)
-        return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16).view(np.uint8)
-    scale = np.abs(values).max(-1, keepdims=True) / 127
-    whole = np.rint(values / np.where(scale > 0, scale, 1)).astype(np.int8)
-    return np.concatenate([whole.view(np.uint8), scale.astype(np.float32).view(np.uint8)], axis=-1)
-
-
-def encode_named(name: str, values: Values, precision: Precision) -> Bytes:
-    """Return encode() of an utterance's features.
-
-    Raises UpstreamError for what fp16 cannot hold.
-    """
-    try:
-        return encode(values, precision)
-    except OverflowError:
-        peaks = np.abs(values).max(axis=(0, 2))  # of each hidden state
-        raise UpstreamError(
-            f"features of '{name}' are too large for fp16 (hidden state {peaks.argmax()} of "
-            f"0-{len(peaks) - 1} reaches {peaks.max():.3g}, fp16 holds 65504); set "
-            "store.precision=bf16 or fp32"
-        ) from None
-
-
-def decode(stored: Bytes, precision: Precision) -> Values:
-    """Return bytes (T, L, W) as fp32 (T, L, D)."""
-    if precision == "fp32":
-        return stored.view(np.float32)
-    if precision == "fp16":
-        return (
-            torch.from_numpy(stored.view(np.float16)).float().numpy()
-        )  # ten times as fast as numpy's conversion
-    if precision == "bf16":
-        return (stored.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-    scale = np.ascontiguousarray(stored[..., -4:]).view(np.float32)  # (T, L, 1)
-    return stored[..., :-4].view(np.int8) * scale
-
-
-@dataclass(frozen=True, kw_only=True)
-class Header:
-    """The index's first line: what these features are of."""
-
-    format: int = FORMAT
-    upstream: str
-    fingerprint: str
-    corpus: str
-    digest: str
-    split: str
-    kind: str  # "frames", or which means
-    utterances: int
-    hours: float
-    precision: Precision
-    layers: int
-    dim: int
-
-    @property
-    def row_bytes(self) -> int:
-        """Return the bytes of one frame, all layers."""
-        return self.layers * vector_bytes(self.precision, self.dim)
 
 
 class FeatureSet(ABC):
-    """One split's features by utterance id; `layers` and `dim` are the upstream's."""
+    """Features of a split by utterance id; `layers` and `dim` are the upstream's."""
 
     layers: int
     dim: int
-    identity: str = "live"  # of the values, where they are stored
+    identity: str = "live"  # of the values, if they are stored
 
     @abstractmethod
     def rows(self, names: Sequence[str]) -> list[Values]:
-        """Return each utterance's features: (T, L, D), or (K, L, D) where means of crops were asked
-        for.
-        """
+        """Return each utterance's features: (L, T, D), or (L, K, D) for means of crops."""
 
     @abstractmethod
     def count(self, name: str) -> int:
-        """Return the rows of one utterance, its frames or crops, without reading them."""
+        """Return the number of an utterance's frames or crops, without reading them."""
 
     def get(self, name: str) -> Values:
-        """Return one utterance's features."""
+        """Return an utterance's features."""
         return self.rows([name])[0]
 
     def batch(self, names: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Return several utterances as fp32 (B, T, L, D), zero-padded, and their frames (B,)."""
+        """Return several utterances as fp32 (L, B, T, D), zero-padded, and their frames (B,)."""
         rows = self.rows(names)
-        lengths = torch.tensor([len(row) for row in rows])
-        padded = torch.zeros(len(rows), int(lengths.max()), self.layers, self.dim)
-        for target, row in zip(padded, rows, strict=True):
-            target[: len(row)] = torch.from_numpy(row)
+        lengths = torch.tensor([row.shape[1] for row in rows])
+        padded = torch.zeros(self.layers, len(rows), int(lengths.max()), self.dim)
+        for b, row in enumerate(rows):
+            padded[:, b, : row.shape[1]] = torch.from_numpy(row)
         return padded, lengths
 
 
 class StoredFeatures(FeatureSet):
-    """A whole file of features, memory-mapped.
+    """A finished file of features, memory-mapped.
 
-    An utterance that fails its checksum is made again by `remake`.
+    Args:
+        file: The values.
+        remake: Computes an utterance's features again if they are damaged.
 
-    Raises CheckpointError when index and values do not belong together.
+    Raises:
+        CheckpointError: If index and values do not belong together.
     """
 
     def __init__(self, file: Path, remake: Callable[[str], Values]) -> None:
         self.file, self._remake = file, remake
-        self.header, self._places = read_index(file)
+        self.header, lines = read_index(file)
+        self._lines = {line.name: line for line in lines}
+        ends = list(itertools.accumulate(line.rows for line in lines))
+        self._ends = {line.name: end for line, end in zip(lines, ends, strict=True)}
         self.layers, self.dim = self.header.layers, self.header.dim
-        places = sorted((name, checksum) for name, (_, _, checksum) in self._places.items())
-        self.identity = f"{zlib.crc32(repr(places).encode()):08x}"
+        checksums = sorted((line.name, line.checksum) for line in lines)
+        self.identity = f"{zlib.crc32(repr(checksums).encode()):08x}"
         self._verified: set[str] = set()
-        self._map()
+        self._stored = self._map(max(ends, default=0))
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._lines)
 
     def rows(self, names: Sequence[str]) -> list[Values]:
         """See FeatureSet.rows."""
-        return [self._row(name) for name in names]
+        return [decode(self._read(name), self.header.precision) for name in names]
 
     def count(self, name: str) -> int:
         """See FeatureSet.count."""
-        start, end, _ = self._places[name]
-        return end - start
+        return self._lines[name].rows
 
-    def _row(self, name: str) -> Values:
-        start, end, checksum = self._places[name]
+    def _read(self, name: str) -> Bytes:
+        line, end = self._lines[name], self._ends[name]
+        stored = self._stored[end - line.rows : end]
         if name not in self._verified:
-            if zlib.crc32(self._stored[start:end].data) != checksum:
-                self._mend(name)
+            if zlib.crc32(stored.data) != line.checksum:
+                stored = self._mend(name)
             self._verified.add(name)
-        return decode(self._stored[start:end], self.header.precision)
+        return stored
 
-    def _mend(self, name: str) -> None:
-        start, end, _ = self._places[name]
+    def _mend(self, name: str) -> Bytes:
+        """Compute an utterance again and write it where it was damaged."""
         LOGGER.warning(
             "features %s: utterance '%s' is damaged on disk; it is computed again", self.file, name
         )
-        values = encode(self._remake(name), self.header.precision)
-        if len(values) != end - start:
+        rows, end = self._lines[name].rows, self._ends[name]
+        stored = encode(self._remake(name), self.header.precision)
+        if len(stored) != rows:
             raise CheckpointError(
-                f"features {self.file}: utterance '{name}' has {len(values)} rows now, not "
-                f"{end - start}: its audio has changed; prepare the corpus again"
+                f"features {self.file}: utterance '{name}' has {len(stored)} rows now, not "
+                f"{rows}: its audio has changed; prepare the corpus again"
             )
         with self.file.open("r+b") as out:
-            out.seek(start * self.header.row_bytes)
-            out.write(values.data)
-        self._places[name] = (start, end, zlib.crc32(values.data))
-        entries = [[key, last - first, crc] for key, (first, last, crc) in self._places.items()]
-        write_index(self.file, self.header, entries)
-        self._map()
+            out.seek((end - rows) * self.header.row_bytes)
+            out.write(stored.data)
+        self._lines[name] = Line(name, rows, zlib.crc32(stored.data))
+        write_index(self.file, self.header, self._lines.values())
+        self._stored = self._map(len(self._stored))
+        return self._stored[end - rows : end]
 
-    def _map(self) -> None:
-        rows = max((end for _, end, _ in self._places.values()), default=0)
+    def _map(self, rows: int) -> Bytes:
+        """Return the values (rows, L, W) of the file."""
         shape = (rows, self.layers, self.header.row_bytes // self.layers)
         try:
             if self.file.stat().st_size != rows * self.header.row_bytes:
@@ -210,96 +133,53 @@ class StoredFeatures(FeatureSet):
                 )
             # copy on write: torch wants arrays that may be written, and nothing written here
             # reaches the file
-            self._stored: Bytes = np.memmap(self.file, dtype=np.uint8, mode="c", shape=shape)
+            return np.memmap(self.file, dtype=np.uint8, mode="c", shape=shape)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"features {self.file}: damaged ({error})") from None
 
 
 class Writer:
-    """Appends utterances to a file of features.
-
-    Opening it finds what an interrupted pass left whole (`done`).
-    """
+    """Appends utterances to a file of features; `done` are those of an interrupted pass."""
 
     def __init__(self, file: Path, header: Header) -> None:
         self.file, self.header = file, header
         self.journal = file.with_suffix(".index.partial")
-        self.entries: list[list[Any]] = list(self._recover())
-        self.done = {name for name, _, _ in self.entries}
+        self.lines = list(self._recover())
+        self.done = {line.name for line in self.lines}
 
-    def _recover(self) -> Iterator[list[Any]]:
-        """Yield the journal's entries up to the first whose values are not all there, unchanged."""
+    def _recover(self) -> Iterator[Line]:
+        """Yield the journal's lines up to the first whose values are not all there, unchanged."""
         try:
             head, *lines = self.journal.read_text(encoding="utf-8").splitlines()
-            kept, wanted = json.loads(head), asdict(self.header)
-            if any(kept[key] != wanted[key] for key in ("format", "precision", "layers", "dim")):
+            stored, wanted = json.loads(head), asdict(self.header)
+            if any(stored[key] != wanted[key] for key in ("format", "precision", "layers", "dim")):
                 return
             with self.file.open("rb") as values:
-                for line in lines:
-                    name, rows, checksum = json.loads(line)
-                    if zlib.crc32(values.read(rows * self.header.row_bytes)) != checksum:
+                for text in lines:
+                    line = Line(*json.loads(text))
+                    if zlib.crc32(values.read(line.rows * self.header.row_bytes)) != line.checksum:
                         return
-                    yield [name, rows, checksum]
+                    yield line
         except (OSError, ValueError, KeyError, TypeError):
             return
 
-    def write(self, batches: Iterator[Found]) -> None:
-        """Append every batch, then give the index its name."""
-        end = sum(rows for _, rows, _ in self.entries) * self.header.row_bytes
+    def write(self, batches: Iterable[Sequence[Named]]) -> None:
+        """Append every batch, then write the index."""
+        end = sum(line.rows for line in self.lines) * self.header.row_bytes
         self.file.touch()
         with self.file.open("r+b") as values, self.journal.open("w", encoding="utf-8") as journal:
             values.truncate(end)
             values.seek(end)
-            journal.write(_line(asdict(self.header)) + "".join(map(_line, self.entries)))
+            journal.write(as_json(asdict(self.header)) + "".join(map(as_json, self.lines)))
             for batch in batches:
-                for name, found in batch:
-                    stored = encode_named(name, found, self.header.precision)
+                lines = []
+                for name, features in batch:
+                    stored = encode_named(name, features, self.header.precision)
                     values.write(stored.data)
-                    self.entries.append([name, len(stored), zlib.crc32(stored.data)])
+                    lines.append(Line(name, len(stored), zlib.crc32(stored.data)))
                 values.flush()  # before the journal: a line means that its values are there
-                journal.write("".join(map(_line, self.entries[len(self.entries) - len(batch) :])))
+                journal.write("".join(map(as_json, lines)))
                 journal.flush()
-        write_index(self.file, self.header, self.entries)
+                self.lines += lines
+        write_index(self.file, self.header, self.lines)
         self.journal.unlink()
-
-
-def write_index(file: Path, header: Header, entries: Sequence[Sequence[Any]]) -> None:
-    """Write the index of a whole file: header, [id, rows, checksum] lines, and a line with a
-    checksum of them all.
-    """
-    text = _line(asdict(header)) + "".join(map(_line, entries))
-    write_text(file.with_suffix(".index"), text + _line({"checksum": zlib.crc32(text.encode())}))
-
-
-def read_index(file: Path) -> tuple[Header, dict[str, tuple[int, int, int]]]:
-    """Return the header and {id: (first row, end row, checksum)}.
-
-    Raises CheckpointError for a damaged index.
-    """
-    try:
-        text = file.with_suffix(".index").read_text(encoding="utf-8")
-        head, *lines, last = text.splitlines(keepends=True)
-        if json.loads(last)["checksum"] != zlib.crc32(text[: -len(last)].encode()):
-            # one place says what is damaged
-            raise ValueError("its checksum does not fit")  # noqa: TRY301
-        header, places, end = Header(**json.loads(head)), {}, 0
-        for line in lines:
-            name, rows, checksum = json.loads(line)
-            places[name] = (end, end + rows, checksum)
-            end += rows
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"features {file}: damaged index ({error})") from None
-    return header, places
-
-
-def read_header(index: Path) -> Header | None:
-    """Return the header of an index or journal, or None where it is not one."""
-    try:
-        with index.open(encoding="utf-8") as lines:
-            return Header(**json.loads(lines.readline()))
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-def _line(value: object) -> str:
-    return json.dumps(value) + "\n"

@@ -1,17 +1,18 @@
-"""One pass of an upstream over audio, in length-bucketed batches: what an utterance gives never
-depends on its batch.
+"""Passes of an upstream over audio, in length-bucketed batches.
 
-Shapes: L hidden states, B batch, T frames, D dimension, K crops.
+An utterance's features do not depend on its batch. Hidden states come first everywhere:
+Upstream.extract() gives (L, B, T, D), a Pass (L, T, D) for each utterance, and FeatureSet.batch()
+(L, B, T, D), which heads read. Only a file has frames first.
+
+Shapes: L hidden states, B batch, N samples, T frames, D dimension, K crops.
 """
 
 import hashlib
 import logging
-from collections import deque
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import re
+from collections.abc import Container, Iterator, MutableMapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,45 +22,43 @@ from torch import Tensor
 from mt4ssl_bench.console import progress
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.batches import Batches, pad
-from mt4ssl_bench.encoders.protocol import HUGE, Upstream, broken_layers
-from mt4ssl_bench.errors import CorpusError, UpstreamError, first_line
+from mt4ssl_bench.data.cut import Cut
+from mt4ssl_bench.data.effects import Effect
+from mt4ssl_bench.encoders.hidden_states import HUGE, LEAK, broken_layers, padding_leak
+from mt4ssl_bench.encoders.protocol import Upstream
+from mt4ssl_bench.errors import ConfigError, CorpusError, UpstreamError, first_line
+from mt4ssl_bench.features.read_ahead import read_ahead
 
 LOGGER = logging.getLogger(__name__)
 # audio per forward pass, padding included: on a CPU a quarter faster than 80, for its caches
 BATCH_SECONDS = 20.0
 ACCELERATED = 4.0  # times as much on an accelerator, which has more to do at once
-# batches read ahead, each in a thread of its own, so that a fast device does not wait for files
-READERS = 4
-PROBE = (16_123, 24_000)  # samples of the two noises that show what padding does to a model
-TOLERANCE = 1e-4  # of a layer's largest value: how far padding may move features
+READERS = 4  # batches read ahead, so that a fast device does not wait for files
 
-Batch = TypeVar("Batch")
-Result = TypeVar("Result")
-Values = NDArray[np.float32]  # one utterance: (T, L, D), or (K, L, D) for means of crops
-Found = list[tuple[str, Values]]  # one batch, by utterance id
+Values = NDArray[np.float32]  # features of an utterance: (L, T, D), or (L, K, D) for means of crops
+Named = tuple[str, Values]  # with its id
 
 
 @dataclass(frozen=True, kw_only=True)
 class Crops:
     """Seeded crops of every utterance whose features are averaged over time.
 
-    Seconds=0 takes utterances whole.
+    Attributes:
+        seconds: Length of a crop; 0 takes utterances whole.
+        count: Crops of an utterance (K).
+        seed: Decides, with an utterance's id, where its crops begin.
     """
 
     seconds: float
     count: int = 1
     seed: int = 0
 
-    def waveforms(self, cut: Any) -> list[audio.Samples]:  # noqa: ANN401 - lhotse ships no types
-        """Return the cut's crops, which depend on the seed and its id alone.
-
-        A cut shorter than a crop whole, once.
-        """
-        samples = audio.read(cut)
+    def draw(self, samples: audio.Samples, name: str) -> list[audio.Samples]:
+        """Return the crops of utterance `name`; one not longer than a crop is taken whole, once."""
         length = round(self.seconds * audio.RATE)
         if not length or len(samples) <= length:
             return [samples]
-        drawn = hashlib.blake2b(f"{self.seed} {cut.id}".encode(), digest_size=8).digest()
+        drawn = hashlib.blake2b(f"{self.seed} {name}".encode(), digest_size=8).digest()
         starts = np.random.default_rng(int.from_bytes(drawn)).integers(
             0, len(samples) - length + 1, self.count
         )
@@ -67,104 +66,129 @@ class Crops:
 
 
 class Pass:
-    """What `upstream` makes of cuts: every frame, or the means over the frames of each crop.
+    """Features of cuts: of every frame, or means over the frames of each crop.
 
     Means are exact for heads that are linear up to a mean over time.
+
+    Args:
+        upstream: The model.
+        crops: What to average over; None for every frame.
+        effects: Applied in order to the audio of each cut, before it is cropped.
     """
 
-    def __init__(self, upstream: Upstream, crops: Crops | None = None) -> None:
-        self.upstream, self.crops = upstream, crops
+    def __init__(
+        self, upstream: Upstream, crops: Crops | None = None, effects: Sequence[Effect] = ()
+    ) -> None:
+        self.upstream, self.crops, self.effects = upstream, crops, tuple(effects)
+        for effect in self.effects:
+            if not re.fullmatch(r"[\w.-]+", effect.key, re.ASCII):
+                raise ConfigError(
+                    f"audio effect '{effect.key}': expected a key of letters, digits, '.', '_' and "
+                    "'-', since it is part of file names"
+                )
 
     @property
     def kind(self) -> str:
-        """Return what comes of it: "frames", or which means."""
-        return (
-            f"means-{self.crops.seconds:g}s-{self.crops.count}-{self.crops.seed}"
-            if self.crops
-            else "frames"
-        )
+        """What is computed, for stores: "frames" or which means, and the keys of the effects."""
+        kind = "frames"
+        if self.crops:
+            kind = f"means-{self.crops.seconds:g}s-{self.crops.count}-{self.crops.seed}"
+        return "+".join([kind, *(effect.key for effect in self.effects)])
 
-    def seconds(self, cuts: Sequence[Any]) -> float:
-        """Return how much audio the upstream hears."""
+    def seconds(self, cuts: Sequence[Cut]) -> float:
+        """Return the seconds of audio that the upstream processes."""
         if self.crops is None:
             return float(sum(cut.duration for cut in cuts))
         longest = self.crops.seconds or float("inf")
         return float(sum(min(cut.duration, longest) for cut in cuts) * self.crops.count)
 
-    def rows(self, cuts: Sequence[Any]) -> int:
-        """Return about how many (L, D) rows the cuts will give, from their durations alone."""
+    def rows(self, cuts: Sequence[Cut]) -> int:
+        """Return the approximate number of (L, D) rows, from the durations only."""
         if self.crops:
             return len(cuts) * self.crops.count
         return int(sum(cut.duration for cut in cuts) * audio.RATE / self.upstream.stride)
 
     def __call__(
         self,
-        cuts: Sequence[Any],
+        cuts: Sequence[Cut],
         *,
         done: Container[str] = (),
         title: str = "",
-        unreadable: dict[str, str] | None = None,
-    ) -> Iterator[Found]:
-        """Yield batch by batch what is not `done` yet; a title shows progress.
+        unreadable: MutableMapping[str, str] | None = None,
+    ) -> Iterator[list[Named]]:
+        """Yield ids with features, batch by batch.
 
-        The batches depend on `cuts` alone, so that an interrupted pass ends with the very values of
-        a whole one. Raises UpstreamError naming the utterance that a model fails on or whose
-        features hold NaN, and CorpusError for audio that cannot be read; with `unreadable` it is
-        left out instead, logged, and noted there: id -> reason.
+        Args:
+            cuts: They decide the batches, whatever is `done`: an interrupted pass ends with the
+                very values of a whole one.
+            done: Ids that are not yielded.
+            title: Shows progress under this title.
+            unreadable: Takes id -> reason of audio that cannot be read, which is then skipped.
+
+        Raises:
+            UpstreamError: If the model fails on an utterance, or gives NaN or infinite values.
+            CorpusError: If audio cannot be read and `unreadable` is None.
         """
         left = sum(cut.id not in done for cut in cuts)
-        views = self.crops.count if self.crops else 1
-        on_cpu = getattr(self.upstream, "device", "cpu") == "cpu"
-        seconds = BATCH_SECONDS if on_cpu else BATCH_SECONDS * ACCELERATED
-        if padding_is_safe(self.upstream):
-            order = Batches(cuts, list, seconds=seconds / views)()
-        else:
-            order = Batches(cuts, list, count=1)()
-        batches = [batch for batch in order if any(cut.id not in done for cut in batch)]
+        batches = [batch for batch in self._batches(cuts) if any(c.id not in done for c in batch)]
         shown = (
             progress(title, len(cuts), start=len(cuts) - left) if title else nullcontext(_silent)
         )
         with shown as advance:
-            for batch, waves in read_ahead(batches, self._read, READERS):
-                read = _readable([cut.id for cut in batch], waves, unreadable)
-                values = self._forward(*zip(*read, strict=True)) if read else []
-                new = [pair for pair in values if pair[0] not in done]
+            for batch, audios in read_ahead(batches, self._read, READERS):
+                read = _readable([cut.id for cut in batch], audios, unreadable)
+                features = self._forward(*zip(*read, strict=True)) if read else []
+                new = [(name, values) for name, values in features if name not in done]
                 if new:
                     yield new
                 advance(sum(cut.id not in done for cut in batch), "")
 
-    def _read(self, cuts: Sequence[Any]) -> list[list[audio.Samples] | CorpusError]:
-        found: list[list[audio.Samples] | CorpusError] = []
+    def _batches(self, cuts: Sequence[Cut]) -> Iterator[Sequence[Cut]]:
+        if not padding_is_safe(self.upstream):
+            return Batches(cuts, list, count=1)()
+        on_cpu = getattr(self.upstream, "device", "cpu") == "cpu"
+        seconds = BATCH_SECONDS if on_cpu else BATCH_SECONDS * ACCELERATED
+        return Batches(cuts, list, seconds=seconds / (self.crops.count if self.crops else 1))()
+
+    def _read(self, cuts: Sequence[Cut]) -> list[list[audio.Samples] | CorpusError]:
+        """Return each cut's waveforms: the whole cut, or its crops."""
+        audios: list[list[audio.Samples] | CorpusError] = []
         for cut in cuts:
             try:
-                found.append(self.crops.waveforms(cut) if self.crops else [audio.read(cut)])
+                samples = audio.read(cut)
             except CorpusError as error:
-                found.append(error)
-        return found
+                audios.append(error)
+                continue
+            for effect in self.effects:
+                samples = effect(samples)
+            audios.append(self.crops.draw(samples, cut.id) if self.crops else [samples])
+        return audios
 
-    def _forward(self, ids: Sequence[str], views: Sequence[Sequence[audio.Samples]]) -> Found:
+    def _forward(
+        self, ids: Sequence[str], audios: Sequence[Sequence[audio.Samples]]
+    ) -> list[Named]:
         """Return a batch's features.
 
-        One that fails is run again one by one, which tells whose fault it is.
+        If the batch fails, each utterance is run on its own, to name the one that is the reason.
         """
-        rows: list[Tensor] = []
+        rows: list[Tensor] = []  # (L, T, D) of each waveform
         try:
-            rows = self._extract([wave for view in views for wave in view])
+            rows = self._extract([wave for waves in audios for wave in waves])
         except Exception as error:  # noqa: BLE001 - a model may fail in any way
-            LOGGER.debug("running the %d utterances of a batch alone: %r", len(ids), error)
+            LOGGER.debug("running the %d utterances of a batch one by one: %r", len(ids), error)
         if not rows or not _finite(rows):
             rows = [
                 row
-                for name, view in zip(ids, views, strict=True)
-                for row in self._alone(name, view)
+                for name, waves in zip(ids, audios, strict=True)
+                for row in self._extract_one(name, waves)
             ]
         if self.crops:
-            means = iter([row.mean(0) for row in rows])
-            each = [torch.stack([next(means) for _ in view]) for view in views]  # (K or 1, L, D)
-            rows = [mean.expand(self.crops.count, -1, -1) for mean in each]
+            means = iter([row.mean(1) for row in rows])
+            stacked = [torch.stack([next(means) for _ in waves], dim=1) for waves in audios]
+            rows = [mean.expand(-1, self.crops.count, -1) for mean in stacked]  # (L, K, D)
         return [(name, row.numpy()) for name, row in zip(ids, rows, strict=True)]
 
-    def _alone(self, name: str, waves: Sequence[audio.Samples]) -> list[Tensor]:
+    def _extract_one(self, name: str, waves: Sequence[audio.Samples]) -> list[Tensor]:
         where = f"utterance '{name}' ({len(waves[0]) / audio.RATE:.2f} s)"
         try:
             rows = self._extract(waves)
@@ -175,13 +199,13 @@ class Pass:
         if not _finite(rows):
             raise UpstreamError(
                 f"upstream '{self.upstream.name}': broken on {where}: "
-                f"{broken_layers(torch.cat(rows))}; expected finite values in fp32; check the "
-                "model's weights with: mt4ssl-bench check-upstream"
+                f"{broken_layers(torch.cat(rows, dim=1))}; expected finite values in fp32; check "
+                "the model's weights with: mt4ssl-bench check-upstream"
             )
         return rows
 
     def _extract(self, waves: Sequence[audio.Samples]) -> list[Tensor]:
-        """Return each waveform's real frames (T, L, D)."""
+        """Return each waveform's real frames (L, T, D)."""
         upstream = self.upstream
         layers, lengths = upstream.extract(*pad(waves))
         if (layers.shape[0], layers.shape[-1]) != (upstream.num_layers, upstream.dim):
@@ -191,67 +215,35 @@ class Pass:
                 f"{upstream.dim})"
             )
         layers = layers.float().cpu()
-        return [layers[:, b, :count].transpose(0, 1) for b, count in enumerate(lengths.tolist())]
-
-
-def read_ahead(
-    batches: Iterable[Batch], read: Callable[[Batch], Result], readers: int
-) -> Iterator[tuple[Batch, Result]]:
-    """Yield each batch with what `read` returns of it, in order.
-
-    Up to `readers` batches are read ahead, each in a thread of its own.
-    """
-    ahead: deque[tuple[Batch, Future[Result]]] = deque()
-    with ThreadPoolExecutor(readers) as pool:
-        for batch in batches:
-            ahead.append((batch, pool.submit(read, batch)))
-            if len(ahead) > readers:
-                first, result = ahead.popleft()
-                yield first, result.result()
-        for first, result in ahead:
-            yield first, result.result()
+        return [layers[:, b, :count] for b, count in enumerate(lengths.tolist())]
 
 
 def _readable(
     ids: Sequence[str],
-    waves: Sequence[list[audio.Samples] | CorpusError],
-    unreadable: dict[str, str] | None,
+    audios: Sequence[list[audio.Samples] | CorpusError],
+    unreadable: MutableMapping[str, str] | None,
 ) -> list[tuple[str, list[audio.Samples]]]:
-    """Return ids with their waveforms, without what cannot be read; see Pass."""
-    found = []
-    for name, wave in zip(ids, waves, strict=True):
-        if not isinstance(wave, CorpusError):
-            found.append((name, wave))
+    """Return ids with their waveforms, without audio that cannot be read; see Pass."""
+    read = []
+    for name, waves in zip(ids, audios, strict=True):
+        if not isinstance(waves, CorpusError):
+            read.append((name, waves))
         elif unreadable is None:
-            raise wave
+            raise waves
         elif name not in unreadable:
-            unreadable[name] = str(wave)
-            LOGGER.warning("left out, %d so far: %s", len(unreadable), wave)
-    return found
+            unreadable[name] = str(waves)
+            LOGGER.warning("left out, %d so far: %s", len(unreadable), waves)
+    return read
 
 
 def padding_is_safe(upstream: Upstream) -> bool:
-    """Return whether an utterance gives the same features alone and padded in a batch.
-
-    If not, each is run alone.
-    """
+    """Return whether padding leaves features as they are; if not, the log says so."""
     if upstream.fingerprint not in _SAFE:
-        waves = torch.randn(2, PROBE[1], generator=torch.Generator().manual_seed(0)) / 10
-        waves[0, PROBE[0] :] = 0
-        both, lengths = upstream.extract(waves, torch.tensor(PROBE))
-        alone, frames = upstream.extract(waves[:1, : PROBE[0]], torch.tensor(PROBE[:1]))
-        count = int(frames[0])
-        same = count == int(lengths[0])
-        if same:
-            expected = alone[:, 0, :count].float()
-            error = (both[:, 0, :count].float() - expected).abs().amax((1, 2))
-            same = bool((error <= TOLERANCE * expected.abs().amax((1, 2))).all())
-        if not same:
+        _SAFE[upstream.fingerprint] = padding_leak(upstream.extract) <= LEAK
+        if not _SAFE[upstream.fingerprint]:
             LOGGER.info(
-                "%s: padding would change its features; utterances are run one by one",
-                upstream.name,
+                "%s: padding changes the features; running one utterance per batch", upstream.name
             )
-        _SAFE[upstream.fingerprint] = same
     return _SAFE[upstream.fingerprint]
 
 

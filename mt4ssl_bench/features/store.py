@@ -1,12 +1,12 @@
-"""The feature store: one pass per upstream, corpus and precision, within a budget of disk.
+"""The feature store: one pass per upstream, split, kind of features and precision.
 
-Beyond it, no storing.
-
-Entries are found by the digests of weights and corpus, never by a name. One process makes an entry
-while others wait for it; any number may read.
+Entries are found by the digests of weights and corpus, never by a name. One process computes an
+entry while others wait for it; any number may read. Features that do not fit into the limit of the
+store or onto the disk are computed on the fly.
 """
 
 import hashlib
+import itertools
 import logging
 import os
 import shutil
@@ -15,25 +15,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from filelock import FileLock, Timeout
 
 from mt4ssl_bench.config import NOT_NEGATIVE, Bounds
+from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.data.file_state import require_unchanged
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import BenchError, CheckpointError
-from mt4ssl_bench.features.file import (
-    FeatureSet,
-    Header,
-    Precision,
-    StoredFeatures,
-    Writer,
-    decode,
-    encode_named,
-    read_header,
-)
+from mt4ssl_bench.features.file import FeatureSet, StoredFeatures, Writer
 from mt4ssl_bench.features.forward_pass import Crops, Pass, Values
+from mt4ssl_bench.features.index import Header, read_header
+from mt4ssl_bench.features.precision import Precision, decode, encode_named
 from mt4ssl_bench.settings import NEVER
 
 LOGGER = logging.getLogger(__name__)
@@ -44,7 +38,7 @@ LOCKS = ".locks"  # one file per entry; a lock ends with its process, however th
 
 @dataclass(frozen=True, kw_only=True)
 class StoreConfig:
-    """Where frozen features are kept and how much disk they may take."""
+    """Precision and size of a feature store."""
 
     precision: Precision = "fp16"  # int8: with a scale for each frame of each layer
     limit_gb: float = field(default=20.0, metadata=NEVER)  # of all entries; the unused ones go
@@ -54,53 +48,74 @@ class StoreConfig:
 
 @dataclass(frozen=True)
 class Entry:
-    """One split's features on disk; `used` is when they were last asked for (seconds since
-    1970).
-    """
+    """One split's features on disk; `used` is when they were last asked for, in Unix time."""
 
     file: Path
     header: Header
     bytes: int
     used: float
-    whole: bool
+    whole: bool  # no interrupted pass
 
 
 class LiveFeatures(FeatureSet):
-    """Features that are not kept: every rows() runs the upstream over those utterances once more.
+    """Features that are not stored: every rows() runs the upstream again.
 
-    They are rounded as stored ones are, so that the room on a disk does not move a score.
+    They are rounded as stored ones are, so that free disk space does not change a score.
     """
 
-    def __init__(self, work: Pass, cuts: Sequence[Any], precision: Precision) -> None:
+    def __init__(self, forward: Pass, cuts: Sequence[Cut], precision: Precision) -> None:
         self.precision = precision
-        self.layers, self.dim = work.upstream.num_layers, work.upstream.dim
-        self._work, self._cuts = work, {cut.id: cut for cut in cuts}
+        self.layers, self.dim = forward.upstream.num_layers, forward.upstream.dim
+        self._forward, self._cuts = forward, {cut.id: cut for cut in cuts}
 
     def rows(self, names: Sequence[str]) -> list[Values]:
         """See FeatureSet.rows."""
-        made = dict(
-            pair for batch in self._work([self._cuts[name] for name in names]) for pair in batch
-        )
-        stored = [encode_named(name, made[name], self.precision) for name in names]
-        return [decode(one, self.precision) for one in stored]
+        batches = self._forward([self._cuts[name] for name in names])
+        computed = dict(itertools.chain.from_iterable(batches))
+        stored = (encode_named(name, computed[name], self.precision) for name in names)
+        return [decode(values, self.precision) for values in stored]
 
     def count(self, name: str) -> int:
-        """See FeatureSet.count; frames are what the duration says, which may be one off."""
-        return self._work.rows([self._cuts[name]])
+        """See FeatureSet.count; frames are computed from the duration and may be one off."""
+        return self._forward.rows([self._cuts[name]])
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What features() was asked for."""
+
+    forward: Pass
+    cuts: Sequence[Cut]
+    header: Header
+
+    @property
+    def folder(self) -> str:
+        """Name of the entry's folder, without the fingerprint."""
+        return f"{self.header.digest}-{self.header.precision}"
+
+    @property
+    def name(self) -> str:
+        """Name of the entry's file."""
+        ids = "\n".join(sorted(cut.id for cut in self.cuts))
+        digest = hashlib.sha256(ids.encode()).hexdigest()[:8]
+        return f"{self.header.split}.{self.header.kind}-{digest}.bin"
+
+    def remake(self, name: str) -> Values:
+        """Compute an utterance in the batch that it was in: its shape decides the last bits."""
+        others = {cut.id for cut in self.cuts} - {name}
+        return next(values for batch in self.forward(self.cuts, done=others) for _, values in batch)
 
 
 class FeatureStore:
-    """All features kept under `root`; frames() and means() make what is missing."""
+    """All features stored under `root`; frames() and means() compute what is missing."""
 
     def __init__(self, root: Path, config: StoreConfig) -> None:
         self.root, self.config = root, config
 
     def frames(
-        self, upstream: Upstream, digest: str, split: str, cuts: Sequence[Any], *, corpus: str = ""
+        self, upstream: Upstream, digest: str, split: str, cuts: Sequence[Cut], *, corpus: str = ""
     ) -> FeatureSet:
-        """Return every frame's hidden states of the cuts; `corpus` is a name for people, `digest`
-        what counts.
-        """
+        """Return every frame's hidden states of the cuts; see features()."""
         return self.features(Pass(upstream), digest, split, cuts, corpus=corpus)
 
     def means(
@@ -108,80 +123,86 @@ class FeatureStore:
         upstream: Upstream,
         digest: str,
         split: str,
-        cuts: Sequence[Any],
+        cuts: Sequence[Cut],
         crops: Crops,
         *,
         corpus: str = "",
     ) -> FeatureSet:
-        """Return the mean over real frames of each crop: exact for heads that are linear up to a
-        mean over time.
-        """
+        """Return the mean over the frames of each crop of the cuts; see features()."""
         return self.features(Pass(upstream, crops), digest, split, cuts, corpus=corpus)
 
     def features(
-        self, work: Pass, digest: str, split: str, cuts: Sequence[Any], *, corpus: str = ""
+        self, forward: Pass, digest: str, split: str, cuts: Sequence[Cut], *, corpus: str = ""
     ) -> FeatureSet:
-        """Return what a pass makes of the cuts, from the store where it is there.
+        """Return the features of the cuts, from the store if they are there.
 
-        Raises AudioChangedError for a cut whose file is not the one that was prepared.
+        Args:
+            forward: Computes them; its upstream's fingerprint and its kind are part of the entry.
+            digest: The corpus's.
+            split: The corpus's.
+            cuts: Utterances of the split.
+            corpus: Name of the corpus, for people.
+
+        Raises:
+            AudioChangedError: If an audio file is not the one that was prepared.
         """
         for cut in cuts:
             require_unchanged(cut)
-        upstream = work.upstream
-        header = header_of(work, cuts, digest, split, self.config.precision, corpus)
-        members = hashlib.sha256("\n".join(sorted(cut.id for cut in cuts)).encode()).hexdigest()[:8]
-        folder, name = f"{digest}-{header.precision}", f"{split}.{work.kind}-{members}.bin"
-        file = self._place(upstream, folder, name)
-        names = {cut.id for cut in cuts}
+        header = header_of(forward, cuts, digest, split, self.config.precision, corpus)
+        request = _Request(forward, cuts, header)
+        try:
+            return self._open(request) or self._make(request)
+        except NoRoom as error:
+            LOGGER.warning("%s", _cost(error, header, forward.rows(cuts) * header.row_bytes))
+            return LiveFeatures(forward, cuts, header.precision)
 
-        def remake(
-            name: str,
-        ) -> Values:  # in the batch that it was made in, whose shapes decide the last bits
-            return next(found for batch in work(cuts, done=names - {name}) for _, found in batch)
-
-        if not _whole(file):
-            need = work.rows(cuts) * header.row_bytes
-            self.root.mkdir(parents=True, exist_ok=True)
-            with _locked(self.root, file, f"features of {split} from {upstream.name}"):
-                if not _whole(file):  # nobody else made them while we waited
-                    try:
-                        self._make_room(file, need)
-                    except NoRoom as error:
-                        LOGGER.warning("%s", _cost(error, header, need))
-                        return LiveFeatures(work, cuts, header.precision)
-                    self._write(file, header, work, cuts)
-        with suppress(OSError):  # a store of somebody else's may be read all the same
+    def _open(self, request: _Request) -> StoredFeatures | None:
+        """Return stored features, None if there are none; damaged ones are removed."""
+        file = self._stored_at(request)
+        if file is None:
+            return None
+        with suppress(OSError):  # another user's store may be read only
             os.utime(file.with_suffix(".index"))
         try:
-            return StoredFeatures(file, remake)
+            return StoredFeatures(file, request.remake)
         except CheckpointError as error:
             LOGGER.warning("%s; computing it again", error)
-            with _locked(self.root, file, f"features of {split}"):
+            with _locked(self.root, file, f"features of {request.header.split}"):
                 _remove(file)
-            return self.features(work, digest, split, cuts, corpus=corpus)
+            return None
 
-    def _place(self, upstream: Upstream, folder: str, name: str) -> Path:
-        """Return the file of an entry, under an earlier release's fingerprint where it is there."""
-        file = self.root / f"{upstream.fingerprint}-{folder}" / name
-        if _whole(file):
-            return file
-        for mark in getattr(upstream, "former", ()):
-            old = self.root / f"{mark}-{folder}" / name
-            if _whole(old):
-                return old
+    def _make(self, request: _Request) -> StoredFeatures:
+        """Compute and store features, or wait for the process that does; raises NoRoom."""
+        header = request.header
+        file = self.root / f"{header.fingerprint}-{request.folder}" / request.name
+        self.root.mkdir(parents=True, exist_ok=True)
+        with _locked(self.root, file, f"features of {header.split} from {header.upstream}"):
+            if not _finished(file):  # by another process meanwhile
+                self._make_room(file, request.forward.rows(request.cuts) * header.row_bytes)
+                self._write(file, request)
+        return StoredFeatures(file, request.remake)
+
+    def _stored_at(self, request: _Request) -> Path | None:
+        """Return the finished file of an entry, under any fingerprint that determines the model."""
+        upstream = request.forward.upstream
+        for mark in (upstream.fingerprint, *getattr(upstream, "former", ())):
+            file = self.root / f"{mark}-{request.folder}" / request.name
+            if _finished(file):
+                return file
         for mark in getattr(upstream, "insufficient", ()):
-            old = self.root / f"{mark}-{folder}" / name
-            if _whole(old):
+            file = self.root / f"{mark}-{request.folder}" / request.name
+            if _finished(file):
                 LOGGER.warning(
                     "%s: not used, its fingerprint %s did not cover all settings of %s; "
                     "computing the features again",
-                    old,
+                    file,
                     mark,
                     upstream.name,
                 )
-        return file
+        return None
 
-    def _write(self, file: Path, header: Header, work: Pass, cuts: Sequence[Any]) -> None:
+    def _write(self, file: Path, request: _Request) -> None:
+        forward, cuts, header = request.forward, request.cuts, request.header
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             writer = Writer(file, header)
@@ -192,32 +213,28 @@ class FeatureStore:
                     len(writer.done),
                     len(cuts),
                 )
-            kind = header.kind.split("-", maxsplit=1)[0]
-            writer.write(
-                work(cuts, done=writer.done, title=f"{kind} {header.split} of {header.upstream}")
-            )
+            title = f"{'means' if forward.crops else 'frames'} {header.split} of {header.upstream}"
+            writer.write(forward(cuts, done=writer.done, title=title))
         except OSError as error:
             raise BenchError(
                 f"{file}: could not be written ({error}); free disk space or choose another --store"
             ) from None
 
     def _make_room(self, file: Path, need: int) -> None:
-        """Delete the entries unused for longest until `need` bytes fit.
-
-        Raises NoRoom when they never will.
-        """
+        """Delete the entries unused for longest until `need` bytes fit; raises NoRoom if never."""
         limit, free = self.config.limit_gb * GIB, shutil.disk_usage(self.root).free
-        kept = [entry for entry in entries(self.root) if entry.file != file]
+        others = [entry for entry in entries(self.root) if entry.file != file]
         free += file.stat().st_size if file.exists() else 0
+        stored = sum(entry.bytes for entry in others)
         leaving = []
-        for entry in sorted(kept, key=lambda entry: entry.used):
-            if sum(e.bytes for e in kept) + need <= min(limit, free + sum(e.bytes for e in kept)):
+        for entry in sorted(others, key=lambda entry: entry.used):
+            if stored + need <= limit and need <= free:
                 break
             if entry.file.parent != file.parent:  # of another model, corpus or precision
                 leaving.append(entry)
-                kept.remove(entry)
+                stored -= entry.bytes
                 free += entry.bytes
-        total = sum(entry.bytes for entry in kept) + need
+        total = stored + need
         if total > limit or need > free:
             raise NoRoom(total, self.config.limit_gb, free)
         for entry in leaving:
@@ -227,38 +244,37 @@ class FeatureStore:
             _remove_unused(self.root, entry)
 
 
+@dataclass(eq=False)
 class NoRoom(Exception):  # noqa: N818 - not an error: features are then computed on the fly
-    """Features that neither the limit nor the disk can take: the bytes of all, the limit in GiB,
-    the bytes free.
-    """
+    """Neither the limit nor the disk can take the features."""
 
-    def __init__(self, total: float, limit_gb: float, free: float) -> None:
-        super().__init__(total, limit_gb, free)
-        self.total, self.limit_gb, self.free = total, limit_gb, free
+    total: float  # bytes, with those that must stay
+    limit_gb: float
+    free: float  # bytes
 
 
 def header_of(
-    work: Pass, cuts: Sequence[Any], digest: str, split: str, precision: Precision, corpus: str
+    forward: Pass, cuts: Sequence[Cut], digest: str, split: str, precision: Precision, corpus: str
 ) -> Header:
-    """Return what the features that a pass makes of the cuts will be called."""
+    """Return the header of the features that a pass computes of the cuts."""
     return Header(
-        upstream=work.upstream.name,
-        fingerprint=work.upstream.fingerprint,
+        upstream=forward.upstream.name,
+        fingerprint=forward.upstream.fingerprint,
         corpus=corpus,
         digest=digest,
         split=split,
-        kind=work.kind,
+        kind=forward.kind,
         utterances=len(cuts),
         hours=round(sum(cut.duration for cut in cuts) / 3600, 4),
         precision=precision,
-        layers=work.upstream.num_layers,
-        dim=work.upstream.dim,
+        layers=forward.upstream.num_layers,
+        dim=forward.upstream.dim,
     )
 
 
 def entries(root: Path) -> list[Entry]:
-    """Return what a store holds, unfinished passes among it; an unreadable index counts as none."""
-    found = []
+    """Return the entries of a store, unfinished ones among them; unreadable ones are skipped."""
+    listed = []
     for file in sorted(root.glob("*/*.bin")):
         index, journal = file.with_suffix(".index"), file.with_suffix(".index.partial")
         source = index if index.exists() else journal
@@ -266,16 +282,17 @@ def entries(root: Path) -> list[Entry]:
         with suppress(FileNotFoundError):  # removed by another process meanwhile
             if header:
                 size = file.stat().st_size + source.stat().st_size
-                found.append(Entry(file, header, size, source.stat().st_mtime, source == index))
-    return found
+                listed.append(Entry(file, header, size, source.stat().st_mtime, source == index))
+    return listed
 
 
 def clear(root: Path, *, upstream: str = "", older_than: float | None = None) -> list[Entry]:
-    """Delete entries of `upstream` (name, fingerprint or its first 8) unused for `older_than` days.
+    """Delete entries and return them; those that another process is writing are kept.
 
-    Returns them.
-
-    What another process is making at this moment stays.
+    Args:
+        root: The store.
+        upstream: Only entries of this name, fingerprint, or first 8 characters of one; "": all.
+        older_than: Only entries that were not used for this many days.
     """
     chosen = [
         entry
@@ -287,19 +304,19 @@ def clear(root: Path, *, upstream: str = "", older_than: float | None = None) ->
     return [entry for entry in chosen if _remove_unused(root, entry)]
 
 
-def _cost(found: NoRoom, header: Header, need: int) -> str:
+def _cost(error: NoRoom, header: Header, need: int) -> str:
     smaller = replace(header, precision="int8").row_bytes / header.row_bytes * need
     advice = f", store.precision=int8 ({smaller / GIB:.3g} GiB)" if smaller < need else ""
     return (
-        f"{header.split}: features need {found.total / GIB:.3g} GiB; store.limit_gb allows "
-        f"{found.limit_gb:g} and the disk has {found.free / GIB:.3g} free; they are computed on "
-        f"the fly: {header.upstream} hears {header.hours:.3g} h of audio again in every epoch, "
+        f"{header.split}: features need {error.total / GIB:.3g} GiB; store.limit_gb allows "
+        f"{error.limit_gb:g} and the disk has {error.free / GIB:.3g} free; they are computed on "
+        f"the fly: {header.upstream} processes {header.hours:.3g} h of audio again in every epoch, "
         "once for all learning rates; to store them: "
-        f"store.limit_gb={found.total / GIB * 1.05:.3g}{advice}, or another --store"
+        f"store.limit_gb={error.total / GIB * 1.05:.3g}{advice}, or another --store"
     )
 
 
-def _whole(file: Path) -> bool:
+def _finished(file: Path) -> bool:
     return file.with_suffix(".index").exists()
 
 
@@ -324,10 +341,7 @@ def _lock(root: Path, file: Path) -> FileLock:
 
 
 def _remove_unused(root: Path, entry: Entry) -> bool:
-    """Remove an entry unless another process is making it.
-
-    One that is being read stays readable to its readers.
-    """
+    """Remove an entry unless another process is writing it; its readers keep it until they end."""
     lock = _lock(root, entry.file)
     try:
         lock.acquire(timeout=0)

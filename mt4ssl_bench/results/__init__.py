@@ -1,12 +1,35 @@
-"""Numbers one can trust: records with intervals, and what is made of them."""
+"""Numbers with intervals: metrics, records, and the tables made of them."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mt4ssl_bench.results.record import (
+        SCHEME,
+        CorpusRecord,
+        Identity,
+        Result,
+        SplitRecord,
+        Trial,
+        UpstreamRecord,
+        digest,
+        former_key,
+    )
+    from mt4ssl_bench.results.record_files import (
+        find,
+        hypotheses_path,
+        load,
+        load_all,
+        load_hypotheses,
+        paths,
+        record_path,
+        save,
+        stem,
+    )
 
 __all__ = [
     "SCHEME",
     "CorpusRecord",
-    "Hypothesis",
     "Identity",
     "Result",
     "SplitRecord",
@@ -25,31 +48,10 @@ __all__ = [
     "stem",
 ]
 
-if TYPE_CHECKING:
-    from mt4ssl_bench.results.record import (
-        SCHEME,
-        CorpusRecord,
-        Hypothesis,
-        Identity,
-        Result,
-        SplitRecord,
-        Trial,
-        UpstreamRecord,
-        digest,
-        find,
-        former_key,
-        hypotheses_path,
-        load,
-        load_all,
-        load_hypotheses,
-        paths,
-        record_path,
-        save,
-        stem,
-    )
 
-
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - one of the names above
+def __getattr__(name: str) -> object:
+    """Import a name of __all__ when it is first used."""
     if name not in __all__:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    return getattr(import_module("mt4ssl_bench.results.record"), name)
+    homes = (import_module(f"{__name__}.{home}") for home in ("record", "record_files"))
+    return next(getattr(home, name) for home in homes if hasattr(home, name))

@@ -1,22 +1,25 @@
-"""Checks of a parsed record against the types of its fields."""
+"""Checks of parsed JSON against the types of a record's fields."""
 
 import types
 import typing
-from collections.abc import Mapping
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import ForwardRef, Literal, Union, get_args, get_origin, get_type_hints
+
+_hints = cache(get_type_hints)
 
 
 def misfit(value: object, hint: object, name: str) -> str:
     """Return the dotted name of the first part of `value` that is not of its type, or "".
 
     Args:
-        value: parsed JSON; null stands for a number that is not finite.
-        hint: a type as a record's classes have it: a plain type, list, dict, Literal, a union, or
-            a TypedDict.
-        name: of the value.
+        value: Parsed JSON; null stands for a number that is not finite.
+        hint: A plain type, list, dict, Literal, a union, or a TypedDict.
+        name: Of the value.
     """
     origin, inner = get_origin(hint), get_args(hint)
-    if hint is Any:
+    # only Json refers to itself, and any parsed value is Json
+    if hint is typing.Any or isinstance(hint, ForwardRef):
         return ""
     if hint is float:
         return "" if value is None or type(value) in {int, float} else name
@@ -24,7 +27,7 @@ def misfit(value: object, hint: object, name: str) -> str:
         return "" if value in inner else name
     if origin in {Union, types.UnionType}:
         return "" if any(not misfit(value, each, name) for each in inner) else name
-    if origin is list:
+    if origin in {list, Sequence}:
         if not isinstance(value, list):
             return name
         parts = (misfit(each, inner[0], f"{name}[{n}]") for n, each in enumerate(value))
@@ -47,6 +50,6 @@ def _misfit_of_fields(value: object, hint: object, name: str) -> str:
     missing = sorted(required - value.keys())
     if missing:
         return f"{name}.{missing[0]}"
-    hints = get_type_hints(hint)
+    hints = _hints(hint)
     parts = (misfit(value[key], hints[key], f"{name}.{key}") for key in hints if key in value)
     return next(filter(None, parts), "")

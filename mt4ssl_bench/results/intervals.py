@@ -1,44 +1,44 @@
-"""95 % intervals of error rates and of their differences, by the bootstrap and where it has no
-width.
+"""95 % intervals of any metric, and of paired differences, by a bootstrap over independent units.
 
-A percentile bootstrap of units that all have the same rate has no width, which would claim
-certainty. Such intervals come from a formula instead; Interval.method names it.
+Where all units are alike, the bootstrap has no width, which would claim certainty: such intervals
+come from a formula, which Interval.method names. With few groups (5 folds), bootstrap intervals
+are somewhat narrow: 85 % instead of 95 % in a simulation.
+Shapes: N answers, U units (utterances, speakers, ...), S resamples, M systems.
 """
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from mt4ssl_bench.errors import CorpusError
+from mt4ssl_bench.errors import ConfigError
 
-Counts = npt.NDArray[
-    np.int64
-]  # (N, 4): substitutions, deletions, insertions, reference tokens per utterance
-Numbers = npt.NDArray[Any]
-
+Floats = npt.NDArray[np.float64]
+# weights (S, N) of the answers -> the metric's value (S,) under each
+Resampled = Callable[[Floats], Floats]
 
 COVERAGE = 95.0  # per cent of the resamples that an interval holds
-MIN_SPEAKERS = 5  # below this, resampling speakers says little about other speakers
-CHUNK = 2**20  # draws held at once: about 25 MB
-NO_WIDTH = 1e-9  # points: a narrower bootstrap interval comes of rounding only
+MIN_GROUPS = 5  # below this, resampling speakers (folds, ...) says little about others
+CHUNK = 2**20  # weights held at once: about 25 MB
+NO_WIDTH = 1e-9  # of 100: a narrower bootstrap interval comes of rounding only
 Z = 1.959964  # the normal distribution's 97.5 % quantile
 # a two-sided sign test of fewer differences cannot reach 5 %: 2 * 0.5**5 = 0.0625
 MIN_DIFFERENT = 6
-
 
 Method = Literal["bootstrap", "wilson", "poisson", "exact"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """The two ends of a 95 % interval, and the method that gives them.
+    """The two ends of a 95 % interval, and its method.
 
     "bootstrap": percentile bootstrap (Efron and Tibshirani 1993, section 13.3). "wilson" and
-    "poisson": score_interval(). "exact": paired_difference() where all utterances differ equally.
+    "poisson": score_interval(). "exact": paired_difference() where all units differ equally.
     """
 
     low: float
@@ -46,196 +46,228 @@ class Interval:
     method: Method = "bootstrap"
 
 
-def score_interval(value: float, number: int) -> Interval:
-    """Return the 95 % score interval of a rate that each of `number` units has.
+@dataclass(frozen=True)
+class Bounds:
+    """The lowest and highest value of a metric; they scale the formulas, and clip no value."""
 
-    A unit (utterance, speaker) counts as one trial however many tokens it has, because the errors
-    within a unit are not independent: the interval is wide, never too narrow. Up to 100 % it is
-    Wilson's (1927, JASA 22; 3 of 3 right: [43.9, 100]). A rate above 100 %, which insertions can
-    give, is no share; it gets the score interval of a Poisson mean: both solve
+    low: float = 0.0
+    high: float = 100.0
+
+    def __post_init__(self) -> None:
+        if not -math.inf < self.low < self.high < math.inf:
+            raise ConfigError(f"bounds {self.low}, {self.high}: expected finite ones, low < high")
+
+    @property
+    def scale(self) -> float:
+        """The factor from a share in per cent to the metric's values."""
+        return (self.high - self.low) / 100.0
+
+
+PER_CENT = Bounds()
+
+
+@dataclass(frozen=True)
+class Units:
+    """The independent units that answers belong to.
+
+    Attributes:
+        owners: Units (N, K) of each answer, `number` where it has fewer than K.
+        number: Of units.
+    """
+
+    owners: npt.NDArray[np.intp]
+    number: int
+
+    @classmethod
+    def of(cls, names: Iterable[str | tuple[str, ...]], order: Iterable[str] = ()) -> "Units":
+        """Return the units of answers.
+
+        Args:
+            names: The name of each answer's unit, or of its units: a trial of two utterances.
+            order: Names in the order of the draws; default: as they occur.
+        """
+        groups = [list(dict.fromkeys([n] if isinstance(n, str) else n)) for n in names]
+        ordered = dict.fromkeys([*order, *itertools.chain(*groups)])
+        index = {name: number for number, name in enumerate(ordered)}
+        owners = np.full((len(groups), max(map(len, groups), default=1)), len(index), dtype=np.intp)
+        for row, group in zip(owners, groups, strict=True):
+            row[: len(group)] = [index[name] for name in group]
+        return cls(owners, len(index))
+
+    @cached_property
+    def one_each(self) -> bool:
+        """Whether answer n is unit n."""
+        return np.array_equal(self.owners, np.arange(self.number)[:, None])
+
+    def weights(self, draws: Floats) -> Floats:
+        """Return the weights (S, N) of the answers under draws (S, U) of the units.
+
+        A trial of two utterances has the product w_i * w_j.
+        """
+        if self.one_each:
+            return draws
+        padded = np.pad(draws, ((0, 0), (0, 1)), constant_values=1.0)
+        weights: Floats = padded[:, self.owners].prod(axis=-1)
+        return weights
+
+    def count(self, answers: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
+        """Return the number of units (M,) that any of the marked answers (M, N) belongs to."""
+        if self.one_each:
+            counts: npt.NDArray[np.intp] = np.count_nonzero(answers, axis=1)
+            return counts
+        touched = [np.unique(self.owners[row]) for row in answers]
+        return np.array([np.count_nonzero(units < self.number) for units in touched])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bootstrap:
+    """How units are resampled: the draws depend on the seed and the number of units only."""
+
+    seed: int = 0
+    samples: int = 1000
+
+    def weights(self, units: Units) -> Iterator[Floats]:
+        """Yield the weights of all answers in resamples of the units, (<= samples, N) at a time."""
+        generator = np.random.default_rng(self.seed)
+        number = units.number
+        step = max(1, CHUNK // max(number, units.owners.size))
+        for start in range(0, self.samples, step):
+            draws = generator.integers(number, size=(min(step, self.samples - start), number))
+            offsets = number * np.arange(len(draws))[:, None]
+            times = np.bincount((draws + offsets).ravel(), minlength=draws.size)
+            yield units.weights(times.reshape(draws.shape).astype(np.float64))
+
+
+DEFAULT = Bootstrap()
+
+
+@dataclass(frozen=True)
+class System:
+    """A metric on the answers of one system.
+
+    Attributes:
+        value: On all answers.
+        outcomes: One for each answer (N,), equal for two systems that do equally well on it.
+        counts: Error counts (N, 4) of a ratio of sums.
+    """
+
+    value: float
+    resampled: Resampled
+    outcomes: Floats | npt.NDArray[np.str_]
+    counts: npt.NDArray[np.int64] | None = None
+
+
+def interval(
+    system: System, units: Units, bounds: Bounds = PER_CENT, bootstrap: Bootstrap = DEFAULT
+) -> Interval:
+    """Return a system's interval over units.
+
+    It is score_interval() if the bootstrap has no width, and for fewer than MIN_GROUPS groups.
+    """
+    values = [system.resampled(weights) for weights in bootstrap.weights(units)]
+    low, high = map(float, _percentiles(np.concatenate(values)))
+    enough = units.one_each or units.number >= MIN_GROUPS
+    if enough and high - low > NO_WIDTH * bounds.scale:
+        return Interval(low=low, high=high)
+    return score_interval(system.value, units.number, bounds)
+
+
+def score_interval(value: float, number: int, bounds: Bounds = PER_CENT) -> Interval:
+    """Return the 95 % score interval of a value that each of `number` units has.
+
+    A unit counts as one trial however many tokens it has, as errors within a unit are not
+    independent: the interval is wide, never too narrow. It is Wilson's (1927, JASA 22; 3 of 3
+    right: [43.9, 100]) for the share of the range. A rate above 100 %, which insertions can give,
+    is no share and gets that of a Poisson mean. Both solve
     (rate - x)**2 = Z**2 * variance(x) / number for x.
     """
-    rate, share = value / 100, Z * Z / number
+    rate, share = max(0.0, (value - bounds.low) / bounds.scale / 100), Z * Z / number
+    method: Method = "wilson" if rate <= 1 else "poisson"
     if rate <= 1:
         middle, scale = rate + share / 2, 1 + share
         half = math.sqrt(share * rate * (1 - rate) + share * share / 4)
-        low, high = (round(100 * (middle + sign * half) / scale, 9) + 0.0 for sign in (-1, 1))
-        return Interval(low=low, high=high, method="wilson")  # rounded: 0 and 100 are exact
-    half = math.sqrt(share * rate + share * share / 4)
-    low, high = rate + share / 2 - half, rate + share / 2 + half
-    return Interval(low=100 * low, high=100 * high, method="poisson")
+        # rounded: 0 and 100 are exact
+        ends = [round(100 * (middle + sign * half) / scale, 9) + 0.0 for sign in (-1, 1)]
+    else:
+        half = math.sqrt(share * rate + share * share / 4)
+        ends = [100 * (rate + share / 2 + sign * half) for sign in (-1, 1)]
+    low, high = (bounds.low + end * bounds.scale for end in ends)
+    return Interval(low=low, high=high, method=method)
 
 
 def paired_difference(
-    counts_a: Counts, counts_b: Counts, *, seed: int = 0, samples: int = 1000
+    a: System, b: System, units: Units, bounds: Bounds = PER_CENT, bootstrap: Bootstrap = DEFAULT
 ) -> tuple[float, Interval]:
-    """Return rate a minus rate b in points, with its 95 % paired bootstrap interval.
+    """Return the value of `a` minus that of `b`, with its 95 % paired bootstrap interval.
 
-    Both systems are resampled by the same utterances, so what makes an utterance hard for both
-    cancels; an interval without 0 is a difference at that level (Bisani and Ney 2004, "Bootstrap
-    estimates for confidence intervals in ASR performance evaluation"). Rows of both (N, 4) arrays
-    must be the same utterances; their reference tokens may differ, where an utterance has several
-    references.
+    Both systems are resampled by the same units, so what makes a unit hard for both cancels; an
+    interval without 0 is a difference at that level (Bisani and Ney 2004, "Bootstrap estimates
+    for confidence intervals in ASR performance evaluation"). Their answers must be to the same
+    items in the same order; their references may differ.
 
-    Few data do not make a difference. Where all utterances differ equally (identical answers, or
-    one utterance), the bootstrap has no width: the share of other utterances that could show
-    anything is at most 1 - 0.025**(1/N) (Clopper and Pearson 1934), and the interval is as wide.
-    Where fewer than MIN_DIFFERENT utterances differ, it holds 0, as an exact sign test would say.
-
-    Raises:
-        CorpusError: there is no utterance.
+    Where all units differ equally (identical answers, or one unit), the bootstrap has no width:
+    at most a share of 1 - 0.025**(1/U) of other units could show a difference (Clopper and Pearson
+    1934), and the interval is as wide. Where fewer than MIN_DIFFERENT units differ, it holds 0,
+    as an exact sign test would say.
     """
-    paired = _Paired([counts_a, counts_b], seed, samples)
+    paired = _Paired([a, b], units, bounds, bootstrap)
     value, low, high, flat = (float(each[0]) for each in paired.differences(0, [1]))
     return value, Interval(low=low, high=high, method="exact" if flat else "bootstrap")
 
 
-def beaten_by(counts: Sequence[Counts], *, seed: int = 0, samples: int = 1000) -> list[int]:
-    """Return for each system how many others are better, by the verdicts of paired_difference().
-
-    All pairs share one set of resamples, so 200 systems take seconds.
-
-    Args:
-        counts: (N, 4) error counts of each system on the same utterances in the same order.
-        seed: of the bootstrap.
-        samples: bootstrap resamples.
-    """
-    paired = _Paired(counts, seed, samples)
-    better = np.zeros(len(counts), dtype=np.int64)
-    for a in range(1, len(counts)):
-        _, low, high, _ = paired.differences(a, range(a))  # of errors: above 0, a is worse
-        better[a] += (low > 0).sum()
-        better[:a] += high < 0
-    return better.tolist()
+def beaten_by(
+    systems: Sequence[System],
+    units: Units,
+    bounds: Bounds = PER_CENT,
+    *,
+    higher_is_better: bool = False,
+) -> list[int]:
+    """Return for each system the number of better ones, by paired_difference()."""
+    paired = _Paired(systems, units, bounds, DEFAULT)
+    beaten = np.zeros(len(systems), dtype=np.int64)
+    for a in range(1, len(systems)):
+        _, low, high, _ = paired.differences(a, range(a))
+        above, below = low > 0, high < 0  # where a's value is clearly higher, clearly lower
+        worse, better = (below, above) if higher_is_better else (above, below)
+        beaten[a] += worse.sum()
+        beaten[:a] += better
+    return beaten.tolist()
 
 
 class _Paired:
-    """S systems on the same N utterances: their errors and tokens (S, N), and resampled rates."""
+    """M systems on the same answers: their values (M,) and resampled values (M, S)."""
 
-    def __init__(self, counts: Sequence[Counts], seed: int, samples: int) -> None:
-        sizes = [len(each) for each in counts]
-        assert len(set(sizes)) == 1, f"different numbers of utterances: {sizes}"
-        pairs = np.stack([error_pairs(each) for each in counts], axis=1)  # (N, S, 2)
-        _check_any(pairs)
-        self.errors, self.tokens = pairs.transpose(2, 1, 0)
-        self.rates = _ratio(pairs.sum(axis=0))  # (S,)
-        sums = _resample(pairs.reshape(len(pairs), -1), seed, samples).reshape(samples, -1, 2)
-        self.resampled = np.ascontiguousarray(_ratio(sums).T)  # (S, samples)
+    def __init__(
+        self, systems: Sequence[System], units: Units, bounds: Bounds, bootstrap: Bootstrap
+    ) -> None:
+        self.units, self.bounds = units, bounds
+        self.outcomes = np.stack([system.outcomes for system in systems])  # of equal lengths
+        self.values = np.array([system.value for system in systems])
+        chunks = [
+            np.stack([system.resampled(weights) for system in systems])
+            for weights in bootstrap.weights(units)
+        ]
+        self.resampled = np.concatenate(chunks, axis=1)
 
-    def differences(self, a: int, others: Sequence[int]) -> tuple[Numbers, ...]:
-        """Return the rate of `a` minus each other's, the interval's ends, and where it had no
-        width.
-        """
-        value = self.rates[a] - self.rates[others]
+    def differences(
+        self, a: int, others: Sequence[int]
+    ) -> tuple[Floats, Floats, Floats, npt.NDArray[np.bool_]]:
+        """Return differences of `a` to the others, their intervals' ends, where they are flat."""
+        value = self.values[a] - self.values[others]
         low, high = _percentiles(self.resampled[a] - self.resampled[others])
-        flat = high - low < NO_WIDTH
-        share = 1 - ((100 - COVERAGE) / 200) ** (1 / self.errors.shape[1])
-        low = np.where(flat, value * (1 - share) - 100 * share, low)
-        high = np.where(flat, value * (1 - share) + 100 * share, high)
-        few = self._different(a, others) < MIN_DIFFERENT
-        return (
-            value,
-            np.where(few, np.minimum(low, 0), low),
-            np.where(few, np.maximum(high, 0), high),
-            flat,
-        )
-
-    def _different(self, a: int, others: Sequence[int]) -> Numbers:
-        """How many utterances have another error rate than in `a`.
-
-        Also where they have no tokens.
-        """
-        errors, tokens = self.errors[others], self.tokens[others]
-        rates = errors * self.tokens[a] != self.errors[a] * tokens
-        differ = rates | ((tokens == self.tokens[a]) & (errors != self.errors[a]))
-        number: Numbers = np.count_nonzero(differ, axis=1)
-        return number
+        flat = high - low < NO_WIDTH * self.bounds.scale
+        share = 1 - ((100 - COVERAGE) / 200) ** (1 / self.units.number)
+        reach = 100 * share * self.bounds.scale
+        low = np.where(flat, value * (1 - share) - reach, low)
+        high = np.where(flat, value * (1 - share) + reach, high)
+        differ = self.outcomes[others] != self.outcomes[a]
+        few = self.units.count(differ) < MIN_DIFFERENT
+        low, high = np.where(few, np.minimum(low, 0), low), np.where(few, np.maximum(high, 0), high)
+        return value, low, high, flat
 
 
-def error_pairs(counts: Counts) -> Counts:
-    """Return errors and reference tokens (N, 2) of (N, 4) counts."""
-    return np.stack([counts[:, :3].sum(axis=1), counts[:, 3]], axis=1)
-
-
-def _ratio(sums: Numbers) -> Numbers:
-    """100 * errors / tokens of (..., 2) sums."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        rates: Numbers = 100.0 * sums[..., 0] / sums[..., 1]
-    return rates
-
-
-def _check_any(counts: Counts) -> None:
-    if not len(counts):
-        raise CorpusError(
-            "0 utterances to score, expected at least 1; check the manifest of the test split"
-        )
-
-
-def rate_intervals(
-    pairs: Counts, speakers: Sequence[str] | None, seed: int, samples: int
-) -> tuple[float, Interval, Interval | None]:
-    """Return 100 * errors / tokens of (N, 2) pairs, and its intervals over utterances and speakers.
-
-    Args:
-        pairs: errors and reference tokens of each utterance.
-        speakers: who speaks each utterance, or None.
-        seed: of the bootstrap.
-        samples: bootstrap resamples.
-
-    Returns:
-        The rate, its interval over utterances, and that over speakers: None without speakers or
-        with fewer than MIN_SPEAKERS.
-
-    Raises:
-        CorpusError: If there is no utterance.
-    """
-    _check_any(pairs)
-    if not pairs[:, 1].any():
-        raise CorpusError(
-            f"all {len(pairs)} references are empty; expected at least one token to score"
-        )
-    value = float(_ratio(pairs.sum(axis=0)))
-    over_utterances = _interval(pairs, value, seed, samples)
-    if speakers is None:
-        return value, over_utterances, None
-    assert len(speakers) == len(pairs), f"{len(speakers)} speakers for {len(pairs)} utterances"
-    names, owner = np.unique(np.asarray(speakers), return_inverse=True)
-    if len(names) < MIN_SPEAKERS:
-        return value, over_utterances, None
-    groups = np.zeros((len(names), 2), dtype=np.int64)
-    np.add.at(groups, owner, pairs)
-    return value, over_utterances, _interval(groups, value, seed, samples)
-
-
-def _interval(rows: Counts, value: float, seed: int, samples: int) -> Interval:
-    """The interval of the rate `value` of (N, 2) rows: errors and tokens of each independent
-    unit.
-    """
-    low, high = map(float, _percentiles(_ratio(_resample(rows, seed, samples))))
-    return (
-        Interval(low=low, high=high) if high - low > NO_WIDTH else score_interval(value, len(rows))
-    )
-
-
-def _resample(rows: Counts, seed: int, samples: int) -> Numbers:
-    """Numbers (samples, C) of rows (N, C) drawn with replacement.
-
-    The draws depend on seed and N only.
-    """
-    generator = np.random.default_rng(seed)
-    number = len(rows)
-    sums = np.empty((samples, rows.shape[1]))
-    step = max(1, CHUNK // number)
-    for start in range(0, samples, step):
-        draws = generator.integers(number, size=(min(step, samples - start), number))
-        offsets = number * np.arange(len(draws))[:, None]
-        times = np.bincount((draws + offsets).ravel(), minlength=draws.size).reshape(draws.shape)
-        sums[start : start + step] = times.astype(np.float64) @ rows  # whole numbers: exact
-    return sums
-
-
-def _percentiles(values: Numbers) -> Numbers:
-    """The interval's two ends (2, ...) of resamples (..., samples)."""
+def _percentiles(values: Floats) -> Floats:
+    """The interval's two ends (2, ...) of resamples (..., S)."""
     tails = [(100.0 - COVERAGE) / 2, (100.0 + COVERAGE) / 2]
     finite = np.isfinite(values)
     if finite.all():

@@ -1,4 +1,4 @@
-"""What numbers are made with: package versions and the git revision; imports nothing heavy."""
+"""Package versions and git revision for records; imports nothing heavy."""
 
 import platform
 import shutil
@@ -13,16 +13,14 @@ PACKAGES = ("torch", "torchaudio", "lhotse", "jiwer", "numpy", "espnet-s3prl", "
 
 
 class Environment(TypedDict):
-    """Package versions, and the git revision of the checkout the package runs from (None outside
-    one).
-    """
+    """Package versions, and the git revision of the package's checkout (None outside one)."""
 
     versions: dict[str, str]
     git: str | None
 
 
 def environment() -> Environment:
-    """Return what the numbers were made with, for `versions` and `git`; imports nothing heavy."""
+    """Return the versions and the revision of this process."""
     versions = {"python": platform.python_version(), "mt4ssl_bench": mt4ssl_bench.__version__}
     for name in PACKAGES:
         try:
@@ -33,24 +31,14 @@ def environment() -> Environment:
 
 
 def _revision(root: Path) -> str | None:
-    """The commit of `root`, "-dirty" where files differ from it; None unless `root` itself is a
-    checkout.
+    """The commit of `root`, with "-dirty" if files differ; None unless `root` is a checkout.
 
-    A wheel in a virtual environment that lies inside someone's repository must not report that
-    repository.
+    A wheel in a virtual environment inside somebody's repository does not report that repository.
     """
     git = shutil.which("git")
     if git is None or not (root / ".git").exists():
         return None
-    command = [
-        git,
-        "-C",
-        str(root),
-        "describe",
-        "--always",
-        "--dirty",
-        "--abbrev=40",
-        "--exclude=*",
-    ]
+    describe = ("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    command = [git, "-C", str(root), *describe]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() or None

@@ -1,30 +1,26 @@
-"""Ranks of a table's rows: over the tasks that they share, and equal where no difference can be
-told.
-"""
+"""Places of a column's records: equal where the paired bootstrap finds no difference."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from operator import itemgetter
 
-import numpy as np
+from mt4ssl_bench.errors import ConfigError
+from mt4ssl_bench.results.answers import Answer
+from mt4ssl_bench.results.intervals import Units, beaten_by
+from mt4ssl_bench.results.record import Result
+from mt4ssl_bench.results.recorded_metrics import metric_of, system_of
 
-from mt4ssl_bench.results.intervals import Counts, beaten_by
-from mt4ssl_bench.results.record import Hypothesis, Result
-
-Answers = Callable[
-    [Result], Sequence[Hypothesis]
-]  # those beside a record; empty where there are none
+Answers = Callable[[Result], Sequence[Answer]]  # those beside a record; empty if there are none
 Places = tuple[list[int], list[bool]]  # of each record: its place, and whether it was paired
+LOGGER = logging.getLogger(__name__)
 
 
 def shared(columns: Sequence[int], rows: Mapping[str, Collection[int]]) -> list[int]:
-    """Return the columns that rank: those that every row has.
+    """Return the main columns that rank: those that every row has.
 
     If no column is in every row, the one that most rows have decides which rows are ranked, and
     the columns that all of these share rank. A mean is never taken over unequal sets.
-
-    Args:
-        columns: the main column of each task, in order.
-        rows: the columns that each row has.
     """
     most = max(columns, key=lambda column: sum(column in has for has in rows.values()))
     ranked = [has for has in rows.values() if most in has]
@@ -34,43 +30,44 @@ def shared(columns: Sequence[int], rows: Mapping[str, Collection[int]]) -> list[
 def places(records: Sequence[Result], answers: Answers) -> Places:
     """Return 1 + the number of better records for each, by the main metric of one column.
 
-    Better means the verdict of `compare`: the 95 % interval of the paired bootstrap holds no 0.
-    Records without answers to the same test utterances are placed by their values.
+    Better means, as in `compare`, that the paired interval excludes 0. Records without answers to
+    the same test items are placed by their values, as are all if the metric is not installed.
     """
-    tests = [_test(record, answers(record)) for record in records]
-    known = Counter(test for test, _ in tests if test)
-    most = known.most_common(1)[0][0] if known else ()
-    paired = [bool(most) and test == most for test, _ in tests]
-    rows = [rows for (_, rows), pair in zip(tests, paired, strict=True) if pair]
-    better = iter(beaten_by([stored_counts(row) for row in rows]) if rows else [])
-    values = [_good(record) for record in records]
-    found = [
-        1
-        + (next(better) if paired[i] else 0)
-        + sum(other > value and not (paired[i] and paired[j]) for j, other in enumerate(values))
-        for i, value in enumerate(values)
-    ]
-    return found, paired
+    answered = [sorted(answers(record), key=itemgetter("id")) for record in records]
+    tests = [_items(record, rows) for record, rows in zip(records, answered, strict=True)]
+    (most, _), *_ = [*Counter(filter(None, tests)).most_common(1), ((), 0)]
+    chosen = [index for index, items in enumerate(tests) if items and items == most]
+    better = dict.fromkeys(range(len(records)), 0)
+    paired = set(chosen)
+    try:
+        beaten = _beaten([(records[i], answered[i]) for i in chosen]) if chosen else []
+        better |= dict(zip(chosen, beaten, strict=True))
+    except ConfigError as error:
+        LOGGER.warning("leaderboard: %s; its rows are placed by value", error)
+        paired.clear()
+    for i, record in enumerate(records):
+        others = (other for j, other in enumerate(records) if not {i, j} <= paired)
+        better[i] += sum(other.main.goodness > record.main.goodness for other in others)
+    return [1 + better[i] for i in range(len(records))], [i in paired for i in range(len(records))]
 
 
-def _test(result: Result, rows: Sequence[Hypothesis]) -> tuple[tuple[str, ...], list[Hypothesis]]:
-    """What two records must have answered to be paired, and the answers in one order."""
-    ordered = sorted(rows, key=lambda row: row["id"])
-    names = tuple(row["id"] for row in ordered)
-    if result.recipe.get("pronunciations") == "all":  # each answer has its nearest reference
-        return names, ordered
-    return names + tuple(row["reference"] for row in ordered), ordered
+def _beaten(pairs: Sequence[tuple[Result, Sequence[Answer]]]) -> list[int]:
+    """The number of better ones for each of several records with answers to the same items."""
+    first, answers = pairs[0]
+    metrics = [metric_of(record, record.main_metric, rows) for record, rows in pairs]
+    systems = [system_of(each, rows) for each, (_, rows) in zip(metrics, pairs, strict=True)]
+    units = Units.of(metrics[0].units(answers))
+    return beaten_by(
+        systems, units, metrics[0].bounds, higher_is_better=first.main.higher_is_better
+    )
 
 
-def _good(result: Result) -> float:
-    """The higher the better."""
-    score = result.metrics[result.main_metric]
-    return score.value if score.higher_is_better else -score.value
+def _items(result: Result, answers: Sequence[Answer]) -> tuple[str, ...]:
+    """The test items of sorted answers, equal for records that can be paired."""
+    references = () if any_reference(result) else (answer["reference"] for answer in answers)
+    return (*(answer["id"] for answer in answers), *references)
 
 
-def stored_counts(rows: Sequence[Hypothesis]) -> Counts:
-    """Return the error counts (N, 4) of answers, in the tokens of their record's main metric."""
-    counts = [
-        (row["substitutions"], row["deletions"], row["insertions"], row["tokens"]) for row in rows
-    ]
-    return np.array(counts, dtype=np.int64).reshape(-1, 4)
+def any_reference(result: Result) -> bool:
+    """Return whether each answer has its nearest reference (only in old records)."""
+    return result.recipe.get("pronunciations") == "all"

@@ -1,5 +1,6 @@
-"""A run's log.jsonl: one line per look, of values that are means over all frames and processes
-since the last one.
+"""The log.jsonl of a run: one line per logging interval.
+
+Values are means over all frames and processes since the previous line.
 """
 
 import json
@@ -11,7 +12,11 @@ from mt4ssl_bench.files import write_text
 
 
 def write(path: Path, values: Mapping[str, float]) -> None:
-    """Append one line; raises TrainingError when the disk does not take it."""
+    """Append one line.
+
+    Raises:
+        TrainingError: If the file cannot be written (for example, disk full).
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
@@ -23,27 +28,28 @@ def write(path: Path, values: Mapping[str, float]) -> None:
 
 
 def trim(path: Path, step: int) -> None:
-    """Drop the lines of updates that will be made again, and a line that a kill cut short."""
-    kept = []
+    """Remove the lines after update `step`, and an incomplete last line of a killed run."""
+    lines = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
             if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
+                lines.append(line + "\n")
         except (ValueError, KeyError):
             continue
-    replace(path, "".join(kept))
+    replace(path, "".join(lines))
 
 
 def replace(path: Path, text: str) -> None:
-    """Write a text file, completely or not at all.
+    """Write a text file atomically.
 
-    Raises TrainingError when the disk does not take it.
+    Raises:
+        TrainingError: If the file cannot be written (for example, disk full).
     """
     try:
         write_text(path, text)
     except OSError as error:
         raise TrainingError(
-            f"{path}: could not be written ({error}); what was there is untouched"
+            f"{path}: could not be written ({error}); an existing file is kept"
         ) from error
 
 

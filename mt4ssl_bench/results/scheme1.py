@@ -1,18 +1,16 @@
-"""Scheme 1 of record identities (until revision 16264c9): all keys of one flat config, but for a
-list.
+"""Scheme 1 of record identities (until revision 16264c9): almost all keys of one config.
 
 A record of that time is found by the key that its evaluation would have had, and shares a column
 with new records of the same settings. Nothing here changes any more.
 """
 
-import copy
 import json
 from collections.abc import Mapping
-from typing import Any
 
-from mt4ssl_bench.settings import Settings, flatten
+from mt4ssl_bench.data.cut import Json
+from mt4ssl_bench.settings import Settings, flatten, nest
 
-DEFAULTS: Mapping[str, Any] = json.loads("""
+DEFAULTS: Mapping[str, Json] = json.loads("""
 {"about": "", "task": "",
  "head": {"projection": 256, "hidden": 1024, "lstm_layers": 2, "dropout": 0.2,
           "layer_norm": false, "spec_augment": false},
@@ -29,13 +27,13 @@ DEFAULTS: Mapping[str, Any] = json.loads("""
             "word_score": -1.0, "tune": false},
  "lexicon": "", "pronunciations": "first"}
 """)
-UNREAD: Mapping[str, str] = {  # that an evaluation of each mode left out
+UNREAD: Mapping[str, str] = {  # left out by an evaluation of each mode
     "frozen": "mode tune",
     "finetune": "head store batch crops patience",
 }
 FLOOR = "task mode lr tune.workers tune.cache_hours"  # in recipes, and no setting of any task
 NO_LSTM = "head.hidden head.lstm_layers head.dropout head.spec_augment"
-NOT_OF: Mapping[str, str] = {  # keys in a recipe that its task did not read
+NOT_OF: Mapping[str, str] = {  # keys in a recipe that the task did not read
     "asr": "stress crop_seconds crops test_crop_seconds",
     "phoneme": f"units vocabulary crop_seconds crops test_crop_seconds {NO_LSTM} "
     "decode.lexicon decode.word_score",
@@ -43,39 +41,38 @@ NOT_OF: Mapping[str, str] = {  # keys in a recipe that its task did not read
 }
 
 
-def recipe(values: Mapping[str, Any], files: Mapping[str, str]) -> dict[str, Any]:
-    """Return the recipe that a record had, and that its key is the digest of.
+def recipe(values: Mapping[str, Json], files: Mapping[str, str]) -> dict[str, Json]:
+    """Return the recipe of a record of scheme 1, of which its key is the digest.
 
     Args:
-        values: A config of today as nested plain containers; keys that were not there then are left
-        out. files: Digests of the files that it names, by dotted key.
+        values: A config of today as nested plain containers; new keys are left out.
+        files: Digests of the files that it names, by dotted key.
     """
-    old = copy.deepcopy(dict(DEFAULTS))
-    for key, value in flatten(values).items():
-        _put(old, key, value)
-    for key, digest in files.items():
-        if not (key == "lexicon" and values.get(key) == "cmudict"):  # it stood by its name
-            _put(old, key, digest)
-    old["store"].pop("limit_gb")
-    for name in ("about", "pronunciations", *UNREAD[old["mode"]].split()):
-        old.pop(name)
-    if not old["lexicon"]:
-        old.pop("lexicon")
-    if not old["decode"]["lm"]:
-        old.pop("decode")
-    return old
+    old = flatten(DEFAULTS)
+    old |= {key: value for key, value in flatten(values).items() if key in old}
+    named = values.get("lexicon") == "cmudict"  # it stood by its name
+    old |= {k: v for k, v in files.items() if k in old and not (named and k == "lexicon")}
+    dropped = ["about", "pronunciations", "store.limit_gb", *UNREAD[str(old["mode"])].split()]
+    dropped += [
+        key for key, file in (("lexicon", "lexicon"), ("decode", "decode.lm")) if not old[file]
+    ]
+    return nest(
+        {
+            key: value
+            for key, value in old.items()
+            if not any(key == name or key.startswith(f"{name}.") for name in dropped)
+        }
+    )
 
 
-def lacking(values: Mapping[str, Any]) -> str:
-    """Return why a key of this config did not say all that moves a score, or ""."""
+def lacking(values: Mapping[str, Json]) -> str:
+    """Return why the key of this config did not identify the scores, or ""."""
     named = values.get("lexicon") == "cmudict"
     return "its identity does not say which CMUdict it was scored with" if named else ""
 
 
-def settings(task: str, recipe: Mapping[str, Any]) -> Settings:
-    """Return a record's settings as scheme 2 has them: what its task read and differs from the
-    defaults.
-    """
+def settings(task: str, recipe: Mapping[str, Json]) -> Settings:
+    """Return the settings of scheme 2: values that the task read and that are no defaults."""
     values = flatten(recipe)
     if values.get("lr") is not None:
         values["sweep"] = [values["lr"]]
@@ -90,12 +87,3 @@ def settings(task: str, recipe: Mapping[str, Any]) -> Settings:
         for key, value in values.items()
         if key not in dropped and not (key in defaults and value == defaults[key])
     }
-
-
-def _put(tree: dict[str, Any], key: str, value: object) -> None:
-    """Set a dotted key that the tree has already."""
-    *sections, name = key.split(".")
-    for section in sections:
-        tree = tree.get(section, {})
-    if name in tree:
-        tree[name] = value

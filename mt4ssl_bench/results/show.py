@@ -1,6 +1,6 @@
-"""One record for people: metrics, sweep, layer weights, confusions, worst utterances.
+"""One record as tables: metrics, sweep, layer weights, confusions, worst utterances.
 
-And sweeps side by side.
+Also the sweeps of several records side by side.
 """
 
 from collections import defaultdict
@@ -11,8 +11,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from mt4ssl_bench.results.metrics import METRICS, confusions
-from mt4ssl_bench.results.record import Hypothesis, Result, load, load_hypotheses
+from mt4ssl_bench.errors import ConfigError
+from mt4ssl_bench.results.answers import Answer, has_counts
+from mt4ssl_bench.results.record import Result
+from mt4ssl_bench.results.record_files import load, load_hypotheses
+from mt4ssl_bench.results.recorded_metrics import installed
 from mt4ssl_bench.text import flat
 
 CONFUSED, WORST = 15, 5  # lines of a report
@@ -20,11 +23,12 @@ BAR = 40  # characters of the largest layer weight's bar
 
 
 def report(path: Path) -> RenderableType:
-    """Return a record and its hypotheses as tables.
+    """Return a record and its answers as tables.
 
-    Raises CheckpointError when either is damaged.
+    Raises:
+        CheckpointError: If either file is damaged.
     """
-    result, rows = load(path), load_hypotheses(path)
+    result, answers = load(path), load_hypotheses(path)
     limited = (
         f"; dry run on {result.limit} utterances per split" if result.limit is not None else ""
     )
@@ -35,15 +39,11 @@ def report(path: Path) -> RenderableType:
     )
     times = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in result.wall_seconds.items())
     counts = ", ".join(f"{name} {count}" for name, count in result.counts.items())
-    said = "" if result.git is None else f", git {result.git[:12]}"
-    lines = [f"{result.created} on {result.device}{said}; {times}", f"counts: {counts}"]
-    parts = [
-        _metrics(result),
-        sweep_tables([result]),
-        _layers(result),
-        _confused(result, rows),
-        _worst(rows),
-    ]
+    revision = "" if result.git is None else f", git {result.git[:12]}"
+    lines = [f"{result.created} on {result.device}{revision}; {times}", f"counts: {counts}"]
+    parts = [_metrics(result), sweep_tables([result]), _layers(result), _confused(result, answers)]
+    if has_counts(answers):
+        parts.append(_worst(answers))
     return Group(
         _text(head, "bold"),
         *map(_text, lines),
@@ -58,23 +58,20 @@ def sweep_tables(results: Sequence[Result]) -> RenderableType:
     """
     groups: defaultdict[tuple[str, ...], list[Result]] = defaultdict(list)
     for result in sorted(results, key=lambda result: result.created):
-        recipe = result.identity.protocol[:8]
-        groups[result.corpus["name"], result.corpus["digest"], result.recipe_name, recipe].append(
-            result
-        )
+        measured_on = result.corpus["name"], result.corpus["digest"]
+        groups[*measured_on, result.recipe_name, result.protocol[:8]].append(result)
     tables: list[RenderableType] = []
-    for (corpus, _, name, mark), members in sorted(groups.items()):
-        main = METRICS.get(members[0].main_metric)
-        metric = main.label if main else members[0].main_metric
-        seeds = "; a line for each seed" if any(len(result.seeds) > 1 for result in members) else ""
+    for (corpus, _, name, mark), group in sorted(groups.items()):
+        seeds = "; a line for each seed" if any(len(result.seeds) > 1 for result in group) else ""
         grid = _table(
-            f"{corpus}: {name} ({mark}), {metric} on valid by learning rate (at update){seeds}",
+            f"{corpus}: {name} ({mark}), {group[0].main.label} on valid by learning rate "
+            f"(at update){seeds}",
             "upstream",
         )
-        rates = sorted({trial["lr"] for result in members for trial in result.sweep}, reverse=True)
+        rates = sorted({trial["lr"] for result in group for trial in result.sweep}, reverse=True)
         for rate in rates:
             grid.add_column(Text(f"{rate:g}"), justify="right")
-        for result in members:
+        for result in group:
             grid.add_row(_text(result.upstream["name"]), *(_trials(result, rate) for rate in rates))
         tables.append(grid)
     return Group(*tables)
@@ -90,20 +87,10 @@ def _trials(result: Result, rate: float) -> Text:
 
 
 def _metrics(result: Result) -> Table:
-    grid = _table(
-        "test",
-        "metric",
-        "value",
-        "95 % over utterances",
-        "over speakers",
-        "S",
-        "D",
-        "I",
-        "errors",
-        "of",
-    )
-    for name, score in result.metrics.items():
-        label = METRICS[name].label if name in METRICS else name
+    over = " or ".join(dict.fromkeys(score.over for score in result.metrics.values()))
+    headings = ("metric", "value", f"95 % over {over}", "over speakers", "S", "D", "I", "errors")
+    grid = _table("test", *headings, "of")
+    for score in result.metrics.values():
         speakers = (
             "-"
             if score.speaker_low is None
@@ -111,10 +98,10 @@ def _metrics(result: Result) -> Table:
             + _method(score.speaker_method)
         )
         edits = (score.substitutions, score.deletions, score.insertions, score.errors, score.total)
+        counts = ["-"] * len(edits) if score.total is None else map(str, edits)
         interval = f"[{score.low:.2f}, {score.high:.2f}]" + _method(score.method)
-        grid.add_row(
-            *map(_text, (label, f"{score.value:.2f}", interval, speakers, *map(str, edits)))
-        )
+        cells = (score.label, f"{score.value:.2f}", interval, speakers, *counts)
+        grid.add_row(*map(_text, cells))
     return grid
 
 
@@ -144,43 +131,34 @@ def _layers(result: Result) -> RenderableType:
     return Group(grid, _text(note))
 
 
-def _confused(result: Result, rows: Sequence[Hypothesis]) -> Table:
+def _confused(result: Result, answers: Sequence[Answer]) -> RenderableType:
     """The commonest errors, in the tokens of the main metric."""
-    metric = METRICS.get(result.main_metric)
-    if metric is None or metric.tokens is None:
-        return _table(f"most confused: {result.main_metric} has no definition here")
-    references, hypotheses = zip(*((r["reference"], r["hypothesis"]) for r in rows), strict=True)
-    found = confusions(references, hypotheses, by=metric.tokens)
-    grid = _table(
-        f"most confused {metric.noun or metric.tokens} ({found.total()} errors)",
-        "reference",
-        "hypothesis",
-        "times",
-    )
-    for (wanted, said), count in sorted(found.items(), key=lambda item: (-item[1], item[0]))[
-        :CONFUSED
-    ]:
-        grid.add_row(_text(wanted or "(inserted)"), _text(said or "(left out)"), str(count))
+    try:
+        metric = installed(result.main_metric)
+    except ConfigError as error:
+        return _text(f"no confusions: {error}")
+    if metric.confusions is None:
+        return _text(f"no confusions: {result.main.title} compares no tokens")
+    counts = metric.confusions(answers)
+    title = f"most confused {metric.tokens} ({counts.total()} errors)"
+    grid = _table(title, "reference", "hypothesis", "times")
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    for (reference, hypothesis), count in ordered[:CONFUSED]:
+        row = (reference or "(inserted)", hypothesis or "(left out)", str(count))
+        grid.add_row(*map(_text, row))
     return grid
 
 
-def _worst(rows: Sequence[Hypothesis]) -> Table:
+def _worst(answers: Sequence[Answer]) -> Table:
     grid = _table("worst utterances", "id", "S/D/I", "of", "reference", "hypothesis")
-    edits = {row["id"]: row["substitutions"] + row["deletions"] + row["insertions"] for row in rows}
-    for row in sorted(rows, key=lambda row: (-edits[row["id"]], row["id"]))[:WORST]:
+    edits = {
+        row["id"]: row["substitutions"] + row["deletions"] + row["insertions"] for row in answers
+    }
+    for row in sorted(answers, key=lambda row: (-edits[row["id"]], row["id"]))[:WORST]:
         counts = f"{row['substitutions']}/{row['deletions']}/{row['insertions']}"
-        grid.add_row(
-            *map(
-                _text,
-                (
-                    row["id"],
-                    counts,
-                    str(row["tokens"]),
-                    row["reference"],
-                    row["hypothesis"] or "(nothing)",
-                ),
-            )
-        )
+        hypothesis = row["hypothesis"] or "(nothing)"
+        cells = (row["id"], counts, str(row["tokens"]), row["reference"], hypothesis)
+        grid.add_row(*map(_text, cells))
     return grid
 
 

@@ -1,5 +1,6 @@
-"""The ranked table of one corpus, from its records: no column mixes recipes, no rank mixes
-tasks.
+"""The ranked table of one corpus, from its records.
+
+No column mixes recipes, no rank mixes tasks.
 """
 
 import math
@@ -7,16 +8,14 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from mt4ssl_bench.results.metrics import METRICS, Metric, Score
+from mt4ssl_bench.results.metrics import Score
 from mt4ssl_bench.results.ranking import Answers, places, shared
 from mt4ssl_bench.results.record import CorpusRecord, Result
 
-Recipe = tuple[
-    str, str, str
-]  # task, recipe name, recipe digest: what the numbers of a column share
-Found = dict[Recipe, Result]  # the records of one upstream
+# task, recipe name, protocol's first digits: what the numbers of a column share
+Recipe = tuple[str, str, str]
+Records = dict[Recipe, Result]  # of one upstream
 
-TASK_ORDER = ("phoneme", "asr", "speaker")  # then any other task by name
 PLACE = (
     "place: 1 + the number of rows that are better by 'mt4ssl-bench compare' (paired bootstrap, "
     "95 % interval without 0); rows that cannot be told apart have equal places"
@@ -26,15 +25,18 @@ SYNTHETIC = "synthetic speech: a check of the code, not a speech benchmark"
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One metric of one task under one recipe: the only things whose numbers may be compared.
+    """One metric of one task under one recipe: only numbers of one column may be compared.
 
-    `recipe` is the task, the recipe's name and a digest of the resolved recipe, the task's version
-    and mode. `first` marks each task's main metric under the recipe that most rows share, `ranked`
-    those of them that decide the rank: the ones that all ranked rows share.
+    Attributes:
+        metric: Its name in the records.
+        label: The heading.
+        main: Whether it is its task's main metric.
+        first: Whether it is main, under the recipe of its task that most rows share.
+        ranked: Whether it is first, and all ranked rows have it: then it decides the rank.
     """
 
     recipe: Recipe
-    metric: Metric
+    metric: str
     mode: str
     label: str
     main: bool
@@ -44,8 +46,11 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One number of one row; `lr` are the learning rates that validation chose, `best`: no row
-    beats it.
+    """One number of one row.
+
+    Attributes:
+        lr: The learning rates with the best score on the validation split.
+        best: Whether no row has a better one.
     """
 
     score: Score
@@ -99,20 +104,21 @@ class Table:
         return [str(row.rank or "-"), row.upstream, size, *tasks]
 
     def notes(self) -> list[str]:
-        """Return what a reader must know: what ranks, and each recipe with its chosen learning
-        rates.
-        """
+        """Return the notes below the table, the recipes with their learning rates among them."""
         ranked = ", ".join(column.label for column in self.columns if column.ranked)
         number = sum(row.rank is not None for row in self.rows)
         lines = [SYNTHETIC] if self.corpus["synthetic"] else []
-        lines.append(
-            "in brackets: 95 % interval over utterances, by the bootstrap; bold: best value"
-        )
         scores = [cell.score for row in self.rows for cell in row.cells if cell]
+        titles: defaultdict[str, dict[str, None]] = defaultdict(dict)
+        for score in scores:
+            titles[score.over][score.title] = None
+        overs = [f"{over} ({', '.join(titles[over])})" for over in titles]
+        over = ", over ".join(overs if len(titles) > 1 else titles)
+        lines.append(f"in brackets: 95 % interval over {over}, by the bootstrap; bold: best value")
         if any(score.method != "bootstrap" for score in scores):
             lines.append(
-                "^: score interval (Wilson), as all utterances have the same rate and the "
-                "bootstrap has no width"
+                f"^: score interval (Wilson), as all {' or '.join(titles)} have the same rate and "
+                "the bootstrap has no width"
             )
         share = f", which all {number} ranked rows share" if number > 1 else ""
         lines.append(f"rank: mean place over {ranked}{share}")
@@ -146,19 +152,19 @@ def build(records: Sequence[Result], names: dict[str, str], answers: Answers) ->
         names: the name to show for each fingerprint.
         answers: returns those beside a record, for the paired bootstrap.
     """
-    models: defaultdict[str, Found] = defaultdict(dict)
+    models: defaultdict[str, Records] = defaultdict(dict)
     for result in records:
-        recipe = result.identity.protocol[:8]
-        models[result.upstream["fingerprint"]][result.task, result.recipe_name, recipe] = result
+        recipe = result.task, result.recipe_name, result.protocol[:8]
+        models[result.upstream["fingerprint"]][recipe] = result
     columns = _columns(models.values())
-    scores = {mark: [_score(found, column) for column in columns] for mark, found in models.items()}
+    scores = {mark: [_score(own, column) for column in columns] for mark, own in models.items()}
     tops = [max(map(_good, column)) for column in zip(*scores.values(), strict=True)]
     first = [index for index, column in enumerate(columns) if column.first]
     has = {mark: [i for i in first if row[i] is not None] for mark, row in scores.items()}
     ranked = shared(first, has)
     columns = [replace(column, ranked=i in ranked) for i, column in enumerate(columns)]
     ranks, by_value = _mean_places(
-        {mark: found for mark, found in models.items() if set(ranked) <= set(has[mark])},
+        {mark: own for mark, own in models.items() if set(ranked) <= set(has[mark])},
         [columns[i].recipe for i in ranked],
         answers,
     )
@@ -166,18 +172,16 @@ def build(records: Sequence[Result], names: dict[str, str], answers: Answers) ->
         Row(
             upstream=names[mark],
             fingerprint=mark,
-            parameters=next(iter(found.values())).upstream["parameters"],
+            parameters=next(iter(own.values())).upstream["parameters"],
             rank=1 + sum(other < ranks[mark] for other in ranks.values())
             if mark in ranks
             else None,
             mean_rank=ranks.get(mark),
             tasks=len(has[mark]),
             of_tasks=len(first),
-            cells=tuple(
-                _cell(found, column, top) for column, top in zip(columns, tops, strict=True)
-            ),
+            cells=tuple(_cell(own, column, top) for column, top in zip(columns, tops, strict=True)),
         )
-        for mark, found in models.items()
+        for mark, own in models.items()
     ]
     rows.sort(key=lambda row: (row.rank is None, row.rank or row.cells.count(None), row.upstream))
     return Table(
@@ -189,33 +193,29 @@ def build(records: Sequence[Result], names: dict[str, str], answers: Answers) ->
     )
 
 
-def _columns(models: Collection[Found]) -> list[Column]:
-    """Columns in the order of tasks.
+def _columns(models: Collection[Records]) -> list[Column]:
+    """Columns in the order that the records say.
 
     Within a task the recipe that most rows share comes first, and ranks.
     """
-    shares = Counter(recipe for found in models for recipe in found)
-    newest = {recipe: result for found in models for recipe, result in found.items()}
+    shares = Counter(recipe for records in models for recipe in records)
+    newest = {recipe: result for records in models for recipe, result in records.items()}
     recipes = Counter(task for task, _, _ in shares)
+    order = _task_order(newest.values())
     columns: list[Column] = []
-    for recipe in sorted(shares, key=lambda recipe: (_place(recipe[0]), -shares[recipe], recipe)):
+    for recipe in sorted(shares, key=lambda recipe: (order[recipe[0]], -shares[recipe], recipe)):
         task, name, mark = recipe
         result = newest[recipe]
         first = task not in {column.recipe[0] for column in columns}
         for key, score in result.metrics.items():
-            metric = METRICS.get(key) or Metric(
-                name=key, tokens=None, higher_is_better=score.higher_is_better
-            )
-            label = f"{task} {metric.label}" + (
-                f" ({name}@{mark[:6]})" if recipes[task] > 1 else ""
-            )
+            other = f" ({name}@{mark[:6]})" if recipes[task] > 1 else ""
             main = key == result.main_metric
             columns.append(
                 Column(
                     recipe=recipe,
-                    metric=metric,
+                    metric=key,
                     mode=result.mode,
-                    label=label,
+                    label=f"{task} {score.label}{other}",
                     main=main,
                     first=main and first,
                 )
@@ -223,16 +223,25 @@ def _columns(models: Collection[Found]) -> list[Column]:
     return columns
 
 
+def _task_order(results: Collection[Result]) -> dict[str, tuple[int, str]]:
+    """The place of each task: that of its main metric, then by name."""
+    order: dict[str, tuple[int, str]] = {}
+    for result in results:
+        place = result.main.order, result.task
+        order[result.task] = min(place, order.get(result.task, place))
+    return order
+
+
 def _mean_places(
-    models: Mapping[str, Found], ranked: Sequence[Recipe], answers: Answers
+    models: Mapping[str, Records], ranked: Sequence[Recipe], answers: Answers
 ) -> tuple[dict[str, float], set[str]]:
     """The mean place of each row over the ranked columns, and the rows that were placed by
     value.
     """
     sums, by_value = dict.fromkeys(models, 0), set()
     for recipe in ranked:
-        found, paired = places([records[recipe] for records in models.values()], answers)
-        for mark, place, pair in zip(models, found, paired, strict=True):
+        column, paired = places([records[recipe] for records in models.values()], answers)
+        for mark, place, pair in zip(models, column, paired, strict=True):
             sums[mark] += place
             if not pair and len(models) > 1:
                 by_value.add(mark)
@@ -248,32 +257,28 @@ def _title(records: Sequence[Result]) -> str:
     for result in records:
         if test := result.corpus["splits"].get("test"):
             sizes[f"{test['utterances']} utterances, {test['hours']:.2f} h"].add(result.task)
-    ordered = sorted((sorted(tasks, key=_place), size) for size, tasks in sizes.items())
+    order = _task_order(records)
+    ordered = sorted((sorted(tasks, key=order.__getitem__), size) for size, tasks in sizes.items())
     tests = [size + (f" ({', '.join(tasks)})" if len(sizes) > 1 else "") for tasks, size in ordered]
     parts = [f"{corpus['name']} ({corpus['digest'][:8]})", " ".join(corpus["languages"])]
     return "; ".join(filter(None, [*parts, f"test: {', '.join(tests)}" if tests else ""]))
 
 
-def _place(task: str) -> tuple[int, str]:
-    return (TASK_ORDER.index(task) if task in TASK_ORDER else len(TASK_ORDER)), task
-
-
 def _good(score: Score | None) -> float:
-    """The higher the better; a missing score loses against any."""
-    return -math.inf if score is None else score.value if score.higher_is_better else -score.value
+    return -math.inf if score is None else score.goodness
 
 
-def _score(found: Found, column: Column) -> Score | None:
-    result = found.get(column.recipe)
-    return result.metrics.get(column.metric.name) if result else None
+def _score(records: Records, column: Column) -> Score | None:
+    result = records.get(column.recipe)
+    return result.metrics.get(column.metric) if result else None
 
 
-def _cell(found: Found, column: Column, top: float) -> Cell | None:
-    score = _score(found, column)
+def _cell(records: Records, column: Column, top: float) -> Cell | None:
+    score = _score(records, column)
     if score is None:
         return None
-    chosen = {trial["lr"] for trial in found[column.recipe].sweep if trial["chosen"]}
-    return Cell(score=score, lr=tuple(sorted(chosen)), best=_good(score) == top)
+    chosen = {trial["lr"] for trial in records[column.recipe].sweep if trial["chosen"]}
+    return Cell(score=score, lr=tuple(sorted(chosen)), best=score.goodness == top)
 
 
 def rates(cell: Cell) -> str:

@@ -1,4 +1,4 @@
-"""Means since the last log line, over batches, frames and processes."""
+"""Averages since the last log line, over batches, frames and processes."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -10,49 +10,46 @@ from torch import Tensor
 from mt4ssl_bench.training.distributed import World
 
 
-class Window:
-    """Sums since the last log line."""
+class Averages:
+    """Sums since the last log line; tensors stay on their device until take()."""
 
     def __init__(self) -> None:
-        self._clear()
+        self._reset()
 
-    def _clear(self) -> None:
-        self.began, self.waited, self.seconds = time.monotonic(), 0.0, 0.0
-        self.count = self.batches = 0
-        self.sums: dict[str, Tensor] = {}
-        self.monitors: dict[str, Tensor] = {}
+    def _reset(self) -> None:
+        self._began, self._waited, self._seconds = time.monotonic(), 0.0, 0.0
+        self._count = self._batches = 0
+        self._sums: dict[str, Tensor] = {}
+        self._monitors: dict[str, Tensor] = {}
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Count the time of a block as spent waiting for data."""
+        """Count the time of a block as waiting for data."""
         began = time.monotonic()
         yield
-        self.waited += time.monotonic() - began
+        self._waited += time.monotonic() - began
 
     def add(
         self, sums: Mapping[str, Tensor], monitors: Mapping[str, Tensor], count: int, seconds: float
     ) -> None:
-        """Add one batch: sums over `count`, monitors of the whole batch, seconds of audio."""
-        for store, values in ((self.sums, sums), (self.monitors, monitors)):
+        """Add a batch: sums over `count` frames, monitors of the whole batch, seconds of audio."""
+        for totals, values in ((self._sums, sums), (self._monitors, monitors)):
             for name, value in values.items():
-                store[name] = store.get(name, torch.zeros((), device=value.device)) + value.detach()
-        self.count, self.batches, self.seconds = (
-            self.count + count,
-            self.batches + 1,
-            self.seconds + seconds,
-        )
+                zero = torch.zeros((), device=value.device)
+                totals[name] = totals.get(name, zero) + value.detach()
+        self._count += count
+        self._batches += 1
+        self._seconds += seconds
 
     def take(self, world: World) -> dict[str, float]:
-        """Return the means over all processes, and begin anew."""
-        wall = max(time.monotonic() - self.began, 1e-9)
-        parts = [self.count, self.batches, self.seconds, self.waited]
-        parts += [value.item() for value in (*self.sums.values(), *self.monitors.values())]
-        count, batches, seconds, waited, *values = world.sum(*parts)
-        found = {name: values.pop(0) / max(count, 1) for name in self.sums}
-        found |= {name: values.pop(0) / max(batches, 1) for name in self.monitors}
-        found |= {
-            "audio_seconds_per_second": seconds / wall,
-            "waiting_share": waited / world.size / wall,
-        }
-        self._clear()
-        return found
+        """Return the averages over all processes, and reset."""
+        wall = max(time.monotonic() - self._began, 1e-9)
+        own = [self._count, self._batches, self._seconds, self._waited]
+        own += [total.item() for total in (*self._sums.values(), *self._monitors.values())]
+        count, batches, seconds, waited, *totals = world.sum(*own)
+        means = {name: totals.pop(0) / max(count, 1) for name in self._sums}
+        means |= {name: totals.pop(0) / max(batches, 1) for name in self._monitors}
+        means["audio_seconds_per_second"] = seconds / wall
+        means["waiting_share"] = waited / world.size / wall
+        self._reset()
+        return means

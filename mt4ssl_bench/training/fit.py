@@ -1,7 +1,4 @@
-"""The training loop, the only one.
-
-An interrupted run continues from its last checkpoint, exactly.
-"""
+"""The training loop, the only one; an interrupted run continues from its checkpoint, exactly."""
 
 import logging
 import math
@@ -10,64 +7,67 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar
+from typing import ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mt4ssl_bench.config import AT_LEAST_1, Bounds
 from mt4ssl_bench.console import progress
 from mt4ssl_bench.data.batches import Place, Stream
 from mt4ssl_bench.errors import CheckpointError, TrainingError
-from mt4ssl_bench.training.averages import Window
+from mt4ssl_bench.training.averages import Averages
 from mt4ssl_bench.training.distributed import ALONE, World
-from mt4ssl_bench.training.graceful_stop import polite_stop
-from mt4ssl_bench.training.optim import OptimConfig, build_optimizer, factor, set_rates
-from mt4ssl_bench.training.run_folder import RunFolder
+from mt4ssl_bench.training.graceful_stop import graceful_stop
+from mt4ssl_bench.training.optim import (
+    OptimConfig,
+    ParameterGroup,
+    build_optimizer,
+    factor,
+    set_rates,
+)
+from mt4ssl_bench.training.run_folder import RunFolder, State
 
 LOGGER = logging.getLogger(__name__)
 B = TypeVar("B")
-# between the seeds of an update's batches: far more than updates of any run
-SEED_STRIDE = 10_000_019
+SEED_STRIDE = 10_000_019  # between the seeds of an update's batches: more than any run has updates
 LEAST_SCALE = 1e-4  # fairseq's limit: fp16 that overflows at this scale will not recover
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitConfig:
-    """How long to train and how often to look."""
+    """Length and precision of a training, and intervals in updates."""
 
     steps: int = 400_000
     seed: int = 1
-    # batches per update and process; the gradient is a mean over all of their frames
-    accumulate: int = 1
+    accumulate: int = 1  # batches per update and process
     log_every: int = 200
     validate_every: int = 5_000
     save_every: int = 1_000
-    autocast: Literal["auto", "none", "bf16", "fp16"] = (
-        "auto"  # auto: bf16 on accelerators, none on the CPU
-    )
+    # auto: bf16 on accelerators, none (fp32) on the CPU
+    autocast: Literal["auto", "none", "bf16", "fp16"] = "auto"
     compile: bool = False  # torch.compile the encoder's layers, student and teacher
-    # compute activations again in the backward pass: less memory, a third more time
-    checkpointing: bool = False
+    checkpointing: bool = False  # recompute activations in the backward pass: less memory, slower
+
+    BOUNDS: ClassVar[Bounds] = {AT_LEAST_1: "steps accumulate log_every save_every validate_every"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepLoss:
-    """The loss of one batch, as sums, so that several batches make one exact mean."""
+    """The loss of one batch, as sums, so that several batches give an exact mean."""
 
     total: Tensor  # scalar, summed over `count`
     count: int
     sums: Mapping[str, Tensor] = field(default_factory=dict)  # logged as mean per count
     monitors: Mapping[str, Tensor] = field(default_factory=dict)  # logged as mean per batch
-    seconds: float = 0.0  # audio
-    ids: Sequence[str] = ()  # utterances, named when something is not finite
+    seconds: float = 0.0  # of audio
+    ids: Sequence[str] = ()  # utterances, for error messages
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitReport:
-    """The end of a run: `finished` is False after a polite stop; `validations` hold what validate
-    returned.
-    """
+    """The end of a run: `finished` is False after a graceful stop."""
 
     steps: int
     seconds: float
@@ -77,24 +77,23 @@ class FitReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Hooks:
-    """Where a training calls its owner.
+    """Functions of the owner that a training calls.
 
     Args:
-        after_step: completed updates, log values (only where logged) -> extra log values; may
+        after_step: Completed updates, logged values (empty if none are) -> more values to log. May
             raise TrainingError.
-        validate: completed updates -> values for the log, the same in every process.
-        diverged: number of completed updates, numbers of the parameter groups whose gradient is
-            not finite: these stay as they are in this update. Without it, such a gradient stops
-            the run before any weights move.
-        state: what the owner needs to continue, stored in the checkpoint beside the run's own.
-        restore: takes a stored checkpoint back, before the first update.
+        validate: Completed updates -> values to log, the same in every process.
+        diverged: Completed updates, numbers of the parameter groups with non-finite gradients:
+            they keep their weights in this update. Without it, such a gradient stops the run.
+        state: -> the owner's state, stored in the checkpoint beside the run's own.
+        restore: Takes the stored checkpoint, before the first update.
     """
 
     after_step: Callable[[int, Mapping[str, float]], Mapping[str, float]] | None = None
     validate: Callable[[int], dict[str, float]] | None = None
     diverged: Callable[[int, Collection[int]], None] | None = None
-    state: Callable[[], Mapping[str, Any]] = dict
-    restore: Callable[[Mapping[str, Any]], None] | None = None
+    state: Callable[[], Mapping[str, object]] = dict
+    restore: Callable[[State], None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,10 +101,9 @@ class Scaling:
     """Processes and precision of a run.
 
     Args:
-        world: the processes that share each update.
-        no_sync: holds their gradients apart until an update's last batch.
-        scaler: scales the loss, for fp16; an update whose gradient overflows is tried again on
-            the next batches.
+        world: The processes that share each update.
+        no_sync: Context in which gradients are not averaged over the processes.
+        scaler: Loss scaling for fp16; an update that overflows is tried again on the next batches.
     """
 
     world: World = ALONE
@@ -119,12 +117,13 @@ class Fit(Generic[B]):
     """One training run.
 
     Args:
-        model: what is trained and saved. batches: what it is trained on, this process's share;
-        batching.endless() makes a stream of epochs. loss: batch, completed updates, batch number
-        within the update (over all processes) -> StepLoss. optim, config: see their classes.
-        groups: parameter groups with rates of their own; default: all trainable parameters in one.
-        folder: for checkpoint and log; None keeps nothing, and takes no polite stop. hooks,
-        scaling: see their classes. title: what the progress bar says.
+        model: Is trained and saved.
+        batches: This process's share; data.batches.endless() makes a stream of epochs.
+        loss: Batch, completed updates, number of the batch in the update (over all processes) ->
+            StepLoss.
+        groups: Parameter groups with learning rates of their own; by default one of all parameters.
+        folder: For checkpoint and log; without it nothing is stored, and signals are not handled.
+        title: Names the run in messages.
     """
 
     def __init__(
@@ -135,7 +134,7 @@ class Fit(Generic[B]):
         optim: OptimConfig,
         config: FitConfig,
         *,
-        groups: list[dict[str, Any]] | None = None,
+        groups: Sequence[ParameterGroup] | None = None,
         folder: RunFolder | None = None,
         hooks: Hooks | None = None,
         scaling: Scaling | None = None,
@@ -151,29 +150,25 @@ class Fit(Generic[B]):
         self.validations: list[dict[str, float]] = []
 
     def __call__(self) -> FitReport:
-        """Train to config.steps, from the folder's checkpoint if there is one.
-
-        Nobody else trains there then.
-        """
+        """Train to config.steps, from the folder's checkpoint if there is one."""
         with self.folder.alone() if self.folder and self.world.main else nullcontext():
             self._resume()
             return self._train()
 
     def _train(self) -> FitReport:
         began, source = time.monotonic(), self.batches(self.place)
-        window = Window()
+        averages = Averages()
         with (
             progress(self.title, self.config.steps, start=self.step) as advance,
-            polite_stop() if self.folder else nullcontext(lambda: False) as stopped,
+            graceful_stop() if self.folder else nullcontext(lambda: False) as stopped,
         ):
-            while self.step < self.config.steps and not self.world.any(stopped()):
-                values = self._update(source, window)
+            while not self._ended() and not self.world.any(stopped()):
+                values = self._update(source, averages)
                 advance(1, "  ".join(f"{k} {v:.3g}" for k, v in list(values.items())[:3]))
                 due = self.step % self.config.validate_every == 0 or self._ended()
                 if self.hooks.validate and due:
-                    found = {"step": self.step, **self.hooks.validate(self.step)}
-                    self.validations.append(found)
-                    self._log(found)
+                    self.validations.append({"step": self.step, **self.hooks.validate(self.step)})
+                    self._log(self.validations[-1])
                 if self.folder and self.folder.due(
                     self.step, every=self.config.save_every, last=self._ended()
                 ):
@@ -190,48 +185,46 @@ class Fit(Generic[B]):
     def _ended(self) -> bool:
         return self.step >= self.config.steps
 
-    def _update(self, source: Iterator[tuple[Place, B]], window: Window) -> dict[str, float]:
-        """Make one update; returns log values on the steps that log, else nothing."""
+    def _update(self, source: Iterator[tuple[Place, B]], averages: Averages) -> dict[str, float]:
+        """Make one update; return the logged values, or nothing if this update is not logged."""
         set_rates(self.optimizer, factor(self.step, self.config.steps, self.optim))
-        while not self._move(self._backward(source, window)):
-            pass
+        while not self._step(self._backward(source, averages)):
+            pass  # fp16 overflowed: the next batches, at a smaller loss scale
         self.step += 1
         values = {}
         if self.step % self.config.log_every == 0 or self.step == 1 or self._ended():
-            values = {**window.take(self.world), "lr": self.optimizer.param_groups[0]["lr"]}
+            values = {**averages.take(self.world), "lr": self.optimizer.param_groups[0]["lr"]}
         extra = self.hooks.after_step(self.step, values) if self.hooks.after_step else {}
         if values:
             values.update(extra)
             self._log({"step": self.step, "epoch": self.place.epoch, **values})
         return values
 
-    def _backward(self, source: Iterator[tuple[Place, B]], window: Window) -> list[StepLoss]:
-        """Add up the gradients of this process's batches of one update.
-
-        Returns their losses without graphs.
-        """
+    def _backward(self, source: Iterator[tuple[Place, B]], averages: Averages) -> list[StepLoss]:
+        """Sum up the gradients of this process's batches; return their losses, detached."""
         parts, last = [], self.config.accumulate - 1
         for micro in range(self.config.accumulate):
+            # the number of the batch in the update is the same for any number of processes, and so
+            # dropout does not depend on it, nor on where a run was resumed
             number = micro * self.world.size + self.world.rank
-            # dropout depends on the update and the batch alone: resuming is exact, and any number
-            # of processes agree
             seed_all(self.config.seed + self.step + SEED_STRIDE * number)
-            with window.waiting():
+            with averages.waiting():
                 self.place, batch = next(source)
             with nullcontext() if micro == last else self.no_sync():
                 part = self.loss(batch, self.step, number)
                 self.scaler.scale(part.total).backward()  # type: ignore[no-untyped-call]
-            window.add(part.sums, part.monitors, part.count, part.seconds)
+            averages.add(part.sums, part.monitors, part.count, part.seconds)
             parts.append(StepLoss(total=part.total.detach(), count=part.count, ids=part.ids))
         return parts
 
-    def _move(self, parts: Sequence[StepLoss]) -> bool:
-        """Scale the gradients to a mean per count over all processes, clip them, and move the
-        parameters.
+    def _step(self, parts: Sequence[StepLoss]) -> bool:
+        """Turn the summed gradients into means, clip them, and update the weights.
 
-        Returns False, with nothing moved, where fp16 has overflowed. Raises TrainingError, in every
-        process, for a loss or gradient that is not finite otherwise, unless the owner takes groups
-        that diverge.
+        Returns:
+            Whether the weights were updated; they are not if fp16 has overflowed.
+
+        Raises:
+            TrainingError: In every process, for a loss or gradient that is not finite otherwise.
         """
         self.scaler.unscale_(self.optimizer)
         groups = [
@@ -240,13 +233,15 @@ class Fit(Generic[B]):
         ]
         losses, norms = _to_host(parts, groups)
         count = self._check(parts, losses, norms)
-        scale = self.world.size / max(count, 1)  # the processes' gradients come as their mean
+        # losses are sums over frames, and DistributedDataParallel has divided their gradients by
+        # the number of processes: this makes one mean over the frames of all batches
+        scale = self.world.size / max(count, 1)
         for grads, norm in zip(groups, norms, strict=True):
             if grads and (math.isfinite(norm) or self.scaler.is_enabled()):
                 torch._foreach_mul_(grads, scale * self._shrink(norm * scale))
         before = self.scaler.get_scale()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        self.scaler.step(self.optimizer)  # skips the update if a gradient has overflowed,
+        self.scaler.update()  # and then halves the scale
         self.optimizer.zero_grad(set_to_none=True)
         if self.scaler.get_scale() < LEAST_SCALE:
             raise TrainingError(
@@ -262,12 +257,13 @@ class Fit(Generic[B]):
     def _check(
         self, parts: Sequence[StepLoss], losses: Sequence[float], norms: Sequence[float]
     ) -> float:
-        """Return the count of all processes' losses.
+        """Return the count of all processes' losses, before any weight is updated.
 
-        Raises TrainingError in all of them for one that is not finite.
+        Raises:
+            TrainingError: In every process, if a loss or gradient of any is not finite.
         """
         broken = [number for number, norm in enumerate(norms) if not math.isfinite(norm)]
-        if self.scaler.is_enabled():  # it skips an update whose gradient overflows
+        if self.scaler.is_enabled():
             broken = []
         elif broken and self.hooks.diverged:
             self.hooks.diverged(self.step, broken)
@@ -276,31 +272,31 @@ class Fit(Generic[B]):
                     parameter.grad = None
             broken = []
         bad = bool(broken) or not all(map(math.isfinite, losses))
-        count, bad_somewhere = self.world.sum(sum(part.count for part in parts), bad)
-        if bad_somewhere:
-            self._refuse(parts, losses)
+        count, bad_processes = self.world.sum(sum(part.count for part in parts), bad)
+        if bad_processes:
+            own = [(loss, part.ids) for loss, part in zip(losses, parts, strict=True)]
+            raise self._error([part for share in self.world.gather(own) for part in share])
         return count
 
-    def _refuse(self, parts: Sequence[StepLoss], losses: Sequence[float]) -> None:
-        mine = [(loss, part.ids) for loss, part in zip(losses, parts, strict=True)]
-        every = [found for share in self.world.gather(mine) for found in share]
-        broken = [found for found in every if not math.isfinite(found[0])]
-        what = f"the loss is {broken[0][0]}" if broken else "the gradient is not finite"
-        names = ", ".join(name for _, ids in broken or every for name in ids)
-        raise TrainingError(
-            f"{self.title}: {what} at update "
-            f"{self.step}{', utterances ' + names if names else ''}; the last checkpoint stays; a "
-            "lower optim.lr or optim.clip_norm=1 may help"
+    def _error(self, parts: Sequence[tuple[float, Sequence[str]]]) -> TrainingError:
+        """Return the error for an update, from its losses and their utterances."""
+        broken = [(loss, ids) for loss, ids in parts if not math.isfinite(loss)]
+        reason = f"the loss is {broken[0][0]}" if broken else "the gradient is not finite"
+        names = ", ".join(name for _, ids in broken or parts for name in ids)
+        return TrainingError(
+            f"{self.title}: {reason} at update {self.step}"
+            f"{', utterances ' + names if names else ''}; the last checkpoint stays; a lower "
+            "optim.lr or optim.clip_norm=1 may help"
         )
 
     def _log(self, values: Mapping[str, float]) -> None:
-        if self.folder is not None and self.world.main:
+        if self.folder and self.world.main:
             self.folder.log(values)
 
     def _save(self) -> None:
-        if self.folder is None or not self.world.main:
+        if not self.folder or not self.world.main:
             return
-        state = {
+        state: State = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
@@ -308,20 +304,18 @@ class Fit(Generic[B]):
             "position": self.place.position,
             "validations": self.validations,
             "scaler": self.scaler.state_dict(),
-            "shares": self._shares(),
+            "shares": [self.world.size, self.config.accumulate],
         }
         self.folder.save({**state, **self.hooks.state()})
 
-    def _shares(self) -> list[int]:
-        return [self.world.size, self.config.accumulate]
-
     def _resume(self) -> None:
-        if self.folder is None:
+        if not self.folder:
             return
         with self.folder.continuing():
-            stored = self.folder.load()
-            if stored is not None:
-                self._load(stored, self.folder)
+            if stored := self.folder.load(self.model, self.optimizer):
+                self._restore(stored)
+                done, folder = f"{self.step} of {self.config.steps}", self.folder.path
+                LOGGER.info("%s: continuing from update %s", folder, done)
         if self.world.main:
             self.folder.begin(self.step)
         steps = self.world.gather(self.step)
@@ -331,14 +325,7 @@ class Fit(Generic[B]):
                 "--out must be one folder, seen by all machines"
             )
 
-    def _load(self, stored: Mapping[str, Any], folder: RunFolder) -> None:
-        """Take a stored state.
-
-        Raises CheckpointError, with nothing taken, if it is of another model.
-        """
-        changed = _misfit(stored["model"], self.model) or _resized(stored, self.optimizer)
-        if changed:
-            raise folder.error(f"holds a run of another model ({changed})", "choose another --out")
+    def _restore(self, stored: State) -> None:
         if self.hooks.restore:
             self.hooks.restore(stored)
         self.model.load_state_dict(stored["model"])
@@ -346,22 +333,18 @@ class Fit(Generic[B]):
         self.scaler.load_state_dict(stored["scaler"])
         self.step, self.place = stored["step"], Place(stored["epoch"], stored["position"])
         self.validations = list(stored["validations"])
-        LOGGER.info(
-            "%s: continuing from update %d of %d", folder.path, self.step, self.config.steps
-        )
-        if stored["shares"] != self._shares():
+        shares = [self.world.size, self.config.accumulate]
+        if stored["shares"] != shares:
             LOGGER.info(
                 "processes x fit.accumulate: %d x %d before update %d, %d x %d from here on",
                 *stored["shares"],
                 self.step,
-                *self._shares(),
+                *shares,
             )
 
 
 def seed_all(seed: int) -> None:
-    """Seed the generators that a model may draw from in its forward pass, other people's models
-    included.
-    """
+    """Seed every generator that a model may draw from in its forward pass."""
     torch.manual_seed(seed)
     # s3prl's models drop layers by the global generator
     np.random.seed(seed % 2**32)  # noqa: NPY002
@@ -371,29 +354,8 @@ def seed_all(seed: int) -> None:
 def _to_host(
     parts: Sequence[StepLoss], groups: Sequence[Sequence[Tensor]]
 ) -> tuple[list[float], list[float]]:
-    """Return the losses, and each group's gradient norm (0 where it has none): the update's one
-    wait.
-    """
+    """Return losses and gradient norms by group (0 if it has none), waiting for the device once."""
     sizes = {n: nn.utils.get_total_norm(grads) for n, grads in enumerate(groups) if grads}
     values = torch.stack([*(part.total.float() for part in parts), *sizes.values()]).tolist()
     norms = dict(zip(sizes, values[len(parts) :], strict=True))
     return values[: len(parts)], [norms.get(number, 0.0) for number in range(len(groups))]
-
-
-def _misfit(stored: Mapping[str, Tensor], model: nn.Module) -> str | None:
-    """Name the first weight that a stored model and this one do not share."""
-    ours = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
-    theirs = {name: list(tensor.shape) for name, tensor in stored.items()}
-    for name in sorted({*ours, *theirs}):
-        there, here = theirs.get(name, "none"), ours.get(name, "none")
-        if there != here:
-            return f"{name}: {there} there, {here} here"
-    return None
-
-
-def _resized(stored: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> str | None:
-    ours, theirs = (
-        [len(group["params"]) for group in state["param_groups"]]
-        for state in (optimizer.state_dict(), stored["optimizer"])
-    )
-    return None if ours == theirs else f"parameters by group: {theirs} there, {ours} here"

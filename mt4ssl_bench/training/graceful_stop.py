@@ -1,4 +1,4 @@
-"""The polite stop: the first Ctrl-C or SIGTERM asks, the same one again interrupts at once."""
+"""Graceful stop: the first Ctrl-C or SIGTERM requests a stop, the same signal again interrupts."""
 
 import logging
 import os
@@ -11,33 +11,31 @@ LOGGER = logging.getLogger(__name__)
 
 
 @contextmanager
-def polite_stop() -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether a stop was asked for.
+def graceful_stop() -> Iterator[Callable[[], bool]]:
+    """Yield a function that returns True once a stop was requested.
 
-    The caller's handlers come back afterwards.
-
-    A launcher may follow a Ctrl-C with SIGTERM: only the same signal again interrupts.
+    Previous signal handlers are restored on exit.
     """
-    asked: set[int] = set()
+    requested: set[int] = set()
     owner = os.getpid()
 
-    def ask(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signal's signature
-        if (
-            os.getpid() != owner
-        ):  # a loader process: it inherits this handler, and ends with its trainer
-            return
-        if number in asked:
+    def request(number: int, _: FrameType | None) -> None:
+        if os.getpid() != owner:
+            return  # a data loader process, which inherits the handler, ends with its trainer
+        if number in requested:  # not just any second signal: launchers send SIGTERM after Ctrl-C
             raise KeyboardInterrupt
-        if not asked:
-            LOGGER.info("stopping after this update; once more to stop at once")
-        asked.add(number)
+        if not requested:
+            LOGGER.info(
+                "stopping after this update; repeat the signal (Ctrl-C) to stop immediately"
+            )
+        requested.add(number)
 
     try:
-        previous = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: signals are somebody else's there
+        previous = {s: signal.signal(s, request) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # only the main thread may set handlers
         previous = {}
     try:
-        yield lambda: bool(asked)
+        yield lambda: bool(requested)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -1,46 +1,51 @@
-"""Optimiser and learning-rate schedules: a schedule is a factor that depends on the update
-alone.
-"""
+"""AdamW and learning-rate schedules; a schedule is a factor that depends only on the update."""
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import ClassVar, Literal, NotRequired, TypedDict
 
 import torch
+from torch import nn
+
+from mt4ssl_bench.config import NOT_NEGATIVE, POSITIVE, SHARES, Bounds
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW with a tri-stage schedule (MT4SSL, section 8 of the paper's configuration) or a
-    constant rate.
-    """
+    """AdamW, with a constant rate or the tri-stage schedule of the published MT4SSL."""
 
     lr: float = 5e-4
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-6
     weight_decay: float = 0.01  # decoupled, on every parameter as published
     schedule: Literal["tri_stage", "constant"] = "tri_stage"
-    phases: tuple[float, float, float] = (
-        0.03,
-        0.9,
-        0.07,
-    )  # warm-up, hold, decay, as shares of all updates
-    init_scale: float = 0.01  # the first update's rate, relative to lr
-    final_scale: float = 0.01  # the last one's
-    clip_norm: float = 0.0  # gradient norm per parameter group; 0 does not clip
+    phases: tuple[float, float, float] = (0.03, 0.9, 0.07)  # warm-up, hold, decay: shares of steps
+    init_scale: float = 0.01  # rate of the first update, relative to lr
+    final_scale: float = 0.01  # rate of the last update, relative to lr
+    clip_norm: float = 0.0  # maximal gradient norm of a parameter group; 0 does not clip
+
+    BOUNDS: ClassVar[Bounds] = {
+        POSITIVE: "lr eps",
+        NOT_NEGATIVE: "weight_decay clip_norm init_scale final_scale",
+        SHARES: "phases",
+    }
 
 
-def build_optimizer(groups: Iterable[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
-    """Return AdamW over groups {"params": ..., "lr": ... (optional)}.
+class ParameterGroup(TypedDict):
+    """Parameters of one learning rate; without `lr`, it is OptimConfig's."""
 
-    Each keeps its own rate as "base_lr".
-    """
-    prepared = [{"lr": config.lr, **group} for group in groups]
-    for group in prepared:
-        group["base_lr"] = group["lr"]
+    params: list[nn.Parameter]
+    lr: NotRequired[float]
+
+
+def build_optimizer(groups: Iterable[ParameterGroup], config: OptimConfig) -> torch.optim.Optimizer:
+    """Return AdamW over parameter groups; each keeps its own rate as "base_lr"."""
     return torch.optim.AdamW(
-        prepared,
+        [
+            {"params": group["params"], "lr": (lr := group.get("lr", config.lr)), "base_lr": lr}
+            for group in groups
+        ],
         lr=config.lr,
         betas=config.betas,
         eps=config.eps,
@@ -50,11 +55,10 @@ def build_optimizer(groups: Iterable[dict[str, Any]], config: OptimConfig) -> to
 
 
 def factor(step: int, steps: int, config: OptimConfig) -> float:
-    """Return the rate, relative to lr, of the update made after `step` completed ones out of
-    `steps`.
+    """Return the learning rate, relative to lr, of the update after `step` completed ones.
 
-    Tri-stage: linear from init_scale to 1, hold, then exponential to final_scale; final_scale
-    afterwards.
+    Tri-stage: linear from init_scale to 1, constant, exponential to final_scale after `steps`
+    updates, and constant from then on.
     """
     if config.schedule == "constant":
         return 1.0

@@ -1,6 +1,4 @@
-"""Run folders: where a training keeps its checkpoint and log, and what of them it continues
-from.
-"""
+"""Run folders: the checkpoint and log of a training, from which it continues."""
 
 import json
 import logging
@@ -10,13 +8,15 @@ import zipfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from mt4ssl_bench import checkpoint
+from mt4ssl_bench.data.cut import Json
 from mt4ssl_bench.errors import CheckpointError, TrainingError
-from mt4ssl_bench.files import alone
+from mt4ssl_bench.files import locked
 from mt4ssl_bench.results.run_log import replace, trim, write
 
 LOGGER = logging.getLogger(__name__)
@@ -24,60 +24,78 @@ CHECKPOINT = "checkpoint.pt"
 SHARE = 0.01  # of a training's time at most goes into writing passing checkpoints
 SPEED = 1e8  # bytes per second: the guess of a disk's speed until a write has been measured
 RETRY = 600.0  # seconds after a failed write until the next one
-STATE = {"optimizer", "scaler", "step", "epoch", "position", "shares"}  # beside the model's weights
+
+
+class State(TypedDict):
+    """A training's state, beside what its owner stores with it (Hooks.state)."""
+
+    model: dict[str, Tensor]
+    optimizer: dict[str, object]
+    scaler: dict[str, object]
+    step: int
+    epoch: int
+    position: int
+    validations: list[dict[str, float]]
+    shares: list[int]  # processes, batches per update and process
 
 
 class RunFolder:
-    """A folder of one training, which is written every few updates; an error in it stops the run.
+    """The folder of one training; an error in reading or writing it stops the run.
 
     Args:
-        path: gets checkpoint.pt and log.jsonl.
-        meta: stored in the checkpoint; a folder whose meta differs is refused. Its "config" is
-            kept as config.json too.
-        free: dotted keys of `meta` that may differ.
+        path: Gets checkpoint.pt and log.jsonl, and config.json if `meta` has a "config".
+        meta: Stored in the checkpoint; a folder whose meta differs is refused.
+        free: Dotted keys of `meta` that may differ.
     """
 
     def __init__(
-        self, path: Path, meta: Mapping[str, Any] | None = None, free: Collection[str] = ()
+        self, path: Path, meta: Mapping[str, Json] | None = None, free: Collection[str] = ()
     ) -> None:
         self.path, self.meta, self.free = path, dict(meta or {}), free
         self.file = path / CHECKPOINT
 
     def alone(self) -> AbstractContextManager[None]:
         """Return a context in which no other process trains in this folder."""
-        return alone(self.path)
+        return locked(self.path)
 
     def due(self, step: int, *, every: int, last: bool) -> bool:
-        """Return whether to save after `step` updates, the `last` ones of the training or not."""
+        """Return whether to save after update `step`, which may be the `last` one."""
         return last or step % every == 0
 
-    def save(self, state: Mapping[str, Any]) -> None:
-        """Write the checkpoint, atomically; raises CheckpointError if the disk does not take it."""
-        checkpoint.save({**self.meta, **state}, self.file)
-
-    def load(self) -> dict[str, Any] | None:
-        """Return the stored state, or None if there is none.
+    def save(self, state: Mapping[str, object]) -> None:
+        """Write the checkpoint atomically.
 
         Raises:
-            CheckpointError: If it is damaged, of other settings, or a model without its training.
+            CheckpointError: If the file cannot be written.
+        """
+        checkpoint.save({**self.meta, **state}, self.file)
+
+    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> State | None:
+        """Return the stored state of a training of `model`, or None if there is none.
+
+        Raises:
+            CheckpointError: If it is damaged, of other settings or another model, or a model
+                without the state of its training.
         """
         if not self.file.exists():
             return None
         stored = checkpoint.load(self.file)
         if damaged := zipfile.ZipFile(self.file).testzip():  # torch verifies no checksum
             raise CheckpointError(f"{self.file}: damaged ({damaged} fails its checksum)")
-        changed = difference(self.meta, stored, self.free)
-        if changed:
+        if changed := difference(self.meta, stored, self.free):
             raise self.error(
                 f"holds a run with other settings ({changed})",
                 "choose another --out, or repeat its own",
             )
-        if missing := STATE - stored.keys():
+        if missing := State.__required_keys__ - stored.keys():
             raise self.error(
                 f"holds a model but not the state of its training ({', '.join(sorted(missing))})",
                 f"choose another --out, with init={self.path} to start from its weights",
             )
-        return stored
+        state = cast("State", stored)
+        if misfit := _misfit(state, model, optimizer):
+            raise self.error(f"holds a run of another model ({misfit})", "choose another --out")
+        return state
 
     def error(self, reason: str, advice: str) -> CheckpointError:
         """Return the error for a folder that cannot be continued."""
@@ -88,7 +106,11 @@ class RunFolder:
         return nullcontext()
 
     def log(self, values: Mapping[str, float]) -> None:
-        """Append a line to log.jsonl; raises TrainingError if the disk does not take it."""
+        """Append a line to log.jsonl.
+
+        Raises:
+            TrainingError: If the file cannot be written.
+        """
         write(self.path / "log.jsonl", values)
 
     def begin(self, step: int) -> None:
@@ -103,17 +125,17 @@ class RunFolder:
 
 
 class PassingFolder(RunFolder):
-    """A folder whose checkpoint is only there to survive a kill: its loss costs time, no result.
+    """A folder whose checkpoint serves only to continue after a kill: losing it costs time.
 
-    It is written by time, at most `SHARE` of it. If it cannot be written, a warning says so and
-    the training goes on; if it cannot be continued, a warning says why and the training begins
-    anew. Whoever trains keeps other processes out, and calls discard() in the end.
+    Writing takes at most SHARE of the training's time. If the checkpoint cannot be written, a
+    warning is logged and the training goes on. If it cannot be read, a warning is logged and the
+    training restarts. The caller keeps other processes out, and calls discard() in the end.
 
     Args:
-        size: expected bytes of the checkpoint.
+        size: Expected bytes of the checkpoint.
     """
 
-    def __init__(self, path: Path, meta: Mapping[str, Any], *, size: int) -> None:
+    def __init__(self, path: Path, meta: Mapping[str, Json], *, size: int) -> None:
         super().__init__(path, meta)
         self._began, self._spent, self._cost = time.monotonic(), 0.0, size / SPEED
         self._retry, self._mute = -math.inf, False
@@ -128,7 +150,7 @@ class PassingFolder(RunFolder):
         allowed = SHARE * (now - self._began)
         return not last and now >= self._retry and self._spent + self._cost <= allowed
 
-    def save(self, state: Mapping[str, Any]) -> None:
+    def save(self, state: Mapping[str, object]) -> None:
         """Write the checkpoint, or warn that it could not be written."""
         began = time.monotonic()
         try:
@@ -145,10 +167,7 @@ class PassingFolder(RunFolder):
         self._spent += self._cost
 
     def error(self, reason: str, advice: str) -> CheckpointError:  # noqa: ARG002 - none is needed
-        """Return the error for a folder that cannot be continued.
-
-        Continuing() makes it a warning.
-        """
+        """Return the error for a folder that cannot be continued; continuing() logs it."""
         return CheckpointError(f"{self.file}: {reason}")
 
     @contextmanager
@@ -157,7 +176,7 @@ class PassingFolder(RunFolder):
         try:
             yield
         except CheckpointError as error:
-            LOGGER.warning("%s; not continued, the training begins anew", error)
+            LOGGER.warning("%s; not continued, the training restarts", error)
 
     def log(self, values: Mapping[str, float]) -> None:
         """Append a line to log.jsonl, or warn."""
@@ -180,9 +199,7 @@ class PassingFolder(RunFolder):
 
 
 def checkpoint_bytes(parameters: Iterable[Tensor]) -> int:
-    """Return the bytes of a passing checkpoint: weights, Adam's two moments, the best weights on
-    valid.
-    """
+    """Return the bytes of a passing checkpoint: weights, Adam's two moments, best weights."""
     return 4 * sum(value.numel() * value.element_size() for value in parameters)
 
 
@@ -195,25 +212,43 @@ UNSET = "not set"  # a recipe's key that has its default
 
 
 def difference(
-    wanted: Mapping[str, Any], stored: Mapping[str, Any], free: Collection[str] = ()
+    wanted: Mapping[str, Json], stored: Mapping[str, Json], free: Collection[str] = ()
 ) -> str | None:
-    """Name the first dotted key whose stored value differs, with both values, or return None.
+    """Return the first dotted key whose stored value differs, with both values, or None.
 
-    A top-level key that `stored` lacks is of a revision that did not store it, and differs in
-    nothing.
+    Top-level keys that `stored` lacks are ignored: earlier revisions did not store them.
     """
-    found = (_differing(stored[k], wanted[k], k, free) for k in wanted if k in stored)
-    changed = next(filter(None, found), None)
-    return changed and changed.removeprefix("config.")
+    changes = (_change(stored[k], wanted[k], k, free) for k in wanted if k in stored)
+    change = next(filter(None, changes), None)
+    return change and change.removeprefix("config.")
 
 
-def _differing(old: object, new: object, name: str, free: Collection[str]) -> str | None:
+def _change(old: Json, new: Json, name: str, free: Collection[str]) -> str | None:
     if name in free or old == new:
         return None
     if isinstance(old, dict) and isinstance(new, dict):
-        found = (
-            _differing(old.get(k, UNSET), new.get(k, UNSET), f"{name}.{k}", free)
+        changes = (
+            _change(old.get(k, UNSET), new.get(k, UNSET), f"{name}.{k}", free)
             for k in sorted({*old, *new}, key=str)
         )
-        return next(filter(None, found), None)
+        return next(filter(None, changes), None)
     return f"{name}: {old} there, {new} here"
+
+
+def _misfit(stored: State, model: nn.Module, optimizer: torch.optim.Optimizer) -> str | None:
+    """Return the first weight or parameter group that differs from the stored one."""
+    own, other = model.state_dict(), stored["model"]
+    for name in sorted(own.keys() | other.keys()):
+        there, here = (
+            list(weights[name].shape) if name in weights else "none" for weights in (other, own)
+        )
+        if there != here:
+            return f"{name}: {there} there, {here} here"
+    there, here = (
+        [
+            len(group["params"])
+            for group in cast("list[dict[str, list[int]]]", state["param_groups"])
+        ]
+        for state in (stored["optimizer"], optimizer.state_dict())
+    )
+    return None if there == here else f"parameters by group: {there} there, {here} here"

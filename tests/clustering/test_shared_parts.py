@@ -51,9 +51,8 @@ class Waiting(World):
 
     meanwhile: Callable[[], None] = lambda: None
 
-    def sum(self, *values: float) -> list[float]:
+    def barrier(self) -> None:
         self.meanwhile()
-        return list(values)
 
     def parts(self, folder: Path) -> Parts:
         return Parts(folder, self)

@@ -196,9 +196,7 @@ def test_processes_share_one_endless_order_in_rounds_that_cross_epochs() -> None
         assert [batch for group in zip(*shares, strict=True) for _, batch in group] == alone
 
 
-def test_every_process_knows_the_place_after_a_round_and_any_number_of_them_goes_on_from_there() -> (
-    None
-):
+def test_any_number_of_processes_goes_on_from_the_place_after_a_round() -> None:
     order = [batch for _, batch in islice(endless(letters)(Place()), 30)]
     places = [
         [place for place, _ in islice(endless(letters, rank=r, world=4)(Place()), 3)]

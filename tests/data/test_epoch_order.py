@@ -2,7 +2,6 @@
 seconds.
 """
 
-import time
 from collections import Counter
 
 import numpy as np
@@ -74,9 +73,8 @@ def test_few_shards_are_open_at_a_time_and_their_order_changes() -> None:
     assert set.union(*first[:STREAMS]) != set.union(*opened(1)[:STREAMS])
 
 
-def test_a_million_cuts_are_put_in_order_in_seconds() -> None:
+@pytest.mark.timeout(60)  # half a second; hours if it were quadratic
+def test_a_million_cuts_are_put_in_order() -> None:
     durations = np.clip(np.random.default_rng(0).lognormal(2.0, 0.4, 1_000_000), 0.5, 30)
-    began = time.monotonic()
     batches = batches_of(durations, seconds=237.5, key=(1, 0))
-    assert time.monotonic() - began < 10  # half a second where nothing else runs
     assert sum(map(len, batches)) == 1_000_000

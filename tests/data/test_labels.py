@@ -12,6 +12,7 @@ import pytest
 import torch
 from sklearn.cluster import KMeans
 
+from builders import TOY, torchrun
 from mt4ssl_bench.clustering import shared_parts
 from mt4ssl_bench.clustering.config import OfflineConfig
 from mt4ssl_bench.clustering.kmeans import FeatureSource, joint_digest, make_labels
@@ -24,7 +25,6 @@ from mt4ssl_bench.errors import CheckpointError, ConfigError, CorpusError
 from mt4ssl_bench.features.mfcc import mfcc
 
 CONFIG = OfflineConfig(clusters=6)
-TOY = str(Path(__file__).parents[1] / "fixtures" / "toy.yaml")
 
 
 def make(corpus: Corpus, out: Path, config: OfflineConfig = CONFIG) -> LabelStore:
@@ -90,10 +90,10 @@ def test_labels_made_in_another_way_are_not_taken_for_those_that_are_asked_for(
     other = OfflineConfig(clusters=6, features=f"random:{TOY}", layer=1)
     with pytest.raises(
         ConfigError,
-        match="holds labels made in another way .6 clusters of mfcc.*choose another --out",
+        match="holds labels created with different settings .6 clusters of mfcc.*choose another --out",
     ):
         make(corpus, tmp_path / "labels", other)
-    with pytest.raises(ConfigError, match="holds labels made in another way"):
+    with pytest.raises(ConfigError, match="holds labels created with different settings"):
         make_labels([corpus], ("train",), CONFIG, out=tmp_path / "labels", seed=0)
 
 
@@ -204,15 +204,7 @@ def test_two_processes_share_the_labelling(corpus: Corpus, tmp_path: Path) -> No
         encoding="utf-8",
     )
     keys = ["kmeans", TOY, f"data.corpus={corpus.root}", "targets.offline.clusters=6"]
-    torchrun = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-    ]
-    for out, argv in ((tmp_path / "one", [sys.executable]), (tmp_path / "two", torchrun)):
+    for out, argv in ((tmp_path / "one", [sys.executable]), (tmp_path / "two", torchrun(2))):
         done = subprocess.run(
             [*argv, str(script), *keys, "--out", str(out)],
             check=True,
@@ -221,7 +213,7 @@ def test_two_processes_share_the_labelling(corpus: Corpus, tmp_path: Path) -> No
             timeout=120,
         )
         assert done.stdout.count("perplexity:") == 1
-        assert "phones: no purity or PNMI without phones in time" in done.stdout
+        assert "phones: no purity or PNMI without time-aligned phones" in done.stdout
     one, two = arrays(tmp_path / "one"), arrays(tmp_path / "two")
     assert one[0] == two[0]
     assert all(np.array_equal(a, b) for a, b in zip(one[1:], two[1:], strict=True))

@@ -101,7 +101,7 @@ def test_a_word_is_looked_up_in_whatever_way_its_characters_are_written(word: st
     assert not missing
 
 
-def test_the_words_of_a_lexicon_may_have_typographic_apostrophes_and_separate_accents(
+def test_lexicon_words_may_have_typographic_apostrophes_and_separate_accents(
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "words.txt"

@@ -5,12 +5,9 @@ What is cut short is named.
 
 import functools
 import gzip
-import http.server
 import json
-import logging
 import os
 import subprocess
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +16,7 @@ import numpy as np
 import pytest
 from lhotse import CutSet
 
+from builders import served
 from mt4ssl_bench.cli.app import app
 from mt4ssl_bench.clustering.config import OfflineConfig
 from mt4ssl_bench.corpora.shard import shard_corpus
@@ -58,15 +56,8 @@ def made(corpus: Corpus, store: LabelStore, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="module")
 def url(made: Corpus) -> Iterator[str]:
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
-    handler = functools.partial(Quiet, directory=str(made.root))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with served(made.root) as address:
+        yield address
 
 
 def utterances(batches: list[Batch]) -> dict[str, tuple[bytes, list[int]]]:
@@ -284,9 +275,7 @@ def test_a_split_that_the_labels_leave_out_is_sharded_without(
     store: LabelStore,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("mt4ssl_bench"), "propagate", True)
     cuts = {split: list(corpus.cuts(split)) for split in ("train", "valid", "test")}
     cuts |= {"sid_train": cuts["train"], "sid_test": cuts["valid"] + cuts["test"]}
     whole = write_corpus(

@@ -1,13 +1,14 @@
 """Beam search: what a language model mends, and that the search is torchaudio's."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from builders import write_arpa
 from mt4ssl_bench.downstream.config import DecodeConfig, WordDecodeConfig
-from mt4ssl_bench.downstream.heads.beam_search import BeamDecoder, read_words, tuned
+from mt4ssl_bench.downstream.heads.beam_search import BeamDecoder, tuned
+from mt4ssl_bench.downstream.heads.flashlight import read_words
 from mt4ssl_bench.downstream.heads.units import Characters, Phonemes, Pieces, Units
 from mt4ssl_bench.errors import ConfigError
 
@@ -18,7 +19,7 @@ SENTENCES = ["THE CAT SAT", "A CAT SAT", "THE HAT"]
 
 
 @pytest.fixture(scope="module")
-def arpa(tmp_path_factory: pytest.TempPathFactory, write_arpa: Callable[..., str]) -> str:
+def arpa(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_arpa(tmp_path_factory.mktemp("lm") / "words.arpa", SENTENCES)
 
 
@@ -80,9 +81,7 @@ def test_silence_is_no_word(arpa: str) -> None:
     ) == [""]
 
 
-def test_phonemes_are_searched_with_a_model_of_phonemes(
-    tmp_path: Path, write_arpa: Callable[..., str]
-) -> None:
+def test_phonemes_are_searched_with_a_model_of_phonemes(tmp_path: Path) -> None:
     units = Phonemes(["HH AE T", "K AE T"])
     lm = write_arpa(tmp_path / "phones.arpa", ["K AE T", "K AE T K AE T"])
     logits = say(units, "K AE T")

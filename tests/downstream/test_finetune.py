@@ -2,7 +2,6 @@
 
 import copy
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from builders import write_arpa
 from mt4ssl_bench import checkpoint, results
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cut import text_of
@@ -23,7 +23,8 @@ from mt4ssl_bench.downstream.training.audio_batches import Audio
 from mt4ssl_bench.downstream.training.finetune import Finetuning
 from mt4ssl_bench.downstream.training.finetuned_model import TunedHead
 from mt4ssl_bench.downstream.transcribe import Recognizer, named, transcribe
-from mt4ssl_bench.encoders.finetuning import TuneConfig, rebuild, trainable
+from mt4ssl_bench.encoders.finetuning import TuneConfig
+from mt4ssl_bench.encoders.kinds import rebuild, trainable
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.errors import (
     CheckpointError,
@@ -195,7 +196,7 @@ def test_an_interrupted_run_continues_bit_for_bit(
     monkeypatch.undo()
     again, _, _ = make(corpus, tmp_path / "broken", "steps=12", "validate_every=4")
     again.run(train, valid, "test")
-    assert (again.best, again.best_step) == (whole.best, whole.best_step)
+    assert (again.best.value, again.best.step) == (whole.best.value, whole.best.step)
     for name, tensor in weights(whole).items():
         assert tensor.equal(weights(again)[name]), name
 
@@ -231,7 +232,7 @@ def test_logits_on_valid_that_are_not_finite_end_the_rate(corpus: Corpus, tmp_pa
     )
     with pytest.raises(TrainingError, match=r"lr 0.01: logits are not finite, utterances s\d-1"):
         run.run(train, valid, "test")
-    assert not run.weights
+    assert not run.best.weights
 
 
 def test_a_score_that_is_not_a_number_is_never_the_best(
@@ -241,7 +242,7 @@ def test_a_score_that_is_not_a_number_is_never_the_best(
     monkeypatch.setattr(ASR, "measure", lambda *_: next(scores))
     run, train, valid = make(corpus, tmp_path, "steps=6", "validate_every=2")
     run.run(train, valid, "test")
-    assert (run.best, run.best_step) == (50.0, 4)
+    assert (run.best.value, run.best.step) == (50.0, 4)
 
 
 @pytest.mark.parametrize("step", [8, 12])
@@ -278,7 +279,7 @@ def test_a_run_folder_of_the_first_revisions_goes_on(
     checkpoint.save({"kind": "task", **stored}, old / "model.pt")
     again, _, _ = make(corpus, old, *keys)
     again.run(train, valid, "test")
-    assert (again.best, again.best_step) == (whole.best, whole.best_step)
+    assert (again.best.value, again.best.step) == (whole.best.value, whole.best.step)
     for name, tensor in weights(whole).items():
         assert tensor.equal(weights(again)[name]), name
 
@@ -293,7 +294,7 @@ def overfitted(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> tupl
         *["steps=300", "validate_every=100", "tune.time_prob=0", "tune.channel_prob=0"],
     )
     run.run(train[:2], train[:2], "test")
-    assert run.best == 0
+    assert run.best.value == 0
     return folder, train[:2]
 
 
@@ -406,7 +407,7 @@ def test_speakers_are_learnt_from_crops_and_hold_no_text(corpus: Corpus, tmp_pat
     run = Finetuning(task, load_upstream(TOY), lr=1e-3, folder=tmp_path, device="cpu")
     run.run(train, list(corpus.cuts("valid")), "test")
     assert set(run.decode(Audio(train, config, crop=1.0))[0]) <= {"spk0", "spk1", "spk2"}
-    with pytest.raises(CheckpointError, match="task 'speaker', which writes no text"):
+    with pytest.raises(CheckpointError, match="task 'speaker', which outputs no text"):
         Recognizer(tmp_path)
 
 
@@ -423,7 +424,7 @@ def test_the_published_settings_stand_in_the_recipes() -> None:
 
 
 def test_a_language_model_adds_a_column_and_trains_nothing_again(
-    corpus: Corpus, tmp_path: Path, write_arpa: Callable[..., str]
+    corpus: Corpus, tmp_path: Path
 ) -> None:
     pytest.importorskip(
         "flashlight.lib.text", reason="flashlight-text has no wheel for this Python"

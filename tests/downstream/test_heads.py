@@ -17,14 +17,14 @@ LENGTHS = torch.tensor([7, 4])
 
 def features() -> torch.Tensor:
     torch.manual_seed(0)
-    return torch.randn(2, 7, 3, 4)  # (B, T, L, D)
+    return torch.randn(3, 2, 7, 4)  # (L, B, T, D)
 
 
 def test_the_weighted_sum_starts_as_the_mean_of_the_layers() -> None:
     x = features()
-    torch.testing.assert_close(WeightedSum(3, layer_norm=False)(x), x.mean(2))
+    torch.testing.assert_close(WeightedSum(3, layer_norm=False)(x), x.mean(0))
     normed = WeightedSum(3, layer_norm=True)(x)
-    torch.testing.assert_close(normed, nn.functional.layer_norm(x, (4,)).mean(2))
+    torch.testing.assert_close(normed, nn.functional.layer_norm(x, (4,)).mean(0))
 
 
 def test_the_linear_head_has_no_non_linearity() -> None:
@@ -37,7 +37,9 @@ def test_the_linear_head_has_no_non_linearity() -> None:
 def test_pooling_stored_means_equals_pooling_frames() -> None:
     head, x = PooledHead(3, 4, 5, CONFIG), features()
     frames, _ = head(x, LENGTHS)
-    means = torch.stack([x[b, :n].mean(0) for b, n in enumerate(LENGTHS.tolist())])[:, None]
+    means = torch.stack([x[:, b, :n].mean(1) for b, n in enumerate(LENGTHS.tolist())], 1)[
+        :, :, None
+    ]
     pooled, _ = head(means, torch.ones(2, dtype=torch.long))
     torch.testing.assert_close(frames, pooled)
 

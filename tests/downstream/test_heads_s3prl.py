@@ -31,15 +31,15 @@ def s3prl() -> Any:
 
 @pytest.fixture(params=[False, True], ids=["plain", "layer_norm"])
 def case(request: pytest.FixtureRequest, s3prl: Any) -> tuple[Tensor, Tensor, RecurrentHeadConfig]:
-    """Features (B, T, L, D), s3prl's weighted sum of them, and the config that asks for the same."""
+    """Features (L, B, T, D), s3prl's weighted sum of them, and the config that asks for the same."""
     torch.manual_seed(0)
-    features = torch.randn(3, int(LENGTHS.max()), LAYERS, DIM)
+    features = torch.randn(LAYERS, 3, int(LENGTHS.max()), DIM)
     upstream = SimpleNamespace(
         hidden_sizes=[DIM] * LAYERS, downsample_rates=[320] * LAYERS, num_layers=LAYERS
     )
     featurizer = s3prl.Featurizer(upstream, normalize=request.param)
     featurizer.weights.data = scores()
-    summed, _ = featurizer(list(features.unbind(2)), [LENGTHS] * LAYERS)
+    summed, _ = featurizer(list(features), [LENGTHS] * LAYERS)
     norm = RecurrentHeadConfig(
         projection=16, hidden=10, lstm_layers=2, dropout=0.2, layer_norm=request.param
     )

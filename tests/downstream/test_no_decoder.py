@@ -10,7 +10,7 @@ import pytest
 from mt4ssl_bench.cli.app import main
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.downstream.config import DecodeConfig
-from mt4ssl_bench.downstream.heads import beam_search
+from mt4ssl_bench.downstream.heads import flashlight
 from mt4ssl_bench.errors import ConfigError
 
 DATA = Path(__file__).parents[1] / "fixtures"
@@ -29,10 +29,10 @@ def test_the_way_out_depends_on_the_python(
     monkeypatch: pytest.MonkeyPatch, python: tuple[int, int, int], message: str
 ) -> None:
     monkeypatch.setitem(sys.modules, "flashlight.lib.text", None)
-    monkeypatch.setattr(beam_search.sys, "version_info", python)
+    monkeypatch.setattr(flashlight.sys, "version_info", python)
     with pytest.raises(ConfigError, match=message):
-        beam_search.check_decoder(DecodeConfig(lm="any.arpa"))
-    beam_search.check_decoder(DecodeConfig())  # nothing is asked for without a language model
+        flashlight.check_decoder(DecodeConfig(lm="any.arpa"))
+    flashlight.check_decoder(DecodeConfig())  # nothing is asked for without a language model
 
 
 def test_evaluate_refuses_it_before_any_feature(

@@ -14,20 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from torch import Tensor
 
+from builders import write_arpa
+from fakes import Mirrored
 from mt4ssl_bench.data.corpus import Corpus
+from mt4ssl_bench.downstream.clock import Clock
 from mt4ssl_bench.downstream.config import TaskConfig
-from mt4ssl_bench.downstream.plan import ROLES, Job, plan
+from mt4ssl_bench.downstream.job import ROLES, Fold, Job
+from mt4ssl_bench.downstream.plan import plan
 from mt4ssl_bench.downstream.task import TASKS
 from mt4ssl_bench.downstream.tasks.asr import ASRConfig
 from mt4ssl_bench.downstream.tasks.phoneme import PhonemeConfig
 from mt4ssl_bench.downstream.training.finetune import train_finetuned
 from mt4ssl_bench.downstream.training.frozen import train_frozen
-from mt4ssl_bench.downstream.write_record import Clock
 from mt4ssl_bench.encoders.load import load_upstream
-from mt4ssl_bench.encoders.protocol import Features, Upstream
+from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.features.store import FeatureStore
 from mt4ssl_bench.settings import keys_of
 
@@ -126,18 +128,6 @@ TRAINED = [case for case in RECIPES if case[1] == "frozen" or case[0] == "asr"] 
 QUIET = {"frozen": {"patience"}, "finetune": {"validate_every"}}
 
 
-class Spectrum:
-    """Log magnitudes of 20 ms windows, and the same once more, halved."""
-
-    name, num_layers, dim, stride, parameters = "spectrum", 2, 32, 320, 0
-    fingerprint = "spectrum"
-
-    def extract(self, waveforms: Tensor, lengths: Tensor) -> Features:
-        frames = waveforms[:, : waveforms.shape[1] // 320 * 320].unflatten(1, (-1, 320))
-        x = (torch.fft.rfft(frames).abs()[..., :64].unflatten(-1, (32, 2)).mean(-1) + 0.1).log()
-        return Features(torch.stack([x, x.flip(-1) / 2]), lengths // 320)
-
-
 class Lab:
     """Trains a job on the tones and returns all that its answers are, to the bit."""
 
@@ -151,7 +141,7 @@ class Lab:
         self.files["LEXICON"].write_text("LOW L OW1\nMID M IY1 D\nHIGH HH AY1\n")
         arpa(self.files["WORDS.ARPA"], ["LOW MID HIGH", "MID LOW", "HIGH HIGH LOW"])
         arpa(self.files["PHONES.ARPA"], ["L OW1 M OW2 D", "HH AY1 L OW1", "M OW2 D M OW2 D"])
-        self.upstreams: dict[str, Upstream] = {"frozen": Spectrum()}
+        self.upstreams: dict[str, Upstream] = {"frozen": Mirrored()}
 
     def job(self, task: str, mode: str, *keys: str) -> Job:
         base = BASE[mode] + OF_TASK[task]
@@ -173,6 +163,7 @@ class Lab:
         one.recorded = []
         cuts = {role: job.cuts(role) for role in ROLES}
         one.fit_units(cuts["train"])
+        fold = Fold(one, cuts)
         self.trained += 1
         common: dict[str, Any] = {
             "folder": self.folder / str(self.trained),
@@ -181,11 +172,11 @@ class Lab:
         }
         if mode == "finetune":
             model = self.upstreams.setdefault(mode, load_upstream(TOY))
-            trained = train_finetuned(model, job, one, cuts, **common)
+            trained = train_finetuned(model, job, fold, **common)
         else:
             store = FeatureStore(self.folder / f"store-{self.trained}", job.config.store)
             trained = train_frozen(
-                self.upstreams[mode], job, one, cuts, source="", store=store, **common
+                self.upstreams[mode], job, [fold], source="", store=store, **common
             )
         with_lm = [trained.with_lm.hypotheses, trained.with_lm.weights] if trained.with_lm else []
         last = one.recorded[-1].tolist()  # the logits of test
@@ -199,11 +190,7 @@ def _recorded(task: Any, logits: Tensor, lengths: Tensor) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def lab(
-    corpus: Corpus,
-    tmp_path_factory: pytest.TempPathFactory,
-    write_arpa: Callable[[Path, list[str]], str],
-) -> Lab:
+def lab(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return Lab(corpus, tmp_path_factory.mktemp("identity"), write_arpa)
 
 
@@ -251,7 +238,7 @@ def test_with_a_language_model_every_key_of_the_search_is_read(lab: Lab, task: s
     tuned, other = job("decode.tune=true"), job("decode.tune=true", *weights)
     assert lab.identity(tuned) == lab.identity(other)
     assert lab.answers(tuned) == lab.answers(other)
-    assert tuned.identity(Spectrum(), training=True).key == greedy, "the trained head is the same"
+    assert tuned.identity(Mirrored(), training=True).key == greedy, "the trained head is the same"
     lab.files[file].write_text(lab.files[file].read_text().replace("-1\t", "-1.5\t"))
     assert lab.identity(job()) != before
 

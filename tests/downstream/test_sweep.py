@@ -12,8 +12,9 @@ import torch
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.downstream.heads.ctc import CTCTask
 from mt4ssl_bench.downstream.heads.recurrent import RecurrentHead
-from mt4ssl_bench.downstream.plan import ROLES, plan
-from mt4ssl_bench.downstream.training.sweep import Split, Sweep, Trial
+from mt4ssl_bench.downstream.job import ROLES
+from mt4ssl_bench.downstream.plan import plan
+from mt4ssl_bench.downstream.training.sweep import HeadRun, Split, Sweep
 from mt4ssl_bench.errors import ConfigError, TrainingError
 from mt4ssl_bench.training.fit import Fit
 
@@ -34,12 +35,11 @@ class Noise:
 
     def batch(self, names: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         rows = [self.get(name) for name in names]
-        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor(
-            [len(row) for row in rows]
-        )
+        lengths = torch.tensor([len(row) for row in rows])
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).movedim(2, 0), lengths
 
 
-def sweep(corpus: Corpus, name: str, *keys: str) -> tuple[Sweep, Trial]:
+def sweep(corpus: Corpus, name: str, *keys: str) -> tuple[Sweep, HeadRun]:
     job = plan(str(DATA / f"toy_{name}.yaml"), corpus, ["steps=12", "validate_every=3", *keys])
     task = job.kind(job.config)
     cuts: dict[str, list[Any]] = {role: job.cuts(role) for role in ROLES}
@@ -48,7 +48,7 @@ def sweep(corpus: Corpus, name: str, *keys: str) -> tuple[Sweep, Trial]:
         Split(cuts[r], Noise(pooled=task.pooled), pooled=task.pooled, device="cpu") for r in ROLES
     ]  # type: ignore[arg-type]
     made = Sweep(task, LAYERS, DIM, device="cpu")
-    return made, made.run(splits[0], splits[1], "test")
+    return made, made.run(splits[0], splits[1])
 
 
 @pytest.mark.parametrize("name", ["phoneme", "speaker", "asr"])
@@ -56,22 +56,22 @@ def test_heads_trained_together_are_the_heads_trained_alone(corpus: Corpus, name
     rates = [1e-1, 1e-2, 1e-3]
     extra = ["head.dropout=0.2", "head.spec_augment=true"] if name == "asr" else []
     together, _ = sweep(corpus, name, f"sweep={rates}", "clip_norm=0.5", "accumulate=2", *extra)
-    for trial, lr in zip(together.trials, rates, strict=True):
+    for trial, lr in zip(together.runs, rates, strict=True):
         alone, _ = sweep(corpus, name, f"lr={lr}", "clip_norm=0.5", "accumulate=2", *extra)
-        assert [other.lr for other in alone.trials] == [lr]
-        assert alone.trials[0].best == trial.best
-        assert alone.trials[0].state is not None
+        assert [other.lr for other in alone.runs] == [lr]
+        assert alone.runs[0].best == trial.best
+        assert alone.runs[0].state is not None
         assert trial.state is not None
-        for key, value in alone.trials[0].state.items():
+        for key, value in alone.runs[0].state.items():
             torch.testing.assert_close(value, trial.state[key], atol=2e-5, rtol=1e-4)
 
 
 def test_the_gradient_of_each_head_is_clipped_by_its_own_norm(corpus: Corpus) -> None:
     clipped, _ = sweep(corpus, "phoneme", "sweep=[0.1, 0.01]", "clip_norm=1e-9", "steps=1")
     free, _ = sweep(corpus, "phoneme", "sweep=[0.1, 0.01]", "clip_norm=0", "steps=1")
-    for small, large in zip(clipped.trials, free.trials, strict=True):
+    for small, large in zip(clipped.runs, free.runs, strict=True):
         start, _ = sweep(corpus, "phoneme", "lr=1e-12", "steps=1")
-        before = start.trials[0].head.state_dict()["output.bias"]
+        before = start.runs[0].head.state_dict()["output.bias"]
         moved = [
             (trial.head.state_dict()["output.bias"] - before).norm() for trial in (small, large)
         ]
@@ -82,7 +82,7 @@ def test_the_gradient_of_each_head_is_clipped_by_its_own_norm(corpus: Corpus) ->
 
 @pytest.mark.parametrize("name", ["phoneme", "asr"])
 @pytest.mark.parametrize("clip", ["clip_norm=0", "clip_norm=1"])
-def test_a_head_whose_gradient_is_not_finite_stays_as_it_is_and_the_others_do_not_notice(
+def test_a_head_whose_gradient_is_not_finite_stays_and_the_others_go_on(
     corpus: Corpus, monkeypatch: pytest.MonkeyPatch, name: str, clip: str
 ) -> None:
     rates = "sweep=[1e-2, 1e-3]"
@@ -98,14 +98,14 @@ def test_a_head_whose_gradient_is_not_finite_stays_as_it_is_and_the_others_do_no
 
     monkeypatch.setattr(Fit, "_backward", spoil)
     ill, chosen = sweep(corpus, name, rates, clip)
-    assert [trial.diverged for trial in ill.trials] == [True, False]
-    assert ill.trials[0].step <= 6
-    last = short.trials[0].head.state_dict() if short.trials[0] is not chosen else {}
-    for key, value in ill.trials[0].head.state_dict().items():
+    assert [trial.diverged for trial in ill.runs] == [True, False]
+    assert ill.runs[0].step <= 6
+    last = short.runs[0].head.state_dict() if short.runs[0] is not chosen else {}
+    for key, value in ill.runs[0].head.state_dict().items():
         assert value.isfinite().all(), key
-        if ill.trials[0] is not chosen and key in last:
+        if ill.runs[0] is not chosen and key in last:
             assert value.equal(last[key])
-    assert ill.trials[1].best == well.trials[1].best
+    assert ill.runs[1].best == well.runs[1].best
 
 
 def test_a_head_whose_logits_are_not_finite_on_valid_has_diverged(
@@ -114,16 +114,16 @@ def test_a_head_whose_logits_are_not_finite_on_valid_has_diverged(
     run = Sweep._fit
 
     def spoil(self: Sweep, *arguments: Any) -> Any:
-        self.trials[1].head.register_forward_hook(
+        self.runs[1].head.register_forward_hook(
             lambda head, _, out: out if head.training else (out[0] * float("inf"), out[1])
         )
         return run(self, *arguments)
 
     monkeypatch.setattr(Sweep, "_fit", spoil)
     made, chosen = sweep(corpus, "asr", "sweep=[1e-2, 1e-3]")
-    assert [trial.diverged for trial in made.trials] == [False, True]
-    assert made.trials[1].state is None
-    assert chosen is made.trials[0]
+    assert [trial.diverged for trial in made.runs] == [False, True]
+    assert made.runs[1].state is None
+    assert chosen is made.runs[0]
 
 
 def test_a_score_that_is_not_a_number_is_never_the_best(
@@ -135,40 +135,40 @@ def test_a_score_that_is_not_a_number_is_never_the_best(
         "mt4ssl_bench.downstream.heads.ctc.CTCTask.measure", lambda *_: next(scores)
     )
     made, chosen = sweep(corpus, "phoneme", "sweep=[1e-2, 1e-3]")
-    assert [(trial.best, trial.step) for trial in made.trials] == [(40.0, 6), (50.0, 3)]
-    assert chosen is made.trials[0]
+    assert [(trial.best, trial.step) for trial in made.runs] == [(40.0, 6), (50.0, 3)]
+    assert chosen is made.runs[0]
     scores = iter([nan] * 8)
-    with pytest.raises(TrainingError, match="gave a finite score"):
+    with pytest.raises(TrainingError, match="failed at every learning rate"):
         sweep(corpus, "phoneme", "sweep=[1e-2, 1e-3]")
 
 
 def test_every_seed_is_trained_at_every_rate_from_weights_of_its_own(corpus: Corpus) -> None:
     made, chosen = sweep(corpus, "phoneme", "sweep=[0.1, 0.01]", "seeds=[3, 4]")
-    assert [(trial.seed, trial.lr) for trial in made.trials] == [
+    assert [(trial.seed, trial.lr) for trial in made.runs] == [
         (3, 0.1),
         (3, 0.01),
         (4, 0.1),
         (4, 0.01),
     ]
-    weights = [trial.head.state_dict()["output.weight"] for trial in made.trials]
+    weights = [trial.head.state_dict()["output.weight"] for trial in made.runs]
     assert not weights[1].allclose(weights[3], atol=1e-3)
-    assert chosen.best == min(trial.best for trial in made.trials)
+    assert chosen.best == min(trial.best for trial in made.runs)
 
 
 def test_a_head_that_waits_longer_than_its_patience_is_not_trained_further(corpus: Corpus) -> None:
     made, chosen = sweep(corpus, "speaker", "sweep=[1e-12, 1e-2]", "steps=400", "patience=2")
-    still = made.trials[0]  # nothing moves at this rate: the first validation stays the best
+    still = made.runs[0]  # nothing moves at this rate: the first validation stays the best
     assert still.step == 3
     assert still.waited == 2
-    assert all(trial.stopped for trial in made.trials), "400 updates are not needed"
+    assert all(trial.stopped for trial in made.runs), "400 updates are not needed"
     again, _ = sweep(corpus, "speaker", "lr=1e-2", "steps=400", "patience=2")
-    assert again.trials[0].step == made.trials[1].step
+    assert again.runs[0].step == made.runs[1].step
     assert chosen.waited <= 2
 
 
 def test_one_learning_rate_needs_no_sweep(corpus: Corpus) -> None:
     made, _ = sweep(corpus, "phoneme", "sweep=none", "lr=0.02", "steps=2")
-    assert [trial.lr for trial in made.trials] == [0.02]
+    assert [trial.lr for trial in made.runs] == [0.02]
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_heads_side_by_side_have_the_bits_of_heads_in_turn(
     monkeypatch.setattr("mt4ssl_bench.downstream.training.sweep.serial", lambda head: False)  # noqa: ARG005
     torch.set_num_threads(1)
     in_turn, _ = sweep(corpus, "asr", *keys)
-    for ours, expected in zip(apart.trials, in_turn.trials, strict=True):
+    for ours, expected in zip(apart.runs, in_turn.runs, strict=True):
         assert (ours.best, ours.step) == (expected.best, expected.step)
         for key, value in expected.head.state_dict().items():
             assert value.equal(ours.head.state_dict()[key]), key
@@ -252,6 +252,6 @@ def test_a_head_whose_loss_is_not_finite_leaves_those_beside_it_as_they_are(
     monkeypatch.setattr(Fit, "_backward", spoil)
     monkeypatch.setattr(RecurrentHead, "recur", head)
     ill, _ = sweep(corpus, "asr", "sweep=[1e-2, 1e-3]")
-    assert [trial.diverged for trial in ill.trials] == [True, False]
-    for key, value in well.trials[1].head.state_dict().items():
-        assert value.equal(ill.trials[1].head.state_dict()[key]), key
+    assert [trial.diverged for trial in ill.runs] == [True, False]
+    for key, value in well.runs[1].head.state_dict().items():
+        assert value.equal(ill.runs[1].head.state_dict()[key]), key

@@ -117,8 +117,8 @@ def test_a_lexicon_replaces_the_corpus_s_phones(
     file = tmp_path / "lexicon.txt"
     file.write_text("cat\tK AE1 T\ncat(2) K AE0 T\nSAT  S AE1 T\n", encoding="utf-8")
     task = Phoneme(PhonemeConfig(lexicon=str(file)))
-    assert Phoneme.reads(task.config) == "text"
-    assert Phoneme.reads(PhonemeConfig()) == "phones"
+    assert Phoneme.fields(task.config) == ("text",)
+    assert Phoneme.fields(PhonemeConfig()) == ("phones",)
     with caplog.at_level("WARNING", logger="mt4ssl_bench"):
         task.fit_units([Spoken("Cat sat"), Spoken("CAT RAN")])
     assert (

@@ -8,31 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from builders import TOY
+from fakes import USER_CLASS
 from mt4ssl_bench.cli.app import app
 from mt4ssl_bench.encoders.conformance import check, cost
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.errors import UpstreamError
 
-TOY = str(Path(__file__).parents[1] / "fixtures" / "toy.yaml")
-GOOD = '''
-import torch
-from torch import nn
-
-class Energy:
-    """Log energy of frames of 320 samples, through a fixed and a learnt map."""
-    num_layers, dim, stride = 2, 4, 320
-
-    def __init__(self, device="cpu"):
-        self.device = device
-        self.net = nn.Linear(320, 4).to(device)
-        with torch.no_grad():
-            self.net.weight.fill_(0.01); self.net.bias.zero_()
-
-    def extract(self, waveforms, lengths):
-        frames = waveforms[:, : waveforms.shape[1] // 320 * 320].unflatten(1, (-1, 320)).to(self.device)
-        energy = frames.square().mean(-1, keepdim=True).add(1e-6).log().expand(-1, -1, 4)
-        return torch.stack([energy, self.net(frames)]), lengths // 320
-'''
 BREAKS = {  # check -> (what stands in the good file, what breaks it, what the message says)
     "attributes": (
         "num_layers, dim, stride = 2, 4, 320",
@@ -50,7 +32,7 @@ BREAKS = {  # check -> (what stands in the good file, what breaks it, what the m
     "padding": (
         "frames = wave",
         "waveforms = waveforms * waveforms.shape[1]; frames = wave",
-        "alone",
+        "on its own",
     ),
 }
 
@@ -58,7 +40,7 @@ BREAKS = {  # check -> (what stands in the good file, what breaks it, what the m
 @pytest.fixture
 def mine(tmp_path: Path) -> Path:
     file = tmp_path / "mine.py"
-    file.write_text(GOOD, encoding="utf-8")
+    file.write_text(USER_CLASS, encoding="utf-8")
     return file
 
 
@@ -83,9 +65,9 @@ def test_its_fingerprint_follows_code_and_weights_and_not_the_path(
     same, code, weights = (
         tmp_path / "copy" / name for name in ("mine.py", "code.py", "weights.py")
     )
-    same.write_text(GOOD, encoding="utf-8")
-    code.write_text(GOOD.replace("1e-6", "1e-5"), encoding="utf-8")
-    weights.write_text(GOOD.replace("fill_(0.01)", "fill_(0.02)"), encoding="utf-8")
+    same.write_text(USER_CLASS, encoding="utf-8")
+    code.write_text(USER_CLASS.replace("1e-6", "1e-5"), encoding="utf-8")
+    weights.write_text(USER_CLASS.replace("fill_(0.01)", "fill_(0.02)"), encoding="utf-8")
     first, *others = (
         load_upstream(f"{file}:Energy").fingerprint for file in (mine, same, code, weights)
     )
@@ -95,8 +77,8 @@ def test_its_fingerprint_follows_code_and_weights_and_not_the_path(
 @pytest.mark.parametrize("name", list(BREAKS))
 def test_a_class_that_breaks_the_protocol_is_told_which_check(mine: Path, name: str) -> None:
     good, bad, says = BREAKS[name]
-    assert good in GOOD
-    mine.write_text(GOOD.replace(good, bad), encoding="utf-8")
+    assert good in USER_CLASS
+    mine.write_text(USER_CLASS.replace(good, bad), encoding="utf-8")
     with pytest.raises(UpstreamError, match=f"breaks the protocol: {name}: expected .*{says}"):
         load_upstream(f"{mine}:Energy")
 
@@ -114,7 +96,7 @@ def test_what_extract_returns_is_named_where_it_is_something_else(
     mine: Path, made: str, got: str
 ) -> None:
     good = "torch.stack([energy, self.net(frames)]), lengths // 320"
-    mine.write_text(GOOD.replace(good, made), encoding="utf-8")
+    mine.write_text(USER_CLASS.replace(good, made), encoding="utf-8")
     expected = (
         "shapes: expected .*layers"
         if got == "Tensor and Tensor"
@@ -126,7 +108,9 @@ def test_what_extract_returns_is_named_where_it_is_something_else(
 
 def test_sizes_may_be_numpys_integers(mine: Path) -> None:
     sizes = "num_layers, dim, stride = __import__('numpy').array([2, 4, 320])"
-    mine.write_text(GOOD.replace("num_layers, dim, stride = 2, 4, 320", sizes), encoding="utf-8")
+    mine.write_text(
+        USER_CLASS.replace("num_layers, dim, stride = 2, 4, 320", sizes), encoding="utf-8"
+    )
     assert type(load_upstream(f"{mine}:Energy").dim) is int
 
 
@@ -156,7 +140,7 @@ def test_sizes_may_be_numpys_integers(mine: Path) -> None:
 def test_a_file_without_the_class_says_so(
     mine: Path, change: tuple[str, str], name: str, says: str
 ) -> None:
-    mine.write_text(GOOD.replace(*change) if change[0] else GOOD, encoding="utf-8")
+    mine.write_text(USER_CLASS.replace(*change) if change[0] else USER_CLASS, encoding="utf-8")
     with pytest.raises(UpstreamError, match=says):
         load_upstream(f"{mine}:{name}")
 
@@ -203,7 +187,7 @@ def test_the_command_prints_every_check_and_fails_by_exit_code(
     found = json.loads(capsys.readouterr().out)
     assert [one["name"] for one in found["checks"]] == [*BREAKS, "gradients"]
     assert found["cost"]["parameters"] == 1_284
-    mine.write_text(GOOD.replace("lengths // 320", "lengths // 300"), encoding="utf-8")
+    mine.write_text(USER_CLASS.replace("lengths // 320", "lengths // 300"), encoding="utf-8")
     assert run() == 1
     said = " ".join(capsys.readouterr().err.split())
     assert "mine:Energy breaks the protocol: shapes: expected layers (2, 3, 53, 4)" in said

@@ -14,19 +14,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from builders import TOY, toy_config, toy_model, waves, write_run
 from mt4ssl_bench import checkpoint
-from mt4ssl_bench.config import load, to_dict
+from mt4ssl_bench.config import to_dict
 from mt4ssl_bench.encoders.identity import describe, imported
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import BenchError
-from mt4ssl_bench.upstream.checkpoints.checkpoint_file import KIND
 from mt4ssl_bench.upstream.checkpoints.convert import convert
 from mt4ssl_bench.upstream.checkpoints.export import to_s3prl
 from mt4ssl_bench.upstream.config import PretrainConfig
-from mt4ssl_bench.upstream.model import MT4SSL
 
-TOY = str(Path(__file__).parents[1] / "fixtures" / "toy.yaml")
 MOVES = {  # key of the pretraining config -> another value, under which features are others
     "frontend.channels": 32, "frontend.normalize": False, "encoder.layers": 3, "encoder.dim": 64, "encoder.ffn": 32,
     "encoder.heads": 4, "encoder.pos_depth": 1, "encoder.pos_kernel": 9, "encoder.pos_groups": 8,
@@ -66,24 +64,9 @@ def changed(values: dict[str, Any], key: str, value: object) -> dict[str, Any]:
     return copy
 
 
-def waves() -> tuple[Tensor, Tensor]:
-    x = 0.1 * torch.randn(2, 6_000, generator=torch.Generator().manual_seed(0)) + 0.05
-    x[1, 4_000:] = 0
-    return x, torch.tensor([6_000, 4_000])
-
-
-def write_run(folder: Path, config: dict[str, Any], state: dict[str, Tensor], **more: Any) -> Path:
-    checkpoint.save(
-        {"kind": KIND, "config": config, "model": state, **more}, folder / "checkpoint.pt"
-    )
-    return folder
-
-
 @pytest.fixture(scope="module")
 def toy() -> tuple[dict[str, Any], dict[str, Tensor]]:
-    torch.manual_seed(0)
-    config = load(PretrainConfig, TOY)
-    return to_dict(config), MT4SSL(config).state_dict()
+    return to_dict(toy_config()), toy_model().state_dict()
 
 
 def test_every_key_of_the_pretraining_config_is_known_here() -> None:
@@ -97,17 +80,19 @@ def test_a_key_changes_the_fingerprint_if_and_only_if_it_moves_features(
     key: str, toy: tuple[dict[str, Any], dict[str, Tensor]], tmp_path: Path
 ) -> None:
     config, state = toy
-    base = load_upstream(str(write_run(tmp_path / "base", config, state)))
+    base = load_upstream(str(write_run(tmp_path / "base", config=config, model=state)))
     other = changed(config, key, {**MOVES, **STAYS}[key])
     assert other != config
     student = {name: t for name, t in state.items() if not name.startswith("extractors.")}
     try:
-        upstream = load_upstream(str(write_run(tmp_path / "other", other, student)))
+        upstream = load_upstream(str(write_run(tmp_path / "other", config=other, model=student)))
     except BenchError:  # the weights have other shapes: they are others
-        torch.manual_seed(0)
-        other_state = MT4SSL(load(PretrainConfig, TOY, [f"{key}={MOVES[key]}"])).state_dict()
-        upstream = load_upstream(str(write_run(tmp_path / "new", other, other_state)))
-    before, after = base.extract(*waves()).layers, upstream.extract(*waves()).layers
+        other_state = toy_model(f"{key}={MOVES[key]}").state_dict()
+        upstream = load_upstream(str(write_run(tmp_path / "new", config=other, model=other_state)))
+    before, after = (
+        base.extract(*waves(6_000, 4_000, offset=0.05)).layers,
+        upstream.extract(*waves(6_000, 4_000, offset=0.05)).layers,
+    )
     assert (key in STAYS) == torch.equal(before, after)
     assert (key in STAYS) == (base.fingerprint == upstream.fingerprint)
 
@@ -116,7 +101,7 @@ def test_a_fingerprint_names_its_scheme_and_goes_into_file_names(
     toy: tuple[dict[str, Any], dict[str, Tensor]], tmp_path: Path
 ) -> None:
     config, state = toy
-    mark = load_upstream(str(write_run(tmp_path / "run", config, state))).fingerprint
+    mark = load_upstream(str(write_run(tmp_path / "run", config=config, model=state))).fingerprint
     scheme, _, digits = mark.partition("-")
     assert scheme == "v2"
     assert len(digits) == 16
@@ -134,11 +119,11 @@ def test_only_models_pretrained_here_were_determined_by_their_weights(
         upstream: Any = load_upstream(str(folder))
         return upstream.former, upstream.insufficient
 
-    run = write_run(tmp_path / "run", config, state, corpus_digest="c", step=6)
+    run = write_run(tmp_path / "run", config=config, model=state, corpus_digest="c", step=6)
     assert marks(run) == (old, ())
     to_s3prl(run, tmp_path / "share" / "run.pt")
     assert marks(tmp_path / "share" / "run.pt") == (old, ())
-    converted = write_run(tmp_path / "conv", config, student, source={"name": "x"})
+    converted = write_run(tmp_path / "conv", config=config, model=student, source={"name": "x"})
     assert marks(converted) == ((), old)
     random: Any = load_upstream(f"random:{TOY}")
     assert random.former == ()
@@ -179,12 +164,12 @@ def save(folder: Path, kind: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", ["Hubert", "Wav2Vec2", "WavLM"])
-def test_every_key_of_a_hugging_face_config_that_moves_features_changes_the_fingerprint(
+def test_every_hugging_face_key_that_moves_features_changes_the_fingerprint(
     kind: str, tmp_path: Path
 ) -> None:
     values = save(tmp_path / "base", kind)
     base = load_upstream(f"hf:{tmp_path / 'base'}")
-    before = base.extract(*waves()).layers
+    before = base.extract(*waves(6_000, 4_000, offset=0.05)).layers
     moved, refused = set(), set()
     folder = shutil.copytree(tmp_path / "base", tmp_path / "other")
     files = {"config.json": values}
@@ -197,7 +182,7 @@ def test_every_key_of_a_hugging_face_config_that_moves_features_changes_the_fing
             (folder / file).write_text(json.dumps(new), encoding="utf-8")
             try:
                 upstream = load_upstream(f"hf:{folder}")
-                after = upstream.extract(*waves()).layers
+                after = upstream.extract(*waves(6_000, 4_000, offset=0.05)).layers
             except Exception:  # noqa: BLE001 - transformers cannot build or run such a model
                 refused.add(key)
                 continue
@@ -295,7 +280,7 @@ def write_class(folder: Path, **changes: tuple[str, str]) -> Path:
 
 def mark(file: Path) -> tuple[str, Tensor]:
     upstream: Upstream = load_upstream(f"{file}:Mine")
-    return upstream.fingerprint, upstream.extract(*waves()).layers
+    return upstream.fingerprint, upstream.extract(*waves(6_000, 4_000, offset=0.05)).layers
 
 
 @pytest.mark.parametrize(

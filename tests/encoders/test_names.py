@@ -4,34 +4,20 @@ import logging
 from pathlib import Path
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
-from mt4ssl_bench import checkpoint
+from builders import recipe, write_run
 from mt4ssl_bench.cli.app import app
-from mt4ssl_bench.config import load, to_dict
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.encoders.names import split_keys
 from mt4ssl_bench.errors import CheckpointError, UpstreamError
-from mt4ssl_bench.upstream.config import PretrainConfig
-from mt4ssl_bench.upstream.model import MT4SSL
-
-DATA = Path(__file__).parents[1] / "fixtures"
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def write_run(folder: Path) -> Path:
-    config = load(PretrainConfig, str(DATA / "toy.yaml"))
-    torch.manual_seed(0)
-    payload = {"kind": "mt4ssl", "config": to_dict(config), "model": MT4SSL(config).state_dict()}
-    checkpoint.save(payload, folder / "checkpoint.pt")
-    return folder
 
 
 @pytest.mark.parametrize(
@@ -74,7 +60,7 @@ def test_a_run_with_an_equals_sign_is_evaluated(corpus: Corpus, folder: Path) ->
         "lr=2e-3",
         "steps=2",
         "--task",
-        str(DATA / "toy_phoneme.yaml"),
+        recipe("phoneme"),
     ]
     done = CliRunner().invoke(app, [*arguments, "--corpus", str(corpus.root), "--device", "cpu"])
     assert done.exit_code == 0, done.output

@@ -14,16 +14,11 @@ import soundfile
 import torch
 import yaml
 
-from mt4ssl_bench import checkpoint
-from mt4ssl_bench.config import load, to_dict
+from builders import write_run
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.encoders.s3prl_programs import _load, run
 from mt4ssl_bench.errors import ConfigError
-from mt4ssl_bench.upstream.checkpoints.checkpoint_file import KIND
-from mt4ssl_bench.upstream.config import PretrainConfig
-from mt4ssl_bench.upstream.model import MT4SSL
 
-TOY = str(Path(__file__).parents[1] / "fixtures" / "toy.yaml")
 for needed in ("pandas", "librosa", "tensorboard", "tensorboardX", "editdistance", "sed_eval"):
     pytest.importorskip(needed, reason="s3prl's programs need the [s3prl] extra")
 
@@ -57,10 +52,7 @@ def phones(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "converted_aligned_phones.txt").write_text("\n".join(labels) + "\n", encoding="utf-8")
     for name, members in splits.items():
         (folder / f"{name}_split.txt").write_text("\n".join(members) + "\n", encoding="utf-8")
-    config = load(PretrainConfig, TOY)
-    torch.manual_seed(3)
-    payload = {"kind": KIND, "config": to_dict(config), "model": MT4SSL(config).state_dict()}
-    checkpoint.save(payload, folder / "checkpoint.pt")
+    write_run(folder, seed=3)
     data = {
         "train_batch_size": 2,
         "eval_batch_size": 2,

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-import torch
 from safetensors import safe_open
 
+import builders
+from fakes import Moments
 from mt4ssl_bench.clustering.config import OfflineConfig
 from mt4ssl_bench.clustering.kmeans import make_labels
 from mt4ssl_bench.data.corpus import Corpus
@@ -23,7 +24,7 @@ from mt4ssl_bench.features import extract as job
 from mt4ssl_bench.features.extract import extract
 from mt4ssl_bench.features.forward_pass import Pass
 
-TOY = f"random:{Path(__file__).parents[1] / 'fixtures' / 'toy.yaml'}"
+TOY = f"random:{builders.TOY}"
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +66,7 @@ def test_all_layers_of_a_corpus_stand_under_its_ids(
     assert set(found) == set(expected)
     for name, row in expected.items():
         assert found[name].dtype == np.float32
-        assert np.allclose(
-            found[name], row.transpose(1, 0, 2), rtol=0, atol=1e-4 * np.abs(row).max()
-        )
+        assert np.allclose(found[name], row, rtol=0, atol=1e-4 * np.abs(row).max())
     about = json.loads(index.read_text(encoding="utf-8"))
     assert (about["layer"], about["dtype"], about["stride"], about["sample_rate"]) == (
         "all",
@@ -87,42 +86,28 @@ def test_one_layer_of_a_folder_that_was_never_prepared(
     assert set(found) == set(expected)
     for name, row in expected.items():
         assert found[name].dtype == np.float16
-        assert np.allclose(found[name], row[:, 2], rtol=2e-3, atol=2e-3)
+        assert np.allclose(found[name], row[2], rtol=2e-3, atol=2e-3)
 
 
 def test_an_interrupted_extraction_goes_on_and_computes_nothing_twice(
     corpus: Corpus,
     cuts: list[Any],
-    upstream: Upstream,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    class Watched:
-        def __init__(self, fail_at: int) -> None:
-            self.calls = self.heard = 0
-            self.fail_at = fail_at
-            for key in ("name", "num_layers", "dim", "stride", "fingerprint", "parameters"):
-                setattr(self, key, getattr(upstream, key))
-
-        def extract(self, waveforms: torch.Tensor, lengths: torch.Tensor) -> Any:
-            self.calls, self.heard = self.calls + 1, self.heard + len(waveforms)
-            if self.calls == self.fail_at:
-                raise KeyboardInterrupt
-            return upstream.extract(waveforms, lengths)
-
     monkeypatch.setattr("mt4ssl_bench.features.forward_pass.BATCH_SECONDS", 6.0)
     monkeypatch.setattr(job, "SHARD_BYTES", 1)
     out, whole = tmp_path / "out", tmp_path / "whole"
     out.mkdir()
     whole.mkdir()
-    first, second = Watched(fail_at=4), Watched(fail_at=0)
+    first, second = Moments(fail_at=2), Moments()
     with pytest.raises(KeyboardInterrupt):
         job.extract_features(first, corpus, cuts, out)
     kept = len(json.loads((out / "index.json").read_text(encoding="utf-8"))["files"])
     assert 0 < kept < len(cuts)
     found = read(job.extract_features(second, corpus, cuts, out))
-    assert second.heard == len(cuts) - kept
-    for name, row in read(job.extract_features(Watched(0), corpus, cuts, whole)).items():
+    assert second.utterances == len(cuts) - kept
+    for name, row in read(job.extract_features(Moments(), corpus, cuts, whole)).items():
         assert np.array_equal(found[name], row)
 
 

@@ -11,21 +11,16 @@ import pytest
 
 from mt4ssl_bench.errors import CheckpointError
 from mt4ssl_bench.features.file import (
-    Header,
-    Precision,
     StoredFeatures,
     Writer,
-    decode,
-    encode,
-    read_index,
-    vector_bytes,
 )
+from mt4ssl_bench.features.index import Header, read_index
+from mt4ssl_bench.features.precision import Precision, decode, encode, vector_bytes
 
 RNG = np.random.default_rng(0)
-VALUES = (RNG.standard_normal((50, 3, 96)) * np.array([0.01, 1.0, 300.0])[:, None]).astype(
-    np.float32
-)
-VALUES[7, 1] = 0  # a silent frame
+SCALES = np.array([0.01, 1.0, 300.0])[:, None, None]
+VALUES = (RNG.standard_normal((3, 50, 96)) * SCALES).astype(np.float32)  # (L, T, D)
+VALUES[1, 7] = 0  # a silent frame
 
 
 def header(precision: Precision = "fp32") -> Header:
@@ -59,7 +54,7 @@ def test_a_precision_moves_no_value_further_than_its_rounding(
     found = decode(stored, precision)
     assert found.dtype == np.float32
     assert (np.abs(found - VALUES) <= bound).all()
-    assert not found[7, 1].any()
+    assert not found[1, 7].any()
 
 
 def test_bf16_is_what_torch_makes_of_it() -> None:
@@ -72,22 +67,22 @@ def test_bf16_is_what_torch_makes_of_it() -> None:
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
 def test_what_is_written_is_what_is_read(tmp_path: Path, precision: Precision) -> None:
     file = tmp_path / "x.bin"
-    Writer(file, header(precision)).write(iter([[("a", VALUES[:20]), ("b", VALUES[20:])]]))
+    Writer(file, header(precision)).write(iter([[("a", VALUES[:, :20]), ("b", VALUES[:, 20:])]]))
     features = StoredFeatures(file, lambda _: VALUES)
     assert features.header == header(precision)
-    assert np.array_equal(features.get("b"), decode(encode(VALUES[20:], precision), precision))
+    assert np.array_equal(features.get("b"), decode(encode(VALUES[:, 20:], precision), precision))
     padded, lengths = features.batch(["b", "a"])
     assert lengths.tolist() == [30, 20]
-    assert not padded[1, 20:].any()
-    assert np.array_equal(padded[1, :20].numpy(), features.get("a"))
+    assert not padded[:, 1, 20:].any()
+    assert np.array_equal(padded[:, 1, :20].numpy(), features.get("a"))
 
 
 def interrupted(file: Path, precision: Precision = "fp32") -> None:
     """Leave the first two of three utterances."""
 
     def batches() -> Iterator[Any]:
-        yield [("a", VALUES[:20])]
-        yield [("b", VALUES[20:30])]
+        yield [("a", VALUES[:, :20])]
+        yield [("b", VALUES[:, 20:30])]
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -103,10 +98,10 @@ def test_a_journal_counts_up_to_the_first_utterance_that_is_not_sound(tmp_path: 
     file.write_bytes(stored)
     writer = Writer(file, header())
     assert writer.done == {"a"}
-    writer.write(iter([[("b", VALUES[20:30]), ("c", VALUES[30:])]]))
-    assert list(read_index(file)[1]) == ["a", "b", "c"]
+    writer.write(iter([[("b", VALUES[:, 20:30]), ("c", VALUES[:, 30:])]]))
+    assert [line.name for line in read_index(file)[1]] == ["a", "b", "c"]
     features = StoredFeatures(file, lambda _: VALUES)
-    assert np.array_equal(np.concatenate(features.rows(["a", "b", "c"])), VALUES)
+    assert np.array_equal(np.concatenate(features.rows(["a", "b", "c"]), axis=1), VALUES)
 
 
 def test_a_journal_of_another_precision_counts_for_nothing(tmp_path: Path) -> None:
@@ -118,7 +113,7 @@ def test_audio_that_changed_since_is_said_when_damage_is_mended(tmp_path: Path) 
     file = tmp_path / "x.bin"
     Writer(file, header()).write(iter([[("a", VALUES)]]))
     file.write_bytes(bytes(file.stat().st_size))
-    features = StoredFeatures(file, lambda _: VALUES[:7])
+    features = StoredFeatures(file, lambda _: VALUES[:, :7])
     with pytest.raises(
         CheckpointError, match="utterance 'a' has 7 rows now, not 50: its audio has changed"
     ):

@@ -18,53 +18,26 @@ import pytest
 import torch
 from torch import Tensor
 
+from builders import environment
+from fakes import Moments
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.encoders.protocol import Features, Upstream
 from mt4ssl_bench.errors import BenchError, UpstreamError
 from mt4ssl_bench.features.file import StoredFeatures
-from mt4ssl_bench.features.forward_pass import PROBE, Crops
+from mt4ssl_bench.features.forward_pass import Crops
 from mt4ssl_bench.features.store import GIB, FeatureStore, LiveFeatures, StoreConfig, clear, entries
 
 FP32 = StoreConfig(precision="fp32")
 WHOLE = Crops(seconds=0)
 
 
-class Fake:
-    """Two layers of (mean, largest, smallest sample) per 320 samples, the second one doubled.
-
-    Counts its passes.
-
-    The two calls that probe what padding does to it do not count.
-    """
-
-    name = "fake"
-    num_layers, dim, stride = 2, 3, 320
-    parameters = 0
-
-    def __init__(self, fingerprint: str = "f00d", *, fail_at: int = 0, spoil: float = 0.0) -> None:
-        self.fingerprint, self.fail_at, self.spoil = fingerprint, fail_at, spoil
-        self.calls = self.heard = 0
-
-    def extract(self, waveforms: Tensor, lengths: Tensor) -> Features:
-        if not set(lengths.tolist()) <= set(PROBE):
-            self.calls += 1
-            self.heard += len(waveforms)
-            if self.calls == self.fail_at:
-                raise KeyboardInterrupt
-        frames = waveforms.unfold(1, self.stride, self.stride)  # (B, T, 320)
-        first = torch.stack([frames.mean(-1), frames.amax(-1), frames.amin(-1)], dim=-1)
-        if self.spoil:
-            first[0, 0, 0] = self.spoil
-        return Features(torch.stack([first, 2 * first]), lengths // self.stride)
-
-
 def by_hand(samples: np.ndarray) -> np.ndarray:
-    """Return what Fake makes of one waveform, (T, L, D), written anew."""
+    """Return what Moments makes of one waveform, (L, T, D), written anew."""
     frames = samples[: len(samples) // 320 * 320].reshape(-1, 320)
     first = np.stack([frames.mean(1), frames.max(1), frames.min(1)], axis=1)
-    return np.stack([first, 2 * first], axis=1)
+    return np.stack([first, 2 * first])
 
 
 @pytest.fixture(scope="module")
@@ -90,31 +63,31 @@ def size(root: Path) -> int:
 
 
 def test_the_fake_is_an_upstream() -> None:
-    assert isinstance(Fake(), Upstream)
+    assert isinstance(Moments(), Upstream)
 
 
 @pytest.mark.usefixtures("small_batches")
 def test_frames_are_those_made_by_hand_whatever_the_batches(
     tmp_path: Path, cuts: list[Any]
 ) -> None:
-    upstream = Fake()
+    upstream = Moments()
     features = FeatureStore(tmp_path, FP32).frames(upstream, "d1", "train", cuts)
     assert upstream.calls > 3
     assert (len(features), features.layers, features.dim) == (18, 2, 3)
     for cut in cuts:
         expected = by_hand(audio.read(cut))
-        assert features.get(cut.id).shape == (int(cut.duration * 50), 2, 3)
+        assert features.get(cut.id).shape == (2, int(cut.duration * 50), 3)
         assert np.allclose(features.get(cut.id), expected, rtol=0, atol=1e-7)
 
 
 def test_the_second_request_costs_no_pass_even_in_another_process(
     tmp_path: Path, cuts: list[Any]
 ) -> None:
-    upstream = Fake()
+    upstream = Moments()
     first = FeatureStore(tmp_path, FP32).frames(upstream, "d1", "train", cuts)
     calls = upstream.calls
     second = FeatureStore(tmp_path, FP32).frames(upstream, "d1", "train", cuts[::-1])
-    third = FeatureStore(tmp_path, FP32).frames(Fake(fail_at=1), "d1", "train", cuts)
+    third = FeatureStore(tmp_path, FP32).frames(Moments(fail_at=1), "d1", "train", cuts)
     assert upstream.calls == calls
     for cut in cuts:
         assert np.array_equal(first.get(cut.id), second.get(cut.id))
@@ -140,32 +113,32 @@ def test_other_weights_corpora_splits_precisions_or_cuts_take_a_pass_of_their_ow
     precision: Any,
     count: int,
 ) -> None:
-    FeatureStore(tmp_path, FP32).frames(Fake(), "d1", "train", cuts)
-    other = Fake(fingerprint)
+    FeatureStore(tmp_path, FP32).frames(Moments(), "d1", "train", cuts)
+    other = Moments(fingerprint)
     features = FeatureStore(tmp_path, StoreConfig(precision=precision)).frames(
         other, digest, split, cuts[:count]
     )
-    assert other.heard == len(features) == count
+    assert other.utterances == len(features) == count
 
 
 def test_frames_and_means_and_other_crops_do_not_share_an_entry(
     tmp_path: Path, cuts: list[Any]
 ) -> None:
-    upstream, store = Fake(), FeatureStore(tmp_path, FP32)
+    upstream, store = Moments(), FeatureStore(tmp_path, FP32)
     store.frames(upstream, "d1", "train", cuts)
     for crops in (WHOLE, Crops(seconds=0.5), Crops(seconds=0.5, seed=1), Crops(seconds=0.25)):
-        before = upstream.heard
+        before = upstream.utterances
         for _ in range(2):
             store.means(upstream, "d1", "train", cuts, crops)
-        assert upstream.heard == before + 18
-    before = upstream.heard
+        assert upstream.utterances == before + 18
+    before = upstream.utterances
     store.means(upstream, "d1", "train", cuts, Crops(seconds=0.5, count=2))
-    assert upstream.heard == before + 36
+    assert upstream.utterances == before + 36
 
 
 def test_half_precision_takes_half_the_disk_and_is_near(tmp_path: Path, cuts: list[Any]) -> None:
-    full = FeatureStore(tmp_path / "32", FP32).frames(Fake(), "d1", "train", cuts)
-    half = FeatureStore(tmp_path / "16", StoreConfig()).frames(Fake(), "d1", "train", cuts)
+    full = FeatureStore(tmp_path / "32", FP32).frames(Moments(), "d1", "train", cuts)
+    half = FeatureStore(tmp_path / "16", StoreConfig()).frames(Moments(), "d1", "train", cuts)
     sizes = [next((tmp_path / kind).glob("*/*.bin")).stat().st_size for kind in ("32", "16")]
     frames = sum(int(cut.duration * 50) for cut in cuts)
     assert sizes == [frames * 2 * 3 * 4, frames * 2 * 3 * 2]
@@ -177,15 +150,15 @@ def test_half_precision_takes_half_the_disk_and_is_near(tmp_path: Path, cuts: li
 def test_a_batch_is_padded_single_precision_with_the_frames_of_each(
     tmp_path: Path, cuts: list[Any]
 ) -> None:
-    features = FeatureStore(tmp_path, StoreConfig()).frames(Fake(), "d1", "train", cuts)
+    features = FeatureStore(tmp_path, StoreConfig()).frames(Moments(), "d1", "train", cuts)
     names = [cuts[5].id, cuts[0].id, cuts[2].id]
     padded, lengths = features.batch(names)
     assert padded.dtype == torch.float32
-    assert lengths.tolist() == [len(features.get(name)) for name in names]
-    assert padded.shape == (3, max(lengths.tolist()), 2, 3)
-    for row, length, name in zip(padded, lengths, names, strict=True):
-        assert np.array_equal(row[:length].numpy(), features.get(name))
-        assert not row[length:].any()
+    assert lengths.tolist() == [features.get(name).shape[1] for name in names]
+    assert padded.shape == (2, 3, max(lengths.tolist()), 3)
+    for b, (length, name) in enumerate(zip(lengths.tolist(), names, strict=True)):
+        assert np.array_equal(padded[:, b, :length].numpy(), features.get(name))
+        assert not padded[:, b, length:].any()
 
 
 # ---- means ----
@@ -195,11 +168,11 @@ def test_a_batch_is_padded_single_precision_with_the_frames_of_each(
 def test_means_of_whole_utterances_are_the_means_of_their_frames(
     tmp_path: Path, cuts: list[Any]
 ) -> None:
-    features = FeatureStore(tmp_path, FP32).means(Fake(), "d1", "train", cuts, WHOLE)
+    features = FeatureStore(tmp_path, FP32).means(Moments(), "d1", "train", cuts, WHOLE)
     for cut in cuts:
-        expected = by_hand(audio.read(cut)).mean(0)
-        assert features.get(cut.id).shape == (1, 2, 3)
-        assert np.allclose(features.get(cut.id)[0], expected, rtol=0, atol=1e-6)
+        expected = by_hand(audio.read(cut)).mean(1)
+        assert features.get(cut.id).shape == (2, 1, 3)
+        assert np.allclose(features.get(cut.id)[:, 0], expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.usefixtures("small_batches")
@@ -207,7 +180,7 @@ def test_means_of_crops_are_the_means_of_frames_of_pieces_of_the_utterance(
     tmp_path: Path, cuts: list[Any]
 ) -> None:
     crops = Crops(seconds=0.5, count=3, seed=4)
-    features = FeatureStore(tmp_path, FP32).means(Fake(), "d1", "train", cuts, crops)
+    features = FeatureStore(tmp_path, FP32).means(Moments(), "d1", "train", cuts, crops)
     for cut in cuts[:3]:
         samples = audio.read(cut)
         # every start that a crop of 8,000 samples may have: (S, 25 frames, 320)
@@ -216,8 +189,8 @@ def test_means_of_crops_are_the_means_of_frames_of_pieces_of_the_utterance(
             1
         )  # (S, 3)
         found = features.get(cut.id)
-        assert found.shape == (3, 2, 3)
-        for mean in found:
+        assert found.shape == (2, 3, 3)
+        for mean in found.transpose(1, 0, 2):
             assert np.abs(pieces - mean[0]).max(1).min() < 1e-6
             assert np.allclose(mean[1], 2 * mean[0], rtol=0, atol=1e-6)
 
@@ -226,14 +199,14 @@ def test_crops_depend_on_seed_and_utterance_alone(tmp_path: Path, cuts: list[Any
     def crop(folder: str, seed: int, members: Sequence[Any]) -> dict[str, np.ndarray]:
         crops = Crops(seconds=0.5, count=4, seed=seed)
         features = FeatureStore(tmp_path / folder, FP32).means(
-            Fake(), "d1", "train", members, crops
+            Moments(), "d1", "train", members, crops
         )
         return {cut.id: np.array(features.get(cut.id)) for cut in members}
 
     first, again, other = crop("a", 0, cuts), crop("b", 0, cuts[3:9]), crop("c", 1, cuts)
     for cut in cuts:
         assert (
-            len({row.tobytes() for row in first[cut.id]}) >= 3
+            len({row.tobytes() for row in first[cut.id][0]}) >= 3
         )  # two of thousands of places may coincide
         assert not np.array_equal(first[cut.id], other[cut.id])
     for cut in cuts[3:9]:
@@ -244,11 +217,12 @@ def test_an_utterance_shorter_than_the_crop_is_taken_whole_every_time(
     tmp_path: Path, cuts: list[Any]
 ) -> None:
     features = FeatureStore(tmp_path, FP32).means(
-        Fake(), "d1", "train", cuts, Crops(seconds=60, count=2)
+        Moments(), "d1", "train", cuts, Crops(seconds=60, count=2)
     )
     for cut in cuts:
-        expected = by_hand(audio.read(cut)).mean(0)
-        assert np.allclose(features.get(cut.id), [expected, expected], rtol=0, atol=1e-6)
+        expected = by_hand(audio.read(cut)).mean(1, keepdims=True)
+        assert features.get(cut.id).shape == (2, 2, 3)
+        assert np.allclose(features.get(cut.id), expected, rtol=0, atol=1e-6)
 
 
 # ---- the limit ----
@@ -259,10 +233,10 @@ def need(cuts: list[Any], itemsize: int = 4) -> int:
     return int(sum(cut.duration for cut in cuts) * 50) * 2 * 3 * itemsize
 
 
-def test_features_that_never_fit_are_computed_on_the_fly_and_the_log_says_what_that_costs(
+def test_features_that_never_fit_are_computed_on_the_fly_and_the_cost_is_logged(
     tmp_path: Path, cuts: list[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    upstream = Fake()
+    upstream = Moments()
     features = FeatureStore(tmp_path, StoreConfig(limit_gb=1e-5)).frames(
         upstream, "d1", "train", cuts
     )
@@ -275,7 +249,7 @@ def test_features_that_never_fit_are_computed_on_the_fly_and_the_log_says_what_t
         f"train: features need {wanted:.3g} GiB; store.limit_gb allows 1e-05 and the disk has "
     )
     assert said.endswith(
-        f" free; they are computed on the fly: fake hears {hours:.3g} h of audio again in every "
+        f" free; they are computed on the fly: fake processes {hours:.3g} h of audio again in every "
         f"epoch, once for all learning rates; to store them: store.limit_gb={wanted * 1.05:.3g}, "
         "or another --store"
     )
@@ -291,7 +265,7 @@ def test_features_that_the_disk_does_not_hold_are_computed_on_the_fly(
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr("mt4ssl_bench.features.store.shutil.disk_usage", lambda _: usage)
     assert isinstance(
-        FeatureStore(tmp_path, FP32).frames(Fake(), "d1", "train", cuts), LiveFeatures
+        FeatureStore(tmp_path, FP32).frames(Moments(), "d1", "train", cuts), LiveFeatures
     )
     assert "the disk has 9.31e-07 free" in caplog.text
 
@@ -304,27 +278,27 @@ def test_features_on_the_fly_are_the_stored_ones_at_one_pass_per_batch(
         "mt4ssl_bench.features.forward_pass.BATCH_SECONDS", 80.0
     )  # all four utterances fit into one batch
 
-    def get(limit_gb: float, upstream: Fake) -> Any:
+    def get(limit_gb: float, upstream: Moments) -> Any:
         store = FeatureStore(
             tmp_path / str(limit_gb), StoreConfig(precision="fp32", limit_gb=limit_gb)
         )
         arguments = (upstream, "d1", "train", cuts)
         return store.means(*arguments, crops) if crops else store.frames(*arguments)
 
-    upstream = Fake()
-    stored, live = get(1, Fake()), get(0, upstream)
+    upstream = Moments()
+    stored, live = get(1, Moments()), get(0, upstream)
     assert (live.layers, live.dim) == (stored.layers, stored.dim)
     names = [cuts[i].id for i in (7, 0, 3, 11)]
     for expected, found in zip(stored.batch(names), live.batch(names), strict=True):
         assert torch.allclose(expected, found, rtol=0, atol=1e-7)
-    assert (upstream.calls, upstream.heard) == (1, 4 * (crops.count if crops else 1))
+    assert (upstream.calls, upstream.utterances) == (1, 4 * (crops.count if crops else 1))
     assert np.allclose(stored.get(names[1]), live.get(names[1]), rtol=0, atol=1e-7)
 
 
 def fill(root: Path, cuts: list[Any], names: Sequence[str]) -> None:
     """Store an entry for each fingerprint, the first one unused for longest."""
     for age, name in enumerate(names):
-        FeatureStore(root, FP32).frames(Fake(name), "d1", "train", cuts, corpus="tones")
+        FeatureStore(root, FP32).frames(Moments(name), "d1", "train", cuts, corpus="tones")
         os.utime(next((root / f"{name}-d1-fp32").glob("*.index")), (1_000 + age, 1_000 + age))
 
 
@@ -337,15 +311,15 @@ def test_the_entries_unused_for_longest_go_first_and_only_as_many_as_must(
 ) -> None:
     fill(tmp_path, cuts, ["a", "b", "c"])
     limit = StoreConfig(precision="fp32", limit_gb=(size(tmp_path) + 1_000) / GIB)
-    FeatureStore(tmp_path, limit).frames(Fake("new"), "d1", "train", cuts)
+    FeatureStore(tmp_path, limit).frames(Moments("new"), "d1", "train", cuts)
     assert kept(tmp_path) == {"b", "c", "new"}
 
 
 def test_using_an_entry_makes_it_young_again(tmp_path: Path, cuts: list[Any]) -> None:
     fill(tmp_path, cuts, ["a", "b", "c"])
     limit = StoreConfig(precision="fp32", limit_gb=(size(tmp_path) + 1_000) / GIB)
-    FeatureStore(tmp_path, limit).frames(Fake("a", fail_at=1), "d1", "train", cuts)
-    FeatureStore(tmp_path, limit).frames(Fake("new"), "d1", "train", cuts)
+    FeatureStore(tmp_path, limit).frames(Moments("a", fail_at=1), "d1", "train", cuts)
+    FeatureStore(tmp_path, limit).frames(Moments("new"), "d1", "train", cuts)
     assert kept(tmp_path) == {"a", "c", "new"}
 
 
@@ -357,7 +331,7 @@ def test_room_that_older_entries_take_counts_as_free(
         "mt4ssl_bench.features.store.shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})
     )
     limit = StoreConfig(precision="fp32", limit_gb=(size(tmp_path) + 1_000) / GIB)
-    FeatureStore(tmp_path, limit).frames(Fake("new"), "d1", "train", cuts)
+    FeatureStore(tmp_path, limit).frames(Moments("new"), "d1", "train", cuts)
     assert kept(tmp_path) == {"new"}
 
 
@@ -367,7 +341,7 @@ def test_nothing_is_deleted_for_features_that_will_not_fit_all_the_same(
     fill(tmp_path, cuts[:6], ["a", "b"])
     limit = StoreConfig(precision="fp32", limit_gb=need(cuts) * 0.9 / GIB)
     assert isinstance(
-        FeatureStore(tmp_path, limit).frames(Fake("new"), "d1", "train", cuts), LiveFeatures
+        FeatureStore(tmp_path, limit).frames(Moments("new"), "d1", "train", cuts), LiveFeatures
     )
     assert kept(tmp_path) == {"a", "b"}
 
@@ -378,7 +352,7 @@ def test_features_of_the_same_model_and_corpus_are_never_deleted_for_one_another
     fill(tmp_path, cuts, ["a"])
     limit = StoreConfig(precision="fp32", limit_gb=size(tmp_path) * 1.5 / GIB)
     assert isinstance(
-        FeatureStore(tmp_path, limit).frames(Fake("a"), "d1", "valid", cuts), LiveFeatures
+        FeatureStore(tmp_path, limit).frames(Moments("a"), "d1", "valid", cuts), LiveFeatures
     )
     assert [name.split(".")[0] for name in files(tmp_path)] == ["train", "train"]
 
@@ -393,7 +367,7 @@ def test_a_broken_layer_is_named_and_no_precision_is_advised(
     message = r"hidden state 0 of 0-1: the largest finite one is 3e\+37 .1 more"
     with pytest.raises(UpstreamError, match=message) as error:
         FeatureStore(tmp_path, StoreConfig(precision=precision)).frames(
-            Fake(spoil=3e37), "d1", "train", cuts
+            Moments(spoil=3e37), "d1", "train", cuts
         )
     assert "bf16" not in str(error.value)
 
@@ -402,8 +376,8 @@ def test_entries_of_an_earlier_fingerprint_are_used_only_where_it_was_sufficient
     tmp_path: Path, cuts: list[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     store = FeatureStore(tmp_path, FP32)
-    store.frames(Fake("old"), "d1", "train", cuts)
-    same, other = Fake("v2-new"), Fake("v2-other")
+    store.frames(Moments("old"), "d1", "train", cuts)
+    same, other = Moments("v2-new"), Moments("v2-other")
     same.former, other.insufficient = ("old",), ("old",)  # type: ignore[attr-defined]
     found = store.frames(same, "d1", "train", cuts)
     assert same.calls == 0
@@ -418,7 +392,7 @@ def test_entries_of_an_earlier_fingerprint_are_used_only_where_it_was_sufficient
 def test_values_that_are_not_finite_are_refused_naming_the_utterance(
     tmp_path: Path, cuts: list[Any], value: float
 ) -> None:
-    class Spoilt(Fake):
+    class Spoilt(Moments):
         def extract(self, waveforms: Tensor, lengths: Tensor) -> Features:
             found = super().extract(waveforms, lengths)
             rows = (lengths == bad).nonzero()
@@ -444,10 +418,10 @@ def test_values_beyond_half_precision_are_refused_with_what_to_set(
         match=r"too large for fp16 \(hidden state 1 of 0-1 reaches 1\.4e\+05.* "
         r"store\.precision=bf16",
     ):
-        FeatureStore(tmp_path, StoreConfig()).frames(Fake(spoil=7e4), "d1", "train", cuts)
+        FeatureStore(tmp_path, StoreConfig()).frames(Moments(spoil=7e4), "d1", "train", cuts)
     for precision in ("bf16", "fp32"):
         store = FeatureStore(tmp_path, StoreConfig(precision=precision))
-        features = store.frames(Fake(spoil=7e4), "d1", "train", cuts)
+        features = store.frames(Moments(spoil=7e4), "d1", "train", cuts)
         assert max(features.get(cut.id).max() for cut in cuts) == pytest.approx(140_000, rel=2**-8)
 
 
@@ -455,45 +429,38 @@ def test_values_beyond_half_precision_are_refused_with_what_to_set(
 def test_an_interrupted_pass_continues_and_ends_with_the_very_values_of_a_whole_one(
     tmp_path: Path, cuts: list[Any]
 ) -> None:
-    whole = FeatureStore(tmp_path / "whole", FP32).frames(Fake(), "d1", "train", cuts)
+    whole = FeatureStore(tmp_path / "whole", FP32).frames(Moments(), "d1", "train", cuts)
     store = FeatureStore(tmp_path / "cut", FP32)
     with pytest.raises(KeyboardInterrupt):
-        store.frames(Fake(fail_at=3), "d1", "train", cuts)
+        store.frames(Moments(fail_at=3), "d1", "train", cuts)
     (unfinished,) = entries(tmp_path / "cut")
     assert not unfinished.whole
-    second = Fake()
+    second = Moments()
     features = store.frames(second, "d1", "train", cuts)
-    assert 0 < second.heard < 18
+    assert 0 < second.utterances < 18
     for cut in cuts:
         assert np.array_equal(features.get(cut.id), whole.get(cut.id))
     assert [file.split(".")[-1] for file in files(tmp_path / "cut")] == ["bin", "index"]
 
 
 SLOW = """
-import sys, time
+import sys
 from pathlib import Path
-import torch
-from mt4ssl_bench.features import forward_pass
+from fakes import Moments
 from mt4ssl_bench.data.corpus import Corpus
-from mt4ssl_bench.encoders.protocol import Features
+from mt4ssl_bench.features import forward_pass
 from mt4ssl_bench.features.store import FeatureStore, StoreConfig
-
-class Slow:
-    name, num_layers, dim, stride, parameters, fingerprint = "fake", 2, 3, 320, 0, "f00d"
-    def extract(self, waveforms, lengths):
-        time.sleep(float(sys.argv[3]))
-        frames = waveforms.unfold(1, 320, 320)
-        first = torch.stack([frames.mean(-1), frames.amax(-1), frames.amin(-1)], dim=-1)
-        return Features(torch.stack([first, 2 * first]), lengths // 320)
 
 forward_pass.BATCH_SECONDS = 6.0  # as small_batches
 cuts = list(Corpus.open(sys.argv[1]).cuts("train"))
-FeatureStore(Path(sys.argv[2]), StoreConfig(precision="fp32")).frames(Slow(), "d1", "train", cuts)
+slow = Moments(pause=float(sys.argv[3]))
+FeatureStore(Path(sys.argv[2]), StoreConfig(precision="fp32")).frames(slow, "d1", "train", cuts)
 """
 
 
 def start(corpus: Corpus, root: Path, pause: float) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen([sys.executable, "-c", SLOW, corpus.root, root, str(pause)])
+    command = [sys.executable, "-c", SLOW, corpus.root, root, str(pause)]
+    return subprocess.Popen(command, env=environment())
 
 
 def await_lines(root: Path, count: int) -> None:
@@ -525,9 +492,9 @@ def test_a_killed_pass_never_yields_a_part_and_its_torn_end_is_made_again(
         file.truncate(values.stat().st_size - 10)
     with journal.open("a", encoding="utf-8") as file:
         file.write('["s0-')  # and half a line
-    second = Fake()
+    second = Moments()
     features = FeatureStore(tmp_path, FP32).frames(second, "d1", "train", cuts)
-    assert 0 < second.heard < 18
+    assert 0 < second.utterances < 18
     assert len(features) == 18
     for cut in cuts:
         assert np.allclose(features.get(cut.id), by_hand(audio.read(cut)), rtol=0, atol=1e-7)
@@ -540,22 +507,22 @@ def test_two_processes_that_need_the_same_features_make_them_once(
     process = start(corpus, tmp_path, 0.1)
     await_lines(tmp_path, 2)
     assert clear(tmp_path) == [], "what is being made is not cleared"
-    second = Fake()
+    second = Moments()
     features = FeatureStore(tmp_path, FP32).frames(second, "d1", "train", cuts)
     assert process.wait() == 0
-    assert second.heard == 0
+    assert second.utterances == 0
     assert "another process is making them; waiting for it" in caplog.text
     for cut in cuts:
         assert np.allclose(features.get(cut.id), by_hand(audio.read(cut)), rtol=0, atol=1e-7)
 
 
 def test_values_without_an_index_count_for_nothing(tmp_path: Path, cuts: list[Any]) -> None:
-    store, upstream = FeatureStore(tmp_path, FP32), Fake()
+    store, upstream = FeatureStore(tmp_path, FP32), Moments()
     store.frames(upstream, "d1", "train", cuts)
     next(tmp_path.glob("*/*.index")).unlink()
-    before = upstream.heard
+    before = upstream.utterances
     assert len(store.frames(upstream, "d1", "train", cuts)) == 18
-    assert upstream.heard == before + 18
+    assert upstream.utterances == before + 18
 
 
 def test_a_full_disk_is_reported_with_what_to_do_and_what_was_made_is_kept(
@@ -568,28 +535,28 @@ def test_a_full_disk_is_reported_with_what_to_do_and_what_was_made_is_kept(
     with pytest.raises(
         BenchError, match=r"No space left on device.*; free disk space or choose another --store"
     ):
-        FeatureStore(tmp_path, FP32).frames(Fake(), "d1", "train", cuts)
+        FeatureStore(tmp_path, FP32).frames(Moments(), "d1", "train", cuts)
     monkeypatch.undo()
-    upstream = Fake(fail_at=1)
+    upstream = Moments(fail_at=1)
     assert len(FeatureStore(tmp_path, FP32).frames(upstream, "d1", "train", cuts)) == 18
-    assert upstream.heard == 0
+    assert upstream.utterances == 0
 
 
 def test_a_flipped_bit_costs_one_batch_a_second_pass_and_the_file_is_mended(
     tmp_path: Path, cuts: list[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     store = FeatureStore(tmp_path, FP32)
-    store.frames(Fake(), "d1", "train", cuts)
+    store.frames(Moments(), "d1", "train", cuts)
     values = next(tmp_path.glob("*/*.bin"))
     sound = values.read_bytes()
     values.write_bytes(sound[:1000] + bytes([sound[1000] ^ 64]) + sound[1001:])
-    upstream = Fake()
+    upstream = Moments()
     features = store.frames(upstream, "d1", "train", cuts)
     for cut in cuts:
         assert np.allclose(features.get(cut.id), by_hand(audio.read(cut)), rtol=0, atol=1e-7)
-    assert 0 < upstream.heard < len(cuts)
+    assert 0 < upstream.utterances < len(cuts)
     assert "is damaged on disk; it is computed again" in caplog.text
-    again = Fake(fail_at=1)
+    again = Moments(fail_at=1)
     features = store.frames(again, "d1", "train", cuts)
     for cut in cuts:
         assert np.allclose(features.get(cut.id), by_hand(audio.read(cut)), rtol=0, atol=1e-7)
@@ -620,7 +587,7 @@ def test_a_file_that_does_not_fit_its_index_is_made_again_with_a_warning(
     tmp_path: Path, cuts: list[Any], damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = FeatureStore(tmp_path, FP32)
-    store.frames(Fake(), "d1", "train", cuts)
+    store.frames(Moments(), "d1", "train", cuts)
     values, index = next(tmp_path.glob("*/*.bin")), next(tmp_path.glob("*/*.index"))
     text = index.read_text(encoding="utf-8")
     if damage == "short values":
@@ -631,9 +598,9 @@ def test_a_file_that_does_not_fit_its_index_is_made_again_with_a_warning(
         index.write_text(text[:-9], encoding="utf-8")
     else:
         index.write_text(text.replace(cuts[0].id, "xx-x"), encoding="utf-8")
-    upstream = Fake()
+    upstream = Moments()
     features = store.frames(upstream, "d1", "train", cuts)
-    assert upstream.heard == 18
+    assert upstream.utterances == 18
     assert "; computing it again" in caplog.text
     assert np.allclose(features.get(cuts[0].id), by_hand(audio.read(cuts[0])), rtol=0, atol=1e-7)
 
@@ -641,12 +608,12 @@ def test_a_file_that_does_not_fit_its_index_is_made_again_with_a_warning(
 # ---- what people see of it ----
 
 
-def test_entries_say_whose_they_are_and_clear_takes_those_of_one_model_or_the_old_ones(
+def test_entries_name_their_model_and_clear_takes_one_models_or_old_ones(
     tmp_path: Path, cuts: list[Any]
 ) -> None:
     fill(tmp_path, cuts, ["a", "b", "c"])
     FeatureStore(tmp_path, StoreConfig()).means(
-        Fake("d"), "d2", "valid", cuts[:5], Crops(seconds=2), corpus="other"
+        Moments("d"), "d2", "valid", cuts[:5], Crops(seconds=2), corpus="other"
     )
     found = {entry.header.fingerprint: entry for entry in entries(tmp_path)}
     assert sorted(found) == ["a", "b", "c", "d"]
@@ -667,7 +634,7 @@ def test_entries_say_whose_they_are_and_clear_takes_those_of_one_model_or_the_ol
 def test_features_that_another_process_deletes_stay_readable(
     tmp_path: Path, cuts: list[Any]
 ) -> None:
-    features = FeatureStore(tmp_path, FP32).frames(Fake(), "d1", "train", cuts)
+    features = FeatureStore(tmp_path, FP32).frames(Moments(), "d1", "train", cuts)
     assert isinstance(features, StoredFeatures)
     assert len(clear(tmp_path)) == 1
     assert np.allclose(features.get(cuts[3].id), by_hand(audio.read(cuts[3])), rtol=0, atol=1e-7)

@@ -11,17 +11,12 @@ from rich.console import Console, RenderableType
 
 from mt4ssl_bench import results
 from mt4ssl_bench.errors import BenchError
+from mt4ssl_bench.results.answers import pair
 from mt4ssl_bench.results.compare import compare
-from mt4ssl_bench.results.metrics import (
-    METRICS,
-    Metric,
-    Score,
-    accuracy,
-    confusions,
-    error_counts,
-    error_rate,
-)
-from mt4ssl_bench.results.record import Hypothesis, Result
+from mt4ssl_bench.results.metrics import METRICS, Metric, RatioOfSums, Score
+from mt4ssl_bench.results.metrics.accuracy import wrong_answers
+from mt4ssl_bench.results.metrics.error_rates import confusions
+from mt4ssl_bench.results.record import Result
 from mt4ssl_bench.results.show import report, sweep_tables
 
 SENTENCES = [
@@ -49,17 +44,14 @@ def save(
     **changes: Any,
 ) -> Path:
     """Write a record of what `model` said to SENTENCES, in this order or backwards."""
-    metric, rows = MAIN[task], list(zip(SENTENCES, said, strict=True))
-    scores: dict[str, Score] = {metric: error_rate(error_counts(SENTENCES, said, by="words"))}
-    if task == "asr":
-        scores["cer"] = error_rate(error_counts(SENTENCES, said, by="characters"))
-        if with_lm:
-            scores["wer+lm"] = error_rate(error_counts(SENTENCES, with_lm, by="words"))
-            scores["cer+lm"] = error_rate(error_counts(SENTENCES, with_lm, by="characters"))
-    counts = error_counts(SENTENCES, said, by="words").tolist()
-    if task == "speaker":
-        scores = {metric: accuracy([a == b for a, b in rows])}
-        counts = [(int(a != b), 0, 0, 1) for a, b in rows]
+    metric, answers = MAIN[task], pair(SENTENCES, said)
+    names = ("wer", "cer") if task == "asr" else (metric,)
+    scores: dict[str, Score] = {name: METRICS.get(name).score(answers) for name in names}
+    if with_lm:
+        again = pair(SENTENCES, with_lm)
+        scores |= {f"{name}+lm": METRICS.get(name).score(again) for name in names}
+    counts = METRICS.get(metric).counts(answers)
+    assert counts is not None
     fields: dict[str, Any] = {
         "task": task, "task_version": 1, "main_metric": metric, "metrics": scores, "recipe_name": f"{task}_tiny",
         "upstream": {"name": model, "fingerprint": f"{len(said[0]):06}{model}", "parameters": 1, "num_layers": 2,
@@ -72,21 +64,12 @@ def save(
         "device": "cpu", "wall_seconds": {"train": 3.0}, "counts": {"test_utterances": 40},
         "created": "2026-11-22T12:00:00+00:00",
     }  # fmt: skip
-    names = ("substitutions", "deletions", "insertions", "tokens")
-    hypotheses: list[Any] = [
-        {
-            "id": f"u{i}",
-            "speaker": None,
-            "reference": a,
-            "hypothesis": b,
-            **dict(zip(names, edits, strict=True)),
-        }
-        for i, ((a, b), edits) in enumerate(zip(rows, counts, strict=True))
-    ]
-    for row, one in zip(hypotheses, with_lm or [], strict=False):
-        row["with_lm"] = one
-    kept: list[Hypothesis] = hypotheses[::order]
-    return results.save(Result(**(fields | changes)), kept, folder)
+    for answer, (s, d, i, n) in zip(answers, counts.tolist(), strict=True):
+        answer["id"] = f"u{answer['id']}"
+        answer |= {"substitutions": s, "deletions": d, "insertions": i, "tokens": n}
+    for answer, decoded in zip(answers, with_lm or [], strict=False):
+        answer["with_lm"] = decoded
+    return results.save(Result(**(fields | changes)), answers[::order], folder)
 
 
 def text(shown: RenderableType) -> str:
@@ -102,10 +85,10 @@ def test_a_clear_difference_is_one_whatever_the_order_of_the_utterances(tmp_path
     save(tmp_path, "good", GOOD)
     save(tmp_path, "bad", BAD, order=-1)
     (found,) = compare("bad", "good", task="phoneme", folder=tmp_path)
-    assert found.value == pytest.approx(found.a - found.b)
+    assert found.value == pytest.approx(found.a.value - found.b.value)
     assert found.low <= found.value <= found.high
     assert found.low > 15  # every second token against every fourth
-    assert found.utterances == 40
+    assert (found.units, found.a.over) == (40, "utterances")
     assert found.verdict("bad", "good") == "good is better"
     (back,) = compare("good", "bad", task="phoneme_tiny", folder=tmp_path)
     assert back.value == pytest.approx(-found.value)
@@ -126,9 +109,9 @@ def test_every_metric_is_compared_in_its_own_tokens(tmp_path: Path) -> None:
     save(tmp_path, "bad", BAD, task="asr", with_lm=GOOD)
     found = compare("good", "bad", task="asr", folder=tmp_path)
     assert [each.metric for each in found] == ["wer", "cer", "wer+lm", "cer+lm"]
-    assert found[2].a == 0.0
+    assert found[2].a.value == 0.0
     for each in found:
-        assert each.value == pytest.approx(each.a - each.b)
+        assert each.value == pytest.approx(each.a.value - each.b.value)
 
 
 def test_higher_accuracy_is_better(tmp_path: Path) -> None:
@@ -155,16 +138,19 @@ def test_identical_answers_are_no_proof_of_equality(tmp_path: Path, task: str, m
 def test_a_secondary_metric_is_compared_by_its_own_tokens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ser = Metric(
-        name="ser", tokens="answers"
-    )  # sentence errors: the main metric's edits are others
-    monkeypatch.setitem(METRICS, "ser", ser)
+    # sentence errors: the main metric's edits are others
+    ser = Metric(name="ser", value=RatioOfSums(counts=wrong_answers))
+    known = METRICS.get
+    monkeypatch.setattr(METRICS, "get", lambda name: ser if name == "ser" else known(name))
+    monkeypatch.setattr("mt4ssl_bench.results.recorded_metrics.installed", METRICS.get)
     for name, said in (("good", GOOD), ("right", SENTENCES)):
-        scores = {metric: METRICS[metric].score(SENTENCES, said) for metric in ("wer", "ser")}
+        answers = pair(SENTENCES, said)
+        scores = {metric: METRICS.get(metric).score(answers) for metric in ("wer", "ser")}
         save(tmp_path, name, said, task="asr", metrics=scores)
     found = {each.metric: each for each in compare("good", "right", task="asr", folder=tmp_path)}
-    assert (found["ser"].a, found["ser"].b, found["ser"].value) == (100.0, 0.0, 100.0)
-    assert found["wer"].value == pytest.approx(found["wer"].a)
+    sentences = found["ser"]
+    assert (sentences.a.value, sentences.b.value, sentences.value) == (100.0, 0.0, 100.0)
+    assert found["wer"].value == pytest.approx(found["wer"].a.value)
     assert found["wer"].value < 30
 
 
@@ -172,22 +158,22 @@ def test_a_metric_without_a_definition_is_named_and_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in ("good", "bad"):
-        score = error_rate(error_counts(SENTENCES, GOOD, by="words"))
+        score = METRICS.get("per").score(pair(SENTENCES, GOOD))
         save(tmp_path, name, GOOD, metrics={"per": score, "eer": score})
     (found,) = compare("good", "bad", task="phoneme", folder=tmp_path)
     assert found.metric == "per"
-    assert "metric 'eer' has no definition in this version; skipping" in caplog.text
+    assert "eer cannot be compared: metric 'eer' is not installed" in caplog.text
 
 
 def test_an_older_record_without_width_is_given_an_interval(tmp_path: Path) -> None:
     path = save(tmp_path, "all", SENTENCES, task="speaker")
     values = json.loads(path.read_text())
     values["metrics"]["acc"] |= {"low": 100.0, "high": 100.0}
-    for key in ("method", "speaker_method"):
+    for key in ("method", "speaker_method", "title", "unit", "order", "over"):
         del values["metrics"]["acc"][key]
     path.write_text(json.dumps(values))
     score = results.load(path).metrics["acc"]
-    assert score == accuracy([True] * 40)
+    assert score == METRICS.get("acc").score(pair(SENTENCES, SENTENCES))
 
 
 def test_models_of_one_name_are_told_apart_by_their_weights(tmp_path: Path) -> None:
@@ -235,7 +221,7 @@ def test_records_with_other_utterances_are_refused(tmp_path: Path) -> None:
     save(tmp_path, "good", GOOD)
     path = results.hypotheses_path(save(tmp_path, "bad", BAD))
     path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
-    with pytest.raises(BenchError, match="1 are in one alone, for example 'u39'"):
+    with pytest.raises(BenchError, match="1 are in only one, for example 'u39'"):
         compare("good", "bad", task="phoneme", folder=tmp_path)
 
 
@@ -245,13 +231,13 @@ def test_records_with_other_references_are_refused_where_there_is_only_one(tmp_p
         save(folder, "good", GOOD, recipe=recipe)
         path = results.hypotheses_path(save(folder, "bad", BAD, recipe=recipe))
         path.write_text(path.read_text().replace("AY L AY K", "AY L AY", 1))
-    assert compare("good", "bad", task="phoneme", folder=tmp_path / "all")[0].utterances == 40
+    assert compare("good", "bad", task="phoneme", folder=tmp_path / "all")[0].units == 40
     with pytest.raises(BenchError, match="different references of 1 utterances, for example 'u0'"):
         compare("good", "bad", task="phoneme", folder=tmp_path / "first")
 
 
 def test_confusions_count_what_was_said_for_what() -> None:
-    found = confusions(["A B C", "A B C", "A"], ["A X C", "A X C Y", ""])
+    found = confusions(pair(["A B C", "A B C", "A"], ["A X C", "A X C Y", ""]))
     assert found == {("B", "X"): 2, ("", "Y"): 1, ("A", ""): 1}
 
 

@@ -7,15 +7,11 @@ import math
 import numpy as np
 import pytest
 
-from mt4ssl_bench.errors import CorpusError
-from mt4ssl_bench.results.intervals import (
-    Counts,
-    Interval,
-    beaten_by,
-    paired_difference,
-    score_interval,
-)
-from mt4ssl_bench.results.metrics import accuracy, error_counts, error_rate
+from builders import accuracy, error_rate, ratio
+from mt4ssl_bench.results import intervals
+from mt4ssl_bench.results.answers import Counts, pair
+from mt4ssl_bench.results.intervals import Interval, System, Units, score_interval
+from mt4ssl_bench.results.metrics.error_rates import error_counts
 
 
 def answers(right: int, wrong: int) -> Counts:
@@ -24,6 +20,23 @@ def answers(right: int, wrong: int) -> Counts:
     counts[:wrong, 0] = 1
     counts[:, 3] = 1
     return counts
+
+
+def system(counts: Counts) -> System:
+    texts = [""] * len(counts)
+    return ratio(counts).system(pair(texts, texts))
+
+
+def each_one(number: int) -> Units:
+    return Units.of(map(str, range(number)))
+
+
+def paired_difference(a: Counts, b: Counts) -> tuple[float, Interval]:
+    return intervals.paired_difference(system(a), system(b), each_one(len(a)))
+
+
+def beaten_by(systems: list[Counts]) -> list[int]:
+    return intervals.beaten_by([*map(system, systems)], each_one(len(systems[0])))
 
 
 @pytest.mark.parametrize(("number", "low"), [(1, 20.7), (3, 43.9), (10, 72.2), (100, 96.3)])
@@ -164,5 +177,3 @@ def test_each_side_of_a_pair_counts_its_own_tokens() -> None:
     value, interval = paired_difference(a, b)
     assert value == pytest.approx(20.0 - 37.5)
     assert interval.low <= value <= interval.high
-    with pytest.raises(CorpusError, match="0 utterances"):
-        paired_difference(a[:0], b[:0])

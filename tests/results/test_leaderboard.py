@@ -1,6 +1,7 @@
 """The ranking is a pure function of records: every test builds its records and reads the tables."""
 
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -10,73 +11,16 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from builders import accuracy, score
+from builders import record as a_result
 from mt4ssl_bench import results
 from mt4ssl_bench.errors import BenchError, CheckpointError
+from mt4ssl_bench.results.answers import Answer
 from mt4ssl_bench.results.compare import compare
 from mt4ssl_bench.results.leaderboard import Leaderboard
-from mt4ssl_bench.results.metrics import METRICS, Score, accuracy
-from mt4ssl_bench.results.record import Hypothesis, Result
+from mt4ssl_bench.results.record import Result
 from mt4ssl_bench.results.table import SYNTHETIC, Table
 from mt4ssl_bench.text import flat, markdown
-
-MAIN = {"phoneme": "per", "asr": "wer", "speaker": "acc"}
-
-
-def a_score(metric: str, value: float) -> Score:
-    up = METRICS[metric].higher_is_better
-    return Score(
-        value=value, low=value - 1, high=value + 2, higher_is_better=up, errors=20, total=100
-    )
-
-
-def a_result(
-    model: str, task: str, value: float, *, corpus: str = "demo", lr: float = 0.01, **changes: Any
-) -> Result:
-    """A record of `model` on `task`.
-
-    Its fingerprint is the name and "-weights", CER is half of WER.
-    """
-    metrics = {MAIN[task]: a_score(MAIN[task], value)}
-    if task == "asr":
-        metrics["cer"] = a_score("cer", value / 2)
-    fields: dict[str, Any] = {
-        "task": task,
-        "task_version": 1,
-        "upstream": {
-            "name": model,
-            "fingerprint": f"{model}-weights",
-            "parameters": 94_697_600,
-            "num_layers": 13,
-            "dim": 768,
-            "stride": 320,
-        },
-        "corpus": {
-            "name": corpus,
-            "digest": f"{corpus}-0123456789",
-            "languages": ["en"],
-            "synthetic": False,
-            "splits": {"test": {"utterances": 120, "hours": 0.25}},
-        },
-        "main_metric": MAIN[task],
-        "metrics": metrics,
-        "recipe_name": f"{task}_tiny",
-        "recipe": {"task": task, "steps": 100},
-        "sweep": [
-            {"lr": 0.1, "seed": 0, "valid": None, "steps": 100, "chosen": False},
-            {"lr": lr, "seed": 0, "valid": value, "steps": 100, "chosen": True},
-        ],
-        "layer_weights": [1.0],
-        "seeds": [0],
-        "limit": None,
-        "mode": "frozen",
-        "versions": {},
-        "git": None,
-        "device": "cpu",
-        "wall_seconds": {},
-        "counts": {},
-        "created": "2026-11-22T12:00:00+00:00",
-    }
-    return Result(**(fields | changes))
 
 
 def three_tasks(model: str, per: float, wer: float, acc: float) -> list[Result]:
@@ -127,7 +71,7 @@ def test_columns_stand_in_the_order_of_tasks_with_their_directions() -> None:
 
 def test_the_secondary_metric_does_not_rank() -> None:
     records = [a_result("a", "asr", 10), a_result("b", "asr", 20)]
-    records[1].metrics["cer"] = a_score("cer", 1)
+    records[1].metrics["cer"] = score(1, "cer")
     table = only_table(records)
     assert [row.upstream for row in table.rows] == ["a", "b"]
     assert [column.ranked for column in table.columns] == [True, False]
@@ -186,9 +130,9 @@ def test_without_a_task_in_all_rows_those_of_the_commonest_task_are_ranked() -> 
 
 def save_answers(folder: Path, model: str, wrong: set[int], number: int = 40) -> Result:
     """Save a record of speaker identification whose utterances `wrong` are wrong."""
-    score = accuracy([index not in wrong for index in range(number)])
-    record = a_result(model, "speaker", 0, metrics={"acc": score})
-    rows: list[Hypothesis] = [
+    right = accuracy([index not in wrong for index in range(number)])
+    record = a_result(model, "speaker", 0, metrics={"acc": right})
+    rows: list[Answer] = [
         {"id": f"u{index}", "speaker": None, "reference": "x", "hypothesis": "y" if bad else "x",
          "substitutions": int(bad), "deletions": 0, "insertions": 0, "tokens": 1}
         for index, bad in ((index, index in wrong) for index in range(number))
@@ -406,6 +350,29 @@ def test_a_narrow_terminal_does_not_cut_the_names() -> None:
     )
 
 
+def recipes(number: int) -> list[Result]:
+    return [a_result("a", "phoneme", 40 + i, recipe={"steps": i}) for i in range(number)] + [
+        a_result("b", "phoneme", 30, recipe={"steps": 0})
+    ]
+
+
+def test_recipes_that_do_not_fit_side_by_side_stand_below_each_other() -> None:
+    board = Leaderboard(recipes(12))
+    lines = as_text(board, width=120).splitlines()
+    assert max(map(len, lines[: lines.index("")])) <= 200  # the notes wrap elsewhere
+    tops = [line for line in lines if line.startswith("┏")]
+    assert len(tops) > 3
+    assert all(len(top) <= 120 for top in tops)
+    text = "\n".join(lines)
+    assert "…" not in text
+    for value in range(40, 52):  # each number once, none is cut
+        assert text.count(f"{value}.0 [{value - 1}.0, {value + 2}.0]") == 1
+    rows = [line for line in lines if line.startswith("│")]
+    assert sum("│ b " in row for row in rows) == 1  # left out where it has no number
+    wide = as_text(board, width=1000).splitlines()
+    assert len([line for line in wide if line.startswith("┏")]) == 1
+
+
 def test_a_bar_in_a_name_does_not_break_the_markdown() -> None:
     assert "| 1 | a\\|b | 94.7 |" in Leaderboard([a_result("a|b", "phoneme", 1)]).to_markdown()
 
@@ -451,6 +418,41 @@ def test_a_folder_of_saved_records_gives_the_same_tables(tmp_path: Path) -> None
     for record in records:
         results.save(record, [], tmp_path)
     assert Leaderboard.from_folder(tmp_path).to_json() == Leaderboard(records).to_json()
+
+
+def test_a_model_under_its_former_fingerprint_is_the_same_row(tmp_path: Path) -> None:
+    old = a_result("a", "phoneme", 40)
+    new = a_result("a", "asr", 20, scheme=2)
+    new.upstream.update({"fingerprint": "v2-a", "former": ["a-weights"]})
+    for record in (old, new):
+        results.save(record, [], tmp_path)
+    ((row,),) = (table.rows for table in Leaderboard.from_folder(tmp_path).tables)
+    assert (row.fingerprint, row.tasks) == ("v2-a", 2)
+
+
+def test_a_place_in_a_record_decides_the_order_of_tasks() -> None:
+    records = three_tasks("a", 1, 2, 3)
+    assert [c.recipe[0] for c in only_table(records).columns] == [
+        "phoneme",
+        "asr",
+        "asr",
+        "speaker",
+    ]
+    records[2].metrics["acc"] = dataclasses.replace(records[2].main, order=5, title="SID")
+    headings = only_table(records).headings()
+    assert headings[3:5] == ["speaker SID % ↑", "phoneme PER % ↓"]
+
+
+def test_an_older_record_without_titles_and_places_has_its_old_columns(tmp_path: Path) -> None:
+    for record in three_tasks("a", 1, 2, 3):
+        path = results.save(record, [], tmp_path)
+        values = json.loads(path.read_text())
+        for column in values["metrics"].values():
+            for key in ("title", "unit", "order", "over"):
+                del column[key]
+        path.write_text(json.dumps(values))
+    (table,) = Leaderboard.from_folder(tmp_path).tables
+    assert table.headings()[3:] == only_table(three_tasks("a", 1, 2, 3)).headings()[3:]
 
 
 def test_an_empty_folder_says_what_to_run(tmp_path: Path) -> None:

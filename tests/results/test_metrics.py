@@ -1,12 +1,16 @@
 """Error rates against counts made by hand, and intervals against the binomial's."""
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 
+from builders import accuracy, error_rate
 from mt4ssl_bench.errors import CorpusError
-from mt4ssl_bench.results.metrics import METRICS, accuracy, error_counts, error_rate
+from mt4ssl_bench.results.answers import pair
+from mt4ssl_bench.results.metrics import METRICS
+from mt4ssl_bench.results.metrics.error_rates import error_counts
 
 
 def test_word_counts_are_those_made_by_hand() -> None:
@@ -142,31 +146,33 @@ def test_no_utterances_is_an_error() -> None:
         error_rate(error_counts([], [], by="words"))
 
 
-def test_directions_and_labels_are_in_one_table() -> None:
-    errors = ("per", "wer", "cer", "per+lm", "wer+lm", "cer+lm")
-    expected = {**dict.fromkeys(errors, False), "acc": True}
+def test_directions_titles_and_places_are_the_metrics_own() -> None:
+    expected = {"per": False, "wer": False, "cer": False, "acc": True, "fold_acc": True}
     assert {name: metric.higher_is_better for name, metric in METRICS.items()} == expected
-    assert METRICS["per"].label == "PER % ↓"
-    assert METRICS["acc"].label == "ACC % ↑"
+    orders = {name: metric.order for name, metric in METRICS.items()}
+    assert orders["per"] < orders["wer"] == orders["cer"] < orders["acc"]
+    answers = pair(["A B"], ["A"])
+    assert METRICS.get("per").score(answers).label == "PER % ↓"
+    assert METRICS.get("acc").score(answers).label == "ACC % ↑"
+    assert METRICS.get("per").better(1.0, 2.0)
+    assert METRICS.get("acc").better(2.0, 1.0)
+    assert not any(metric.better(1.0, 1.0) for _, metric in METRICS.items())
 
 
 def test_each_metric_counts_in_its_own_tokens() -> None:
-    references, hypotheses = ["AB CD", "E"], ["AB CE", "E"]
-    counted = {
-        name: metric.counts(references, hypotheses).tolist() for name, metric in METRICS.items()
-    }
+    answers = pair(["AB CD", "E"], ["AB CE", "E"])
+    counts = {name: metric.counts(answers) for name, metric in METRICS.items()}
     words, characters = [[1, 0, 0, 2], [0, 0, 0, 1]], [[1, 0, 0, 5], [0, 0, 0, 1]]
-    assert counted == {
-        **dict.fromkeys(("per", "wer", "per+lm", "wer+lm"), words),
-        **dict.fromkeys(("cer", "cer+lm"), characters),
-        "acc": [[1, 0, 0, 1], [0, 0, 0, 1]],
-    }
+    answers_wrong = [[1, 0, 0, 1], [0, 0, 0, 1]]
+    expected = {"per": words, "wer": words, "cer": characters, "acc": answers_wrong}
+    assert {name: c.tolist() for name, c in counts.items() if c is not None} == expected
 
 
 def test_a_metrics_score_is_that_of_its_counts() -> None:
     references, hypotheses, speakers = ["A B", "C", "D"], ["A", "C", "D"], ["x", "y", "z"]
-    counts = error_counts(references, hypotheses, by="words")
-    assert METRICS["wer"].score(references, hypotheses, speakers=speakers) == error_rate(
-        counts, speakers=speakers
-    )
-    assert METRICS["acc"].score(references, hypotheses) == accuracy([False, True, True])
+    answers = pair(references, hypotheses, speakers)
+    score = METRICS.get("wer").score(answers)
+    rate = error_rate(error_counts(references, hypotheses, by="words"), speakers=speakers)
+    assert score == dataclasses.replace(rate, title="WER", order=20)
+    right = accuracy([False, True, True])
+    assert METRICS.get("acc").score(answers) == dataclasses.replace(right, title="ACC", order=30)

@@ -15,8 +15,9 @@ import mt4ssl_bench
 from mt4ssl_bench import results
 from mt4ssl_bench.errors import CheckpointError
 from mt4ssl_bench.results import provenance
+from mt4ssl_bench.results.answers import Answer
 from mt4ssl_bench.results.metrics import Score
-from mt4ssl_bench.results.record import Hypothesis, Result
+from mt4ssl_bench.results.record import Result
 
 
 def a_score(value: float = 43.1) -> Score:
@@ -64,8 +65,8 @@ def a_result(**changes: Any) -> Result:
     return Result(**(fields | changes))
 
 
-def a_hypothesis(name: str = "utt-1", text: str = "AH0\u2028B") -> Hypothesis:
-    return Hypothesis(
+def a_hypothesis(name: str = "utt-1", text: str = "AH0\u2028B") -> Answer:
+    return Answer(
         id=name,
         speaker=None,
         reference="AH0 B",

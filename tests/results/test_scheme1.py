@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
+from fakes import Encoder, Spectrum
 from mt4ssl_bench import results
 from mt4ssl_bench.config import to_dict
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.downstream.evaluate import evaluate
+from mt4ssl_bench.downstream.find_record import find_record, former_key, run_folder
 from mt4ssl_bench.downstream.plan import plan
 from mt4ssl_bench.downstream.task import TASKS
 from mt4ssl_bench.downstream.transcribe import Recognizer
@@ -64,30 +67,20 @@ MADE: list[tuple[str, list[str], str]] = [
 ]
 
 
-class Spectrum:
-    """An upstream that has another fingerprint than it had in scheme 1."""
-
-    num_layers, dim, stride, parameters, fingerprint = 2, 32, 320, 0, "new"
-    insufficient: tuple[str, ...] = ()
-
-    def __init__(self, name: str = "fbank", former: tuple[str, ...] = (FBANK,)) -> None:
-        self.name, self.former = name, former
-
-    def extract(self, waveforms: torch.Tensor, lengths: torch.Tensor) -> Features:
-        frames = waveforms[:, : waveforms.shape[1] // 320 * 320].unflatten(1, (-1, 320))
-        x = (torch.fft.rfft(frames).abs()[..., :64].unflatten(-1, (32, 2)).mean(-1) + 0.1).log()
-        return Features(torch.stack([x, x / 2]), lengths // 320)
+def renamed(name: str = "fbank", former: tuple[str, ...] = (FBANK,)) -> Spectrum:
+    """Return an upstream that has another fingerprint than it had in scheme 1."""
+    return Spectrum(name, "new", former=former)
 
 
-class Fbank(Spectrum):
-    """Of the shape that s3prl's fbank has."""
+class Fbank(Encoder):
+    """Zeros in the shape of s3prl's fbank."""
 
-    num_layers, dim, stride = 1, 240, 160
+    name, fingerprint, former = "fbank", "new", (FBANK,)
+    dim, stride = 240, 160
 
-    def extract(self, waveforms: torch.Tensor, lengths: torch.Tensor) -> Features:
-        return Features(
-            torch.zeros(1, len(waveforms), int(lengths.max()) // 160, 240), lengths // 160
-        )
+    def extract(self, waveforms: Tensor, lengths: Tensor) -> Features:
+        frames = torch.zeros(1, len(waveforms), int(lengths.max()) // 160, 240)
+        return Features(frames, lengths // 160)
 
 
 @pytest.fixture
@@ -111,18 +104,18 @@ def test_a_record_of_then_is_found_by_the_evaluation_of_now(
     record = results.load(old / f"{name}.json")
     assert record.scheme == 1
     assert record.key == name.rpartition("-")[2]
-    upstream = Spectrum(record.upstream["name"], (record.upstream["fingerprint"],))
+    upstream = renamed(record.upstream["name"], (record.upstream["fingerprint"],))
     job = plan(recipe, old_corpus, keys)
-    assert job.find(old, upstream) == record
+    assert find_record(job, old, upstream) == record
     assert record.identity.settings == job.config.identity()
-    assert job.find(old, Spectrum(former=("other",))) is None
-    assert plan(recipe, old_corpus, [*keys, "clip_norm=2"]).find(old, upstream) is None
+    assert find_record(job, old, renamed(former=("other",))) is None
+    assert find_record(plan(recipe, old_corpus, [*keys, "clip_norm=2"]), old, upstream) is None
 
 
 def test_evaluate_takes_them_and_a_new_row_stands_in_the_same_table(
     old_corpus: Corpus, old: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(load, "load_upstream", lambda name, **_: Spectrum(name))
+    monkeypatch.setattr(load, "load_upstream", lambda name, **_: renamed(name))
     keys = ["steps=10"]
     first = evaluate(["fbank"], [PHONEME], old_corpus.root, out=old, device="cpu", overrides=keys)
     assert first.reused == 1
@@ -143,21 +136,21 @@ def test_a_record_of_then_is_compared_with_one_of_now(old_corpus: Corpus, old: P
     )
     made = results.save(now, results.load_hypotheses(file), old)
     (difference,) = compare(str(file), str(made), task="phoneme", folder=old)
-    assert (difference.value, difference.utterances) == (0, 3)
+    assert (difference.value, difference.units) == (0, 3)
 
 
 def test_what_did_not_say_enough_is_named_and_not_used(
     old_corpus: Corpus, old: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     job = plan(PHONEME, old_corpus, ["steps=10"])
-    upstream = Spectrum(former=())
+    upstream = renamed(former=())
     upstream.insufficient = (FBANK,)
-    assert job.find(old, upstream) is None
+    assert find_record(job, old, upstream) is None
     assert f"{old / MADE[0][2]}.json: not used as a record of this row" in caplog.text
     assert f"fingerprint {FBANK} does not tell models apart" in caplog.text
     caplog.clear()
     named = plan(PHONEME, old_corpus, ["steps=10", "lexicon=cmudict", "stress=keep"])
-    assert named.find(old, Spectrum()) is None
+    assert find_record(named, old, renamed()) is None
     (line,) = caplog.messages
     assert "phoneme-fbank-65e92907c6daeece.json" in line
     assert "does not say which CMUdict" in line
@@ -172,14 +165,14 @@ def test_records_with_all_pronunciations_still_open(old: Path) -> None:
 
 def test_a_run_folder_of_then_is_used(old_corpus: Corpus, old: Path) -> None:
     record = results.load(old / "asr-random-toy-yaml-39991c4851b14461.json")
-    upstream = Spectrum("random:toy.yaml", (record.upstream["fingerprint"],))
+    upstream = renamed("random:toy.yaml", (record.upstream["fingerprint"],))
     folder = old / "runs" / "asr-random-toy-yaml-39991c4851b14461"
     searched = plan(FINETUNE, old_corpus, [*SHORT, LM])
-    assert searched.run_folder(old, upstream) == folder
-    assert plan(FINETUNE, old_corpus, ["steps=5"]).run_folder(old, upstream) != folder
+    assert run_folder(searched, old, upstream) == folder
+    assert run_folder(plan(FINETUNE, old_corpus, ["steps=5"]), old, upstream) != folder
     shutil.rmtree(folder)
     key = searched.identity(upstream, training=True).key
-    assert searched.run_folder(old, upstream) == folder.with_name(f"asr-random-toy-yaml-{key}")
+    assert run_folder(searched, old, upstream) == folder.with_name(f"asr-random-toy-yaml-{key}")
 
 
 @pytest.mark.parametrize(
@@ -214,7 +207,7 @@ def test_a_config_that_could_not_be_written_then_has_no_key_of_then(
     old_corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = plan(ASR, old_corpus, ["steps=10"])
-    identity: Any = job.identity(Spectrum())
-    assert job.former_key(identity, FBANK) == "153b6231a0437ca3"
+    identity: Any = job.identity(renamed())
+    assert former_key(job, identity, FBANK) == "153b6231a0437ca3"
     newer = dataclasses.replace(identity, settings=identity.settings | {"momentum": 0.8})
-    assert job.former_key(newer, FBANK) is None
+    assert former_key(job, newer, FBANK) is None

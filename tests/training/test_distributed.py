@@ -2,30 +2,27 @@
 dead one.
 """
 
-import json
 import os
 import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 from torch import nn
 
+from builders import TOY, Prefork, largest_difference, read_log, torchrun
 from mt4ssl_bench import checkpoint
 from mt4ssl_bench.corpora.source import Request, prepare_path
 from mt4ssl_bench.data.corpus import Corpus
-from mt4ssl_bench.training.distributed import ALONE, joined, no_sync
+from mt4ssl_bench.training.distributed import ALONE, no_sync
+from mt4ssl_bench.training.launch import joined
 
-TOY = str(Path(__file__).parents[1] / "fixtures" / "toy.yaml")
 LAYOUTS = [(1, 4), (2, 2), (4, 1)]  # processes, batches per update of each
-CLOCK = {"audio_seconds_per_second", "waiting_share"}
 
 
 def command(corpus: Corpus, out: Path, accumulate: int, *keys: str) -> list[str]:
@@ -34,23 +31,14 @@ def command(corpus: Corpus, out: Path, accumulate: int, *keys: str) -> list[str]
     Some begin in one epoch and end in the next.
     """
     fixed = [
-        "data.batch_seconds=3",
-        "encoder.layer_drop=0.2",
-        "fit.steps=10",
-        "fit.log_every=5",
-        "fit.validate_every=5",
+        *(f"data.corpus={corpus.root}", f"fit.accumulate={accumulate}", "data.batch_seconds=3"),
+        *("fit.steps=10", "fit.log_every=5", "fit.validate_every=5"),
+        *("encoder.layer_drop=0.2", "optim.phases=[0,1,0]"),
     ]
-    asked = [
-        f"data.corpus={corpus.root}",
-        f"fit.accumulate={accumulate}",
-        "optim.phases=[0,1,0]",
-        *fixed,
-        *keys,
-    ]
-    return ["pretrain", TOY, *asked, "--device", "cpu", "--out", str(out)]
+    return ["pretrain", TOY, *fixed, *keys, "--device", "cpu", "--out", str(out)]
 
 
-def finish(prefork: Any, size: int, argv: list[str]) -> str:
+def finish(prefork: Prefork, size: int, argv: list[str]) -> str:
     """Run a world to its end; returns all that it said."""
     started = prefork.world(size, *argv)
     codes = [prefork.wait(pid) for pid, _ in started]
@@ -65,19 +53,13 @@ def distance(one: Path, other: Path) -> float:
     ours, theirs = (checkpoint.load(run / "checkpoint.pt") for run in (one, other))
     assert ours["step"] == theirs["step"] == 10
     assert (ours["epoch"], ours["position"]) == (theirs["epoch"], theirs["position"])
-    return max(
-        (ours["model"][name] - tensor).abs().max().item()
-        for name, tensor in theirs["model"].items()
-    )
-
-
-def log(run: Path) -> list[dict[str, float]]:
-    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k not in CLOCK} for row in rows]
+    return largest_difference(ours["model"], theirs["model"])
 
 
 @pytest.fixture(scope="module")
-def runs(prefork: Any, corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+def runs(
+    prefork: Prefork, corpus: Corpus, tmp_path_factory: pytest.TempPathFactory
+) -> dict[int, Path]:
     """The same run by one, two and four processes."""
     root = tmp_path_factory.mktemp("runs")
     for size, accumulate in LAYOUTS:
@@ -89,16 +71,18 @@ def test_one_process_two_and_four_make_the_same_updates(runs: dict[int, Path]) -
     assert checkpoint.load(runs[1] / "checkpoint.pt")["epoch"] >= 2
     assert distance(runs[1], runs[2]) < 1e-5
     assert distance(runs[1], runs[4]) < 1e-5
-    start = min(float(row["offline"]) for row in log(runs[1])[:1])
-    assert log(runs[1])[-2]["offline"] < start  # and they do move
+    start = min(float(row["offline"]) for row in read_log(runs[1])[:1])
+    assert read_log(runs[1])[-2]["offline"] < start  # and they do move
 
 
 def test_the_log_holds_means_over_all_processes(runs: dict[int, Path]) -> None:
-    alone = log(runs[1])
+    alone = read_log(runs[1], times=False)
     assert [row["step"] for row in alone] == [1, 5, 5, 10, 10]
-    assert {"offline", "target_var", "valid_offline"} <= {key for row in alone for key in row}
+    assert {"offline", "online_target_var", "valid_offline"} <= {
+        key for row in alone for key in row
+    }
     for size in (2, 4):
-        shared = log(runs[size])
+        shared = read_log(runs[size], times=False)
         assert [row.keys() for row in shared] == [row.keys() for row in alone]
         for ours, theirs in zip(alone, shared, strict=True):
             assert ours == pytest.approx(theirs, rel=1e-4)
@@ -107,23 +91,14 @@ def test_the_log_holds_means_over_all_processes(runs: dict[int, Path]) -> None:
 def test_torchrun_and_plain_python_run_the_same_command(
     corpus: Corpus, runs: dict[int, Path], tmp_path: Path
 ) -> None:
-    torchrun = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-    ]
-    argv = [*torchrun, "mt4ssl_bench", *command(corpus, tmp_path, 2)]
+    argv = [*torchrun(2), "-m", "mt4ssl_bench", *command(corpus, tmp_path, 2)]
     done = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=120)
     assert distance(runs[1], tmp_path) < 1e-5
     assert done.stdout.count("10 updates") == done.stderr.count("M parameters") == 1
 
 
 def test_another_number_of_processes_continues_a_stopped_run(
-    prefork: Any, corpus: Corpus, runs: dict[int, Path], tmp_path: Path
+    prefork: Prefork, corpus: Corpus, runs: dict[int, Path], tmp_path: Path
 ) -> None:
     started = prefork.world(2, *command(corpus, tmp_path, 2, "fit.save_every=1"))
     while not (tmp_path / "checkpoint.pt").exists():
@@ -136,7 +111,7 @@ def test_another_number_of_processes_continues_a_stopped_run(
     said = finish(prefork, 1, command(corpus, tmp_path, 4, "fit.save_every=1"))
     assert f"processes x fit.accumulate: 2 x 2 before update {stopped}, 1 x 4 from here on" in said
     assert distance(runs[1], tmp_path) < 1e-5
-    assert [row["step"] for row in log(tmp_path)] == [1, 5, 5, 10, 10]
+    assert [row["step"] for row in read_log(tmp_path)] == [1, 5, 5, 10, 10]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +129,7 @@ def test_another_number_of_processes_continues_a_stopped_run(
     ],
 )
 def test_an_error_is_said_once_and_no_process_is_left(
-    prefork: Any, corpus: Corpus, tmp_path: Path, key: str, message: str
+    prefork: Prefork, corpus: Corpus, tmp_path: Path, key: str, message: str
 ) -> None:
     started = prefork.world(2, *command(corpus, tmp_path / "run", 2, key))
     assert [prefork.wait(pid) for pid, _ in started] == [2, 2]
@@ -165,7 +140,7 @@ def test_an_error_is_said_once_and_no_process_is_left(
 
 
 def test_what_one_process_finds_not_finite_stops_all_and_names_its_utterances(
-    prefork: Any, manifest: Path, tmp_path: Path
+    prefork: Prefork, manifest: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(manifest.parent, tmp_path / "loud")
     manifest, audio = tmp_path / "loud" / "manifest.tsv", tmp_path / "loud" / "audio"
@@ -185,7 +160,7 @@ def test_what_one_process_finds_not_finite_stops_all_and_names_its_utterances(
 
 
 def test_when_one_process_is_killed_the_other_ends_and_says_so(
-    prefork: Any, corpus: Corpus, tmp_path: Path
+    prefork: Prefork, corpus: Corpus, tmp_path: Path
 ) -> None:
     argv = command(corpus, tmp_path, 2, "fit.save_every=1", "fit.steps=100000")
     started = prefork.world(2, *argv)

@@ -6,34 +6,32 @@ import json
 import logging
 import os
 import random
-import resource
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from builders import TOY, Prefork, full_disk, identical, recipe
 from mt4ssl_bench import checkpoint, results
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.downstream.evaluate import evaluate
 from mt4ssl_bench.training import run_folder
 from mt4ssl_bench.training.fit import Fit
 
-DATA = Path(__file__).parents[1] / "fixtures"
-TOY = f"random:{DATA / 'toy.yaml'}"
+MODEL = f"random:{TOY}"
 ROWS = {  # an LSTM head at three rates and two seeds, one of which stops early; and a whole model
     "frozen": [
-        *["--task", str(DATA / "toy_asr.yaml"), "sweep=[1e-2,1e-9]", "seeds=[0,1]"],
+        *["--task", recipe("asr"), "sweep=[1e-2,1e-9]", "seeds=[0,1]"],
         *["head.lstm_layers=2", "head.dropout=0.2", "head.spec_augment=true"],
         *["steps=60", "validate_every=10", "patience=2", "accumulate=2"],
     ],
     "tuned": [
-        *["--task", str(DATA / "toy_asr_finetune.yaml"), "sweep=[1e-2,3e-3]"],
+        *["--task", recipe("asr_finetune"), "sweep=[1e-2,3e-3]"],
         *["steps=40", "validate_every=10", "tune.dropout=0.1", "tune.layer_drop=0.2"],
     ],
 }
@@ -41,7 +39,7 @@ ROWS = {  # an LSTM head at three rates and two seeds, one of which stops early;
 
 def command(corpus: Corpus, out: Path, row: str, *keys: str) -> list[str]:
     where = ["--corpus", str(corpus.root), "--out", str(out), "--device", "cpu"]
-    return ["evaluate", TOY, *ROWS[row], *keys, *where]
+    return ["evaluate", MODEL, *ROWS[row], *keys, *where]
 
 
 def outputs(out: Path) -> tuple[dict[str, Any], bytes, dict[str, Any]]:
@@ -59,19 +57,8 @@ def assert_same(ours: Path, theirs: Path) -> None:
     (record, answers, model), (record_2, answers_2, model_2) = outputs(ours), outputs(theirs)
     assert record == record_2
     assert answers == answers_2
-    assert same(model, model_2)
+    assert identical(model, model_2)
     assert not list((ours / "runs").rglob("checkpoint.pt")), "removed with the finished row"
-
-
-def same(ours: Any, theirs: Any) -> bool:
-    """Compare nested containers; tensors bit by bit."""
-    if isinstance(ours, torch.Tensor):
-        return torch.equal(ours, theirs)
-    if isinstance(ours, dict):
-        return ours.keys() == theirs.keys() and all(same(ours[key], theirs[key]) for key in ours)
-    if isinstance(ours, list | tuple):
-        return len(ours) == len(theirs) and all(map(same, ours, theirs))
-    return bool(ours == theirs)
 
 
 def checkpoints(out: Path) -> dict[Path, int]:
@@ -98,7 +85,7 @@ def wait_for(text: str, said: Path) -> None:
 def whole(
     request: pytest.FixtureRequest,
     corpus: Corpus,
-    prefork: Any,
+    prefork: Prefork,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[str, Path]:
     """A row and the folder of its uninterrupted evaluation."""
@@ -109,7 +96,7 @@ def whole(
 
 
 def test_a_killed_row_continues_to_the_same_bits_in_the_process_that_waits_for_it(
-    whole: tuple[str, Path], corpus: Corpus, prefork: Any, tmp_path: Path
+    whole: tuple[str, Path], corpus: Corpus, prefork: Prefork, tmp_path: Path
 ) -> None:
     row, there = whole
     argv = command(corpus, tmp_path, row)
@@ -127,7 +114,7 @@ def test_a_killed_row_continues_to_the_same_bits_in_the_process_that_waits_for_i
 
 @pytest.mark.long
 def test_a_row_killed_ten_times_ends_with_the_same_bits(
-    whole: tuple[str, Path], corpus: Corpus, prefork: Any, tmp_path: Path
+    whole: tuple[str, Path], corpus: Corpus, prefork: Prefork, tmp_path: Path
 ) -> None:
     row, there = whole
     out, chance, kills = tmp_path / "killed", random.Random(0), 0  # noqa: S311
@@ -153,7 +140,7 @@ def test_a_row_killed_ten_times_ends_with_the_same_bits(
 @pytest.mark.parametrize("row", list(ROWS))
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_the_row_and_the_exit_code_is_130(
-    corpus: Corpus, prefork: Any, tmp_path: Path, row: str, number: signal.Signals
+    corpus: Corpus, prefork: Prefork, tmp_path: Path, row: str, number: signal.Signals
 ) -> None:
     child, said = prefork.start(*command(corpus, tmp_path, row, "steps=100000", "patience=0"))
     wait_for_checkpoints(tmp_path, said, 1)
@@ -166,15 +153,11 @@ def test_a_signal_saves_the_row_and_the_exit_code_is_130(
     assert checkpoint.load(file)["step"] > before
 
 
-def test_two_processes_that_begin_together_share_the_rows_and_both_end_with_all_of_them(
-    corpus: Corpus, prefork: Any, tmp_path: Path
+def test_two_processes_share_the_rows_and_both_end_with_all_of_them(
+    corpus: Corpus, prefork: Prefork, tmp_path: Path
 ) -> None:
-    tasks = [
-        word
-        for name in ("phoneme", "speaker")
-        for word in ("--task", str(DATA / f"toy_{name}.yaml"))
-    ]
-    argv = ["evaluate", TOY, *tasks, "--corpus", str(corpus.root), "--out", str(tmp_path)]
+    tasks = ["--task", recipe("phoneme"), "--task", recipe("speaker")]
+    argv = ["evaluate", MODEL, *tasks, "--corpus", str(corpus.root), "--out", str(tmp_path)]
     children = [prefork.start(*argv) for _ in range(2)]
     for child, said in children:
         assert prefork.wait(child) == 0, said.read_text()
@@ -194,9 +177,8 @@ class End(Exception):  # noqa: N818 - an interruption
 
 
 def frozen(corpus: Corpus, out: Path, *keys: str) -> Any:
-    recipe = ["steps=12", "validate_every=3", "sweep=[1e-2,1e-3]", *keys]
-    asr = str(DATA / "toy_asr.yaml")
-    return evaluate([TOY], [asr], corpus.root, out=out, overrides=recipe, device="cpu")
+    keys = ("steps=12", "validate_every=3", "sweep=[1e-2,1e-3]", *keys)
+    return evaluate([MODEL], [recipe("asr")], corpus.root, out=out, overrides=[*keys], device="cpu")
 
 
 @pytest.fixture
@@ -206,14 +188,10 @@ def always(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def said(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    """This package's log; its command line keeps it from the root logger."""
-    logger = logging.getLogger("mt4ssl_bench")
-    before = logger.propagate, logger.level
-    logger.propagate = True
-    logger.setLevel(logging.INFO)
-    yield caplog
-    logger.propagate, logger.level = before
+def said(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """This package's log."""
+    caplog.set_level(logging.INFO, logger="mt4ssl_bench")
+    return caplog
 
 
 def broken_off(corpus: Corpus, out: Path, *keys: str, step: int = 7) -> Path:
@@ -299,7 +277,7 @@ def test_a_checkpoint_that_cannot_be_continued_is_named_and_the_row_begins_anew(
     reason = harm(broken_off(corpus, tmp_path))
     said.clear()
     assert not frozen(corpus, tmp_path).failures
-    (line,) = [line for line in said.messages if "begins anew" in line]
+    (line,) = [line for line in said.messages if "the training restarts" in line]
     assert reason in line
     assert "continuing" not in said.text
     assert_same(tmp_path, plain)
@@ -319,7 +297,7 @@ def test_a_full_disk_costs_a_warning_and_not_the_row(
 ) -> None:
     shutil.copytree(plain / "store", tmp_path / "store")
     model = next((plain / "runs").rglob("model.pt")).stat().st_size
-    with disk_of(2 * model):  # a checkpoint takes eight times the head
+    with full_disk(2 * model):  # a checkpoint takes eight times the head
         assert not frozen(corpus, tmp_path).failures
     (line,) = [line for line in said.messages if "could not be saved" in line]
     assert "File too large" in line
@@ -362,14 +340,3 @@ def test_writing_checkpoints_takes_a_hundredth_of_the_time(
     assert written[0] == 200  # the guess: 2 s at a hundred megabytes a second
     assert 0.009 * now <= cost * len(written) <= 0.01 * now
     assert not folder.due(5_000, every=1, last=True), "the model follows at once"
-
-
-@contextmanager
-def disk_of(size: int) -> Iterator[None]:
-    """Let no file grow beyond `size` bytes: writing more fails as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -16,7 +16,7 @@ from mt4ssl_bench.data.labels import LabelInfo, LabelStore, write_labels
 from mt4ssl_bench.errors import CheckpointError, CorpusError
 from mt4ssl_bench.upstream.batches import PretrainData
 from mt4ssl_bench.upstream.config import DataConfig
-from mt4ssl_bench.upstream.waveforms import normalize
+from mt4ssl_bench.upstream.frontend import normalize
 
 CONFIG = DataConfig(batch_seconds=6, max_seconds=1.0, min_seconds=0.5, workers=0)
 

@@ -2,13 +2,12 @@
 Data2VecAudioModel.
 """
 
-from pathlib import Path
-
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from builders import FIXTURES
 from mt4ssl_bench.clustering.config import OfflineConfig
 from mt4ssl_bench.training.optim import OptimConfig, factor
 from mt4ssl_bench.upstream import targets
@@ -17,19 +16,17 @@ from mt4ssl_bench.upstream.config import (
     EncoderConfig,
     FrontendConfig,
     MaskingConfig,
-    OnlineConfig,
     PretrainConfig,
     TargetsConfig,
 )
 from mt4ssl_bench.upstream.encoder import Encoder
 from mt4ssl_bench.upstream.model import MT4SSL, padding_mask
+from mt4ssl_bench.upstream.targets import OnlineTargets
 
 # hidden states reach 12; the official fp32 numbers lie 1.4e-5 from this model
 # in fp64, its own fp32 numbers 1.2e-5
 NOISE = 3e-5
-CASE = (
-    Path(__file__).parents[1] / "fixtures" / "official_case.safetensors"
-)  # made by the official code in fp32, dropout 0
+CASE = FIXTURES / "official_case.safetensors"  # made by the official code in fp32, dropout 0
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +42,9 @@ def model(case: dict[str, Tensor]) -> MT4SSL:
             layers=4, dim=48, ffn=96, heads=4, dropout=0, attention_dropout=0, layer_drop=0
         ),
         masking=MaskingConfig(),
-        targets=TargetsConfig(offline=OfflineConfig(clusters=25), online=OnlineConfig(top_k=3)),
+        targets=TargetsConfig(
+            offline=OfflineConfig(clusters=25), online=OnlineTargets.Config(top_k=3)
+        ),
     )
     built = MT4SSL(config)
     parts = [
@@ -167,7 +166,7 @@ def test_the_base_model_has_the_published_size() -> None:
 def test_initial_weights_have_the_published_spread() -> None:
     torch.manual_seed(0)
     config = PretrainConfig(
-        encoder=EncoderConfig(layers=1), targets=TargetsConfig(online=OnlineConfig(top_k=1))
+        encoder=EncoderConfig(layers=1), targets=TargetsConfig(online=OnlineTargets.Config(top_k=1))
     )
     state = MT4SSL(config).state_dict()
     expected = {
@@ -200,7 +199,7 @@ def test_the_teacher_follows_the_published_decay_and_copies_the_positions() -> N
     config = PretrainConfig(
         frontend=FrontendConfig(channels=8),
         encoder=EncoderConfig(layers=1, dim=16, ffn=16, heads=1),
-        targets=TargetsConfig(online=OnlineConfig(top_k=1)),
+        targets=TargetsConfig(online=OnlineTargets.Config(top_k=1)),
     )
     model = MT4SSL(config)
     online = dict(model.named_extractors())["online"]

@@ -9,6 +9,7 @@ import os
 import subprocess
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +19,22 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from torch import Tensor
 
+from builders import FIXTURES, call, record, toy_config, toy_model, write_run
 from mt4ssl_bench import checkpoint, results
-from mt4ssl_bench.cli.app import main
-from mt4ssl_bench.config import from_dict, load, to_dict
+from mt4ssl_bench.config import from_dict
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.encoders.s3prl_model import load_s3prl
 from mt4ssl_bench.errors import CheckpointError, ConfigError
-from mt4ssl_bench.results.metrics import Score
 from mt4ssl_bench.upstream.checkpoints.convert import convert
 from mt4ssl_bench.upstream.checkpoints.export import to_huggingface, to_s3prl
-from mt4ssl_bench.upstream.checkpoints.untrusted import Inert, plain, read_foreign
+from mt4ssl_bench.upstream.checkpoints.untrusted import Inert, plain, read_third_party
 from mt4ssl_bench.upstream.checkpoints.weight_names import TEACHER, from_official, rename
 from mt4ssl_bench.upstream.config import PretrainConfig
 from mt4ssl_bench.upstream.expert import register
 from mt4ssl_bench.upstream.model import MT4SSL
 from mt4ssl_bench.upstream.pretrain import open_pretraining
 
-DATA = Path(__file__).parents[1] / "fixtures"
 SETTINGS: dict[str, Any] = {
     "_name": "multi2vec", "encoder_embed_dim": 48, "encoder_attention_heads": 4, "average_top_k_layers": 3,
     "conv_feature_layers": "[(32, 10, 5)] + [(32, 3, 2)] * 4 + [(32,2,2)] + [(32,2,2)]", "dropout": 0.0,
@@ -47,7 +46,7 @@ SETTINGS: dict[str, Any] = {
 def case(part: str) -> dict[str, Tensor]:
     return {
         k.removeprefix(part): v
-        for k, v in load_file(DATA / "official_case.safetensors").items()
+        for k, v in load_file(FIXTURES / "official_case.safetensors").items()
         if part in k[:9]
     }
 
@@ -169,7 +168,9 @@ def test_data2vec_fine_tuned_and_half_precision_files_are_read(tmp_path: Path) -
     }
     made = convert(str(write_official(tmp_path / "t.pt", settings, tuned)), tmp_path / "t")
     assert made.parts == ["encoder"]
-    assert made.notes == ["fine-tuned: w2v_encoder.proj.weight, w2v_encoder.proj.bias left behind"]
+    assert made.notes == [
+        "fine-tuned: w2v_encoder.proj.weight, w2v_encoder.proj.bias not converted"
+    ]
     assert_equal(encoder_of(tmp_path / "t"), encoder_of(tmp_path / "d"))
 
     half = {n: t.half() for n, t in alone.items()}
@@ -187,7 +188,7 @@ def test_what_a_file_does_not_say_is_asked_for_or_noted(tmp_path: Path) -> None:
     made = convert(str(silent), tmp_path / "run", ["encoder.heads=4", "targets.online.top_k=2"])
     assert made.config.targets.online.top_k == 2
     assert made.notes == [
-        "its settings do not say whether waveforms are normalised: assumed they are, as published"
+        "its settings do not say whether waveforms are normalized: assumed they are, as published"
     ]
     with pytest.raises(CheckpointError, match="choose another --out"):
         convert(str(silent), tmp_path / "run", ["encoder.heads=4"])
@@ -276,7 +277,7 @@ def test_a_malicious_file_runs_nothing(
         with pytest.raises(CheckpointError, match=refused):
             convert(str(file), tmp_path / "run")
     else:
-        assert isinstance(read_foreign(file)["evil"], Inert)
+        assert isinstance(read_third_party(file)["evil"], Inert)
         assert convert(str(file), tmp_path / "run").parts == [
             "encoder",
             "offline head",
@@ -295,7 +296,7 @@ def test_settings_survive_as_plain_values(tmp_path: Path, trusted: bool) -> None
     config = OmegaConf.create({"a": {"b": [1, 2.5, None]}, "c": "x"})
     torch.save({"n": argparse.Namespace(x=config, p=Path("y")), "big": 2**70}, tmp_path / "a.pt")
     try:
-        read = read_foreign(tmp_path / "a.pt")
+        read = read_third_party(tmp_path / "a.pt")
     finally:
         torch.serialization.clear_safe_globals()
         torch.serialization.add_safe_globals(allowed)
@@ -336,7 +337,7 @@ def test_what_cannot_be_converted_says_why(what: str, converted: Path, tmp_path:
         convert(str(file), tmp_path / "out")
 
 
-def test_an_exported_file_holds_the_encoder_alone_and_is_the_same_model_here_and_in_s3prl(
+def test_an_exported_encoder_is_the_same_model_here_and_in_s3prl(
     converted: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "share" / "small.pt"
@@ -399,19 +400,11 @@ def test_official_to_hugging_face_and_back_is_the_same_model(
 
 def test_the_card_says_where_a_model_comes_from_and_what_was_measured(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
-    config = load(PretrainConfig, str(DATA / "toy.yaml"))
     validations = [{"step": step, "valid_offline": 6.0 - step / 100} for step in range(10, 240, 10)]
-    run = tmp_path / "toy"
-    checkpoint.save(
-        {
-            "kind": "mt4ssl", "config": to_dict(config), "model": MT4SSL(config).state_dict(), "step": 230,
-            "corpus_digest": "c0ffee", "validations": validations,
-        },
-        run / "checkpoint.pt",
-    )  # fmt: skip
+    run = write_run(tmp_path / "toy", step=230, corpus_digest="c0ffee", validations=validations)
     mark = load_upstream(str(run)).fingerprint
     for name, fingerprint, value in (("toy", mark, 12.3), ("stranger", "0" * 16, 45.6)):
-        results.save(record(name, fingerprint, value), [], tmp_path / "results")
+        results.save(result(name, fingerprint, value), [], tmp_path / "results")
     to_huggingface(run, tmp_path / "hf", tmp_path / "results")
     card = (tmp_path / "hf" / "README.md").read_text()
     for text in (
@@ -421,7 +414,7 @@ def test_the_card_says_where_a_model_comes_from_and_what_was_measured(tmp_path: 
         "valid_offline",
         "| 230 | 3.7 |",
         '"clusters": 8',
-        "**12.3** [11.0, 14.0]",
+        "**12.3** [11.3, 14.3]",
     ):
         assert text in card, text
     assert "45.6" not in card
@@ -433,41 +426,26 @@ def test_the_card_says_where_a_model_comes_from_and_what_was_measured(tmp_path: 
     assert not (tmp_path / "hf2").exists()
 
 
-def record(name: str, fingerprint: str, value: float) -> results.Result:
-    score = Score(value=value, low=11.0, high=14.0, higher_is_better=False, errors=1, total=9)
-    return results.Result(
-        task="phoneme", task_version=1, main_metric="per", metrics={"per": score}, recipe_name="phoneme_tiny",
-        upstream={
-            "name": name, "fingerprint": fingerprint, "parameters": 9, "num_layers": 3, "dim": 32, "stride": 320,
-        },
-        corpus={"name": "tones", "digest": "d1", "languages": ["en"], "synthetic": True, "splits": {}},
-        recipe={}, sweep=[], layer_weights=[], seeds=[1], limit=None, mode="frozen", versions={}, git=None,
-        device="cpu", wall_seconds={}, counts={}, created="2026-01-01T00:00:00+00:00",
-    )  # fmt: skip
+def result(name: str, fingerprint: str, value: float) -> results.Result:
+    about = record(name, value=value, corpus="tones")
+    return replace(about, upstream={**about.upstream, "fingerprint": fingerprint})
 
 
 def toy(corpus: Corpus, init: Path, *keys: str) -> PretrainConfig:
-    return load(
-        PretrainConfig,
-        str(DATA / "toy.yaml"),
-        [f"data.corpus={corpus.root}", f"init={init}", *keys],
-    )
+    return toy_config(f"data.corpus={corpus.root}", f"init={init}", *keys)
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    config = load(PretrainConfig, str(DATA / "toy.yaml"))
-    torch.manual_seed(7)
-    payload = {"kind": "mt4ssl", "config": to_dict(config), "model": MT4SSL(config).state_dict()}
-    payload["model"][TEACHER + "norm.bias"] += 1  # a teacher that is not the student
-    checkpoint.save(payload, tmp_path / "source" / "checkpoint.pt")
-    return tmp_path / "source"
+    state = toy_model(seed=7).state_dict()
+    state[TEACHER + "norm.bias"] += 1  # a teacher that is not the student
+    return write_run(tmp_path / "source", model=state)
 
 
 def test_names_stay_text_in_the_model_card(source: Path, tmp_path: Path) -> None:
     out = tmp_path / '<b>|"x`'
     mark = to_huggingface(source, out)
-    results.save(record("<script>\n|y", mark, 12.3), [], tmp_path / "results")
+    results.save(result("<script>\n|y", mark, 12.3), [], tmp_path / "results")
     to_huggingface(source, tmp_path / "hf", tmp_path / "results")
     own = (out / "README.md").read_text()
     assert '# &lt;b&gt;\\|"x\\`\n' in own
@@ -507,13 +485,13 @@ def test_new_heads_and_a_missing_teacher_are_said(
     )
     assert torch.equal(own[TEACHER + "norm.bias"], own["encoder.norm.bias"])
     assert "no teacher in it" in caplog.text
-    assert "extractors.offline.head stays new (not in it)" in caplog.text
+    assert "extractors.offline.head is newly initialized (not in it)" in caplog.text
     caplog.clear()
     with caplog.at_level(logging.INFO):
         config = toy(corpus, source, "targets.offline.clusters=5", "targets.online.weight=0")
         model = open_pretraining(config).model
-    assert "extractors.offline.head stays new (8 classes there, 5 here)" in caplog.text
-    assert "extractors.online.teacher is not taken" in caplog.text
+    assert "extractors.offline.head is newly initialized (8 classes there, 5 here)" in caplog.text
+    assert "extractors.online.teacher is not loaded" in caplog.text
 
 
 def test_another_architecture_to_start_from_is_refused_by_key(
@@ -526,22 +504,19 @@ def test_another_architecture_to_start_from_is_refused_by_key(
         open_pretraining(toy(corpus, source, *keys))
     with pytest.raises(ConfigError, match="frontend.normalize=False, expected True"):
         open_pretraining(toy(corpus, source, "frontend.normalize=false"))
-    with pytest.raises(CheckpointError, match="no such checkpoint; convert someone else's first"):
+    with pytest.raises(
+        CheckpointError, match="no such checkpoint; convert the checkpoint of another"
+    ):
         open_pretraining(toy(corpus, source / "none"))
 
 
 def test_the_commands_convert_and_export(
-    official: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    official: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr("sys.argv", ["mt4ssl-bench", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
+        code = call(*arguments)
         said = capsys.readouterr()
-        return int(str(stopped.value.code)), said.out + said.err
+        return code, said.out + said.err
 
     code, said = run("convert", official, "--out", tmp_path / "run")
     assert code == 0

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from builders import TOY, waves, write_run
 from mt4ssl_bench import checkpoint
 from mt4ssl_bench.config import load, to_dict
 from mt4ssl_bench.device import pick_device
@@ -15,38 +16,26 @@ from mt4ssl_bench.upstream.config import PretrainConfig
 from mt4ssl_bench.upstream.expert import UpstreamExpert, register
 from mt4ssl_bench.upstream.model import MT4SSL
 
-TOY = str(Path(__file__).parents[1] / "fixtures" / "toy.yaml")
+LENGTHS = (8_000, 5_000)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "toy"
-    config = load(PretrainConfig, TOY)
-    torch.manual_seed(3)
-    payload = {"kind": KIND, "config": to_dict(config), "model": MT4SSL(config).state_dict()}
-    checkpoint.save(payload, folder / "checkpoint.pt")
-    return folder
-
-
-def waves() -> tuple[torch.Tensor, torch.Tensor]:
-    torch.manual_seed(0)
-    x = torch.randn(2, 8_000) * 0.1
-    x[1, 5_000:] = 0
-    return x, torch.tensor([8_000, 5_000])
+    return write_run(tmp_path_factory.mktemp("runs") / "toy", seed=3)
 
 
 def test_a_run_folder_and_its_checkpoint_are_the_same_upstream(run: Path) -> None:
     a, b = load_upstream(str(run)), load_upstream(str(run / "checkpoint.pt"))
     assert a.fingerprint == b.fingerprint
     assert (a.name, a.num_layers, a.dim, a.stride) == ("toy", 3, 32, 320)
-    features = a.extract(*waves())
+    features = a.extract(*waves(*LENGTHS))
     assert features.layers.shape == (3, 2, 24, 32)
     assert features.lengths.tolist() == [24, 15]
     assert not features.layers.requires_grad
 
 
 def test_batching_does_not_change_an_utterance(run: Path) -> None:
-    model, (x, lengths) = load_upstream(str(run)), waves()
+    model, (x, lengths) = load_upstream(str(run)), waves(*LENGTHS)
     together, alone = model.extract(x, lengths), model.extract(x[1:, :5_000], lengths[1:])
     torch.testing.assert_close(together.layers[:, 1:, :15], alone.layers, atol=1e-5, rtol=0)
 
@@ -101,7 +90,7 @@ def test_audio_shorter_than_one_frame_is_refused(run: Path) -> None:
 def test_s3prls_filter_banks_come_through_our_protocol() -> None:
     fbank = load_upstream("fbank")
     assert (fbank.num_layers, fbank.dim, fbank.stride, fbank.parameters) == (1, 240, 160, 0)
-    features = fbank.extract(*waves())
+    features = fbank.extract(*waves(*LENGTHS))
     assert features.lengths.tolist() == [
         48,
         29,
@@ -115,7 +104,7 @@ def test_s3prl_runs_our_checkpoint_with_equal_hidden_states(run: Path) -> None:
     from s3prl.nn import S3PRLUpstream
 
     theirs = S3PRLUpstream("mt4ssl_local", str(run / "checkpoint.pt")).eval()
-    x, lengths = waves()
+    x, lengths = waves(*LENGTHS)
     with torch.no_grad():
         hidden, frames = theirs(x, lengths)
     ours = load_upstream(str(run)).extract(x, lengths)
@@ -129,7 +118,7 @@ def test_s3prl_runs_our_checkpoint_with_equal_hidden_states(run: Path) -> None:
 def test_a_hub_name_with_a_checkpoint_goes_to_s3prl(run: Path) -> None:
     register()
     through_hub = load_upstream(f"mt4ssl_local:{run / 'checkpoint.pt'}")
-    x, lengths = waves()
+    x, lengths = waves(*LENGTHS)
     ours = load_upstream(str(run)).extract(x, lengths)
     torch.testing.assert_close(
         through_hub.extract(x, lengths).layers[:, 0], ours.layers[:, 0], atol=1e-5, rtol=0

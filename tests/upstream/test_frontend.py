@@ -8,8 +8,7 @@ from torch import Tensor
 from mt4ssl_bench.data.frame_grid import STRIDES, frame_count, frame_counts
 from mt4ssl_bench.upstream import kernels
 from mt4ssl_bench.upstream.config import FrontendConfig
-from mt4ssl_bench.upstream.frontend import Frontend
-from mt4ssl_bench.upstream.waveforms import normalize
+from mt4ssl_bench.upstream.frontend import Frontend, normalize
 
 
 def plain(frontend: Frontend, waveforms: Tensor) -> Tensor:

@@ -1,28 +1,23 @@
 """MT4SSL as a whole: which extractors it has, what clones mean, and where gradients may flow."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 
-from mt4ssl_bench.config import load
-from mt4ssl_bench.upstream.config import EncoderConfig, PretrainConfig
+from builders import toy_config, toy_model
+from mt4ssl_bench.upstream.config import EncoderConfig
 from mt4ssl_bench.upstream.encoder import Encoder, take
 from mt4ssl_bench.upstream.masking import draw_masks
 from mt4ssl_bench.upstream.model import MT4SSL
 
-TOY = str(Path(__file__).parents[1] / "fixtures" / "toy.yaml")
-
 
 def build(*overrides: str) -> MT4SSL:
-    torch.manual_seed(0)
-    return MT4SSL(load(PretrainConfig, TOY, ["encoder.dropout=0", *overrides]))
+    return toy_model("encoder.dropout=0", *overrides)
 
 
 def inputs(views: int = 1) -> tuple[torch.Tensor, ...]:
     torch.manual_seed(1)
     rng = np.random.default_rng(0)
-    masks = [draw_masks([49, 30], 49, load(PretrainConfig, TOY).masking, rng) for _ in range(views)]
+    masks = [draw_masks([49, 30], 49, toy_config().masking, rng) for _ in range(views)]
     waves = torch.randn(2, 16_000)
     waves[1, 9_700:] = 0
     return waves, torch.tensor([16_000, 9_700]), torch.randint(0, 8, (2, 49)), torch.cat(masks)

@@ -1,21 +1,45 @@
 """Reading an MT4SSL run folder or checkpoint file."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
+
+from torch import Tensor
 
 from mt4ssl_bench import checkpoint
-from mt4ssl_bench.config import from_dict
+from mt4ssl_bench.data.cut import Json
 from mt4ssl_bench.errors import CheckpointError
-from mt4ssl_bench.upstream.config import PretrainConfig
 from mt4ssl_bench.upstream.model import MT4SSL
+from mt4ssl_bench.upstream.recipe import from_stored
 
 KIND = "mt4ssl"
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Return what a run folder or checkpoint file holds.
+class Origin(TypedDict):
+    """The source of a converted checkpoint."""
 
-    Raises CheckpointError when it is not one of ours.
+    name: str
+    kind: str
+    updates: int | None
+
+
+class Stored(TypedDict, total=False):
+    """A checkpoint of MT4SSL, as far as it is read here; exported ones have no training state."""
+
+    kind: str
+    config: dict[str, Json]
+    model: dict[str, Tensor]
+    corpus_digest: str
+    step: int
+    validations: list[dict[str, float]]
+    source: Origin
+
+
+def read_checkpoint(path: Path) -> Stored:
+    """Return the content of a run folder or checkpoint file.
+
+    Raises:
+        CheckpointError: If it cannot be read, or is no MT4SSL checkpoint of this toolkit.
     """
     if path.is_dir():
         if (path / "model.safetensors").exists():
@@ -28,19 +52,18 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: not a pretraining checkpoint ({stored.get('kind', 'no kind')})"
         )
-    return stored
+    return cast("Stored", stored)
 
 
 def read_model(path: Path) -> MT4SSL:
-    """Return the student of a run folder or checkpoint file, which may hold no more than that.
+    """Return the student of a run folder or checkpoint file, without heads and teacher.
 
-    Its heads and teacher, which serve training alone, are left out. Raises CheckpointError when it
-    is not one of ours.
+    Raises:
+        CheckpointError: If it cannot be read, or its weights do not fit its config.
     """
     stored = read_checkpoint(path)
-    model = MT4SSL(from_dict(PretrainConfig, stored["config"]))
-    model.extractors.clear()
-    state = {k: v for k, v in stored["model"].items() if not k.startswith("extractors.")}
+    model = MT4SSL(from_stored(stored["config"]), student_only=True)
+    state = student(stored["model"])
     try:
         model.load_state_dict(state)
     except RuntimeError:
@@ -48,3 +71,8 @@ def read_model(path: Path) -> MT4SSL:
             f"{path}: its weights do not fit its config ({checkpoint.misfit(model, state)})"
         ) from None
     return model
+
+
+def student(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the student's weights of a state dict, without those of the extractors."""
+    return {key: tensor for key, tensor in state.items() if not key.startswith("extractors.")}

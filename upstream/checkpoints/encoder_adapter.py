@@ -3,38 +3,47 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mt4ssl_bench import checkpoint
-from mt4ssl_bench.config import load, to_dict
+from mt4ssl_bench.data.cut import Json
 from mt4ssl_bench.data.frame_grid import RECEPTIVE_FIELD, STRIDE, frame_count, frame_counts
 from mt4ssl_bench.encoders.finetuning import TuneConfig
 from mt4ssl_bench.encoders.identity import identify
 from mt4ssl_bench.encoders.protocol import Features, Upstream
-from mt4ssl_bench.upstream.checkpoints.checkpoint_file import KIND, read_checkpoint, read_model
-from mt4ssl_bench.upstream.config import PretrainConfig, check
+from mt4ssl_bench.upstream.checkpoints.checkpoint_file import (
+    KIND,
+    Stored,
+    read_checkpoint,
+    read_model,
+    student,
+)
+from mt4ssl_bench.upstream.checkpoints.finetuned import build
+from mt4ssl_bench.upstream.checkpoints.waveform_checks import check_waveforms
+from mt4ssl_bench.upstream.config import PretrainConfig
+from mt4ssl_bench.upstream.frontend import normalize
 from mt4ssl_bench.upstream.model import MT4SSL
-from mt4ssl_bench.upstream.waveforms import check_waveforms, normalize
+from mt4ssl_bench.upstream.recipe import load_config, to_stored
 
 # frames, two minutes: longer audio is encoded in windows, for attention's time grows as the square
 WINDOW = 6_000
 
 
 class MT4SSLUpstream:
-    """The student of an MT4SSL model, frozen; `pretrained`: no other settings can have its
-    weights.
+    """The frozen student of an MT4SSL model.
+
+    `pretrained` says that no model of other settings can have the same weights.
     """
 
     def __init__(self, model: MT4SSL, name: str, device: str, *, pretrained: bool = False) -> None:
-        model.extractors.clear()  # heads and teacher serve training alone
+        model.extractors.clear()  # heads and teacher are needed only in training
         self.model = model.to(device).eval().requires_grad_(requires_grad=False)
         self.name, self.device, self.stride = name, device, STRIDE
         config = model.config.encoder
         self.num_layers, self.dim = config.layers + 1, config.dim
-        self.blueprint = {"kind": KIND, "config": to_dict(model.config)}
+        self.blueprint: dict[str, Json] = {"kind": KIND, "config": to_stored(model.config)}
         self.parameters = sum(p.numel() for p in model.parameters())
         self.fingerprint = fingerprint(model.config, model.state_dict())
         old = checkpoint.fingerprint(model.state_dict())  # scheme 1: the weights only
@@ -43,20 +52,20 @@ class MT4SSLUpstream:
 
     @torch.no_grad()
     def extract(self, waveforms: Tensor, lengths: Tensor) -> Features:
-        """See Upstream.extract; raises UpstreamError for audio that is too short or not finite."""
+        """See Upstream.extract.
+
+        Raises:
+            UpstreamError: For audio that is too short or not finite.
+        """
         waves = [
             wave[:length]
             for wave, length in zip(waveforms.to(self.device), lengths.tolist(), strict=True)
         ]
-        layers, frames = hidden_states(self.model, waves)
-        return Features(torch.stack(layers), frames.cpu())
+        layers, counts = hidden_states(self.model, waves)
+        return Features(torch.stack(layers), counts.cpu())
 
     def trainable(self, config: TuneConfig) -> nn.Module:
-        """See tuning.Trainable: the student with the dropouts of `config`."""
-        from mt4ssl_bench.upstream.checkpoints.finetuned import (
-            build,  # which needs check_waveforms() from here
-        )
-
+        """Return the student with the dropouts of `config`; see finetuning.Trainable."""
         tuned = build(self.blueprint, config)
         tuned.model.load_state_dict(self.model.state_dict())
         return tuned.to(self.device)
@@ -64,18 +73,18 @@ class MT4SSLUpstream:
 
 def fingerprint(config: PretrainConfig, state: Mapping[str, Tensor]) -> str:
     """Return the fingerprint of a student: its weights, and the settings that they do not show."""
-    student = {key: tensor for key, tensor in state.items() if not key.startswith("extractors.")}
     settings = {"normalize": config.frontend.normalize, "heads": config.encoder.heads}
-    return identify(student, [KIND, settings])
+    return identify(student(state), [KIND, settings])
 
 
 def hidden_states(model: MT4SSL, waves: list[Tensor]) -> tuple[list[Tensor], Tensor]:
-    """Return the encoder's input and every layer's output, each (B, T, D), and the real frames
-    (B,).
+    """Return the encoder's input and every layer's output, each (B, T, D), and frame counts (B,).
 
-    Waveforms (N_b,) of more than WINDOW frames are encoded in equal windows, whose frames are
-    exactly the whole's; only attention does not look further than its window. Raises UpstreamError
-    for unusable waveforms.
+    Waveforms (N_b,) of more than WINDOW frames are encoded in windows of equal length. The front
+    end's frames stay the same; attention does not look beyond its window.
+
+    Raises:
+        UpstreamError: For unusable waveforms.
     """
     check_waveforms(waves)
     lengths = torch.tensor([len(wave) for wave in waves], device=waves[0].device)
@@ -91,13 +100,11 @@ def hidden_states(model: MT4SSL, waves: list[Tensor]) -> tuple[list[Tensor], Ten
 
 
 def _in_windows(model: MT4SSL, wave: Tensor) -> Tensor:
-    """Return the hidden states (L, T, D) of one normalised waveform, encoded in windows of equal
-    length.
-    """
-    frames = frame_count(len(wave))
-    size = math.ceil(frames / math.ceil(frames / WINDOW))
+    """Return the hidden states (L, T, D) of one normalized waveform, encoded window by window."""
+    num_frames = frame_count(len(wave))
+    size = math.ceil(num_frames / math.ceil(num_frames / WINDOW))
     parts = []
-    for start in range(0, frames, size):
+    for start in range(0, num_frames, size):
         part = wave[start * STRIDE : (start + size - 1) * STRIDE + RECEPTIVE_FIELD]
         layers, _ = model.hidden_states(part[None], torch.tensor([len(part)], device=wave.device))
         parts.append(torch.stack(layers)[:, 0])
@@ -105,10 +112,7 @@ def _in_windows(model: MT4SSL, wave: Tensor) -> Tensor:
 
 
 def load_checkpoint(argument: str, *, device: str) -> Upstream:
-    """Return the upstream of a run folder or checkpoint file.
-
-    Its name is the folder's or the file's.
-    """
+    """Return the upstream of a run folder or checkpoint file, named like the folder or file."""
     path = Path(argument)
     folder = path if path.is_dir() else path.parent
     name = path.stem if path.is_file() and path.name != "checkpoint.pt" else folder.resolve().name
@@ -121,18 +125,16 @@ def _load(path: Path, name: str, device: str) -> Upstream:
     )
 
 
-def is_pretrained(stored: Mapping[str, Any]) -> bool:
-    """Return whether a checkpoint was pretrained here, or is an export of one; not if converted."""
+def is_pretrained(stored: Stored) -> bool:
+    """Return whether this toolkit pretrained a checkpoint; it may have been exported since."""
     return "source" not in stored and "corpus_digest" in stored and stored.get("step", 0) > 1
 
 
 def load_random(argument: str, *, device: str) -> Upstream:
-    """Return an untrained model of a pretraining recipe, always with the same weights: a
-    baseline.
-    """
-    config = check(load(PretrainConfig, argument or "mt4ssl_tiny"))
+    """Return the untrained model of a pretraining recipe, always with the same weights."""
+    config = load_config(argument or "mt4ssl_tiny")
     state = torch.get_rng_state()
     torch.manual_seed(config.fit.seed)
-    model = MT4SSL(config)
+    model = MT4SSL(config, student_only=True)
     torch.set_rng_state(state)
     return MT4SSLUpstream(model, f"random:{argument or 'mt4ssl_tiny'}", device)

@@ -1,31 +1,23 @@
-"""Our checkpoints for other people's tools: the encoder alone, and a card that says where it comes
-from.
-"""
+"""Export of the encoder for s3prl and Hugging Face, with a model card."""
 
 import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import mt4ssl_bench
 from mt4ssl_bench import checkpoint
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.errors import CheckpointError, ConfigError
 from mt4ssl_bench.results.leaderboard import Leaderboard
-from mt4ssl_bench.results.record import Result, load_all
+from mt4ssl_bench.results.record import Result
+from mt4ssl_bench.results.record_files import load_all
 from mt4ssl_bench.text import markdown
-from mt4ssl_bench.upstream.checkpoints.checkpoint_file import read_checkpoint, read_model
+from mt4ssl_bench.upstream.checkpoints.checkpoint_file import Stored, read_checkpoint, read_model
 from mt4ssl_bench.upstream.checkpoints.encoder_adapter import fingerprint
+from mt4ssl_bench.upstream.recipe import from_stored
 
-KEPT = (
-    "kind",
-    "config",
-    "corpus_digest",
-    "step",
-    "validations",
-    "source",
-)  # of a checkpoint, beside the weights
+# keys of a checkpoint that an export keeps, beside the weights
+EXPORTED = ("kind", "config", "corpus_digest", "step", "validations", "source")
 
 CARD = """---
 library_name: transformers
@@ -59,34 +51,38 @@ last frames through its positional convolutions."""
 
 
 def to_s3prl(run: Path, out: Path) -> str:
-    """Write one file with the student alone, for load_upstream and s3prl's mt4ssl_local.
+    """Write a file with only the student, for load_upstream and s3prl's mt4ssl_local.
 
-    Returns its fingerprint.
+    Returns:
+        The student's fingerprint.
 
-    Raises CheckpointError when `run` is not one of ours or `out` is there already.
+    Raises:
+        CheckpointError: If `run` is no MT4SSL checkpoint, or `out` exists.
     """
     if out.suffix != ".pt":
         raise ConfigError(f"--out {out}: the file's name must end in .pt")
     if out.exists():
         raise CheckpointError(f"{out}: exists already; choose another --out")
     stored, model = read_checkpoint(run), read_model(run)
-    kept = {key: stored[key] for key in KEPT if key in stored}
-    checkpoint.save({**kept, "model": model.state_dict()}, out)
+    exported = {key: value for key, value in stored.items() if key in EXPORTED}
+    checkpoint.save({**exported, "model": model.state_dict()}, out)
     return fingerprint(model.config, model.state_dict())
 
 
 def to_huggingface(run: Path, out: Path, results: Path | None = None) -> str:
     """Write a folder that transformers' AutoModel and AutoFeatureExtractor load.
 
-    Returns the encoder's fingerprint.
-
     Args:
-        run: run folder or checkpoint file.
-        out: a folder that is not there yet.
-        results: records whose fingerprint is this model's go into the model card.
+        run: Run folder or checkpoint file.
+        out: A new or empty folder.
+        results: Records; those of this model go into the model card.
 
-    Raises CheckpointError when `run` is not one of ours or `out` is not empty, ConfigError for
-    results without any of this model.
+    Returns:
+        The student's fingerprint.
+
+    Raises:
+        CheckpointError: If `run` is no MT4SSL checkpoint, or `out` is not empty.
+        ConfigError: If `results` holds no record of this model.
     """
     from mt4ssl_bench.upstream.checkpoints.hf_data2vec import write_huggingface
 
@@ -122,20 +118,16 @@ def to_huggingface(run: Path, out: Path, results: Path | None = None) -> str:
     return mark
 
 
-def card(
-    name: str, stored: Mapping[str, Any], mark: str, parameters: int, records: list[Result]
-) -> str:
-    """Return the model card: what the model is, how to load it, where it comes from and what was
-    measured.
-    """
-    encoder, source = stored["config"]["encoder"], stored.get("source") or {}
-    normalized = stored["config"]["frontend"]["normalize"]
+def card(name: str, stored: Stored, mark: str, parameters: int, records: list[Result]) -> str:
+    """Return the model card: architecture, use, origin, validation losses and results."""
+    config, source = from_stored(stored["config"]), stored.get("source")
+    encoder = config.encoder
     facts = {
-        "encoder": f"{encoder['layers']} layers of {encoder['dim']}, {encoder['heads']} heads, one "
-        "frame per 20 ms",
+        "encoder": f"{encoder.layers} layers of {encoder.dim}, {encoder.heads} heads, one frame "
+        "per 20 ms",
         "parameters": f"{parameters:,}",
-        "input": f"16 kHz mono, {'normalised by utterance' if normalized else 'not normalised'}",
-        "updates": stored.get("step") or source.get("updates") or "not recorded",
+        "input": f"16 kHz mono, {'normalized' if config.frontend.normalize else 'not normalized'}",
+        "updates": stored.get("step") or (source and source["updates"]) or "not recorded",
         "digest of the corpus": stored.get("corpus_digest", "not recorded"),
         "fingerprint": mark,
         "written by": f"mt4ssl-bench {mt4ssl_bench.__version__}",
@@ -158,9 +150,10 @@ def card(
 
 
 def _table(rows: list[dict[str, float]]) -> str:
-    """Return about ten of the validations as a Markdown table, the last one always among them."""
+    """Return about ten of the validations, the last one included, as a Markdown table."""
     shown = rows[:: -(-len(rows) // 10)]
-    shown += [rows[-1]] * (shown[-1] is not rows[-1])
+    if shown[-1] is not rows[-1]:
+        shown.append(rows[-1])
     heads = list(rows[-1])
     lines = ["| " + " | ".join(heads) + " |", "|" + "--:|" * len(heads)]
     lines += ["| " + " | ".join(f"{row[head]:.6g}" for head in heads) + " |" for row in shown]

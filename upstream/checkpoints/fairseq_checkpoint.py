@@ -1,21 +1,23 @@
-"""What a fairseq checkpoint says in our terms: weights under our names, settings as recipe keys, no
-fairseq.
-"""
+"""Official MT4SSL and fairseq checkpoints, read without fairseq."""
 
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
+from mt4ssl_bench.data.cut import Json
 from mt4ssl_bench.data.frame_grid import KERNELS, STRIDES
 from mt4ssl_bench.errors import CheckpointError
-from mt4ssl_bench.upstream.checkpoints.untrusted import Found, plain, read_foreign, tensors
+from mt4ssl_bench.upstream.checkpoints.untrusted import (
+    ThirdPartyCheckpoint,
+    plain,
+    read_third_party,
+    tensors,
+)
 from mt4ssl_bench.upstream.checkpoints.weight_names import from_official
 
-# fairseq's setting -> our recipe key; what is not listed has no counterpart or follows from the
-# shapes of the weights
+# fairseq's setting -> recipe key; others have no counterpart or follow from the weights' shapes
 _SETTINGS = {
-    "encoder_layers": "encoder.layers",  # shapes show it too, but not where the last one is lost
+    "encoder_layers": "encoder.layers",  # shapes do not show a lost last one
     "pos_conv_depth": "encoder.pos_depth",
     "encoder_attention_heads": "encoder.heads",
     "dropout": "encoder.dropout",
@@ -30,7 +32,7 @@ _SETTINGS = {
     "ema_end_decay": "targets.online.ema_end",
     "ema_anneal_end_step": "targets.online.ema_steps",
 }
-# names of tensors -> what of another architecture they belong to
+# names of tensors -> the part of another architecture that they belong to
 _OTHERS = (
     (r"modality_encoders\..*", "data2vec 2.0's encoder"),
     (
@@ -49,32 +51,34 @@ _OTHERS = (
 _FINETUNED = "w2v_encoder.w2v_model."
 
 
-def read_fairseq(path: Path) -> Found:
+def read_fairseq(path: Path) -> ThirdPartyCheckpoint:
     """Read an official MT4SSL or fairseq data2vec checkpoint, pretrained or fine-tuned.
 
-    Raises CheckpointError for a file that cannot be read safely and for another architecture,
-    saying what differs.
+    Raises:
+        CheckpointError: If the file cannot be read safely, or is of another architecture; names the
+            differences.
     """
-    payload = read_foreign(path)
+    payload = read_third_party(path)
     if "format" in payload and str(payload["format"]).startswith("mt4ssl-bench"):
         raise CheckpointError(f"{path}: is a checkpoint of mt4ssl-bench already; use it as it is")
-    if not isinstance(payload.get("model"), Mapping):
+    model = payload.get("model")
+    if not isinstance(model, Mapping):
         raise CheckpointError(
             f"{path}: no 'model' in it (only {', '.join(map(str, list(payload)[:8]))})"
         )
-    state, notes = tensors(payload["model"]), []
+    state, notes = tensors(model), []
     if any(name.startswith(_FINETUNED) for name in state):
         left = [name for name in state if not name.startswith(_FINETUNED)]
-        notes.append(f"fine-tuned: {', '.join(left)} left behind" if left else "fine-tuned")
+        notes.append(f"fine-tuned: {', '.join(left)} not converted" if left else "fine-tuned")
         state = {
-            name.removeprefix(_FINETUNED): t
-            for name, t in state.items()
-            if name.startswith(_FINETUNED)
+            name.removeprefix(_FINETUNED): tensor
+            for name, tensor in state.items()
+            if name not in left
         }
     settings, task = _read_settings(payload)
     _check_architecture(path, state, settings)
     try:
-        renamed = from_official(state, tensors(payload["model"].get("_ema")))
+        renamed = from_official(state, tensors(model.get("_ema")))
     except KeyError as error:
         raise CheckpointError(f"{path}: {error.args[0]}: MT4SSL has no such tensor") from None
     keys = [
@@ -86,7 +90,7 @@ def read_fairseq(path: Path) -> Found:
         keys.append(f"frontend.normalize={task['normalize']}")
     else:
         notes.append(
-            "its settings do not say whether waveforms are normalised: assumed they are, as "
+            "its settings do not say whether waveforms are normalized: assumed they are, as "
             "published"
         )
     kind = settings.get("_name") or (
@@ -96,21 +100,24 @@ def read_fairseq(path: Path) -> Found:
     updates = (
         _dict(history[-1]).get("num_updates") if isinstance(history, list) and history else None
     )
-    return Found(kind=f"fairseq {kind}", state=renamed, keys=keys, notes=notes, updates=updates)
+    return ThirdPartyCheckpoint(
+        kind=f"fairseq {kind}",
+        state=renamed,
+        keys=keys,
+        notes=notes,
+        updates=updates if isinstance(updates, int) else None,
+    )
 
 
-def _dict(value: object) -> dict[str, Any]:
+def _dict(value: Json) -> Mapping[str, Json]:
     return value if isinstance(value, dict) else {}
 
 
-def _read_settings(payload: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the model's and the task's settings.
-
-    Older files have both in one namespace, `args`.
-    """
+def _read_settings(payload: Mapping[str, object]) -> tuple[Mapping[str, Json], Mapping[str, Json]]:
+    """Return the model's and the task's settings; older files have both in `args`."""
     args, config = _dict(plain(payload.get("args"))), _dict(plain(payload.get("cfg")))
     model, task = _dict(config.get("model")), _dict(config.get("task"))
-    before = _dict(model.get("w2v_args"))  # what a fine-tuned model was
+    before = _dict(model.get("w2v_args"))  # of the pretrained model, in a fine-tuned one
     places = (_dict(before.get("model")), before, model, args)
     settings = next((place for place in places if "encoder_embed_dim" in place), {})
     return settings, next(
@@ -118,14 +125,14 @@ def _read_settings(payload: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
     )
 
 
-def _check_architecture(path: Path, state: Iterable[str], settings: Mapping[str, Any]) -> None:
-    """Raise CheckpointError, naming every difference, where the model is not MT4SSL's."""
-    found: dict[str, str] = {}
-    for name in state:
-        for pattern, what in _OTHERS:
+def _check_architecture(path: Path, names: Iterable[str], settings: Mapping[str, Json]) -> None:
+    """Raise CheckpointError with every difference if the model is not of MT4SSL's architecture."""
+    others: dict[str, str] = {}  # part of another architecture -> its first tensor
+    for name in names:
+        for pattern, part in _OTHERS:
             if re.fullmatch(pattern, name):
-                found.setdefault(what, name)
-    differences = [f"{what} ({name})" for what, name in found.items()]
+                others.setdefault(part, name)
+    differences = [f"{part} ({name})" for part, name in others.items()]
     if settings.get("layer_norm_first"):
         differences.append("LayerNorm before attention and feed-forward (layer_norm_first)")
     if settings.get("activation_fn", "gelu") != "gelu":
@@ -141,9 +148,7 @@ def _check_architecture(path: Path, state: Iterable[str], settings: Mapping[str,
 
 
 def _read_geometry(text: str) -> list[tuple[int, int]]:
-    """Return kernel and stride of each layer of fairseq's "[(512, 10, 5)] + [(512, 3, 2)] * 4",
-    unevaluated.
-    """
+    """Return kernel and stride of each layer in fairseq's "[(512, 10, 5)] + [(512, 3, 2)] * 4"."""
     layers = []
     for kernel, stride, times in re.findall(
         r"\(\s*\d+\s*,\s*(\d+)\s*,\s*(\d+)\s*\)\s*\]?\s*(?:\*\s*(\d+))?", text

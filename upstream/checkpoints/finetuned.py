@@ -1,32 +1,30 @@
-"""The student trained further: convolutions fixed, masks over time and channels in training, no
-extractor.
+"""Fine-tuning of the student: fixed convolutions, and masks over time and channels in training.
 
 Shapes: B batch, N samples, T frames, D dimension.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from mt4ssl_bench.config import from_dict
+from mt4ssl_bench.data.cut import Json
 from mt4ssl_bench.data.frame_grid import frame_counts
 from mt4ssl_bench.encoders.finetuning import TuneConfig
 from mt4ssl_bench.encoders.protocol import Features
-from mt4ssl_bench.upstream.config import MaskingConfig, PretrainConfig, TargetsConfig
-from mt4ssl_bench.upstream.masking import draw_masks
+from mt4ssl_bench.upstream.checkpoints.waveform_checks import check_waveforms
+from mt4ssl_bench.upstream.frontend import normalize
+from mt4ssl_bench.upstream.masking import MaskingConfig, draw_masks
 from mt4ssl_bench.upstream.model import MT4SSL, padding_mask
-from mt4ssl_bench.upstream.waveforms import check_waveforms, normalize
+from mt4ssl_bench.upstream.recipe import from_stored
 
 
 class TunedMT4SSL(nn.Module):
-    """See tuning.TunedModel.
-
-    The masks and what is fixed are wav2vec 2.0's (fairseq's wav2vec_ctc).
-    """
+    """See finetuning.TunedModel; the masks and the fixed part are wav2vec 2.0's (wav2vec_ctc)."""
 
     def __init__(self, model: MT4SSL, config: TuneConfig) -> None:
         super().__init__()
@@ -41,7 +39,11 @@ class TunedMT4SSL(nn.Module):
     def forward(
         self, waveforms: Tensor, lengths: Tensor, generator: np.random.Generator | None = None
     ) -> Features:
-        """See TunedModel; raises UpstreamError for what is no waveform."""
+        """See TunedModel.
+
+        Raises:
+            UpstreamError: For unusable waveforms.
+        """
         model = self.model
         device = model.mask_emb.device
         waves = [
@@ -63,10 +65,10 @@ class TunedMT4SSL(nn.Module):
         return Features(torch.stack([output.embedded, *output.hidden]), counts)
 
     def _mask(self, x: Tensor, counts: list[int], generator: np.random.Generator) -> Tensor:
-        """Frames become the mask embedding, then channels zero."""
-        batch, frames, dim = x.shape
+        """Return x (B, T, D) with masked frames as the mask embedding and masked channels as 0."""
+        batch, num_frames, dim = x.shape
         if self.time.prob > 0:
-            mask = draw_masks(counts, frames, self.time, generator).to(x.device)
+            mask = draw_masks(counts, num_frames, self.time, generator).to(x.device)
             x = torch.where(mask[..., None], self.model.mask_emb.to(x.dtype), x)
         if self.channel.prob > 0:
             mask = draw_masks([dim] * batch, dim, self.channel, generator).to(x.device)
@@ -74,15 +76,9 @@ class TunedMT4SSL(nn.Module):
         return x
 
 
-def build(blueprint: dict[str, Any], config: TuneConfig) -> TunedMT4SSL:
-    """Return the module of a blueprint, untrained, without extractors and with the dropouts of
-    `config`.
-    """
-    stored = from_dict(PretrainConfig, blueprint["config"])
-    none = TargetsConfig(
-        offline=replace(stored.targets.offline, weight=0.0),
-        online=replace(stored.targets.online, weight=0.0),
-    )
+def build(blueprint: Mapping[str, Json], config: TuneConfig) -> TunedMT4SSL:
+    """Return the untrained module of a blueprint, with the dropouts of `config`."""
+    stored = from_stored(cast("Mapping[str, Json]", blueprint["config"]))
     encoder = replace(
         stored.encoder,
         dropout=config.dropout,
@@ -90,4 +86,4 @@ def build(blueprint: dict[str, Any], config: TuneConfig) -> TunedMT4SSL:
         activation_dropout=config.activation_dropout,
         layer_drop=config.layer_drop,
     )
-    return TunedMT4SSL(MT4SSL(replace(stored, encoder=encoder, targets=none)), config)
+    return TunedMT4SSL(MT4SSL(replace(stored, encoder=encoder), student_only=True), config)

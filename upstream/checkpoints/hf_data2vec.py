@@ -1,14 +1,14 @@
-"""Hugging Face's Data2VecAudio, which is MT4SSL's encoder: read into our terms, and our encoder
-written as one.
-"""
+"""Hugging Face's Data2VecAudio models, whose architecture is MT4SSL's: reading and writing."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from mt4ssl_bench.data.cut import Json
 from mt4ssl_bench.data.frame_grid import KERNELS, STRIDES
 from mt4ssl_bench.encoders.hf_model import import_transformers, load_model
 from mt4ssl_bench.errors import CheckpointError
-from mt4ssl_bench.upstream.checkpoints.untrusted import Found, tensors
+from mt4ssl_bench.upstream.checkpoints.checkpoint_file import student
+from mt4ssl_bench.upstream.checkpoints.untrusted import ThirdPartyCheckpoint, tensors
 from mt4ssl_bench.upstream.checkpoints.weight_names import rename
 from mt4ssl_bench.upstream.kernels import EPS
 from mt4ssl_bench.upstream.model import MT4SSL
@@ -27,7 +27,7 @@ _FIELDS = {  # EncoderConfig's field -> Data2VecAudioConfig's
     "activation_dropout": "activation_dropout",
     "layer_drop": "layerdrop",
 }
-_FIXED = {  # what MT4SSL's architecture leaves no choice about
+_FIXED = {  # the same in every MT4SSL model
     "conv_kernel": list(KERNELS),
     "conv_stride": list(STRIDES),
     "conv_bias": False,
@@ -38,20 +38,21 @@ _FIXED = {  # what MT4SSL's architecture leaves no choice about
 }
 
 
-def read_huggingface(name: str) -> Found:
+def read_huggingface(name: str) -> ThirdPartyCheckpoint:
     """Read a Data2VecAudio model by folder or hub id.
 
-    Raises CheckpointError for another architecture, saying what differs, UpstreamError where it
-    cannot be loaded.
+    Raises:
+        CheckpointError: If it is of another architecture; names the differences.
+        UpstreamError: If it cannot be loaded.
     """
     model, extractor, info = load_model(name)
-    _check_architecture(name, model.config)
-    notes = [f"{key} left behind" for key in sorted(info["unexpected_keys"])]
+    _check_architecture(name, model.config.model_type, vars(model.config))
+    notes = [f"{key} not converted" for key in sorted(info["unexpected_keys"])]
     state = tensors(model.state_dict())
-    for key in info["missing_keys"]:  # only what load_model() lets pass: the mask embedding
+    for key in info["missing_keys"]:  # load_model() accepts only a missing mask embedding
         del state[key]  # transformers has just initialized it randomly
     keys = [f"encoder.{ours}={getattr(model.config, theirs)}" for ours, theirs in _FIELDS.items()]
-    return Found(
+    return ThirdPartyCheckpoint(
         kind=f"Hugging Face {KIND}",
         state=rename(state, "huggingface", "ours"),
         keys=[*keys, f"frontend.normalize={bool(extractor.do_normalize)}"],
@@ -60,9 +61,7 @@ def read_huggingface(name: str) -> Found:
 
 
 def write_huggingface(model: MT4SSL, folder: Path) -> None:
-    """Write config.json, model.safetensors and preprocessor_config.json for AutoModel and
-    AutoFeatureExtractor.
-    """
+    """Write the files that transformers' AutoModel and AutoFeatureExtractor load."""
     transformers = import_transformers("export --to hf")
     config = model.config
     fields = {theirs: getattr(config.encoder, ours) for ours, theirs in _FIELDS.items()}
@@ -71,46 +70,40 @@ def write_huggingface(model: MT4SSL, folder: Path) -> None:
             conv_dim=[config.frontend.channels] * len(KERNELS), **fields, **_FIXED
         )
     )
-    own = {
-        name: tensor
-        for name, tensor in model.state_dict().items()
-        if not name.startswith("extractors.")
-    }
-    other.load_state_dict(rename(own, "ours", "huggingface"))
+    other.load_state_dict(rename(student(model.state_dict()), "ours", "huggingface"))
     other.save_pretrained(folder)
-    (folder / "model.safetensors").chmod(
-        (folder / "config.json").stat().st_mode
-    )  # not for the owner alone
+    # transformers writes it readable only by its owner
+    (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode)
     transformers.Wav2Vec2FeatureExtractor(
         do_normalize=config.frontend.normalize, return_attention_mask=True
     ).save_pretrained(folder)
 
 
-def _check_architecture(name: str, config: Any) -> None:  # noqa: ANN401 - transformers' configs
-    if config.model_type != KIND:
-        group = ["a front end with one group norm"] * (
-            getattr(config, "feat_extract_norm", "") == "group"
-        )
-        bias = ["biases in the front end's convolutions"] * bool(
-            getattr(config, "conv_bias", False)
-        )
-        single = ["one weight-normed positional convolution"] * hasattr(
-            config, "num_conv_pos_embeddings"
-        )
+def _check_architecture(name: str, kind: str, settings: Mapping[str, Json]) -> None:
+    """Raise CheckpointError, with what differs, if a model is not of MT4SSL's architecture."""
+    if kind != KIND:
+        parts = []
+        if settings.get("feat_extract_norm") == "group":
+            parts.append("a front end with one group norm")
+        if settings.get("conv_bias"):
+            parts.append("biases in the front end's convolutions")
+        if "num_conv_pos_embeddings" in settings:
+            parts.append("one weight-normed positional convolution")
         raise CheckpointError(
-            f"hf:{name}: a {config.model_type} model, only {KIND} has MT4SSL's architecture"
-            f"{': it has ' if group or bias or single else ''}"
-            f"{', '.join([*group, *bias, *single])}; "
+            f"hf:{name}: a {kind} model, only {KIND} has MT4SSL's architecture"
+            f"{': it has ' if parts else ''}{', '.join(parts)}; "
             f"evaluate it as it is: mt4ssl-bench evaluate hf:{name} ..."
         )
     plain = {
-        key: list(value) if isinstance(value, tuple) else value
-        for key, value in vars(config).items()
+        key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()
     }
     wrong = [
-        f"{key} is {plain[key]}, not {want}" for key, want in _FIXED.items() if plain[key] != want
+        f"{key} is {plain[key]}, not {value}"
+        for key, value in _FIXED.items()
+        if plain[key] != value
     ]
-    if len(set(plain["conv_dim"])) > 1:
-        wrong.append(f"conv_dim is {plain['conv_dim']}, not one size")
+    sizes = plain["conv_dim"]
+    if isinstance(sizes, list) and len(set(sizes)) > 1:
+        wrong.append(f"conv_dim is {sizes}, not one size")
     if wrong:
         raise CheckpointError(f"hf:{name}: not MT4SSL's architecture: {'; '.join(wrong)}")

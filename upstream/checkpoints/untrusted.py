@@ -1,29 +1,28 @@
-"""Checkpoints that others wrote: tensors and plain settings are read, and no object in them is ever
-built.
-"""
+"""Third-party checkpoints: tensors and plain settings are read, and no object in them is built."""
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
 
+from mt4ssl_bench.data.cut import Json
 from mt4ssl_bench.errors import CheckpointError, lines
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """A foreign checkpoint in our terms.
+class ThirdPartyCheckpoint:
+    """Another toolkit's checkpoint under this toolkit's names.
 
     Attributes:
-        kind: what wrote it, in words.
-        state: tensors under our names, fp32.
-        keys: recipe keys ("encoder.heads=4") that its settings state.
-        notes: what was assumed and what was left behind.
-        updates: how many updates it was trained for, where it says so.
+        kind: The toolkit and the model, in words.
+        state: Tensors in fp32.
+        keys: Recipe keys ("encoder.heads=4") that its settings imply.
+        notes: Assumptions, and parts that are not converted.
+        updates: Number of training updates, if the file holds it.
     """
 
     kind: str
@@ -34,12 +33,10 @@ class Found:
 
 
 class Inert:
-    """Stands where a foreign file holds an object: keeps what it would have been built from and
-    runs nothing.
-    """
+    """Replaces an object of a third-party file: keeps its arguments and state, and runs nothing."""
 
-    args: tuple[Any, ...]
-    state: Any
+    args: tuple[object, ...]
+    state: object
 
     def __new__(cls, *args: object, **_: object) -> Self:
         """Keep the arguments."""
@@ -52,20 +49,19 @@ class Inert:
 
 
 def _plain_dict(*_: object) -> dict[object, object]:
-    # stands for defaultdict(factory): torch's reader fills dicts, never a dict's subclass
+    # replaces defaultdict(factory): torch's reader fills dicts, but no subclass of dict
     return {}
 
 
-def read_foreign(path: Path) -> dict[str, Any]:
-    """Read a torch.save file of anyone's: tensors and containers as they are, every other object as
-    an Inert.
+def read_third_party(path: Path) -> dict[str, object]:
+    """Read any torch.save file: tensors and containers as they are, other objects as Inert.
 
-    torch's restricted reader (weights_only=True) stays the only one that touches the pickle: it
-    calls nothing but torch's own tensor builders and what it is told to allow, and here that is
-    Inert under each foreign name.
+    Only torch's restricted reader (weights_only=True) reads the pickle. It calls torch's own tensor
+    builders and the classes that it is told to allow: here, Inert under every other name.
 
-    Raises CheckpointError for a file that cannot be read this way, or that names the operating
-    system's functions.
+    Raises:
+        CheckpointError: If the file cannot be read this way, or names functions of the operating
+            system.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
@@ -76,16 +72,16 @@ def read_foreign(path: Path) -> dict[str, Any]:
             f"{path}: not a zip file that torch.save wrote (torch before 1.6 and TorchScript write "
             "others); load it where it was made and torch.save its state dict again"
         ) from None
-    # a damaged file fails in many ways, all meaning the same to the user
+    # a damaged file fails in many ways, which are one to the user
     except Exception as error:  # noqa: BLE001
         raise CheckpointError(
             f"{path}: truncated, damaged or not a torch.save file ({_reason(error)})"
         ) from None
-    stands_for = [
+    replacements = [
         (_plain_dict if name == "collections.defaultdict" else Inert, name) for name in names
     ]
     try:
-        with torch.serialization.safe_globals(stands_for):  # type: ignore[arg-type]
+        with torch.serialization.safe_globals(replacements):  # type: ignore[arg-type]
             payload = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # noqa: BLE001 - as above
         raise CheckpointError(
@@ -98,21 +94,18 @@ def read_foreign(path: Path) -> dict[str, Any]:
     return payload
 
 
-def plain(value: object) -> Any:  # noqa: ANN401 - containers of str, int, float, bool and None
-    """Return settings as plain containers: argparse namespaces, omegaconf nodes and enums by what
-    they hold.
-    """
-    if not isinstance(value, Inert) and isinstance(getattr(value, "__dict__", None), dict):
-        state = vars(value)  # of a class that some library has told torch to trust
-        return plain(next((state[key] for key in ("_content", "_val") if key in state), state))
+def plain(value: object) -> Json:
+    """Return settings as plain containers: the content of namespaces, omegaconf nodes and enums."""
+    state: object = None
     if isinstance(value, Inert):
         state = value.state[0] if isinstance(value.state, tuple) and value.state else value.state
-        if isinstance(state, dict):
-            held = next(
-                (state[key] for key in ("_content", "_val") if key in state), state
-            )  # omegaconf's nodes
-            return plain(held)
-        return plain(value.args[0]) if len(value.args) == 1 else None  # an enum's value
+        if not isinstance(state, dict):
+            return plain(value.args[0]) if len(value.args) == 1 else None  # an enum's value
+    elif isinstance(getattr(value, "__dict__", None), dict):
+        state = vars(value)  # of a class that a library has registered with torch as safe
+    if isinstance(state, dict):
+        content = (state[key] for key in ("_content", "_val") if key in state)  # omegaconf's nodes
+        return plain(next(content, state))
     if isinstance(value, Mapping):
         return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -121,10 +114,7 @@ def plain(value: object) -> Any:  # noqa: ANN401 - containers of str, int, float
 
 
 def tensors(state: object) -> dict[str, Tensor]:
-    """Return the tensors of a state dict by name, half precision as fp32 (exactly).
-
-    Anything else is left out.
-    """
+    """Return the tensors of a state dict by name, in fp32 instead of half precision."""
     if not isinstance(state, Mapping):
         return {}
     return {

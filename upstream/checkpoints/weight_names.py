@@ -1,6 +1,4 @@
-"""The same weights under three naming schemes: ours, the official code's (fairseq's) and Hugging
-Face's.
-"""
+"""Names of the same weights here, in the official code (fairseq) and in Hugging Face's."""
 
 import re
 from collections.abc import Mapping
@@ -9,9 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Scheme = Literal[
-    "ours", "official", "huggingface"
-]  # official: MT4SSL's and data2vec's; huggingface: Data2VecAudioModel
+# official: MT4SSL's and data2vec's; huggingface: Data2VecAudioModel's
+Scheme = Literal["ours", "official", "huggingface"]
 TEACHER = "extractors.online.teacher."
 
 # {} stands for a layer's number, or for weight or bias. Query, key and value are one product here:
@@ -83,9 +80,10 @@ _COLUMN: dict[Scheme, int] = {"ours": 0, "official": 1, "huggingface": 2}
 
 
 def rename(state: Mapping[str, Tensor], source: Scheme, target: Scheme) -> dict[str, Tensor]:
-    """Return the same tensors under `target`'s names.
+    """Return the same tensors under the names of `target`.
 
-    Raises KeyError for a name that is none of `source`'s.
+    Raises:
+        KeyError: For a name that is not in `source`.
     """
     renamed: dict[str, Tensor] = {}
     for name, tensor in (_split(state) if source == "ours" else state).items():
@@ -103,10 +101,14 @@ def rename(state: Mapping[str, Tensor], source: Scheme, target: Scheme) -> dict[
 def from_official(
     student: Mapping[str, Tensor], teacher: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    """Return our state dict of official tensors; `teacher` has names relative to the encoder
-    (`model["_ema"]`).
+    """Return official tensors under the names here.
 
-    Raises KeyError for a tensor that belongs to no part of the model.
+    Args:
+        student: `model` of an official checkpoint.
+        teacher: Its `model["_ema"]`, with names relative to the encoder.
+
+    Raises:
+        KeyError: For a tensor that belongs to no part of the model.
     """
     renamed = rename(
         {f"encoder.{name}": tensor for name, tensor in (teacher or {}).items()}, "official", "ours"
@@ -117,7 +119,7 @@ def from_official(
 
 
 def _split(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return `state` with each qkv product as three."""
+    """Return `state` with queries, keys and values in three weights."""
     split: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if ".qkv." in name:
@@ -131,9 +133,10 @@ def _split(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _fuse(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return `state` with queries, keys and values as one product.
+    """Return `state` with queries, keys and values in one weight.
 
-    Raises KeyError where one of them is missing.
+    Raises:
+        KeyError: If one of them is missing.
     """
     fused = {name: tensor for name, tensor in state.items() if not re.search(r"\.[qkv]\.", name)}
     for name in state:

@@ -1,0 +1,75 @@
+"""flashlight-text with KenLM: loading it, its language models and word lists; the [lm] extra."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+from mt4ssl_bench.downstream.config import DecodeConfig
+from mt4ssl_bench.errors import ConfigError, lines
+
+NO_WHEEL = (3, 13)  # the first Python without a wheel of flashlight-text
+
+
+def check_decoder(config: DecodeConfig) -> None:
+    """Raise ConfigError where the recipe's language model cannot be used on this machine."""
+    if config.lm:
+        flashlight()
+
+
+def flashlight() -> SimpleNamespace:
+    """Return flashlight-text's names in one place; the binding has no types.
+
+    Raises:
+        ConfigError: If it is not installed.
+    """
+    try:
+        from flashlight.lib.text import decoder
+        from flashlight.lib.text.decoder.kenlm import KenLM
+        from flashlight.lib.text.dictionary import Dictionary
+    except ImportError as error:
+        raise ConfigError(_no_decoder(sys.version_info[:2], error)) from None
+    names = {name: getattr(decoder, name) for name in dir(decoder) if not name.startswith("_")}
+    return SimpleNamespace(**names, KenLM=KenLM, Dictionary=Dictionary)
+
+
+def load_lm(library: SimpleNamespace, file: str, entries: Sequence[str]) -> SimpleNamespace:
+    """Return the KenLM model of a file, whose words are numbered by `entries`.
+
+    Raises:
+        ConfigError: If there is no such file, or it is no model.
+    """
+    if not Path(file).is_file():
+        raise ConfigError(f"decode.lm={file}: no such file; expected a KenLM model, ARPA or binary")
+    dictionary = library.Dictionary()
+    for entry in entries:
+        dictionary.add_entry(entry)
+    try:
+        model: SimpleNamespace = library.KenLM(file, dictionary)
+    except RuntimeError as error:
+        reason = lines(error)[-1][:120]
+        raise ConfigError(f"decode.lm={file}: not a KenLM model ({reason})") from None
+    return model
+
+
+def read_words(file: Path) -> list[str]:
+    """Return the first field of every line, in upper case.
+
+    Raises:
+        ConfigError: If the file cannot be read.
+    """
+    try:
+        rows = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"decode.lexicon={file}: cannot be read ({error})") from None
+    return sorted({row.split()[0].upper() for row in rows if row.strip()})
+
+
+def _no_decoder(python: tuple[int, int], error: ImportError) -> str:
+    if python >= NO_WHEEL:
+        return (
+            "decode.lm: needs flashlight-text, which has no wheel for Python "
+            f"{python[0]}.{python[1]}; expected Python 3.11 or 3.12; make an environment with "
+            "one of them, install 'mt4ssl-bench[lm]' there and rerun the same command"
+        )
+    return f"decode.lm: needs flashlight-text ({error}); pip install 'mt4ssl-bench[lm]'"

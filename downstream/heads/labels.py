@@ -1,0 +1,152 @@
+"""Pooled classification: one or several labels of an utterance, from the mean over its frames.
+
+Shapes: B batch, K labels, V outputs: one block for each label, one output for each of its values.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mt4ssl_bench.config import AT_LEAST_1, NOT_NEGATIVE, Bounds
+from mt4ssl_bench.data.cut import Cut, field_of
+from mt4ssl_bench.downstream.config import TaskConfig
+from mt4ssl_bench.downstream.heads.pooled import PooledHead
+from mt4ssl_bench.downstream.task import Task
+from mt4ssl_bench.features.forward_pass import Crops
+from mt4ssl_bench.results.metrics import Metric
+from mt4ssl_bench.settings import FROZEN, Json
+
+JOINT = "|"  # between the labels of an answer
+HELD_OUT = 0.2  # of the training utterances of a fold, for validation
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelConfig(TaskConfig):
+    """The keys of tasks that classify whole utterances."""
+
+    crop_seconds: float = 0.0  # random crops in training; 0: whole utterances
+    crops: int = field(default=1, metadata=FROZEN)  # stored per utterance
+    test_crop_seconds: float = 0.0  # in validation and test; 0: whole utterances
+
+    BOUNDS: ClassVar[Bounds] = {AT_LEAST_1: "crops", NOT_NEGATIVE: "crop_seconds test_crop_seconds"}
+
+    def crops_of(self, role: str) -> Crops:
+        """See TaskConfig.crops_of."""
+        if role == "train":
+            return Crops(seconds=self.crop_seconds, count=self.crops, seed=self.seeds[0])
+        return Crops(seconds=self.test_crop_seconds, count=1, seed=self.seeds[0])
+
+
+class LabelTask(Task):
+    """SUPERB's classification head: linear up to its mean over time, so that stored means are exact.
+
+    An answer is right if all its labels are. The loss is the sum of their cross entropies.
+
+    Attributes:
+        labels: Names of the labels, or "speaker".
+        folds: See Task. Each fold is tested by a head that is trained on the others, of which
+            hold_out() takes the validation utterances; the score is the mean of their accuracies.
+    """
+
+    labels: ClassVar[tuple[str, ...]]
+    metrics: ClassVar[tuple[str | Metric, ...]] = ("acc",)
+    pooled: ClassVar[bool] = True
+    Config: ClassVar[type[TaskConfig]] = LabelConfig
+    values: dict[str, list[str]]  # of each label, in the training split
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "labels" in vars(cls) and "reads" not in vars(cls):
+            cls.reads = (*cls.labels, *([cls.folds] if cls.folds else []))
+        if cls.folds and "metrics" not in vars(cls):
+            cls.metrics = ("fold_acc",)
+
+    def unlearnable(self, cuts: Iterable[Cut]) -> str:
+        """See Task.unlearnable."""
+        values: dict[str, set[str]] = {name: set() for name in self.reads}
+        for cut in cuts:
+            for name, seen in values.items():
+                seen.add(field_of(cut, name))
+            if all(len(seen) > 1 for seen in values.values()):
+                return ""
+        name = min(values, key=lambda name: len(values[name]))
+        return f"needs two {name}s, and has only '{', '.join(values[name])}' in the utterances"
+
+    def fit_units(self, cuts: Sequence[Cut]) -> None:
+        """Take the values of each label from the training split."""
+        self.values = {name: sorted({field_of(cut, name) for cut in cuts}) for name in self.labels}
+
+    @property
+    def outputs(self) -> int:
+        """See Task.outputs."""
+        return sum(map(len, self.values.values()))
+
+    def state(self) -> dict[str, Json]:
+        """Return the values by the plural of each label: {"speakers": [...]}."""
+        return {f"{name}s": values for name, values in self.values.items()}
+
+    def restore(self, state: Mapping[str, Json]) -> None:
+        """See Task.restore."""
+        self.values = {name: list(cast("list[str]", state[f"{name}s"])) for name in self.labels}
+
+    def head(self, num_layers: int, dim: int) -> nn.Module:
+        """Return a PooledHead."""
+        return PooledHead(num_layers, dim, self.outputs, self.config.head)
+
+    def reference(self, cut: Cut) -> str:
+        """Return the cut's labels, joined."""
+        return JOINT.join(field_of(cut, name) for name in self.labels)
+
+    def units_in(self, cut: Cut) -> list[str]:
+        """Return the cut's labels."""
+        return [self._unit(name, field_of(cut, name)) for name in self.labels]
+
+    def knows(self, unit: str) -> bool:
+        """See Task.knows."""
+        return any(unit == self._unit(k, value) for k, v in self.values.items() for value in v)
+
+    def _unit(self, name: str, value: str) -> str:
+        return value if len(self.labels) == 1 else f"{name}={value}"
+
+    def target(self, cut: Cut) -> Tensor:
+        """Return the numbers of the cut's labels (K,)."""
+        return torch.tensor([self.values[name].index(field_of(cut, name)) for name in self.labels])
+
+    def loss(
+        self,
+        logits: Tensor,
+        lengths: Tensor,  # noqa: ARG002
+        targets: list[Tensor],
+    ) -> Tensor:
+        """Return the sum of the labels' cross entropies for each row (B,)."""
+        ids = torch.stack(targets).to(logits.device)  # (B, K)
+        losses = [
+            F.cross_entropy(block.float(), number, reduction="none")
+            for block, number in zip(self._blocks(logits), ids.unbind(1), strict=True)
+        ]
+        return torch.stack(losses).sum(0)
+
+    def decode(self, logits: Tensor, lengths: Tensor) -> list[str]:  # noqa: ARG002
+        """Return the most likely value of each label, joined, for each row."""
+        columns = [
+            [values[number] for number in block.argmax(-1).tolist()]
+            for values, block in zip(self.values.values(), self._blocks(logits), strict=True)
+        ]
+        return [JOINT.join(row) for row in zip(*columns, strict=True)]
+
+    def _blocks(self, logits: Tensor) -> Sequence[Tensor]:
+        return torch.split(logits, [len(values) for values in self.values.values()], dim=-1)
+
+    def hold_out(self, cuts: Sequence[Cut]) -> tuple[list[Cut], list[Cut]]:
+        """Return the training and the validation utterances of what a fold does not test.
+
+        The default is s3prl's for IEMOCAP: a random fifth of the utterances, drawn by
+        torch.randperm after seed 0, speakers on both sides.
+        """
+        order = torch.randperm(len(cuts), generator=torch.Generator().manual_seed(0)).tolist()
+        count = int((1 - HELD_OUT) * len(cuts))
+        return [cuts[i] for i in order[:count]], [cuts[i] for i in order[count:]]

@@ -1,0 +1,136 @@
+"""A job: one task recipe on one corpus, with its cuts, its passes and the identity of its record."""
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from mt4ssl_bench.data.corpus import Corpus, SplitInfo
+from mt4ssl_bench.data.cut import Cut, field_of
+from mt4ssl_bench.downstream.config import TaskConfig
+from mt4ssl_bench.downstream.task import TASKS, Task
+from mt4ssl_bench.encoders.protocol import Upstream
+from mt4ssl_bench.features.forward_pass import Pass
+from mt4ssl_bench.results.record import Identity
+
+ROLES = ("train", "valid", "test")
+NAMED = 3  # examples in a message
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One training: the task with its units, and the cuts by role.
+
+    `name` is the value of the task's fold label that is tested; "" without folds.
+    """
+
+    task: Task
+    cuts: Mapping[str, list[Cut]]
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One task recipe on one corpus, checked."""
+
+    recipe: str
+    config: TaskConfig
+    corpus: Corpus
+    limit: int | None
+
+    @property
+    def kind(self) -> type[Task]:
+        """The class of the task."""
+        return TASKS.get(self.config.task)
+
+    def splits(self, role: str) -> list[str]:
+        """Return the splits of the corpus that the cuts of "train", "valid" or "test" come from.
+
+        With folds, each role has a part of all.
+        """
+        own = {name: self.kind.splits + name for name in ROLES}
+        found = {name: own[name] if own[name] in self.corpus.info.splits else name for name in own}
+        if self.kind.folds:
+            return [split for split in found.values() if split in self.corpus.info.splits]
+        return [found[role]]
+
+    def split(self, role: str) -> str:
+        """Return the name of splits(), for messages and stores."""
+        return "+".join(self.splits(role))
+
+    def size(self, role: str) -> SplitInfo:
+        """Return the size of splits()."""
+        parts = [self.corpus.info.splits[split] for split in self.splits(role)]
+        return SplitInfo(
+            utterances=sum(part.utterances for part in parts),
+            hours=round(sum(part.hours for part in parts), 4),
+            speakers=max(part.speakers for part in parts),
+        )
+
+    def all_cuts(self, role: str) -> Iterable[Cut]:
+        """Yield the cuts of splits()."""
+        for split in self.splits(role):
+            yield from self.corpus.cuts(split)
+
+    def cuts(self, role: str) -> list[Cut]:
+        """Return the cuts of splits(), at most `limit` of them."""
+        return sample(self.all_cuts(role), self.limit)
+
+    def folds(self) -> list[Fold]:
+        """Return the trainings: one, or one for each value of the task's fold label."""
+        label = self.kind.folds
+        if not label:
+            return [self._fold({role: self.cuts(role) for role in ROLES})]
+        cuts, task = self.cuts("test"), self.kind(self.config)
+        folds = []
+        for name in sorted({field_of(cut, label) for cut in cuts}):
+            train, valid = task.hold_out([cut for cut in cuts if field_of(cut, label) != name])
+            test = [cut for cut in cuts if field_of(cut, label) == name]
+            folds.append(self._fold({"train": train, "valid": valid, "test": test}, name))
+        return folds
+
+    def _fold(self, cuts: Mapping[str, list[Cut]], name: str = "") -> Fold:
+        task = self.kind(self.config)
+        task.fit_units(cuts["train"])
+        return Fold(task, cuts, name)
+
+    def forward_pass(self, upstream: Upstream, role: str) -> Pass:
+        """Return the pass of an upstream over the audio of a role."""
+        return Pass(upstream, self.config.crops_of(role), self.kind.effects)
+
+    def identity(self, upstream: Upstream, *, training: bool = False) -> Identity:
+        """Return the identity of this job's record on `upstream`.
+
+        Args:
+            upstream: The model.
+            training: Leave out how the result is decoded.
+        """
+        settings = self.config.identity()
+        if training:
+            settings = {k: v for k, v in settings.items() if not k.startswith("decode.")}
+        return Identity(
+            fingerprint=upstream.fingerprint,
+            corpus=self.corpus.info.digest,
+            recipe=self.recipe,
+            task=self.config.task,
+            version=self.kind.version,
+            mode=self.config.mode,
+            settings=settings,
+            limit=self.limit,
+        )
+
+    def key(self, upstream: Upstream, *, training: bool = False) -> str:
+        """Return the key of identity()."""
+        return self.identity(upstream, training=training).key
+
+
+def sample(cuts: Iterable[Cut], limit: int | None) -> list[Cut]:
+    """Return `limit` cuts in a fixed pseudo-random choice, or all of them."""
+    cuts = list(cuts)
+    if limit is None or limit >= len(cuts):
+        return cuts
+    return random.Random(0).sample(cuts, limit)  # noqa: S311
+
+
+def named(names: Sequence[str]) -> str:
+    """Return the first few names, for a message."""
+    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")

@@ -1,0 +1,64 @@
+"""One head of a sweep, with its best weights; its form in checkpoints."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from torch import Tensor, nn
+
+from mt4ssl_bench.results.record import Trial
+
+STORED = ("best", "step", "waited", "diverged", "stopped", "state")  # in a checkpoint
+
+
+@dataclass
+class HeadRun:
+    """One learning rate and seed: its best score on valid so far, and the weights that gave it."""
+
+    lr: float
+    seed: int
+    head: nn.Module
+    best: float = math.nan
+    step: int = 0
+    state: dict[str, Tensor] | None = None
+    waited: int = 0  # validations since the best one
+    diverged: bool = False
+    stopped: bool = False  # by patience
+
+    @property
+    def active(self) -> bool:
+        """Whether it is still trained."""
+        return not (self.diverged or self.stopped)
+
+    def best_head(self) -> nn.Module:
+        """Return the head with its best weights."""
+        assert self.state is not None
+        self.head.load_state_dict(self.state)
+        return self.head
+
+    def trial(self) -> Trial:
+        """Return what a record holds of it."""
+        valid = None if self.state is None else self.best
+        return {
+            "lr": self.lr,
+            "seed": self.seed,
+            "valid": valid,
+            "steps": self.step,
+            "chosen": False,
+        }
+
+
+def stored(runs: Sequence[HeadRun]) -> list[dict[str, object]]:
+    """Return what a checkpoint holds of runs beside their heads' present weights."""
+    return [{name: getattr(run, name) for name in STORED} for run in runs]
+
+
+def restore(runs: Sequence[HeadRun], checkpoint: Mapping[str, object]) -> None:
+    """Take what stored() returned."""
+    rows = cast("list[dict[str, object]]", checkpoint["trials"])
+    for run, row in zip(runs, rows, strict=True):
+        for name in STORED:
+            setattr(run, name, row[name])
+        # cloned: the file that they are mapped from will be removed
+        run.state = run.state and {name: x.clone() for name, x in run.state.items()}

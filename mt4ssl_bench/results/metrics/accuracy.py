@@ -1,0 +1,66 @@
+"""Accuracy: the percentage of answers that equal their reference, also as a mean of folds."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from mt4ssl_bench.results.answers import Answer, Counts
+from mt4ssl_bench.results.intervals import Floats, Resampled
+from mt4ssl_bench.results.metrics.metric import Confusions, Metric, RatioOfSums
+
+
+def wrong_answers(answers: Sequence[Answer]) -> Counts:
+    """Return the error counts (N, 4) of whole answers: one token each."""
+    wrong = [(int(a["reference"] != a["hypothesis"]), 0, 0, 1) for a in answers]
+    return np.array(wrong, dtype=np.int64).reshape(-1, 4)
+
+
+def confused_answers(answers: Sequence[Answer]) -> Confusions:
+    """Return how often each wrong answer was given for each reference."""
+    pairs = ((answer["reference"], answer["hypothesis"]) for answer in answers)
+    return Counter((reference, answer) for reference, answer in pairs if reference != answer)
+
+
+ACC = Metric(
+    name="acc",
+    value=RatioOfSums(counts=wrong_answers, right=True),
+    higher_is_better=True,
+    order=30,
+    confusions=confused_answers,
+    tokens="answers",
+)
+
+
+class MeanOfFolds:
+    """The mean of the folds' accuracies; an answer's label "fold" names its fold."""
+
+    def __call__(self, answers: Sequence[Answer], weights: Floats | None = None, /) -> float:
+        """See Value."""
+        weights = np.ones(len(answers)) if weights is None else weights
+        return float(self.resampled(answers)(weights[None])[0])
+
+    def resampled(self, answers: Sequence[Answer], /) -> Resampled:
+        """See Fast."""
+        names = [answer.get("labels", {}).get("fold", "") for answer in answers]
+        member = np.array([[name == fold for fold in sorted(set(names))] for name in names], float)
+        right = np.array([[a["reference"] == a["hypothesis"]] for a in answers]) * member  # (N, F)
+
+        def values(weights: Floats) -> Floats:
+            with np.errstate(divide="ignore", invalid="ignore"):  # a fold may be without answers
+                shares: Floats = (weights @ right) / (weights @ member)  # (S, F)
+            means: Floats = 100.0 * np.nanmean(shares, axis=1)
+            return means
+
+        return values
+
+
+FOLD_ACC = Metric(
+    name="fold_acc",
+    value=MeanOfFolds(),
+    title="ACC (mean of folds)",
+    higher_is_better=True,
+    order=30,
+    confusions=confused_answers,
+    tokens="answers",
+)

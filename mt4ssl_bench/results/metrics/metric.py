@@ -1,0 +1,236 @@
+"""Metric: a number computed from answers, with intervals and paired tests over independent units.
+
+    def eer(answers, weights=None): ...
+
+    EER = Metric(name="eer", value=eer, units=both_utterances, over="utterances")
+
+is all that another metric needs; ratios of sums (error rates, accuracy) are RatioOfSums.
+Shapes: N answers, S resamples.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from mt4ssl_bench.errors import CorpusError
+from mt4ssl_bench.results.answers import Answer, Counts, speakers_of
+from mt4ssl_bench.results.intervals import (
+    DEFAULT,
+    MIN_GROUPS,
+    PER_CENT,
+    Bootstrap,
+    Bounds,
+    Floats,
+    Method,
+    Resampled,
+    System,
+    Units,
+    interval,
+)
+
+LAST = 100  # the place of a metric that does not say one
+Confusions = Counter[tuple[str, str]]  # (reference, hypothesis) tokens, "" for a missing one
+
+
+class Value(Protocol):
+    """The number on some answers."""
+
+    def __call__(self, answers: Sequence[Answer], weights: Floats | None = None, /) -> float:
+        """Return the value, NaN where there is none.
+
+        `weights` (N,) say how often each answer counts: whole numbers, many of them 0.
+        """
+
+
+@runtime_checkable
+class Fast(Protocol):
+    """A value that also computes many resamples of the same answers at once."""
+
+    def resampled(self, answers: Sequence[Answer], /) -> Resampled:
+        """Return the function from weights (S, N) to values (S,)."""
+
+
+def by_id(answers: Sequence[Answer]) -> list[str]:
+    """Return the ids: every answer is a unit."""
+    return [answer["id"] for answer in answers]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RatioOfSums:
+    """The value 100 * errors / tokens over all answers, not a mean of rates.
+
+    `counts` gives the error counts (N, 4) of answers. If `right`, tokens without an error count
+    instead of errors (accuracy).
+    """
+
+    counts: Callable[[Sequence[Answer]], Counts]
+    right: bool = False
+
+    def __call__(self, answers: Sequence[Answer], weights: Floats | None = None, /) -> float:
+        """See Value."""
+        system = self.system(answers)
+        return system.value if weights is None else float(system.resampled(weights[None])[0])
+
+    def system(self, answers: Sequence[Answer]) -> System:
+        """See Metric.system; the answers are counted once."""
+        counts = self.counts(answers)
+        errors, tokens = counts[:, :3].sum(axis=1), counts[:, 3]
+        part = tokens - errors if self.right else errors
+        sums = np.stack([part, tokens], axis=1).astype(np.float64)  # whole numbers: exact
+
+        def resampled(weights: Floats) -> Floats:
+            numerators, denominators = (weights @ sums).T
+            with np.errstate(divide="ignore", invalid="ignore"):
+                ratios: Floats = 100.0 * numerators / denominators
+            return ratios
+
+        value = float(resampled(np.ones((1, len(counts))))[0])
+        # without a token there is no rate: errors below 0 equal only each other
+        rates = np.where(tokens > 0, errors / np.maximum(tokens, 1), -1.0 * errors)
+        return System(value, resampled, rates, counts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A metric: its column, its value, and the independent units of its answers.
+
+    Attributes:
+        title: Default: the name in upper case.
+        order: Place of its column; equal ones stand by task.
+        units: From answers to the name of each one's independent unit (utterance, speaker,
+            recording, query, fold), or of its units: both utterances of a trial.
+        over: Plural of the unit, for texts.
+        bounds: Lowest and highest value, in practice for one without a natural bound.
+        confusions: From answers to how often each token was taken for another.
+        tokens: Plural of the token, for texts.
+    """
+
+    name: str
+    value: Value
+    title: str = ""
+    unit: str = "%"
+    higher_is_better: bool = False
+    order: int = LAST
+    units: Callable[[Sequence[Answer]], Sequence[str | tuple[str, ...]]] = by_id
+    over: str = "utterances"
+    bounds: Bounds = PER_CENT
+    confusions: Callable[[Sequence[Answer]], Confusions] | None = None
+    tokens: str = ""
+
+    def better(self, a: float, b: float) -> bool:
+        """Return whether the value `a` is better than `b`."""
+        up = self.higher_is_better
+        return goodness(a, higher_is_better=up) > goodness(b, higher_is_better=up)
+
+    def counts(self, answers: Sequence[Answer]) -> Counts | None:
+        """Return the error counts (N, 4) of a ratio of sums, None of another metric."""
+        return self.value.counts(answers) if isinstance(self.value, RatioOfSums) else None
+
+    def system(self, answers: Sequence[Answer]) -> System:
+        """Return value, resampled values and outcomes: one side of a comparison."""
+        value = self.value
+        if isinstance(value, RatioOfSums):
+            return value.system(answers)
+
+        def resampled(weights: Floats) -> Floats:
+            return np.array([value(answers, row) for row in weights], dtype=np.float64)
+
+        texts = np.array([answer["hypothesis"] for answer in answers], dtype=np.str_)
+        many = value.resampled(answers) if isinstance(value, Fast) else resampled
+        return System(value(answers), many, texts)
+
+    def score(self, answers: Sequence[Answer], bootstrap: Bootstrap = DEFAULT) -> "Score":
+        """Return the value with its intervals over units and over speakers.
+
+        Raises:
+            CorpusError: If there is no answer, or no finite value.
+        """
+        if not len(answers):
+            raise CorpusError(
+                "0 utterances to score, expected at least 1; check the manifest of the test split"
+            )
+        system = self.system(answers)
+        if not math.isfinite(system.value):
+            raise CorpusError(
+                f"{self.name}: {system.value} on {len(answers)} answers; expected a finite number"
+                if system.counts is None
+                else f"all {len(answers)} references are empty; expected at least one token to "
+                "score"
+            )
+        names = speakers_of(answers) or []
+        speakers = Units.of(names, sorted(set(names)))
+        over = interval(system, Units.of(self.units(answers)), self.bounds, bootstrap)
+        score = Score(
+            value=system.value,
+            low=over.low,
+            high=over.high,
+            method=over.method,
+            higher_is_better=self.higher_is_better,
+            title=self.title or self.name.upper(),
+            unit=self.unit,
+            order=self.order,
+            over=self.over,
+        )
+        if speakers.number >= MIN_GROUPS:
+            over = interval(system, speakers, self.bounds, bootstrap)
+            score = replace(
+                score, speaker_low=over.low, speaker_high=over.high, speaker_method=over.method
+            )
+        if system.counts is not None:
+            s, d, i, total = system.counts.sum(axis=0).tolist()
+            score = replace(score, errors=s + d + i, total=total)
+            if not self.higher_is_better:  # the right ones are counted, not the edits
+                score = replace(score, substitutions=s, deletions=d, insertions=i)
+        return score
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """One number over the test split, with its 95 % intervals and its column.
+
+    `low` and `high` are over the metric's units (`over`), `speaker_low` and `speaker_high` over
+    speakers, if there are at least MIN_GROUPS. A ratio of sums has `errors` of `total` tokens.
+    """
+
+    value: float
+    low: float
+    high: float
+    higher_is_better: bool
+    errors: int | None = None
+    total: int | None = None
+    substitutions: int = 0
+    deletions: int = 0
+    insertions: int = 0
+    speaker_low: float | None = None
+    speaker_high: float | None = None
+    method: Method = "bootstrap"  # of low and high
+    speaker_method: Method | None = None  # of speaker_low and speaker_high
+    title: str = ""
+    unit: str = "%"
+    order: int = LAST
+    over: str = "utterances"
+
+    @property
+    def goodness(self) -> float:
+        """The value, such that higher is better."""
+        return goodness(self.value, higher_is_better=self.higher_is_better)
+
+    @property
+    def label(self) -> str:
+        """The heading of a column, for example "PER % ↓"."""
+        parts = (self.title, self.unit, "↑" if self.higher_is_better else "↓")
+        return " ".join(filter(None, parts))
+
+    @property
+    def digits(self) -> int:
+        """The number of decimals in a table."""
+        return 1 if self.unit == "%" else 2
+
+
+def goodness(value: float, *, higher_is_better: bool) -> float:
+    """Return a value such that higher is better."""
+    return value if higher_is_better else -value

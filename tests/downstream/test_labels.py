@@ -1,0 +1,284 @@
+"""Label tasks: one or several labels of an utterance, folds, and a task of another package."""
+
+import json
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.data import random_split
+
+from builders import python, run
+from fakes import Spectrum
+from mt4ssl_bench import results
+from mt4ssl_bench.data.corpus import Corpus, write_corpus
+from mt4ssl_bench.data.cut import Cut, field_of
+from mt4ssl_bench.data.effects import Effect, Gain
+from mt4ssl_bench.downstream.evaluate import Outcome, evaluate
+from mt4ssl_bench.downstream.heads.labels import LabelTask
+from mt4ssl_bench.downstream.plan import plan
+from mt4ssl_bench.downstream.task import TASKS
+from mt4ssl_bench.downstream.tasks.speaker import Speaker, SpeakerConfig
+from mt4ssl_bench.downstream.training.choose_rate import choose
+from mt4ssl_bench.downstream.training.sweep import Sweep
+from mt4ssl_bench.encoders import load
+from mt4ssl_bench.errors import ConfigError, CorpusError, TrainingError
+from mt4ssl_bench.results.metrics import METRICS
+
+RECIPE = "about: moods of tones\ntask: {task}\nsteps: 150\nvalidate_every: 50\nsweep: [0.1, 0.01]\n"
+
+
+class Mood(LabelTask):
+    name: ClassVar[str] = "mood"
+    labels: ClassVar[tuple[str, ...]] = ("mood",)
+
+
+class Joint(LabelTask):
+    name: ClassVar[str] = "joint"
+    labels: ClassVar[tuple[str, ...]] = ("mood", "speaker")
+
+
+class Folded(LabelTask):
+    name: ClassVar[str] = "folded"
+    labels: ClassVar[tuple[str, ...]] = ("mood",)
+    folds: ClassVar[str] = "fold"
+
+
+@pytest.fixture(autouse=True)
+def tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in (Mood, Joint, Folded):
+        monkeypatch.setitem(TASKS._addresses, kind.name, f"{__name__}:{kind.__name__}")
+
+
+@pytest.fixture(scope="module")
+def moods(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """The tones with a mood and one of three folds each."""
+    splits: dict[str, list[dict[str, Any]]] = {}
+    number = 0
+    for split in corpus.info.splits:
+        splits[split] = [cut.to_dict() for cut in corpus.cuts(split)]
+        for cut in splits[split]:
+            mood = "glad" if "HIGH" in cut["supervisions"][0]["text"] else "calm"
+            labels, number = {"mood": mood, "fold": f"part {number % 3}"}, number + 1
+            cut["custom"] = {**(cut.get("custom") or {}), "labels": labels}
+    fields = [*corpus.info.fields, "mood", "fold"]
+    root = tmp_path_factory.mktemp("corpora") / "moods"
+    return write_corpus(root, splits, name="moods", digest="0f" * 8, fields=fields)
+
+
+def recipe(folder: Path, task: str) -> str:
+    folder.mkdir(exist_ok=True)
+    file = folder / f"{task}.yaml"
+    file.write_text(RECIPE.format(task=task))
+    return str(file)
+
+
+def evaluated(corpus: Corpus, folder: Path, task: str, *keys: str) -> Outcome:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(load, "load_upstream", lambda name, device: Spectrum(name))  # noqa: ARG005
+        return evaluate(
+            ["good"], [recipe(folder, task)], corpus.root, out=folder, device="cpu", overrides=keys
+        )
+
+
+def test_a_label_is_learnt_and_its_accuracy_scored(moods: Corpus, tmp_path: Path) -> None:
+    (result,) = evaluated(moods, tmp_path, "mood").results
+    accuracy = result.metrics["acc"]
+    assert accuracy.value == 100
+    assert accuracy.label == "ACC % ↑"
+    answers = results.load_hypotheses(results.record_path(result, tmp_path))
+    assert all(answer["hypothesis"] in {"calm", "glad"} for answer in answers)
+    assert answers[0]["labels"].keys() == {"mood", "fold"}
+
+
+def test_several_labels_are_right_together_or_not_at_all(moods: Corpus, tmp_path: Path) -> None:
+    job = plan(recipe(tmp_path, "joint"), moods)
+    (fold,) = job.folds()
+    task, cuts = fold.task, fold.cuts["test"]
+    assert task.outputs == 2 + 3
+    assert task.state() == {"moods": ["calm", "glad"], "speakers": ["spk0", "spk1", "spk2"]}
+    logits = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
+    targets = [task.target(cut) for cut in cuts]
+    expected = sum(
+        F.cross_entropy(block, torch.stack(targets)[:, column], reduction="none")
+        for column, block in enumerate((logits[:, :2], logits[:, 2:]))
+    )
+    torch.testing.assert_close(task.loss(logits, torch.ones(3), targets), expected)
+    mood, speaker = (field_of(cuts[0], name) for name in task.labels)
+    assert task.units_in(cuts[0]) == [f"mood={mood}", f"speaker={speaker}"]
+    assert task.reference(cuts[0]) == f"{mood}|{speaker}"
+    ids = targets[0] + torch.tensor([0, 2])
+    assert task.decode(torch.eye(5)[ids].sum(0, keepdim=True), torch.ones(1)) == [
+        task.reference(cuts[0])
+    ]
+    other = task.decode(torch.eye(5)[ids[1:]] + torch.eye(5)[1 - ids[:1]], torch.ones(1))
+    assert other[0].endswith(f"|{speaker}")
+    assert task.measure(cuts[:1], other) == 0
+    assert task.knows("mood=calm")
+    assert not task.knows("mood=spk0")
+    (result,) = evaluated(moods, tmp_path, "joint").results
+    answers = results.load_hypotheses(results.record_path(result, tmp_path))
+    right = sum(answer["reference"] == answer["hypothesis"] for answer in answers)
+    assert result.metrics["acc"].value == pytest.approx(100 * right / 3)
+
+
+def test_speakers_are_stored_as_they_were(corpus: Corpus) -> None:
+    task = Speaker(SpeakerConfig())
+    task.fit_units(list(corpus.cuts("train")))
+    assert task.state() == {"speakers": ["spk0", "spk1", "spk2"]}
+    assert (Speaker.reads, Speaker.version) == (("speaker",), 1)
+    again = Speaker(SpeakerConfig())
+    again.restore(task.state())
+    assert again.values == task.values
+
+
+def test_a_label_that_a_corpus_lacks_is_named_with_those_that_it_has(
+    moods: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Mood, "reads", ("mod",))
+    with pytest.raises(
+        CorpusError,
+        match="cannot be used for task 'mood': it has no mod; this corpus has: fold, mood, phones, "
+        r"speaker, text; did you mean mood\?$",
+    ):
+        plan(recipe(tmp_path, "mood"), moods)
+    for field in ("turns:speakers", "other:clean", "list:trials"):
+        monkeypatch.setattr(Mood, "reads", (field,))
+        with pytest.raises(CorpusError, match=f"it has no {field}; this corpus has: fold, mood"):
+            plan(recipe(tmp_path, "mood"), moods)
+
+
+def test_each_fold_is_tested_by_a_head_that_never_saw_it_from_one_store(
+    moods: Corpus, tmp_path: Path
+) -> None:
+    folds = plan(recipe(tmp_path, "folded"), moods).folds()
+    assert [fold.name for fold in folds] == ["part 0", "part 1", "part 2"]
+    for fold in folds:
+        assert {field_of(cut, "fold") for cut in fold.cuts["test"]} == {fold.name}
+        ids = [{cut.id for cut in fold.cuts[role]} for role in ("train", "valid", "test")]
+        assert sum(map(len, ids)) == len(set().union(*ids)) == 24
+        assert len(ids[1]) == 4  # a fifth of 16
+    (result,) = evaluated(moods, tmp_path, "folded").results
+    answers = results.load_hypotheses(results.record_path(result, tmp_path))
+    assert len({answer["id"] for answer in answers}) == 24
+    assert result.folds.keys() == {"part 0", "part 1", "part 2"}
+    for name, value in result.folds.items():
+        own = [a for a in answers if a["labels"]["fold"] == name]
+        right = sum(a["reference"] == a["hypothesis"] for a in own)
+        assert value == pytest.approx(100 * right / len(own))
+    score = result.metrics["fold_acc"]
+    assert result.main_metric == "fold_acc"
+    assert score.value == pytest.approx(sum(result.folds.values()) / 3)
+    assert score.low <= score.value <= score.high
+    assert [trial["lr"] for trial in result.sweep] == [0.1, 0.01]
+    assert sum(trial["chosen"] for trial in result.sweep) == 1
+    assert result.corpus["splits"]["test"]["utterances"] == 24
+    assert len(list((tmp_path / "store").glob("*/*.index"))) == 1
+
+
+def test_an_interrupted_row_trains_only_the_folds_that_are_missing(
+    moods: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (whole,) = evaluated(moods, tmp_path / "whole", "folded").results
+    trained, train = 0, Sweep.run
+
+    def stop(self: Sweep, *arguments: Any) -> Any:
+        nonlocal trained
+        trained += 1
+        if trained == 3:
+            raise MemoryError
+        return train(self, *arguments)
+
+    monkeypatch.setattr(Sweep, "run", stop)
+    assert evaluated(moods, tmp_path / "parts", "folded").failures
+    (again,) = evaluated(moods, tmp_path / "parts", "folded").results
+    assert trained == 4
+    assert (again.metrics, again.folds, again.sweep) == (whole.metrics, whole.folds, whole.sweep)
+    assert again.layer_weights == whole.layer_weights
+
+
+def test_the_best_rate_is_that_of_the_mean_over_folds() -> None:
+    def trials(*scores: float | None) -> list[results.Trial]:
+        return [
+            {"lr": 10.0**-n, "seed": 0, "valid": score, "steps": n, "chosen": False}
+            for n, score in enumerate(scores)
+        ]
+
+    accuracy = METRICS.get("acc")
+    chosen = choose([trials(90, 60, None), trials(10, 60, 99)], accuracy, "row")
+    assert [trial["valid"] for trial in chosen] == [50, 60, None]
+    assert [trial["chosen"] for trial in chosen] == [False, True, False]
+    assert choose([trials(7, 7)], accuracy, "row")[0]["chosen"], "the first of two equal ones"
+    with pytest.raises(
+        TrainingError, match=r"row: training failed at every learning rate of \[1.0, 0.1\]"
+    ):
+        choose([trials(None, 1), trials(1, None)], accuracy, "row")
+
+
+def test_valid_of_a_fold_is_the_fifth_that_s3prl_draws(moods: Corpus) -> None:
+    cuts: list[Cut] = list(moods.cuts("train"))
+    torch.manual_seed(0)
+    train, valid = random_split(cuts, [14, 4])  # type: ignore[arg-type]
+    ours = Folded(Folded.Config()).hold_out(cuts)
+    assert [[cut.id for cut in part] for part in ours] == [
+        [c.id for c in p] for p in (train, valid)
+    ]
+
+
+class Quiet(Mood):
+    name: ClassVar[str] = "quiet"
+    effects: ClassVar[tuple[Effect, ...]] = (Gain(-3),)
+
+
+def test_tasks_with_other_effects_share_no_features_and_those_with_equal_ones_do(
+    moods: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TASKS._addresses, "quiet", f"{__name__}:Quiet")
+    entries = []
+    for task in ("mood", "joint", "quiet", "quiet"):
+        assert not evaluated(moods, tmp_path, task).failures
+        entries.append(len(list((tmp_path / "store").glob("*/*.index"))))
+    assert entries == [3, 3, 6, 6], "train, valid and test of each"
+
+
+def test_folds_are_not_fine_tuned(moods: Corpus, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="task 'folded' has folds, which mode=finetune does not"):
+        plan(recipe(tmp_path, "folded"), moods, ["mode=finetune"])
+
+
+TASK = """
+from mt4ssl_bench.downstream.heads.labels import LabelTask
+class Mood(LabelTask):
+    name, labels, version = "temper", ("mood",), 3
+"""
+
+
+def test_a_task_of_another_package_is_one_class_and_one_recipe(
+    moods: Corpus, tmp_path: Path
+) -> None:
+    site, out = tmp_path / "site", tmp_path / "out"
+    info = site / "plug-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plug\nVersion: 1.0\n")
+    groups = {"tasks": "temper = plug.task:Mood", "recipes": "plug = plug"}
+    points = [f"[mt4ssl_bench.{group}]\n{point}\n" for group, point in groups.items()]
+    (info / "entry_points.txt").write_text("".join(points))
+    (site / "plug").mkdir()
+    (site / "plug" / "__init__.py").touch()
+    (site / "plug" / "task.py").write_text(TASK)
+    text = RECIPE.format(task="temper") + "tiny: {sweep: [0.1], about: the same in short}\n"
+    (site / "plug" / "temper.yaml").write_text(text)
+    where = {"PYTHONPATH": str(site)}
+    assert "  temper_tiny      the same in short" in run("list", "tasks", **where).stdout
+    command = ["evaluate", "fbank", "--task", "temper", "--corpus", moods.root, "--out", out]
+    planned = run(*command, "--dry-run", **where)
+    assert "fbank, temper_tiny: to do: 150 updates of 1 heads at once" in planned.stdout
+    done = run(*command, **where)
+    assert done.returncode == 0, done.stderr
+    assert "ACC % ↑" in done.stdout
+    (file,) = out.glob("temper-fbank-*.json")
+    record = json.loads(file.read_text())
+    assert (record["task"], record["task_version"], record["main_metric"]) == ("temper", 3, "acc")
+    code = "from mt4ssl_bench.downstream.task import TASKS; print(TASKS.get('temper').__module__)"
+    assert python(code, PYTHONPATH=str(site)).strip() == "plug.task"

@@ -1,0 +1,54 @@
+"""Kinds of MT4SSL encoders: checkpoints, untrained models, and the names in s3prl's hub."""
+
+from torch import nn
+
+from mt4ssl_bench.encoders.finetuning import Blueprint, TuneConfig
+from mt4ssl_bench.encoders.kinds import EncoderKind
+from mt4ssl_bench.upstream.checkpoints.encoder_adapter import load_checkpoint, load_random
+from mt4ssl_bench.upstream.checkpoints.finetuned import build
+from mt4ssl_bench.upstream.expert import load_custom, load_default
+
+
+def rebuild(blueprint: Blueprint, config: TuneConfig) -> nn.Module:
+    """Return the module of a blueprint; every MT4SSL upstream's is of kind "mt4ssl"."""
+    return build(dict(blueprint), config)
+
+
+CHECKPOINT = EncoderKind(
+    "checkpoint",
+    "an MT4SSL model: pretrained here, converted or exported to one file",
+    load_checkpoint,
+    example="<run folder or .pt file>",
+)
+RANDOM = EncoderKind(
+    "random",
+    "an untrained model of a pretraining recipe, a baseline",
+    load_random,
+    example="random:<recipe>",
+)
+# the names that register() adds to s3prl's hub
+DEFAULT = EncoderKind(
+    "mt4ssl",
+    "the published MT4SSL checkpoint; none is published yet",
+    load_default,
+    rebuild,
+    example="mt4ssl",
+)
+LOCAL = EncoderKind(
+    "mt4ssl_local",
+    "a run folder or .pt file, as s3prl's hub names it",
+    load_checkpoint,
+    example="mt4ssl_local:<path>",
+)
+URL = EncoderKind(
+    "mt4ssl_url",
+    "an MT4SSL checkpoint at an http(s) address, downloaded once",
+    load_custom,
+    example="mt4ssl_url:<URL>",
+)
+CUSTOM = EncoderKind(
+    "mt4ssl_custom",
+    "a path or an http(s) address, as s3prl's hub names it",
+    load_custom,
+    example="mt4ssl_custom:<path or URL>",
+)
