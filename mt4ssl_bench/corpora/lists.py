@@ -93,5 +93,5 @@ def _checked(
                 f"'{row[unknown[0]]}'"
             )
     if not usable:
-        raise CorpusError(f"{where}: {excluded.first()}")
+        raise CorpusError(f"{where}: each row names an utterance that was left out")
     return usable
