@@ -30,8 +30,8 @@ import numpy as np
 import soundfile
 
 from mt4ssl_bench.config import load
+from mt4ssl_bench.corpora.prepare_source import prepare_path
 from mt4ssl_bench.corpora.shard import shard_corpus
-from mt4ssl_bench.corpora.source import prepare_path
 from mt4ssl_bench.data.batches import Place
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.labels import LabelInfo, write_labels

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mt4ssl_bench.config import load
-from mt4ssl_bench.corpora.source import prepare_path
+from mt4ssl_bench.corpora.prepare_source import prepare_path
 from mt4ssl_bench.downstream.evaluate import evaluate
 from mt4ssl_bench.upstream.config import PretrainConfig
 from mt4ssl_bench.upstream.pretrain import open_pretraining

@@ -1,6 +1,8 @@
 """Commands of prepared corpora: check, segment, shard."""
 
 import json
+import logging
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,8 +15,6 @@ from mt4ssl_bench.text import flat
 
 if TYPE_CHECKING:
     from mt4ssl_bench.corpora.check_report import Report
-import logging
-from enum import StrEnum
 
 LOGGER = logging.getLogger(__name__)
 
@@ -98,20 +98,22 @@ def segment(
     corpus: Source,
     *,
     out: Out,
-    max_seconds: Annotated[float, typer.Option(help="No piece is longer.")] = 30.0,
+    max_seconds: Annotated[float, typer.Option(help="Longest segment, in seconds.")] = 30.0,
     min_seconds: Annotated[
-        float, typer.Option(help="What is shorter is left out, and counted.")
+        float,
+        typer.Option(help="Shortest segment, in seconds; shorter ones are left out and counted."),
     ] = 2.0,
     by: Annotated[
         By,
         typer.Option(
-            help="silence: end pieces where 0.2 s are quietest; windows: as few equal ones as fit."
+            help="Where to cut: at the quietest 0.2 s ('silence'), or into the fewest segments of "
+            "equal length ('windows')."
         ),
     ] = By.SILENCE,
 ) -> None:
-    """Cut long recordings into pieces for pretraining; the audio files stay as they are.
+    """Cut long recordings into segments for pretraining, without changing their audio files.
 
-    Pieces have no text: a transcript of the whole says nothing of a part.
+    Segments have no text: where the words of a recording's transcript lie is unknown.
 
     Example: mt4ssl-bench segment corpora/podcasts --out corpora/podcasts_30s
     """
@@ -133,16 +135,19 @@ def shard(
     *,
     out: Out,
     labels: Annotated[
-        Path | None, typer.Option(help="A label store ('mt4ssl-bench kmeans'), to carry along.")
+        Path | None,
+        typer.Option(help="Label store ('mt4ssl-bench kmeans') to write into the shards."),
     ] = None,
-    split: Annotated[list[str] | None, typer.Option(help="Only these; default: all.")] = None,
-    size: Annotated[int, typer.Option(min=1, help="Utterances per shard.")] = 200,
+    split: Annotated[
+        list[str] | None, typer.Option(help="Split to write; may be repeated. Default: all.")
+    ] = None,
+    size: Annotated[int, typer.Option(min=1, help="Number of utterances per shard.")] = 200,
 ) -> None:
-    """Write a corpus as Lhotse Shar: some hundred utterances per tar file, for object stores and
-    network disks.
+    """Write a corpus as Lhotse Shar: tar files of --size utterances, for object stores and network
+    disks.
 
-    The folder is a corpus again; data.corpus takes it, or the URL that it is served at (http, or
-    any that Lhotse opens). Repeating the command continues it.
+    The folder is a corpus: data.corpus takes its path, or its URL (http, or any that Lhotse opens).
+    Rerun the same command to resume.
 
     Example: mt4ssl-bench shard corpora/librispeech --split train --split valid --out /data/shards
     """
@@ -156,7 +161,7 @@ def shard(
         store = LabelStore(labels)
         if store.info.digest != opened.info.digest:
             LOGGER.warning(
-                "%s: not made from %s alone; train on all corpora that it was made from",
+                "%s: not made only from %s; train on all corpora that it was made from",
                 labels,
                 corpus,
             )

@@ -1,6 +1,7 @@
 """Commands of `prepare`: one for each source of corpora, built from its facts and options."""
 
 import inspect
+import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING
 from pathlib import Path
@@ -74,8 +75,8 @@ def _command(name: str, source: "Source[Options]") -> TyperCommand:
     def run(**given: object) -> None:
         _run(source, options, given)
 
-    # typer reads the signature
-    run.__signature__ = inspect.Signature(_parameters(source, options))  # type: ignore[attr-defined]
+    signature = inspect.Signature(_parameters(source, options))
+    vars(run)["__signature__"] = signature  # which typer reads
     single = typer.Typer(add_completion=False, rich_markup_mode="rich")
     published = source.takes.how == "--from"
     single.command(
@@ -90,7 +91,7 @@ def _command(name: str, source: "Source[Options]") -> TyperCommand:
 def _run(
     source: "Source[Options]", options: Sequence["Option"], given: Mapping[str, object]
 ) -> None:
-    from mt4ssl_bench.corpora.source import Request, prepare_source, read_splits
+    from mt4ssl_bench.corpora.prepare_source import Request, prepare_source, read_splits
 
     build: Callable[..., Options] = source.options
     values = build(**{option.name: option.value(given[option.name]) for option in options})
@@ -158,7 +159,7 @@ def _parameters(source: "Source[Options]", options: Sequence["Option"]) -> list[
 def _annotation(option: "Option") -> object:
     flag = f"--{option.name.replace('_', '-')}"
     names = (f"{flag}/--no-{flag[2:]}",) if option.default is True else (flag,)
-    kind = list[option.type] | None if option.repeated else option.type  # type: ignore[name-defined]
+    kind = types.GenericAlias(list, (option.type,)) | None if option.repeated else option.type
     return Annotated[kind, typer.Option(*names, help=option.help)]
 
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from mt4ssl_bench.corpora.source import prepare_path
+from mt4ssl_bench.corpora.prepare_source import prepare_path
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.device import pick_device

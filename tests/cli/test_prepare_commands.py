@@ -13,7 +13,7 @@ import soundfile
 from mt4ssl_bench.cli.app import main
 from mt4ssl_bench.corpora.source import Options, Source, options_of
 from mt4ssl_bench.data.corpus import Corpus
-from mt4ssl_bench.data.cut import speaker_of, text_of
+from mt4ssl_bench.data.cut import label_of, speaker_of, text_of, turns_of
 from mt4ssl_bench.errors import ConfigError
 
 TOY = '''
@@ -222,6 +222,44 @@ def test_a_command_has_the_options_that_it_always_had(
     assert call("prepare", name, "--help") == 0
     shown = {word for word in capsys.readouterr().out.split() if word.startswith("--")}
     assert shown >= FIRST[name]
+
+
+@pytest.fixture
+def calls(tmp_path: Path) -> Path:
+    """A table with a column of labels, an RTTM file and a list of trials beside it."""
+    for number in range(3):
+        samples = 0.1 * np.random.default_rng(number).standard_normal(16_000)
+        soundfile.write(tmp_path / f"c{number}.wav", samples, 16_000)
+    lines = ["id\tpath\temotion\tsplit\tcity"]
+    lines += [f"c{n}\tc{n}.wav\t{'glad' if n else 'sad'}\ttrain\tX" for n in range(3)]
+    (tmp_path / "calls.tsv").write_text("\n".join(lines) + "\n")
+    turns = [f"SPEAKER c{n} 1 0.1 0.5 <NA> <NA> ann <NA> <NA>\n" for n in range(3)]
+    (tmp_path / "calls.rttm").write_text("".join(turns))
+    (tmp_path / "trials.tsv").write_text("left_id\tright_id\tsame\nc0\tc1\t0\nc1\tc2\t1\n")
+    return tmp_path
+
+
+def test_a_table_has_labels_turns_and_lists_by_options(
+    calls: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = calls / "out"
+    command = ["table", calls / "calls.tsv", "--label", "emotion", "--label", "city"]
+    command += ["--rttm", calls / "calls.rttm", "--list", f"trials={calls / 'trials.tsv'}"]
+    assert call("prepare", *command, "--out", out) == 0
+    corpus = Corpus.open(out)
+    assert corpus.info.fields == ["city", "emotion", "turns:speakers"]
+    cuts = {cut.id: cut for cut in corpus.cuts("train")}
+    assert [label_of(cut, "emotion") for cut in cuts.values()] == ["sad", "glad", "glad"]
+    (turn,) = turns_of(cuts["c0"], "speakers")
+    assert (turn.start, turn.end, turn.label) == (0.1, 0.6, "ann")
+    assert corpus.list("trials")[1] == {"left_id": "c1", "right_id": "c2", "same": "1"}
+    capsys.readouterr()
+    assert call("prepare", "table", calls / "calls.tsv", "--label", "emotin", "--out", "x") == 2
+    assert "no column 'emotin' that could be a label; did you mean emotion?" in (
+        capsys.readouterr().err
+    )
+    assert call("prepare", "table", calls / "calls.tsv", "--list", "trials.tsv", "--out", "x") == 2
+    assert "--list trials.tsv: expected NAME=FILE" in capsys.readouterr().err
 
 
 def test_help_of_prepare_imports_nothing_heavy() -> None:

@@ -8,7 +8,8 @@ import pytest
 import soundfile
 
 from mt4ssl_bench.corpora.audio_files import audio_files
-from mt4ssl_bench.corpora.source import Options, prepare_path
+from mt4ssl_bench.corpora.prepare_source import prepare_path
+from mt4ssl_bench.corpora.source import Options
 from mt4ssl_bench.corpora.sources import fsdd, librispeech, speechcommands, voxceleb1
 from mt4ssl_bench.downstream.transcribe import named
 

@@ -18,9 +18,10 @@ from mt4ssl_bench.cli.app import app
 from mt4ssl_bench.corpora.check import check_corpus
 from mt4ssl_bench.corpora.check_report import KINDS, Report
 from mt4ssl_bench.corpora.check_rules import _look_alikes
+from mt4ssl_bench.corpora.prepare_source import Request, prepare_source
 from mt4ssl_bench.corpora.rows import row_of
 from mt4ssl_bench.corpora.shard import shard_corpus
-from mt4ssl_bench.corpora.source import SOURCES, Request, prepare_source
+from mt4ssl_bench.corpora.source import SOURCES
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cuts import write_cuts

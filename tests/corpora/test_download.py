@@ -21,7 +21,8 @@ import soundfile
 
 from mt4ssl_bench.cli.app import app
 from mt4ssl_bench.corpora.download import Archive, fetch, unpack
-from mt4ssl_bench.corpora.source import SOURCES, Request, prepare_source
+from mt4ssl_bench.corpora.prepare_source import Request, prepare_source
+from mt4ssl_bench.corpora.source import SOURCES
 from mt4ssl_bench.data import download
 from mt4ssl_bench.errors import CorpusError
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from mt4ssl_bench.corpora.source import Request, prepare_path
+from mt4ssl_bench.corpora.prepare_source import Request, prepare_path
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cut import is_silent, phones_of, speaker_of, text_of

@@ -10,8 +10,9 @@ import pytest
 import soundfile
 
 from mt4ssl_bench.corpora.check import check_corpus
+from mt4ssl_bench.corpora.prepare_source import Request, prepare_source
 from mt4ssl_bench.corpora.rows import Row
-from mt4ssl_bench.corpora.source import FOLDER, SOURCES, Request, catalogue, prepare_source
+from mt4ssl_bench.corpora.source import FOLDER, SOURCES, catalogue
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cut import phones_of, speaker_of, text_of
 from mt4ssl_bench.errors import ConfigError, CorpusError

@@ -8,9 +8,9 @@ import pytest
 import soundfile
 
 from mt4ssl_bench.corpora.check import check_corpus
+from mt4ssl_bench.corpora.prepare_source import prepare_path
 from mt4ssl_bench.corpora.segment import quiet_ends, segment_corpus
 from mt4ssl_bench.corpora.shard import shard_corpus
-from mt4ssl_bench.corpora.source import prepare_path
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cut import speaker_of, text_of

@@ -16,8 +16,9 @@ import soundfile
 
 from mt4ssl_bench.cli.app import app
 from mt4ssl_bench.corpora.prepare import prepare
+from mt4ssl_bench.corpora.prepare_source import read_splits
 from mt4ssl_bench.corpora.rows import Row
-from mt4ssl_bench.corpora.source import SOURCES, read_splits
+from mt4ssl_bench.corpora.source import SOURCES
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cut import is_silent, phones_of, speaker_of, text_of

@@ -15,8 +15,8 @@ import soundfile
 from mt4ssl_bench.cli.app import app
 from mt4ssl_bench.corpora.check import check_corpus
 from mt4ssl_bench.corpora.prepare import prepare
+from mt4ssl_bench.corpora.prepare_source import prepare_path
 from mt4ssl_bench.corpora.rows import Row
-from mt4ssl_bench.corpora.source import prepare_path
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.containers import defect_of
 from mt4ssl_bench.data.corpus import Corpus

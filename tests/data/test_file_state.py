@@ -14,9 +14,9 @@ import pytest
 import soundfile
 
 from mt4ssl_bench.corpora.check import check_corpus
+from mt4ssl_bench.corpora.prepare_source import Request, prepare_path
 from mt4ssl_bench.corpora.segment import segment_corpus
 from mt4ssl_bench.corpora.shard import shard_corpus
-from mt4ssl_bench.corpora.source import Request, prepare_path
 from mt4ssl_bench.data import audio, file_state
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cuts import write_cuts

@@ -16,7 +16,7 @@ from builders import TOY, torchrun
 from mt4ssl_bench.clustering import shared_parts
 from mt4ssl_bench.clustering.config import OfflineConfig
 from mt4ssl_bench.clustering.kmeans import FeatureSource, joint_digest, make_labels
-from mt4ssl_bench.corpora.source import prepare_path
+from mt4ssl_bench.corpora.prepare_source import prepare_path
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.frame_grid import frame_count

@@ -9,7 +9,7 @@ import pytest
 
 from fakes import Spectrum
 from mt4ssl_bench import results
-from mt4ssl_bench.corpora.source import prepare_path
+from mt4ssl_bench.corpora.prepare_source import prepare_path
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.downstream import evaluate as job
 from mt4ssl_bench.downstream.dry_run import estimate

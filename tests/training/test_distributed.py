@@ -17,7 +17,7 @@ from torch import nn
 
 from builders import TOY, Prefork, largest_difference, read_log, torchrun
 from mt4ssl_bench import checkpoint
-from mt4ssl_bench.corpora.source import Request, prepare_path
+from mt4ssl_bench.corpora.prepare_source import Request, prepare_path
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.training.distributed import ALONE, no_sync
 from mt4ssl_bench.training.launch import joined

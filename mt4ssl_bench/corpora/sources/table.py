@@ -4,7 +4,7 @@ import logging
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +37,12 @@ UNQUOTED = (
 )
 
 
-def read_table(manifest: Path, turns: Mapping[str, Alignment] | None = None) -> list[Row]:
+def read_table(
+    manifest: Path,
+    turns: Mapping[str, Alignment] | None = None,
+    *,
+    labels: Collection[str] = (),
+) -> list[Row]:
     """Return the rows of a TSV.
 
     A row with an empty cell is unusable: nothing tells whether its text is missing or nobody
@@ -46,11 +51,12 @@ def read_table(manifest: Path, turns: Mapping[str, Alignment] | None = None) -> 
     Args:
         manifest: The table.
         turns: Alignments by tier, whose names are ids of utterances or names of files.
+        labels: Columns that hold labels, besides those named label:NAME.
 
     Raises:
         CorpusError: If a line, id, path or duration cannot be used; the message names it.
     """
-    header, lines = _read_cells(manifest)
+    header, lines = _read_cells(manifest, labels)
     rows = [
         _row(dict(zip(header, cells, strict=True)), manifest, number, turns or {})
         for number, cells in lines
@@ -114,7 +120,9 @@ def _is_read(column: str) -> bool:
     return column in REQUIRED or column in OPTIONAL or column.startswith((LABEL, OTHER))
 
 
-def _read_cells(manifest: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+def _read_cells(
+    manifest: Path, labels: Collection[str]
+) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     """Return the header, and an iterator over the other lines with their numbers."""
     if not manifest.is_file():
         raise CorpusError(f"{manifest}: no such manifest")
@@ -143,13 +151,19 @@ def _read_cells(manifest: Path) -> tuple[list[str], Iterator[tuple[int, list[str
     twice = [column for column, count in Counter(header).items() if column and count > 1]
     if twice:
         raise CorpusError(f"{manifest}: column '{twice[0]}' is there twice; leave one out")
+    for column in labels:
+        if column not in header or _is_read(column):
+            own = [name for name in header if name and not _is_read(name)]
+            raise CorpusError(
+                f"{manifest}: no column '{column}' that could be a label; {hint(column, own)}"
+            )
+    header = [f"{LABEL}{column}" if column in labels else column for column in header]
     unread = [column for column in header if column and not _is_read(column)]
     if unread:
         LOGGER.info(
-            "%s: columns that are not read: %s; a label's column is named %s%s",
+            "%s: columns that are not read: %s; --label %s reads one as a label",
             manifest,
             ", ".join(unread),
-            LABEL,
             unread[0],
         )
     return header, (
@@ -179,8 +193,11 @@ def _seconds(stated: str, name: str, manifest: Path) -> float | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Table(Options):
-    """Options of a table: what lies beside it."""
+    """Options of a table: its labels, and what lies beside it."""
 
+    label: Annotated[
+        tuple[str, ...], "Column that holds a label (emotion, intent, fold); may be repeated."
+    ] = ()
     rttm: Annotated[
         Path | None,
         "RTTM file: who speaks when (turns:speakers), by utterance id or name of the audio file.",
@@ -209,7 +226,7 @@ class Table(Options):
 
 def read(manifest: Path, options: Table) -> Sequence[Row]:
     """Return the rows of a TSV."""
-    return read_table(manifest, options.turns())
+    return read_table(manifest, options.turns(), labels=options.label)
 
 
 SOURCE = Source(
@@ -223,13 +240,17 @@ SOURCE = Source(
         "TSV: id, path and any of speaker, language, text, phones, split, ...",
     ),
     help="""Columns: id, path (relative to the table), and any of duration_s, speaker, language,
-    text, phones, split, sid_split, label:NAME (emotion, intent, fold, ...) and other:NAME (the
-    path of audio of the same length: clean, s1, ...); missing columns limit which tasks the corpus
-    can be used for.
+    text, phones, split, sid_split, label:NAME (or NAME after --label) and other:NAME (the path of
+    audio of the same length: clean, s1, ...); missing columns limit which tasks the corpus can be
+    used for.
+
     English texts without phones get CMUdict's, any language's --lexicon's; a table without split
     is split here. An empty cell is a gap and is rejected; the text of an utterance in which nobody
     speaks is <silence>.""",
-    examples=("table my_corpus/manifest.tsv --out corpora/mine",),
+    examples=(
+        "table my_corpus/manifest.tsv --out corpora/mine",
+        "table calls.tsv --label emotion --rttm calls.rttm --out corpora/calls",
+    ),
     tasks="as its columns allow",
     phones_from="manifest",
     strict=True,
