@@ -3,15 +3,16 @@
 Shapes: B batch, N samples.
 """
 
-import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
 
 from mt4ssl_bench.data import audio
+from mt4ssl_bench.data.audio_cache import AudioCache
 from mt4ssl_bench.data.batches import Batches, pad
 from mt4ssl_bench.data.cut import Cut
+from mt4ssl_bench.data.draw import share
 from mt4ssl_bench.data.effects import Effect
 from mt4ssl_bench.downstream.config import TaskConfig
 
@@ -43,9 +44,13 @@ class Audio:
         effects: Sequence[Effect] = (),
     ) -> None:
         self.cuts, self.config, self.crop, self.effects = list(cuts), config, crop, effects
-        hours = sum(cut.duration for cut in cuts) / 3600
-        self._cached = not crop and not config.tune.workers and hours <= config.tune.cache_hours
-        self._cache: dict[str, audio.Samples] = {}
+        tune = config.tune
+        self._read = AudioCache(
+            self._affected,
+            seconds=sum(cut.duration for cut in cuts),
+            hours=0 if crop else tune.cache_hours,  # each epoch has crops of its own
+            workers=tune.workers,
+        )
 
     def batches(self, *, shuffle: bool) -> Batches[AudioBatch]:
         """Return length-bucketed batches of at most tune.batch_seconds."""
@@ -64,21 +69,15 @@ class Audio:
         """Read the cuts' audio."""
         return AudioBatch(list(cuts), *pad([self._read(cut) for cut in cuts]))
 
-    def _read(self, cut: Cut) -> audio.Samples:
-        if cut.id in self._cache:
-            return self._cache[cut.id]
+    def _affected(self, cut: Cut) -> audio.Samples:
         samples = audio.read(cut)
         for effect in self.effects:
             samples = effect(samples)
-        if self._cached:
-            self._cache[cut.id] = samples
         return samples
 
     def _crop(self, cut: Cut, epoch: int) -> Cut:
         """Return a crop at a place that depends only on seed, epoch and utterance."""
         if cut.duration <= self.crop:
             return cut
-        key = f"{self.config.seeds[0]} {epoch} {cut.id}".encode()
-        share = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest()) / 2**64
-        offset = (cut.duration - self.crop) * share
+        offset = (cut.duration - self.crop) * share(self.config.seeds[0], epoch, cut.id)
         return cut.truncate(offset=offset, duration=self.crop, preserve_id=True)

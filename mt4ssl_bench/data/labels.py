@@ -11,11 +11,12 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mt4ssl_bench.data.cut import Cut, Json
 from mt4ssl_bench.data.shards import LABELS
 from mt4ssl_bench.errors import CheckpointError
 from mt4ssl_bench.files import write_text
@@ -86,8 +87,7 @@ class LabelStore:
         """
         return _enough(self.all_of(name), frames, name, f"labels {self.folder}", self.info.clusters)
 
-    # lhotse ships no types
-    def of(self, cut: Any, frames: int) -> NDArray[np.uint16]:  # noqa: ANN401
+    def of(self, cut: Cut, frames: int) -> NDArray[np.uint16]:
         """Return the labels (frames,) of a cut; see get."""
         return self.get(cut.id, frames)
 
@@ -135,16 +135,15 @@ class CarriedLabels:
     The same face as a store's.
     """
 
-    def __init__(self, infos: Sequence[dict[str, Any]], digest: str, clusters: int) -> None:
-        self.info = LabelInfo(**infos[0])
+    def __init__(self, infos: Sequence[Mapping[str, Json]], digest: str, clusters: int) -> None:
+        self.info = LabelInfo(**cast("dict[str, Any]", infos[0]))
         if any(info != infos[0] for info in infos):
             raise CheckpointError(
                 "data.corpus: their shards carry labels of different codebooks; shard them again"
             )
         _check(self.info, "the labels in the shards", digest, clusters)
 
-    # lhotse ships no types
-    def of(self, cut: Any, frames: int) -> NDArray[np.uint16]:  # noqa: ANN401
+    def of(self, cut: Cut, frames: int) -> NDArray[np.uint16]:
         """Return the labels (frames,) of a cut.
 
         Raises CheckpointError when there are none or too few.
@@ -154,7 +153,11 @@ class CarriedLabels:
                 f"the labels in the shards: none for utterance '{cut.id}'; shard all with labels"
             )
         return _enough(
-            cut.load_labels(), frames, cut.id, "the labels in the shards", self.info.clusters
+            cut.load_custom(LABELS).astype(np.uint16, copy=False),
+            frames,
+            cut.id,
+            "the labels in the shards",
+            self.info.clusters,
         )
 
 
@@ -199,7 +202,7 @@ def _keys(names: bytes) -> NDArray[np.uint64]:
 def write_labels(
     folder: Path,
     info: LabelInfo,
-    labels: Iterable[tuple[str, NDArray[Any]]],
+    labels: Iterable[tuple[str, NDArray[np.integer]]],
     centres: NDArray[np.float32] | None = None,
 ) -> LabelStore:
     """Write (utterance id, labels (T,)) pairs and the centres (V, F) as a store, completely or not
