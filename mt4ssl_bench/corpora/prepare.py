@@ -56,13 +56,11 @@ def prepare(
         source: What the rows come from, for messages.
         name: Name of the corpus in tables.
         licence: Licence of the audio.
-        lists: Named lists (trials, queries): rows of cells by column. A column that ends in "_id"
-            names utterances.
+        lists: Named lists (trials, queries); a column that ends in "_id" names utterances.
         lexicon: Files with a word and its phones in each line.
         partial: Leave out and count what would be refused: rows whose files are missing or
             unreadable, that have a gap, a misplaced turn or other audio of unequal length.
-        strict: The rows say everything themselves, as those of a table do: only marked silence is
-            silence, a split that is missing stays missing.
+        strict: Take silence and splits as the rows state them, as those of a table do.
         phones_from: What made the rows' own phones.
         synthetic: Whether nobody spoke.
         notes: More entries of corpus.json's notes.
