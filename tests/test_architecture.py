@@ -81,7 +81,7 @@ READ = (  # which these are
     "downstream/training/{frozen,sweep,choose_rate,finetune,audio_batches,finetuned_model}",
     "downstream/tasks/{asr,phoneme,speaker}",
     "mt4ssl_bench/training/{fit,optim,distributed,averages,graceful_stop}",
-    "mt4ssl_bench/data/{audio,corpus,cuts,labels,epoch_order,batches,frame_grid,lexicon}",
+    "mt4ssl_bench/data/{audio,corpus,cut,cuts,labels,epoch_order,batches,frame_grid,lexicon}",
     "mt4ssl_bench/encoders/protocol",
     "mt4ssl_bench/features/{forward_pass,file,mfcc,units}",
     "mt4ssl_bench/clustering/kmeans",

@@ -42,8 +42,7 @@ def segment_corpus(
 ) -> Corpus:
     """Write a corpus in which nothing lasts longer than `max_seconds`; audio files stay.
 
-    Utterances that are left out are counted by reason in corpus.json, and so are rows of lists that
-    name them or one that was cut.
+    What is left out is counted in corpus.json: utterances, and rows of lists that name one of them.
 
     Args:
         corpus: The corpus.
@@ -62,12 +61,7 @@ def segment_corpus(
     ).hexdigest()[:16]
     if existing := _existing(out, digest):
         return existing
-    settings: dict[str, Json] = {
-        "from": corpus.info.digest,
-        "by": by,
-        "max_seconds": max_seconds,
-        "min_seconds": min_seconds,
-    }
+    limits: dict[str, Json] = {"max_seconds": max_seconds, "min_seconds": min_seconds}
     counts: Counter[str] = Counter()
     root, ids = out.resolve(), set[str]()
 
@@ -93,7 +87,7 @@ def segment_corpus(
             digest=digest,
             splits=splits,
             fields=[field for field in corpus.info.fields if field not in lost],
-            notes={"segmented": settings, **counts},
+            notes={"segmented": {"from": corpus.info.digest, "by": by, **limits}, **counts},
         )
 
     splits = {split: pieces(split) for split, info in corpus.info.splits.items() if info.utterances}
