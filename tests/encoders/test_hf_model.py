@@ -337,6 +337,6 @@ def test_only_data2vec_audio_is_converted(hubert: Path, tmp_path: Path) -> None:
     assert made.config.frontend.normalize is False
     assert made.notes == [
         "lm_head.bias not converted", "lm_head.weight not converted",
-        "no mask embedding in it: a new one (it matters to pretraining alone)",
+        "no mask embedding in it: a random one (only pretraining needs it)",
     ]  # fmt: skip
     assert load_upstream(str(tmp_path / "run")).fingerprint == made.fingerprint
