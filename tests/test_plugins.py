@@ -58,6 +58,8 @@ def test_the_whole_journey_works_with_what_another_package_adds(site: str, tmp_p
     listed = do("list")
     assert "dialect_tiny" in listed
     assert "bands:40" in listed
+    assert "codes" in listed
+    assert "UAR, %, higher is better" in listed
     assert "words in two dialects" in do("list", "corpora")
     assert "--held-out" in do("prepare", "dialects", "--help")
 
