@@ -251,14 +251,11 @@ def _print_targets() -> None:
 def _print_metrics() -> None:
     from mt4ssl_bench.results.metrics import METRICS
 
-    arrows = {True: "higher is better", False: "lower is better"}
-    _print_section(
-        "metrics",
-        {
-            name: f"{metric.title or name.upper()}, {metric.unit}, {arrows[metric.higher_is_better]}"
-            for name, metric in METRICS.items()
-        },
-    )
+    lines = {}
+    for name, metric in METRICS.items():
+        better = "higher" if metric.higher_is_better else "lower"
+        lines[name] = f"{metric.title or name.upper()}, {metric.unit}, {better} is better"
+    _print_section("metrics", lines)
 
 
 def _print_section(title: str, lines: Mapping[str, str]) -> None:
