@@ -36,7 +36,7 @@ from mt4ssl_bench.downstream.training.saved_model import (
     read_model,
     save_model,
 )
-from mt4ssl_bench.encoders.kinds import trainable
+from mt4ssl_bench.encoders.kind import trainable
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import TrainingError
 from mt4ssl_bench.training.fit import Fit, FitConfig, Hooks, StepLoss

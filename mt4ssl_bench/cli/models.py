@@ -130,7 +130,7 @@ def check_upstream(
     from mt4ssl_bench.device import pick_device
     from mt4ssl_bench.encoders.conformance import check, cost
     from mt4ssl_bench.encoders.load import load_upstream
-    from mt4ssl_bench.encoders.user_file import build
+    from mt4ssl_bench.encoders.kinds.file import build
 
     where = pick_device(device)
     in_file = name.partition(":")[0].endswith(".py")  # load_upstream() would raise what fails
@@ -272,7 +272,7 @@ def _first_sentence(kind: type) -> str:
 
 def _print_upstreams(*, all_names: bool) -> None:
     """Print how each kind of encoder is written, and with `all_names` the names that it has."""
-    from mt4ssl_bench.encoders.kinds import ENCODERS
+    from mt4ssl_bench.encoders.kind import ENCODERS
 
     stdout.print("upstreams", style="bold")
     kinds = dict(ENCODERS.items())

@@ -17,7 +17,7 @@ from mt4ssl_bench.config import load, to_dict
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.downstream.evaluate import evaluate
 from mt4ssl_bench.encoders.finetuning import Trainable, TuneConfig
-from mt4ssl_bench.encoders.kinds import rebuild, trainable
+from mt4ssl_bench.encoders.kind import rebuild, trainable
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.errors import CheckpointError, UpstreamError
 from mt4ssl_bench.upstream.checkpoints.convert import convert
