@@ -95,3 +95,6 @@ class Phoneme(CTCTask):
             else phones_of(cut)
         )
         return phones if self.config.stress == "keep" else drop_stress(phones)
+
+
+TASK = Phoneme

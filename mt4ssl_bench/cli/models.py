@@ -129,8 +129,8 @@ def check_upstream(
 
     from mt4ssl_bench.device import pick_device
     from mt4ssl_bench.encoders.conformance import check, cost
-    from mt4ssl_bench.encoders.load import load_upstream
     from mt4ssl_bench.encoders.kinds.file import build
+    from mt4ssl_bench.encoders.load import load_upstream
 
     where = pick_device(device)
     in_file = name.partition(":")[0].endswith(".py")  # load_upstream() would raise what fails
