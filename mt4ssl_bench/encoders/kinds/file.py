@@ -87,6 +87,10 @@ class FileUpstream:
     @torch.no_grad()
     def extract(self, waveforms: Tensor, lengths: Tensor) -> Features:
         """See Upstream.extract."""
+        return self.hidden_states(waveforms, lengths)
+
+    def hidden_states(self, waveforms: Tensor, lengths: Tensor) -> Features:
+        """Return what extract() does, with gradients."""
         returned = self.made.extract(waveforms, lengths)
         is_pair = isinstance(returned, Sequence) and len(returned) == 2
         return Features(*(list(returned) if is_pair else [returned, None]))  # a check reports None
