@@ -49,7 +49,7 @@ HOMES = {  # library -> the only modules that import it; "cli" is the whole room
     "huggingface_hub": {"encoders.hf_model", "encoders.s3prl_programs"},
     "jiwer": {"results.metrics.error_rates"},
     "sklearn": {"clustering.kmeans"},
-    "sentencepiece": {"downstream.heads.units"},
+    "sentencepiece": {"downstream.heads.pieces"},
     "flashlight": {"downstream.heads.flashlight"},
     "soundfile": {
         "data.audio",
