@@ -76,7 +76,7 @@ SCIENCE, ANY = 8_800, 420
 READ = (  # which these are
     "upstream/{config,frontend,kernels,encoder,masking,targets,model,batches,pretrain}",
     "downstream/{config,task,job,evaluate,write_record,reference_checks}",
-    "downstream/heads/{linear,pooled,recurrent,weighted_sum,run_heads}",
+    "downstream/heads/{linear,recurrent,weighted_sum,run_heads}",
     "downstream/heads/{ctc,labels,units,beam_search,spec_augment}",
     "downstream/training/{frozen,sweep,choose_rate,finetune,audio_batches,finetuned_model}",
     "downstream/tasks/{asr,phoneme,speaker}",

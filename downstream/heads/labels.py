@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mt4ssl_bench.config import AT_LEAST_1, NOT_NEGATIVE, Bounds
 from mt4ssl_bench.data.cut import Cut, field_of
 from mt4ssl_bench.downstream.config import TaskConfig
-from mt4ssl_bench.downstream.heads.pooled import PooledHead
+from mt4ssl_bench.downstream.heads.linear import PooledHead
 from mt4ssl_bench.downstream.task import Task
 from mt4ssl_bench.features.forward_pass import Crops
 from mt4ssl_bench.results.metrics import Metric

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mt4ssl_bench.downstream.heads.pooled import mean
+from mt4ssl_bench.downstream.heads.linear import mean
 from mt4ssl_bench.downstream.heads.weighted_sum import WeightedSum, layer_weights
 from mt4ssl_bench.encoders.finetuning import TuneConfig
 from mt4ssl_bench.encoders.protocol import Features

@@ -32,7 +32,7 @@ from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import TrainingError
 from mt4ssl_bench.features.file import FeatureSet
 from mt4ssl_bench.features.store import FeatureStore, LiveFeatures
-from mt4ssl_bench.training.run_folder import PassingFolder, discard
+from mt4ssl_bench.training.run_folder import PassingFolder, checkpoint_bytes, discard
 
 NORMED = 50  # utterances whose norms are measured
 
@@ -139,9 +139,8 @@ class _Heads:
         train.cuts, left_out = learnable(self.job, sweep.task, train.cuts, counts)
         sources = {"train": train.features.identity, "valid": valid.features.identity}
         meta = {**self.meta, "features": sources}
-        best = sweep.run(
-            train, valid, PassingFolder(self.folder, meta, size=sweep.checkpoint_bytes)
-        )
+        size = checkpoint_bytes(sweep.heads.parameters())
+        best = sweep.run(train, valid, PassingFolder(self.folder, meta, size=size))
         for run in sweep.runs:
             if run.state is not None:
                 run.best_head()
@@ -149,7 +148,7 @@ class _Heads:
             meta=self.meta,
             trials=[{**run.trial(), "chosen": run is best} for run in sweep.runs],
             counts={"train_too_long": left_out} if left_out else {},
-            seconds=sweep.seconds,
+            seconds=sweep.watch.seconds,
             layer_norms=layer_norms(train, normalized=self.job.config.head.layer_norm),
         )
 
