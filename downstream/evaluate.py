@@ -15,7 +15,7 @@ from mt4ssl_bench.downstream.clock import Clock
 from mt4ssl_bench.downstream.plan import plan
 from mt4ssl_bench.downstream.reference_checks import check_references
 from mt4ssl_bench.downstream.rows import Outcome, Row, Rows
-from mt4ssl_bench.downstream.training.finetune import train_finetuned
+from mt4ssl_bench.downstream.training.finetune_rates import train_finetuned
 from mt4ssl_bench.downstream.training.frozen import train_frozen
 from mt4ssl_bench.downstream.write_record import write_record
 from mt4ssl_bench.encoders.protocol import Upstream

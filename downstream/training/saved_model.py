@@ -133,6 +133,12 @@ def save_model(
     checkpoint.save({**payload, "upstream": about, **trained}, folder / "model.pt")
 
 
+def copy_model(source: Path, folder: Path, training: Training) -> None:
+    """Write the model of the folder `source` into another one, trained as `training` describes."""
+    stored = {**read_model(source), "training": dataclasses.asdict(training)}
+    checkpoint.save(stored, folder / "model.pt")
+
+
 def read_finished(folder: Path, meta: Meta) -> tuple[Training, Stored] | None:
     """Return a model that save_model() wrote with this `meta`, or None; a difference is logged."""
     file = folder / "model.pt"

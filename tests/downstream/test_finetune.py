@@ -152,7 +152,7 @@ def test_the_loss_is_ctcs_sum_over_utterances(corpus: Corpus, tmp_path: Path) ->
         corpus, tmp_path, "tune.activation_dropout=0", "tune.time_prob=0", "tune.channel_prob=0"
     )
     run.targets = {cut.id: run.task.target(cut) for cut in train}
-    data = Audio(train, run.config)
+    data = Audio(run.task, train, "train")
     together, *alone = [
         run.loss(data.make(cuts), 0, 0) for cuts in (train[:2], train[:1], train[1:2])
     ]
@@ -398,7 +398,7 @@ def test_speakers_are_learnt_from_crops_and_hold_no_text(corpus: Corpus, tmp_pat
     )
     task, train = Speaker(config), list(corpus.cuts("train"))
     task.fit_units(train)
-    data = Audio(train, replace(config, crop_seconds=0.5), crop=0.5)
+    data = Audio(Speaker(replace(config, crop_seconds=0.5)), train, "train")
     epochs = [
         {cut.id: cut.start for b in data.batches(shuffle=True)(epoch) for cut in b.cuts}
         for epoch in (0, 0, 1)
@@ -406,7 +406,7 @@ def test_speakers_are_learnt_from_crops_and_hold_no_text(corpus: Corpus, tmp_pat
     assert epochs[0] == epochs[1] != epochs[2]
     run = Finetuning(task, load_upstream(TOY), lr=1e-3, folder=tmp_path, device="cpu")
     run.run(train, list(corpus.cuts("valid")), "test")
-    assert set(run.decode(Audio(train, config, crop=1.0))[0]) <= {"spk0", "spk1", "spk2"}
+    assert set(run.decode(Audio(task, train, "train"))[0]) <= {"spk0", "spk1", "spk2"}
     with pytest.raises(CheckpointError, match="task 'speaker', which outputs no text"):
         Recognizer(tmp_path)
 
