@@ -20,20 +20,14 @@ from mt4ssl_bench.downstream.task import Logits, Task
 from mt4ssl_bench.downstream.training.audio_batches import Audio, AudioBatch
 from mt4ssl_bench.downstream.training.best_model import Best, read_best
 from mt4ssl_bench.downstream.training.finetuned_model import Tuned, TunedHead
-from mt4ssl_bench.downstream.training.saved_model import (
-    Meta,
-    Stored,
-    Training,
-    read_finished,
-    save_model,
-)
+from mt4ssl_bench.downstream.training.saved_model import Meta
 from mt4ssl_bench.encoders.kinds import trainable
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import TrainingError
 from mt4ssl_bench.results.record import Trial
 from mt4ssl_bench.training.fit import Fit, FitConfig, Hooks, StepLoss
 from mt4ssl_bench.training.optim import OptimConfig
-from mt4ssl_bench.training.run_folder import PassingFolder, checkpoint_bytes, discard
+from mt4ssl_bench.training.run_folder import PassingFolder, checkpoint_bytes
 
 
 class Finetuning:
@@ -54,57 +48,26 @@ class Finetuning:
         self.best = Best()
         self.watch = Stopwatch()
 
-    def run(
-        self,
-        train: Sequence[Cut],
-        valid: Sequence[Cut],
-        title: str,
-        *,
-        meta: Meta | None = None,
-        counts: Mapping[str, int] | None = None,
-    ) -> None:
-        """Train, then hold the model that was best on valid; an interrupted call continues.
-
-        Args:
-            train: Cuts of the training split.
-            valid: Cuts of the validation split.
-            title: Names the run in messages.
-            meta: What the training depends on, apart from rate and seed.
-            counts: Of what was left out of `train`, for model.pt.
-
-        Raises:
-            TrainingError: If the loss, a gradient or the logits on valid are not finite.
-            KeyboardInterrupt: If a stop was requested; the state is saved.
-        """
-        self.watch.start()
-        meta = {**(meta or {}), "rate": [self.lr, self.seed]}
-        if finished := read_finished(self.folder, meta):
-            training, stored = finished
-            (trial,) = training.trials
-            assert trial["valid"] is not None
-            self.best, self.watch.earlier = Best(trial["valid"], trial["steps"]), training.seconds
-            self.load(stored)
-            return
-        self._fit(train, valid, title, meta)
-        if not self.best.weights:
-            name = self.task.metric.name
-            raise TrainingError(f"{title}: no finite {name} on valid; try lower rates")
-        self.model.load_state_dict(self.best.weights)
-        self.best = Best(self.best.value, self.best.step)
-        trials: list[Trial] = [{**self.trial(), "chosen": True}]
-        seconds, counts = self.watch.seconds, dict(counts or {})
-        training = Training(meta=meta, trials=trials, counts=counts, seconds=seconds)
-        encoder, head = self.model.encoder, self.model.head
-        save_model(self.folder, self.task, self.upstream, training, head, encoder=encoder)
-        discard(self.folder)
-
     def trial(self) -> Trial:
         """Return what a record holds of this training."""
         valid = self.best.value if math.isfinite(self.best.value) else None
         steps = self.best.step
         return {"lr": self.lr, "seed": self.seed, "valid": valid, "steps": steps, "chosen": False}
 
-    def _fit(self, train: Sequence[Cut], valid: Sequence[Cut], title: str, meta: Meta) -> None:
+    def fit(self, train: Sequence[Cut], valid: Sequence[Cut], title: str, meta: Meta) -> None:
+        """Train, then hold the model that was best on valid; an interrupted call continues.
+
+        Args:
+            train: Cuts of the training split.
+            valid: Cuts of the validation split.
+            title: Names the run in messages.
+            meta: What the training depends on.
+
+        Raises:
+            TrainingError: If the loss, a gradient or the logits on valid are not finite.
+            KeyboardInterrupt: If a stop was requested; the state is saved.
+        """
+        self.watch.start()
         config, tune = self.config, self.config.tune
         data, checked = Audio(self.task, train, "train"), Audio(self.task, valid, "valid")
         self.targets = {cut.id: self.task.target(cut) for cut in train}
@@ -143,11 +106,11 @@ class Finetuning:
         )()
         if not report.finished:
             raise KeyboardInterrupt
-
-    def load(self, stored: Stored) -> None:
-        """Load the weights of a model.pt."""
-        self.model.encoder.load_state_dict(stored["encoder"])
-        self.model.head.load_state_dict(stored["head"])
+        if not self.best.weights:
+            name = self.task.metric.name
+            raise TrainingError(f"{title}: no finite {name} on valid; try lower rates")
+        self.model.load_state_dict(self.best.weights)
+        self.best = Best(self.best.value, self.best.step)  # the model has the weights now
 
     def _validate(self, checked: Audio, step: int) -> dict[str, float]:
         metric = self.task.metric

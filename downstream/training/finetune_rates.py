@@ -2,9 +2,11 @@
 
 import itertools
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mt4ssl_bench.data import audio
+from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.downstream.clock import Clock
 from mt4ssl_bench.downstream.config import rates
 from mt4ssl_bench.downstream.job import Fold, Job
@@ -16,10 +18,12 @@ from mt4ssl_bench.downstream.training.choose_rate import choose
 from mt4ssl_bench.downstream.training.finetune import Finetuning
 from mt4ssl_bench.downstream.training.saved_model import (
     Meta,
+    Stored,
     Training,
     copy_model,
     meta_of,
     read_finished,
+    save_model,
 )
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import TrainingError
@@ -59,7 +63,7 @@ def train_finetuned(
     best = Finetuning(
         task, model, lr=chosen["lr"], seed=chosen["seed"], folder=folder, device=device
     )
-    best.load(stored)
+    load_weights(best, stored)
     clock.lap("train", training.seconds)
     splits = {role: Audio(task, fold.cuts[role], role) for role in ("valid", "test")}
     hypotheses, cuts = best.decode(splits["test"])
@@ -79,7 +83,7 @@ def _train_rates(
     """Train at every rate and seed, in a folder each if there are several; save the best one."""
     task, cuts = fold.task, fold.cuts
     frame_counts = {cut.id: int(cut.duration * audio.RATE / model.stride) for cut in cuts["train"]}
-    train, left_out = learnable(job, task, cuts["train"], frame_counts)
+    train, left_out = learnable(job, fold, frame_counts)
     counts = {"train_too_long": left_out} if left_out else {}
     trials, seconds, title = [], 0.0, f"{job.recipe} on {model.name}"
     pairs = list(itertools.product(task.config.seeds, rates(task.config)))
@@ -88,7 +92,7 @@ def _train_rates(
     for (seed, lr), place in zip(pairs, places, strict=True):
         run = Finetuning(task, model, lr=lr, seed=seed, folder=place, device=device)
         try:
-            run.run(train, cuts["valid"], f"{title}, lr {lr:g}", meta=meta, counts=counts)
+            train_rate(run, train, cuts["valid"], f"{title}, lr {lr:g}", meta=meta, counts=counts)
         except TrainingError as error:
             LOGGER.warning("%s", error)
             run.best = Best()
@@ -99,3 +103,52 @@ def _train_rates(
         chosen = [trial["chosen"] for trial in trials].index(True)
         training = Training(meta=meta, trials=trials, counts=counts, seconds=seconds)
         copy_model(places[chosen], folder, training)
+
+
+def train_rate(
+    run: Finetuning,
+    train: Sequence[Cut],
+    valid: Sequence[Cut],
+    title: str,
+    *,
+    meta: Meta | None = None,
+    counts: Mapping[str, int] | None = None,
+) -> None:
+    """Give `run` its best model: train it and write it into its folder, or read it from there.
+
+    Args:
+        run: One rate and seed.
+        train: Cuts of the training split.
+        valid: Cuts of the validation split.
+        title: Names the run in messages.
+        meta: What the training depends on, apart from rate and seed.
+        counts: Of what was left out of `train`, for model.pt.
+
+    Raises:
+        TrainingError: See Finetuning.fit.
+        KeyboardInterrupt: If a stop was requested; the state is saved.
+    """
+    meta = {**(meta or {}), "rate": [run.lr, run.seed]}
+    if finished := read_finished(run.folder, meta):
+        training, stored = finished
+        (trial,) = training.trials
+        assert trial["valid"] is not None
+        run.best, run.watch.earlier = Best(trial["valid"], trial["steps"]), training.seconds
+        load_weights(run, stored)
+        return
+    run.fit(train, valid, title, meta)
+    training = Training(
+        meta=meta,
+        trials=[{**run.trial(), "chosen": True}],
+        counts=dict(counts or {}),
+        seconds=run.watch.seconds,
+    )
+    encoder, head = run.model.encoder, run.model.head
+    save_model(run.folder, run.task, run.upstream, training, head, encoder=encoder)
+    discard(run.folder)
+
+
+def load_weights(run: Finetuning, stored: Stored) -> None:
+    """Give `run` the weights of a model.pt."""
+    run.model.encoder.load_state_dict(stored["encoder"])
+    run.model.head.load_state_dict(stored["head"])

@@ -137,7 +137,7 @@ class _Heads:
     def _train(self) -> Training:
         train, valid, sweep = self.split("train"), self.split("valid"), self.sweep
         counts = {cut.id: train.features.count(cut.id) for cut in train.cuts}
-        train.cuts, left_out = learnable(self.job, sweep.task, train.cuts, counts)
+        train.cuts, left_out = learnable(self.job, self.fold, counts)
         sources = {"train": train.features.identity, "valid": valid.features.identity}
         meta, size = {**self.meta, "features": sources}, checkpoint_bytes(sweep.heads.parameters())
         best = sweep.run(train, valid, PassingFolder(self.folder, meta, size=size))
