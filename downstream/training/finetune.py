@@ -38,11 +38,10 @@ class Finetuning:
     ) -> None:
         self.task, self.config, self.lr, self.seed = task, task.config, lr, seed
         self.folder, self.device = folder, torch.device(device)
-        encoder = trainable(upstream, self.config.tune)
+        tune, layers, dim = task.config.tune, upstream.num_layers, upstream.dim
+        encoder = trainable(upstream, tune)
         torch.manual_seed(seed)
-        head = TunedHead(
-            upstream.num_layers, upstream.dim, task.outputs, self.config.tune, pooled=task.pooled
-        )
+        head = TunedHead(layers, dim, task.outputs, tune, pooled=task.pooled)
         self.upstream, self.model = upstream, Tuned(encoder, head).to(device)
         self.targets: dict[str, Tensor] = {}
         self.best = Best()
@@ -162,6 +161,5 @@ class Finetuning:
         self.model.train()
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(
-            self.device.type, dtype=torch.bfloat16, enabled=self.device.type != "cpu"
-        )
+        kind = self.device.type
+        return torch.autocast(kind, dtype=torch.bfloat16, enabled=kind != "cpu")

@@ -8,7 +8,6 @@ from pathlib import Path
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.downstream.clock import Clock
-from mt4ssl_bench.downstream.config import rates
 from mt4ssl_bench.downstream.job import Fold, Job
 from mt4ssl_bench.downstream.reference_checks import learnable
 from mt4ssl_bench.downstream.task import Trained
@@ -86,7 +85,7 @@ def _train_rates(
     train, left_out = learnable(job, fold, frame_counts)
     counts = {"train_too_long": left_out} if left_out else {}
     trials, seconds, title = [], 0.0, f"{job.recipe} on {model.name}"
-    pairs = list(itertools.product(task.config.seeds, rates(task.config)))
+    pairs = list(itertools.product(task.config.seeds, task.config.rates))
     places = [folder / f"lr-{lr:g}-seed-{seed}" for seed, lr in pairs]
     places = places if len(pairs) > 1 else [folder]
     for (seed, lr), place in zip(pairs, places, strict=True):

@@ -123,14 +123,12 @@ class _Heads:
 
     def train(self, source: str) -> Training:
         """Train the sweep, or read it; each head that is stored then has its best weights."""
-        if self.finished is None:
-            training = self._train()
-            head = heads_to_store(self.sweep.runs, training, every=bool(self.fold.name))
-            save_model(self.folder, self.fold.task, self.model, training, head, source=source)
+        training = self.finished[0] if self.finished else self._train()
+        head = heads_to_store(self.sweep.runs, training, every=bool(self.fold.name))
+        if self.finished:
+            head.load_state_dict(self.finished[1]["head"])
         else:
-            training, stored = self.finished
-            head = heads_to_store(self.sweep.runs, training, every=bool(self.fold.name))
-            head.load_state_dict(stored["head"])
+            save_model(self.folder, self.fold.task, self.model, training, head, source=source)
         discard(self.folder)
         return training
 
@@ -142,8 +140,7 @@ class _Heads:
         meta, size = {**self.meta, "features": sources}, checkpoint_bytes(sweep.heads.parameters())
         best = sweep.run(train, valid, PassingFolder(self.folder, meta, size=size))
         for run in sweep.runs:
-            if run.state is not None:
-                run.best_head()
+            run.load_best()
         return Training(
             meta=self.meta,
             trials=[{**run.trial(), "chosen": run is best} for run in sweep.runs],

@@ -9,6 +9,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext
+from functools import partial
 from typing import cast
 
 import torch
@@ -17,7 +18,6 @@ from torch import Tensor, nn
 from mt4ssl_bench.data.batches import Batches, endless
 from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.downstream.clock import Stopwatch
-from mt4ssl_bench.downstream.config import rates
 from mt4ssl_bench.downstream.heads.run_heads import run_heads
 from mt4ssl_bench.downstream.heads.side_by_side import backward, serial
 from mt4ssl_bench.downstream.task import Logits, Task
@@ -43,7 +43,7 @@ class Split:
         self.cuts, self.features, self.pooled, self.device = list(cuts), features, pooled, device
 
     def batches(
-        self, count: int, *, epoch: int = 0, skip: int = 0, seed: int = 0, shuffle: bool = False
+        self, count: int, epoch: int = 0, skip: int = 0, *, seed: int = 0, shuffle: bool = False
     ) -> Iterator[Batch]:
         """Yield batches of `count` utterances of similar lengths."""
         make = Batches(self.cuts, list, count=count, seed=seed, shuffle=shuffle)
@@ -78,7 +78,7 @@ class Sweep:
         for seed in self.config.seeds:
             torch.manual_seed(seed)
             first = task.head(num_layers, dim).to(device)  # the same initial weights at every rate
-            self.runs += [HeadRun(lr, seed, copy.deepcopy(first)) for lr in rates(self.config)]
+            self.runs += [HeadRun(lr, seed, copy.deepcopy(first)) for lr in self.config.rates]
         self.heads = nn.ModuleList(run.head for run in self.runs)
 
     @property
@@ -105,15 +105,12 @@ class Sweep:
             LOGGER.info("%s: no head is left to train (patience=%d)", self.title, patience)
         trials = choose([[run.trial() for run in self.runs]], self.metric, self.title)
         best = self.runs[[trial["chosen"] for trial in trials].index(True)]
-        best.best_head()
+        best.load_best()
         return best
 
     def _fit(self, train: Split, valid: Split, folder: PassingFolder | None) -> None:
         config, targets = self.config, {cut.id: self.task.target(cut) for cut in train.cuts}
-
-        def batches(epoch: int, skip: int) -> Iterator[Batch]:
-            seed = config.seeds[0]
-            return train.batches(config.batch, epoch=epoch, skip=skip, seed=seed, shuffle=True)
+        batches = partial(train.batches, config.batch, seed=config.seeds[0], shuffle=True)
 
         def loss(batch: Batch, step: int, micro: int) -> StepLoss:  # noqa: ARG001
             runs = self.active
@@ -196,8 +193,7 @@ class Sweep:
             seed = f", seed {run.seed}" if len(self.config.seeds) > 1 else ""
             values[f"lr {run.lr:g}{seed}"] = value
             if math.isfinite(value) and (run.state is None or self.metric.better(value, run.best)):
-                run.best, run.step, run.waited = value, step, 0
-                run.state = {name: x.clone() for name, x in run.head.state_dict().items()}
+                run.keep(value, step)
             else:
                 run.waited += 1
                 run.stopped = 0 < self.config.patience <= run.waited
@@ -216,9 +212,7 @@ class Sweep:
     def decode(
         self, heads: Sequence[nn.Module], split: Split
     ) -> tuple[list[list[str] | None], list[Cut]]:
-        """Return each head's hypotheses of a split (None if its logits are not finite), and the
-        cuts in their order.
-        """
+        """Return each head's hypotheses (None if its logits are not finite), and the cuts."""
         for head in heads:
             head.eval()
         hypotheses: list[list[str]] = [[] for _ in heads]
