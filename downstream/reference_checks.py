@@ -62,12 +62,11 @@ def _unknown_units(job: Job, task: Task, cuts: Sequence[Cut], split: str) -> int
             "recognized"
         )
     if unknown:
-        listed = ", ".join(f"{unit!r} {count}" for unit, count in unknown.most_common(LISTED))
+        listed = named([f"{unit!r} {count}" for unit, count in unknown.most_common()], LISTED)
         LOGGER.warning(
             "%s: %d units of split '%s' are not seen in training and count as errors (%d times): "
-            "%s%s",
+            "%s",
             *(job.recipe, len(unknown), split, unknown.total(), listed),
-            ", ..." if len(unknown) > LISTED else "",
         )
     return unknown.total()
 

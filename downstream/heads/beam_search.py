@@ -91,12 +91,9 @@ def tuned(
     batches: Iterable[tuple[Tensor, Tensor]],
     errors: Callable[[list[str]], float],
 ) -> BeamDecoder:
-    """Return the decoder with the weights, of those to try, that make the errors smallest.
+    """Return the decoder with the weights that make the errors smallest.
 
-    Args:
-        decoder: With any weights.
-        batches: Logits (B, T, V) and lengths (B,).
-        errors: From the hypotheses of all batches to a number.
+    `batches` are logits (B, T, V) and lengths (B,); `errors` judges the hypotheses of all of them.
     """
     batches = list(batches)
 

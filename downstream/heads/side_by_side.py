@@ -69,7 +69,9 @@ def _independent(
     for head in recurrent:
         torch.manual_seed(seed)
         sums.append(head.augmented(features, lengths))
-    factors = [noise.mul for noise in recurrent[0].noise(*features.shape[1:3])]
+    first = recurrent[0]
+    ones = first.output.weight.new_ones(*features.shape[1:3], first.output.in_features)
+    dropouts = [first.dropout(ones).mul for _ in first.forwards]  # the draws of each layer's
     return [
-        partial(head.recur, x, lengths, factors) for head, x in zip(recurrent, sums, strict=True)
+        partial(head.recur, x, lengths, dropouts) for head, x in zip(recurrent, sums, strict=True)
     ]
