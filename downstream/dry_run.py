@@ -17,7 +17,7 @@ from mt4ssl_bench.device import pick_device
 from mt4ssl_bench.downstream.find_record import find_record
 from mt4ssl_bench.downstream.job import ROLES, Job
 from mt4ssl_bench.downstream.plan import plan
-from mt4ssl_bench.encoders.kinds import check_trainable
+from mt4ssl_bench.encoders.kind import check_trainable
 from mt4ssl_bench.encoders.load import load_each
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import BenchError

@@ -6,12 +6,14 @@ Shapes: B batch, T frames, L hidden states, D dimension, V outputs.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pkgutil import iter_modules
 from typing import ClassVar
 
 from torch import Tensor, nn
 
 from mt4ssl_bench.data.cut import Cut, field_of, labels_of, speaker_of
 from mt4ssl_bench.data.effects import Effect
+from mt4ssl_bench.downstream import tasks
 from mt4ssl_bench.downstream.config import TaskConfig
 from mt4ssl_bench.registry import Registry
 from mt4ssl_bench.results.answers import Answer
@@ -189,9 +191,8 @@ class Task(ABC):
 TASKS: Registry[type[Task]] = Registry(
     "task",
     {
-        "asr": "mt4ssl_bench.downstream.tasks.asr:ASR",
-        "phoneme": "mt4ssl_bench.downstream.tasks.phoneme:Phoneme",
-        "speaker": "mt4ssl_bench.downstream.tasks.speaker:Speaker",
+        module.name: f"{tasks.__name__}.{module.name}:TASK"
+        for module in iter_modules(tasks.__path__)
     },
     group="mt4ssl_bench.tasks",
     base=Task,

@@ -29,7 +29,7 @@ SIDEWAYS = {("results", "data")}
 DOOR = {PACKAGE, f"{PACKAGE}.__main__"}  # names and addresses of what others call
 # where an address "module:name" may point up: it is resolved when somebody asks for it
 REGISTRIES = {
-    "encoders.kinds",
+    "encoders.kind",
     "downstream.task",
 }
 HOMES = {  # library -> the only modules that import it; "cli" is the whole room
@@ -44,9 +44,9 @@ HOMES = {  # library -> the only modules that import it; "cli" is the whole room
         "corpora.sources.lhotse",
         "corpora.sources.timit",
     },
-    "s3prl": {"encoders.s3prl_model", "encoders.s3prl_programs"},
-    "transformers": {"encoders.hf_model"},
-    "huggingface_hub": {"encoders.hf_model", "encoders.s3prl_programs"},
+    "s3prl": {"encoders.kinds.s3prl", "encoders.s3prl_programs"},
+    "transformers": {"encoders.kinds.hf"},
+    "huggingface_hub": {"encoders.kinds.hf", "encoders.s3prl_programs"},
     "jiwer": {"results.metrics.error_rates"},
     "sklearn": {"clustering.kmeans"},
     "sentencepiece": {"downstream.heads.pieces"},

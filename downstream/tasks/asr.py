@@ -62,3 +62,6 @@ class ASR(CTCTask):
     def reference(self, cut: Cut) -> str:
         """Return the transcript in upper case, with one spelling of the apostrophe."""
         return plain_apostrophes(text_of(cut)).upper()
+
+
+TASK = ASR

@@ -89,3 +89,6 @@ class Phoneme(CTCTask):
         if self.config.lexicon:
             phones = pronounce(text_of(cut), self.lexicon, self.missing)
         return phones if self.config.stress == "keep" else drop_stress(phones)
+
+
+TASK = Phoneme

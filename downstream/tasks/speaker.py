@@ -22,3 +22,6 @@ class Speaker(LabelTask):
     labels: ClassVar[tuple[str, ...]] = ("speaker",)
     splits: ClassVar[str] = "sid_"
     Config: ClassVar[type[LabelConfig]] = SpeakerConfig
+
+
+TASK = Speaker

@@ -21,7 +21,7 @@ from mt4ssl_bench.downstream.training.audio_batches import Audio, AudioBatch
 from mt4ssl_bench.downstream.training.best_model import Best, read_best
 from mt4ssl_bench.downstream.training.finetuned_model import Tuned, TunedHead
 from mt4ssl_bench.downstream.training.saved_model import Meta
-from mt4ssl_bench.encoders.kinds import trainable
+from mt4ssl_bench.encoders.kind import trainable
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import TrainingError
 from mt4ssl_bench.results.record import Trial

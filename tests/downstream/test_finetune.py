@@ -25,7 +25,7 @@ from mt4ssl_bench.downstream.training.finetune_rates import train_rate
 from mt4ssl_bench.downstream.training.finetuned_model import TunedHead
 from mt4ssl_bench.downstream.transcribe import Recognizer, named, transcribe
 from mt4ssl_bench.encoders.finetuning import TuneConfig
-from mt4ssl_bench.encoders.kinds import rebuild, trainable
+from mt4ssl_bench.encoders.kind import rebuild, trainable
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.errors import (
     CheckpointError,
@@ -93,7 +93,7 @@ def test_masks_need_a_generator_and_depend_on_it_alone() -> None:
 
 def test_s3prls_models_are_trained_through_their_hub(tmp_path: Path) -> None:
     from mt4ssl_bench.encoders.finetuning import TunedForeign
-    from mt4ssl_bench.encoders.s3prl_model import S3PRLUpstream
+    from mt4ssl_bench.encoders.kinds.s3prl import S3PRLUpstream
     from mt4ssl_bench.upstream.checkpoints.checkpoint_file import KIND
     from mt4ssl_bench.upstream.expert import register
 

@@ -35,7 +35,7 @@ from mt4ssl_bench.encoders.identity import (
     is_library,
     local_roots,
 )
-from mt4ssl_bench.encoders.kinds import EncoderKind
+from mt4ssl_bench.encoders.kind import EncoderKind
 from mt4ssl_bench.encoders.protocol import Features, Upstream
 from mt4ssl_bench.errors import UpstreamError, with_class
 from mt4ssl_bench.registry import hint
@@ -122,7 +122,7 @@ def load_file(argument: str, *, device: str) -> Upstream:
     return upstream
 
 
-FILE = EncoderKind(
+KIND = EncoderKind(
     "file",
     "your own class; check-upstream tests it",
     load_file,
