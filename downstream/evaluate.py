@@ -91,15 +91,9 @@ def _compute(row: Row, model: Upstream, *, device: str, store: Path, out: Path) 
     )
     main = result.metrics[result.main_metric]
     chosen = next(trial for trial in result.sweep if trial["chosen"])
+    score = main.title, main.value, main.low, main.high
     LOGGER.info(
         "%s: %s %.2f [%.2f, %.2f] at lr %g (%.0f s) -> %s",
-        row.name,
-        main.title,
-        main.value,
-        main.low,
-        main.high,
-        chosen["lr"],
-        sum(clock.laps.values()),
-        path,
+        *(row.name, *score, chosen["lr"], sum(clock.laps.values()), path),
     )
     return result

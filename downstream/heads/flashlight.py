@@ -97,7 +97,15 @@ def build_search(
     outputs: int,
     boundary: int,
 ) -> SimpleNamespace:
-    """Return flashlight's decoder: over the words of `trie`, or without one over the outputs."""
+    """Return flashlight's decoder.
+
+    Args:
+        config: Beam and weights.
+        lm: From load_lm().
+        trie: From spell(), to search over words; without one it is over outputs.
+        outputs: The number of ids.
+        boundary: The id that ends every word.
+    """
     library = flashlight()
     options = {
         "beam_size": config.beam,

@@ -158,10 +158,7 @@ class _Heads:
 
 
 def layer_norms(split: Split, *, normalized: bool) -> list[float]:
-    """Return the mean L2 norm of each hidden state (L,), over frames of up to NORMED utterances.
-
-    `normalized` gives those after the head's own normalization.
-    """
+    """Return the mean L2 norm of each hidden state (L,), over frames of up to NORMED utterances."""
     if isinstance(split.features, LiveFeatures):
         return []  # each reading would be one more pass of the upstream
     norms = []

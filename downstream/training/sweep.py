@@ -213,8 +213,7 @@ class Sweep:
         self, heads: Sequence[nn.Module], split: Split
     ) -> tuple[list[list[str] | None], list[Cut]]:
         """Return each head's hypotheses (None if its logits are not finite), and the cuts."""
-        for head in heads:
-            head.eval()
+        together = nn.ModuleList(heads).eval()
         hypotheses: list[list[str]] = [[] for _ in heads]
         finite = torch.ones(len(heads), dtype=torch.bool, device=split.device)
         decoded: list[Cut] = []
@@ -224,8 +223,7 @@ class Sweep:
             for own, rows in zip(hypotheses, logits, strict=True):
                 own.extend(self.task.decode(rows, counts))
             decoded += cuts
-        for head in heads:
-            head.train()
+        together.train()
         sound = zip(hypotheses, finite.tolist(), strict=True)
         return [own if good else None for own, good in sound], decoded
 
