@@ -14,7 +14,6 @@ import torch
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.device import pick_device
-from mt4ssl_bench.downstream.config import rates
 from mt4ssl_bench.downstream.find_record import find_record
 from mt4ssl_bench.downstream.job import ROLES, Job
 from mt4ssl_bench.downstream.plan import plan
@@ -44,7 +43,7 @@ class PlannedRow:
         """A text for people."""
         if self.record is None:
             config = self.job.config
-            count = len(rates(config)) * len(config.seeds)
+            count = len(config.rates) * len(config.seeds)
             if config.mode == "frozen":
                 return f"to do: {config.steps} updates of {count} heads at once"
             hours = config.steps * config.accumulate * config.tune.batch_seconds / 3600
@@ -154,7 +153,7 @@ def _add_passes(made: Estimate, model: Upstream, jobs: Sequence[Job], store: Pat
 
 def _add_training(made: Estimate, model: Upstream, job: Job) -> None:
     """Add the disk for a row: checkpoints (two while one replaces another), and its model."""
-    trials = len(rates(job.config)) * len(job.config.seeds)
+    trials = len(job.config.rates) * len(job.config.seeds)
     if job.config.mode == "finetune":
         weights = torch.empty(model.parameters, device="meta")
         kept = 4 * model.parameters

@@ -15,7 +15,7 @@ from mt4ssl_bench.downstream.clock import Clock
 from mt4ssl_bench.downstream.plan import plan
 from mt4ssl_bench.downstream.reference_checks import check_references
 from mt4ssl_bench.downstream.rows import Outcome, Row, Rows
-from mt4ssl_bench.downstream.training.finetune import train_finetuned
+from mt4ssl_bench.downstream.training.finetune_rates import train_finetuned
 from mt4ssl_bench.downstream.training.frozen import train_frozen
 from mt4ssl_bench.downstream.write_record import write_record
 from mt4ssl_bench.encoders.protocol import Upstream
@@ -91,15 +91,9 @@ def _compute(row: Row, model: Upstream, *, device: str, store: Path, out: Path) 
     )
     main = result.metrics[result.main_metric]
     chosen = next(trial for trial in result.sweep if trial["chosen"])
+    score = main.title, main.value, main.low, main.high
     LOGGER.info(
         "%s: %s %.2f [%.2f, %.2f] at lr %g (%.0f s) -> %s",
-        row.name,
-        main.title,
-        main.value,
-        main.low,
-        main.high,
-        chosen["lr"],
-        sum(clock.laps.values()),
-        path,
+        *(row.name, *score, chosen["lr"], sum(clock.laps.values()), path),
     )
     return result

@@ -132,6 +132,6 @@ def sample(cuts: Iterable[Cut], limit: int | None) -> list[Cut]:
     return random.Random(0).sample(cuts, limit)  # noqa: S311
 
 
-def named(names: Sequence[str]) -> str:
+def named(names: Sequence[str], count: int = NAMED) -> str:
     """Return the first few names, for a message."""
-    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")

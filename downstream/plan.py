@@ -1,6 +1,7 @@
 """Planning: task recipes by name, checked against the corpus before any computation starts."""
 
 import logging
+import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -80,11 +81,8 @@ def load_config(recipe: str, overrides: Sequence[str] = ()) -> TaskConfig:
     if config.task != task:
         raise ConfigError(f"task={config.task}: recipe {recipe} is of '{task}'; choose by --task")
     check_all_bounds(config)
-    if not config.seeds or len(set(config.seeds)) < len(config.seeds) or min(config.seeds) < 0:
-        raise ConfigError(
-            f"seeds={list(config.seeds)}: expected one or several different numbers from 0"
-        )
-    settings = config.settings()  # raises for bad rates and missing files
+    _check_rates_and_seeds(config)
+    settings = config.settings()  # raises for missing files
     unread = {*read_by(config, "frozen"), *read_by(config, "finetune")} - settings.keys()
     if idle := [key for key in overrides if key.partition("=")[0].strip() in unread]:
         LOGGER.warning(
@@ -94,6 +92,18 @@ def load_config(recipe: str, overrides: Sequence[str] = ()) -> TaskConfig:
             ", ".join(idle),
         )
     return config
+
+
+def _check_rates_and_seeds(config: TaskConfig) -> None:
+    rates, seeds = config.rates, config.seeds
+    if not rates:
+        raise ConfigError(
+            "sweep=none: then lr must name the one learning rate, for example lr=1e-2"
+        )
+    if not all(0 < rate < math.inf for rate in rates) or len(set(rates)) < len(rates):
+        raise ConfigError(f"sweep={list(rates)}: expected different learning rates above 0")
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise ConfigError(f"seeds={list(seeds)}: expected one or several different numbers from 0")
 
 
 def _task_recipes() -> list[str]:

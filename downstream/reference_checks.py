@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from mt4ssl_bench.data.cut import Cut, is_silent
-from mt4ssl_bench.downstream.job import Job, named
+from mt4ssl_bench.downstream.job import Fold, Job, named
 from mt4ssl_bench.downstream.task import Task
 from mt4ssl_bench.errors import CorpusError
 
@@ -23,9 +23,9 @@ def check_references(job: Job, task: Task, cuts: Mapping[str, Sequence[Cut]]) ->
             that is not empty, or if a split has no unit that is seen in training.
     """
     counts = {}
-    where = f"corpus {job.corpus.root}: task '{task.name}'"
     for role, spoken in cuts.items():
-        split, empty = job.split(role), [cut for cut in spoken if not task.reference(cut).strip()]
+        where, split = _where(job, task), job.split(role)
+        empty = [cut for cut in spoken if not task.reference(cut).strip()]
         if len(empty) == len(spoken):
             raise CorpusError(
                 f"{where}: no utterance of split '{split}' has a reference: all {len(spoken)} are "
@@ -39,62 +39,55 @@ def check_references(job: Job, task: Task, cuts: Mapping[str, Sequence[Cut]]) ->
             )
         if empty:
             counts[f"{role}_silent_utterances"] = len(empty)
+            effect = "words in them count as insertions"
             LOGGER.warning(
                 "%s: nobody speaks in %d of %d utterances of split '%s': %s (%s)",
                 *(job.recipe, len(empty), len(spoken), split),
-                "left out of training" if role == "train" else "words in them count as insertions",
+                "left out of training" if role == "train" else effect,
                 named([cut.id for cut in empty]),
             )
-        if role != "train" and (unknown := _unknown_units(task, spoken, job.recipe, split, where)):
+        if role != "train" and (unknown := _unknown_units(job, task, spoken, split)):
             counts[f"{role}_unknown_units"] = unknown
     return counts
 
 
-def _unknown_units(task: Task, cuts: Sequence[Cut], recipe: str, split: str, where: str) -> int:
+def _unknown_units(job: Job, task: Task, cuts: Sequence[Cut], split: str) -> int:
     """Return the number of units of a split that are not seen in training, with repetitions."""
     units = Counter(unit for cut in cuts for unit in task.units_in(cut))
     unknown = Counter({unit: count for unit, count in units.items() if not task.knows(unit)})
     if unknown == units:
         raise CorpusError(
-            f"{where}: nothing of split '{split}' is in the training split "
+            f"{_where(job, task)}: nothing of split '{split}' is in the training split "
             f"({named(list(units))} in {len(cuts)} utterances); both must share what is to be "
             "recognized"
         )
     if unknown:
-        listed = [f"{unit!r} {count}" for unit, count in unknown.most_common(LISTED)]
+        listed = named([f"{unit!r} {count}" for unit, count in unknown.most_common()], LISTED)
         LOGGER.warning(
             "%s: %d units of split '%s' are not seen in training and count as errors (%d times): "
-            "%s%s",
-            *(recipe, len(unknown), split, unknown.total(), ", ".join(listed)),
-            ", ..." if len(unknown) > LISTED else "",
+            "%s",
+            *(job.recipe, len(unknown), split, unknown.total(), listed),
         )
     return unknown.total()
 
 
-def learnable(
-    job: Job, task: Task, cuts: Sequence[Cut], frame_counts: Mapping[str, int]
-) -> tuple[list[Cut], int]:
-    """Return the training cuts whose targets fit into their frames; count and name the others.
+def learnable(job: Job, fold: Fold, frame_counts: Mapping[str, int]) -> tuple[list[Cut], int]:
+    """Return the training cuts whose targets fit into their frames, and how many do not.
 
     CTC has no gradient for an impossible alignment. Silent utterances are left out, too: CTC's loss
     is divided by the target's length. Both kinds are still scored in test.
 
-    Args:
-        job: For messages.
-        task: The task.
-        cuts: Of the training split.
-        frame_counts: Frames by utterance id.
-
     Raises:
         CorpusError: If none is left.
     """
-    cuts = [cut for cut in cuts if task.reference(cut).strip()]
+    task = fold.task
+    cuts = [cut for cut in fold.cuts["train"] if task.reference(cut).strip()]
     short = {cut.id for cut in cuts if frame_counts[cut.id] < task.frames_needed(cut)}
     if len(short) == len(cuts):
         raise CorpusError(
-            f"corpus {job.corpus.root}: task '{task.name}': every target of split "
-            f"'{job.split('train')}' is longer than the upstream's frames ({len(cuts)} utterances: "
-            f"{named(sorted(short))}); do texts and audio belong together?"
+            f"{_where(job, task)}: every target of split '{job.split('train')}' is longer than the "
+            f"upstream's frames ({len(cuts)} utterances: {named(sorted(short))}); do texts and "
+            "audio belong together?"
         )
     if short:
         LOGGER.warning(
@@ -103,3 +96,7 @@ def learnable(
             *(job.recipe, len(short), len(cuts), named(sorted(short))),
         )
     return [cut for cut in cuts if cut.id not in short], len(short)
+
+
+def _where(job: Job, task: Task) -> str:
+    return f"corpus {job.corpus.root}: task '{task.name}'"

@@ -140,10 +140,7 @@ class Task(ABC):
         return self.loss(logits, lengths, targets).sum()
 
     def hold_out(self, cuts: Sequence[Cut]) -> tuple[list[Cut], list[Cut]]:
-        """Return the training and the validation cuts of the utterances that a fold does not test.
-
-        A task with folds must have it.
-        """
+        """Return the training and the validation cuts of what a fold does not test."""
         raise NotImplementedError(f"task '{self.name}' has folds and no hold_out()")
 
     @abstractmethod
@@ -185,13 +182,9 @@ class Task(ABC):
 
     def answer_with_lm(
         self,
-        logits: Callable[[str], Iterable[Logits]],  # noqa: ARG002
+        logits: Callable[[str], Iterable[Logits]],  # noqa: ARG002 - of the split of a role
     ) -> WithLM | None:
-        """Return hypotheses on test with the language model of the recipe; None without one.
-
-        Args:
-            logits: From the role of a split to its logits.
-        """
+        """Return hypotheses on test by the recipe's language model; None without one."""
         return None
 
 

@@ -49,7 +49,7 @@ HOMES = {  # library -> the only modules that import it; "cli" is the whole room
     "huggingface_hub": {"encoders.kinds.hf", "encoders.s3prl_programs"},
     "jiwer": {"results.metrics.error_rates"},
     "sklearn": {"clustering.kmeans"},
-    "sentencepiece": {"downstream.heads.units"},
+    "sentencepiece": {"downstream.heads.pieces"},
     "flashlight": {"downstream.heads.flashlight"},
     "soundfile": {
         "data.audio",
@@ -76,7 +76,7 @@ SCIENCE, ANY = 8_800, 420
 READ = (  # which these are
     "upstream/{config,frontend,kernels,encoder,masking,targets,model,batches,pretrain}",
     "downstream/{config,task,job,evaluate,write_record,reference_checks}",
-    "downstream/heads/{linear,pooled,recurrent,weighted_sum,run_heads}",
+    "downstream/heads/{linear,recurrent,weighted_sum,run_heads}",
     "downstream/heads/{ctc,labels,units,beam_search,spec_augment}",
     "downstream/training/{frozen,sweep,choose_rate,finetune,audio_batches,finetuned_model}",
     "downstream/tasks/{asr,phoneme,speaker}",

@@ -1,4 +1,4 @@
-"""SUPERB's linear head over a softmax-weighted sum of hidden states, and many of them at once.
+"""SUPERB's linear heads over a softmax-weighted sum of hidden states, and many of them at once.
 
 Shapes: B batch, T frames, N frames of a batch, D dimension, P projection, V outputs, K heads.
 """
@@ -24,6 +24,23 @@ class LinearHead(nn.Module):
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (B, T, V) and their lengths (B,)."""
         return project([self], weigh([self.sum], features))[0], lengths
+
+
+class PooledHead(LinearHead):
+    """Linear, mean over real frames, Linear (s3prl's MeanPoolingLinear); exact on stored means."""
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (B, V) of features (L, B, T, D), and their lengths (B,)."""
+        return project([self], mean(weigh([self.sum], features), lengths))[0], lengths
+
+
+def mean(x: Tensor, lengths: Tensor) -> Tensor:
+    """Return the mean (K, B, D) over the real frames of x (K, B, T, D).
+
+    Linear maps may follow it instead of preceding it.
+    """
+    real = torch.arange(x.shape[2], device=x.device)[None] < lengths[:, None]  # (B, T)
+    return (x * real[..., None]).sum(2) / lengths[:, None]
 
 
 def project(heads: Sequence[LinearHead], x: Tensor) -> Tensor:

@@ -40,11 +40,6 @@ class RecurrentHead(nn.Module):
         x: Tensor = self.sum(features)
         return augment(x, lengths) if self.spec_augment and self.training else x
 
-    def noise(self, batch: int, frames: int) -> list[Tensor]:
-        """Return factors (B, T, 2 x hidden) of each layer: the draws of dropout, in its order."""
-        ones = self.output.weight.new_ones(batch, frames, self.output.in_features)
-        return [self.dropout(ones) for _ in self.forwards]
-
     def recur(
         self, x: Tensor, lengths: Tensor, dropouts: Sequence[Callable[[Tensor], Tensor]]
     ) -> tuple[Tensor, Tensor]:

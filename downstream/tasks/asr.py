@@ -11,8 +11,9 @@ from mt4ssl_bench.data.cut import Cut, text_of
 from mt4ssl_bench.data.lexicon import plain_apostrophes
 from mt4ssl_bench.downstream.config import CTCConfig, RecurrentHeadConfig, WordDecodeConfig
 from mt4ssl_bench.downstream.heads.ctc import CTCTask
+from mt4ssl_bench.downstream.heads.pieces import Pieces
 from mt4ssl_bench.downstream.heads.recurrent import RecurrentHead
-from mt4ssl_bench.downstream.heads.units import Characters, Pieces, Units
+from mt4ssl_bench.downstream.heads.units import Characters, Units
 from mt4ssl_bench.results.metrics import Metric
 from mt4ssl_bench.settings import FROZEN
 

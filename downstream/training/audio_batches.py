@@ -13,8 +13,7 @@ from mt4ssl_bench.data.audio_cache import AudioCache
 from mt4ssl_bench.data.batches import Batches, pad
 from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.data.draw import share
-from mt4ssl_bench.data.effects import Effect
-from mt4ssl_bench.downstream.config import TaskConfig
+from mt4ssl_bench.downstream.task import Task
 
 
 class AudioBatch(NamedTuple):
@@ -26,42 +25,27 @@ class AudioBatch(NamedTuple):
 
 
 class Audio:
-    """The audio of one split.
+    """The audio of one split, with the effects and crops of a task for a role."""
 
-    Args:
-        cuts: Of the split.
-        config: Of the task.
-        crop: Seconds of each utterance that an epoch reads, or 0 for all.
-        effects: Applied to what is read.
-    """
-
-    def __init__(
-        self,
-        cuts: Sequence[Cut],
-        config: TaskConfig,
-        *,
-        crop: float = 0.0,
-        effects: Sequence[Effect] = (),
-    ) -> None:
-        self.cuts, self.config, self.crop, self.effects = list(cuts), config, crop, effects
-        tune = config.tune
+    def __init__(self, task: Task, cuts: Sequence[Cut], role: str) -> None:
+        crops, self.config = task.config.crops_of(role), task.config
+        self.cuts, self.effects, self.crop = list(cuts), task.effects, crops.seconds if crops else 0
         self._read = AudioCache(
             self._affected,
             seconds=sum(cut.duration for cut in cuts),
-            hours=0 if crop else tune.cache_hours,  # each epoch has crops of its own
-            workers=tune.workers,
+            hours=0 if self.crop else self.config.tune.cache_hours,  # each epoch has its own crops
+            workers=self.config.tune.workers,
         )
 
     def batches(self, *, shuffle: bool) -> Batches[AudioBatch]:
         """Return length-bucketed batches of at most tune.batch_seconds."""
-        tune = self.config.tune
         return Batches(
             self.cuts,
             self.make,
-            seconds=tune.batch_seconds,
+            seconds=self.config.tune.batch_seconds,
             seed=self.config.seeds[0],
             shuffle=shuffle,
-            workers=tune.workers,
+            workers=self.config.tune.workers,
             crop=self._crop if self.crop else None,
         )
 
