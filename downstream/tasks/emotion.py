@@ -6,7 +6,7 @@ from mt4ssl_bench.downstream.heads.labels import LabelTask
 
 
 class Emotion(LabelTask):
-    """SUPERB's ER."""
+    """SUPERB's ER: the mean accuracy of folds, each tested by heads of the others."""
 
     name: ClassVar[str] = "emotion"
     superb: ClassVar[str] = "ER"

@@ -23,7 +23,7 @@ class IntentConfig(LabelConfig):
 
 
 class Intent(LabelTask):
-    """SUPERB's IC."""
+    """SUPERB's IC: several labels of an utterance, right only together."""
 
     name: ClassVar[str] = "intent"
     superb: ClassVar[str] = "IC"
