@@ -11,14 +11,12 @@ from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cut import field_of, is_silent
 from mt4ssl_bench.downstream.config import TaskConfig
 from mt4ssl_bench.downstream.job import ROLES, Job, named
-from mt4ssl_bench.downstream.task import TASKS
+from mt4ssl_bench.downstream.task import TASKS, task_named
 from mt4ssl_bench.errors import ConfigError, CorpusError
 from mt4ssl_bench.registry import hint
 from mt4ssl_bench.settings import keys_of, read_by
 
 SPOKEN = {"text", "phones"}  # fields that are empty where nobody speaks
-# a task's name means SUPERB's full recipe from here on, and its tiny part below
-FULL_HOURS = 50.0
 GONE: Gone = {
     "pronunciations": (
         "first",
@@ -50,10 +48,20 @@ def plan(name: str, corpus: Corpus, overrides: Sequence[str] = (), limit: int | 
 
 def recipe_for(name: str, corpus: Corpus) -> str:
     """Return the recipe that a task's name means on this corpus; another name is a recipe's."""
-    train = corpus.info.splits.get("train")
-    small = train is None or train.hours < FULL_HOURS
+    if name not in recipe_names():
+        name = task_named(name)
     tiny = f"{name}_tiny"
-    return tiny if name in set(TASKS) and small and tiny in recipe_names() else name
+    if name not in set(TASKS) or tiny not in recipe_names():
+        return name
+    kind, splits = TASKS.get(name), corpus.info.splits
+    roles = ROLES if kind.folds else ("train",)
+    hours = sum(splits[role].hours for role in roles if role in splits)
+    recipe = name if hours >= kind.full_hours else tiny
+    LOGGER.info(
+        "task %s: recipe %s for %.2f h of training audio; %s is taken from %g h on",
+        *(name, recipe, hours, name, kind.full_hours),
+    )
+    return recipe
 
 
 def load_config(recipe: str, overrides: Sequence[str] = ()) -> TaskConfig:

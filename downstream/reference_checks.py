@@ -13,10 +13,13 @@ LOGGER = logging.getLogger(__name__)
 LISTED = 20  # unknown units in a warning
 
 
-def check_references(job: Job, task: Task, cuts: Mapping[str, Sequence[Cut]]) -> dict[str, int]:
+def check_references(
+    job: Job, task: Task, cuts: Mapping[str, Sequence[Cut]], fold: str = ""
+) -> dict[str, int]:
     """Count silent utterances and units not seen in training, for the record; warn of both.
 
-    Words that are recognized in a silent utterance of valid or test count as insertions.
+    Words that are recognized in a silent utterance of valid or test count as insertions. `fold` is
+    the name of the fold, for messages.
 
     Raises:
         CorpusError: If a reference is empty although somebody speaks, if a split has no reference
@@ -24,7 +27,8 @@ def check_references(job: Job, task: Task, cuts: Mapping[str, Sequence[Cut]]) ->
     """
     counts = {}
     for role, spoken in cuts.items():
-        where, split = _where(job, task), job.split(role)
+        where = _where(job, task)
+        split = f"{role} of fold {fold}" if fold else job.split(role)
         empty = [cut for cut in spoken if not task.reference(cut).strip()]
         if len(empty) == len(spoken):
             raise CorpusError(
@@ -69,6 +73,32 @@ def _unknown_units(job: Job, task: Task, cuts: Sequence[Cut], split: str) -> int
             *(job.recipe, len(unknown), split, unknown.total(), listed),
         )
     return unknown.total()
+
+
+def check_fold(job: Job, fold: Fold) -> dict[str, int]:
+    """Count the classes of training that a fold's test lacks, for the record; warn of them.
+
+    Raises:
+        CorpusError: If a fold leaves nothing to train, to validate or to choose between.
+    """
+    units = {
+        role: {unit for cut in cuts for unit in fold.task.units_in(cut)}
+        for role, cuts in fold.cuts.items()
+    }
+    if len(units["train"]) < 2 or not units["valid"]:
+        raise CorpusError(
+            f"corpus {job.corpus.root}: task '{fold.task.name}': fold {fold.name} leaves "
+            f"{len(fold.cuts['train'])} utterances with {len(units['train'])} classes "
+            f"({named(sorted(units['train']))}) for training and {len(fold.cuts['valid'])} for "
+            "validation; expected two classes or more, and one utterance"
+        )
+    lacking = sorted(units["train"] - units["test"])
+    if lacking:
+        LOGGER.warning(
+            "%s: test of fold %s lacks %d of %d classes, which its accuracy does not measure: %s",
+            *(job.recipe, fold.name, len(lacking), len(units["train"]), named(lacking)),
+        )
+    return {"fold_lacks_classes": len(lacking)} if lacking else {}
 
 
 def learnable(job: Job, fold: Fold, frame_counts: Mapping[str, int]) -> tuple[list[Cut], int]:

@@ -53,6 +53,9 @@ class Task(ABC):
 
     Attributes:
         name: Of the task, in commands and records.
+        superb: SUPERB's abbreviation, which commands take too, in any case.
+        full_hours: Training audio, with folds the audio of all, from which on the task's name means
+            its full recipe; below, its tiny part.
         version: Raised by a change that affects scores.
         metrics: Names in METRICS, or metrics of the task's own. The first selects the learning
             rate and ranks.
@@ -66,6 +69,8 @@ class Task(ABC):
     """
 
     name: ClassVar[str]
+    superb: ClassVar[str] = ""
+    full_hours: ClassVar[float] = 50.0
     version: ClassVar[int] = 1
     metrics: ClassVar[tuple[str | Metric, ...]]
     reads: ClassVar[tuple[str, ...]]
@@ -197,3 +202,11 @@ TASKS: Registry[type[Task]] = Registry(
     group="mt4ssl_bench.tasks",
     base=Task,
 )
+
+
+def task_named(name: str) -> str:
+    """Return the name of the task that SUPERB abbreviates so; any other name as it is."""
+    if name in set(TASKS):
+        return name
+    short = name.casefold()
+    return next((task for task, kind in TASKS.items() if short == kind.superb.casefold()), name)

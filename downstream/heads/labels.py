@@ -61,17 +61,22 @@ class LabelTask(Task):
         if cls.folds and "metrics" not in vars(cls):
             cls.metrics = ("fold_acc",)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The labels; a task whose config names them overrides this and fields()."""
+        return self.labels
+
     def unlearnable(self, cuts: Iterable[Cut]) -> str:
         """See Task.unlearnable."""
         cuts = list(cuts)
-        for name in self.reads:
+        for name in self.fields(self.config):
             if len(values := {field_of(cut, name) for cut in cuts}) < 2:
                 return f"needs two {name}s, and has only '{''.join(values)}' in the utterances"
         return ""
 
     def fit_units(self, cuts: Sequence[Cut]) -> None:
         """See Task.fit_units: the values of each label."""
-        self.values = {name: sorted({field_of(cut, name) for cut in cuts}) for name in self.labels}
+        self.values = {name: sorted({field_of(cut, name) for cut in cuts}) for name in self.names}
 
     @property
     def outputs(self) -> int:
@@ -84,7 +89,7 @@ class LabelTask(Task):
 
     def restore(self, state: Mapping[str, Json]) -> None:
         """See Task.restore."""
-        self.values = {name: list(cast("list[str]", state[f"{name}s"])) for name in self.labels}
+        self.values = {name: list(cast("list[str]", state[f"{name}s"])) for name in self.names}
 
     def head(self, num_layers: int, dim: int) -> nn.Module:
         """Return a PooledHead."""
@@ -92,22 +97,22 @@ class LabelTask(Task):
 
     def reference(self, cut: Cut) -> str:
         """Return the cut's labels, joined."""
-        return JOINT.join(field_of(cut, name) for name in self.labels)
+        return JOINT.join(field_of(cut, name) for name in self.names)
 
     def units_in(self, cut: Cut) -> list[str]:
         """Return the cut's labels."""
-        return [self._unit(name, field_of(cut, name)) for name in self.labels]
+        return [self._unit(name, field_of(cut, name)) for name in self.names]
 
     def knows(self, unit: str) -> bool:
         """See Task.knows."""
         return any(unit == self._unit(k, value) for k, v in self.values.items() for value in v)
 
     def _unit(self, name: str, value: str) -> str:
-        return value if len(self.labels) == 1 else f"{name}={value}"
+        return value if len(self.names) == 1 else f"{name}={value}"
 
     def target(self, cut: Cut) -> Tensor:
         """Return the numbers of the cut's labels (K,)."""
-        return torch.tensor([self.values[name].index(field_of(cut, name)) for name in self.labels])
+        return torch.tensor([self.values[name].index(field_of(cut, name)) for name in self.names])
 
     def loss(self, logits: Tensor, lengths: Tensor, targets: list[Tensor]) -> Tensor:
         """Return the sum of the labels' cross entropies for each row (B,)."""

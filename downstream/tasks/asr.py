@@ -38,6 +38,7 @@ class ASR(CTCTask):
     """SUPERB's ASR; with decode.lm also by beam search."""
 
     name: ClassVar[str] = "asr"
+    superb: ClassVar[str] = "ASR"
     version: ClassVar[int] = 2  # 2: SpecAugment draws as s3prl does
     metrics: ClassVar[tuple[str | Metric, ...]] = ("wer", "cer")
     reads: ClassVar[tuple[str, ...]] = ("text",)

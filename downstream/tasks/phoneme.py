@@ -41,6 +41,7 @@ class Phoneme(CTCTask):
     """SUPERB's PR."""
 
     name: ClassVar[str] = "phoneme"
+    superb: ClassVar[str] = "PR"
     metrics: ClassVar[tuple[str | Metric, ...]] = ("per",)
     reads: ClassVar[tuple[str, ...]] = ("phones",)
     Config: ClassVar[type[PhonemeConfig]] = PhonemeConfig
