@@ -63,29 +63,13 @@ class WordDecodeConfig(DecodeConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskConfig:
-    """The keys of every task."""
+class BaseConfig:
+    """The keys of every task, and all of a task without training."""
 
     about: str = field(default="", metadata=NEVER)
     task: str = field(default="", metadata=NEVER)  # an identity has task and mode anyway
     mode: Literal["frozen", "finetune"] = field(default="frozen", metadata=NEVER)
-    head: HeadConfig = field(default_factory=HeadConfig, metadata=FROZEN)
-    sweep: tuple[float, ...] | None = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # rates; the best on valid
-    lr: float | None = field(default=None, metadata=NEVER)  # one rate: a sweep of one
-    seeds: tuple[int, ...] = (0,)  # of initial weights; the first also orders batches and crops
-    steps: int = 100_000
-    batch: int = field(default=16, metadata=FROZEN)  # utterances
-    accumulate: int = 1
-    clip_norm: float = 1.0
-    validate_every: int = 1_000
-    patience: int = field(default=0, metadata=FROZEN)  # validations without a better score; 0: all
     store: StoreConfig = field(default_factory=StoreConfig, metadata=FROZEN)
-    tune: TuneConfig = field(default_factory=TuneConfig, metadata=FINETUNE)
-
-    BOUNDS: ClassVar[Bounds] = {
-        AT_LEAST_1: "steps batch accumulate validate_every",
-        NOT_NEGATIVE: "clip_norm patience",
-    }
 
     def unread(self) -> set[str]:
         """Return the keys that other values make meaningless (decode.beam without decode.lm)."""
@@ -97,8 +81,7 @@ class TaskConfig:
 
     def settings(self) -> Settings:
         """Return all values that task and mode read, by dotted key; files are their digests."""
-        values = read_by(self, self.mode) | self.files() | {"sweep": list(rates(self))}
-        unread = self.unread()
+        values, unread = read_by(self, self.mode) | self.files(), self.unread()
         return {key: value for key, value in values.items() if key not in unread}
 
     def identity(self) -> Settings:
@@ -109,6 +92,32 @@ class TaskConfig:
     def crops_of(self, role: str) -> Crops | None:  # noqa: ARG002 - only pooled tasks crop
         """Return the crops of each utterance of "train", "valid" or "test"; None: all frames."""
         return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskConfig(BaseConfig):
+    """The keys of every task that trains."""
+
+    head: HeadConfig = field(default_factory=HeadConfig, metadata=FROZEN)
+    sweep: tuple[float, ...] | None = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # rates; the best on valid
+    lr: float | None = field(default=None, metadata=NEVER)  # one rate: a sweep of one
+    seeds: tuple[int, ...] = (0,)  # of initial weights; the first also orders batches and crops
+    steps: int = 100_000
+    batch: int = field(default=16, metadata=FROZEN)  # utterances
+    accumulate: int = 1
+    clip_norm: float = 1.0
+    validate_every: int = 1_000
+    patience: int = field(default=0, metadata=FROZEN)  # validations without a better score; 0: all
+    tune: TuneConfig = field(default_factory=TuneConfig, metadata=FINETUNE)
+
+    BOUNDS: ClassVar[Bounds] = {
+        AT_LEAST_1: "steps batch accumulate validate_every",
+        NOT_NEGATIVE: "clip_norm patience",
+    }
+
+    def settings(self) -> Settings:
+        """See BaseConfig.settings."""
+        return super().settings() | {"sweep": list(rates(self))}
 
 
 @dataclass(frozen=True, kw_only=True)

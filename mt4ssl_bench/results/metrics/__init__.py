@@ -9,6 +9,8 @@ _RATES, _ACCURACY = (f"{__name__}.{family}" for family in ("error_rates", "accur
 METRICS: Registry[Metric] = Registry(
     "metric",
     {
+        "abx_within": "mt4ssl_bench.abx.answers:WITHIN",
+        "abx_across": "mt4ssl_bench.abx.answers:ACROSS",
         "per": f"{_RATES}:PER",
         "wer": f"{_RATES}:WER",
         "cer": f"{_RATES}:CER",
