@@ -12,7 +12,7 @@ from pathlib import Path
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.device import pick_device
 from mt4ssl_bench.downstream.clock import Clock
-from mt4ssl_bench.downstream.layers import score_task
+from mt4ssl_bench.downstream.layers.score_task import score_task
 from mt4ssl_bench.downstream.plan import plan
 from mt4ssl_bench.downstream.reference_checks import check_references
 from mt4ssl_bench.downstream.rows import Outcome, Row, Rows

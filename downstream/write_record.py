@@ -9,7 +9,7 @@ from mt4ssl_bench import results
 from mt4ssl_bench.downstream.clock import Clock
 from mt4ssl_bench.downstream.find_record import former
 from mt4ssl_bench.downstream.job import Job
-from mt4ssl_bench.downstream.layers import LayerResult
+from mt4ssl_bench.downstream.layers.score_task import LayerResult
 from mt4ssl_bench.downstream.task import Task, Trained
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.files import write_text

@@ -31,6 +31,7 @@ DOOR = {PACKAGE, f"{PACKAGE}.__main__"}  # names and addresses of what others ca
 REGISTRIES = {
     "encoders.kinds",
     "downstream.task",
+    "results.metrics",
 }
 HOMES = {  # library -> the only modules that import it; "cli" is the whole room
     "typer": {"cli"},
