@@ -118,6 +118,11 @@ class ABX(LayerTask):
         assert isinstance(config, TripletConfig)
         return () if config.items else cls.reads
 
+    def check(self) -> None:
+        """See BaseTask.check: the item file."""
+        if self.config.items:
+            _items(Path(self.config.items))
+
     @property
     def all_metrics(self) -> list[Metric]:
         """See BaseTask.all_metrics: of the modes that are asked for."""
