@@ -61,12 +61,41 @@ class WordDecodeConfig(DecodeConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskConfig:
-    """The keys of every task."""
+class BaseConfig:
+    """The keys of every task, and all of a task without training."""
 
     about: str = field(default="", metadata=NEVER)
     task: str = field(default="", metadata=NEVER)  # an identity has task and mode anyway
     mode: Literal["frozen", "finetune"] = field(default="frozen", metadata=NEVER)
+    store: StoreConfig = field(default_factory=StoreConfig, metadata=FROZEN)
+
+    def unread(self) -> set[str]:
+        """Return the keys that other values make meaningless (decode.beam without decode.lm)."""
+        return set()
+
+    def files(self) -> dict[str, str]:
+        """Return digests of the files that keys name; raises BenchError for an unusable one."""
+        return {}
+
+    def settings(self) -> Settings:
+        """Return all values that task and mode read, by dotted key; files are their digests."""
+        values, unread = read_by(self, self.mode) | self.files(), self.unread()
+        return {key: value for key, value in values.items() if key not in unread}
+
+    def identity(self) -> Settings:
+        """Return the settings that differ from the defaults."""
+        defaults = read_by(type(self)(), self.mode)
+        return {k: value for k, value in self.settings().items() if value != defaults[k]}
+
+    def crops_of(self, role: str) -> Crops | None:  # noqa: ARG002 - only pooled tasks crop
+        """Return the crops of each utterance of "train", "valid" or "test"; None: all frames."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskConfig(BaseConfig):
+    """The keys of every task that trains."""
+
     head: HeadConfig = field(default_factory=HeadConfig, metadata=FROZEN)
     sweep: tuple[float, ...] | None = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # rates; the best on valid
     lr: float | None = field(default=None, metadata=NEVER)  # one rate: a sweep of one
@@ -77,7 +106,6 @@ class TaskConfig:
     clip_norm: float = 1.0
     validate_every: int = 1_000
     patience: int = field(default=0, metadata=FROZEN)  # validations without a better score; 0: all
-    store: StoreConfig = field(default_factory=StoreConfig, metadata=FROZEN)
     tune: TuneConfig = field(default_factory=TuneConfig, metadata=FINETUNE)
 
     BOUNDS: ClassVar[Bounds] = {
@@ -90,28 +118,9 @@ class TaskConfig:
         """The learning rates to train."""
         return (self.sweep or ()) if self.lr is None else (self.lr,)
 
-    def unread(self) -> set[str]:
-        """Return the keys that other values make meaningless (decode.beam without decode.lm)."""
-        return set()
-
-    def files(self) -> dict[str, str]:
-        """Return digests of the files that keys name; raises BenchError for an unusable one."""
-        return {}
-
     def settings(self) -> Settings:
-        """Return all values that task and mode read, by dotted key; files are their digests."""
-        values = read_by(self, self.mode) | self.files() | {"sweep": list(self.rates)}
-        unread = self.unread()
-        return {key: value for key, value in values.items() if key not in unread}
-
-    def identity(self) -> Settings:
-        """Return the settings that differ from the defaults."""
-        defaults = read_by(type(self)(), self.mode)
-        return {k: value for k, value in self.settings().items() if value != defaults[k]}
-
-    def crops_of(self, role: str) -> Crops | None:  # noqa: ARG002 - only pooled tasks crop
-        """Return the crops of each utterance of "train", "valid" or "test"; None: all frames."""
-        return None
+        """See BaseConfig.settings."""
+        return super().settings() | {"sweep": list(self.rates)}
 
 
 @dataclass(frozen=True, kw_only=True)

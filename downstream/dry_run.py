@@ -15,8 +15,9 @@ from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.device import pick_device
 from mt4ssl_bench.downstream.find_record import find_record
-from mt4ssl_bench.downstream.job import ROLES, Job
+from mt4ssl_bench.downstream.job import Job
 from mt4ssl_bench.downstream.plan import plan
+from mt4ssl_bench.downstream.task import LayerTask
 from mt4ssl_bench.encoders.kind import check_trainable
 from mt4ssl_bench.encoders.load import load_each
 from mt4ssl_bench.encoders.protocol import Upstream
@@ -42,7 +43,9 @@ class PlannedRow:
     def about(self) -> str:
         """A text for people."""
         if self.record is None:
-            config = self.job.config
+            if issubclass(self.job.kind, LayerTask):
+                return "to do: scores of every layer, without training"
+            config = self.job.training
             count = len(config.rates) * len(config.seeds)
             if config.mode == "frozen":
                 return f"to do: {config.steps} updates of {count} heads at once"
@@ -134,7 +137,7 @@ def _add_passes(made: Estimate, model: Upstream, jobs: Sequence[Job], store: Pat
     there = {_pass_key(entry.header) for entry in stored if entry.whole}
     speed = 0.0
     for job in jobs:
-        for role in ROLES:
+        for role in job.roles:
             work, cuts = job.forward_pass(model, role), job.cuts(role)
             info, precision = job.corpus.info, job.config.store.precision
             header = header_of(work, cuts, info.digest, job.split(role), precision, info.name)
@@ -153,7 +156,9 @@ def _add_passes(made: Estimate, model: Upstream, jobs: Sequence[Job], store: Pat
 
 def _add_training(made: Estimate, model: Upstream, job: Job) -> None:
     """Add the disk for a row: checkpoints (two while one replaces another), and its model."""
-    trials = len(job.config.rates) * len(job.config.seeds)
+    if issubclass(job.kind, LayerTask):
+        return
+    trials = len(job.training.rates) * len(job.training.seeds)
     if job.config.mode == "finetune":
         weights = torch.empty(model.parameters, device="meta")
         kept = 4 * model.parameters
@@ -171,7 +176,9 @@ def _add_training(made: Estimate, model: Upstream, job: Job) -> None:
 
 def _times(job: Job, role: str, utterances: int) -> float:
     """Return how often training reads a split."""
-    config = job.config
+    if issubclass(job.kind, LayerTask):
+        return 1.0
+    config = job.training
     if role == "train":
         return config.steps * config.accumulate * config.batch / max(utterances, 1)
     return config.steps / config.validate_every if role == "valid" else 1.0

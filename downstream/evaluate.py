@@ -12,12 +12,14 @@ from pathlib import Path
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.device import pick_device
 from mt4ssl_bench.downstream.clock import Clock
+from mt4ssl_bench.downstream.layers.score_task import score_task
 from mt4ssl_bench.downstream.plan import plan
 from mt4ssl_bench.downstream.reference_checks import check_fold, check_references
 from mt4ssl_bench.downstream.rows import Outcome, Row, Rows
+from mt4ssl_bench.downstream.task import LayerTask
 from mt4ssl_bench.downstream.training.finetune_rates import train_finetuned
 from mt4ssl_bench.downstream.training.frozen import train_frozen
-from mt4ssl_bench.downstream.write_record import write_record
+from mt4ssl_bench.downstream.write_record import write_layers, write_record
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.features.store import FeatureStore
 from mt4ssl_bench.results.record import Result
@@ -65,8 +67,15 @@ def evaluate(
 
 
 def _compute(row: Row, model: Upstream, *, device: str, store: Path, out: Path) -> Result:
-    """Train the heads of a row and write its record."""
+    """Train the heads of a row, or score its layers, and write its record."""
     clock, job = Clock(), row.job
+    if issubclass(job.kind, LayerTask):
+        scored = score_task(
+            model, job, FeatureStore(store, job.config.store), device=device, clock=clock
+        )
+        result, path = write_layers(model, job, scored, device=device, clock=clock, out=out)
+        _report(row, result, path, f"layer {scored.layer}, chosen on {scored.chosen_on}")
+        return result
     folds, counts = job.folds(), Counter[str]()
     for fold in folds:
         counts.update({f"{role}_utterances": len(cuts) for role, cuts in fold.cuts.items()})
@@ -90,11 +99,21 @@ def _compute(row: Row, model: Upstream, *, device: str, store: Path, out: Path) 
     result, path = write_record(
         model, job, folds[0].task, trained, counts=counts, device=device, clock=clock, out=out
     )
-    main = result.metrics[result.main_metric]
     chosen = next(trial for trial in result.sweep if trial["chosen"])
-    score = main.title, main.value, main.low, main.high
-    LOGGER.info(
-        "%s: %s %.2f [%.2f, %.2f] at lr %g (%.0f s) -> %s",
-        *(row.name, *score, chosen["lr"], sum(clock.laps.values()), path),
-    )
+    _report(row, result, path, f"lr {chosen['lr']:g}")
     return result
+
+
+def _report(row: Row, result: Result, path: Path, chosen: str) -> None:
+    main = result.main
+    LOGGER.info(
+        "%s: %s %.2f [%.2f, %.2f] at %s (%.0f s) -> %s",
+        row.name,
+        main.title,
+        main.value,
+        main.low,
+        main.high,
+        chosen,
+        sum(result.wall_seconds.values()),
+        path,
+    )

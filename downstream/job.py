@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from mt4ssl_bench.data.corpus import Corpus, SplitInfo
 from mt4ssl_bench.data.cut import Cut, field_of
-from mt4ssl_bench.downstream.config import TaskConfig
-from mt4ssl_bench.downstream.task import TASKS, Task
+from mt4ssl_bench.downstream.config import BaseConfig, TaskConfig
+from mt4ssl_bench.downstream.task import TASKS, BaseTask, Task
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.features.forward_pass import Pass
 from mt4ssl_bench.results.record import Identity
@@ -33,14 +33,31 @@ class Job:
     """One task recipe on one corpus, checked."""
 
     recipe: str
-    config: TaskConfig
+    config: BaseConfig
     corpus: Corpus
     limit: int | None
 
     @property
-    def kind(self) -> type[Task]:
+    def kind(self) -> type[BaseTask]:
         """The class of the task."""
         return TASKS.get(self.config.task)
+
+    @property
+    def training(self) -> TaskConfig:
+        """The config of a task that trains."""
+        assert isinstance(self.config, TaskConfig)
+        return self.config
+
+    @property
+    def roles(self) -> list[str]:
+        """The roles of the task; without training, "valid" only where the corpus has it."""
+        known = self.corpus.info.splits
+        optional = {"valid"} if "train" not in self.kind.roles else set()
+        return [
+            role
+            for role in self.kind.roles
+            if role not in optional or self.splits(role)[0] in known
+        ]
 
     def splits(self, role: str) -> list[str]:
         """Return the splits of the corpus that the cuts of "train", "valid" or "test" come from.
@@ -81,7 +98,7 @@ class Job:
         label = self.kind.folds
         if not label:
             return [self._fold({role: self.cuts(role) for role in ROLES})]
-        cuts, task = self.cuts("test"), self.kind(self.config)
+        cuts, task = self.cuts("test"), self._task()
         folds = []
         for name in sorted({field_of(cut, label) for cut in cuts}):
             train, valid = task.hold_out([cut for cut in cuts if field_of(cut, label) != name])
@@ -90,9 +107,14 @@ class Job:
         return folds
 
     def _fold(self, cuts: Mapping[str, list[Cut]], name: str = "") -> Fold:
-        task = self.kind(self.config)
+        task = self._task()
         task.fit_units(cuts["train"])
         return Fold(task, cuts, name)
+
+    def _task(self) -> Task:
+        task = self.kind(self.config)
+        assert isinstance(task, Task)
+        return task
 
     def forward_pass(self, upstream: Upstream, role: str) -> Pass:
         """Return the pass of an upstream over the audio of a role."""

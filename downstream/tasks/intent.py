@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from mt4ssl_bench.config import Bound, Bounds
-from mt4ssl_bench.downstream.config import TaskConfig
+from mt4ssl_bench.downstream.config import BaseConfig
 from mt4ssl_bench.downstream.heads.labels import LabelConfig, LabelTask
 
 NAMES: Bound = (
@@ -33,7 +33,7 @@ class Intent(LabelTask):
     config: IntentConfig
 
     @classmethod
-    def fields(cls, config: TaskConfig) -> tuple[str, ...]:
+    def fields(cls, config: BaseConfig) -> tuple[str, ...]:
         """See Task.fields: the labels that the config names."""
         return config.labels if isinstance(config, IntentConfig) else cls.reads
 

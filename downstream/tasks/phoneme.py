@@ -10,7 +10,7 @@ from torch import nn
 
 from mt4ssl_bench.data.cut import Cut, phones_of, text_of
 from mt4ssl_bench.data.lexicon import UNKNOWN, Words, cmudict_digest, named_lexicon, pronounce
-from mt4ssl_bench.downstream.config import CTCConfig, TaskConfig
+from mt4ssl_bench.downstream.config import BaseConfig, CTCConfig, TaskConfig
 from mt4ssl_bench.downstream.heads.ctc import CTCTask
 from mt4ssl_bench.downstream.heads.linear import LinearHead
 from mt4ssl_bench.downstream.heads.units import Phonemes, Units, drop_stress
@@ -53,7 +53,7 @@ class Phoneme(CTCTask):
         self.missing: Counter[str] = Counter()
 
     @classmethod
-    def fields(cls, config: TaskConfig) -> tuple[str, ...]:
+    def fields(cls, config: BaseConfig) -> tuple[str, ...]:
         """See Task.fields: with a lexicon in the recipe, phones come from the text."""
         lexicon = isinstance(config, PhonemeConfig) and config.lexicon
         return ("text",) if lexicon else cls.reads

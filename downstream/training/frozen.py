@@ -146,7 +146,7 @@ class _Heads:
             trials=[{**run.trial(), "chosen": run is best} for run in sweep.runs],
             counts={"train_too_long": left_out} if left_out else {},
             seconds=sweep.watch.seconds,
-            layer_norms=layer_norms(train, normalized=self.job.config.head.layer_norm),
+            layer_norms=layer_norms(train, normalized=self.job.training.head.layer_norm),
         )
 
     def decode(self, head: nn.Module) -> tuple[list[str], list[Cut]]:

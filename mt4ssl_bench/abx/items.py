@@ -133,19 +133,24 @@ def write_items(path: Path, tokens: Iterable[Token]) -> None:
     Raises:
         CorpusError: If a label or an utterance id is empty or contains whitespace.
     """
+    write_text(path, items_text(tokens, str(path)))
+
+
+def items_text(tokens: Iterable[Token], where: str = "item file") -> str:
+    """Return the text of an item file; see write_items()."""
     lines = [HEADER]
     for token in tokens:
         labels = (token.category, token.previous, token.next, token.group)
         for text in (token.utterance, *labels):
             if text.split() != [text]:
                 raise CorpusError(
-                    f"{path}: '{text}' of utterance '{token.utterance}' cannot be written; item "
+                    f"{where}: '{text}' of utterance '{token.utterance}' cannot be written; item "
                     "files need labels and ids without whitespace"
                 )
         lines.append(
             " ".join((token.utterance, _seconds(token.onset), _seconds(token.offset), *labels))
         )
-    write_text(path, "\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"
 
 
 def _seconds(microseconds: int) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.filesize import decimal
+from rich.table import Table
 
 from mt4ssl_bench.cli.options import EVALUATION, Device, Out
 from mt4ssl_bench.cli.results import Format, print_leaderboard, print_sweeps
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from mt4ssl_bench.downstream.transcribe import Search
 
 app = typer.Typer()
+Items = Annotated[
+    Path | None,
+    typer.Option(help="Item file of Libri-Light's format, for ABX: the tokens to compare."),
+]
 
 
 @app.command(rich_help_panel=EVALUATION)
@@ -47,6 +52,7 @@ def evaluate(
             "ranked.",
         ),
     ] = None,
+    items: Items = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print plan, time and disk needed; compute nothing.")
     ] = False,
@@ -67,6 +73,7 @@ def evaluate(
     names, overrides = split_keys(upstreams)
     if not names:
         raise ConfigError("evaluate: name at least one upstream, for example fbank")
+    overrides += [f"items={items}"] if items else []
     where = partial(run, out=out, device=device, store=store, limit=limit)
     call = partial(where, names, task, corpus, overrides=overrides)
     if dry_run:
@@ -79,6 +86,53 @@ def evaluate(
         print_sweeps(outcome.results)
         print_leaderboard(out, Format.TABLE)
     _report(outcome.failures)
+
+
+@app.command(rich_help_panel=EVALUATION)
+def layers(
+    upstream: Annotated[
+        str, typer.Argument(help="Run folder, s3prl name, hf:<id or folder>, random:<recipe>.")
+    ],
+    keys: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the ABX task, as of evaluate."),
+    ] = None,
+    *,
+    corpus: Annotated[
+        Path, typer.Option(help="A prepared corpus with time-aligned phones, or of single words.")
+    ],
+    split: Annotated[
+        str, typer.Option(help="train, valid or test. Default: valid, or test without one.")
+    ] = "",
+    clusters: Annotated[int, typer.Option(min=2, help="Clusters of each layer.")] = 100,
+    store: Annotated[Path, typer.Option(help="Folder of the features.")] = Path("results/store"),
+    device: Device = "auto",
+) -> None:
+    """Show which layer to cluster: ABX, phone purity and PNMI of every layer.
+
+    The best layer has the highest PNMI, without time-aligned phones the lowest ABX error rate. Its
+    'kmeans' command is printed.
+
+    Example: mt4ssl-bench layers runs/first --corpus corpora/mine
+    """
+    from mt4ssl_bench.device import pick_device
+    from mt4ssl_bench.downstream.layers.survey import survey
+
+    found = survey(
+        upstream,
+        corpus,
+        overrides=keys or [],
+        split=split,
+        clusters=clusters,
+        store=store,
+        device=pick_device(device),
+    )
+    grid = Table("layer", *found.headings)
+    for layer, cells in enumerate(found.rows):
+        grid.add_row(str(layer), *cells, style="bold" if layer == found.best else "")
+    stdout.print(grid, soft_wrap=False)
+    stdout.print(found.reason)
+    stdout.print(f"next: {found.command}", markup=False)
 
 
 def _report(failures: list[str]) -> None:

@@ -147,8 +147,6 @@ def _sample(parts: Parts, source: FeatureSource, cuts: Joined, seed: int) -> Non
 
 def _fit(parts: Parts, config: OfflineConfig, seed: int) -> None:
     """Write the centres (V, F) of the sample."""
-    from sklearn.cluster import MiniBatchKMeans
-
     sample = np.concatenate([part["frames"] for part in parts.read("sample")])
     if len(sample) < config.clusters:
         shutil.rmtree(parts.folder)
@@ -160,8 +158,18 @@ def _fit(parts: Parts, config: OfflineConfig, seed: int) -> None:
     LOGGER.info(
         "k-means: fitting %d clusters on %d frames of %d features", config.clusters, *sample.shape
     )
+    centres, inertia = fit_centres(sample, config.clusters, seed)
+    parts.write(CENTRES, {"centres": centres, "inertia": np.array(inertia)})
+
+
+def fit_centres(
+    sample: NDArray[np.float32], clusters: int, seed: int = 0
+) -> tuple[NDArray[np.float32], float]:
+    """Return the centres (V, F) of a sample (T, F), and its mean squared distance to them."""
+    from sklearn.cluster import MiniBatchKMeans
+
     model = MiniBatchKMeans(  # HuBERT's settings
-        n_clusters=config.clusters,
+        n_clusters=clusters,
         init="k-means++",
         max_iter=100,
         batch_size=10_000,
@@ -170,8 +178,7 @@ def _fit(parts: Parts, config: OfflineConfig, seed: int) -> None:
         reassignment_ratio=0.0,
         random_state=seed,
     ).fit(sample)
-    centres = model.cluster_centers_.astype(np.float32)
-    parts.write(CENTRES, {"centres": centres, "inertia": np.array(model.inertia_ / len(sample))})
+    return model.cluster_centers_.astype(np.float32), model.inertia_ / len(sample)
 
 
 def _label(parts: Parts, source: FeatureSource, cuts: Joined) -> None:

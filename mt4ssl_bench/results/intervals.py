@@ -30,7 +30,8 @@ Z = 1.959964  # the normal distribution's 97.5 % quantile
 # a two-sided sign test of fewer differences cannot reach 5 %: 2 * 0.5**5 = 0.0625
 MIN_DIFFERENT = 6
 
-Method = Literal["bootstrap", "wilson", "poisson", "exact"]
+# jackknife, range: of ABX with few speakers
+Method = Literal["bootstrap", "wilson", "poisson", "exact", "jackknife", "range"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,6 +47,14 @@ class CorpusRecord(TypedDict):
     splits: dict[str, SplitRecord]
 
 
+class LayerScore(TypedDict):
+    """A metric of one layer with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
 class Trial(TypedDict):
     """One head of the sweep; `valid` is the main metric on validation, None if it diverged."""
 
@@ -95,6 +103,9 @@ class Result:
         sweep: Every learning rate and seed that was tried.
         layer_norms: Mean L2 norm of each hidden state where the head read it; empty in old records.
         lm_weights: Of decoding with a language model.
+        layer_scores: By metric, the scores of all layers, of a task without training.
+        layer: The layer of `metrics`, of a task without training; it is the best one on the split
+            `chosen_on`.
         folds: Main metric of each fold, of a task with folds.
         limit: Utterances per split of a partial result, which is never ranked, or None.
         wall_seconds: By stage.
@@ -128,6 +139,9 @@ class Result:
     created: str
     layer_norms: list[float] = dataclasses.field(default_factory=list)
     lm_weights: dict[str, float] = dataclasses.field(default_factory=dict)
+    layer_scores: dict[str, list[LayerScore]] = dataclasses.field(default_factory=dict)
+    layer: int | None = None
+    chosen_on: str = ""
     folds: dict[str, float] = dataclasses.field(default_factory=dict)
     scheme: int = 1
     settings: Settings = dataclasses.field(default_factory=dict)

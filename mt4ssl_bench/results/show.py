@@ -58,6 +58,8 @@ def sweep_tables(results: Sequence[Result]) -> RenderableType:
     """
     groups: defaultdict[tuple[str, ...], list[Result]] = defaultdict(list)
     for result in sorted(results, key=lambda result: result.created):
+        if not result.sweep:
+            continue
         measured_on = result.corpus["name"], result.corpus["digest"]
         groups[*measured_on, result.recipe_name, result.protocol[:8]].append(result)
     tables: list[RenderableType] = []
@@ -110,6 +112,8 @@ def _method(method: str | None) -> str:
 
 
 def _layers(result: Result) -> RenderableType:
+    if result.layer_scores:
+        return _curves(result)
     if not result.layer_weights:
         return Text("no layer weights: the upstream was trained with the head")
     title = "hidden states in the learned sum (0: before the first layer)"
@@ -129,6 +133,18 @@ def _layers(result: Result) -> RenderableType:
         numbers = [f"{weight:.3f}", *([f"{norms[layer]:.3g}", f"{share:.3g}"] if norms else [])]
         grid.add_row(str(layer), *numbers, "█" * round(BAR * share / largest))
     return Group(grid, _text(note))
+
+
+def _curves(result: Result) -> Table:
+    """The scores of every layer of a task without training."""
+    title = f"test by layer; layer {result.layer} is the best on {result.chosen_on}"
+    labels = [result.metrics[name].label for name in result.layer_scores]
+    grid = _table(title, "layer", *labels)
+    for layer, scores in enumerate(zip(*result.layer_scores.values(), strict=True)):
+        cells = [f"{each['value']:.2f} [{each['low']:.2f}, {each['high']:.2f}]" for each in scores]
+        style = "bold" if layer == result.layer else ""
+        grid.add_row(*(_text(cell, style) for cell in (str(layer), *cells)))
+    return grid
 
 
 def _confused(result: Result, answers: Sequence[Answer]) -> RenderableType:

@@ -56,6 +56,7 @@ class Cell:
     score: Score
     lr: tuple[float, ...]
     best: bool
+    layer: str = ""  # of a task without training, and on which split it was chosen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +116,9 @@ class Table:
         overs = [f"{over} ({', '.join(titles[over])})" for over in titles]
         over = ", over ".join(overs if len(titles) > 1 else titles)
         lines.append(f"in brackets: 95 % interval over {over}, by the bootstrap; bold: best value")
-        if any(score.method != "bootstrap" for score in scores):
+        if few := {score.method for score in scores} & {"jackknife", "range"}:
+            lines.append(f"^ of ABX: {' or '.join(sorted(few))}, as there are few speakers")
+        if any(score.method in {"wilson", "poisson", "exact"} for score in scores):
             lines.append(
                 f"^: score interval (Wilson), as all {' or '.join(titles)} have the same rate and "
                 "the bootstrap has no width"
@@ -138,8 +141,12 @@ class Table:
                     if (cell := row.cells[index])
                 )
                 task, name, mark = column.recipe
+                layers = any(
+                    cell and cell.layer for cell in (row.cells[index] for row in self.rows)
+                )
                 lines.append(
-                    f"{task}: recipe {name} ({mark}), {column.mode}; lr: {', '.join(shown)}"
+                    f"{task}: recipe {name} ({mark}), {column.mode}; "
+                    f"{'best' if layers else 'lr'}: {', '.join(shown)}"
                 )
         return lines
 
@@ -278,9 +285,11 @@ def _cell(records: Records, column: Column, top: float) -> Cell | None:
     if score is None:
         return None
     chosen = {trial["lr"] for trial in records[column.recipe].sweep if trial["chosen"]}
-    return Cell(score=score, lr=tuple(sorted(chosen)), best=score.goodness == top)
+    result = records[column.recipe]
+    layer = "" if result.layer is None else f"layer {result.layer} (of {result.chosen_on})"
+    return Cell(score=score, lr=tuple(sorted(chosen)), best=score.goodness == top, layer=layer)
 
 
 def rates(cell: Cell) -> str:
     """Return the learning rates that validation chose, as text."""
-    return "/".join(f"{rate:g}" for rate in cell.lr) or "-"
+    return cell.layer or "/".join(f"{rate:g}" for rate in cell.lr) or "-"

@@ -3,10 +3,8 @@ process.
 """
 
 import argparse
-import ctypes
 import hashlib
 import importlib.util
-import os
 import subprocess
 import sys
 import tempfile
@@ -14,12 +12,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from mt4ssl_bench import console
+from mt4ssl_bench.corpora.espeak import Espeak, Split, Voice
 from mt4ssl_bench.corpora.rows import Row
 from mt4ssl_bench.corpora.source import NOTHING, Options, Source
 from mt4ssl_bench.corpora.sources.table import read_table
+from mt4ssl_bench.data.alignment import read_alignment
 from mt4ssl_bench.errors import BenchError, CorpusError
 from mt4ssl_bench.files import write_text
 
@@ -39,20 +39,9 @@ PAUSE = (
 TAKES = 2  # voices that speak each sentence
 SID_TEST, SID_VALID, SID_CYCLE = {1, 8, 14}, {2, 9, 15}, 20  # 15 % each; all splits in three turns
 MANIFEST, DIGEST = "manifest.tsv", "manifest.digest"
+PHONES = "phones.ctm"  # when eSpeak speaks which phone; corpora of earlier versions have none
 
-Split = Literal["train", "valid", "test"]
 SHARES: dict[Split, float] = {"test": 0.2, "valid": 0.1, "train": 0.7}  # of the sentences
-
-
-@dataclass(frozen=True)
-class Voice:
-    """One speaker: an eSpeak NG voice with a variant, and how it is set."""
-
-    split: Split
-    name: str  # language+variant
-    rate: int  # words per minute
-    pitch: int  # 0 to 100, 50 is the variant's own
-    range: int  # of the pitch: 0 (monotone) to 100, 50 is the variant's own
 
 
 # s01 is the first. The splits are mixed so that every beginning of the plan, from 4 on, has all
@@ -223,61 +212,13 @@ def _require_espeak() -> None:
         raise BenchError("prepare demo needs the [demo] extra: pip install 'mt4ssl-bench[demo]'")
 
 
-class _Espeak:
-    """The library, loaded once. Its constants are those of speak_lib.h."""
+def _record(
+    samples: "npt.NDArray[np.int16]", rate: int, seed: int
+) -> tuple["npt.NDArray[np.int16]", float]:
+    """Return int16 at RATE, (samples,), with this utterance's own level, pauses and noise floor.
 
-    def __init__(self) -> None:
-        import espeakng_loader
-
-        data = str(espeakng_loader.get_data_path())
-        self._library: Any = ctypes.CDLL(str(espeakng_loader.get_library_path()))
-        synchronous, do_not_exit = 2, 0x8000
-        self.rate = int(
-            self._library.espeak_Initialize(synchronous, 0, os.fsencode(data), do_not_exit)
-        )
-        if self.rate <= 0:
-            raise BenchError(
-                f"eSpeak NG cannot read its data in {data} (a path over 160 characters is cut)"
-            )
-        self._chunks: list[bytes] = []
-        signature = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
-        self._callback = signature(
-            self._collect
-        )  # kept: ctypes holds no reference to what it hands to C
-        self._library.espeak_SetSynthCallback(self._callback)
-
-    def _collect(self, samples: int | None, count: int, _events: int | None) -> int:
-        if samples and count > 0:
-            self._chunks.append(ctypes.string_at(samples, 2 * count))
-        return 0  # go on
-
-    def say(self, sentence: str, voice: Voice, seed: int) -> "npt.NDArray[np.int16]":
-        """Return `sentence` as int16 (samples,) at self.rate.
-
-        The seed fixes the noise in it, but the phase of eSpeak's pitch flutter carries over to the
-        next utterance: the same bytes come from the same utterances in the same order, not from one
-        alone.
-        """
-        import numpy as np
-
-        if self._library.espeak_ng_SetVoiceByName(voice.name.encode()) != 0:
-            raise BenchError(
-                f"eSpeak NG has no voice {voice.name}; the [demo] extra may be of another version"
-            )
-        for parameter, value in ((1, voice.rate), (3, voice.pitch), (4, voice.range)):
-            self._library.espeak_SetParameter(parameter, value, 0)
-        self._library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
-        self._chunks.clear()
-        text, by_character, utf8 = sentence.encode(), 1, 1
-        size = ctypes.c_size_t(len(text) + 1)
-        status = self._library.espeak_Synth(text, size, 0, by_character, 0, utf8, None, None)
-        if status != 0 or not self._chunks:
-            raise BenchError(f"eSpeak NG could not say {sentence!r} with voice {voice.name}")
-        return np.frombuffer(b"".join(self._chunks), dtype=np.int16)
-
-
-def _record(samples: "npt.NDArray[np.int16]", rate: int, seed: int) -> "npt.NDArray[np.int16]":
-    """Return int16 at RATE, (samples,), with this utterance's own level, pauses and noise floor."""
+    And the seconds of the pause before the voice.
+    """
     import numpy as np
     import torch
     from torchaudio.functional import resample
@@ -286,10 +227,11 @@ def _record(samples: "npt.NDArray[np.int16]", rate: int, seed: int) -> "npt.NDAr
     noise = np.random.default_rng(seed)
     gain_db = -noise.uniform(0, GAIN_DB)
     wave *= PEAK * 10 ** (gain_db / 20) / np.abs(wave).max()
-    wave = np.pad(wave, noise.integers(*PAUSE, size=2))
+    pauses = noise.integers(*PAUSE, size=2)
+    wave = np.pad(wave, pauses)
     wave += noise.normal(0, NOISE, len(wave))
     scaled: npt.NDArray[np.int16] = np.round(wave * 32767).astype(np.int16)
-    return scaled
+    return scaled, float(pauses[0]) / RATE
 
 
 def _write_corpus(out: Path, plan: Sequence[Utterance]) -> None:
@@ -300,14 +242,20 @@ def _write_corpus(out: Path, plan: Sequence[Utterance]) -> None:
     torch.set_num_threads(
         1
     )  # sums in one order whatever the machine; resampling is a small part of the time
-    espeak = _Espeak()
+    espeak = Espeak()
     for speaker in range(1, len(VOICES) + 1):
         (out / "audio" / f"s{speaker:02d}").mkdir(parents=True, exist_ok=True)
     (out / MANIFEST).unlink(missing_ok=True)
-    rows = []
+    (out / PHONES).unlink(missing_ok=True)
+    rows, phones = [], []
     for made in plan:
         voice, seed = VOICES[int(made.speaker[1:]) - 1], _draw("sound", made.id)
-        wave = _record(espeak.say(made.sentence, voice, seed % 2**31), espeak.rate, seed)
+        voiced = espeak.say(made.sentence, voice, seed % 2**31)
+        wave, pause = _record(voiced, espeak.rate, seed)
+        phones += [
+            f"{made.id} 1 {pause + start:.4f} {end - start:.4f} {label}"
+            for start, end, label in espeak.phones(len(voiced))
+        ]
         aside = (out / made.path).with_suffix(".part")
         soundfile.write(aside, wave, RATE, format="FLAC", subtype="PCM_16")
         aside.replace(out / made.path)
@@ -317,12 +265,15 @@ def _write_corpus(out: Path, plan: Sequence[Utterance]) -> None:
         sys.stdout.flush()
     header = "id path duration_s speaker language text split sid_split".replace(" ", "\t")
     (out / DIGEST).write_text(f"{plan_digest(plan)}\n", encoding="ascii", newline="\n")
+    write_text(out / PHONES, "\n".join([*phones, ""]))
     write_text(out / MANIFEST, "\n".join([header, *sorted(rows), ""]))
 
 
 def read(out: Path, _: Options) -> Iterator[Row]:
     """Yield the demo corpus, spoken into `out` unless it is there."""
-    yield from read_table(speak(out))
+    manifest = speak(out)
+    phones = manifest.with_name(PHONES)
+    yield from read_table(manifest, {"phones": read_alignment(phones)} if phones.exists() else None)
 
 
 SOURCE = Source(
@@ -336,7 +287,7 @@ SOURCE = Source(
     examples=("demo --out corpora/demo",),
     hours="0.5 h",
     licence="MIT (sentences); audio synthesised with eSpeak NG",
-    tasks="pretrain, asr, phoneme, speaker",
+    tasks="pretrain, asr, phoneme, speaker, abx",
     phones_from="manifest",
     strict=True,
     synthetic=True,

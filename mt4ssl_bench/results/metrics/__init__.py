@@ -18,7 +18,8 @@ METRICS: Registry[Metric] = Registry(
         for family in iter_modules(__path__)
         for attribute, value in vars(import_module(f"{__name__}.{family.name}")).items()
         if isinstance(value, Metric)
-    },
+    }
+    | {f"abx_{mode}": f"mt4ssl_bench.abx.answers:{mode.upper()}" for mode in ("within", "across")},
     group="mt4ssl_bench.metrics",
     base=Metric,
 )

@@ -1,0 +1,1 @@
+"""Tasks without training, and the scores of every layer."""

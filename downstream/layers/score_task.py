@@ -1,0 +1,96 @@
+"""A task without training: the scores of every layer, and the layer that is best on valid."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mt4ssl_bench.data.cut import Cut
+from mt4ssl_bench.downstream.clock import Clock
+from mt4ssl_bench.downstream.job import Job
+from mt4ssl_bench.downstream.task import LayerTask, Scored
+from mt4ssl_bench.encoders.protocol import Upstream
+from mt4ssl_bench.errors import CorpusError
+from mt4ssl_bench.features.store import FeatureStore
+from mt4ssl_bench.results.metrics import Score
+from mt4ssl_bench.results.record import LayerScore
+
+LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LayerResult:
+    """The result of a task without training.
+
+    Attributes:
+        test: What was computed on test.
+        scores: By metric: the scores of all layers on test.
+        layer: The best layer by the main metric on the split `chosen_on`.
+        chosen_on: A split; "test" where the corpus has no valid split with anything to score, which
+            makes the score optimistic.
+        counts: Of utterances, and of what was compared and left out.
+    """
+
+    test: Scored
+    scores: dict[str, list[Score]]
+    layer: int
+    chosen_on: str
+    counts: dict[str, int]
+
+    @property
+    def curves(self) -> dict[str, list[LayerScore]]:
+        """The scores of all layers, for the record."""
+        return {
+            name: [{"value": each.value, "low": each.low, "high": each.high} for each in scores]
+            for name, scores in self.scores.items()
+        }
+
+
+def score_task(
+    model: Upstream, job: Job, store: FeatureStore, *, device: str, clock: Clock
+) -> LayerResult:
+    """Return the scores of every layer of an upstream.
+
+    Args:
+        model: The upstream.
+        job: Task recipe and corpus.
+        store: Of the features.
+        device: Torch device.
+        clock: Times the stages.
+
+    Raises:
+        CorpusError: If the test split holds nothing to score.
+    """
+    task = job.kind(job.config)
+    assert isinstance(task, LayerTask)
+    info = job.corpus.info
+
+    def on(role: str, cuts: Sequence[Cut]) -> Scored:
+        work = job.forward_pass(model, role)
+        features = store.features(work, info.digest, job.split(role), cuts, corpus=info.name)
+        return task.score(cuts, features, model.stride, device)
+
+    cuts = {role: job.cuts(role) for role in job.roles}
+    counts = {f"{role}_utterances": len(each) for role, each in cuts.items()}
+    test = on("test", cuts["test"])
+    metrics = task.all_metrics
+    scores = {each.name: [each.score(answers) for answers in test.answers] for each in metrics}
+    main, role = task.metric, "test"
+    values = [score.value for score in scores[main.name]]
+    if "valid" in cuts:
+        try:
+            values = [main.value(answers) for answers in on("valid", cuts["valid"]).answers]
+            role = "valid"
+        except CorpusError as error:
+            LOGGER.warning("%s, split '%s': %s", job.recipe, job.split("valid"), error)
+    pick = max if main.higher_is_better else min
+    layer = values.index(pick(values))
+    if role == "test" and len(values) > 1:
+        LOGGER.warning(
+            "%s on %s: layer %d is chosen on test itself, so its score is optimistic; a valid "
+            "split with enough tokens avoids that",
+            job.recipe,
+            model.name,
+            layer,
+        )
+    clock.lap("score")
+    return LayerResult(test, scores, layer, job.split(role), {**counts, **test.counts})

@@ -1,0 +1,240 @@
+"""ABX of phones, words and speakers: how well each layer discriminates them, without training.
+
+Tokens come from the corpus: time-aligned phones or words ("turns:phones", "turns:words"), or
+utterances of one word. Or from an item file.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import ClassVar, Literal, cast
+
+import torch
+from torch import Tensor
+
+from mt4ssl_bench.abx.answers import ACROSS, WITHIN, answers_of
+from mt4ssl_bench.abx.distance import Distance
+from mt4ssl_bench.abx.intervals import Over
+from mt4ssl_bench.abx.items import (
+    Dropped,
+    Token,
+    items_text,
+    phone_tokens,
+    read_items,
+    single_words,
+    speaker_tokens,
+    word_tokens,
+)
+from mt4ssl_bench.abx.plan import AbxConfig, Mode
+from mt4ssl_bench.abx.score import score_layers
+from mt4ssl_bench.abx.spans import Grid, Slice, find_frames
+from mt4ssl_bench.config import NOT_NEGATIVE, Bounds
+from mt4ssl_bench.data.alignment import Alignment
+from mt4ssl_bench.data.cut import Cut, field_of, speaker_of, turns_of
+from mt4ssl_bench.downstream.config import BaseConfig
+from mt4ssl_bench.downstream.task import LayerTask, Scored
+from mt4ssl_bench.errors import ConfigError, CorpusError
+from mt4ssl_bench.features.file import FeatureSet
+from mt4ssl_bench.results.metrics import Metric
+from mt4ssl_bench.settings import file_digest
+
+MODES = {"within": WITHIN, "across": ACROSS}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TripletConfig(BaseConfig):
+    """The keys of all ABX tasks; see AbxConfig."""
+
+    modes: tuple[str, ...] = ("within", "across")
+    context: Literal["same", "any"] = "same"
+    slice: Slice = "exact"  # librilight: one frame less per token, as Libri-Light's program
+    distance: Distance = "angular"
+    pooled: bool = False
+    max_tokens: int = 0  # of a category, group and context; 0: all
+    max_groups: int = 0  # of x, across; 0: all
+    seed: int = 0  # of what max_tokens and max_groups draw
+    items: str = ""  # an item file of Libri-Light's format, instead of the corpus's alignment
+
+    BOUNDS: ClassVar[Bounds] = {NOT_NEGATIVE: "max_tokens max_groups seed"}
+
+    def files(self) -> dict[str, str]:
+        """See BaseConfig.files."""
+        return {"items": file_digest(self.items, "items")}
+
+    @property
+    def triplets(self) -> AbxConfig:
+        """The settings of the triplets; raises ConfigError."""
+        if len(set(self.modes)) < len(self.modes):
+            raise ConfigError(f"modes={list(self.modes)}: expected each mode once")
+        return AbxConfig(
+            modes=cast("tuple[Mode, ...]", self.modes),
+            context=self.context,
+            distance=self.distance,
+            pooled=self.pooled,
+            max_tokens=self.max_tokens,
+            max_groups=self.max_groups,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhoneConfig(TripletConfig):
+    """The keys of phone ABX."""
+
+    span: Literal["triphone", "phoneme"] = "triphone"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeakerConfig(PhoneConfig):
+    """The keys of speaker ABX: "within" compares speakers in the same phone."""
+
+    modes: tuple[str, ...] = ("within",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordConfig(TripletConfig):
+    """The keys of word ABX."""
+
+    words: str = "text"  # the utterances' only words: text or a label; or turns:<tier>
+
+
+class ABX(LayerTask):
+    """Phone ABX within and across speakers, as ZeroSpeech and Libri-Light define it."""
+
+    name: ClassVar[str] = "abx"
+    metrics: ClassVar[tuple[str | Metric, ...]] = ("abx_within", "abx_across")
+    reads: ClassVar[tuple[str, ...]] = ("speaker", "turns:phones")
+    Config: ClassVar[type[TripletConfig]] = PhoneConfig
+    over: ClassVar[Over] = "groups"  # where speakers are; see answers_of()
+
+    def __init__(self, config: TripletConfig) -> None:
+        self.config, self.triplets = config, config.triplets
+
+    @classmethod
+    def fields(cls, config: BaseConfig) -> tuple[str, ...]:
+        """See BaseTask.fields: an item file brings speakers and times with it."""
+        assert isinstance(config, TripletConfig)
+        return () if config.items else cls.reads
+
+    def check(self) -> None:
+        """See BaseTask.check: the item file."""
+        if self.config.items:
+            _items(Path(self.config.items))
+
+    @property
+    def all_metrics(self) -> list[Metric]:
+        """See BaseTask.all_metrics: of the modes that are asked for."""
+        return [MODES[mode].under(self.config.slice) for mode in self.config.modes]
+
+    def tokens(self, cuts: Sequence[Cut]) -> tuple[list[Token], Dropped]:
+        """Return the tokens of cuts, and the numbers of what gives none."""
+        if not self.config.items:
+            return self.aligned(cuts)
+        known, dropped = {cut.id for cut in cuts}, Dropped()
+        tokens = []
+        for token in _items(Path(self.config.items)):
+            if token.utterance in known:
+                tokens.append(token)
+            else:
+                dropped.add("tokens of utterances that are not in the split", token.utterance)
+        if not tokens:
+            raise CorpusError(f"items={self.config.items}: {dropped}; expected the corpus's ids")
+        return tokens, dropped
+
+    def aligned(self, cuts: Sequence[Cut]) -> tuple[list[Token], Dropped]:
+        """Return the tokens of the corpus's alignment."""
+        assert isinstance(self.config, PhoneConfig)
+        return phone_tokens(_turns(cuts, "phones"), _speakers(cuts), self.config.span)
+
+    def score(self, cuts: Sequence[Cut], features: FeatureSet, stride: int, device: str) -> Scored:
+        """See LayerTask.score."""
+        tokens, dropped = self.tokens(cuts)
+        dropped.log(self.name)
+        stored = features.identity != "live"  # whose counts are exact
+        frames = {
+            name: features.count(name) if stored else features.get(name).shape[1]
+            for name in sorted({token.utterance for token in tokens})
+        }
+        try:
+            spans = find_frames(tokens, frames, Grid(stride), self.config.slice)
+        except CorpusError as error:
+            raise CorpusError(f"{error}; {dropped}" if dropped.counts else str(error)) from None
+        spans.dropped.log(self.name)
+
+        def hidden(name: str) -> Tensor:
+            return torch.from_numpy(features.get(name))
+
+        tables = score_layers(spans, hidden, self.triplets, device=device)
+        counts = {
+            f"{mode}_{name}": number
+            for mode, table in tables.items()
+            for name, number in dataclasses.asdict(table.counts).items()
+        }
+        for reason, number in {**dropped.counts, **spans.dropped.counts}.items():
+            counts[reason.replace(" ", "_")] = number
+        layers = range(features.layers)
+        return Scored(
+            answers=[answers_of(tables, layer, self.over) for layer in layers],
+            counts=counts,
+            files={".item": items_text(spans.tokens)},
+        )
+
+
+class SpeakerABX(ABX):
+    """Speaker ABX: the categories are speakers, and the phone is kept constant."""
+
+    name: ClassVar[str] = "abx_speaker"
+    Config: ClassVar[type[TripletConfig]] = SpeakerConfig
+    over: ClassVar[Over] = "categories"
+
+    def tokens(self, cuts: Sequence[Cut]) -> tuple[list[Token], Dropped]:
+        """See ABX.tokens."""
+        tokens, dropped = super().tokens(cuts)
+        return speaker_tokens(tokens), dropped
+
+
+class WordABX(ABX):
+    """Word ABX, which needs no phones; not comparable with phone ABX, as words differ more."""
+
+    name: ClassVar[str] = "abx_word"
+    Config: ClassVar[type[TripletConfig]] = WordConfig
+
+    @classmethod
+    def fields(cls, config: BaseConfig) -> tuple[str, ...]:
+        """See ABX.fields."""
+        assert isinstance(config, WordConfig)
+        return () if config.items else ("speaker", config.words)
+
+    def aligned(self, cuts: Sequence[Cut]) -> tuple[list[Token], Dropped]:
+        """See ABX.aligned."""
+        assert isinstance(self.config, WordConfig)
+        field = self.config.words
+        if field.startswith("turns:"):
+            return word_tokens(_turns(cuts, field.removeprefix("turns:")), _speakers(cuts))
+        words = {cut.id: field_of(cut, field) for cut in cuts}
+        if several := [name for name, text in words.items() if len(text.split()) > 1]:
+            raise CorpusError(
+                f"abx_word: {len(several)} of {len(words)} texts are of several words, the first "
+                f"is that of '{several[0]}'; expected one word each, or time-aligned words and "
+                "words=turns:words"
+            )
+        alignment = single_words(words, {cut.id: cut.duration for cut in cuts})
+        return word_tokens(alignment, _speakers(cuts))
+
+
+@lru_cache(maxsize=1)
+def _items(path: Path) -> list[Token]:
+    return read_items(path)
+
+
+def _turns(cuts: Sequence[Cut], tier: str) -> Alignment:
+    return Alignment({cut.id: list(turns_of(cut, tier)) for cut in cuts})
+
+
+def _speakers(cuts: Sequence[Cut]) -> dict[str, str]:
+    return {cut.id: speaker_of(cut) for cut in cuts}
+
+
+TASK = ABX
