@@ -126,7 +126,9 @@ def _task_recipes() -> list[str]:
 def _elsewhere(task: str, key: str) -> str:
     """Return which other tasks have a key, for a message about `task`, or ""."""
     others = [name for name, kind in TASKS.items() if key in keys_of(kind.Config())]
-    return f"task '{task}' does not read it, only {' and '.join(others)}" if others else ""
+    *first, last = others or [""]
+    names = f"{', '.join(first)} and {last}" if first else last
+    return f"task '{task}' does not read it, only {names}" if others else ""
 
 
 def _check_fields(job: Job) -> None:

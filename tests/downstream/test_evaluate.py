@@ -181,7 +181,11 @@ def test_a_tasks_name_means_the_recipe_that_fits_the_corpus(corpus: Corpus) -> N
         ),
         ("phoneme", ["units=sentencepiece"], "'units': .*expected one of .*phonemes"),
         ("asr", ["lexicon=cmudict"], "'lexicon': task 'asr' does not read it, only phoneme$"),
-        ("asr", ["crops=4"], "override 'crops=4': key 'crops': .*'asr' .* only speaker$"),
+        (
+            "asr",
+            ["crops=4"],
+            "override 'crops=4': key 'crops': .*'asr' .* only emotion, intent and speaker$",
+        ),
         ("phoneme", ["head.hidden=4"], "'head.hidden': task 'phoneme' .* only asr$"),
         ("phoneme", ["decode.word_score=0"], "'decode.word_score': .*'phoneme' .* only asr$"),
         ("speaker", ["decode.lm=x"], "'decode': task 'speaker' .* only asr and phoneme$"),
