@@ -1,14 +1,14 @@
 """ABX of all layers of a Base-size encoder: time, memory, and the numbers of what was computed.
 
-    python benchmarks/abx_speed.py [minutes] [layers] [dimensions] [speakers] [same|any]
+    python benchmarks/abx_speed.py --minutes 10 --layers 13
 
 Features are random, in a file in half precision as the store keeps them; the alignment is that of
 English sentences with random durations. Triphones within and across speakers with all triplets, or
 phones in any context with at most 10 tokens of a kind and 5 speakers of x.
 """
 
+import argparse
 import resource
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -23,7 +23,8 @@ from mt4ssl_bench.abx.items import phone_tokens
 from mt4ssl_bench.abx.plan import AbxConfig, plan
 from mt4ssl_bench.abx.score import score_layers
 from mt4ssl_bench.abx.spans import find_frames
-from mt4ssl_bench.data.alignment import Alignment, Segment
+from mt4ssl_bench.data.alignment import Alignment
+from mt4ssl_bench.data.cut import Turn
 from mt4ssl_bench.data.lexicon import cmudict, pronounce
 
 RATE = 50  # frames per second
@@ -33,13 +34,13 @@ def alignment_of(minutes: float, rng: np.random.Generator) -> Alignment:
     """Phones of the demo's sentences: lognormal durations, 80 ms on average, no pauses."""
     sources = files("mt4ssl_bench") / "corpora" / "sources"
     text = (sources / "demo_sentences.txt").read_text(encoding="utf-8")
-    segments: dict[str, list[Segment]] = {}
+    segments: dict[str, list[Turn]] = {}
     end = total = 0.0
     for number, sentence in enumerate(text.splitlines() * 100):
         start, aligned = 0.0, []
         for phone in pronounce(sentence, cmudict(), Counter()).split():
             end = round(start + min(0.03 + rng.lognormal(-3.2, 0.6), 0.3), 2)
-            aligned.append((start, end, phone))
+            aligned.append(Turn(start, end, phone))
             start = end
         segments[f"utterance-{number}"] = aligned
         total += end
@@ -58,16 +59,22 @@ def operations(lengths: Indices, same: Indices) -> str:
     return f"{pairs:,} pairs of tokens and {cells:,} pairs of frames at most, per layer"
 
 
-def main(
-    minutes: str = "10",
-    layers: str = "13",
-    dimensions: str = "768",
-    speakers: str = "8",
-    context: str = "same",
-) -> None:
+def main() -> None:
+    """Print time, memory and scores."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--minutes", type=float, default=10.0, help="of speech (%(default)s)")
+    parser.add_argument("--layers", type=int, default=13)
+    parser.add_argument("--dimensions", type=int, default=768)
+    parser.add_argument("--speakers", type=int, default=8)
+    parser.add_argument("--context", choices=["same", "any"], default="same")
+    options = parser.parse_args()
+    minutes, speakers, context = options.minutes, options.speakers, options.context
+    layers, dimensions = options.layers, options.dimensions
     rng = np.random.default_rng(0)
-    alignment = alignment_of(float(minutes), rng)
-    speaker = {name: f"s{i % int(speakers)}" for i, name in enumerate(alignment.segments)}
+    alignment = alignment_of(minutes, rng)
+    speaker = {name: f"s{i % speakers}" for i, name in enumerate(alignment.segments)}
     kind = "triphone" if context == "same" else "phoneme"
     tokens, dropped = phone_tokens(alignment, speaker, kind)
     num_frames = {name: int(each[-1][1] * RATE) for name, each in alignment.segments.items()}
@@ -82,7 +89,7 @@ def main(
     with tempfile.NamedTemporaryFile() as file:
         places, place = {}, 0
         for name, count in num_frames.items():
-            shape = (count, int(layers), int(dimensions))
+            shape = (count, layers, dimensions)
             places[name] = (place, shape)
             values = rng.standard_normal(shape, dtype=np.float32).astype(np.float16)
             place += file.write(values.tobytes())
@@ -111,4 +118,4 @@ def main(
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

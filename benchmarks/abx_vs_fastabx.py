@@ -1,25 +1,27 @@
 """ABX scores against fastabx (Python 3.12 or newer; pip install fastabx) on the same item files.
 
-    python benchmarks/abx_vs_fastabx.py [minutes]
+    python benchmarks/abx_vs_fastabx.py --minutes 3
 
 Writes item files and features of synthetic speech, in which phones, speakers and noise add up, and
 prints both scores and their difference. fastabx keeps the errors of cells in single precision.
 """
 
+import argparse
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
-from abx_speed import RATE, alignment_of
-from fastabx import zerospeech_abx
 
 from mt4ssl_bench.abx.items import phone_tokens, read_items, write_items
 from mt4ssl_bench.abx.plan import AbxConfig
 from mt4ssl_bench.abx.score import score_layers
 from mt4ssl_bench.abx.spans import find_frames
 from mt4ssl_bench.data.alignment import Alignment
+
+sys.path.insert(0, str(Path(__file__).parent))
+from abx_speed import RATE, alignment_of
 
 DIMENSIONS, SPEAKERS = 32, 4
 
@@ -42,9 +44,17 @@ def features_of(
     return features
 
 
-def main(minutes: str = "3") -> None:
+def main() -> None:
+    """Print both scores."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--minutes", type=float, default=3.0, help="of speech (%(default)s)")
+    minutes = parser.parse_args().minutes
+    from fastabx import zerospeech_abx
+
     rng = np.random.default_rng(0)
-    alignment = alignment_of(float(minutes), rng)
+    alignment = alignment_of(minutes, rng)
     speaker = {name: f"s{i % SPEAKERS}" for i, name in enumerate(alignment.segments)}
     features = features_of(alignment, speaker, rng)
     num_frames = {name: len(values) for name, values in features.items()}
@@ -74,4 +84,4 @@ def main(minutes: str = "3") -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

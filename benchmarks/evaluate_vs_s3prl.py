@@ -26,6 +26,7 @@ import yaml
 
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.downstream.evaluate import evaluate
+from mt4ssl_bench.downstream.heads.labels import LabelTask
 from mt4ssl_bench.downstream.job import Job
 from mt4ssl_bench.downstream.plan import plan
 from mt4ssl_bench.encoders import s3prl_programs
@@ -215,7 +216,7 @@ def write_tables(job: Job, folder: Path) -> tuple[Path, Path, list[Path]]:
     """
     train, valid, tests = table_paths(folder)
     task = job.kind(job.config)
-    column = "label" if task.pooled else "transcription"
+    column = "label" if isinstance(task, LabelTask) else "transcription"
     for path, name in ((train, "train"), (valid, "valid"), (tests[0], "test")):
         with path.open("w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file)

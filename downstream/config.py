@@ -5,13 +5,11 @@ values that its task and mode read and that differ from their defaults, so a new
 leaves every record as it is. A default is never changed: it would change what old records mean.
 """
 
-import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from mt4ssl_bench.config import AT_LEAST_1, FINITE, NOT_NEGATIVE, POSITIVE, PROBABILITY, Bounds
 from mt4ssl_bench.encoders.finetuning import TuneConfig
-from mt4ssl_bench.errors import ConfigError
 from mt4ssl_bench.features.forward_pass import Crops
 from mt4ssl_bench.features.store import StoreConfig
 from mt4ssl_bench.settings import FINETUNE, FROZEN, NEVER, Settings, file_digest, read_by
@@ -115,9 +113,14 @@ class TaskConfig(BaseConfig):
         NOT_NEGATIVE: "clip_norm patience",
     }
 
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """The learning rates to train."""
+        return (self.sweep or ()) if self.lr is None else (self.lr,)
+
     def settings(self) -> Settings:
         """See BaseConfig.settings."""
-        return super().settings() | {"sweep": list(rates(self))}
+        return super().settings() | {"sweep": list(self.rates)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,15 +140,3 @@ class CTCConfig(TaskConfig):
         names = [name for name in ("lm", "lexicon") if hasattr(self.decode, name)]
         keys = {f"decode.{name}": getattr(self.decode, name) for name in names if self.decode.lm}
         return {key: file_digest(path, key) for key, path in keys.items()}
-
-
-def rates(config: TaskConfig) -> tuple[float, ...]:
-    """Return the learning rates to train; raises ConfigError unless they differ and are above 0."""
-    chosen = (config.lr,) if config.lr is not None else config.sweep
-    if not chosen:
-        raise ConfigError(
-            "sweep=none: then lr must name the one learning rate, for example lr=1e-2"
-        )
-    if not all(0 < rate < math.inf for rate in chosen) or len(set(chosen)) < len(chosen):
-        raise ConfigError(f"sweep={list(chosen)}: expected different learning rates above 0")
-    return chosen

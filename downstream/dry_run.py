@@ -14,12 +14,11 @@ import torch
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.device import pick_device
-from mt4ssl_bench.downstream.config import rates
 from mt4ssl_bench.downstream.find_record import find_record
 from mt4ssl_bench.downstream.job import Job
 from mt4ssl_bench.downstream.plan import plan
 from mt4ssl_bench.downstream.task import LayerTask
-from mt4ssl_bench.encoders.kinds import check_trainable
+from mt4ssl_bench.encoders.kind import check_trainable
 from mt4ssl_bench.encoders.load import load_each
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import BenchError
@@ -47,7 +46,7 @@ class PlannedRow:
             if issubclass(self.job.kind, LayerTask):
                 return "to do: scores of every layer, without training"
             config = self.job.training
-            count = len(rates(config)) * len(config.seeds)
+            count = len(config.rates) * len(config.seeds)
             if config.mode == "frozen":
                 return f"to do: {config.steps} updates of {count} heads at once"
             hours = config.steps * config.accumulate * config.tune.batch_seconds / 3600
@@ -159,7 +158,7 @@ def _add_training(made: Estimate, model: Upstream, job: Job) -> None:
     """Add the disk for a row: checkpoints (two while one replaces another), and its model."""
     if issubclass(job.kind, LayerTask):
         return
-    trials = len(rates(job.training)) * len(job.training.seeds)
+    trials = len(job.training.rates) * len(job.training.seeds)
     if job.config.mode == "finetune":
         weights = torch.empty(model.parameters, device="meta")
         kept = 4 * model.parameters

@@ -14,10 +14,10 @@ from mt4ssl_bench.device import pick_device
 from mt4ssl_bench.downstream.clock import Clock
 from mt4ssl_bench.downstream.layers.score_task import score_task
 from mt4ssl_bench.downstream.plan import plan
-from mt4ssl_bench.downstream.reference_checks import check_references
+from mt4ssl_bench.downstream.reference_checks import check_fold, check_references
 from mt4ssl_bench.downstream.rows import Outcome, Row, Rows
 from mt4ssl_bench.downstream.task import LayerTask
-from mt4ssl_bench.downstream.training.finetune import train_finetuned
+from mt4ssl_bench.downstream.training.finetune_rates import train_finetuned
 from mt4ssl_bench.downstream.training.frozen import train_frozen
 from mt4ssl_bench.downstream.write_record import write_layers, write_record
 from mt4ssl_bench.encoders.protocol import Upstream
@@ -79,7 +79,8 @@ def _compute(row: Row, model: Upstream, *, device: str, store: Path, out: Path) 
     folds, counts = job.folds(), Counter[str]()
     for fold in folds:
         counts.update({f"{role}_utterances": len(cuts) for role, cuts in fold.cuts.items()})
-        counts.update(check_references(job, fold.task, fold.cuts))
+        counts.update(check_fold(job, fold) if fold.name else {})
+        counts.update(check_references(job, fold.task, fold.cuts, fold.name))
     if job.config.mode == "finetune":
         trained = train_finetuned(
             model, job, folds[0], folder=row.folder, device=device, clock=clock

@@ -65,10 +65,11 @@ class Job:
         With folds, each role has a part of all.
         """
         own = {name: self.kind.splits + name for name in ROLES}
-        found = {name: own[name] if own[name] in self.corpus.info.splits else name for name in own}
+        there = self.corpus.info.splits
+        splits = {name: split if split in there else name for name, split in own.items()}
         if self.kind.folds:
-            return [split for split in found.values() if split in self.corpus.info.splits]
-        return [found[role]]
+            return [split for split in splits.values() if split in there]
+        return [splits[role]]
 
     def split(self, role: str) -> str:
         """Return the name of splits(), for messages and stores."""
@@ -153,6 +154,6 @@ def sample(cuts: Iterable[Cut], limit: int | None) -> list[Cut]:
     return random.Random(0).sample(cuts, limit)  # noqa: S311
 
 
-def named(names: Sequence[str]) -> str:
+def named(names: Sequence[str], count: int = NAMED) -> str:
     """Return the first few names, for a message."""
-    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")

@@ -1,6 +1,7 @@
 """Planning: task recipes by name, checked against the corpus before any computation starts."""
 
 import logging
+import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -9,15 +10,13 @@ from mt4ssl_bench.config import Gone, check_all_bounds, load, read_recipe, recip
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cut import field_of, is_silent
 from mt4ssl_bench.downstream.config import BaseConfig, TaskConfig
-from mt4ssl_bench.downstream.job import Job, named
-from mt4ssl_bench.downstream.task import TASKS, LayerTask, Task
+from mt4ssl_bench.downstream.job import ROLES, Job, named
+from mt4ssl_bench.downstream.task import TASKS, LayerTask, Task, task_named
 from mt4ssl_bench.errors import ConfigError, CorpusError
 from mt4ssl_bench.registry import hint
 from mt4ssl_bench.settings import keys_of, read_by
 
 SPOKEN = {"text", "phones"}  # fields that are empty where nobody speaks
-# a task's name means SUPERB's full recipe from here on, and its tiny part below
-FULL_HOURS = 50.0
 GONE: Gone = {
     "pronunciations": (
         "first",
@@ -53,10 +52,20 @@ def plan(name: str, corpus: Corpus, overrides: Sequence[str] = (), limit: int | 
 
 def recipe_for(name: str, corpus: Corpus) -> str:
     """Return the recipe that a task's name means on this corpus; another name is a recipe's."""
-    train = corpus.info.splits.get("train")
-    small = train is None or train.hours < FULL_HOURS
+    if name not in recipe_names():
+        name = task_named(name)
     tiny = f"{name}_tiny"
-    return tiny if name in set(TASKS) and small and tiny in recipe_names() else name
+    if name not in set(TASKS) or tiny not in recipe_names():
+        return name
+    kind, splits = TASKS.get(name), corpus.info.splits
+    roles = ROLES if kind.folds else ("train",)
+    hours = sum(splits[role].hours for role in roles if role in splits)
+    recipe = name if hours >= kind.full_hours else tiny
+    LOGGER.info(
+        "task %s: recipe %s for %.2f h of training audio; %s is taken from %g h on",
+        *(name, recipe, hours, name, kind.full_hours),
+    )
+    return recipe
 
 
 def load_config(recipe: str, overrides: Sequence[str] = ()) -> BaseConfig:
@@ -66,12 +75,18 @@ def load_config(recipe: str, overrides: Sequence[str] = ()) -> BaseConfig:
         ConfigError: For a wrong key, a value out of its bound, or a file that is missing.
     """
     if not recipe.endswith((".yaml", ".yml")) and recipe not in recipe_names():
-        raise ConfigError(f"unknown task '{recipe}'; {hint(recipe, _task_names())}")
+        if recipe in set(TASKS):
+            TASKS.get(recipe)  # raises if it cannot be used
+            raise ConfigError(
+                f"task '{recipe}': has no recipe; expected {recipe}.yaml in recipes/tasks or in a "
+                "package of the entry points mt4ssl_bench.recipes, or the path of one"
+            )
+        raise ConfigError(f"unknown task '{recipe}'; {hint(recipe, _task_recipes())}")
     task = str(read_recipe(recipe).get("task", ""))
     if not task:
         raise ConfigError(
             f"recipe {recipe}: no task's recipe, it has no key 'task'; expected one of "
-            f"{', '.join(sorted(_task_names()))}"
+            f"{', '.join(_task_recipes())}"
         )
     kind = TASKS.get(task).Config
     config = load(kind, recipe, overrides, gone=GONE, elsewhere=partial(_elsewhere, task))
@@ -79,8 +94,8 @@ def load_config(recipe: str, overrides: Sequence[str] = ()) -> BaseConfig:
         raise ConfigError(f"task={config.task}: recipe {recipe} is of '{task}'; choose by --task")
     check_all_bounds(config)
     if isinstance(config, TaskConfig):
-        _check_seeds(config)
-    settings = config.settings()  # raises for bad rates and missing files
+        _check_rates_and_seeds(config)
+    settings = config.settings()  # raises for missing files
     unread = {*read_by(config, "frozen"), *read_by(config, "finetune")} - settings.keys()
     if idle := [key for key in overrides if key.partition("=")[0].strip() in unread]:
         LOGGER.warning(
@@ -92,15 +107,20 @@ def load_config(recipe: str, overrides: Sequence[str] = ()) -> BaseConfig:
     return config
 
 
-def _check_seeds(config: TaskConfig) -> None:
-    if not config.seeds or len(set(config.seeds)) < len(config.seeds) or min(config.seeds) < 0:
+def _check_rates_and_seeds(config: TaskConfig) -> None:
+    rates, seeds = config.rates, config.seeds
+    if not rates:
         raise ConfigError(
-            f"seeds={list(config.seeds)}: expected one or several different numbers from 0"
+            "sweep=none: then lr must name the one learning rate, for example lr=1e-2"
         )
+    if not all(0 < rate < math.inf for rate in rates) or len(set(rates)) < len(rates):
+        raise ConfigError(f"sweep={list(rates)}: expected different learning rates above 0")
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise ConfigError(f"seeds={list(seeds)}: expected one or several different numbers from 0")
 
 
-def _task_names() -> set[str]:
-    return {*TASKS, *(name for name in recipe_names() if "task" in read_recipe(name))}
+def _task_recipes() -> list[str]:
+    return [name for name in recipe_names() if "task" in read_recipe(name)]
 
 
 def _elsewhere(task: str, key: str) -> str:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from mt4ssl_bench.data.cut import Cut, is_silent
-from mt4ssl_bench.downstream.job import Job, named
+from mt4ssl_bench.downstream.job import Fold, Job, named
 from mt4ssl_bench.downstream.task import Task
 from mt4ssl_bench.errors import CorpusError
 
@@ -13,19 +13,23 @@ LOGGER = logging.getLogger(__name__)
 LISTED = 20  # unknown units in a warning
 
 
-def check_references(job: Job, task: Task, cuts: Mapping[str, Sequence[Cut]]) -> dict[str, int]:
+def check_references(
+    job: Job, task: Task, cuts: Mapping[str, Sequence[Cut]], fold: str = ""
+) -> dict[str, int]:
     """Count silent utterances and units not seen in training, for the record; warn of both.
 
-    Words that are recognized in a silent utterance of valid or test count as insertions.
+    Words that are recognized in a silent utterance of valid or test count as insertions. `fold` is
+    the name of the fold, for messages.
 
     Raises:
         CorpusError: If a reference is empty although somebody speaks, if a split has no reference
             that is not empty, or if a split has no unit that is seen in training.
     """
     counts = {}
-    where = f"corpus {job.corpus.root}: task '{task.name}'"
     for role, spoken in cuts.items():
-        split, empty = job.split(role), [cut for cut in spoken if not task.reference(cut).strip()]
+        where = _where(job, task)
+        split = f"{role} of fold {fold}" if fold else job.split(role)
+        empty = [cut for cut in spoken if not task.reference(cut).strip()]
         if len(empty) == len(spoken):
             raise CorpusError(
                 f"{where}: no utterance of split '{split}' has a reference: all {len(spoken)} are "
@@ -39,62 +43,81 @@ def check_references(job: Job, task: Task, cuts: Mapping[str, Sequence[Cut]]) ->
             )
         if empty:
             counts[f"{role}_silent_utterances"] = len(empty)
+            effect = "words in them count as insertions"
             LOGGER.warning(
                 "%s: nobody speaks in %d of %d utterances of split '%s': %s (%s)",
                 *(job.recipe, len(empty), len(spoken), split),
-                "left out of training" if role == "train" else "words in them count as insertions",
+                "left out of training" if role == "train" else effect,
                 named([cut.id for cut in empty]),
             )
-        if role != "train" and (unknown := _unknown_units(task, spoken, job.recipe, split, where)):
+        if role != "train" and (unknown := _unknown_units(job, task, spoken, split)):
             counts[f"{role}_unknown_units"] = unknown
     return counts
 
 
-def _unknown_units(task: Task, cuts: Sequence[Cut], recipe: str, split: str, where: str) -> int:
+def _unknown_units(job: Job, task: Task, cuts: Sequence[Cut], split: str) -> int:
     """Return the number of units of a split that are not seen in training, with repetitions."""
     units = Counter(unit for cut in cuts for unit in task.units_in(cut))
     unknown = Counter({unit: count for unit, count in units.items() if not task.knows(unit)})
     if unknown == units:
         raise CorpusError(
-            f"{where}: nothing of split '{split}' is in the training split "
+            f"{_where(job, task)}: nothing of split '{split}' is in the training split "
             f"({named(list(units))} in {len(cuts)} utterances); both must share what is to be "
             "recognized"
         )
     if unknown:
-        listed = [f"{unit!r} {count}" for unit, count in unknown.most_common(LISTED)]
+        listed = named([f"{unit!r} {count}" for unit, count in unknown.most_common()], LISTED)
         LOGGER.warning(
             "%s: %d units of split '%s' are not seen in training and count as errors (%d times): "
-            "%s%s",
-            *(recipe, len(unknown), split, unknown.total(), ", ".join(listed)),
-            ", ..." if len(unknown) > LISTED else "",
+            "%s",
+            *(job.recipe, len(unknown), split, unknown.total(), listed),
         )
     return unknown.total()
 
 
-def learnable(
-    job: Job, task: Task, cuts: Sequence[Cut], frame_counts: Mapping[str, int]
-) -> tuple[list[Cut], int]:
-    """Return the training cuts whose targets fit into their frames; count and name the others.
+def check_fold(job: Job, fold: Fold) -> dict[str, int]:
+    """Count the classes of training that a fold's test lacks, for the record; warn of them.
+
+    Raises:
+        CorpusError: If a fold leaves nothing to train, to validate or to choose between.
+    """
+    units = {
+        role: {unit for cut in cuts for unit in fold.task.units_in(cut)}
+        for role, cuts in fold.cuts.items()
+    }
+    if len(units["train"]) < 2 or not units["valid"]:
+        raise CorpusError(
+            f"corpus {job.corpus.root}: task '{fold.task.name}': fold {fold.name} leaves "
+            f"{len(fold.cuts['train'])} utterances with {len(units['train'])} classes "
+            f"({named(sorted(units['train']))}) for training and {len(fold.cuts['valid'])} for "
+            "validation; expected two classes or more, and one utterance"
+        )
+    lacking = sorted(units["train"] - units["test"])
+    if lacking:
+        LOGGER.warning(
+            "%s: test of fold %s lacks %d of %d classes, which its accuracy does not measure: %s",
+            *(job.recipe, fold.name, len(lacking), len(units["train"]), named(lacking)),
+        )
+    return {"fold_lacks_classes": len(lacking)} if lacking else {}
+
+
+def learnable(job: Job, fold: Fold, frame_counts: Mapping[str, int]) -> tuple[list[Cut], int]:
+    """Return the training cuts whose targets fit into their frames, and how many do not.
 
     CTC has no gradient for an impossible alignment. Silent utterances are left out, too: CTC's loss
     is divided by the target's length. Both kinds are still scored in test.
 
-    Args:
-        job: For messages.
-        task: The task.
-        cuts: Of the training split.
-        frame_counts: Frames by utterance id.
-
     Raises:
         CorpusError: If none is left.
     """
-    cuts = [cut for cut in cuts if task.reference(cut).strip()]
+    task = fold.task
+    cuts = [cut for cut in fold.cuts["train"] if task.reference(cut).strip()]
     short = {cut.id for cut in cuts if frame_counts[cut.id] < task.frames_needed(cut)}
     if len(short) == len(cuts):
         raise CorpusError(
-            f"corpus {job.corpus.root}: task '{task.name}': every target of split "
-            f"'{job.split('train')}' is longer than the upstream's frames ({len(cuts)} utterances: "
-            f"{named(sorted(short))}); do texts and audio belong together?"
+            f"{_where(job, task)}: every target of split '{job.split('train')}' is longer than the "
+            f"upstream's frames ({len(cuts)} utterances: {named(sorted(short))}); do texts and "
+            "audio belong together?"
         )
     if short:
         LOGGER.warning(
@@ -103,3 +126,7 @@ def learnable(
             *(job.recipe, len(short), len(cuts), named(sorted(short))),
         )
     return [cut for cut in cuts if cut.id not in short], len(short)
+
+
+def _where(job: Job, task: Task) -> str:
+    return f"corpus {job.corpus.root}: task '{task.name}'"

@@ -6,12 +6,14 @@ Shapes: B batch, T frames, L hidden states, D dimension, V outputs.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pkgutil import iter_modules
 from typing import ClassVar
 
 from torch import Tensor, nn
 
 from mt4ssl_bench.data.cut import Cut, field_of, labels_of, speaker_of
 from mt4ssl_bench.data.effects import Effect
+from mt4ssl_bench.downstream import tasks
 from mt4ssl_bench.downstream.config import BaseConfig, TaskConfig
 from mt4ssl_bench.features.file import FeatureSet
 from mt4ssl_bench.registry import Registry
@@ -52,6 +54,9 @@ class BaseTask(ABC):
 
     Attributes:
         name: Of the task, in commands and records.
+        superb: SUPERB's abbreviation, which commands take too, in any case.
+        full_hours: Training audio, with folds the audio of all, from which on the task's name means
+            its full recipe; below, its tiny part.
         version: Raised by a change that affects scores.
         metrics: Names in METRICS, or metrics of the task's own. The first selects the learning
             rate and ranks.
@@ -65,6 +70,8 @@ class BaseTask(ABC):
     """
 
     name: ClassVar[str]
+    superb: ClassVar[str] = ""
+    full_hours: ClassVar[float] = 50.0
     version: ClassVar[int] = 1
     metrics: ClassVar[tuple[str | Metric, ...]]
     reads: ClassVar[tuple[str, ...]]
@@ -200,10 +207,7 @@ class Task(BaseTask):
         return self.loss(logits, lengths, targets).sum()
 
     def hold_out(self, cuts: Sequence[Cut]) -> tuple[list[Cut], list[Cut]]:
-        """Return the training and the validation cuts of the utterances that a fold does not test.
-
-        A task with folds must have it.
-        """
+        """Return the training and the validation cuts of what a fold does not test."""
         raise NotImplementedError(f"task '{self.name}' has folds and no hold_out()")
 
     @abstractmethod
@@ -235,26 +239,26 @@ class Task(BaseTask):
 
     def answer_with_lm(
         self,
-        logits: Callable[[str], Iterable[Logits]],  # noqa: ARG002
+        logits: Callable[[str], Iterable[Logits]],  # noqa: ARG002 - of the split of a role
     ) -> WithLM | None:
-        """Return hypotheses on test with the language model of the recipe; None without one.
-
-        Args:
-            logits: From the role of a split to its logits.
-        """
+        """Return hypotheses on test by the recipe's language model; None without one."""
         return None
 
 
 TASKS: Registry[type[BaseTask]] = Registry(
     "task",
     {
-        "abx": "mt4ssl_bench.downstream.tasks.abx:ABX",
-        "abx_speaker": "mt4ssl_bench.downstream.tasks.abx:SpeakerABX",
-        "abx_word": "mt4ssl_bench.downstream.tasks.abx:WordABX",
-        "asr": "mt4ssl_bench.downstream.tasks.asr:ASR",
-        "phoneme": "mt4ssl_bench.downstream.tasks.phoneme:Phoneme",
-        "speaker": "mt4ssl_bench.downstream.tasks.speaker:Speaker",
+        module.name: f"{tasks.__name__}.{module.name}:TASK"
+        for module in iter_modules(tasks.__path__)
     },
     group="mt4ssl_bench.tasks",
     base=BaseTask,
 )
+
+
+def task_named(name: str) -> str:
+    """Return the name of the task that SUPERB abbreviates so; any other name as it is."""
+    if name in set(TASKS):
+        return name
+    short = name.casefold()
+    return next((task for task, kind in TASKS.items() if short == kind.superb.casefold()), name)

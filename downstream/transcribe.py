@@ -22,7 +22,7 @@ from mt4ssl_bench.downstream.heads.ctc import CTCTask
 from mt4ssl_bench.downstream.training.finetuned_model import Tuned, TunedHead
 from mt4ssl_bench.downstream.training.saved_model import Stored, read_model, read_task
 from mt4ssl_bench.encoders.identity import is_of
-from mt4ssl_bench.encoders.kinds import rebuild
+from mt4ssl_bench.encoders.kind import rebuild
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import BenchError, CheckpointError, ConfigError, CorpusError

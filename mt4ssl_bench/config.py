@@ -329,13 +329,6 @@ def check_all_bounds(config: object, prefix: str = "") -> None:
             check_all_bounds(value, f"{prefix}{field.name}.")
 
 
-def check_bounds(config: object, bounds: Bounds) -> None:
-    """Raise ConfigError for the first value of a config dataclass that is out of its bound."""
-    for bound, keys in bounds.items():
-        for key in keys.split():
-            _check_bound(key, reduce(getattr, key.split("."), config), bound)
-
-
 def _check_bound(key: str, value: object, bound: Bound) -> None:
     expected, good = bound
     if not good(value):

@@ -29,7 +29,7 @@ SIDEWAYS = {("results", "data")}
 DOOR = {PACKAGE, f"{PACKAGE}.__main__"}  # names and addresses of what others call
 # where an address "module:name" may point up: it is resolved when somebody asks for it
 REGISTRIES = {
-    "encoders.kinds",
+    "encoders.kind",
     "downstream.task",
     "results.metrics",
 }
@@ -45,12 +45,12 @@ HOMES = {  # library -> the only modules that import it; "cli" is the whole room
         "corpora.sources.lhotse",
         "corpora.sources.timit",
     },
-    "s3prl": {"encoders.s3prl_model", "encoders.s3prl_programs"},
-    "transformers": {"encoders.hf_model"},
-    "huggingface_hub": {"encoders.hf_model", "encoders.s3prl_programs"},
+    "s3prl": {"encoders.kinds.s3prl", "encoders.s3prl_programs"},
+    "transformers": {"encoders.kinds.hf"},
+    "huggingface_hub": {"encoders.kinds.hf", "encoders.s3prl_programs"},
     "jiwer": {"results.metrics.error_rates"},
     "sklearn": {"clustering.kmeans"},
-    "sentencepiece": {"downstream.heads.units"},
+    "sentencepiece": {"downstream.heads.pieces"},
     "flashlight": {"downstream.heads.flashlight"},
     "soundfile": {
         "data.audio",
@@ -77,12 +77,12 @@ SCIENCE, ANY = 8_800, 420
 READ = (  # which these are
     "upstream/{config,frontend,kernels,encoder,masking,targets,model,batches,pretrain}",
     "downstream/{config,task,job,evaluate,write_record,reference_checks}",
-    "downstream/heads/{linear,pooled,recurrent,weighted_sum,run_heads}",
+    "downstream/heads/{linear,recurrent,weighted_sum,run_heads}",
     "downstream/heads/{ctc,labels,units,beam_search,spec_augment}",
     "downstream/training/{frozen,sweep,choose_rate,finetune,audio_batches,finetuned_model}",
     "downstream/tasks/{asr,phoneme,speaker}",
     "mt4ssl_bench/training/{fit,optim,distributed,averages,graceful_stop}",
-    "mt4ssl_bench/data/{audio,corpus,cuts,labels,epoch_order,batches,frame_grid,lexicon}",
+    "mt4ssl_bench/data/{audio,corpus,cut,cuts,labels,epoch_order,batches,frame_grid,lexicon}",
     "mt4ssl_bench/encoders/protocol",
     "mt4ssl_bench/features/{forward_pass,file,mfcc,units}",
     "mt4ssl_bench/clustering/kmeans",

@@ -227,7 +227,7 @@ def test_a_file_may_be_based_on_a_part_and_its_own_parts_do_not_disturb_it(tmp_p
     assert read_recipe(recipe) == read_recipe("asr_finetune_tiny") | {"steps": 7}
 
 
-EMOTION = """
+TEMPER = """
 about: emotions of a package that is not this one
 task: speaker
 steps: 30
@@ -258,17 +258,17 @@ def run(site: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_another_package_adds_recipes_with_their_parts(tmp_path: Path) -> None:
-    install(tmp_path, "plug_a", emotion=EMOTION)
+    install(tmp_path, "plug_a", temper=TEMPER)
     listed = run(tmp_path, "-m", "mt4ssl_bench", "list", "tasks").stdout
     for name in (
-        "emotion",
-        "emotion_tiny",
-        "emotion_finetune",
-        "emotion_finetune_tiny",
+        "temper",
+        "temper_tiny",
+        "temper_finetune",
+        "temper_finetune_tiny",
         "asr_tiny",
     ):
         assert f"  {name} " in listed
-    names = ["emotion", "emotion_tiny", "emotion_finetune", "emotion_finetune_tiny"]
+    names = ["temper", "temper_tiny", "temper_finetune", "temper_finetune_tiny"]
     code = f"""
 import json
 from mt4ssl_bench.config import read_recipe
@@ -282,30 +282,30 @@ print(json.dumps([read_recipe(name) for name in {names}]))
 
 
 def test_an_error_names_file_part_and_key(tmp_path: Path) -> None:
-    install(tmp_path, "plug_b", emotion=EMOTION.replace("steps: 3,", "stepz: 3,"))
-    code = "from mt4ssl_bench.downstream.plan import load_config; load_config('emotion_tiny')"
+    install(tmp_path, "plug_b", temper=TEMPER.replace("steps: 3,", "stepz: 3,"))
+    code = "from mt4ssl_bench.downstream.plan import load_config; load_config('temper_tiny')"
     said = run(tmp_path, "-c", code).stderr.splitlines()[-1]
-    file = tmp_path / "plug_b" / "tasks" / "emotion.yaml"
+    file = tmp_path / "plug_b" / "tasks" / "temper.yaml"
     assert said.endswith(
-        f"recipe emotion_tiny ({file}, part tiny): unknown key 'stepz'; did you mean steps, "
+        f"recipe temper_tiny ({file}, part tiny): unknown key 'stepz'; did you mean steps, "
         "sweep, store?"
     )
 
 
 def test_a_recipe_that_cannot_be_used_costs_one_line_and_its_names_only(tmp_path: Path) -> None:
-    install(tmp_path, "plug_c", emotion=EMOTION, broken="a: [", asr_tiny="task: asr", odd="tiny: 3")
-    install(tmp_path, "plug_d", emotion="about: that name again\ntask: asr")
+    install(tmp_path, "plug_c", temper=TEMPER, broken="a: [", asr_tiny="task: asr", odd="tiny: 3")
+    install(tmp_path, "plug_d", temper="about: that name again\ntask: asr")
     done = run(tmp_path, "-m", "mt4ssl_bench", "list", "tasks")
     lines = [line for line in done.stderr.splitlines() if line]
     folder = tmp_path / "plug_c" / "tasks"
     assert done.returncode == 0
-    assert "  emotion_tiny " in done.stdout
+    assert "  temper_tiny " in done.stdout
     shown = " ".join(lines)
     for text in (
         f"left out: recipe broken ({folder}/broken.yaml): not valid YAML",
         f"left out: recipe odd ({folder}/odd.yaml): part 'tiny': expected keys and values, got '3'",
         f"recipe asr_tiny ({folder}/asr_tiny.yaml): not used, recipe asr_tiny (",
-        "plug_d/tasks/emotion.yaml): not used, recipe emotion (",
+        "plug_d/tasks/temper.yaml): not used, recipe temper (",
     ):
         assert text in shown, shown
     assert read_recipe("asr_tiny")["steps"] == 500

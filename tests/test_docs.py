@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from builders import python
 from mt4ssl_bench.cli.app import app
 from mt4ssl_bench.config import recipe_names
 
@@ -85,3 +86,13 @@ def test_commands_and_options_exist(page: Path) -> None:
 
 def test_pages_with_commands_are_found() -> None:
     assert sum(len(list(commands(page))) for page in PAGES) > 30
+
+
+def test_tables_of_the_registries_are_up_to_date() -> None:
+    code = (
+        "import runpy, sys; tables = runpy.run_path(sys.argv[1]); "
+        "print([p.name for p in tables['DOCS'].rglob('*.md') "
+        "if tables['filled'](p.read_text('utf-8')) != p.read_text('utf-8')])"
+    )
+    stale = python(code, ROOT / "docs" / "write_tables.py")  # in a process without test plug-ins
+    assert stale == "[]\n", "run: python docs/write_tables.py"

@@ -5,6 +5,7 @@ each, and the whole journey works with them.
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,8 @@ def test_the_whole_journey_works_with_what_another_package_adds(site: str, tmp_p
     listed = do("list")
     assert "dialect_tiny" in listed
     assert "bands:40" in listed
+    assert "codes" in listed
+    assert "UAR, %, higher is better" in listed
     assert "words in two dialects" in do("list", "corpora")
     assert "--held-out" in do("prepare", "dialects", "--help")
 
@@ -111,3 +114,49 @@ def test_the_docs_show_the_files_of_that_package(name: str) -> None:
     code = (PACKAGE / "toy_bench" / f"{name}.py").read_text(encoding="utf-8")
     assert code in re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), flags=re.DOTALL)
     assert code.count("\n") <= 40
+
+
+def test_inside_the_repository_each_addition_is_one_file_and_a_task_two(tmp_path: Path) -> None:
+    for folder in ("upstream", "downstream", "recipes"):
+        shutil.copytree(ROOT / folder, tmp_path / "mt4ssl_bench" / folder)
+    shutil.copytree(ROOT / "mt4ssl_bench", tmp_path / "mt4ssl_bench", dirs_exist_ok=True)
+    copy, added = tmp_path / "mt4ssl_bench", PACKAGE / "toy_bench"
+    before = contents(copy)
+
+    shutil.copy(added / "recipes" / "dialect.yaml", copy / "recipes" / "tasks")
+    for source, place, ending in (
+        ("task", "downstream/tasks/dialect.py", "\nTASK = Dialect\n"),
+        ("source", "corpora/sources/dialects.py", ""),
+        ("metric", "results/metrics/average_recall.py", ""),
+        ("encoder", "encoders/kinds/bands.py", "\nKIND = BANDS\n"),
+    ):
+        (copy / place).write_text((added / f"{source}.py").read_text() + ending)
+    targets = copy / "upstream" / "targets.py"
+    own = (added / "target.py").read_text().replace("from mt4ssl_bench.upstream.targets", "#")
+    line = '"codes": f"{__name__}:RandomCodes",'
+    text, registry = targets.read_text().rsplit("TARGETS: Registry", 1)
+    registry = registry.replace("\n    {\n", f"\n    {{\n        {line}\n", 1)
+    assert line in registry
+    targets.write_text(f"{text}\n{own}\n\nTARGETS: Registry{registry}")
+
+    changed = {name for name, digest in contents(copy).items() if before.get(name) != digest}
+    assert changed == {
+        "recipes/tasks/dialect.yaml",
+        "downstream/tasks/dialect.py",
+        "corpora/sources/dialects.py",
+        "results/metrics/average_recall.py",
+        "encoders/kinds/bands.py",
+        "upstream/targets.py",
+    }
+    listed = run("list", PYTHONPATH=str(tmp_path), PYTHONSAFEPATH="1").stdout
+    for name in ("dialect_tiny", "words in two dialects", "UAR, %", "bands:40", "codes"):
+        assert name in listed
+
+
+def contents(folder: Path) -> dict[str, int]:
+    """The content of every file below a folder."""
+    return {
+        file.relative_to(folder).as_posix(): hash(file.read_bytes())
+        for file in folder.rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
+    }

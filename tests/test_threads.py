@@ -14,7 +14,7 @@ from mt4ssl_bench import threads
 from mt4ssl_bench.downstream.config import RecurrentHeadConfig
 from mt4ssl_bench.downstream.heads.linear import LinearHead
 from mt4ssl_bench.downstream.heads.recurrent import RecurrentHead
-from mt4ssl_bench.downstream.heads.run_heads import serial
+from mt4ssl_bench.downstream.heads.side_by_side import serial
 
 WAITING = {"GOMP_SPINCOUNT": threads.SPINS, "KMP_BLOCKTIME": threads.BLOCKTIME}
 

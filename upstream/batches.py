@@ -3,7 +3,6 @@
 Shapes: B batch, N samples, T frames.
 """
 
-import hashlib
 import itertools
 import logging
 from collections.abc import Iterator, Sequence
@@ -17,10 +16,12 @@ from torch import Tensor
 
 from mt4ssl_bench.config import NOT_NEGATIVE, POSITIVE, Bounds
 from mt4ssl_bench.data import audio
+from mt4ssl_bench.data.audio_cache import AudioCache
 from mt4ssl_bench.data.batches import Batches, Stream, pad
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.data.cuts import Joined
+from mt4ssl_bench.data.draw import draw
 from mt4ssl_bench.data.frame_grid import STRIDE, frame_count
 from mt4ssl_bench.data.labels import CarriedLabels, LabelStore
 from mt4ssl_bench.errors import CorpusError
@@ -106,8 +107,12 @@ class PretrainData:
             audio.require_some_unchanged(self.cuts)
         self.seconds = float(self.cuts.durations.sum())
         self.unreadable: dict[str, str] = {}  # utterance id -> reason
-        self._cache: dict[str, NDArray[np.float32]] = {}
-        self._cached = config.workers == 0 and self.seconds <= config.cache_hours * 3600
+        self._read = AudioCache(
+            self._whole,
+            seconds=self.seconds,
+            hours=config.cache_hours,
+            workers=config.workers,
+        )
         self._batches = Batches(
             self.cuts,
             self.make,
@@ -162,9 +167,9 @@ class PretrainData:
 
     def _substitutes(self, name: str) -> Iterator[Crop]:
         """Yield TRIES utterances from a place in the corpus that depends only on `name`."""
-        digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+        first = draw(name)
         for place in range(TRIES):
-            yield self._crop(self.cuts[(int.from_bytes(digest) + place) % len(self.cuts)], 0)
+            yield self._crop(self.cuts[(first + place) % len(self.cuts)], 0)
 
     def _sample(self, cut: Cut, first: int) -> Sample:
         """Return the cut's audio (N,) and labels (T,) from frame `first` on."""
@@ -194,16 +199,9 @@ class PretrainData:
         if cut.duration <= self.config.max_seconds or not self.shuffle:
             return cut, 0
         room = int((cut.duration - self.config.max_seconds) * audio.RATE) // STRIDE
-        drawn = hashlib.blake2b(f"{self.seed} {epoch} {cut.id}".encode(), digest_size=8).digest()
-        return cut, int.from_bytes(drawn) % (room + 1)
+        return cut, draw(self.seed, epoch, cut.id) % (room + 1)
 
-    def _read(self, cut: Cut) -> NDArray[np.float32]:
+    def _whole(self, cut: Cut) -> NDArray[np.float32]:
         """Return the whole utterance (N,): its normalization is over all of it, not over a crop."""
-        samples = self._cache.get(cut.id)
-        if samples is None:
-            samples = audio.read(cut)
-            if self.normalized:
-                samples = normalize(torch.from_numpy(samples)).numpy()
-            if self._cached:
-                self._cache[cut.id] = samples
-        return samples
+        samples = audio.read(cut)
+        return normalize(torch.from_numpy(samples)).numpy() if self.normalized else samples

@@ -13,8 +13,8 @@ from mt4ssl_bench.data.audio import RATE
 from mt4ssl_bench.data.download import DownloadError
 from mt4ssl_bench.data.download import download as download_file
 from mt4ssl_bench.data.frame_grid import STRIDE
+from mt4ssl_bench.encoders.kinds.s3prl import s3prl_hub
 from mt4ssl_bench.encoders.protocol import Upstream
-from mt4ssl_bench.encoders.s3prl_model import s3prl_hub
 from mt4ssl_bench.errors import CheckpointError, UpstreamError
 from mt4ssl_bench.upstream.checkpoints.checkpoint_file import read_model
 from mt4ssl_bench.upstream.checkpoints.encoder_adapter import _load, hidden_states, load_checkpoint

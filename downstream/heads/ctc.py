@@ -5,6 +5,7 @@ Shapes: B batch, T frames, V outputs, S units.
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import ClassVar, cast
 
 import torch
@@ -77,13 +78,11 @@ class CTCTask(Task):
         if self.config.decode.tune:
             batches = [(cuts, values.cpu(), lengths) for cuts, values, lengths in logits("valid")]
             cuts = [cut for batch, _, _ in batches for cut in batch]
-            pairs = [(values, lengths) for _, values, lengths in batches]
-            decoder = tuned(decoder, pairs, lambda texts: self.measure(cuts, texts))
-        texts = [
-            text
-            for _, values, lengths in logits("test")
-            for text in decoder.decode(values, lengths)
-        ]
+            errors = partial(self.measure, cuts)
+            decoder = tuned(decoder, [(values, lengths) for _, values, lengths in batches], errors)
+        texts: list[str] = []
+        for _, values, lengths in logits("test"):
+            texts += decoder.decode(values, lengths)
         return WithLM(hypotheses=texts, weights=decoder.weights)
 
     def target(self, cut: Cut) -> Tensor:
@@ -95,10 +94,7 @@ class CTCTask(Task):
         return bool(self.fitted.encode(unit))
 
     def frames_needed(self, cut: Cut) -> int:
-        """Return one frame per unit, and one per blank that must separate two equal units.
-
-        See Graves 2006, section 3.1.
-        """
+        """Return one frame per unit, and one between two equal ones (Graves 2006, section 3.1)."""
         target = self.target(cut)
         return len(target) + int((target[1:] == target[:-1]).sum())
 
@@ -119,9 +115,8 @@ class CTCTask(Task):
 
     def decode(self, logits: Tensor, lengths: Tensor) -> list[str]:
         """Return the best path of each row: argmax, repetitions collapsed, blanks dropped."""
-        best = logits.argmax(-1).cpu()
-        paths = [
-            row[:length].unique_consecutive()
-            for row, length in zip(best, lengths.tolist(), strict=True)
-        ]
-        return [self.fitted.decode(path[path != BLANK].tolist()) for path in paths]
+        texts = []
+        for row, length in zip(logits.argmax(-1).cpu(), lengths.tolist(), strict=True):
+            path = row[:length].unique_consecutive()
+            texts.append(self.fitted.decode(path[path != BLANK].tolist()))
+        return texts

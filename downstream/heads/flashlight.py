@@ -1,11 +1,13 @@
-"""flashlight-text with KenLM: loading it, its language models and word lists; the [lm] extra."""
+"""flashlight-text with KenLM, the [lm] extra: its language models, word lists and searches."""
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
-from mt4ssl_bench.downstream.config import DecodeConfig
+from mt4ssl_bench.downstream.config import DecodeConfig, WordDecodeConfig
+from mt4ssl_bench.downstream.heads.units import BLANK
 from mt4ssl_bench.errors import ConfigError, lines
 
 NO_WHEEL = (3, 13)  # the first Python without a wheel of flashlight-text
@@ -33,12 +35,13 @@ def flashlight() -> SimpleNamespace:
     return SimpleNamespace(**names, KenLM=KenLM, Dictionary=Dictionary)
 
 
-def load_lm(library: SimpleNamespace, file: str, entries: Sequence[str]) -> SimpleNamespace:
+def load_lm(file: str, entries: Sequence[str]) -> SimpleNamespace:
     """Return the KenLM model of a file, whose words are numbered by `entries`.
 
     Raises:
         ConfigError: If there is no such file, or it is no model.
     """
+    library = flashlight()
     if not Path(file).is_file():
         raise ConfigError(f"decode.lm={file}: no such file; expected a KenLM model, ARPA or binary")
     dictionary = library.Dictionary()
@@ -63,6 +66,69 @@ def read_words(file: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"decode.lexicon={file}: cannot be read ({error})") from None
     return sorted({row.split()[0].upper() for row in rows if row.strip()})
+
+
+def spell(
+    spellings: Sequence[Sequence[int]], lm: SimpleNamespace, *, outputs: int, boundary: int
+) -> SimpleNamespace:
+    """Return the prefix tree of words, each node with the best score below it.
+
+    Args:
+        spellings: The ids of every word, numbered as in `lm`.
+        lm: From load_lm().
+        outputs: The number of ids.
+        boundary: The id that ends every word.
+    """
+    library = flashlight()
+    trie: SimpleNamespace = library.Trie(outputs, boundary)
+    start = lm.start(False)  # noqa: FBT003 - the binding's signature
+    for number, ids in enumerate(spellings):
+        _, score = lm.score(start, number)
+        trie.insert([*ids, boundary], number, score)
+    trie.smear(library.SmearingMode.MAX)
+    return trie
+
+
+def build_search(
+    config: DecodeConfig,
+    lm: SimpleNamespace,
+    trie: SimpleNamespace | None,
+    *,
+    outputs: int,
+    boundary: int,
+) -> SimpleNamespace:
+    """Return flashlight's decoder.
+
+    Args:
+        config: Beam and weights.
+        lm: From load_lm().
+        trie: From spell(), to search over words; without one it is over outputs.
+        outputs: The number of ids.
+        boundary: The id that ends every word.
+    """
+    library = flashlight()
+    options = {
+        "beam_size": config.beam,
+        "beam_size_token": outputs,
+        "beam_threshold": config.threshold,
+        "lm_weight": config.lm_weight,
+        "sil_score": 0.0,
+        "log_add": False,
+        "criterion_type": library.CriterionType.CTC,
+    }
+    search: SimpleNamespace
+    if trie is not None and isinstance(config, WordDecodeConfig):
+        settings = library.LexiconDecoderOptions(
+            **options, word_score=config.word_score, unk_score=-math.inf
+        )
+        unknown, transitions, by_word = -1, list[float](), False  # no <unk>, no acoustic model
+        search = library.LexiconDecoder(
+            settings, trie, lm, boundary, BLANK, unknown, transitions, by_word
+        )
+    else:
+        settings = library.LexiconFreeDecoderOptions(**options)
+        search = library.LexiconFreeDecoder(settings, lm, boundary, BLANK, [])
+    return search
 
 
 def _no_decoder(python: tuple[int, int], error: ImportError) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mt4ssl_bench.config import AT_LEAST_1, NOT_NEGATIVE, Bounds
 from mt4ssl_bench.data.cut import Cut, field_of
 from mt4ssl_bench.downstream.config import TaskConfig
-from mt4ssl_bench.downstream.heads.pooled import PooledHead
+from mt4ssl_bench.downstream.heads.linear import PooledHead
 from mt4ssl_bench.downstream.task import Task
 from mt4ssl_bench.features.forward_pass import Crops
 from mt4ssl_bench.results.metrics import Metric
@@ -44,15 +44,11 @@ class LabelConfig(TaskConfig):
 class LabelTask(Task):
     """SUPERB's classification head, linear up to its mean over time: stored means are exact.
 
-    An answer is right if all its labels are. The loss is the sum of their cross entropies.
-
-    Attributes:
-        labels: Names of the labels, or "speaker".
-        folds: See Task. Each fold is tested by a head that is trained on the others, of which
-            hold_out() takes the validation utterances; the score is the mean of their accuracies.
+    An answer is right if all its labels are. With `folds` (see Task), each is tested by a head that
+    is trained on the others, and the score is the mean of their accuracies.
     """
 
-    labels: ClassVar[tuple[str, ...]]
+    labels: ClassVar[tuple[str, ...]]  # their names, or "speaker"
     metrics: ClassVar[tuple[str | Metric, ...]] = ("acc",)
     pooled: ClassVar[bool] = True
     Config: ClassVar[type[TaskConfig]] = LabelConfig
@@ -65,20 +61,22 @@ class LabelTask(Task):
         if cls.folds and "metrics" not in vars(cls):
             cls.metrics = ("fold_acc",)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The labels; a task whose config names them overrides this and fields()."""
+        return self.labels
+
     def unlearnable(self, cuts: Iterable[Cut]) -> str:
         """See Task.unlearnable."""
-        values: dict[str, set[str]] = {name: set() for name in self.reads}
-        for cut in cuts:
-            for name, seen in values.items():
-                seen.add(field_of(cut, name))
-            if all(len(seen) > 1 for seen in values.values()):
-                return ""
-        name = min(values, key=lambda name: len(values[name]))
-        return f"needs two {name}s, and has only '{', '.join(values[name])}' in the utterances"
+        cuts = list(cuts)
+        for name in self.fields(self.config):
+            if len(values := {field_of(cut, name) for cut in cuts}) < 2:
+                return f"needs two {name}s, and has only '{''.join(values)}' in the utterances"
+        return ""
 
     def fit_units(self, cuts: Sequence[Cut]) -> None:
-        """Take the values of each label from the training split."""
-        self.values = {name: sorted({field_of(cut, name) for cut in cuts}) for name in self.labels}
+        """See Task.fit_units: the values of each label."""
+        self.values = {name: sorted({field_of(cut, name) for cut in cuts}) for name in self.names}
 
     @property
     def outputs(self) -> int:
@@ -91,7 +89,7 @@ class LabelTask(Task):
 
     def restore(self, state: Mapping[str, Json]) -> None:
         """See Task.restore."""
-        self.values = {name: list(cast("list[str]", state[f"{name}s"])) for name in self.labels}
+        self.values = {name: list(cast("list[str]", state[f"{name}s"])) for name in self.names}
 
     def head(self, num_layers: int, dim: int) -> nn.Module:
         """Return a PooledHead."""
@@ -99,29 +97,24 @@ class LabelTask(Task):
 
     def reference(self, cut: Cut) -> str:
         """Return the cut's labels, joined."""
-        return JOINT.join(field_of(cut, name) for name in self.labels)
+        return JOINT.join(field_of(cut, name) for name in self.names)
 
     def units_in(self, cut: Cut) -> list[str]:
         """Return the cut's labels."""
-        return [self._unit(name, field_of(cut, name)) for name in self.labels]
+        return [self._unit(name, field_of(cut, name)) for name in self.names]
 
     def knows(self, unit: str) -> bool:
         """See Task.knows."""
         return any(unit == self._unit(k, value) for k, v in self.values.items() for value in v)
 
     def _unit(self, name: str, value: str) -> str:
-        return value if len(self.labels) == 1 else f"{name}={value}"
+        return value if len(self.names) == 1 else f"{name}={value}"
 
     def target(self, cut: Cut) -> Tensor:
         """Return the numbers of the cut's labels (K,)."""
-        return torch.tensor([self.values[name].index(field_of(cut, name)) for name in self.labels])
+        return torch.tensor([self.values[name].index(field_of(cut, name)) for name in self.names])
 
-    def loss(
-        self,
-        logits: Tensor,
-        lengths: Tensor,  # noqa: ARG002
-        targets: list[Tensor],
-    ) -> Tensor:
+    def loss(self, logits: Tensor, lengths: Tensor, targets: list[Tensor]) -> Tensor:
         """Return the sum of the labels' cross entropies for each row (B,)."""
         ids = torch.stack(targets).to(logits.device)  # (B, K)
         losses = [
@@ -130,23 +123,19 @@ class LabelTask(Task):
         ]
         return torch.stack(losses).sum(0)
 
-    def decode(self, logits: Tensor, lengths: Tensor) -> list[str]:  # noqa: ARG002
+    def decode(self, logits: Tensor, lengths: Tensor) -> list[str]:
         """Return the most likely value of each label, joined, for each row."""
-        columns = [
-            [values[number] for number in block.argmax(-1).tolist()]
-            for values, block in zip(self.values.values(), self._blocks(logits), strict=True)
+        best = torch.stack([block.argmax(-1) for block in self._blocks(logits)], dim=1)  # (B, K)
+        return [
+            JOINT.join(values[n] for values, n in zip(self.values.values(), row, strict=True))
+            for row in best.tolist()
         ]
-        return [JOINT.join(row) for row in zip(*columns, strict=True)]
 
     def _blocks(self, logits: Tensor) -> Sequence[Tensor]:
         return torch.split(logits, [len(values) for values in self.values.values()], dim=-1)
 
     def hold_out(self, cuts: Sequence[Cut]) -> tuple[list[Cut], list[Cut]]:
-        """Return the training and the validation utterances of what a fold does not test.
-
-        The default is s3prl's for IEMOCAP: a random fifth of the utterances, drawn by
-        torch.randperm after seed 0, speakers on both sides.
-        """
+        """See Task.hold_out: as s3prl for IEMOCAP, a random fifth, speakers on both sides."""
         order = torch.randperm(len(cuts), generator=torch.Generator().manual_seed(0)).tolist()
         count = int((1 - HELD_OUT) * len(cuts))
         return [cuts[i] for i in order[:count]], [cuts[i] for i in order[count:]]

@@ -1,9 +1,6 @@
-"""SUPERB's heads over a softmax-weighted sum of hidden states.
+"""SUPERB's linear heads over a softmax-weighted sum of hidden states, and many of them at once.
 
-Linear ones can be run many at a time.
-
-Shapes: B batch, T frames, N frames of a whole batch, L hidden states, D dimension, P projection, V
-outputs, K heads.
+Shapes: B batch, T frames, N frames of a batch, D dimension, P projection, V outputs, K heads.
 """
 
 from collections.abc import Sequence
@@ -29,11 +26,28 @@ class LinearHead(nn.Module):
         return project([self], weigh([self.sum], features))[0], lengths
 
 
+class PooledHead(LinearHead):
+    """Linear, mean over real frames, Linear (s3prl's MeanPoolingLinear); exact on stored means."""
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (B, V) of features (L, B, T, D), and their lengths (B,)."""
+        return project([self], mean(weigh([self.sum], features), lengths))[0], lengths
+
+
+def mean(x: Tensor, lengths: Tensor) -> Tensor:
+    """Return the mean (K, B, D) over the real frames of x (K, B, T, D).
+
+    Linear maps may follow it instead of preceding it.
+    """
+    real = torch.arange(x.shape[2], device=x.device)[None] < lengths[:, None]  # (B, T)
+    return (x * real[..., None]).sum(2) / lengths[:, None]
+
+
 def project(heads: Sequence[LinearHead], x: Tensor) -> Tensor:
     """Return K heads' logits (K, ..., V) of their sums x (K, ..., D), as batched products.
 
-    The two linear maps of a head are multiplied first where that is cheaper than applying both: 4
-    times for phonemes. The gradient reaches both all the same.
+    The two linear maps of a head are multiplied first where that is cheaper than applying both (4
+    times for phonemes); gradients reach both.
     """
     rows = x.flatten(1, -2)  # (K, N, D)
     first = torch.stack([head.projection.weight for head in heads]).mT  # (K, D, P)

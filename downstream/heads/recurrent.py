@@ -11,9 +11,7 @@ from mt4ssl_bench.downstream.heads.weighted_sum import WeightedSum
 
 
 class RecurrentHead(nn.Module):
-    """Linear, bidirectional LSTM layers, Linear (SUPERB's ASR head), with SpecAugment on the
-    features in training.
-    """
+    """Linear, bidirectional LSTM, Linear (SUPERB's ASR head); SpecAugment in training."""
 
     def __init__(
         self, num_layers: int, dim: int, outputs: int, config: RecurrentHeadConfig
@@ -42,11 +40,6 @@ class RecurrentHead(nn.Module):
         x: Tensor = self.sum(features)
         return augment(x, lengths) if self.spec_augment and self.training else x
 
-    def noise(self, batch: int, frames: int) -> list[Tensor]:
-        """Return factors (B, T, 2 x hidden) of each layer: the draws of dropout, in its order."""
-        ones = self.output.weight.new_ones(batch, frames, self.output.in_features)
-        return [self.dropout(ones) for _ in self.forwards]
-
     def recur(
         self, x: Tensor, lengths: Tensor, dropouts: Sequence[Callable[[Tensor], Tensor]]
     ) -> tuple[Tensor, Tensor]:
@@ -61,9 +54,7 @@ class RecurrentHead(nn.Module):
 
 
 def flip(x: Tensor, lengths: Tensor) -> Tensor:
-    """Return x (B, T, D) with the real frames of each row in reverse order, the padding where it
-    was.
-    """
+    """Return x (B, T, D) with the real frames of each row reversed and the padding in place."""
     time = torch.arange(x.shape[1], device=x.device)[None]
     index = torch.where(time < lengths[:, None], lengths[:, None] - 1 - time, time)
     return x.gather(1, index[..., None].expand_as(x))

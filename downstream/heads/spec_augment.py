@@ -1,5 +1,4 @@
-"""SpecAugment on features as SUPERB's ASR does it: each draw is the one s3prl/nn/specaug.py would
-make.
+"""SpecAugment on features as in SUPERB's ASR, with the draws of s3prl/nn/specaug.py.
 
 Shapes: B batch, T frames, D dimension.
 """
@@ -14,10 +13,9 @@ TIME_MASKS, TIME_WIDTH = 2, 40
 
 
 def augment(x: Tensor, lengths: Tensor) -> Tensor:
-    """Return x (B, T, D) warped in time, with 4 stretches of up to 50 channels and 2 of up to 40
-    frames set to zero.
+    """Return x (B, T, D) warped in time, with 4 spans of channels and 2 of frames set to zero.
 
-    Rows are warped within their real frames; padding comes out as zero.
+    Rows are warped within their real frames; padding becomes zero.
     """
     x = torch.stack([_warp(row, length) for row, length in zip(x, lengths.tolist(), strict=True)])
     hidden = (
@@ -29,10 +27,7 @@ def augment(x: Tensor, lengths: Tensor) -> Tensor:
 
 
 def _warp(row: Tensor, length: int) -> Tensor:
-    """Stretch the frames before a point and squeeze those after it, or the other way round.
-
-    The length stays.
-    """
+    """Stretch the frames before a point and squeeze those after it, or the reverse."""
     if length <= 2 * WARP_WINDOW:
         return row
     center = int(torch.randint(WARP_WINDOW, length - WARP_WINDOW, (1,)))
@@ -46,7 +41,7 @@ def _warp(row: Tensor, length: int) -> Tensor:
 
 
 def _masks(x: Tensor, count: int, widest: int, *, axis: int) -> Tensor:
-    """Return True within `count` stretches of each row (B, size of the axis)."""
+    """Return True within `count` spans of each row (B, size of the axis)."""
     size = x.shape[axis]
     widths = torch.randint(0, widest + 1, (len(x), count), device=x.device)
     starts = torch.randint(0, max(1, size - int(widths.max())), (len(x), count), device=x.device)

@@ -1,14 +1,11 @@
 """Units that CTC predicts: characters, phonemes or sentencepiece, from the training split only."""
 
-import base64
-import io
 import re
 from collections.abc import Mapping, Sequence
 from typing import Protocol, cast
 
-import sentencepiece
-
-from mt4ssl_bench.errors import CheckpointError, CorpusError, first_line
+from mt4ssl_bench.downstream.heads.pieces import Pieces
+from mt4ssl_bench.errors import CheckpointError
 from mt4ssl_bench.settings import Json
 
 BLANK = 0  # CTC's blank; units start at 1
@@ -73,55 +70,13 @@ class Phonemes(Symbols):
     kind, between = "phonemes", " "
 
 
-class Pieces:
-    """Sentencepiece units, from a trained model's bytes."""
-
-    def __init__(self, model: bytes) -> None:
-        self.model = model
-        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-
-    @classmethod
-    def train(cls, texts: Sequence[str], size: int) -> "Pieces":
-        """Return `size` units of the texts; raises CorpusError if the texts do not give as many."""
-        model = io.BytesIO()
-        try:
-            sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter(texts),
-                model_writer=model,
-                vocab_size=size,
-                character_coverage=1.0,
-                minloglevel=2,
-            )
-        except RuntimeError as error:
-            reason = re.sub(r"^.*\] *", "", first_line(error)) or "no text, or no unit asked for"
-            raise CorpusError(
-                f"vocabulary={size}: does not fit the training text ({reason})"
-            ) from None
-        return cls(model.getvalue())
-
-    def __len__(self) -> int:
-        return int(self._processor.vocab_size()) + 1
-
-    def encode(self, text: str) -> list[int]:
-        """See Units.encode."""
-        return [i + 1 for i in self._processor.encode(text)]
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """See Units.decode."""
-        return str(self._processor.decode([i - 1 for i in ids]))
-
-    def state(self) -> dict[str, Json]:
-        """See Units.state."""
-        return {"kind": "sentencepiece", "model": base64.b64encode(self.model).decode()}
-
-
 def restore(state: Mapping[str, Json]) -> Units:
     """Return the units of a state(); raises CheckpointError for another kind."""
     for symbols in (Characters, Phonemes):
         if state.get("kind") == symbols.kind:
             return symbols(cast("list[str]", state["symbols"]))
     if state.get("kind") == "sentencepiece":
-        return Pieces(base64.b64decode(str(state["model"])))
+        return Pieces.restore(state["model"])
     raise CheckpointError(
         f"stored units: kind '{state.get('kind')}', expected characters, phonemes or sentencepiece"
     )

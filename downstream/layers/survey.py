@@ -18,7 +18,7 @@ from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cut import Cut, turns_of
 from mt4ssl_bench.data.frame_grid import STRIDE
 from mt4ssl_bench.downstream.job import ROLES, Job
-from mt4ssl_bench.downstream.plan import FULL_HOURS, plan
+from mt4ssl_bench.downstream.plan import plan
 from mt4ssl_bench.downstream.task import LayerTask
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.errors import ConfigError, CorpusError
@@ -28,6 +28,7 @@ from mt4ssl_bench.features.units import nearest_centre
 from mt4ssl_bench.registry import hint
 from mt4ssl_bench.results.metrics import Score
 
+BASE_HOURS = 50.0  # of training audio, from which the Base recipe is proposed
 LOGGER = logging.getLogger(__name__)
 PHONES = "turns:phones"
 MAX_FRAMES = 50_000  # that are clustered
@@ -164,7 +165,7 @@ class _Clustering:
 
 def _command(job: Job, upstream: str, layer: int, clusters: int) -> str:
     train = job.corpus.info.splits.get("train")
-    recipe = "mt4ssl_base" if train and train.hours >= FULL_HOURS else "mt4ssl_tiny"
+    recipe = "mt4ssl_base" if train and train.hours >= BASE_HOURS else "mt4ssl_tiny"
     keys = {
         "data.corpus": str(job.corpus.root),
         "targets.offline.features": upstream,

@@ -1,1 +1,1 @@
-"""The tasks, one file each."""
+"""Tasks, one file each; the TASK of another file here is another task."""

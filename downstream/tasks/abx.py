@@ -235,3 +235,6 @@ def _turns(cuts: Sequence[Cut], tier: str) -> Alignment:
 
 def _speakers(cuts: Sequence[Cut]) -> dict[str, str]:
     return {cut.id: speaker_of(cut) for cut in cuts}
+
+
+TASK = ABX

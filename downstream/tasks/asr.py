@@ -11,8 +11,9 @@ from mt4ssl_bench.data.cut import Cut, text_of
 from mt4ssl_bench.data.lexicon import plain_apostrophes
 from mt4ssl_bench.downstream.config import CTCConfig, RecurrentHeadConfig, WordDecodeConfig
 from mt4ssl_bench.downstream.heads.ctc import CTCTask
+from mt4ssl_bench.downstream.heads.pieces import Pieces
 from mt4ssl_bench.downstream.heads.recurrent import RecurrentHead
-from mt4ssl_bench.downstream.heads.units import Characters, Pieces, Units
+from mt4ssl_bench.downstream.heads.units import Characters, Units
 from mt4ssl_bench.results.metrics import Metric
 from mt4ssl_bench.settings import FROZEN
 
@@ -37,6 +38,7 @@ class ASR(CTCTask):
     """SUPERB's ASR; with decode.lm also by beam search."""
 
     name: ClassVar[str] = "asr"
+    superb: ClassVar[str] = "ASR"
     version: ClassVar[int] = 2  # 2: SpecAugment draws as s3prl does
     metrics: ClassVar[tuple[str | Metric, ...]] = ("wer", "cer")
     reads: ClassVar[tuple[str, ...]] = ("text",)
@@ -61,3 +63,6 @@ class ASR(CTCTask):
     def reference(self, cut: Cut) -> str:
         """Return the transcript in upper case, with one spelling of the apostrophe."""
         return plain_apostrophes(text_of(cut)).upper()
+
+
+TASK = ASR

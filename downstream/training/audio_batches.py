@@ -3,17 +3,17 @@
 Shapes: B batch, N samples.
 """
 
-import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
 
 from mt4ssl_bench.data import audio
+from mt4ssl_bench.data.audio_cache import AudioCache
 from mt4ssl_bench.data.batches import Batches, pad
 from mt4ssl_bench.data.cut import Cut
-from mt4ssl_bench.data.effects import Effect
-from mt4ssl_bench.downstream.config import TaskConfig
+from mt4ssl_bench.data.draw import share
+from mt4ssl_bench.downstream.task import Task
 
 
 class AudioBatch(NamedTuple):
@@ -25,38 +25,27 @@ class AudioBatch(NamedTuple):
 
 
 class Audio:
-    """The audio of one split.
+    """The audio of one split, with the effects and crops of a task for a role."""
 
-    Args:
-        cuts: Of the split.
-        config: Of the task.
-        crop: Seconds of each utterance that an epoch reads, or 0 for all.
-        effects: Applied to what is read.
-    """
-
-    def __init__(
-        self,
-        cuts: Sequence[Cut],
-        config: TaskConfig,
-        *,
-        crop: float = 0.0,
-        effects: Sequence[Effect] = (),
-    ) -> None:
-        self.cuts, self.config, self.crop, self.effects = list(cuts), config, crop, effects
-        hours = sum(cut.duration for cut in cuts) / 3600
-        self._cached = not crop and not config.tune.workers and hours <= config.tune.cache_hours
-        self._cache: dict[str, audio.Samples] = {}
+    def __init__(self, task: Task, cuts: Sequence[Cut], role: str) -> None:
+        crops, self.config = task.config.crops_of(role), task.config
+        self.cuts, self.effects, self.crop = list(cuts), task.effects, crops.seconds if crops else 0
+        self._read = AudioCache(
+            self._affected,
+            seconds=sum(cut.duration for cut in cuts),
+            hours=0 if self.crop else self.config.tune.cache_hours,  # each epoch has its own crops
+            workers=self.config.tune.workers,
+        )
 
     def batches(self, *, shuffle: bool) -> Batches[AudioBatch]:
         """Return length-bucketed batches of at most tune.batch_seconds."""
-        tune = self.config.tune
         return Batches(
             self.cuts,
             self.make,
-            seconds=tune.batch_seconds,
+            seconds=self.config.tune.batch_seconds,
             seed=self.config.seeds[0],
             shuffle=shuffle,
-            workers=tune.workers,
+            workers=self.config.tune.workers,
             crop=self._crop if self.crop else None,
         )
 
@@ -64,21 +53,15 @@ class Audio:
         """Read the cuts' audio."""
         return AudioBatch(list(cuts), *pad([self._read(cut) for cut in cuts]))
 
-    def _read(self, cut: Cut) -> audio.Samples:
-        if cut.id in self._cache:
-            return self._cache[cut.id]
+    def _affected(self, cut: Cut) -> audio.Samples:
         samples = audio.read(cut)
         for effect in self.effects:
             samples = effect(samples)
-        if self._cached:
-            self._cache[cut.id] = samples
         return samples
 
     def _crop(self, cut: Cut, epoch: int) -> Cut:
         """Return a crop at a place that depends only on seed, epoch and utterance."""
         if cut.duration <= self.crop:
             return cut
-        key = f"{self.config.seeds[0]} {epoch} {cut.id}".encode()
-        share = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest()) / 2**64
-        offset = (cut.duration - self.crop) * share
+        offset = (cut.duration - self.crop) * share(self.config.seeds[0], epoch, cut.id)
         return cut.truncate(offset=offset, duration=self.crop, preserve_id=True)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mt4ssl_bench.downstream.heads.pooled import mean
+from mt4ssl_bench.downstream.heads.linear import mean
 from mt4ssl_bench.downstream.heads.weighted_sum import WeightedSum, layer_weights
 from mt4ssl_bench.encoders.finetuning import TuneConfig
 from mt4ssl_bench.encoders.protocol import Features
@@ -55,19 +55,14 @@ class Tuned(nn.Module):
         *,
         frozen: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Return the head's logits and lengths.
+        """Return logits and lengths of 16 kHz waveforms (B, N) of `lengths` samples (B,).
 
-        Args:
-            waveforms: (B, N), at 16 kHz.
-            lengths: (B,), in samples.
-            generator: Draws masks; None masks nothing.
-            frozen: Compute no gradient of the upstream.
+        A generator draws masks; `frozen` computes no gradient of the upstream.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             features: Features = self.encoder(waveforms, lengths, generator)
-        logits, frame_counts = self.head(
-            features.layers, features.lengths.to(features.layers.device)
-        )
+        layers = features.layers
+        logits, frame_counts = self.head(layers, features.lengths.to(layers.device))
         return logits, frame_counts
 
 

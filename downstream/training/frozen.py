@@ -5,10 +5,10 @@ Shapes: L hidden states, B batch, T frames, D dimension.
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import fmean
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ from mt4ssl_bench.downstream.task import Trained
 from mt4ssl_bench.downstream.training.choose_rate import choose
 from mt4ssl_bench.downstream.training.saved_model import (
     Training,
+    heads_to_store,
     meta_of,
     read_finished,
     save_model,
@@ -32,7 +33,7 @@ from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import TrainingError
 from mt4ssl_bench.features.file import FeatureSet
 from mt4ssl_bench.features.store import FeatureStore, LiveFeatures
-from mt4ssl_bench.training.run_folder import PassingFolder, discard
+from mt4ssl_bench.training.run_folder import PassingFolder, checkpoint_bytes, discard
 
 NORMED = 50  # utterances whose norms are measured
 
@@ -97,24 +98,23 @@ def train_frozen(
     )
 
 
+@dataclass
 class _Heads:
     """The heads of one fold, trained here or read from `folder`."""
 
-    def __init__(
-        self,
-        model: Upstream,
-        job: Job,
-        fold: Fold,
-        folder: Path,
-        features: Callable[[str], FeatureSet],
-        device: str,
-    ) -> None:
-        self.model, self.job, self.fold, self.folder = model, job, fold, folder
-        self.features, self.device = features, device
-        title = f"{job.recipe} on {model.name}{fold.name and f', fold {fold.name}'}"
-        self.sweep = Sweep(fold.task, model.num_layers, model.dim, device=device, title=title)
-        self.meta = meta_of(model, job, fold)
-        self.finished = read_finished(folder, self.meta)
+    model: Upstream
+    job: Job
+    fold: Fold
+    folder: Path
+    features: Callable[[str], FeatureSet]
+    device: str
+
+    def __post_init__(self) -> None:
+        model, fold = self.model, self.fold
+        title = f"{self.job.recipe} on {model.name}{fold.name and f', fold {fold.name}'}"
+        self.sweep = Sweep(fold.task, model.num_layers, model.dim, device=self.device, title=title)
+        self.meta = meta_of(model, self.job, fold)
+        self.finished = read_finished(self.folder, self.meta)
 
     def split(self, role: str) -> Split:
         """Return the cuts of a role with their features."""
@@ -123,75 +123,50 @@ class _Heads:
 
     def train(self, source: str) -> Training:
         """Train the sweep, or read it; each head that is stored then has its best weights."""
-        if self.finished is None:
-            training = self._train()
-            head = self._stored(training)
-            save_model(self.folder, self.fold.task, self.model, training, head, source=source)
+        training = self.finished[0] if self.finished else self._train()
+        head = heads_to_store(self.sweep.runs, training, every=bool(self.fold.name))
+        if self.finished:
+            head.load_state_dict(self.finished[1]["head"])
         else:
-            training, stored = self.finished
-            self._stored(training).load_state_dict(stored["head"])
+            save_model(self.folder, self.fold.task, self.model, training, head, source=source)
         discard(self.folder)
         return training
 
     def _train(self) -> Training:
         train, valid, sweep = self.split("train"), self.split("valid"), self.sweep
         counts = {cut.id: train.features.count(cut.id) for cut in train.cuts}
-        train.cuts, left_out = learnable(self.job, sweep.task, train.cuts, counts)
+        train.cuts, left_out = learnable(self.job, self.fold, counts)
         sources = {"train": train.features.identity, "valid": valid.features.identity}
-        meta = {**self.meta, "features": sources}
-        best = sweep.run(
-            train, valid, PassingFolder(self.folder, meta, size=sweep.checkpoint_bytes)
-        )
+        meta, size = {**self.meta, "features": sources}, checkpoint_bytes(sweep.heads.parameters())
+        best = sweep.run(train, valid, PassingFolder(self.folder, meta, size=size))
         for run in sweep.runs:
-            if run.state is not None:
-                run.best_head()
+            run.load_best()
         return Training(
             meta=self.meta,
             trials=[{**run.trial(), "chosen": run is best} for run in sweep.runs],
             counts={"train_too_long": left_out} if left_out else {},
-            seconds=sweep.seconds,
+            seconds=sweep.watch.seconds,
             layer_norms=layer_norms(train, normalized=self.job.training.head.layer_norm),
         )
-
-    def _stored(self, training: Training) -> nn.Module:
-        """Return what model.pt holds: the chosen head, with folds every head that has a score.
-
-        Which of those is used depends on the other folds.
-        """
-        numbered = enumerate(zip(self.sweep.runs, training.trials, strict=True))
-        if self.fold.name:
-            return nn.ModuleDict(
-                {str(n): run.head for n, (run, trial) in numbered if trial["valid"] is not None}
-            )
-        return next(run.head for _, (run, trial) in numbered if trial["chosen"])
 
     def decode(self, head: nn.Module) -> tuple[list[str], list[Cut]]:
         """Return the hypotheses of a head on test, and the cuts in their order."""
         (hypotheses,), cuts = self.sweep.decode([head], self.split("test"))
         if hypotheses is None:
-            raise TrainingError(
-                f"{self.sweep.title}: the best head's logits on test are not finite"
-            )
+            raise TrainingError(f"{self.sweep.title}: logits on test are not finite")
         return hypotheses, cuts
 
 
 def layer_norms(split: Split, *, normalized: bool) -> list[float]:
-    """Return the mean L2 norm of each hidden state (L,), over frames of up to NORMED utterances.
-
-    Empty where features are not stored: each reading would be one more pass of the upstream.
-
-    Args:
-        split: The features that the head reads: frames, or means over time for a pooled task.
-        normalized: Whether the head normalizes each hidden state before it weights them.
-    """
+    """Return the mean L2 norm of each hidden state (L,), over frames of up to NORMED utterances."""
     if isinstance(split.features, LiveFeatures):
-        return []
+        return []  # each reading would be one more pass of the upstream
     norms = []
     for cut in split.cuts[:: -(-len(split.cuts) // NORMED)]:
         x, _ = split.features.batch([cut.id])  # (L, 1, T, D)
         x = F.layer_norm(x, x.shape[-1:]) if normalized else x
         norms.append(x[:, 0].norm(dim=-1).double())  # (L, T)
-    return cast("list[float]", torch.cat(norms, dim=1).mean(1).tolist())
+    return [float(norm) for norm in torch.cat(norms, dim=1).mean(1)]
 
 
 def _means(rows: Sequence[Sequence[float]]) -> list[float]:

@@ -31,11 +31,15 @@ class HeadRun:
         """Whether it is still trained."""
         return not (self.diverged or self.stopped)
 
-    def best_head(self) -> nn.Module:
-        """Return the head with its best weights."""
-        assert self.state is not None
-        self.head.load_state_dict(self.state)
-        return self.head
+    def keep(self, value: float, step: int) -> None:
+        """Take the head's present weights as the best so far."""
+        self.best, self.step, self.waited = value, step, 0
+        self.state = {name: x.clone() for name, x in self.head.state_dict().items()}
+
+    def load_best(self) -> None:
+        """Give the head its best weights, if there are any."""
+        if self.state is not None:
+            self.head.load_state_dict(self.state)
 
     def trial(self) -> Trial:
         """Return what a record holds of it."""

@@ -5,6 +5,7 @@ were trained.
 import dataclasses
 import logging
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NotRequired, TypedDict, cast
@@ -15,6 +16,7 @@ from mt4ssl_bench import checkpoint
 from mt4ssl_bench.config import from_dict, to_dict
 from mt4ssl_bench.downstream.job import Fold, Job
 from mt4ssl_bench.downstream.task import TASKS, Task
+from mt4ssl_bench.downstream.training.head_run import HeadRun
 from mt4ssl_bench.encoders.finetuning import Blueprint, Trainable
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import CheckpointError
@@ -131,6 +133,24 @@ def save_model(
         assert isinstance(upstream, Trainable)
         trained |= {"encoder": encoder.state_dict(), "blueprint": upstream.blueprint}
     checkpoint.save({**payload, "upstream": about, **trained}, folder / "model.pt")
+
+
+def heads_to_store(runs: Sequence[HeadRun], training: Training, *, every: bool) -> nn.Module:
+    """Return what model.pt holds of a sweep: the chosen head, or `every` head that has a score.
+
+    With folds it is every one: which of them is used depends on the other folds.
+    """
+    pairs = [(run.head, trial) for run, trial in zip(runs, training.trials, strict=True)]
+    if not every:
+        return next(head for head, trial in pairs if trial["chosen"])
+    scored = {str(n): head for n, (head, trial) in enumerate(pairs) if trial["valid"] is not None}
+    return nn.ModuleDict(scored)
+
+
+def copy_model(source: Path, folder: Path, training: Training) -> None:
+    """Write the model of the folder `source` into another one, trained as `training` describes."""
+    stored = {**read_model(source), "training": dataclasses.asdict(training)}
+    checkpoint.save(stored, folder / "model.pt")
 
 
 def read_finished(folder: Path, meta: Meta) -> tuple[Training, Stored] | None:

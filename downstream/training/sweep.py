@@ -6,10 +6,10 @@ Shapes: L hidden states, B batch, T frames, D dimension, V outputs, K heads.
 import copy
 import logging
 import math
-import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext
+from functools import partial
 from typing import cast
 
 import torch
@@ -17,17 +17,17 @@ from torch import Tensor, nn
 
 from mt4ssl_bench.data.batches import Batches, endless
 from mt4ssl_bench.data.cut import Cut
-from mt4ssl_bench.downstream.config import rates
-from mt4ssl_bench.downstream.heads.run_heads import independent, run_heads, serial
+from mt4ssl_bench.downstream.clock import Stopwatch
+from mt4ssl_bench.downstream.heads.run_heads import run_heads
+from mt4ssl_bench.downstream.heads.side_by_side import backward, serial
 from mt4ssl_bench.downstream.task import Logits, Task
 from mt4ssl_bench.downstream.training.choose_rate import choose
 from mt4ssl_bench.downstream.training.head_run import HeadRun, restore, stored
-from mt4ssl_bench.errors import TrainingError
 from mt4ssl_bench.features.file import FeatureSet
 from mt4ssl_bench.threads import side_by_side
 from mt4ssl_bench.training.fit import Fit, FitConfig, Hooks, StepLoss
 from mt4ssl_bench.training.optim import OptimConfig
-from mt4ssl_bench.training.run_folder import PassingFolder, checkpoint_bytes
+from mt4ssl_bench.training.run_folder import PassingFolder
 
 LOGGER = logging.getLogger(__name__)
 EVALUATION_BATCH = 32
@@ -43,7 +43,7 @@ class Split:
         self.cuts, self.features, self.pooled, self.device = list(cuts), features, pooled, device
 
     def batches(
-        self, count: int, *, epoch: int = 0, skip: int = 0, seed: int = 0, shuffle: bool = False
+        self, count: int, epoch: int = 0, skip: int = 0, *, seed: int = 0, shuffle: bool = False
     ) -> Iterator[Batch]:
         """Yield batches of `count` utterances of similar lengths."""
         make = Batches(self.cuts, list, count=count, seed=seed, shuffle=shuffle)
@@ -73,27 +73,18 @@ class Sweep:
     ) -> None:
         self.task, self.config, self.metric, self.title = task, task.config, task.metric, title
         self.runs: list[HeadRun] = []
+        self.watch = Stopwatch()
         self._executor: Executor | None = None  # of heads that train side by side
-        self._began, self._earlier = time.monotonic(), 0.0  # seconds of interrupted calls
         for seed in self.config.seeds:
             torch.manual_seed(seed)
             first = task.head(num_layers, dim).to(device)  # the same initial weights at every rate
-            self.runs += [HeadRun(lr, seed, copy.deepcopy(first)) for lr in rates(self.config)]
+            self.runs += [HeadRun(lr, seed, copy.deepcopy(first)) for lr in self.config.rates]
+        self.heads = nn.ModuleList(run.head for run in self.runs)
 
     @property
     def active(self) -> list[HeadRun]:
         """The runs that are still trained."""
         return [run for run in self.runs if run.active]
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of training, interrupted calls included."""
-        return self._earlier + time.monotonic() - self._began
-
-    @property
-    def checkpoint_bytes(self) -> int:
-        """Bytes of a checkpoint of all runs."""
-        return checkpoint_bytes(p for run in self.runs for p in run.head.parameters())
 
     def run(self, train: Split, valid: Split, folder: PassingFolder | None = None) -> HeadRun:
         """Train all heads and return the best run, its head with its best weights.
@@ -101,37 +92,29 @@ class Sweep:
         An interrupted call continues from `folder`, which keeps the heads' state during training.
 
         Raises:
-            TrainingError: If every run diverged.
+            TrainingError: If no run has a score.
             KeyboardInterrupt: If a stop was requested; the state is saved.
         """
-        self._began = time.monotonic()
+        self.watch.start()
+        apart = serial(self.heads[0])
         try:
-            apart = serial(self.runs[0].head)
             with side_by_side(len(self.runs)) if apart else nullcontext() as self._executor:
                 self._fit(train, valid, folder)
         except _EnoughError:
-            LOGGER.info(
-                "%s: no head is left to train; stopped early (patience=%d)",
-                self.title,
-                self.config.patience,
-            )
+            patience = self.config.patience
+            LOGGER.info("%s: no head is left to train (patience=%d)", self.title, patience)
         trials = choose([[run.trial() for run in self.runs]], self.metric, self.title)
         best = self.runs[[trial["chosen"] for trial in trials].index(True)]
-        best.best_head()
+        best.load_best()
         return best
 
     def _fit(self, train: Split, valid: Split, folder: PassingFolder | None) -> None:
         config, targets = self.config, {cut.id: self.task.target(cut) for cut in train.cuts}
-
-        def batches(epoch: int, skip: int) -> Iterator[Batch]:
-            seed = config.seeds[0]
-            return train.batches(config.batch, epoch=epoch, skip=skip, seed=seed, shuffle=True)
+        batches = partial(train.batches, config.batch, seed=config.seeds[0], shuffle=True)
 
         def loss(batch: Batch, step: int, micro: int) -> StepLoss:  # noqa: ARG001
-            cuts, features, lengths = batch
             runs = self.active
-            compute = self._backward if self._executor else self._losses
-            losses = compute(runs, features, lengths, [targets[cut.id] for cut in cuts])
+            losses = self._losses(runs, batch, targets)
             for run, value in zip(runs, losses.tolist(), strict=True):
                 if not math.isfinite(value):
                     self._give_up(run, step)
@@ -143,7 +126,7 @@ class Sweep:
                 self._give_up(self.runs[number], step)
 
         report = Fit(
-            nn.ModuleList(run.head for run in self.runs),
+            self.heads,
             endless(batches),
             loss,
             # SUPERB's: Adam at a constant rate; the gradient is clipped for each head on its own
@@ -166,7 +149,7 @@ class Sweep:
             hooks=Hooks(
                 validate=lambda step: self._validate(valid, step),
                 diverged=diverged,
-                state=lambda: {"trials": stored(self.runs), "seconds": self.seconds},
+                state=lambda: {"trials": stored(self.runs), "seconds": self.watch.seconds},
                 restore=self._restore,
             ),
             title=self.title,
@@ -174,54 +157,30 @@ class Sweep:
         if not report.finished:
             raise KeyboardInterrupt
 
-    def _give_up(self, run: HeadRun, step: int) -> None:
-        """Mark a run as diverged.
+    def _losses(
+        self, runs: Sequence[HeadRun], batch: Batch, targets: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Return the mean loss of each run (K,)."""
+        cuts, features, lengths = batch
+        heads, own = [run.head for run in runs], [targets[cut.id] for cut in cuts]
+        if self._executor:
+            return backward(self._executor, self.task.loss, heads, features, lengths, own)
+        logits, counts = run_heads(heads, features, lengths)  # (K, B, ..., V)
+        rows = self.task.loss(logits.flatten(0, 1), counts.repeat(len(runs)), own * len(runs))
+        return rows.view(logits.shape[:2]).mean(1)
 
-        Raises:
-            TrainingError: If no run is active or has a score.
-        """
+    def _give_up(self, run: HeadRun, step: int) -> None:
+        """Mark a run as diverged; the training ends if none is left."""
         if not run.diverged:  # a loss that is NaN gives gradients that are, too
-            LOGGER.info(
-                "%s: lr %g, seed %d diverged at update %d", self.title, run.lr, run.seed, step
-            )
+            about = self.title, run.lr, run.seed, step
+            LOGGER.info("%s: lr %g, seed %d diverged at update %d", *about)
         run.diverged = True
-        if self.active:
-            return
-        if any(run.state is not None for run in self.runs):
+        if not self.active:
             raise _EnoughError
-        tried = list(rates(self.config))
-        raise TrainingError(
-            f"{self.title}: every learning rate of {tried} diverged; try lower ones"
-        )
 
     def _restore(self, stored: Mapping[str, object]) -> None:
         restore(self.runs, stored)
-        self._earlier = cast("float", stored["seconds"])
-
-    def _losses(
-        self, runs: list[HeadRun], features: Tensor, lengths: Tensor, targets: list[Tensor]
-    ) -> Tensor:
-        """Return the mean loss of each run (K,)."""
-        heads = [run.head for run in runs]
-        logits, counts = run_heads(heads, features, lengths)  # (K, B, ..., V)
-        rows = self.task.loss(logits.flatten(0, 1), counts.repeat(len(runs)), targets * len(runs))
-        return rows.view(logits.shape[:2]).mean(1)
-
-    def _backward(
-        self, runs: list[HeadRun], features: Tensor, lengths: Tensor, targets: list[Tensor]
-    ) -> Tensor:
-        """Return what _losses() does; a thread per run adds its gradient if the loss is finite."""
-
-        def train(logits: Callable[[], tuple[Tensor, Tensor]]) -> Tensor:
-            loss = self.task.loss(*logits(), targets).mean()
-            if loss.isfinite():
-                loss.backward()  # type: ignore[no-untyped-call]
-            return loss.detach()
-
-        assert self._executor is not None
-        calls = independent([run.head for run in runs], features, lengths)
-        losses = torch.stack(list(self._executor.map(train, calls)))
-        return losses.requires_grad_()  # the trainer's backward() ends here
+        self.watch.earlier = cast("float", stored["seconds"])
 
     def _validate(self, valid: Split, step: int) -> dict[str, float]:
         values, runs = {}, self.active
@@ -234,8 +193,7 @@ class Sweep:
             seed = f", seed {run.seed}" if len(self.config.seeds) > 1 else ""
             values[f"lr {run.lr:g}{seed}"] = value
             if math.isfinite(value) and (run.state is None or self.metric.better(value, run.best)):
-                run.best, run.step, run.waited = value, step, 0
-                run.state = {name: x.clone() for name, x in run.head.state_dict().items()}
+                run.keep(value, step)
             else:
                 run.waited += 1
                 run.stopped = 0 < self.config.patience <= run.waited
@@ -254,11 +212,8 @@ class Sweep:
     def decode(
         self, heads: Sequence[nn.Module], split: Split
     ) -> tuple[list[list[str] | None], list[Cut]]:
-        """Return each head's hypotheses of a split (None if its logits are not finite), and the
-        cuts in their order.
-        """
-        for head in heads:
-            head.eval()
+        """Return each head's hypotheses (None if its logits are not finite), and the cuts."""
+        together = nn.ModuleList(heads).eval()
         hypotheses: list[list[str]] = [[] for _ in heads]
         finite = torch.ones(len(heads), dtype=torch.bool, device=split.device)
         decoded: list[Cut] = []
@@ -268,8 +223,7 @@ class Sweep:
             for own, rows in zip(hypotheses, logits, strict=True):
                 own.extend(self.task.decode(rows, counts))
             decoded += cuts
-        for head in heads:
-            head.train()
+        together.train()
         sound = zip(hypotheses, finite.tolist(), strict=True)
         return [own if good else None for own, good in sound], decoded
 

@@ -59,8 +59,9 @@ def evaluate(
 ) -> None:
     """Evaluate upstreams on tasks, write a record each into --out and print the leaderboard.
 
-    Rows that have a record are not computed again. A task's name selects its recipe for corpora
-    of 50 hours of training audio and more, and its _tiny recipe below. Exit code 1 if a row fails.
+    Rows that have a record are not computed again. A task's name, or SUPERB's abbreviation (PR,
+    ASR, SID, ER, IC), selects its full recipe for corpora of the size of SUPERB's, and its _tiny
+    recipe for smaller ones; the log names it. Exit code 1 if a row fails.
 
     Example: mt4ssl-bench evaluate fbank runs/first --task asr --task phoneme --corpus corpora/mine
     --out results

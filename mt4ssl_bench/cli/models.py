@@ -2,7 +2,9 @@
 
 import json
 import sys
+from collections.abc import Callable, Mapping
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -127,8 +129,8 @@ def check_upstream(
 
     from mt4ssl_bench.device import pick_device
     from mt4ssl_bench.encoders.conformance import check, cost
+    from mt4ssl_bench.encoders.kinds.file import build
     from mt4ssl_bench.encoders.load import load_upstream
-    from mt4ssl_bench.encoders.user_file import build
 
     where = pick_device(device)
     in_file = name.partition(":")[0].endswith(".py")  # load_upstream() would raise what fails
@@ -200,40 +202,77 @@ def list_names(
     what: Annotated[
         str,
         typer.Argument(
-            help="recipes, tasks, corpora or upstreams. Default: all, without s3prl's names."
+            help="recipes, tasks, corpora, upstreams, targets or metrics. Default: all, without "
+            "s3prl's names."
         ),
     ] = "",
 ) -> None:
-    """List the names that other commands take: recipes, tasks, corpora, kinds of upstream.
+    """List the names that other commands take, those of installed plug-ins too.
 
     Example: mt4ssl-bench list upstreams
     """
-    from mt4ssl_bench.config import read_recipe, recipe_names
     from mt4ssl_bench.errors import ConfigError
     from mt4ssl_bench.registry import hint
 
-    if what not in {"", "recipes", "tasks", "corpora", "upstreams"}:
-        raise ConfigError(
-            f"list: nothing called '{what}'; "
-            f"{hint(what, ['recipes', 'tasks', 'corpora', 'upstreams'])}"
-        )
+    sections: dict[str, Callable[[], None]] = {
+        "recipes": partial(_print_recipes, "pretraining recipes", of_tasks=False),
+        "tasks": partial(_print_recipes, "task recipes", of_tasks=True),
+        "corpora": prepare.print_catalogue,
+        "upstreams": partial(_print_upstreams, all_names=what == "upstreams"),
+        "targets": _print_targets,
+        "metrics": _print_metrics,
+    }
+    if what not in {"", *sections}:
+        raise ConfigError(f"list: nothing called '{what}'; {hint(what, sections)}")
+    for name, print_section in sections.items():
+        if what in {"", name}:
+            print_section()
+
+
+def _print_recipes(title: str, *, of_tasks: bool) -> None:
+    from mt4ssl_bench.config import read_recipe, recipe_names
+
     recipes = {name: read_recipe(name) for name in recipe_names()}
-    for title, task in (("recipes", False), ("tasks", True)):
-        if what in {"", title}:
-            heading = "pretraining recipes" if title == "recipes" else "task recipes"
-            stdout.print(heading, style="bold")
-            for name, values in recipes.items():
-                if ("task" in values) == task:
-                    stdout.print(f"  {name:16} {values.get('about', '')}")
-    if what in {"", "corpora"}:
-        prepare.print_catalogue()
-    if what in {"", "upstreams"}:
-        _print_upstreams(all_names=what == "upstreams")
+    _print_section(
+        title,
+        {k: str(v.get("about", "")) for k, v in recipes.items() if ("task" in v) == of_tasks},
+    )
+
+
+def _print_targets() -> None:
+    from mt4ssl_bench.upstream.targets import TARGETS
+
+    _print_section(
+        "target extractors (targets.<name>.<key>)",
+        {name: _first_sentence(kind) for name, kind in TARGETS.items()},
+    )
+
+
+def _print_metrics() -> None:
+    from mt4ssl_bench.results.metrics import METRICS
+
+    lines = {}
+    for name, metric in METRICS.items():
+        better = "higher" if metric.higher_is_better else "lower"
+        lines[name] = f"{metric.title or name.upper()}, {metric.unit}, {better} is better"
+    _print_section("metrics", lines)
+
+
+def _print_section(title: str, lines: Mapping[str, str]) -> None:
+    stdout.print(title, style="bold")
+    width = max(map(len, lines), default=0)
+    for name, about in lines.items():
+        stdout.print(f"  {name:{width}}  {about}")
+
+
+def _first_sentence(kind: type) -> str:
+    """Return the first sentence of a class's docstring."""
+    return (kind.__doc__ or "").split("\n\n")[0].strip()
 
 
 def _print_upstreams(*, all_names: bool) -> None:
     """Print how each kind of encoder is written, and with `all_names` the names that it has."""
-    from mt4ssl_bench.encoders.kinds import ENCODERS
+    from mt4ssl_bench.encoders.kind import ENCODERS
 
     stdout.print("upstreams", style="bold")
     kinds = dict(ENCODERS.items())

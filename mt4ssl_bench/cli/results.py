@@ -64,9 +64,10 @@ def compare(
 
     Example: mt4ssl-bench compare hubert runs/first --task asr --results results
     """
+    from mt4ssl_bench.downstream.task import task_named
     from mt4ssl_bench.results.compare import compare as run
 
-    for each in run(a, b, task=task, folder=results):
+    for each in run(a, b, task=task_named(task), folder=results):
         score = each.a
         points = "points" if score.unit == "%" else score.unit
         difference = f"difference {each.value:+.2f} {points}".strip()

@@ -24,6 +24,7 @@ from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cut import Json
 from mt4ssl_bench.data.cuts import Joined
+from mt4ssl_bench.data.draw import draw
 from mt4ssl_bench.data.frame_grid import RECEPTIVE_FIELD, frame_count
 from mt4ssl_bench.data.labels import LabelInfo, LabelStore, write_labels
 from mt4ssl_bench.errors import ConfigError, CorpusError
@@ -135,8 +136,7 @@ def _sample(parts: Parts, source: FeatureSource, cuts: Joined, seed: int) -> Non
         rows = []
         for batch in source([cuts[read[place]] for place in places]):
             for name, frames in batch:
-                drawn = hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest()
-                keep = np.random.default_rng(int.from_bytes(drawn)).random(len(frames)) < rate
+                keep = np.random.default_rng(draw(seed, name)).random(len(frames)) < rate
                 rows.append((name, frames[torch.from_numpy(keep)].numpy()))
         rows.sort(key=itemgetter(0))  # batches come in an order that depends on the lengths
         none = np.zeros((0, source.upstream.dim), dtype=np.float32)
@@ -221,17 +221,9 @@ def _collect(parts: Parts, folder: Path, info: LabelInfo) -> None:
     store = write_labels(folder, info, labels(), centres)
     usage = counts[counts > 0] / max(counts.sum(), 1)
     entropy = float(-(usage * np.log(usage)).sum())
-    LOGGER.info(
-        "labels %s: %d utterances, %d frames, %d of %d clusters used, perplexity %.1f, entropy "
-        "%.2f nats",
-        folder,
-        len(seen),
-        counts.sum(),
-        len(usage),
-        info.clusters,
-        np.exp(entropy),
-        entropy,
-    )
+    size = f"{len(seen)} utterances, {counts.sum()} frames"
+    use = f"{len(usage)} of {info.clusters} clusters used, perplexity {np.exp(entropy):.1f}"
+    LOGGER.info("labels %s: %s, %s, entropy %.2f nats", folder, size, use, entropy)
     store.report(
         {
             "inertia_per_frame": inertia,

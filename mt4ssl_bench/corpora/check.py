@@ -20,9 +20,9 @@ from mt4ssl_bench.corpora.rows import DURATION_SLACK, Row, row_of
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.containers import Defect, defect_of
 from mt4ssl_bench.data.corpus import SID_PREFIX, Corpus
-from mt4ssl_bench.data.cut import Cut, states_of
+from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.data.cuts import Cuts
-from mt4ssl_bench.data.file_state import content_of, is_changed, on_disk
+from mt4ssl_bench.data.file_state import content_of, is_changed, on_disk, states_of
 from mt4ssl_bench.data.shards import Shards
 from mt4ssl_bench.data.signal import Signal, examine
 from mt4ssl_bench.errors import CorpusError

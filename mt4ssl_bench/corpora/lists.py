@@ -7,7 +7,8 @@ from pathlib import Path
 
 from mt4ssl_bench.corpora.exclusions import Exclusions
 from mt4ssl_bench.corpora.rows import SPLIT_NAME, Row
-from mt4ssl_bench.data.corpus import ID, Corpus, Lists, parse_list
+from mt4ssl_bench.data.corpus import Corpus
+from mt4ssl_bench.data.lists import ID, Lists, parse_list
 from mt4ssl_bench.errors import ConfigError, CorpusError
 
 LOGGER = logging.getLogger(__name__)

@@ -8,8 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from mt4ssl_bench.corpora.rows import SILENCE, Row
-from mt4ssl_bench.data.corpus import Corpus, CorpusInfo, Lists, write_corpus
+from mt4ssl_bench.data.corpus import Corpus, CorpusInfo
 from mt4ssl_bench.data.cut import Json
+from mt4ssl_bench.data.lists import Lists
+from mt4ssl_bench.data.write_corpus import write_corpus
 from mt4ssl_bench.errors import CorpusError
 
 LOGGER = logging.getLogger(__name__)
@@ -83,28 +85,6 @@ def cut_of(row: Row, root: Path) -> dict[str, Json]:
         "duration": row.samples / row.rate,
         "channel_ids": channels,
     }
-    custom: dict[str, Json] = {
-        "content": row.content,
-        "bytes": row.bytes,
-        "modified": row.modified,
-    }
-    if row.labels:
-        custom["labels"] = dict(row.labels)
-    if row.turns:  # stored in the recording's time, so that a part of the cut keeps them
-        custom["turns"] = {
-            tier: [[start + row.start, end + row.start, label] for start, end, label in turns]
-            for tier, turns in row.turns.items()
-        }
-    if row.other_files:
-        custom["others"] = {
-            name: {
-                "source": _place(file.path, root),
-                "content": file.content,
-                "bytes": file.bytes,
-                "modified": file.modified,
-            }
-            for name, file in row.other_files.items()
-        }
     supervision: dict[str, Json] = {
         "id": row.id,
         "recording_id": row.id,
@@ -129,9 +109,36 @@ def cut_of(row: Row, root: Path) -> dict[str, Json]:
         "channel": channel,
         "supervisions": [supervision] if has_speech else [],
         "recording": recording,
-        "custom": custom,
+        "custom": _custom(row, root),
         "type": "MultiCut" if len(channels) > 1 else "MonoCut",
     }
+
+
+def _custom(row: Row, root: Path) -> dict[str, Json]:
+    """Return what Lhotse has no field for: the state of the file, labels, turns, other audio."""
+    custom: dict[str, Json] = {
+        "content": row.content,
+        "bytes": row.bytes,
+        "modified": row.modified,
+    }
+    if row.labels:
+        custom["labels"] = dict(row.labels)
+    if row.turns:  # stored in the recording's time, so that a part of the cut keeps them
+        custom["turns"] = {
+            tier: [[start + row.start, end + row.start, label] for start, end, label in turns]
+            for tier, turns in row.turns.items()
+        }
+    if row.other_files:
+        custom["others"] = {
+            name: {
+                "source": _place(file.path, root),
+                "content": file.content,
+                "bytes": file.bytes,
+                "modified": file.modified,
+            }
+            for name, file in row.other_files.items()
+        }
+    return custom
 
 
 def _place(path: Path, root: Path) -> str:

@@ -4,9 +4,9 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from mt4ssl_bench.corpora.rows import Row
+from mt4ssl_bench.data.cut import Json
 from mt4ssl_bench.data.lexicon import Lexicon, pronounce
 
 LOGGER = logging.getLogger(__name__)
@@ -20,14 +20,19 @@ class Coverage:
     spoken: int = 0
     missing: Counter[str] = field(default_factory=Counter)
 
-    def notes(self) -> dict[str, Any]:
+    def notes(self) -> dict[str, Json]:
         """Return what corpus.json says of it."""
         lost = self.missing.total()
-        counts = {"words": self.spoken, "found": self.spoken - lost, "guessed": 0, "missing": lost}
-        listed = (
-            {"out_of_vocabulary": dict(self.missing.most_common(LISTED))} if self.missing else {}
-        )
-        return {"lexicon": counts, **listed}
+        counts: Json = {
+            "words": self.spoken,
+            "found": self.spoken - lost,
+            "guessed": 0,
+            "missing": lost,
+        }
+        notes: dict[str, Json] = {"lexicon": counts}
+        if self.missing:
+            notes["out_of_vocabulary"] = dict(self.missing.most_common(LISTED))
+        return notes
 
     def report(self, name: str) -> None:
         """Log it in one line."""

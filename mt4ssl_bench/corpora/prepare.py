@@ -1,4 +1,4 @@
-"""Rows to a corpus: all is checked before anything is written, and every exclusion is counted."""
+"""Rows to a corpus: checked before anything is written; every exclusion is counted."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,10 +18,11 @@ from mt4ssl_bench.corpora.rows import (
     refuse_duplicates,
 )
 from mt4ssl_bench.corpora.splits import by_split, hold_out
-from mt4ssl_bench.data.corpus import Corpus, CorpusInfo, Lists
+from mt4ssl_bench.data.corpus import Corpus, CorpusInfo
 from mt4ssl_bench.data.cut import Json
 from mt4ssl_bench.data.file_state import on_disk
 from mt4ssl_bench.data.lexicon import open_lexicon
+from mt4ssl_bench.data.lists import Lists
 from mt4ssl_bench.errors import CorpusError
 
 LOGGER = logging.getLogger(__name__)
@@ -45,10 +46,9 @@ def prepare(
     synthetic: bool = False,
     notes: Mapping[str, Json] | None = None,
 ) -> Corpus:
-    """Make a corpus of rows.
+    """Make a corpus of rows; English texts without phones get CMUdict's.
 
     Rows without any split are dealt over train, valid and test, whole speakers where there are 10.
-    English texts get CMUdict's phones if there are none; `lexicon` gives any language's.
 
     Args:
         rows: The utterances; see Row for what one may have.
@@ -56,13 +56,11 @@ def prepare(
         source: What the rows come from, for messages.
         name: Name of the corpus in tables.
         licence: Licence of the audio.
-        lists: Named lists (trials, queries): rows of cells by column. A column that ends in "_id"
-            names utterances.
+        lists: Named lists (trials, queries); a column that ends in "_id" names utterances.
         lexicon: Files with a word and its phones in each line.
         partial: Leave out and count what would be refused: rows whose files are missing or
             unreadable, that have a gap, a misplaced turn or other audio of unequal length.
-        strict: The rows say everything themselves, as those of a table do: only marked silence is
-            silence, a split that is missing stays missing.
+        strict: Take silence and splits as the rows state them, as those of a table do.
         phones_from: What made the rows' own phones.
         synthetic: Whether nobody spoke.
         notes: More entries of corpus.json's notes.
@@ -77,36 +75,53 @@ def prepare(
     rows = _usable(list(rows), excluded, strict=strict)
     checked = checked_lists(lists or {}, rows, excluded)
     noted = dict(notes or {}) | excluded.notes()
-    splits = {row.split for row in rows}
-    if not strict and "train" in splits and "valid" not in splits:
-        rows = hold_out(rows)
-        noted["valid"] = "held out of train here"
-    fields = {field for field in field_names(rows) if not any(row.lacks(field) for row in rows)}
-    languages = sorted({row.language for row in rows} - {""})
-    english = all(language.startswith("en") for language in languages or ["en"])
-    if "text" in fields and (lexicon or ("phones" not in fields and english)):
-        book, coverage = open_lexicon(lexicon), Coverage()
-        rows = list(add_phones(rows, book, coverage))
-        coverage.report(book.name)
-        fields.add("phones")
-        phones_from, noted = book.name, noted | coverage.notes()
+    rows = rows if strict else _with_valid(rows, noted)
+    rows, fields, book = _with_phones(rows, lexicon, noted)
     rows_of = by_split(rows)
-    report = check_rows(rows_of, fields=sorted(fields))
-    report.log()
-    if counts := report.counts():
-        noted["check"] = counts
+    _check(rows_of, fields, noted)
     info = CorpusInfo(
         name=name,
         digest="",
         splits={},
-        fields=sorted(fields),
-        languages=languages,
+        fields=fields,
+        languages=sorted({row.language for row in rows} - {""}),
         licence=licence,
         synthetic=synthetic,
-        phones_from=phones_from if "phones" in fields else "",
+        phones_from=(book or phones_from) if "phones" in fields else "",
         notes=noted,
     )
     return write_rows(out, rows_of, checked, info)
+
+
+def _with_valid(rows: list[Row], noted: dict[str, Json]) -> list[Row]:
+    """Return the rows, some of `train` as `valid` if there is none."""
+    splits = {row.split for row in rows}
+    if "train" not in splits or "valid" in splits:
+        return rows
+    noted["valid"] = "held out of train here"
+    return hold_out(rows)
+
+
+def _check(rows_of: Mapping[str, list[Row]], fields: Sequence[str], noted: dict[str, Json]) -> None:
+    report = check_rows(rows_of, fields=fields)
+    report.log()
+    if counts := report.counts():
+        noted["check"] = counts
+
+
+def _with_phones(
+    rows: list[Row], lexicon: Sequence[Path], noted: dict[str, Json]
+) -> tuple[list[Row], list[str], str]:
+    """Return rows, the fields that all have, and the lexicon that gave them phones, or ""."""
+    fields = [name for name in field_names(rows) if not any(row.lacks(name) for row in rows)]
+    english = all(row.language.startswith("en") for row in rows if row.language)
+    if "text" not in fields or not (lexicon or ("phones" not in fields and english)):
+        return rows, fields, ""
+    book, coverage = open_lexicon(lexicon), Coverage()
+    rows = list(add_phones(rows, book, coverage))
+    coverage.report(book.name)
+    noted |= coverage.notes()
+    return rows, sorted({*fields, "phones"}), book.name
 
 
 def _usable(rows: list[Row], excluded: Exclusions, *, strict: bool) -> list[Row]:

@@ -18,8 +18,9 @@ import numpy as np
 from mt4ssl_bench.console import progress
 from mt4ssl_bench.corpora.lists import kept_lists
 from mt4ssl_bench.data import audio
-from mt4ssl_bench.data.corpus import Corpus, CorpusInfo, SplitInfo, write_corpus
+from mt4ssl_bench.data.corpus import Corpus, CorpusInfo, SplitInfo
 from mt4ssl_bench.data.cut import Cut, Json, stored_turns
+from mt4ssl_bench.data.write_corpus import write_corpus
 from mt4ssl_bench.errors import CorpusError
 
 LOGGER = logging.getLogger(__name__)
@@ -39,33 +40,28 @@ def segment_corpus(
     min_seconds: float = 2.0,
     by: By = "silence",
 ) -> Corpus:
-    """Write a corpus in which nothing lasts longer than `max_seconds`.
+    """Write a corpus in which nothing lasts longer than `max_seconds`; audio files stay.
 
-    The audio itself stays where it is.
+    What is left out is counted in corpus.json: utterances, and rows of lists that name one of them.
 
-    Shorter recordings stay whole. A longer one becomes pieces `<id>-0000`, ..., with its speaker
-    and labels, its turns within each and its other audio, without its text and phones. Those under
-    `min_seconds` and those that cannot be read are left out, and so are rows of lists that name
-    what is no longer there; all are counted by reason in corpus.json. Raises CorpusError for
-    limits that do not fit, an `out` that holds another corpus, or when nothing is left.
+    Args:
+        corpus: The corpus.
+        out: Folder of the new one.
+        max_seconds: Longer recordings become pieces `<id>-0000`, ..., with speaker, labels, other
+            audio and the turns within each, without text and phones.
+        min_seconds: Shorter utterances are left out. At most a quarter of `max_seconds`.
+        by: "silence" cuts at the quietest QUIET seconds, "windows" into the fewest equal pieces.
+
+    Raises:
+        CorpusError: If the limits do not fit, `out` holds another corpus, or nothing is left.
     """
     _check(corpus, max_seconds, min_seconds)
     digest = hashlib.sha256(
         f"{corpus.info.digest} {by} {max_seconds} {min_seconds}".encode()
     ).hexdigest()[:16]
-    if (out / "corpus.json").exists():
-        if (existing := Corpus.open(out)).info.digest == digest:
-            LOGGER.info("%s: already segmented, unchanged", out)
-            return existing
-        raise CorpusError(
-            f"{out}: holds another corpus ({existing.info.name}); choose another --out"
-        )
-    settings: dict[str, Json] = {
-        "from": corpus.info.digest,
-        "by": by,
-        "max_seconds": max_seconds,
-        "min_seconds": min_seconds,
-    }
+    if existing := _existing(out, digest):
+        return existing
+    limits: dict[str, Json] = {"max_seconds": max_seconds, "min_seconds": min_seconds}
     counts: Counter[str] = Counter()
     root, ids = out.resolve(), set[str]()
 
@@ -91,11 +87,21 @@ def segment_corpus(
             digest=digest,
             splits=splits,
             fields=[field for field in corpus.info.fields if field not in lost],
-            notes={"segmented": settings, **counts},
+            notes={"segmented": {"from": corpus.info.digest, "by": by, **limits}, **counts},
         )
 
     splits = {split: pieces(split) for split, info in corpus.info.splits.items() if info.utterances}
     return write_corpus(out, splits, info, lambda: kept_lists(corpus, ids, counts))
+
+
+def _existing(out: Path, digest: str) -> Corpus | None:
+    """Return the corpus in `out` if it is the same; raise CorpusError if it is another one."""
+    if not (out / "corpus.json").exists():
+        return None
+    if (existing := Corpus.open(out)).info.digest == digest:
+        LOGGER.info("%s: already segmented, unchanged", out)
+        return existing
+    raise CorpusError(f"{out}: holds another corpus ({existing.info.name}); choose another --out")
 
 
 def _check(corpus: Corpus, max_seconds: float, min_seconds: float) -> None:

@@ -25,7 +25,7 @@ from mt4ssl_bench.corpora import sources
 from mt4ssl_bench.corpora.download import Archive
 from mt4ssl_bench.corpora.frame_labels import FrameLabels
 from mt4ssl_bench.corpora.rows import Row
-from mt4ssl_bench.data.corpus import Lists
+from mt4ssl_bench.data.lists import Lists
 from mt4ssl_bench.errors import ConfigError
 from mt4ssl_bench.registry import Registry
 

@@ -1,7 +1,4 @@
-"""A cut to 16 kHz mono float32 samples.
-
-Anything that cannot be read raises CorpusError naming the utterance.
-"""
+"""A cut to 16 kHz mono float32 samples; what cannot be read is an error with the utterance's id."""
 
 import io
 from collections.abc import Iterator, Sequence
@@ -27,26 +24,10 @@ RATES = (1_000, 1_000_000)  # Hz of recordings; a header with another rate is no
 BLOCK = 2**24  # values decoded at a time: what a header states must not decide the memory taken
 LOOK = 1000  # files looked at when a pretraining opens a split
 SHORT = 0.1  # seconds by which a compressed file may fall short of its header
-SUFFIXES = frozenset(  # what libsndfile reads, as it is named in corpora
-    {
-        ".flac",
-        ".wav",
-        ".ogg",
-        ".opus",
-        ".mp3",
-        ".aiff",
-        ".aif",
-        ".au",
-        ".sph",
-        ".nist",
-        ".w64",
-        ".rf64",
-        ".caf",
-    }
-)
-OTHER = frozenset(
-    {".m4a", ".aac", ".mp4", ".wma", ".webm", ".amr", ".ape", ".mka"}
-)  # audio that it does not
+# what libsndfile reads, as it is named in corpora; and audio that it does not
+COMMON = (".flac", ".wav", ".ogg", ".opus", ".mp3", ".aiff", ".aif")
+SUFFIXES = frozenset([*COMMON, ".au", ".sph", ".nist", ".w64", ".rf64", ".caf"])
+OTHER = frozenset([".m4a", ".aac", ".mp4", ".wma", ".webm", ".amr", ".ape", ".mka"])
 
 if TYPE_CHECKING:
     import torch
@@ -106,9 +87,7 @@ def require_some_unchanged(cuts: Sequence[Cut]) -> None:
 
 
 def read_file(path: Path, *, start: int = 0, count: int = -1) -> Samples:
-    """Return `count` samples from `start`, both at the file's own rate, as 16 kHz mono (N,); -1
-    reads to the end.
-    """
+    """Return 16 kHz mono (N,) of `count` samples (-1: all) from `start`, at the file's rate."""
     return _read(on_disk(path), path, start, count)
 
 

@@ -1,7 +1,5 @@
 """Cuts to batches: one order for a seed, whatever the number of processes.
 
-Audio is read only where it is used.
-
 Shapes: B batch, N samples, T frames.
 """
 
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.data.cuts import durations_of, shards_of
 from mt4ssl_bench.data.epoch_order import batches_of
 from mt4ssl_bench.errors import BenchError, TrainingError
@@ -30,9 +29,8 @@ class Place(NamedTuple):
     position: int = 0  # batches taken from this epoch
 
 
-Stream = Callable[
-    [Place], Iterator[tuple[Place, B]]
-]  # from a place on: batches, each with the place after it
+# from a place on: batches, each with the place after it
+Stream = Callable[[Place], Iterator[tuple[Place, B]]]
 
 
 def endless(
@@ -40,13 +38,13 @@ def endless(
 ) -> Stream[B]:
     """Return the stream of one process's share of the batches of epoch after epoch.
 
-    Rounds of `world` consecutive batches give one to each process, in order of rank; a round may
-    begin in one epoch and end in the next. So the batches of an update do not depend on how many
-    processes share them.
+    Rounds of `world` consecutive batches, also across epochs, give one to each process, so that
+    the batches of an update do not depend on how many processes share them.
 
     Args:
-        epochs: epoch number, batches to skip -> the epoch's batches, the same every time it is
-        asked. rank, world: this process and how many there are.
+        epochs: Epoch number, batches to skip -> the epoch's batches, the same each time.
+        rank: This process.
+        world: How many processes there are.
     """
 
     def stream(place: Place) -> Iterator[tuple[Place, B]]:
@@ -69,7 +67,7 @@ def endless(
     return stream
 
 
-def pad(rows: Sequence[NDArray[Any]]) -> tuple[Tensor, Tensor]:
+def pad(rows: Sequence[NDArray[np.generic]]) -> tuple[Tensor, Tensor]:
     """Return rows of unequal length as one zero-padded tensor (B, N) and their lengths (B,)."""
     lengths = torch.tensor([len(row) for row in rows])
     padded = torch.zeros(
@@ -81,21 +79,24 @@ def pad(rows: Sequence[NDArray[Any]]) -> tuple[Tensor, Tensor]:
 
 
 class Batches(Generic[B]):
-    """Length-bucketed batches of cuts, of at most `seconds` of audio with padding (or `count`
-    utterances).
+    """Batches of cuts of similar length; see epoch_order.py.
 
     Args:
-        cuts: read only where a batch is made; see order.py for how they are put together.
-        make: list of cuts -> batch; runs in `workers` processes (0: in this one).
-        crop: cut, epoch -> what this epoch uses of it; make gets a list of these.
-        longest: what a cut counts at most, in seconds, where make crops it.
-        shuffle: order by seed and epoch; otherwise one order for all epochs.
-        enough: an epoch ends with the batch that reaches this many seconds of audio.
+        cuts: Read only where a batch is made.
+        make: List of cuts -> batch; runs in `workers` processes (0: in this one).
+        seconds: Of a batch at most, with padding.
+        count: Of cuts in a batch at most.
+        seed: Of the order.
+        shuffle: Draw an order for each epoch; otherwise all have the same.
+        workers: Loader processes.
+        crop: Cut, epoch -> what this epoch uses of it; `make` gets a list of these.
+        longest: What a cut counts at most, in seconds, where `make` crops it.
+        enough: An epoch ends with the batch that reaches this many seconds of audio.
     """
 
     def __init__(
         self,
-        cuts: Sequence[Any],
+        cuts: Sequence[Cut],
         make: Callable[[Sequence[Any]], B],
         *,
         seconds: float | None = None,
@@ -103,27 +104,19 @@ class Batches(Generic[B]):
         seed: int = 0,
         shuffle: bool = False,
         workers: int = 0,
-        crop: Callable[[Any, int], Any] | None = None,
+        crop: Callable[[Cut, int], Any] | None = None,
         longest: float = math.inf,
         enough: float | None = None,
     ) -> None:
         self.cuts, self.make, self.seconds, self.count = cuts, make, seconds, count
-        self.seed, self.shuffle, self.workers, self.crop, self.enough = (
-            seed,
-            shuffle,
-            workers,
-            crop,
-            enough,
-        )
+        self.seed, self.shuffle, self.enough = seed, shuffle, enough
+        self.workers, self.crop = workers, crop
         self.durations = np.minimum(durations_of(cuts), longest)
 
     def __call__(
         self, epoch: int = 0, skip: int = 0, *, rank: int = 0, world: int = 1
     ) -> Iterator[B]:
-        """Yield the batches of one epoch, without its first `skip`.
-
-        Of these every `world`-th, from `rank` on.
-        """
+        """Yield every `world`-th batch of an epoch, from `rank` on, without its first `skip`."""
         mine = itertools.islice(self.order(epoch, skip), rank, None, world)
         return (batch for _, batch in self._load((Place(), key) for key in mine))
 
@@ -133,10 +126,7 @@ class Batches(Generic[B]):
         return lambda place: self._load(keys(place))
 
     def order(self, epoch: int, skip: int = 0) -> Iterator["Key"]:
-        """Yield which cuts make each batch of one epoch, without its first `skip`.
-
-        Nothing is read.
-        """
+        """Yield which cuts make each batch of an epoch, without its first `skip`; reads nothing."""
         batches = batches_of(
             self.durations,
             seconds=self.seconds,
@@ -144,14 +134,12 @@ class Batches(Generic[B]):
             key=(self.seed, epoch) if self.shuffle else None,
             shards=shards_of(self.cuts),
         )
-        heard = 0.0
+        seconds = 0.0
         for number, places in enumerate(batches):
             if number >= skip:
                 yield Key(epoch, places)
-            if (
-                self.enough is not None
-                and (heard := heard + float(self.durations[places].sum())) >= self.enough
-            ):
+            seconds += float(self.durations[places].sum())
+            if self.enough is not None and seconds >= self.enough:
                 return
 
     def _load(self, keys: Iterable[tuple[Place, "Key"]]) -> Iterator[tuple[Place, B]]:
@@ -185,10 +173,7 @@ class Key(NamedTuple):
 
 
 class _Made(Dataset[tuple[Place, B | BenchError]]):
-    """Batches in a worker.
-
-    An error for the user travels as it is, without the worker's traceback.
-    """
+    """Batches in a worker; an error for the user travels as it is, without a traceback."""
 
     def __init__(self, make: Callable[[Key], B]) -> None:
         self.make = make

@@ -3,17 +3,16 @@ binding them by a digest.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from mt4ssl_bench.data.cut import Cut, Json
-from mt4ssl_bench.data.cuts import Cuts, write_cuts
+from mt4ssl_bench.data.cut import Json
+from mt4ssl_bench.data.cuts import Cuts
+from mt4ssl_bench.data.lists import parse_list
 from mt4ssl_bench.data.remote import fetch, is_url
 from mt4ssl_bench.data.shards import Shards
 from mt4ssl_bench.errors import CorpusError
-from mt4ssl_bench.files import write_text
 from mt4ssl_bench.registry import hint
 
 FORMAT = 1
@@ -21,9 +20,6 @@ FORMAT = 1
 SCHEMES = ("http:/", "https:/", "s3:/", "gs:/")
 # splits of their own for speaker tasks, where the plain ones are speaker-disjoint
 SID_PREFIX = "sid_"
-ID = "_id"  # how the name of a list's column ends whose cells name utterances
-
-Lists = Mapping[str, Sequence[Mapping[str, str]]]  # name -> rows: column -> cell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +64,10 @@ class Corpus:
 
     @classmethod
     def open(cls, path: str | Path) -> "Corpus":
-        """Open the corpus folder `path`, or the URL of one in shards.
+        """Open a corpus's folder, or the URL of one in shards.
 
-        Raises CorpusError when it is not one.
+        Raises:
+            CorpusError: If it is none.
         """
         if is_url(str(path)):
             where = str(path).rstrip("/")
@@ -95,9 +92,10 @@ class Corpus:
         return cls(root, _parse(file.read_bytes(), str(file)))
 
     def cuts(self, split: str) -> Cuts | Shards:
-        """Return the split's cuts, parsed as they are asked for.
+        """Return the split's cuts, parsed when they are asked for.
 
-        Raises CorpusError for a split that cannot be used.
+        Raises:
+            CorpusError: If the corpus has no such split, or it is empty or damaged.
         """
         if split not in self.info.splits:
             raise CorpusError(
@@ -146,73 +144,6 @@ class Corpus:
         return rows
 
 
-def parse_list(file: Path) -> list[dict[str, str]]:
-    """Return the rows of a TSV file with a header, cells by column.
-
-    Raises:
-        CorpusError: If it cannot be read; the message names the line.
-    """
-    try:
-        header, *lines = file.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CorpusError(f"list {file}: cannot be read ({error}); expected UTF-8 text") from None
-    columns = header.rstrip("\r").split("\t")
-    if len(set(columns)) < len(columns) or not all(columns):
-        raise CorpusError(f"list {file}: its header has an empty or repeated column: {header!r}")
-    rows = []
-    for number, line in enumerate(lines, start=2):
-        cells = line.rstrip("\r").split("\t")
-        if len(cells) != len(columns):
-            raise CorpusError(
-                f"list {file}, line {number}: {len(cells)} cells; expected {len(columns)}, "
-                "separated by tabs, as in its header"
-            )
-        rows.append(dict(zip(columns, cells, strict=True)))
-    return rows
-
-
-def write_corpus(
-    root: Path,
-    cuts: Mapping[str, Iterable[Cut | Mapping[str, Json]]],
-    info: Callable[[dict[str, SplitInfo]], CorpusInfo],
-    lists: Callable[[], Lists] = dict,
-) -> Corpus:
-    """Write the splits, lists and, last, corpus.json, whose existence means a whole corpus.
-
-    Args:
-        root: Folder of the corpus.
-        cuts: By split; each is read once, so that a generator keeps only one cut in memory.
-        info: Called with what the splits hold once they are written.
-        lists: Called for the lists, then.
-    """
-    root.mkdir(parents=True, exist_ok=True)
-    splits: dict[str, SplitInfo] = {}
-    for split, members in cuts.items():
-        tally = Tally()
-        write_cuts(root / f"{split}.jsonl.gz", tally.of(members))
-        splits[split] = tally.info
-    sizes = write_lists(root, lists())
-    return write_info(root, replace(info(splits), lists=sizes))
-
-
-def write_lists(root: Path, lists: Lists) -> dict[str, int]:
-    """Write each list to lists/<name>.tsv; returns how many rows each has."""
-    for name, rows in lists.items():
-        (root / "lists").mkdir(exist_ok=True)
-        lines = ["\t".join(rows[0]), *("\t".join(row.values()) for row in rows)]
-        write_text(root / "lists" / f"{name}.tsv", "\n".join(lines) + "\n")
-    return {name: len(rows) for name, rows in lists.items()}
-
-
-def write_info(root: Path, info: CorpusInfo) -> Corpus:
-    """Write corpus.json, the last file of a corpus; returns it opened."""
-    raw = asdict(info)
-    if not info.lists:  # versions that know no lists read what has none
-        del raw["lists"]
-    write_text(root / "corpus.json", json.dumps(raw, indent=1, ensure_ascii=False) + "\n")
-    return Corpus.open(root)
-
-
 def _parse(content: bytes, where: str) -> CorpusInfo:
     try:
         raw = json.loads(content.decode())
@@ -227,30 +158,3 @@ def _parse(content: bytes, where: str) -> CorpusInfo:
             f"{where}: format {info.format}, this version reads {FORMAT}; prepare it again"
         )
     return info
-
-
-class Tally:
-    """Counts utterances, hours and speakers of the cuts that pass through of()."""
-
-    def __init__(self) -> None:
-        self.utterances, self.seconds = 0, 0.0
-        self.speakers: set[str] = set()
-
-    def of(self, cuts: Iterable[Cut | Mapping[str, Json]]) -> Iterator[Mapping[str, Json]]:
-        """Yield the cuts as dicts, counting them."""
-        for cut in cuts:
-            raw = cut if isinstance(cut, Mapping) else cut.to_dict()
-            supervisions = cast("Sequence[Mapping[str, str]]", raw.get("supervisions", []))
-            self.utterances += 1
-            self.seconds += cast("float", raw["duration"])
-            self.speakers |= {about.get("speaker", "") for about in supervisions[:1]} - {""}
-            yield raw
-
-    @property
-    def info(self) -> SplitInfo:
-        """What has passed so far."""
-        return SplitInfo(
-            utterances=self.utterances,
-            hours=round(self.seconds / 3600, 4),
-            speakers=len(self.speakers),
-        )

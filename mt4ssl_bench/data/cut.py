@@ -21,15 +21,6 @@ class Turn(NamedTuple):
     label: str
 
 
-class FileState(NamedTuple):
-    """What a corpus notes of an audio file, so that a change of it shows."""
-
-    path: Path
-    content: str  # digest of the file's bytes
-    bytes: int
-    modified: int  # nanoseconds
-
-
 class AudioSource(Protocol):
     """Where audio lies: a "file" or "url" called `source`, or bytes in "memory"."""
 
@@ -148,30 +139,12 @@ def stored_turns(cut: Cut) -> Mapping[str, Sequence[Turn]]:
 
 def others_of(cut: Cut) -> Mapping[str, Path]:
     """Return the files of other audio of the same length by name: "clean", "s1", ..."""
-    return {name: state.path for name, state in states_of(cut).items() if name}
+    return {name: Path(str(file["source"])) for name, file in other_files(cut).items()}
 
 
-def states_of(cut: Cut) -> Mapping[str, FileState]:
-    """Return what is noted of the cut's files by the name of the audio; "" is the cut's own.
-
-    Corpora of earlier versions and shards note nothing of the cut's own.
-    """
-    source = cut.recording.sources[0]
-    noted = dict(_custom(cut, "others"))
-    if source.type == "file":
-        noted[""] = {**(cut.custom or {}), "source": str(source.source)}
-    states = {name: _state(value) for name, value in noted.items()}
-    return {name: state for name, state in states.items() if state is not None}
-
-
-def _state(noted: Json) -> FileState | None:
-    if not isinstance(noted, Mapping):
-        return None
-    source, content = noted["source"], noted.get("content")
-    size, modified = noted.get("bytes"), noted.get("modified")
-    if isinstance(content, str) and isinstance(size, int) and isinstance(modified, int):
-        return FileState(Path(str(source)), content, size, modified)
-    return None
+def other_files(cut: Cut) -> Mapping[str, Mapping[str, Json]]:
+    """Return what is stored of other audio by name; see file_state.py."""
+    return cast("Mapping[str, Mapping[str, Json]]", _custom(cut, "others"))
 
 
 def _custom(cut: Cut, key: str) -> Mapping[str, Json]:

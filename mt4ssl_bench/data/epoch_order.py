@@ -1,5 +1,4 @@
-"""The order of an epoch, from durations alone: similar lengths together, in a second for a million
-cuts.
+"""The order of an epoch, from durations only: similar lengths together, fast for a million cuts.
 
 Shapes: N cuts, S shards.
 """
@@ -12,9 +11,7 @@ from numpy.typing import NDArray
 
 Places = NDArray[np.int64]
 
-# lengths are sorted after a random stretch by up to this share: batches differ, padding stays near
-# 2 %
-JITTER = 0.03
+JITTER = 0.03  # random stretch of lengths before they are sorted: padding stays near 2 %
 STREAMS = 8  # shards are read in so many places at once; ranks and workers take turns over them
 WINDOW = 8  # shards of one stream that are shuffled together
 

@@ -6,12 +6,41 @@ used: one stat. A file of the noted size with another time is digested, once in 
 
 import hashlib
 import unicodedata
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
-from mt4ssl_bench.data.cut import Cut, FileState, states_of
+from mt4ssl_bench.data.cut import Cut, Json, other_files
 from mt4ssl_bench.errors import AudioChangedError
 
 _SAME: set[int] = set()  # hashes of (path, bytes, time) whose content was found to be the noted one
+
+
+class FileState(NamedTuple):
+    """What a corpus notes of an audio file, so that a change of it shows."""
+
+    path: Path
+    content: str  # digest of the file's bytes
+    bytes: int
+    modified: int  # nanoseconds
+
+
+def states_of(cut: Cut) -> Mapping[str, FileState]:
+    """Return what is noted of the cut's files by the name of the audio; "" is the cut's own.
+
+    Corpora of earlier versions and shards note nothing of the cut's own.
+    """
+    noted, source = dict(other_files(cut)), cut.recording.sources[0]
+    if source.type == "file":
+        noted[""] = {**(cut.custom or {}), "source": str(source.source)}
+    return {name: state for name, file in noted.items() if (state := _state(file))}
+
+
+def _state(noted: Mapping[str, Json]) -> FileState | None:
+    content, size, modified = noted.get("content"), noted.get("bytes"), noted.get("modified")
+    if isinstance(content, str) and isinstance(size, int) and isinstance(modified, int):
+        return FileState(Path(str(noted["source"])), content, size, modified)
+    return None
 
 
 def on_disk(path: Path) -> Path:

@@ -1,5 +1,4 @@
-"""The label store: cluster ids by utterance id at 50 Hz, bound to the digest of the corpora they
-were made from.
+"""The label store: cluster ids by utterance id at 50 Hz, bound to the digest of their corpora.
 
 Shapes: T frames, V clusters, F features.
 """
@@ -11,11 +10,12 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mt4ssl_bench.data.cut import Cut, Json
 from mt4ssl_bench.data.shards import LABELS
 from mt4ssl_bench.errors import CheckpointError
 from mt4ssl_bench.files import write_text
@@ -73,88 +73,69 @@ class LabelStore:
         return self._place(name) is not None
 
     def all_of(self, name: str) -> NDArray[np.uint16]:
-        """Return all labels (T,) of utterance `name`; raises CheckpointError when it has none."""
+        """Return all labels (T,) of an utterance; raises CheckpointError if it has none."""
         place = self._place(name)
         if place is None:
             raise CheckpointError(f"labels {self.folder}: none for utterance '{name}'; {AGAIN}")
         return self._values[self._offsets[place] : self._offsets[place + 1]]
 
     def get(self, name: str, frames: int) -> NDArray[np.uint16]:
-        """Return the labels (frames,) of utterance `name`.
-
-        Raises CheckpointError when it has none or too few.
-        """
+        """Return the labels (frames,) of an utterance; raises CheckpointError for too few."""
         return _enough(self.all_of(name), frames, name, f"labels {self.folder}", self.info.clusters)
 
-    # lhotse ships no types
-    def of(self, cut: Any, frames: int) -> NDArray[np.uint16]:  # noqa: ANN401
+    def of(self, cut: Cut, frames: int) -> NDArray[np.uint16]:
         """Return the labels (frames,) of a cut; see get."""
         return self.get(cut.id, frames)
 
     def _place(self, name: str) -> int | None:
-        key = _keys(name.encode())
-        found = int(np.searchsorted(self._keys, key[0]))
-        return (
-            int(self._order[found])
-            if found < len(self._keys) and self._keys[found] == key[0]
-            else None
-        )
+        (key,) = _keys(name.encode())
+        place = int(np.searchsorted(self._keys, key))
+        known = place < len(self._keys) and self._keys[place] == key
+        return int(self._order[place]) if known else None
 
     def centres(self) -> NDArray[np.float32]:
         """Return the clusters' centres (V, F); raises CheckpointError for a store without them."""
         try:
-            found: NDArray[np.float32] = np.load(self.folder / "centres.npy")
+            centres: NDArray[np.float32] = np.load(self.folder / "centres.npy")
         except (OSError, ValueError) as error:
-            raise CheckpointError(
-                f"labels {self.folder}: no centres ({error}); run 'mt4ssl-bench kmeans' into "
-                "another --out"
-            ) from None
-        return found
+            raise CheckpointError(f"labels {self.folder}: no centres ({error}); {AGAIN}") from None
+        return centres
 
     def report(self, values: Mapping[str, float]) -> "LabelStore":
-        """Add what has been measured of the labels to labels.json.
-
-        Returns the store opened again.
-        """
+        """Add measures of the labels to labels.json; returns the store opened again."""
         info = replace(self.info, report={**self.info.report, **values})
         _write_info(self.folder, info)
         return LabelStore(self.folder)
 
     def check(self, digest: str, clusters: int) -> "LabelStore":
-        """Return self.
-
-        Raises CheckpointError when the labels belong to another corpus or codebook.
-        """
+        """Return self; raises CheckpointError if it is of another corpus or codebook."""
         _check(self.info, f"targets.offline.labels={self.folder}", digest, clusters)
         return self
 
 
 class CarriedLabels:
-    """The labels that the shards of some corpora carry, made by one k-means.
+    """The labels that the shards of some corpora carry, made by one k-means."""
 
-    The same face as a store's.
-    """
-
-    def __init__(self, infos: Sequence[dict[str, Any]], digest: str, clusters: int) -> None:
-        self.info = LabelInfo(**infos[0])
+    def __init__(self, infos: Sequence[Mapping[str, Json]], digest: str, clusters: int) -> None:
+        self.info = LabelInfo(**cast("dict[str, Any]", infos[0]))
         if any(info != infos[0] for info in infos):
             raise CheckpointError(
                 "data.corpus: their shards carry labels of different codebooks; shard them again"
             )
         _check(self.info, "the labels in the shards", digest, clusters)
 
-    # lhotse ships no types
-    def of(self, cut: Any, frames: int) -> NDArray[np.uint16]:  # noqa: ANN401
-        """Return the labels (frames,) of a cut.
-
-        Raises CheckpointError when there are none or too few.
-        """
+    def of(self, cut: Cut, frames: int) -> NDArray[np.uint16]:
+        """Return the labels (frames,) of a cut; raises CheckpointError for too few."""
         if LABELS not in (cut.custom or {}):
             raise CheckpointError(
                 f"the labels in the shards: none for utterance '{cut.id}'; shard all with labels"
             )
         return _enough(
-            cut.load_labels(), frames, cut.id, "the labels in the shards", self.info.clusters
+            cut.load_custom(LABELS).astype(np.uint16, copy=False),
+            frames,
+            cut.id,
+            "the labels in the shards",
+            self.info.clusters,
         )
 
 
@@ -187,9 +168,7 @@ def _check(info: LabelInfo, where: str, digest: str, clusters: int) -> None:
 
 
 def _keys(names: bytes) -> NDArray[np.uint64]:
-    """Return a number for each line: a million of them take 8 MB, their names as Python objects
-    150.
-    """
+    """Return a number for each line: a million take 8 MB, as Python strings 150."""
     lines = names.split(b"\n") if names else []
     return np.array(
         [int.from_bytes(hashlib.blake2b(n, digest_size=8).digest()) for n in lines], dtype=np.uint64
@@ -199,14 +178,10 @@ def _keys(names: bytes) -> NDArray[np.uint64]:
 def write_labels(
     folder: Path,
     info: LabelInfo,
-    labels: Iterable[tuple[str, NDArray[Any]]],
+    labels: Iterable[tuple[str, NDArray[np.integer]]],
     centres: NDArray[np.float32] | None = None,
 ) -> LabelStore:
-    """Write (utterance id, labels (T,)) pairs and the centres (V, F) as a store, completely or not
-    at all.
-
-    Returns it opened.
-    """
+    """Write (utterance id, labels (T,)) pairs and centres (V, F) as a store, atomically."""
     aside = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)

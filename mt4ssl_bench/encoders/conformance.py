@@ -211,11 +211,11 @@ def _padding(upstream: Upstream) -> Check:
 
 def _gradients(upstream: Upstream) -> Check:
     expected = "gradients reach the weights"
-    plain = getattr(type(upstream).extract, "__wrapped__", None)  # extract() without its no_grad
+    with_gradients = getattr(upstream, "hidden_states", None)
     weights = [
         p for v in vars(upstream).values() if isinstance(v, nn.Module) for p in v.parameters()
     ]
-    if plain is None or not weights:
+    if with_gradients is None or not weights:
         return Check(
             "gradients", "n/a", expected, "no weights" if not weights else "extract() cuts them off"
         )
@@ -224,7 +224,7 @@ def _gradients(upstream: Upstream) -> Check:
         with torch.enable_grad():
             for p in weights:
                 p.requires_grad_(p.is_floating_point())
-            layers = plain(upstream, *_noise(0.5)).layers
+            layers = with_gradients(*_noise(0.5)).layers
             if not layers.requires_grad:
                 return Check("gradients", "n/a", expected, "extract() cuts them off")
             layers.square().mean().backward()

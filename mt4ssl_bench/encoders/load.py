@@ -4,10 +4,10 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from mt4ssl_bench.encoders.kinds import ENCODERS
+from mt4ssl_bench.encoders.kind import ENCODERS
+from mt4ssl_bench.encoders.kinds.s3prl import s3prl_names
 from mt4ssl_bench.encoders.names import is_run
 from mt4ssl_bench.encoders.protocol import Upstream
-from mt4ssl_bench.encoders.s3prl_model import s3prl_names
 from mt4ssl_bench.errors import BenchError, UpstreamError
 
 LOGGER = logging.getLogger(__name__)

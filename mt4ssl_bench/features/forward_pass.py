@@ -7,7 +7,6 @@ Upstream.extract() gives (L, B, T, D), a Pass (L, T, D) for each utterance, and 
 Shapes: L hidden states, B batch, N samples, T frames, D dimension, K crops.
 """
 
-import hashlib
 import logging
 import re
 from collections.abc import Container, Iterator, MutableMapping, Sequence
@@ -23,6 +22,7 @@ from mt4ssl_bench.console import progress
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.batches import Batches, pad
 from mt4ssl_bench.data.cut import Cut
+from mt4ssl_bench.data.draw import draw
 from mt4ssl_bench.data.effects import Effect
 from mt4ssl_bench.encoders.hidden_states import HUGE, LEAK, broken_layers, padding_leak
 from mt4ssl_bench.encoders.protocol import Upstream
@@ -58,10 +58,8 @@ class Crops:
         length = round(self.seconds * audio.RATE)
         if not length or len(samples) <= length:
             return [samples]
-        drawn = hashlib.blake2b(f"{self.seed} {name}".encode(), digest_size=8).digest()
-        starts = np.random.default_rng(int.from_bytes(drawn)).integers(
-            0, len(samples) - length + 1, self.count
-        )
+        room = len(samples) - length + 1
+        starts = np.random.default_rng(draw(self.seed, name)).integers(0, room, self.count)
         return [samples[start : start + length] for start in starts]
 
 

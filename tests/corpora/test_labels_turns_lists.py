@@ -10,9 +10,10 @@ import soundfile
 
 from mt4ssl_bench.cli.app import app
 from mt4ssl_bench.corpora.check import check_corpus
+from mt4ssl_bench.corpora.prepare_source import Request, prepare_source
 from mt4ssl_bench.corpora.segment import segment_corpus
 from mt4ssl_bench.corpora.shard import shard_corpus
-from mt4ssl_bench.corpora.source import SOURCES, Request, prepare_source
+from mt4ssl_bench.corpora.source import SOURCES
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cut import Turn, field_of, label_of, labels_of, others_of, turns_of

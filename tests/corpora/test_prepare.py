@@ -232,7 +232,7 @@ def test_a_column_that_is_there_twice_is_refused_and_one_that_is_not_read_is_nam
     with caplog.at_level("INFO", logger="mt4ssl_bench"):
         table(folder, "id | path | Text | speakers\t\t\nu | a.wav | one | ann\t\t\n")
     assert (
-        "columns that are not read: Text, speakers; a label's column is named label:Text\n"
+        "columns that are not read: Text, speakers; --label Text reads one as a label\n"
         in caplog.text
     )
 

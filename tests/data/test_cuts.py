@@ -10,7 +10,8 @@ import pytest
 from lhotse import AudioSource, CutSet, MultiCut, Recording
 
 from mt4ssl_bench.data.corpus import Corpus
-from mt4ssl_bench.data.cuts import LINES, Cuts, durations_of, write_cuts
+from mt4ssl_bench.data.cut_files import LINES
+from mt4ssl_bench.data.cuts import Cuts, durations_of, write_cuts
 from mt4ssl_bench.errors import CorpusError
 
 COUNT = 2 * LINES + 5

@@ -21,10 +21,11 @@ from mt4ssl_bench.cli.app import app
 from mt4ssl_bench.clustering.config import OfflineConfig
 from mt4ssl_bench.corpora.shard import shard_corpus
 from mt4ssl_bench.data import audio, download, remote
-from mt4ssl_bench.data.corpus import Corpus, write_corpus
+from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cut import text_of
 from mt4ssl_bench.data.frame_grid import frame_count
 from mt4ssl_bench.data.labels import CarriedLabels, LabelInfo, LabelStore, write_labels
+from mt4ssl_bench.data.write_corpus import write_corpus
 from mt4ssl_bench.errors import CheckpointError, ConfigError, CorpusError
 from mt4ssl_bench.upstream.batches import Batch, PretrainData
 from mt4ssl_bench.upstream.config import DataConfig, PretrainConfig, TargetsConfig

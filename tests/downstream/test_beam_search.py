@@ -9,7 +9,8 @@ from builders import write_arpa
 from mt4ssl_bench.downstream.config import DecodeConfig, WordDecodeConfig
 from mt4ssl_bench.downstream.heads.beam_search import BeamDecoder, tuned
 from mt4ssl_bench.downstream.heads.flashlight import read_words
-from mt4ssl_bench.downstream.heads.units import Characters, Phonemes, Pieces, Units
+from mt4ssl_bench.downstream.heads.pieces import Pieces
+from mt4ssl_bench.downstream.heads.units import Characters, Phonemes, Units
 from mt4ssl_bench.errors import ConfigError
 
 pytest.importorskip("flashlight.lib.text", reason="flashlight-text has no wheel for this Python")
@@ -50,9 +51,8 @@ def test_the_language_model_mends_a_planted_error(arpa: str) -> None:
     )
     assert greedy(units, logits) == "THE HAT SAT"
     assert decoder.decode(logits, all_of(logits)) == ["THE CAT SAT"]
-    assert decoder.weighted({"lm_weight": 0.0, "word_score": 0.0}).decode(
-        logits, all_of(logits)
-    ) == ["THE HAT SAT"]
+    without = decoder.using(WordDecodeConfig(lm_weight=0.0, word_score=0.0))
+    assert without.decode(logits, all_of(logits)) == ["THE HAT SAT"]
 
 
 def test_words_come_from_the_lexicon_alone_and_rows_end_at_their_length(
@@ -90,9 +90,10 @@ def test_phonemes_are_searched_with_a_model_of_phonemes(tmp_path: Path) -> None:
     )
     decoder = BeamDecoder(units, [], DecodeConfig(lm=lm))
     assert decoder.decode(logits, all_of(logits)) == ["K AE T"]
-    assert decoder.weighted({"lm_weight": 0.0}).decode(logits, all_of(logits)) == ["HH AE T"]
+    without = decoder.using(DecodeConfig(lm_weight=0.0))
+    assert without.decode(logits, all_of(logits)) == ["HH AE T"]
     double = say(units, "T T")
-    assert decoder.weighted({"lm_weight": 0.0}).decode(double, all_of(double)) == ["T T"]
+    assert without.decode(double, all_of(double)) == ["T T"]
 
 
 def test_the_search_is_torchaudios_on_any_emissions(arpa: str, tmp_path: Path) -> None:

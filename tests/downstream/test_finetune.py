@@ -18,13 +18,14 @@ from mt4ssl_bench.downstream.evaluate import evaluate
 from mt4ssl_bench.downstream.plan import load_config, plan
 from mt4ssl_bench.downstream.tasks.asr import ASR
 from mt4ssl_bench.downstream.tasks.speaker import Speaker
-from mt4ssl_bench.downstream.training import finetune as module
+from mt4ssl_bench.downstream.training import finetune_rates
 from mt4ssl_bench.downstream.training.audio_batches import Audio
 from mt4ssl_bench.downstream.training.finetune import Finetuning
+from mt4ssl_bench.downstream.training.finetune_rates import train_rate
 from mt4ssl_bench.downstream.training.finetuned_model import TunedHead
 from mt4ssl_bench.downstream.transcribe import Recognizer, named, transcribe
 from mt4ssl_bench.encoders.finetuning import TuneConfig
-from mt4ssl_bench.encoders.kinds import rebuild, trainable
+from mt4ssl_bench.encoders.kind import rebuild, trainable
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.errors import (
     CheckpointError,
@@ -92,7 +93,7 @@ def test_masks_need_a_generator_and_depend_on_it_alone() -> None:
 
 def test_s3prls_models_are_trained_through_their_hub(tmp_path: Path) -> None:
     from mt4ssl_bench.encoders.finetuning import TunedForeign
-    from mt4ssl_bench.encoders.s3prl_model import S3PRLUpstream
+    from mt4ssl_bench.encoders.kinds.s3prl import S3PRLUpstream
     from mt4ssl_bench.upstream.checkpoints.checkpoint_file import KIND
     from mt4ssl_bench.upstream.expert import register
 
@@ -152,7 +153,7 @@ def test_the_loss_is_ctcs_sum_over_utterances(corpus: Corpus, tmp_path: Path) ->
         corpus, tmp_path, "tune.activation_dropout=0", "tune.time_prob=0", "tune.channel_prob=0"
     )
     run.targets = {cut.id: run.task.target(cut) for cut in train}
-    data = Audio(train, run.config)
+    data = Audio(run.task, train, "train")
     together, *alone = [
         run.loss(data.make(cuts), 0, 0) for cuts in (train[:2], train[:1], train[1:2])
     ]
@@ -168,7 +169,7 @@ def test_the_encoder_rests_for_the_first_updates(corpus: Corpus, tmp_path: Path)
         corpus, tmp_path, "tune.freeze_updates=100", "steps=3", "validate_every=3"
     )
     before = weights(run)
-    run.run(train, valid, "test")
+    train_rate(run, train, valid, "test")
     moved = {
         name.split(".")[0]
         for name, tensor in weights(run).items()
@@ -181,7 +182,7 @@ def test_an_interrupted_run_continues_bit_for_bit(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, train, valid = make(corpus, tmp_path / "whole", "steps=12", "validate_every=4")
-    whole.run(train, valid, "test")
+    train_rate(whole, train, valid, "test")
     broken, _, _ = make(corpus, tmp_path / "broken", "steps=12", "validate_every=4")
     update = Fit._update
 
@@ -192,10 +193,10 @@ def test_an_interrupted_run_continues_bit_for_bit(
 
     monkeypatch.setattr(Fit, "_update", die)
     with pytest.raises(MemoryError):
-        broken.run(train, valid, "test")
+        train_rate(broken, train, valid, "test")
     monkeypatch.undo()
     again, _, _ = make(corpus, tmp_path / "broken", "steps=12", "validate_every=4")
-    again.run(train, valid, "test")
+    train_rate(again, train, valid, "test")
     assert (again.best.value, again.best.step) == (whole.best.value, whole.best.step)
     for name, tensor in weights(whole).items():
         assert tensor.equal(weights(again)[name]), name
@@ -218,7 +219,7 @@ def test_a_gradient_that_is_not_finite_stops_fine_tuning_before_the_weights_move
 
     parameter.register_hook(spoil)
     with pytest.raises(TrainingError, match="the gradient is not finite at update 2, utterances s"):
-        run.run(train, valid, "test")
+        train_rate(run, train, valid, "test")
     assert len(seen) == 3
     for name, tensor in weights(run).items():
         assert tensor.equal(seen[-1][name]), name
@@ -231,7 +232,7 @@ def test_logits_on_valid_that_are_not_finite_end_the_rate(corpus: Corpus, tmp_pa
         lambda head, _, out: out if head.training else (out[0] * math.nan, out[1])
     )
     with pytest.raises(TrainingError, match=r"lr 0.01: logits are not finite, utterances s\d-1"):
-        run.run(train, valid, "test")
+        train_rate(run, train, valid, "test")
     assert not run.best.weights
 
 
@@ -241,7 +242,7 @@ def test_a_score_that_is_not_a_number_is_never_the_best(
     scores = iter([math.nan, 50.0, math.nan])
     monkeypatch.setattr(ASR, "measure", lambda *_: next(scores))
     run, train, valid = make(corpus, tmp_path, "steps=6", "validate_every=2")
-    run.run(train, valid, "test")
+    train_rate(run, train, valid, "test")
     assert (run.best.value, run.best.step) == (50.0, 4)
 
 
@@ -253,7 +254,7 @@ def test_a_run_folder_of_the_first_revisions_goes_on(
     ever.
     """
     monkeypatch.setattr(run_folder, "SHARE", 1e9)
-    monkeypatch.setattr(module, "discard", lambda _: None)
+    monkeypatch.setattr(finetune_rates, "discard", lambda _: None)
     keys = ["steps=12", "validate_every=4"]
     whole, train, valid = make(corpus, tmp_path / "whole", *keys)
     states: dict[int, dict[str, Any]] = {}
@@ -265,7 +266,7 @@ def test_a_run_folder_of_the_first_revisions_goes_on(
 
     monkeypatch.setattr(run_folder.RunFolder, "save", keep)
     monkeypatch.setattr(run_folder.PassingFolder, "due", lambda *_, **__: True)
-    whole.run(train, valid, "test")
+    train_rate(whole, train, valid, "test")
     monkeypatch.undo()
     old = tmp_path / "old"
     best = states[step].pop("best")
@@ -278,7 +279,7 @@ def test_a_run_folder_of_the_first_revisions_goes_on(
         stored[part][key] = tensor
     checkpoint.save({"kind": "task", **stored}, old / "model.pt")
     again, _, _ = make(corpus, old, *keys)
-    again.run(train, valid, "test")
+    train_rate(again, train, valid, "test")
     assert (again.best.value, again.best.step) == (whole.best.value, whole.best.step)
     for name, tensor in weights(whole).items():
         assert tensor.equal(weights(again)[name]), name
@@ -293,7 +294,7 @@ def overfitted(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> tupl
         folder,
         *["steps=300", "validate_every=100", "tune.time_prob=0", "tune.channel_prob=0"],
     )
-    run.run(train[:2], train[:2], "test")
+    train_rate(run, train[:2], train[:2], "test")
     assert run.best.value == 0
     return folder, train[:2]
 
@@ -398,15 +399,15 @@ def test_speakers_are_learnt_from_crops_and_hold_no_text(corpus: Corpus, tmp_pat
     )
     task, train = Speaker(config), list(corpus.cuts("train"))
     task.fit_units(train)
-    data = Audio(train, replace(config, crop_seconds=0.5), crop=0.5)
+    data = Audio(Speaker(replace(config, crop_seconds=0.5)), train, "train")
     epochs = [
         {cut.id: cut.start for b in data.batches(shuffle=True)(epoch) for cut in b.cuts}
         for epoch in (0, 0, 1)
     ]
     assert epochs[0] == epochs[1] != epochs[2]
     run = Finetuning(task, load_upstream(TOY), lr=1e-3, folder=tmp_path, device="cpu")
-    run.run(train, list(corpus.cuts("valid")), "test")
-    assert set(run.decode(Audio(train, config, crop=1.0))[0]) <= {"spk0", "spk1", "spk2"}
+    train_rate(run, train, list(corpus.cuts("valid")), "test")
+    assert set(run.decode(Audio(task, train, "train"))[0]) <= {"spk0", "spk1", "spk2"}
     with pytest.raises(CheckpointError, match="task 'speaker', which outputs no text"):
         Recognizer(tmp_path)
 

@@ -5,8 +5,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from mt4ssl_bench.downstream.config import RecurrentHeadConfig
-from mt4ssl_bench.downstream.heads.linear import LinearHead
-from mt4ssl_bench.downstream.heads.pooled import PooledHead
+from mt4ssl_bench.downstream.heads.linear import LinearHead, PooledHead
 from mt4ssl_bench.downstream.heads.recurrent import RecurrentHead, flip
 from mt4ssl_bench.downstream.heads.spec_augment import augment
 from mt4ssl_bench.downstream.heads.weighted_sum import WeightedSum

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mt4ssl_bench.downstream.config import RecurrentHeadConfig
-from mt4ssl_bench.downstream.heads.linear import LinearHead
-from mt4ssl_bench.downstream.heads.pooled import PooledHead
+from mt4ssl_bench.downstream.heads.linear import LinearHead, PooledHead
 from mt4ssl_bench.downstream.heads.recurrent import RecurrentHead
 from mt4ssl_bench.downstream.heads.run_heads import run_heads
 from mt4ssl_bench.downstream.heads.spec_augment import augment

@@ -26,7 +26,7 @@ from mt4ssl_bench.downstream.plan import plan
 from mt4ssl_bench.downstream.task import TASKS
 from mt4ssl_bench.downstream.tasks.asr import ASRConfig
 from mt4ssl_bench.downstream.tasks.phoneme import PhonemeConfig
-from mt4ssl_bench.downstream.training.finetune import train_finetuned
+from mt4ssl_bench.downstream.training.finetune_rates import train_finetuned
 from mt4ssl_bench.downstream.training.frozen import train_frozen
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.encoders.protocol import Upstream

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mt4ssl_bench.data.corpus import Corpus
-from mt4ssl_bench.downstream.job import ROLES, Job
+from mt4ssl_bench.downstream.job import ROLES, Fold, Job
 from mt4ssl_bench.downstream.plan import plan
 from mt4ssl_bench.downstream.reference_checks import check_references, learnable
 from mt4ssl_bench.downstream.task import Task
@@ -137,7 +137,7 @@ def test_silent_utterances_are_counted_and_not_learnt_from(
     }  # fmt: skip
     assert "nobody speaks in 2 of 18 utterances of split 'train': left out of tr" in caplog.text
     assert "of split 'test': words in them count as insertions (s0-0)" in caplog.text
-    kept, left = learnable(job, task, cuts["train"], {cut.id: 1000 for cut in cuts["train"]})
+    kept, left = learnable(job, Fold(task, cuts), {cut.id: 1000 for cut in cuts["train"]})
     assert ({cut.id for cut in cuts["train"]} - {cut.id for cut in kept}, left) == (
         {"s2-3", "s2-4"}, 0
     )  # fmt: skip
@@ -163,17 +163,17 @@ def test_targets_longer_than_their_frames_are_left_out_of_training_and_named(
 ) -> None:
     job, task, cuts = opened(corpus, "phoneme")
     frames = {cut.id: task.frames_needed(cut) for cut in cuts["train"]}
-    kept, left = learnable(job, task, cuts["train"], frames)
+    kept, left = learnable(job, Fold(task, cuts), frames)
     assert (len(kept), left) == (18, 0), "as many frames as are needed suffice"
     frames["s0-3"] -= 1
-    kept, left = learnable(job, task, cuts["train"], frames)
+    kept, left = learnable(job, Fold(task, cuts), frames)
     assert (len(kept), left) == (17, 1)
     assert (
         "leaving out 1 of 18 training utterances with targets longer than their frames: s0-3"
         in caplog.text
     )
     with pytest.raises(CorpusError, match="every target of split 'train' is longer"):
-        learnable(job, task, cuts["train"], dict.fromkeys(frames, 1))
+        learnable(job, Fold(task, cuts), dict.fromkeys(frames, 1))
 
 
 def test_frames_needed_are_those_that_ctc_needs(

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from builders import spoken
+from mt4ssl_bench.downstream.heads.pieces import Pieces
 from mt4ssl_bench.downstream.heads.units import (
     Characters,
     Phonemes,
-    Pieces,
     Units,
     drop_stress,
     restore,

@@ -10,8 +10,8 @@ from fakes import Spectrum
 from mt4ssl_bench import results
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cut import speaker_of, text_of
+from mt4ssl_bench.downstream.clock import Clock
 from mt4ssl_bench.downstream.evaluate import evaluate
-from mt4ssl_bench.downstream.write_record import Clock
 from mt4ssl_bench.encoders import load
 from mt4ssl_bench.results.record import Result
 
@@ -73,7 +73,7 @@ def test_a_stage_takes_the_time_since_the_one_before_or_what_it_says(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = [100.0]
-    monkeypatch.setattr("mt4ssl_bench.downstream.write_record.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("mt4ssl_bench.downstream.clock.time.monotonic", lambda: now[0])
     clock = Clock()
     for name, seconds in (("features", None), ("train", 50.0), ("test", None)):
         now[0] += 2.5

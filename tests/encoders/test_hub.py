@@ -18,8 +18,8 @@ from builders import TOY, served, write_run
 from fakes import USER_CLASS
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.downstream.evaluate import evaluate
+from mt4ssl_bench.encoders.kinds.s3prl import S3PRLUpstream
 from mt4ssl_bench.encoders.load import load_upstream
-from mt4ssl_bench.encoders.s3prl_model import S3PRLUpstream
 from mt4ssl_bench.errors import BenchError, CheckpointError, UpstreamError
 from mt4ssl_bench.results.leaderboard import Leaderboard
 from mt4ssl_bench.upstream import expert

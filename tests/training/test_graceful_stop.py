@@ -9,14 +9,14 @@ from collections.abc import Iterator
 import pytest
 
 from builders import environment
-from mt4ssl_bench.training.graceful_stop import polite_stop
+from mt4ssl_bench.training.graceful_stop import graceful_stop
 
 LOOP = """
 import signal, sys, time
-from mt4ssl_bench.training.graceful_stop import polite_stop
+from mt4ssl_bench.training.graceful_stop import graceful_stop
 theirs = lambda *_: sys.exit(7)
 signal.signal(signal.SIGTERM, theirs)
-with polite_stop() as stopped:
+with graceful_stop() as stopped:
     print("ready", flush=True)
     while not stopped():
         time.sleep(0.01)
@@ -78,7 +78,7 @@ def test_in_another_thread_signals_stay_with_their_owner() -> None:
     asked: list[bool] = []
 
     def work() -> None:
-        with polite_stop() as stopped:
+        with graceful_stop() as stopped:
             asked.append(stopped())
 
     thread = threading.Thread(target=work)

@@ -23,8 +23,8 @@ from builders import FIXTURES, call, record, toy_config, toy_model, write_run
 from mt4ssl_bench import checkpoint, results
 from mt4ssl_bench.config import from_dict
 from mt4ssl_bench.data.corpus import Corpus
+from mt4ssl_bench.encoders.kinds.s3prl import load_s3prl
 from mt4ssl_bench.encoders.load import load_upstream
-from mt4ssl_bench.encoders.s3prl_model import load_s3prl
 from mt4ssl_bench.errors import CheckpointError, ConfigError
 from mt4ssl_bench.upstream.checkpoints.convert import convert
 from mt4ssl_bench.upstream.checkpoints.export import to_huggingface, to_s3prl

@@ -57,6 +57,10 @@ class MT4SSLUpstream:
         Raises:
             UpstreamError: For audio that is too short or not finite.
         """
+        return self.hidden_states(waveforms, lengths)
+
+    def hidden_states(self, waveforms: Tensor, lengths: Tensor) -> Features:
+        """Return what extract() does, with gradients."""
         waves = [
             wave[:length]
             for wave, length in zip(waveforms.to(self.device), lengths.tolist(), strict=True)

@@ -3,7 +3,7 @@
 from torch import nn
 
 from mt4ssl_bench.encoders.finetuning import Blueprint, TuneConfig
-from mt4ssl_bench.encoders.kinds import EncoderKind
+from mt4ssl_bench.encoders.kind import EncoderKind
 from mt4ssl_bench.upstream.checkpoints.encoder_adapter import load_checkpoint, load_random
 from mt4ssl_bench.upstream.checkpoints.finetuned import build
 from mt4ssl_bench.upstream.expert import load_custom, load_default

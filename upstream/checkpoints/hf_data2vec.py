@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mt4ssl_bench.data.cut import Json
 from mt4ssl_bench.data.frame_grid import KERNELS, STRIDES
-from mt4ssl_bench.encoders.hf_model import import_transformers, load_model
+from mt4ssl_bench.encoders.kinds.hf import import_transformers, load_model
 from mt4ssl_bench.errors import CheckpointError
 from mt4ssl_bench.upstream.checkpoints.checkpoint_file import student
 from mt4ssl_bench.upstream.checkpoints.untrusted import ThirdPartyCheckpoint, tensors

@@ -57,8 +57,9 @@ def read_table(
         CorpusError: If a line, id, path or duration cannot be used; the message names it.
     """
     header, lines = _read_cells(manifest, labels)
+    folder = manifest.resolve().parent
     rows = [
-        _row(dict(zip(header, cells, strict=True)), manifest, number, turns or {})
+        _row(dict(zip(header, cells, strict=True)), folder, turns or {}, (manifest, number))
         for number, cells in lines
     ]
     if not rows:
@@ -67,9 +68,12 @@ def read_table(
     return rows
 
 
-def _row(cells: dict[str, str], manifest: Path, number: int, turns: Mapping[str, Alignment]) -> Row:
-    line, folder = f"line {number}", manifest.resolve().parent
-    where = f"{manifest}, {line}"
+def _row(
+    cells: dict[str, str], folder: Path, turns: Mapping[str, Alignment], place: tuple[Path, int]
+) -> Row:
+    """Return the row of one line; `place` is its file and number."""
+    line = f"line {place[1]}"
+    where = f"{place[0]}, {line}"
     if is_quoted(cells["path"]):
         raise CorpusError(f"{where}: its cells are quoted ({cells['path']}); {UNQUOTED}")
     labels = {sys.intern(n): sys.intern(cell) for n, cell in _prefixed(cells, LABEL)}
@@ -106,7 +110,7 @@ def _row(cells: dict[str, str], manifest: Path, number: int, turns: Mapping[str,
         labels=labels or NO_LABELS,
         turns={tier: of or () for tier, of in found.items()} or NO_TURNS,
         others=others or NO_OTHERS,
-        stated=_seconds(cells.get("duration_s", ""), cells["id"], manifest),
+        stated=_seconds(cells.get("duration_s", ""), cells["id"], place[0]),
         silent=silent,
         unusable=(f"no_{gaps[0]}", line) if gaps else None,
     )

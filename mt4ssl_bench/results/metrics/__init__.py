@@ -1,22 +1,25 @@
-"""Metrics by name, one file for each family; other packages add theirs through entry points."""
+"""Metrics by name: every Metric of a family, which is a file of this folder.
+
+Other packages add theirs through entry points.
+"""
+
+from importlib import import_module
+from pkgutil import iter_modules
 
 from mt4ssl_bench.registry import Registry
 from mt4ssl_bench.results.metrics.metric import Metric, RatioOfSums, Score
 
 __all__ = ["METRICS", "Metric", "RatioOfSums", "Score"]
 
-_RATES, _ACCURACY = (f"{__name__}.{family}" for family in ("error_rates", "accuracy"))
 METRICS: Registry[Metric] = Registry(
     "metric",
     {
-        "abx_within": "mt4ssl_bench.abx.answers:WITHIN",
-        "abx_across": "mt4ssl_bench.abx.answers:ACROSS",
-        "per": f"{_RATES}:PER",
-        "wer": f"{_RATES}:WER",
-        "cer": f"{_RATES}:CER",
-        "acc": f"{_ACCURACY}:ACC",
-        "fold_acc": f"{_ACCURACY}:FOLD_ACC",
-    },
+        value.name: f"{__name__}.{family.name}:{attribute}"
+        for family in iter_modules(__path__)
+        for attribute, value in vars(import_module(f"{__name__}.{family.name}")).items()
+        if isinstance(value, Metric)
+    }
+    | {f"abx_{mode}": f"mt4ssl_bench.abx.answers:{mode.upper()}" for mode in ("within", "across")},
     group="mt4ssl_bench.metrics",
     base=Metric,
 )

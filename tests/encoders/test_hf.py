@@ -17,7 +17,7 @@ from mt4ssl_bench.config import load, to_dict
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.downstream.evaluate import evaluate
 from mt4ssl_bench.encoders.finetuning import Trainable, TuneConfig
-from mt4ssl_bench.encoders.kinds import rebuild, trainable
+from mt4ssl_bench.encoders.kind import rebuild, trainable
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.errors import CheckpointError, UpstreamError
 from mt4ssl_bench.upstream.checkpoints.convert import convert
@@ -337,6 +337,6 @@ def test_only_data2vec_audio_is_converted(hubert: Path, tmp_path: Path) -> None:
     assert made.config.frontend.normalize is False
     assert made.notes == [
         "lm_head.bias not converted", "lm_head.weight not converted",
-        "no mask embedding in it: a new one (it matters to pretraining alone)",
+        "no mask embedding in it: a random one (only pretraining needs it)",
     ]  # fmt: skip
     assert load_upstream(str(tmp_path / "run")).fingerprint == made.fingerprint

@@ -6,11 +6,13 @@ written "<entry point's name>:<argument>" wherever an upstream is asked for.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pkgutil import iter_modules
 from typing import Protocol
 
 from torch import Tensor, nn
 
 from mt4ssl_bench.checkpoint import misfit
+from mt4ssl_bench.encoders import kinds
 from mt4ssl_bench.encoders.finetuning import Blueprint, Trainable, TuneConfig
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import UpstreamError
@@ -52,18 +54,18 @@ class EncoderKind:
         return self.example or f"{self.name}:<argument>"
 
 
+# upstream's kinds are named here, since their room lies above
+_MT4SSL = "mt4ssl_bench.upstream.checkpoints.encoder_kinds"
 ENCODERS: Registry[EncoderKind] = Registry(
     "kind of encoder",
-    {
-        "checkpoint": "mt4ssl_bench.upstream.checkpoints.encoder_kinds:CHECKPOINT",
-        "file": "mt4ssl_bench.encoders.user_file:FILE",
-        "hf": "mt4ssl_bench.encoders.hf_model:HF",
-        "mt4ssl": "mt4ssl_bench.upstream.checkpoints.encoder_kinds:DEFAULT",
-        "mt4ssl_custom": "mt4ssl_bench.upstream.checkpoints.encoder_kinds:CUSTOM",
-        "mt4ssl_local": "mt4ssl_bench.upstream.checkpoints.encoder_kinds:LOCAL",
-        "mt4ssl_url": "mt4ssl_bench.upstream.checkpoints.encoder_kinds:URL",
-        "random": "mt4ssl_bench.upstream.checkpoints.encoder_kinds:RANDOM",
-        "s3prl": "mt4ssl_bench.encoders.s3prl_model:S3PRL",
+    {module.name: f"{kinds.__name__}.{module.name}:KIND" for module in iter_modules(kinds.__path__)}
+    | {
+        "checkpoint": f"{_MT4SSL}:CHECKPOINT",
+        "mt4ssl": f"{_MT4SSL}:DEFAULT",
+        "mt4ssl_custom": f"{_MT4SSL}:CUSTOM",
+        "mt4ssl_local": f"{_MT4SSL}:LOCAL",
+        "mt4ssl_url": f"{_MT4SSL}:URL",
+        "random": f"{_MT4SSL}:RANDOM",
     },
     group="mt4ssl_bench.encoders",
     base=EncoderKind,

@@ -35,7 +35,7 @@ from mt4ssl_bench.encoders.identity import (
     is_library,
     local_roots,
 )
-from mt4ssl_bench.encoders.kinds import EncoderKind
+from mt4ssl_bench.encoders.kind import EncoderKind
 from mt4ssl_bench.encoders.protocol import Features, Upstream
 from mt4ssl_bench.errors import UpstreamError, with_class
 from mt4ssl_bench.registry import hint
@@ -87,6 +87,10 @@ class FileUpstream:
     @torch.no_grad()
     def extract(self, waveforms: Tensor, lengths: Tensor) -> Features:
         """See Upstream.extract."""
+        return self.hidden_states(waveforms, lengths)
+
+    def hidden_states(self, waveforms: Tensor, lengths: Tensor) -> Features:
+        """Return what extract() does, with gradients."""
         returned = self.made.extract(waveforms, lengths)
         is_pair = isinstance(returned, Sequence) and len(returned) == 2
         return Features(*(list(returned) if is_pair else [returned, None]))  # a check reports None
@@ -122,7 +126,7 @@ def load_file(argument: str, *, device: str) -> Upstream:
     return upstream
 
 
-FILE = EncoderKind(
+KIND = EncoderKind(
     "file",
     "your own class; check-upstream tests it",
     load_file,

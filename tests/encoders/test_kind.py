@@ -9,7 +9,7 @@ import torch
 
 from mt4ssl_bench.cli.app import app
 from mt4ssl_bench.encoders.finetuning import TuneConfig
-from mt4ssl_bench.encoders.kinds import ENCODERS, EncoderKind, rebuild, trainable
+from mt4ssl_bench.encoders.kind import ENCODERS, EncoderKind, rebuild, trainable
 from mt4ssl_bench.encoders.load import load_upstream, split_kind
 from mt4ssl_bench.errors import BenchError, ConfigError, UpstreamError
 
@@ -21,7 +21,7 @@ import copy
 
 import torch
 from torch import nn
-from mt4ssl_bench.encoders.kinds import EncoderKind
+from mt4ssl_bench.encoders.kind import EncoderKind
 from mt4ssl_bench.encoders.protocol import Features
 from mt4ssl_bench.errors import UpstreamError
 

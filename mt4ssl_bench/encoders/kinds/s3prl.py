@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mt4ssl_bench.checkpoint import fingerprint
 from mt4ssl_bench.encoders.finetuning import Blueprint, TuneConfig, TunedForeign
 from mt4ssl_bench.encoders.identity import describe, identify
-from mt4ssl_bench.encoders.kinds import ENCODERS, EncoderKind
+from mt4ssl_bench.encoders.kind import ENCODERS, EncoderKind
 from mt4ssl_bench.encoders.protocol import Features, Upstream
 from mt4ssl_bench.encoders.s3prl_entries import (
     Entry,
@@ -280,7 +280,7 @@ def rebuild_s3prl(blueprint: Blueprint, config: TuneConfig) -> nn.Module:  # noq
     return TunedForeign(S3PRLUpstream(str(blueprint["name"]), "cpu", verify=False))
 
 
-S3PRL = EncoderKind(
+KIND = EncoderKind(
     "s3prl",
     "any upstream of s3prl's hub, for example fbank, hubert",
     load_s3prl,

@@ -19,7 +19,7 @@ from mt4ssl_bench.data.audio import RATE
 from mt4ssl_bench.encoders.finetuning import Blueprint, TuneConfig, TunedForeign
 from mt4ssl_bench.encoders.hidden_states import LEAK, padding_leak
 from mt4ssl_bench.encoders.identity import identify
-from mt4ssl_bench.encoders.kinds import EncoderKind
+from mt4ssl_bench.encoders.kind import EncoderKind
 from mt4ssl_bench.encoders.protocol import Features, Upstream
 from mt4ssl_bench.errors import UpstreamError, some
 from mt4ssl_bench.wheels import advice, is_mismatch
@@ -268,7 +268,7 @@ def load_huggingface(argument: str, *, device: str) -> Upstream:
     return HuggingFaceUpstream(argument, device)
 
 
-HF = EncoderKind(
+KIND = EncoderKind(
     "hf",
     "a Hugging Face speech encoder, by folder or hub id",
     load_huggingface,

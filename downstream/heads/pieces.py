@@ -1,0 +1,58 @@
+"""Sentencepiece units: subwords from a model that is trained on the training split."""
+
+import base64
+import io
+import re
+from collections.abc import Sequence
+
+import sentencepiece
+
+from mt4ssl_bench.errors import CorpusError, first_line
+from mt4ssl_bench.settings import Json
+
+
+class Pieces:
+    """Units (heads.units.Units) of a trained model's bytes."""
+
+    def __init__(self, model: bytes) -> None:
+        self.model = model
+        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+
+    @classmethod
+    def train(cls, texts: Sequence[str], size: int) -> "Pieces":
+        """Return `size` units of the texts; raises CorpusError if the texts do not give as many."""
+        model = io.BytesIO()
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(texts),
+                model_writer=model,
+                vocab_size=size,
+                character_coverage=1.0,
+                minloglevel=2,
+            )
+        except RuntimeError as error:
+            reason = re.sub(r"^.*\] *", "", first_line(error)) or "no text, or no unit asked for"
+            raise CorpusError(
+                f"vocabulary={size}: does not fit the training text ({reason})"
+            ) from None
+        return cls(model.getvalue())
+
+    @classmethod
+    def restore(cls, model: Json) -> "Pieces":
+        """Return the units of state()["model"]."""
+        return cls(base64.b64decode(str(model)))
+
+    def __len__(self) -> int:
+        return int(self._processor.vocab_size()) + 1
+
+    def encode(self, text: str) -> list[int]:
+        """See Units.encode."""
+        return [i + 1 for i in self._processor.encode(text)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """See Units.decode."""
+        return str(self._processor.decode([i - 1 for i in ids]))
+
+    def state(self) -> dict[str, Json]:
+        """See Units.state."""
+        return {"kind": "sentencepiece", "model": base64.b64encode(self.model).decode()}

@@ -1,0 +1,5 @@
+"""Speaker ABX; see abx.py."""
+
+from mt4ssl_bench.downstream.tasks.abx import SpeakerABX
+
+TASK = SpeakerABX

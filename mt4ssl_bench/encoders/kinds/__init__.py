@@ -1,0 +1,1 @@
+"""Kinds of encoders, one file each; another file here is another kind."""
