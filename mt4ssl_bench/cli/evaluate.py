@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     from mt4ssl_bench.downstream.transcribe import Search
 
 app = typer.Typer()
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Use at most N utterances per split, to try a setup. Such results are never ranked.",
+    ),
+]
 Items = Annotated[
     Path | None,
     typer.Option(help="Item file of Libri-Light's format, for ABX: the tokens to compare."),
@@ -44,14 +51,7 @@ def evaluate(
         Path | None, typer.Option(help="Folder of the features; default: <out>/store.")
     ] = None,
     device: Device = "auto",
-    limit: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Use at most N utterances per split, to try a setup. Such results are never "
-            "ranked.",
-        ),
-    ] = None,
+    limit: Limit = None,
     items: Items = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print plan, time and disk needed; compute nothing.")

@@ -1,4 +1,4 @@
-"""eSpeak NG (GPL-3+), which speaks the demo corpus; it has global state: one process, one Espeak."""
+"""eSpeak NG (GPL-3+), which speaks the demo corpus. It has global state: one Espeak per process."""
 
 import ctypes
 import itertools
