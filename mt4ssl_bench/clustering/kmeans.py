@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mt4ssl_bench.clustering.config import OfflineConfig
 from mt4ssl_bench.clustering.feature_source import FeatureSource
-from mt4ssl_bench.clustering.shared_parts import Arrays, Parts, one_at_a_time
+from mt4ssl_bench.clustering.work_by_processes import Arrays, Parts, one_at_a_time
 from mt4ssl_bench.config import to_dict
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import Corpus

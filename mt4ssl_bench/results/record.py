@@ -10,7 +10,7 @@ from typing import Literal, NotRequired, TypedDict
 
 from mt4ssl_bench.data.cut import Json
 from mt4ssl_bench.errors import CheckpointError
-from mt4ssl_bench.results import scheme1
+from mt4ssl_bench.results import earlier_identities
 from mt4ssl_bench.results.metrics.metric import Score
 from mt4ssl_bench.settings import Settings
 
@@ -167,7 +167,7 @@ class Result:
             task=self.task,
             version=self.task_version,
             mode=self.mode,
-            settings=scheme1.settings(self.task, self.recipe) if old else self.settings,
+            settings=earlier_identities.settings(self.task, self.recipe) if old else self.settings,
             limit=self.limit,
         )
 
@@ -179,7 +179,7 @@ def digest(value: object) -> str:
 
 
 def former_key(identity: Identity, recipe: Mapping[str, Json]) -> str:
-    """Return the key of a record of scheme 1; `recipe` is as scheme1.recipe() returns it."""
+    """Return the key of a record of scheme 1; `recipe` is as earlier_identities.recipe() returns it."""
     parts = (identity.recipe, dict(recipe), identity.version, identity.limit)
     return digest([identity.fingerprint, identity.corpus, *parts])
 
