@@ -23,7 +23,8 @@ from mt4ssl_bench.corpora.sources import fairseq, kaldi
 from mt4ssl_bench.corpora.sources.table import read_table
 from mt4ssl_bench.data import audio, containers
 from mt4ssl_bench.data.alignment import parse_textgrid, read_alignment
-from mt4ssl_bench.data.labels import LabelInfo, LabelStore, write_labels
+from mt4ssl_bench.data.label_store import LabelStore, write_labels
+from mt4ssl_bench.data.labels import LabelInfo
 from mt4ssl_bench.data.lexicon import lookup_form, open_lexicon
 from mt4ssl_bench.downstream.plan import load_config
 from mt4ssl_bench.errors import BenchError

@@ -26,7 +26,8 @@ from mt4ssl_bench.data.cut import Json
 from mt4ssl_bench.data.cuts import Joined
 from mt4ssl_bench.data.draw import draw
 from mt4ssl_bench.data.frame_grid import RECEPTIVE_FIELD, frame_count
-from mt4ssl_bench.data.labels import LabelInfo, LabelStore, write_labels
+from mt4ssl_bench.data.label_store import LabelStore, write_labels
+from mt4ssl_bench.data.labels import LabelInfo
 from mt4ssl_bench.errors import ConfigError, CorpusError
 from mt4ssl_bench.features.units import nearest_centre
 from mt4ssl_bench.training.distributed import ALONE, World

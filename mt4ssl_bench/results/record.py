@@ -179,7 +179,7 @@ def digest(value: object) -> str:
 
 
 def former_key(identity: Identity, recipe: Mapping[str, Json]) -> str:
-    """Return the key of a record of scheme 1; `recipe` is as earlier_identities.recipe() returns it."""
+    """Return the key in scheme 1, with the recipe of earlier_identities.recipe()."""
     parts = (identity.recipe, dict(recipe), identity.version, identity.limit)
     return digest([identity.fingerprint, identity.corpus, *parts])
 
