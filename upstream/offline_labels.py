@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from mt4ssl_bench.clustering.kmeans import make_labels
+from mt4ssl_bench.clustering.make_labels import make_labels
 from mt4ssl_bench.clustering.purity import measure
 from mt4ssl_bench.data.alignment import TIER, read_alignment
 from mt4ssl_bench.data.corpus import Corpus

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from mt4ssl_bench.errors import CheckpointError
 
 FORMAT = 1
-AGAIN = 'run "mt4ssl-bench kmeans" into another --out'
+AGAIN = "run 'mt4ssl-bench kmeans' into another --out"
 FRAME_RATE = 50  # labels per second: one per frame of the front end
 
 

@@ -15,10 +15,11 @@ from sklearn.cluster import KMeans
 from builders import TOY, torchrun
 from mt4ssl_bench.clustering import work_by_processes
 from mt4ssl_bench.clustering.config import OfflineConfig
-from mt4ssl_bench.clustering.kmeans import FeatureSource, joint_digest, make_labels
+from mt4ssl_bench.clustering.feature_source import FeatureSource
+from mt4ssl_bench.clustering.make_labels import make_labels
 from mt4ssl_bench.corpora.prepare_source import prepare_path
 from mt4ssl_bench.data import audio
-from mt4ssl_bench.data.corpus import Corpus
+from mt4ssl_bench.data.corpus import Corpus, joint_digest
 from mt4ssl_bench.data.frame_grid import frame_count
 from mt4ssl_bench.data.label_store import LabelStore, write_labels
 from mt4ssl_bench.data.labels import LabelInfo

@@ -15,7 +15,7 @@ from safetensors import safe_open
 import builders
 from fakes import Moments
 from mt4ssl_bench.clustering.config import OfflineConfig
-from mt4ssl_bench.clustering.kmeans import make_labels
+from mt4ssl_bench.clustering.make_labels import make_labels
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.encoders.protocol import Upstream
