@@ -19,7 +19,7 @@ from mt4ssl_bench.encoders.finetuning import Blueprint, Trainable
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import CheckpointError
 from mt4ssl_bench.results import earlier_identities
-from mt4ssl_bench.results.record import Trial
+from mt4ssl_bench.results.record_parts import Trial
 from mt4ssl_bench.settings import Json, flatten, keys_of, nest
 from mt4ssl_bench.training.run_folder import difference
 

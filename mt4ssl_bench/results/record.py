@@ -6,55 +6,17 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NotRequired, TypedDict
+from typing import Literal
 
 from mt4ssl_bench.data.cut import Json
 from mt4ssl_bench.errors import CheckpointError
 from mt4ssl_bench.results import earlier_identities
 from mt4ssl_bench.results.metrics.metric import Score
+from mt4ssl_bench.results.record_parts import CorpusRecord, Trial, UpstreamRecord
 from mt4ssl_bench.settings import Settings
 
 SCHEMA = 1  # raised when a field changes its meaning; records of another schema are rejected
 SCHEME = 2  # of identities; raised when they are computed in another way
-
-
-class UpstreamRecord(TypedDict):
-    """The evaluated model; `former` lists its fingerprints of scheme 1, `stride` is in samples."""
-
-    name: str
-    fingerprint: str
-    parameters: int
-    num_layers: int
-    dim: int
-    stride: int
-    former: NotRequired[list[str]]
-
-
-class SplitRecord(TypedDict):
-    """The size of one split."""
-
-    utterances: int
-    hours: float
-
-
-class CorpusRecord(TypedDict):
-    """The corpus, with the splits that the task used by role ("train", "valid", "test")."""
-
-    name: str
-    digest: str
-    languages: list[str]
-    synthetic: bool
-    splits: dict[str, SplitRecord]
-
-
-class Trial(TypedDict):
-    """One head of the sweep; `valid` is the main metric on validation, None if it diverged."""
-
-    lr: float
-    seed: int
-    valid: float | None
-    steps: int
-    chosen: bool
 
 
 @dataclass(frozen=True, kw_only=True)
