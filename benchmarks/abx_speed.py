@@ -25,7 +25,8 @@ from mt4ssl_bench.abx.score import score_layers
 from mt4ssl_bench.abx.spans import find_frames
 from mt4ssl_bench.data.alignment import Alignment
 from mt4ssl_bench.data.cut import Turn
-from mt4ssl_bench.data.lexicon import cmudict, pronounce
+from mt4ssl_bench.data.lexicon import pronounce
+from mt4ssl_bench.data.lexicon_files import cmudict
 
 RATE = 50  # frames per second
 

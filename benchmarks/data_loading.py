@@ -34,7 +34,8 @@ from mt4ssl_bench.corpora.prepare_source import prepare_path
 from mt4ssl_bench.corpora.shard import shard_corpus
 from mt4ssl_bench.data.batches import Place
 from mt4ssl_bench.data.corpus import Corpus
-from mt4ssl_bench.data.labels import LabelInfo, write_labels
+from mt4ssl_bench.data.label_store import write_labels
+from mt4ssl_bench.data.labels import LabelInfo
 from mt4ssl_bench.upstream.batches import PretrainData
 from mt4ssl_bench.upstream.config import DataConfig, PretrainConfig
 
@@ -197,7 +198,7 @@ def open_corpus(corpus: Path, labels: Path) -> None:
 
     The imports are not counted as time.
     """
-    from mt4ssl_bench.data.labels import LabelStore
+    from mt4ssl_bench.data.label_store import LabelStore
 
     began = time.perf_counter()
     config = DataConfig(batch_seconds=80, min_seconds=0.1, workers=2)

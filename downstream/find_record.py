@@ -9,7 +9,7 @@ from mt4ssl_bench import results
 from mt4ssl_bench.config import to_dict
 from mt4ssl_bench.downstream.job import Job
 from mt4ssl_bench.encoders.protocol import Upstream
-from mt4ssl_bench.results import scheme1
+from mt4ssl_bench.results import earlier_identities
 from mt4ssl_bench.results.record import Identity, Result
 from mt4ssl_bench.settings import flatten
 
@@ -24,7 +24,7 @@ def find_record(job: Job, folder: Path, upstream: Upstream) -> Result | None:
     """
     identity = job.identity(upstream)
     record = results.find(folder, identity.key)
-    lacking = scheme1.lacking(to_dict(job.config))
+    lacking = earlier_identities.lacking(to_dict(job.config))
     reasons = dict.fromkeys(former(upstream), lacking)
     for fingerprint in getattr(upstream, "insufficient", ()):
         reasons[fingerprint] = f"its fingerprint {fingerprint} does not tell models apart"
@@ -64,11 +64,11 @@ def former_key(job: Job, identity: Identity, fingerprint: str) -> str | None:
         identity: Its identity under this scheme.
         fingerprint: Of the upstream, at the time of scheme 1.
     """
-    if not identity.settings.keys() <= flatten(scheme1.DEFAULTS).keys():
+    if not identity.settings.keys() <= flatten(earlier_identities.DEFAULTS).keys():
         return None  # a key that did not exist then
     values, files = to_dict(job.config), job.config.files()
     if "decode.lm" not in identity.settings:
         values.pop("decode", None)
         files = {key: digest for key, digest in files.items() if not key.startswith("decode.")}
-    recipe = scheme1.recipe(values, files)
+    recipe = earlier_identities.recipe(values, files)
     return results.former_key(replace(identity, fingerprint=fingerprint), recipe)

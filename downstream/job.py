@@ -4,7 +4,8 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from mt4ssl_bench.data.corpus import Corpus, SplitInfo
+from mt4ssl_bench.data.corpus import Corpus
+from mt4ssl_bench.data.corpus_info import SplitInfo
 from mt4ssl_bench.data.cut import Cut, field_of
 from mt4ssl_bench.downstream.config import BaseConfig, TaskConfig
 from mt4ssl_bench.downstream.task import TASKS, BaseTask, Task

@@ -19,7 +19,7 @@ from mt4ssl_bench.features.file import FeatureSet
 from mt4ssl_bench.registry import Registry
 from mt4ssl_bench.results.answers import Answer
 from mt4ssl_bench.results.metrics import METRICS, Metric
-from mt4ssl_bench.results.record import Trial
+from mt4ssl_bench.results.record_parts import Trial
 from mt4ssl_bench.settings import Json
 
 Logits = tuple[list[Cut], Tensor, Tensor]  # cuts, logits (B, T, V), lengths (B,)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mt4ssl_bench.console import progress
 from mt4ssl_bench.corpora.audio_files import audio_files
-from mt4ssl_bench.data import audio
+from mt4ssl_bench.data import audio, audio_headers
 from mt4ssl_bench.data.containers import defect_of
 from mt4ssl_bench.data.file_state import on_disk
 from mt4ssl_bench.downstream.config import WordDecodeConfig
@@ -71,7 +71,7 @@ def transcribe(
             text = None
             try:
                 text = recognizer.text(audio.read_file(path))
-                frames, rate, _ = audio.probe(path)
+                frames, rate, _ = audio_headers.probe(path)
                 if defect := defect_of(path, frames=frames, rate=rate, search=True):
                     LOGGER.warning("%s: %s", path, defect[1])
             except BenchError as error:
@@ -93,7 +93,9 @@ def named(paths: Sequence[Path]) -> list[Path]:
             raise CorpusError(f"{path}: no such file or folder")
         inside = list(audio_files(path)) if path.is_dir() else [path]
         if not inside:
-            raise CorpusError(f"{path}: holds no audio file ({', '.join(sorted(audio.SUFFIXES))})")
+            raise CorpusError(
+                f"{path}: holds no audio file ({', '.join(sorted(audio_headers.SUFFIXES))})"
+            )
         files += inside
     return files
 

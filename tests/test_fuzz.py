@@ -21,10 +21,12 @@ from mt4ssl_bench import config
 from mt4ssl_bench.cli.app import app
 from mt4ssl_bench.corpora.sources import fairseq, kaldi
 from mt4ssl_bench.corpora.sources.table import read_table
-from mt4ssl_bench.data import audio, containers
+from mt4ssl_bench.data import audio, audio_headers, containers
 from mt4ssl_bench.data.alignment import parse_textgrid, read_alignment
-from mt4ssl_bench.data.labels import LabelInfo, LabelStore, write_labels
-from mt4ssl_bench.data.lexicon import lookup_form, open_lexicon
+from mt4ssl_bench.data.label_store import LabelStore, write_labels
+from mt4ssl_bench.data.labels import LabelInfo
+from mt4ssl_bench.data.lexicon import lookup_form
+from mt4ssl_bench.data.lexicon_files import open_lexicon
 from mt4ssl_bench.downstream.plan import load_config
 from mt4ssl_bench.errors import BenchError
 from mt4ssl_bench.results import find, load, load_hypotheses
@@ -335,7 +337,7 @@ def test_a_damaged_header_is_named_or_its_samples_are_libsndfiles(
         damaged = bytearray(whole)
         damaged[place] = byte
         file.write_bytes(bytes(damaged[: len(damaged) - cut]))
-        seen = attempt(lambda: audio.probe(file))
+        seen = attempt(lambda: audio_headers.probe(file))
         if seen is None:
             return
         frames, rate, _ = seen

@@ -23,7 +23,7 @@ from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.data.cuts import Joined
 from mt4ssl_bench.data.draw import draw
 from mt4ssl_bench.data.frame_grid import STRIDE, frame_count
-from mt4ssl_bench.data.labels import CarriedLabels, LabelStore
+from mt4ssl_bench.data.label_store import CarriedLabels, LabelStore
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.upstream.frontend import normalize
 

@@ -61,9 +61,8 @@ class MT4SSL(nn.Module):
             frames = self.frontend(waveforms)  # (B, T, D)
         padding = padding_mask(lengths, frames.shape[1])
         clones = len(mask) // len(frames)
-        x = torch.where(
-            mask[..., None], self.mask_emb.to(frames.dtype), frames.repeat(clones, 1, 1)
-        )
+        x = frames.repeat(clones, 1, 1)
+        x = torch.where(mask[..., None], self.mask_emb.to(x.dtype), x)
         # losses read masked frames only, and so the last layer computes only these: per row they
         # come first, in order; a row with fewer than the others is filled up with unmasked ones
         queries = mask.int().argsort(dim=1, descending=True, stable=True)
@@ -94,7 +93,5 @@ class MT4SSL(nn.Module):
 
 def padding_mask(lengths: Tensor, num_frames: int) -> Tensor | None:
     """Return a mask (B, T), True at padded frames, or None if there are none."""
-    counts = frame_counts(lengths)
-    if int(counts.min()) >= num_frames:
-        return None
-    return torch.arange(num_frames, device=lengths.device) >= counts[:, None]
+    padding = torch.arange(num_frames, device=lengths.device) >= frame_counts(lengths)[:, None]
+    return padding if bool(padding.any()) else None

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from mt4ssl_bench.clustering.kmeans import make_labels
+from mt4ssl_bench.clustering.make_labels import make_labels
 from mt4ssl_bench.clustering.purity import measure
 from mt4ssl_bench.data.alignment import TIER, read_alignment
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cut import Json
-from mt4ssl_bench.data.labels import CarriedLabels, LabelStore
+from mt4ssl_bench.data.label_store import CarriedLabels, LabelStore
 from mt4ssl_bench.data.remote import is_url
 from mt4ssl_bench.errors import ConfigError
 from mt4ssl_bench.training.distributed import World

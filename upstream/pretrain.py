@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mt4ssl_bench.clustering.kmeans import joint_digest
+from mt4ssl_bench.data.corpus import joint_digest
 from mt4ssl_bench.data.cut import Json
 from mt4ssl_bench.data.frame_grid import frame_counts
 from mt4ssl_bench.errors import ConfigError, TrainingError

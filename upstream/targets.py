@@ -143,16 +143,12 @@ class OnlineTargets(TargetExtractor):
     @torch.no_grad()
     def update(self, step: int) -> dict[str, float]:
         """Move the teacher towards the student; return the decay."""
-        decay, student = self.decay(step), dict(self._student[0].named_parameters())
-        averaged = []
-        for name, teacher in self.teacher.named_parameters():
-            # ema_layers_only: data2vec found a shared positional encoder slightly more accurate
-            # (Baevski et al. 2022, section 3.2)
-            if name.startswith("pos_convs."):
-                teacher.copy_(student[name])
-            else:
-                averaged.append((teacher, student[name]))
-        torch._foreach_lerp_([t for t, _ in averaged], [s for _, s in averaged], 1 - decay)
+        decay, student = self.decay(step), self._student[0]
+        parameters = tuple(self.teacher.parameters()), tuple(student.parameters())
+        torch._foreach_lerp_(*parameters, 1 - decay)
+        # ema_layers_only: data2vec found a shared positional encoder slightly more accurate
+        # (Baevski et al. 2022, section 3.2)
+        self.teacher.pos_convs.load_state_dict(student.pos_convs.state_dict())
         return {"ema_decay": decay}
 
 
@@ -175,10 +171,7 @@ def spread(x: Tensor) -> Tensor:
 
 TARGETS: Registry[type[TargetExtractor]] = Registry(
     "target extractor",
-    {
-        "offline": "mt4ssl_bench.upstream.targets:OfflineTargets",
-        "online": "mt4ssl_bench.upstream.targets:OnlineTargets",
-    },
+    {"offline": f"{__name__}:OfflineTargets", "online": f"{__name__}:OnlineTargets"},
     group="mt4ssl_bench.targets",
     base=TargetExtractor,
 )

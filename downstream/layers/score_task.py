@@ -12,7 +12,7 @@ from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.features.store import FeatureStore
 from mt4ssl_bench.results.metrics import Score
-from mt4ssl_bench.results.record import LayerScore
+from mt4ssl_bench.results.record_parts import LayerScore
 
 LOGGER = logging.getLogger(__name__)
 

@@ -9,7 +9,8 @@ from typing import ClassVar, Literal
 from torch import nn
 
 from mt4ssl_bench.data.cut import Cut, phones_of, text_of
-from mt4ssl_bench.data.lexicon import UNKNOWN, Words, cmudict_digest, named_lexicon, pronounce
+from mt4ssl_bench.data.lexicon import UNKNOWN, Words, pronounce
+from mt4ssl_bench.data.lexicon_files import cmudict_digest, named_lexicon
 from mt4ssl_bench.downstream.config import BaseConfig, CTCConfig, TaskConfig
 from mt4ssl_bench.downstream.heads.ctc import CTCTask
 from mt4ssl_bench.downstream.heads.linear import LinearHead

@@ -5,7 +5,7 @@ from statistics import fmean
 
 from mt4ssl_bench.errors import TrainingError
 from mt4ssl_bench.results.metrics import Metric
-from mt4ssl_bench.results.record import Trial
+from mt4ssl_bench.results.record_parts import Trial
 
 
 def choose(folds: Sequence[Sequence[Trial]], metric: Metric, title: str) -> list[Trial]:

@@ -24,7 +24,7 @@ from mt4ssl_bench.downstream.training.saved_model import Meta
 from mt4ssl_bench.encoders.kind import trainable
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import TrainingError
-from mt4ssl_bench.results.record import Trial
+from mt4ssl_bench.results.record_parts import Trial
 from mt4ssl_bench.training.fit import Fit, FitConfig, Hooks, StepLoss
 from mt4ssl_bench.training.optim import OptimConfig
 from mt4ssl_bench.training.run_folder import PassingFolder, checkpoint_bytes

@@ -7,7 +7,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from mt4ssl_bench.results.record import Trial
+from mt4ssl_bench.results.record_parts import Trial
 
 STORED = ("best", "step", "waited", "diverged", "stopped", "state")  # in a checkpoint
 

@@ -20,8 +20,8 @@ from mt4ssl_bench.downstream.training.head_run import HeadRun
 from mt4ssl_bench.encoders.finetuning import Blueprint, Trainable
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import CheckpointError
-from mt4ssl_bench.results import scheme1
-from mt4ssl_bench.results.record import Trial
+from mt4ssl_bench.results import earlier_identities
+from mt4ssl_bench.results.record_parts import Trial
 from mt4ssl_bench.settings import Json, flatten, keys_of, nest
 from mt4ssl_bench.training.run_folder import difference
 
@@ -200,7 +200,7 @@ def read_task(stored: Stored) -> Task:
     """
     kind = TASKS.get(stored["task"])
     assert issubclass(kind, Task)  # others train no head
-    known, former = keys_of(kind.Config()), flatten(scheme1.DEFAULTS).keys()
+    known, former = keys_of(kind.Config()), flatten(earlier_identities.DEFAULTS).keys()
     values = {k: v for k, v in flatten(stored["config"]).items() if k in known or k not in former}
     task = kind(from_dict(kind.Config, nest(values)))
     task.restore(stored["state"])

@@ -156,7 +156,7 @@ def shard(
 
     opened, store = Corpus.open(corpus), None
     if labels is not None:
-        from mt4ssl_bench.data.labels import LabelStore
+        from mt4ssl_bench.data.label_store import LabelStore
 
         store = LabelStore(labels)
         if store.info.digest != opened.info.digest:

@@ -10,7 +10,7 @@ from mt4ssl_bench.console import stdout
 
 if TYPE_CHECKING:
     from mt4ssl_bench.data.corpus import Corpus
-    from mt4ssl_bench.data.labels import LabelStore
+    from mt4ssl_bench.data.label_store import LabelStore
 
 # panels of --help
 CORPORA, PRETRAINING, EVALUATION = "Corpora", "Pretraining", "Evaluation"

@@ -15,7 +15,7 @@ from mt4ssl_bench.data.alignment import Alignment
 from mt4ssl_bench.data.audio import RATE
 from mt4ssl_bench.data.cut import Turn
 from mt4ssl_bench.data.frame_grid import RECEPTIVE_FIELD, STRIDE
-from mt4ssl_bench.data.labels import LabelStore
+from mt4ssl_bench.data.label_store import LabelStore
 from mt4ssl_bench.errors import CorpusError
 
 LOGGER = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
-from mt4ssl_bench.data import audio
+from mt4ssl_bench.data import audio_headers
 from mt4ssl_bench.files import written
 
 LOGGER = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def is_system(name: str) -> bool:
     return name.startswith(".") or name in SYSTEM
 
 
-def audio_files(folder: Path, suffixes: Container[str] = audio.SUFFIXES) -> Iterator[Path]:
+def audio_files(folder: Path, suffixes: Container[str] = audio_headers.SUFFIXES) -> Iterator[Path]:
     """Yield the audio files below `folder` in a fixed order.
 
     Linked folders are followed, each once. Hidden files and folders and a system's own are skipped,

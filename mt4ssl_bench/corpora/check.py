@@ -17,7 +17,7 @@ from mt4ssl_bench.corpora.check_report import Report
 from mt4ssl_bench.corpora.check_rules import Rules, in_order
 from mt4ssl_bench.corpora.lists import unknown_columns
 from mt4ssl_bench.corpora.rows import DURATION_SLACK, Row, row_of
-from mt4ssl_bench.data import audio
+from mt4ssl_bench.data import audio_headers
 from mt4ssl_bench.data.containers import Defect, defect_of
 from mt4ssl_bench.data.corpus import SID_PREFIX, Corpus
 from mt4ssl_bench.data.cut import Cut
@@ -110,7 +110,7 @@ def _readable(cuts: Cuts | Shards, lost: Counter[str]) -> Iterator[Cut]:
 
 def _header(path: Path, *, search: bool) -> tuple[int, int, int, Defect | None]:
     """Return a file's frames, rate and channels, and what its headers disagree about; see probe."""
-    frames, rate, channels = audio.probe(path)
+    frames, rate, channels = audio_headers.probe(path)
     return frames, rate, channels, defect_of(path, frames=frames, rate=rate, search=search)
 
 

@@ -13,7 +13,7 @@ from mt4ssl_bench.errors import ConfigError, CorpusError
 
 if TYPE_CHECKING:
     from mt4ssl_bench.data.corpus import Corpus
-    from mt4ssl_bench.data.labels import LabelStore
+    from mt4ssl_bench.data.label_store import LabelStore
 
 RECEPTIVE_FIELD = 400  # samples that the first label stands for, as HuBERT's convolutions have
 LABEL_RATE = 50  # cluster labels per second
@@ -39,7 +39,8 @@ class FrameLabels:
 
     def write(self, corpus: "Corpus") -> "LabelStore":
         """Write a store of these labels into the folder of a corpus."""
-        from mt4ssl_bench.data.labels import LabelInfo, write_labels
+        from mt4ssl_bench.data.label_store import write_labels
+        from mt4ssl_bench.data.labels import LabelInfo
 
         info = LabelInfo(digest=corpus.info.digest, clusters=self.clusters, features=self.made_by)
         return write_labels(corpus.root / f"labels-{self.name}", info, self.utterances)

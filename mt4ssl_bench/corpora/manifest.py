@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from mt4ssl_bench.corpora.rows import SILENCE, Row
-from mt4ssl_bench.data.corpus import Corpus, CorpusInfo
+from mt4ssl_bench.data.corpus import Corpus
+from mt4ssl_bench.data.corpus_info import CorpusInfo
 from mt4ssl_bench.data.cut import Json
 from mt4ssl_bench.data.lists import Lists
 from mt4ssl_bench.data.write_corpus import write_corpus

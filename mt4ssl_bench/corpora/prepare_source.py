@@ -11,7 +11,7 @@ from mt4ssl_bench.corpora.prepare import prepare
 from mt4ssl_bench.corpora.rows import SPLIT_NAME, Row
 from mt4ssl_bench.corpora.source import SOURCES, O, Source
 from mt4ssl_bench.data.corpus import Corpus
-from mt4ssl_bench.data.labels import LabelStore
+from mt4ssl_bench.data.label_store import LabelStore
 from mt4ssl_bench.errors import ConfigError
 from mt4ssl_bench.registry import hint
 

@@ -11,7 +11,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 from mt4ssl_bench.console import progress
-from mt4ssl_bench.data import audio
+from mt4ssl_bench.data import audio, audio_headers
 from mt4ssl_bench.data.containers import Defect, defect_of
 from mt4ssl_bench.data.cut import (
     Cut,
@@ -152,7 +152,7 @@ def probe(rows: Iterable[Row], total: int = 0) -> Iterator[Row]:
 
 def _look_at(path: Path) -> AudioFile:
     path = on_disk(path)
-    samples, rate, channels = audio.probe(path)
+    samples, rate, channels = audio_headers.probe(path)
     size, modified = state_of(path)  # before the digest, so that a change during it shows later
     content = content_of(path)
     defect = defect_of(path, frames=samples, rate=rate, search=True)

@@ -18,7 +18,8 @@ import numpy as np
 from mt4ssl_bench.console import progress
 from mt4ssl_bench.corpora.lists import kept_lists
 from mt4ssl_bench.data import audio
-from mt4ssl_bench.data.corpus import Corpus, CorpusInfo, SplitInfo
+from mt4ssl_bench.data.corpus import Corpus
+from mt4ssl_bench.data.corpus_info import CorpusInfo, SplitInfo
 from mt4ssl_bench.data.cut import Cut, Json, stored_turns
 from mt4ssl_bench.data.write_corpus import write_corpus
 from mt4ssl_bench.errors import CorpusError

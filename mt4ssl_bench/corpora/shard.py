@@ -22,7 +22,7 @@ from mt4ssl_bench.corpora.rows import row_of
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import SID_PREFIX, Corpus
 from mt4ssl_bench.data.cut import SHARDED_LABELS, Cut, Json
-from mt4ssl_bench.data.labels import LabelStore
+from mt4ssl_bench.data.label_store import LabelStore
 from mt4ssl_bench.data.lists import write_lists
 from mt4ssl_bench.data.shards import LABELS, Shards, index_of
 from mt4ssl_bench.data.write_corpus import write_info

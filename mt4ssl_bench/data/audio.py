@@ -12,7 +12,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from mt4ssl_bench.data import resampling
-from mt4ssl_bench.data.containers import DENSEST, defect_of
+from mt4ssl_bench.data.audio_headers import UNREADABLE, check_rate, reason_of
 from mt4ssl_bench.data.cut import Cut, others_of
 from mt4ssl_bench.data.file_state import is_changed, on_disk, require_unchanged
 from mt4ssl_bench.errors import CorpusError
@@ -20,19 +20,13 @@ from mt4ssl_bench.registry import hint
 from mt4ssl_bench.wheels import import_torchaudio
 
 RATE = 16_000
-RATES = (1_000, 1_000_000)  # Hz of recordings; a header with another rate is no recording's
 BLOCK = 2**24  # values decoded at a time: what a header states must not decide the memory taken
 LOOK = 1000  # files looked at when a pretraining opens a split
 SHORT = 0.1  # seconds by which a compressed file may fall short of its header
-# what libsndfile reads, as it is named in corpora; and audio that it does not
-COMMON = (".flac", ".wav", ".ogg", ".opus", ".mp3", ".aiff", ".aif")
-SUFFIXES = frozenset([*COMMON, ".au", ".sph", ".nist", ".w64", ".rf64", ".caf"])
-OTHER = frozenset([".m4a", ".aac", ".mp4", ".wma", ".webm", ".amr", ".ape", ".mka"])
 
 if TYPE_CHECKING:
     import torch
 
-UNREADABLE = (soundfile.LibsndfileError, OSError, RuntimeError, UnicodeEncodeError)
 
 Samples = NDArray[np.float32]
 
@@ -95,7 +89,7 @@ def _read(file: Path | io.BytesIO, name: object, start: int, count: int) -> Samp
     try:
         with soundfile.SoundFile(file) as opened:
             rate = opened.samplerate
-            _check_rate(name, rate)
+            check_rate(name, rate)
             parts = [to_mono(block) for block in blocks(opened, start, count)]
     except UNREADABLE as error:
         raise CorpusError(f"{name}: {reason_of(file, error)}") from None
@@ -131,32 +125,6 @@ def blocks(
         yield block
 
 
-def probe(path: Path) -> tuple[int, int, int]:
-    """Return a file's (frames, sample rate, channels) from its header.
-
-    Raises:
-        CorpusError: If there is no header that can be read, or one that no recording has.
-    """
-    path = on_disk(path)
-    try:
-        info = soundfile.info(path)
-        size = path.stat().st_size
-    except UNREADABLE as error:
-        raise CorpusError(f"{path}: {reason_of(path, error)}") from None
-    if info.frames <= 0 or info.frames > size * DENSEST:
-        defect = defect_of(path)
-        raise CorpusError(f"{path}: {defect[1] if defect else 'holds no samples'}")
-    _check_rate(path, info.samplerate)
-    return int(info.frames), int(info.samplerate), int(info.channels)
-
-
-def _check_rate(name: object, rate: int) -> None:
-    if not RATES[0] <= rate <= RATES[1]:
-        raise CorpusError(
-            f"{name}: its header states {rate:,} Hz; expected {RATES[0]:,} to {RATES[1]:,} Hz"
-        )
-
-
 def _resample(samples: Samples, rate: int) -> Samples:
     if resampling.table_size(rate, RATE) > resampling.TABLE:
         return resampling.resample(samples, rate, RATE)
@@ -171,14 +139,3 @@ def _resampler(rate: int) -> "torch.nn.Module":
     torchaudio = import_torchaudio(f"audio at {rate} Hz")
     resampler: torch.nn.Module = torchaudio.transforms.Resample(rate, RATE)
     return resampler
-
-
-def reason_of(file: Path | io.BytesIO, error: Exception) -> str:
-    """Return why a file cannot be read, in words for users."""
-    if isinstance(file, Path) and not file.exists():
-        return "no such file"
-    if isinstance(error, UnicodeEncodeError):
-        return "its name is not in the system's encoding; rename it"
-    if isinstance(file, Path) and (defect := defect_of(file)):
-        return defect[1]
-    return f"unreadable audio ({str(error).split(': ')[-1].rstrip('.')})"

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.data.cuts import durations_of, shards_of
 from mt4ssl_bench.data.epoch_order import batches_of
-from mt4ssl_bench.errors import BenchError, TrainingError
+from mt4ssl_bench.data.loader_processes import loaded
+from mt4ssl_bench.errors import TrainingError
 
 B = TypeVar("B")
 
@@ -118,12 +118,14 @@ class Batches(Generic[B]):
     ) -> Iterator[B]:
         """Yield every `world`-th batch of an epoch, from `rank` on, without its first `skip`."""
         mine = itertools.islice(self.order(epoch, skip), rank, None, world)
-        return (batch for _, batch in self._load((Place(), key) for key in mine))
+        return (
+            batch for _, batch in loaded(((Place(), key) for key in mine), self._made, self.workers)
+        )
 
     def stream(self, *, rank: int = 0, world: int = 1) -> Stream[B]:
         """Return one process's share of epoch after epoch; only its own batches are made."""
         keys = endless(self.order, rank=rank, world=world)
-        return lambda place: self._load(keys(place))
+        return lambda place: loaded(keys(place), self._made, self.workers)
 
     def order(self, epoch: int, skip: int = 0) -> Iterator["Key"]:
         """Yield which cuts make each batch of an epoch, without its first `skip`; reads nothing."""
@@ -142,24 +144,6 @@ class Batches(Generic[B]):
             if self.enough is not None and seconds >= self.enough:
                 return
 
-    def _load(self, keys: Iterable[tuple[Place, "Key"]]) -> Iterator[tuple[Place, B]]:
-        if not self.workers:
-            yield from ((place, self._made(key)) for place, key in keys)
-            return
-        for place, batch in DataLoader(
-            _Made(self._made),
-            sampler=keys,  # any iterable of keys serves
-            batch_size=None,
-            collate_fn=_same,  # the default one turns tuples into lists and arrays into tensors
-            num_workers=self.workers,
-            prefetch_factor=4,
-            # else it draws from the one that the update's dropout is drawn from
-            generator=torch.Generator(),
-        ):
-            if isinstance(batch, BenchError):
-                raise batch
-            yield place, batch
-
     def _made(self, key: "Key") -> B:
         cuts = [self.cuts[place] for place in key.places.tolist()]
         return self.make(cuts if self.crop is None else [self.crop(cut, key.epoch) for cut in cuts])
@@ -170,20 +154,3 @@ class Key(NamedTuple):
 
     epoch: int
     places: NDArray[np.int64]
-
-
-class _Made(Dataset[tuple[Place, B | BenchError]]):
-    """Batches in a worker; an error for the user travels as it is, without a traceback."""
-
-    def __init__(self, make: Callable[[Key], B]) -> None:
-        self.make = make
-
-    def __getitem__(self, key: tuple[Place, Key]) -> tuple[Place, B | BenchError]:
-        try:
-            return key[0], self.make(key[1])
-        except BenchError as error:
-            return key[0], error
-
-
-def _same(batch: B) -> B:
-    return batch

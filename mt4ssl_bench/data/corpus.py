@@ -1,13 +1,10 @@
-"""A corpus on disk: a Lhotse manifest (jsonl.gz) per split, lists, and corpus.json, written last,
-binding them by a digest.
-"""
+"""A corpus on disk: a Lhotse manifest per split, or shards; lists; and corpus.json."""
 
-import json
-from dataclasses import dataclass, field
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from mt4ssl_bench.data.cut import Json
+from mt4ssl_bench.data.corpus_info import CorpusInfo, parse
 from mt4ssl_bench.data.cuts import Cuts
 from mt4ssl_bench.data.lists import parse_list
 from mt4ssl_bench.data.remote import fetch, is_url
@@ -15,45 +12,10 @@ from mt4ssl_bench.data.shards import Shards
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.registry import hint
 
-FORMAT = 1
 # of URLs, as they begin once they were taken for a path
 SCHEMES = ("http:/", "https:/", "s3:/", "gs:/")
 # splits of their own for speaker tasks, where the plain ones are speaker-disjoint
 SID_PREFIX = "sid_"
-
-
-@dataclass(frozen=True, kw_only=True)
-class SplitInfo:
-    """What one split holds."""
-
-    utterances: int
-    hours: float
-    speakers: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class CorpusInfo:
-    """corpus.json: what a corpus is; `digest` covers all but paths, languages and notes.
-
-    Attributes:
-        fields: What every utterance of the corpus has: text, phones, speaker, the name of a label,
-            "turns:<tier>" or "other:<name>".
-        lists: Number of rows of each list.
-    """
-
-    format: int = FORMAT
-    name: str
-    digest: str
-    splits: dict[str, SplitInfo]
-    fields: list[str]
-    languages: list[str] = field(default_factory=list)
-    licence: str = "unknown"
-    synthetic: bool = False  # made by a synthesiser: never a speech benchmark
-    phones_from: str = ""  # "manifest", or the lexicon that made them
-    shards: int = 0  # cuts per shard, where the splits lie in shards and not in files
-    labels: dict[str, Json] = field(default_factory=dict)  # of the label store that shards carry
-    notes: dict[str, Any] = field(default_factory=dict)  # exclusions, words without phones
-    lists: dict[str, int] = field(default_factory=dict)
 
 
 class Corpus:
@@ -71,7 +33,7 @@ class Corpus:
         """
         if is_url(str(path)):
             where = str(path).rstrip("/")
-            return cls(where, _parse(fetch(f"{where}/corpus.json").read(), f"{where}/corpus.json"))
+            return cls(where, parse(fetch(f"{where}/corpus.json").read(), f"{where}/corpus.json"))
         root = Path(path)
         file = root / "corpus.json"
         if str(root).startswith(SCHEMES) and not root.is_dir():
@@ -89,7 +51,7 @@ class Corpus:
             raise CorpusError(
                 f"corpus {root}: holds no corpus.json; 'mt4ssl-bench prepare' makes one"
             )
-        return cls(root, _parse(file.read_bytes(), str(file)))
+        return cls(root, parse(file.read_bytes(), str(file)))
 
     def cuts(self, split: str) -> Cuts | Shards:
         """Return the split's cuts, parsed when they are asked for.
@@ -144,17 +106,9 @@ class Corpus:
         return rows
 
 
-def _parse(content: bytes, where: str) -> CorpusInfo:
-    try:
-        raw = json.loads(content.decode())
-        raw["splits"] = {name: SplitInfo(**split) for name, split in raw["splits"].items()}
-        info = CorpusInfo(**raw)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CorpusError(
-            f"{where}: not a corpus of this version ({error}); prepare it again"
-        ) from None
-    if info.format != FORMAT:
-        raise CorpusError(
-            f"{where}: format {info.format}, this version reads {FORMAT}; prepare it again"
-        )
-    return info
+def joint_digest(corpora: Sequence[Corpus]) -> str:
+    """Return one digest of several corpora in any order; one corpus keeps its own."""
+    digests = sorted(corpus.info.digest for corpus in corpora)
+    if len(digests) == 1:
+        return digests[0]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]

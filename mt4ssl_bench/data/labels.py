@@ -1,27 +1,14 @@
-"""The label store: cluster ids by utterance id at 50 Hz, bound to the digest of their corpora.
+"""Frame labels: which corpora and codebook they belong to, and how they are joined with audio."""
 
-Shapes: T frames, V clusters, F features.
-"""
-
-import hashlib
-import json
-import os
-import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import IO, Any, cast
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mt4ssl_bench.data.cut import Cut, Json
-from mt4ssl_bench.data.shards import LABELS
 from mt4ssl_bench.errors import CheckpointError
-from mt4ssl_bench.files import write_text
 
 FORMAT = 1
-AGAIN = 'run "mt4ssl-bench kmeans" into another --out'
+AGAIN = "run 'mt4ssl-bench kmeans' into another --out"
 FRAME_RATE = 50  # labels per second: one per frame of the front end
 
 
@@ -40,108 +27,10 @@ class LabelInfo:
     report: dict[str, float] = field(default_factory=dict)
 
 
-class LabelStore:
-    """An opened store; get(id) returns one utterance's labels (T,)."""
-
-    def __init__(self, folder: Path) -> None:
-        try:
-            self.info = LabelInfo(
-                **json.loads((folder / "labels.json").read_text(encoding="utf-8"))
-            )
-            self._values: NDArray[np.uint16] = np.load(folder / "labels.npy", mmap_mode="r")
-            keys = _keys((folder / "ids.txt").read_bytes())
-            self._offsets: NDArray[np.int64] = np.load(folder / "offsets.npy")
-        except (OSError, ValueError, TypeError) as error:
-            raise CheckpointError(
-                f"labels {folder}: missing or damaged ({error}); run 'mt4ssl-bench kmeans'"
-            ) from None
-        if self.info.format != FORMAT:
-            raise CheckpointError(
-                f"labels {folder}: format {self.info.format}, this version reads {FORMAT}"
-            )
-        if len(self._offsets) != len(keys) + 1:
-            raise CheckpointError(
-                f"labels {folder}: damaged ({len(keys)} ids, {len(self._offsets)} offsets); {AGAIN}"
-            )
-        self.folder = folder
-        self._order = np.argsort(keys)
-        self._keys = keys[self._order]
-        if (self._keys[1:] == self._keys[:-1]).any():
-            raise CheckpointError(f"labels {folder}: an utterance stands in it twice; {AGAIN}")
-
-    def __contains__(self, name: str) -> bool:
-        return self._place(name) is not None
-
-    def all_of(self, name: str) -> NDArray[np.uint16]:
-        """Return all labels (T,) of an utterance; raises CheckpointError if it has none."""
-        place = self._place(name)
-        if place is None:
-            raise CheckpointError(f"labels {self.folder}: none for utterance '{name}'; {AGAIN}")
-        return self._values[self._offsets[place] : self._offsets[place + 1]]
-
-    def get(self, name: str, frames: int) -> NDArray[np.uint16]:
-        """Return the labels (frames,) of an utterance; raises CheckpointError for too few."""
-        return _enough(self.all_of(name), frames, name, f"labels {self.folder}", self.info.clusters)
-
-    def of(self, cut: Cut, frames: int) -> NDArray[np.uint16]:
-        """Return the labels (frames,) of a cut; see get."""
-        return self.get(cut.id, frames)
-
-    def _place(self, name: str) -> int | None:
-        (key,) = _keys(name.encode())
-        place = int(np.searchsorted(self._keys, key))
-        known = place < len(self._keys) and self._keys[place] == key
-        return int(self._order[place]) if known else None
-
-    def centres(self) -> NDArray[np.float32]:
-        """Return the clusters' centres (V, F); raises CheckpointError for a store without them."""
-        try:
-            centres: NDArray[np.float32] = np.load(self.folder / "centres.npy")
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"labels {self.folder}: no centres ({error}); {AGAIN}") from None
-        return centres
-
-    def report(self, values: Mapping[str, float]) -> "LabelStore":
-        """Add measures of the labels to labels.json; returns the store opened again."""
-        info = replace(self.info, report={**self.info.report, **values})
-        _write_info(self.folder, info)
-        return LabelStore(self.folder)
-
-    def check(self, digest: str, clusters: int) -> "LabelStore":
-        """Return self; raises CheckpointError if it is of another corpus or codebook."""
-        _check(self.info, f"targets.offline.labels={self.folder}", digest, clusters)
-        return self
-
-
-class CarriedLabels:
-    """The labels that the shards of some corpora carry, made by one k-means."""
-
-    def __init__(self, infos: Sequence[Mapping[str, Json]], digest: str, clusters: int) -> None:
-        self.info = LabelInfo(**cast("dict[str, Any]", infos[0]))
-        if any(info != infos[0] for info in infos):
-            raise CheckpointError(
-                "data.corpus: their shards carry labels of different codebooks; shard them again"
-            )
-        _check(self.info, "the labels in the shards", digest, clusters)
-
-    def of(self, cut: Cut, frames: int) -> NDArray[np.uint16]:
-        """Return the labels (frames,) of a cut; raises CheckpointError for too few."""
-        if LABELS not in (cut.custom or {}):
-            raise CheckpointError(
-                f"the labels in the shards: none for utterance '{cut.id}'; shard all with labels"
-            )
-        return _enough(
-            cut.load_custom(LABELS).astype(np.uint16, copy=False),
-            frames,
-            cut.id,
-            "the labels in the shards",
-            self.info.clusters,
-        )
-
-
-def _enough(
+def first_labels(
     values: NDArray[np.uint16], frames: int, name: str, where: str, clusters: int
 ) -> NDArray[np.uint16]:
+    """Return the first `frames` labels of an utterance; raises CheckpointError for too few."""
     if len(values) and int(values.max()) >= clusters:
         raise CheckpointError(
             f"{where}: utterance '{name}' has label {values.max()} of {clusters} clusters; {AGAIN}"
@@ -154,7 +43,8 @@ def _enough(
     return values[:frames]
 
 
-def _check(info: LabelInfo, where: str, digest: str, clusters: int) -> None:
+def check_origin(info: LabelInfo, where: str, digest: str, clusters: int) -> None:
+    """Raise CheckpointError for labels of another corpus, codebook or frame rate."""
     if info.digest != digest:
         raise CheckpointError(
             f"{where}: made from another corpus ({info.digest}, not {digest}); {AGAIN}"
@@ -165,49 +55,3 @@ def _check(info: LabelInfo, where: str, digest: str, clusters: int) -> None:
         )
     if info.frame_rate != FRAME_RATE:
         raise CheckpointError(f"{where}: {info.frame_rate} Hz, expected {FRAME_RATE}; {AGAIN}")
-
-
-def _keys(names: bytes) -> NDArray[np.uint64]:
-    """Return a number for each line: a million take 8 MB, as Python strings 150."""
-    lines = names.split(b"\n") if names else []
-    return np.array(
-        [int.from_bytes(hashlib.blake2b(n, digest_size=8).digest()) for n in lines], dtype=np.uint64
-    )
-
-
-def write_labels(
-    folder: Path,
-    info: LabelInfo,
-    labels: Iterable[tuple[str, NDArray[np.integer]]],
-    centres: NDArray[np.float32] | None = None,
-) -> LabelStore:
-    """Write (utterance id, labels (T,)) pairs and centres (V, F) as a store, atomically."""
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    ids, offsets = [], [0]
-    with (aside / "labels.npy").open("wb") as out:
-        _write_header(out, 0)
-        for name, values in labels:
-            ids.append(name)
-            out.write(values.astype("<u2").tobytes())
-            offsets.append(offsets[-1] + len(values))
-        out.seek(0)
-        _write_header(out, offsets[-1])  # as long as the first: numpy leaves room for any length
-    np.save(aside / "offsets.npy", np.asarray(offsets, dtype=np.int64))
-    if centres is not None:
-        np.save(aside / "centres.npy", centres)
-    (aside / "ids.txt").write_text("\n".join(ids), encoding="utf-8")
-    _write_info(aside, replace(info, frames=offsets[-1]))
-    shutil.rmtree(folder, ignore_errors=True)
-    aside.rename(folder)
-    return LabelStore(folder)
-
-
-def _write_header(out: IO[bytes], count: int) -> None:
-    header = {"descr": "<u2", "fortran_order": False, "shape": (count,)}
-    np.lib.format.write_array_header_1_0(out, header)
-
-
-def _write_info(folder: Path, info: LabelInfo) -> None:
-    write_text(folder / "labels.json", json.dumps(asdict(info), indent=1) + "\n")

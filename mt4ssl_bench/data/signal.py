@@ -9,7 +9,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from mt4ssl_bench.data import audio
+from mt4ssl_bench.data import audio, audio_headers
 from mt4ssl_bench.data.file_state import on_disk
 from mt4ssl_bench.errors import CorpusError
 
@@ -61,9 +61,9 @@ def examine(file: Path | io.BytesIO, *, start: int = 0, count: int = -1) -> Sign
                 square += float(np.einsum("nc,nc->", block, block, dtype=np.float64))
                 total += float(block.sum(dtype=np.float64))
                 run = max(run, _longest_run(loud.max(axis=1) == 0))
-    except audio.UNREADABLE as error:
+    except audio_headers.UNREADABLE as error:
         name = file if isinstance(file, Path) else "its shard"
-        raise CorpusError(f"{name}: {audio.reason_of(file, error)}") from None
+        raise CorpusError(f"{name}: {audio_headers.reason_of(file, error)}") from None
     values = max(frames * channels, 1)
     return Signal(
         frames=frames,

@@ -6,7 +6,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import cast
 
-from mt4ssl_bench.data.corpus import Corpus, CorpusInfo, SplitInfo
+from mt4ssl_bench.data.corpus import Corpus
+from mt4ssl_bench.data.corpus_info import CorpusInfo, SplitInfo
 from mt4ssl_bench.data.cut import Cut, Json
 from mt4ssl_bench.data.cuts import write_cuts
 from mt4ssl_bench.data.lists import Lists, write_lists

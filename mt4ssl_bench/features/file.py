@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mt4ssl_bench.errors import CheckpointError
+from mt4ssl_bench.errors import CheckpointError, UpstreamError
 from mt4ssl_bench.features.forward_pass import Named, Values
 from mt4ssl_bench.features.index import Header, Line, as_json, read_index, write_index
-from mt4ssl_bench.features.precision import Bytes, decode, encode, encode_named
+from mt4ssl_bench.features.precision import Bytes, Precision, decode, encode
 
 LOGGER = logging.getLogger(__name__)
 
@@ -183,3 +183,20 @@ class Writer:
                 self.lines += lines
         write_index(self.file, self.header, self.lines)
         self.journal.unlink()
+
+
+def encode_named(name: str, values: Values, precision: Precision) -> Bytes:
+    """Return encode() of the features of the utterance called `name`.
+
+    Raises:
+        UpstreamError: If fp16 cannot hold a value.
+    """
+    try:
+        return encode(values, precision)
+    except OverflowError:
+        peaks = np.abs(values).max(axis=(1, 2))  # of each hidden state
+        raise UpstreamError(
+            f"features of '{name}' are too large for fp16 (hidden state {peaks.argmax()} of "
+            f"0-{len(peaks) - 1} reaches {peaks.max():.3g}, fp16 holds 65504); set "
+            "store.precision=bf16 or fp32"
+        ) from None

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mt4ssl_bench.errors import UpstreamError
 from mt4ssl_bench.features.forward_pass import Values
 
 Precision = Literal["fp16", "fp32", "bf16", "int8"]
@@ -42,23 +41,6 @@ def encode(values: Values, precision: Precision) -> Bytes:
     scale = np.abs(values).max(-1, keepdims=True) / 127
     whole = np.rint(values / np.where(scale > 0, scale, 1)).astype(np.int8)
     return np.concatenate([whole.view(np.uint8), scale.astype(np.float32).view(np.uint8)], axis=-1)
-
-
-def encode_named(name: str, values: Values, precision: Precision) -> Bytes:
-    """Return encode() of the features of the utterance called `name`.
-
-    Raises:
-        UpstreamError: If fp16 cannot hold a value.
-    """
-    try:
-        return encode(values, precision)
-    except OverflowError:
-        peaks = np.abs(values).max(axis=(1, 2))  # of each hidden state
-        raise UpstreamError(
-            f"features of '{name}' are too large for fp16 (hidden state {peaks.argmax()} of "
-            f"0-{len(peaks) - 1} reaches {peaks.max():.3g}, fp16 holds 65504); set "
-            "store.precision=bf16 or fp32"
-        ) from None
 
 
 def decode(stored: Bytes, precision: Precision) -> Values:

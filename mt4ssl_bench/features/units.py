@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mt4ssl_bench.data.labels import LabelStore
+from mt4ssl_bench.data.label_store import LabelStore
 
 
 class Codebook:

@@ -4,17 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mt4ssl_bench.results.record import (
-        SCHEME,
-        CorpusRecord,
-        Identity,
-        Result,
-        SplitRecord,
-        Trial,
-        UpstreamRecord,
-        digest,
-        former_key,
-    )
+    from mt4ssl_bench.results.record import SCHEME, Identity, Result, digest, former_key
     from mt4ssl_bench.results.record_files import (
         find,
         hypotheses_path,
@@ -26,6 +16,7 @@ if TYPE_CHECKING:
         save,
         stem,
     )
+    from mt4ssl_bench.results.record_parts import CorpusRecord, SplitRecord, Trial, UpstreamRecord
 
 __all__ = [
     "SCHEME",
@@ -53,5 +44,6 @@ def __getattr__(name: str) -> object:
     """Import a name of __all__ when it is first used."""
     if name not in __all__:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    homes = (import_module(f"{__name__}.{home}") for home in ("record", "record_files"))
+    names = ("record", "record_parts", "record_files")
+    homes = (import_module(f"{__name__}.{home}") for home in names)
     return next(getattr(home, name) for home in homes if hasattr(home, name))

@@ -6,63 +6,17 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NotRequired, TypedDict
+from typing import Literal
 
 from mt4ssl_bench.data.cut import Json
 from mt4ssl_bench.errors import CheckpointError
-from mt4ssl_bench.results import scheme1
+from mt4ssl_bench.results import earlier_identities
 from mt4ssl_bench.results.metrics.metric import Score
+from mt4ssl_bench.results.record_parts import CorpusRecord, LayerScore, Trial, UpstreamRecord
 from mt4ssl_bench.settings import Settings
 
 SCHEMA = 1  # raised when a field changes its meaning; records of another schema are rejected
 SCHEME = 2  # of identities; raised when they are computed in another way
-
-
-class UpstreamRecord(TypedDict):
-    """The evaluated model; `former` lists its fingerprints of scheme 1, `stride` is in samples."""
-
-    name: str
-    fingerprint: str
-    parameters: int
-    num_layers: int
-    dim: int
-    stride: int
-    former: NotRequired[list[str]]
-
-
-class SplitRecord(TypedDict):
-    """The size of one split."""
-
-    utterances: int
-    hours: float
-
-
-class CorpusRecord(TypedDict):
-    """The corpus, with the splits that the task used by role ("train", "valid", "test")."""
-
-    name: str
-    digest: str
-    languages: list[str]
-    synthetic: bool
-    splits: dict[str, SplitRecord]
-
-
-class LayerScore(TypedDict):
-    """A metric of one layer with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-class Trial(TypedDict):
-    """One head of the sweep; `valid` is the main metric on validation, None if it diverged."""
-
-    lr: float
-    seed: int
-    valid: float | None
-    steps: int
-    chosen: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +135,7 @@ class Result:
             task=self.task,
             version=self.task_version,
             mode=self.mode,
-            settings=scheme1.settings(self.task, self.recipe) if old else self.settings,
+            settings=earlier_identities.settings(self.task, self.recipe) if old else self.settings,
             limit=self.limit,
         )
 
@@ -193,7 +147,7 @@ def digest(value: object) -> str:
 
 
 def former_key(identity: Identity, recipe: Mapping[str, Json]) -> str:
-    """Return the key of a record of scheme 1; `recipe` is as scheme1.recipe() returns it."""
+    """Return the key in scheme 1, with the recipe of earlier_identities.recipe()."""
     parts = (identity.recipe, dict(recipe), identity.version, identity.limit)
     return digest([identity.fingerprint, identity.corpus, *parts])
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 from mt4ssl_bench.results.metrics import Score
 from mt4ssl_bench.results.ranking import Answers, places, shared
-from mt4ssl_bench.results.record import CorpusRecord, Result
+from mt4ssl_bench.results.record import Result
+from mt4ssl_bench.results.record_parts import CorpusRecord
 
 # task, recipe name, protocol's first digits: what the numbers of a column share
 Recipe = tuple[str, str, str]

@@ -1,6 +1,5 @@
 """The training loop, the only one; an interrupted run continues from its checkpoint, exactly."""
 
-import logging
 import math
 import random
 import time
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from mt4ssl_bench.config import AT_LEAST_1, Bounds
 from mt4ssl_bench.console import progress
 from mt4ssl_bench.data.batches import Place, Stream
-from mt4ssl_bench.errors import CheckpointError, TrainingError
+from mt4ssl_bench.errors import TrainingError
 from mt4ssl_bench.training.averages import Averages
 from mt4ssl_bench.training.distributed import ALONE, World
 from mt4ssl_bench.training.graceful_stop import graceful_stop
@@ -28,8 +27,8 @@ from mt4ssl_bench.training.optim import (
     set_rates,
 )
 from mt4ssl_bench.training.run_folder import RunFolder, State
+from mt4ssl_bench.training.run_state import RunState
 
-LOGGER = logging.getLogger(__name__)
 B = TypeVar("B")
 SEED_STRIDE = 10_000_019  # between the seeds of an update's batches: more than any run has updates
 LEAST_SCALE = 1e-4  # fairseq's limit: fp16 that overflows at this scale will not recover
@@ -146,58 +145,58 @@ class Fit(Generic[B]):
         self.world, self.no_sync, self.scaler = scaling.world, scaling.no_sync, scaling.scaler
         groups = groups or [{"params": [p for p in model.parameters() if p.requires_grad]}]
         self.optimizer = build_optimizer(groups, optim)
-        self.step, self.place = 0, Place()
-        self.validations: list[dict[str, float]] = []
+        shares = [self.world.size, config.accumulate]
+        self.state = RunState(model, self.optimizer, self.scaler, config.steps, shares)
 
     def __call__(self) -> FitReport:
         """Train to config.steps, from the folder's checkpoint if there is one."""
         with self.folder.alone() if self.folder and self.world.main else nullcontext():
-            self._resume()
+            if self.folder:
+                self.state.resume(self.folder, self.world, self.hooks.restore)
             return self._train()
 
     def _train(self) -> FitReport:
-        began, source = time.monotonic(), self.batches(self.place)
+        began, source = time.monotonic(), self.batches(self.state.place)
         averages = Averages()
         with (
-            progress(self.title, self.config.steps, start=self.step) as advance,
+            progress(self.title, self.config.steps, start=self.state.step) as advance,
             graceful_stop() if self.folder else nullcontext(lambda: False) as stopped,
         ):
-            while not self._ended() and not self.world.any(stopped()):
+            while not self.state.ended and not self.world.any(stopped()):
                 values = self._update(source, averages)
                 advance(1, "  ".join(f"{k} {v:.3g}" for k, v in list(values.items())[:3]))
-                due = self.step % self.config.validate_every == 0 or self._ended()
+                due = self.state.step % self.config.validate_every == 0 or self.state.ended
                 if self.hooks.validate and due:
-                    self.validations.append({"step": self.step, **self.hooks.validate(self.step)})
-                    self._log(self.validations[-1])
+                    self.state.validations.append(
+                        {"step": self.state.step, **self.hooks.validate(self.state.step)}
+                    )
+                    self._log(self.state.validations[-1])
                 if self.folder and self.folder.due(
-                    self.step, every=self.config.save_every, last=self._ended()
+                    self.state.step, every=self.config.save_every, last=self.state.ended
                 ):
                     self._save()
-            if not self._ended():
+            if not self.state.ended:
                 self._save()
         return FitReport(
-            steps=self.step,
+            steps=self.state.step,
             seconds=time.monotonic() - began,
-            finished=self._ended(),
-            validations=self.validations,
+            finished=self.state.ended,
+            validations=self.state.validations,
         )
-
-    def _ended(self) -> bool:
-        return self.step >= self.config.steps
 
     def _update(self, source: Iterator[tuple[Place, B]], averages: Averages) -> dict[str, float]:
         """Make one update; return the logged values, or nothing if this update is not logged."""
-        set_rates(self.optimizer, factor(self.step, self.config.steps, self.optim))
+        set_rates(self.optimizer, factor(self.state.step, self.config.steps, self.optim))
         while not self._step(self._backward(source, averages)):
             pass  # fp16 overflowed: the next batches, at a smaller loss scale
-        self.step += 1
+        self.state.step += 1
         values = {}
-        if self.step % self.config.log_every == 0 or self.step == 1 or self._ended():
+        if self.state.step % self.config.log_every == 0 or self.state.step == 1 or self.state.ended:
             values = {**averages.take(self.world), "lr": self.optimizer.param_groups[0]["lr"]}
-        extra = self.hooks.after_step(self.step, values) if self.hooks.after_step else {}
+        extra = self.hooks.after_step(self.state.step, values) if self.hooks.after_step else {}
         if values:
             values.update(extra)
-            self._log({"step": self.step, "epoch": self.place.epoch, **values})
+            self._log({"step": self.state.step, "epoch": self.state.place.epoch, **values})
         return values
 
     def _backward(self, source: Iterator[tuple[Place, B]], averages: Averages) -> list[StepLoss]:
@@ -207,11 +206,11 @@ class Fit(Generic[B]):
             # the number of the batch in the update is the same for any number of processes, and so
             # dropout does not depend on it, nor on where a run was resumed
             number = micro * self.world.size + self.world.rank
-            seed_all(self.config.seed + self.step + SEED_STRIDE * number)
+            seed_all(self.config.seed + self.state.step + SEED_STRIDE * number)
             with averages.waiting():
-                self.place, batch = next(source)
+                self.state.place, batch = next(source)
             with nullcontext() if micro == last else self.no_sync():
-                part = self.loss(batch, self.step, number)
+                part = self.loss(batch, self.state.step, number)
                 self.scaler.scale(part.total).backward()  # type: ignore[no-untyped-call]
             averages.add(part.sums, part.monitors, part.count, part.seconds)
             parts.append(StepLoss(total=part.total.detach(), count=part.count, ids=part.ids))
@@ -245,7 +244,8 @@ class Fit(Generic[B]):
         self.optimizer.zero_grad(set_to_none=True)
         if self.scaler.get_scale() < LEAST_SCALE:
             raise TrainingError(
-                f"{self.title}: fp16 overflows at update {self.step}; fit.autocast=bf16 does not"
+                f"{self.title}: fp16 overflows at update {self.state.step}; "
+                "fit.autocast=bf16 does not"
             )
         return bool(self.scaler.get_scale() >= before)
 
@@ -266,7 +266,7 @@ class Fit(Generic[B]):
         if self.scaler.is_enabled():
             broken = []
         elif broken and self.hooks.diverged:
-            self.hooks.diverged(self.step, broken)
+            self.hooks.diverged(self.state.step, broken)
             for number in broken:
                 for parameter in self.optimizer.param_groups[number]["params"]:
                     parameter.grad = None
@@ -284,7 +284,7 @@ class Fit(Generic[B]):
         reason = f"the loss is {broken[0][0]}" if broken else "the gradient is not finite"
         names = ", ".join(name for _, ids in broken or parts for name in ids)
         return TrainingError(
-            f"{self.title}: {reason} at update {self.step}"
+            f"{self.title}: {reason} at update {self.state.step}"
             f"{', utterances ' + names if names else ''}; the last checkpoint stays; a lower "
             "optim.lr or optim.clip_norm=1 may help"
         )
@@ -294,53 +294,8 @@ class Fit(Generic[B]):
             self.folder.log(values)
 
     def _save(self) -> None:
-        if not self.folder or not self.world.main:
-            return
-        state: State = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            "epoch": self.place.epoch,
-            "position": self.place.position,
-            "validations": self.validations,
-            "scaler": self.scaler.state_dict(),
-            "shares": [self.world.size, self.config.accumulate],
-        }
-        self.folder.save({**state, **self.hooks.state()})
-
-    def _resume(self) -> None:
-        if not self.folder:
-            return
-        with self.folder.continuing():
-            if stored := self.folder.load(self.model, self.optimizer):
-                self._restore(stored)
-                done, folder = f"{self.step} of {self.config.steps}", self.folder.path
-                LOGGER.info("%s: continuing from update %s", folder, done)
-        if self.world.main:
-            self.folder.begin(self.step)
-        steps = self.world.gather(self.step)
-        if len(set(steps)) > 1:
-            raise CheckpointError(
-                f"{self.folder.path}: the processes find updates {steps} there; "
-                "--out must be one folder, seen by all machines"
-            )
-
-    def _restore(self, stored: State) -> None:
-        if self.hooks.restore:
-            self.hooks.restore(stored)
-        self.model.load_state_dict(stored["model"])
-        self.optimizer.load_state_dict(stored["optimizer"])
-        self.scaler.load_state_dict(stored["scaler"])
-        self.step, self.place = stored["step"], Place(stored["epoch"], stored["position"])
-        self.validations = list(stored["validations"])
-        shares = [self.world.size, self.config.accumulate]
-        if stored["shares"] != shares:
-            LOGGER.info(
-                "processes x fit.accumulate: %d x %d before update %d, %d x %d from here on",
-                *stored["shares"],
-                self.step,
-                *shares,
-            )
+        if self.folder and self.world.main:
+            self.folder.save({**self.state.stored(), **self.hooks.state()})
 
 
 def seed_all(seed: int) -> None:

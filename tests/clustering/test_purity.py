@@ -8,7 +8,8 @@ from sklearn.metrics import mutual_info_score
 
 from mt4ssl_bench.clustering.purity import at_frames, measure, purity
 from mt4ssl_bench.data.alignment import Alignment, read_alignment
-from mt4ssl_bench.data.labels import LabelInfo, LabelStore, write_labels
+from mt4ssl_bench.data.label_store import LabelStore, write_labels
+from mt4ssl_bench.data.labels import LabelInfo
 from mt4ssl_bench.errors import CorpusError
 
 

@@ -17,7 +17,8 @@ from mt4ssl_bench.corpora.source import SOURCES
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cut import Turn, field_of, label_of, labels_of, others_of, turns_of
-from mt4ssl_bench.data.labels import CarriedLabels, LabelInfo, write_labels
+from mt4ssl_bench.data.label_store import CarriedLabels, write_labels
+from mt4ssl_bench.data.labels import LabelInfo
 from mt4ssl_bench.errors import AudioChangedError, ConfigError, CorpusError
 
 RATE = 16_000

@@ -22,7 +22,7 @@ from mt4ssl_bench.corpora.source import SOURCES
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cut import is_silent, phones_of, speaker_of, text_of
-from mt4ssl_bench.data.labels import LabelStore
+from mt4ssl_bench.data.label_store import LabelStore
 from mt4ssl_bench.errors import ConfigError, CorpusError
 
 RATE = 16_000

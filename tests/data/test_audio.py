@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from lhotse import Recording
 
-from mt4ssl_bench.data import audio
+from mt4ssl_bench.data import audio, audio_headers
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.signal import examine
 from mt4ssl_bench.errors import CorpusError
@@ -97,7 +97,7 @@ def test_samples_that_are_not_finite_are_refused(tmp_path: Path, value: float) -
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "gone.flac"
-    for reader in (audio.read_file, audio.probe):
+    for reader in (audio.read_file, audio_headers.probe):
         with pytest.raises(CorpusError) as caught:
             reader(path)
         assert str(caught.value) == f"{path}: no such file"
@@ -107,7 +107,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_a_file_that_is_no_audio_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "garbage.wav"
     path.write_bytes(content)
-    for reader in (audio.read_file, audio.probe):
+    for reader in (audio.read_file, audio_headers.probe):
         with pytest.raises(CorpusError) as caught:
             reader(path)
         assert str(caught.value).startswith(f"{path}: unreadable audio (")
@@ -157,13 +157,13 @@ def test_reading_a_cut_names_the_utterance_and_the_file(tmp_path: Path) -> None:
 
 def test_the_header_gives_samples_rate_and_channels(tmp_path: Path) -> None:
     path = write(tmp_path / "s.wav", np.zeros((441, 2)), 44_100)
-    assert audio.probe(path) == (441, 44_100, 2)
+    assert audio_headers.probe(path) == (441, 44_100, 2)
 
 
 def test_a_file_without_samples_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "empty.wav", np.zeros(0))
     with pytest.raises(CorpusError, match=r"empty\.wav: holds no samples$"):
-        audio.probe(path)
+        audio_headers.probe(path)
     with pytest.raises(CorpusError, match=r"empty\.wav: "):
         audio.read_file(path)
 
@@ -171,7 +171,7 @@ def test_a_file_without_samples_is_refused(tmp_path: Path) -> None:
 @pytest.mark.speech
 def test_real_speech_at_its_own_rate_is_read_at_16_khz(speech: Path) -> None:
     for path in sorted((speech / "fsdd_strings" / "audio").rglob("*.flac"))[:3]:
-        frames, rate, _ = audio.probe(path)
+        frames, rate, _ = audio_headers.probe(path)
         samples = audio.read_file(path)
         assert abs(len(samples) / audio.RATE - frames / rate) < 1e-3
         assert 0.01 < np.abs(samples).max() <= 1.5
@@ -181,7 +181,7 @@ def test_a_name_in_no_encoding_is_named_as_the_fault(tmp_path: Path) -> None:
     odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/stra\xdfe.wav"))
     soundfile.write(tmp_path / "a.wav", np.zeros(160), 16_000)
     (tmp_path / "a.wav").rename(odd)
-    for look in (audio.probe, audio.read_file, examine):
+    for look in (audio_headers.probe, audio.read_file, examine):
         with pytest.raises(
             CorpusError, match="its name is not in the system's encoding; rename it"
         ):

@@ -17,7 +17,7 @@ from mt4ssl_bench.corpora.check import check_corpus
 from mt4ssl_bench.corpora.prepare import prepare
 from mt4ssl_bench.corpora.prepare_source import prepare_path
 from mt4ssl_bench.corpora.rows import Row
-from mt4ssl_bench.data import audio
+from mt4ssl_bench.data import audio, audio_headers
 from mt4ssl_bench.data.containers import defect_of
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.signal import examine
@@ -58,7 +58,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def of(path: Path) -> str:
     """Return the kind of a file's defect by its headers, or ""."""
-    frames, rate, _ = audio.probe(path)
+    frames, rate, _ = audio_headers.probe(path)
     defect = defect_of(path, frames=frames, rate=rate, search=True)
     return defect[0] if defect else ""
 
@@ -88,7 +88,7 @@ def chunk(path: Path, name: bytes) -> int:
 
 @pytest.mark.parametrize("name", ZOO)
 def test_a_whole_file_is_read_and_nothing_is_said_of_it(zoo: Path, name: str) -> None:
-    frames, rate, channels = audio.probe(zoo / name)
+    frames, rate, channels = audio_headers.probe(zoo / name)
     assert (rate, channels) == (RATE, 1)
     assert abs(frames - len(SAMPLES)) <= (1000 if name == "adpcm.wav" else 0)
     assert of(zoo / name) == ""
@@ -163,7 +163,7 @@ def test_a_header_that_was_never_closed_is_named_with_its_bytes(
         r"header was never closed; 96,000 bytes follow; ffmpeg -i \S+ \S+-repaired\.flac repairs it"
     )
     with pytest.raises(CorpusError, match=said):
-        audio.probe(path)
+        audio_headers.probe(path)
     with pytest.raises(CorpusError, match=said):
         prepare(
             [Row(id="a", path=path, split="train")], tmp_path / "out", source=tmp_path, name="x"
@@ -176,11 +176,11 @@ def test_a_flac_file_from_a_pipe_states_no_length_and_one_that_lies_takes_no_mem
     four = (zoo / "flac.flac").read_bytes()[21] & 0xF0  # the upper bits belong to another field
     piped = patched(zoo / "flac.flac", tmp_path / "piped.flac", (21, bytes([four]) + bytes(4)))
     with pytest.raises(CorpusError, match=r"piped\.flac: its FLAC header states no length; ffmpeg"):
-        audio.probe(piped)
+        audio_headers.probe(piped)
     lie = bytes([four | 0x0F]) + b"\xff" * 4
     path = patched(zoo / "flac.flac", tmp_path / "lie.flac", (21, lie))
     with pytest.raises(CorpusError, match="68,719,476,735 samples, more than"):
-        audio.probe(path)
+        audio_headers.probe(path)
     with pytest.raises(CorpusError, match=r"lie\.flac"):
         audio.read_file(path, count=2**36 - 1)
 
@@ -189,7 +189,7 @@ def test_two_wav_files_in_one_are_named(zoo: Path, tmp_path: Path) -> None:
     content = (zoo / "wav.wav").read_bytes()
     (tmp_path / "two.wav").write_bytes(content + content)
     with pytest.raises(CorpusError, match="a second WAV file of 96,044 bytes follows the first"):
-        audio.probe(tmp_path / "two.wav")
+        audio_headers.probe(tmp_path / "two.wav")
     picture = b"ID3\x03\0\0\0\x03\0\0" + bytes(3 << 14)  # a cover, as some players append it
     (tmp_path / "cover.wav").write_bytes(content + picture)
     assert of(tmp_path / "cover.wav") == ""
@@ -199,7 +199,7 @@ def test_two_wav_files_in_one_are_named(zoo: Path, tmp_path: Path) -> None:
 def test_a_size_that_means_to_the_end_is_no_defect(zoo: Path, tmp_path: Path, size: int) -> None:
     at = chunk(zoo / "wav.wav", b"data") - 4
     path = patched(zoo / "wav.wav", tmp_path / "open.wav", (at, size.to_bytes(4, "little")))
-    assert audio.probe(path)[0] == len(SAMPLES)
+    assert audio_headers.probe(path)[0] == len(SAMPLES)
     assert of(path) == ""
 
 
@@ -211,7 +211,7 @@ def test_tags_around_the_audio_are_no_audio(zoo: Path, tmp_path: Path, name: str
     behind = {"wav.wav": b"LIST" + (20_000).to_bytes(4, "little") + bytes(20_000)}
     path = tmp_path / name
     path.write_bytes(before + content + behind.get(name, b"TAG" + b"x" * 125))
-    assert audio.probe(path)[0] == len(SAMPLES)
+    assert audio_headers.probe(path)[0] == len(SAMPLES)
     assert of(path) == ""
 
 

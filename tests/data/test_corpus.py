@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from mt4ssl_bench.data.corpus import Corpus, CorpusInfo, SplitInfo
+from mt4ssl_bench.data.corpus import Corpus
+from mt4ssl_bench.data.corpus_info import CorpusInfo, SplitInfo
 from mt4ssl_bench.data.cut import phones_of, speaker_of, text_of
 from mt4ssl_bench.data.write_corpus import Tally
 from mt4ssl_bench.errors import CorpusError

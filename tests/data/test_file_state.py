@@ -17,7 +17,7 @@ from mt4ssl_bench.corpora.check import check_corpus
 from mt4ssl_bench.corpora.prepare_source import Request, prepare_path
 from mt4ssl_bench.corpora.segment import segment_corpus
 from mt4ssl_bench.corpora.shard import shard_corpus
-from mt4ssl_bench.data import audio, file_state
+from mt4ssl_bench.data import audio, audio_headers, file_state
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cuts import write_cuts
 from mt4ssl_bench.data.file_state import content_of, on_disk
@@ -205,4 +205,4 @@ def test_two_files_that_differ_in_unicode_form_are_two_files(tmp_path: Path) -> 
     missing = tmp_path / "ü.wav"
     assert on_disk(missing) == missing
     with pytest.raises(CorpusError, match=r"ü\.wav: no such file"):
-        audio.probe(missing)
+        audio_headers.probe(missing)

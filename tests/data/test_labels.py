@@ -13,14 +13,16 @@ import torch
 from sklearn.cluster import KMeans
 
 from builders import TOY, torchrun
-from mt4ssl_bench.clustering import shared_parts
+from mt4ssl_bench.clustering import work_by_processes
 from mt4ssl_bench.clustering.config import OfflineConfig
-from mt4ssl_bench.clustering.kmeans import FeatureSource, joint_digest, make_labels
+from mt4ssl_bench.clustering.feature_source import FeatureSource
+from mt4ssl_bench.clustering.make_labels import make_labels
 from mt4ssl_bench.corpora.prepare_source import prepare_path
 from mt4ssl_bench.data import audio
-from mt4ssl_bench.data.corpus import Corpus
+from mt4ssl_bench.data.corpus import Corpus, joint_digest
 from mt4ssl_bench.data.frame_grid import frame_count
-from mt4ssl_bench.data.labels import LabelInfo, LabelStore, write_labels
+from mt4ssl_bench.data.label_store import LabelStore, write_labels
+from mt4ssl_bench.data.labels import LabelInfo
 from mt4ssl_bench.errors import CheckpointError, ConfigError, CorpusError
 from mt4ssl_bench.features.mfcc import mfcc
 
@@ -71,7 +73,7 @@ def test_audio_that_cannot_be_read_has_no_labels_and_stops_nothing(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(shared_parts, "ITEMS", 1)  # a part of nothing but unreadable audio
+    monkeypatch.setattr(work_by_processes, "ITEMS", 1)  # a part of nothing but unreadable audio
     shutil.copytree(manifest.parent, tmp_path / "in")
     corpus = prepare_path("table", tmp_path / "in" / manifest.name, tmp_path / "corpus")
     gone, kept, *_ = corpus.cuts("train")
@@ -164,22 +166,24 @@ def arrays(folder: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
 def test_interrupted_labelling_goes_on_where_it_was(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared_parts, "ITEMS", 4)
+    monkeypatch.setattr(work_by_processes, "ITEMS", 4)
     whole = arrays(make(corpus, tmp_path / "whole").folder)
     done: list[str] = []
-    write = shared_parts.Parts.write
+    write = work_by_processes.Parts.write
 
-    def until_the_sixth(self: shared_parts.Parts, name: str, values: shared_parts.Arrays) -> None:
+    def until_the_sixth(
+        self: work_by_processes.Parts, name: str, values: work_by_processes.Arrays
+    ) -> None:
         if len(done) == 6:  # four parts of the sample, the centres, one part of labels
             raise KeyboardInterrupt
         done.append(name)
         write(self, name, values)
 
-    monkeypatch.setattr(shared_parts.Parts, "write", until_the_sixth)
+    monkeypatch.setattr(work_by_processes.Parts, "write", until_the_sixth)
     with pytest.raises(KeyboardInterrupt):
         make(corpus, tmp_path / "again")
     monkeypatch.setattr(
-        shared_parts.Parts,
+        work_by_processes.Parts,
         "write",
         lambda self, name, values: (done.append(name), write(self, name, values)),
     )
@@ -198,8 +202,8 @@ def test_two_processes_share_the_labelling(corpus: Corpus, tmp_path: Path) -> No
     script = tmp_path / "small_parts.py"
     script.write_text(
         "from mt4ssl_bench.cli.app import main\n"
-        "from mt4ssl_bench.clustering import shared_parts\n"
-        "shared_parts.ITEMS = 4\n"
+        "from mt4ssl_bench.clustering import work_by_processes\n"
+        "work_by_processes.ITEMS = 4\n"
         "main()\n",
         encoding="utf-8",
     )

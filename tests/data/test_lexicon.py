@@ -8,7 +8,8 @@ import pytest
 
 from mt4ssl_bench.corpora.phones import Coverage, add_phones
 from mt4ssl_bench.corpora.rows import Row
-from mt4ssl_bench.data.lexicon import UNKNOWN, cmudict, open_lexicon, pronounce, pronunciations
+from mt4ssl_bench.data.lexicon import UNKNOWN, pronounce, pronunciations
+from mt4ssl_bench.data.lexicon_files import cmudict, open_lexicon
 from mt4ssl_bench.errors import CorpusError
 
 

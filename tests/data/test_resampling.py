@@ -9,7 +9,7 @@ import soundfile
 import torch
 import torchaudio
 
-from mt4ssl_bench.data import audio
+from mt4ssl_bench.data import audio, audio_headers
 from mt4ssl_bench.data.resampling import TABLE, resample, table_size
 from mt4ssl_bench.errors import CorpusError
 
@@ -60,6 +60,6 @@ def test_a_rate_that_no_recording_has_is_refused(tmp_path: Path, rate: int) -> N
     content = bytearray((tmp_path / "a.wav").read_bytes())
     content[24:28] = rate.to_bytes(4, "little")
     (tmp_path / "a.wav").write_bytes(content)
-    for look in (audio.probe, audio.read_file):
+    for look in (audio_headers.probe, audio.read_file):
         with pytest.raises(CorpusError, match=rf"states {rate:,} Hz; expected 1,000 to 1,000,000"):
             look(tmp_path / "a.wav")

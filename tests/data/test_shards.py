@@ -24,7 +24,8 @@ from mt4ssl_bench.data import audio, download, remote
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cut import text_of
 from mt4ssl_bench.data.frame_grid import frame_count
-from mt4ssl_bench.data.labels import CarriedLabels, LabelInfo, LabelStore, write_labels
+from mt4ssl_bench.data.label_store import CarriedLabels, LabelStore, write_labels
+from mt4ssl_bench.data.labels import LabelInfo
 from mt4ssl_bench.data.write_corpus import write_corpus
 from mt4ssl_bench.errors import CheckpointError, ConfigError, CorpusError
 from mt4ssl_bench.upstream.batches import Batch, PretrainData

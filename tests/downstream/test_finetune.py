@@ -187,7 +187,7 @@ def test_an_interrupted_run_continues_bit_for_bit(
     update = Fit._update
 
     def die(self: Any, *arguments: Any) -> Any:
-        if self.step == 10:
+        if self.state.step == 10:
             raise MemoryError
         return update(self, *arguments)
 

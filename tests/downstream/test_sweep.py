@@ -92,7 +92,7 @@ def test_a_head_whose_gradient_is_not_finite_stays_and_the_others_go_on(
 
     def spoil(self: Any, *arguments: Any) -> Any:
         parts = start(self, *arguments)
-        if self.step == 6:
+        if self.state.step == 6:
             self.optimizer.param_groups[0]["params"][-1].grad[0] = float("nan")
         return parts
 
@@ -242,7 +242,7 @@ def test_a_head_whose_loss_is_not_finite_leaves_those_beside_it_as_they_are(
     broken: list[torch.nn.Module] = []
 
     def spoil(self: Any, *arguments: Any) -> Any:
-        broken[:] = [self.model[0]] if self.step == 6 else []
+        broken[:] = [self.model[0]] if self.state.step == 6 else []
         return start(self, *arguments)
 
     def head(self: RecurrentHead, *arguments: Any) -> Any:

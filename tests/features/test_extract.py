@@ -15,7 +15,7 @@ from safetensors import safe_open
 import builders
 from fakes import Moments
 from mt4ssl_bench.clustering.config import OfflineConfig
-from mt4ssl_bench.clustering.kmeans import make_labels
+from mt4ssl_bench.clustering.make_labels import make_labels
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.encoders.protocol import Upstream
@@ -157,7 +157,7 @@ def test_files_cut_short_are_left_out_said_and_tried_again(
 def test_units_are_the_labels_that_k_means_gave_and_collapse_to_runs(
     corpus: Corpus, cuts: list[Any], labels: Path, tmp_path: Path
 ) -> None:
-    from mt4ssl_bench.data.labels import LabelStore
+    from mt4ssl_bench.data.label_store import LabelStore
 
     lines = (
         extract(TOY, tmp_path / "a", corpus=corpus.root, units=labels)

@@ -349,10 +349,10 @@ def test_a_group_that_may_diverge_stays_as_it_is_and_the_others_go_on(clip: floa
     update = run._update
 
     def watched(*arguments: Any) -> Any:
-        if run.step == 3:
+        if run.state.step == 3:
             before.update({k: v.clone() for k, v in run.model.state_dict().items()})
         values = update(*arguments)
-        if run.step == 4:
+        if run.state.step == 4:
             after = run.model.state_dict()
             moved = {k.split(".")[0] for k in before if not after[k].equal(before[k])}
             assert moved == {"0"}

@@ -199,7 +199,7 @@ def broken_off(corpus: Corpus, out: Path, *keys: str, step: int = 7) -> Path:
     update = Fit._update
 
     def end(self: Any, *arguments: Any) -> Any:
-        if self.step == step:
+        if self.state.step == step:
             raise End
         return update(self, *arguments)
 

@@ -12,7 +12,8 @@ from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cuts import write_cuts
 from mt4ssl_bench.data.frame_grid import STRIDE, frame_count, frame_counts
-from mt4ssl_bench.data.labels import LabelInfo, LabelStore, write_labels
+from mt4ssl_bench.data.label_store import LabelStore, write_labels
+from mt4ssl_bench.data.labels import LabelInfo
 from mt4ssl_bench.errors import CheckpointError, CorpusError
 from mt4ssl_bench.upstream.batches import PretrainData
 from mt4ssl_bench.upstream.config import DataConfig

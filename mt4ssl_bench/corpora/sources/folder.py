@@ -9,7 +9,7 @@ from pathlib import Path
 from mt4ssl_bench.corpora.audio_files import audio_files
 from mt4ssl_bench.corpora.rows import Row
 from mt4ssl_bench.corpora.source import Options, Source, Takes
-from mt4ssl_bench.data import audio
+from mt4ssl_bench.data.audio_headers import OTHER, SUFFIXES
 from mt4ssl_bench.errors import CorpusError
 
 LOGGER = logging.getLogger(__name__)
@@ -23,10 +23,10 @@ def read(folder: Path, _: Options) -> Iterator[Row]:
     """
     if not folder.is_dir():
         raise CorpusError(f"{folder}: no such folder")
-    files = list(audio_files(folder, audio.SUFFIXES | audio.OTHER))
-    if not any(file.suffix.lower() in audio.SUFFIXES for file in files):
+    files = list(audio_files(folder, SUFFIXES | OTHER))
+    if not any(file.suffix.lower() in SUFFIXES for file in files):
         raise CorpusError(
-            f"{folder}: no audio file below it; expected {', '.join(sorted(audio.SUFFIXES))}"
+            f"{folder}: no audio file below it; expected {', '.join(sorted(SUFFIXES))}"
         )
     names = {file: "-".join(file.relative_to(folder).with_suffix("").parts) for file in files}
     unusable = {file: reason for file in files if (reason := _unusable(file))}
@@ -47,7 +47,7 @@ def _text(name: str) -> str:
 
 
 def _unusable(file: Path) -> tuple[str, str] | None:
-    if file.suffix.lower() in audio.OTHER:
+    if file.suffix.lower() in OTHER:
         return "unreadable", f"{str(file)!a}: libsndfile reads no {file.suffix}"
     try:
         str(file).encode()

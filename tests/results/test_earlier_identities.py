@@ -24,7 +24,7 @@ from mt4ssl_bench.downstream.task import TASKS
 from mt4ssl_bench.downstream.transcribe import Recognizer
 from mt4ssl_bench.encoders import load
 from mt4ssl_bench.encoders.protocol import Features
-from mt4ssl_bench.results import scheme1
+from mt4ssl_bench.results import earlier_identities
 from mt4ssl_bench.results.compare import compare
 from mt4ssl_bench.results.leaderboard import Leaderboard
 from mt4ssl_bench.settings import flatten, keys_of
@@ -192,14 +192,14 @@ def test_models_of_then_still_transcribe(
 
 
 def test_no_default_has_changed_and_no_key_got_lost() -> None:
-    old, seen = flatten(scheme1.DEFAULTS), set()
+    old, seen = flatten(earlier_identities.DEFAULTS), set()
     for task in TASKS:
         new = flatten(to_dict(TASKS.get(task).Config()))
         seen |= new.keys()
         differing = {key for key in new.keys() & old.keys() if new[key] != old[key]}
         assert differing <= ({"units"} if task == "phoneme" else set())
     assert old.keys() - seen == {"pronunciations"}
-    for task, keys in scheme1.NOT_OF.items():
+    for task, keys in earlier_identities.NOT_OF.items():
         assert not set(keys.split()) & (set(keys_of(TASKS.get(task).Config())) - {"units"})
 
 

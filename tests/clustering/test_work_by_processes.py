@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mt4ssl_bench.clustering import shared_parts
-from mt4ssl_bench.clustering.shared_parts import Parts
+from mt4ssl_bench.clustering import work_by_processes
+from mt4ssl_bench.clustering.work_by_processes import Parts
 from mt4ssl_bench.errors import ConfigError
 from mt4ssl_bench.training.distributed import ALONE, World
 
 
 @pytest.fixture(autouse=True)
 def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared_parts, "ITEMS", 4)
+    monkeypatch.setattr(work_by_processes, "ITEMS", 4)
 
 
 def squares(places: range) -> dict[str, np.ndarray]:
