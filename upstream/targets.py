@@ -171,7 +171,10 @@ def spread(x: Tensor) -> Tensor:
 
 TARGETS: Registry[type[TargetExtractor]] = Registry(
     "target extractor",
-    {"offline": f"{__name__}:OfflineTargets", "online": f"{__name__}:OnlineTargets"},
+    {
+        "offline": f"{__name__}:OfflineTargets",
+        "online": f"{__name__}:OnlineTargets",
+    },
     group="mt4ssl_bench.targets",
     base=TargetExtractor,
 )

@@ -12,7 +12,8 @@ from mt4ssl_bench import results
 from mt4ssl_bench.config import recipe_names
 from mt4ssl_bench.corpora.prepare import prepare
 from mt4ssl_bench.corpora.rows import Row
-from mt4ssl_bench.data.corpus import Corpus, SplitInfo
+from mt4ssl_bench.data.corpus import Corpus
+from mt4ssl_bench.data.corpus_info import SplitInfo
 from mt4ssl_bench.data.cut import Cut, field_of, speaker_of, text_of
 from mt4ssl_bench.downstream.evaluate import evaluate
 from mt4ssl_bench.downstream.plan import load_config, plan, recipe_for
