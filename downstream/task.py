@@ -260,5 +260,5 @@ def task_named(name: str) -> str:
     """Return the name of the task that SUPERB abbreviates so; any other name as it is."""
     if name in set(TASKS):
         return name
-    short = name.casefold()
-    return next((task for task, kind in TASKS.items() if short == kind.superb.casefold()), name)
+    by_short = {kind.superb.casefold(): task for task, kind in TASKS.items() if kind.superb}
+    return by_short.get(name.casefold(), name)
