@@ -16,6 +16,7 @@ from mt4ssl_bench.console import progress
 from mt4ssl_bench.corpora.audio_files import audio_files
 from mt4ssl_bench.data import audio, audio_headers
 from mt4ssl_bench.data.containers import defect_of
+from mt4ssl_bench.data.effects import apply
 from mt4ssl_bench.data.file_state import on_disk
 from mt4ssl_bench.downstream.config import WordDecodeConfig
 from mt4ssl_bench.downstream.heads.ctc import CTCTask
@@ -145,9 +146,7 @@ class Recognizer:
     @torch.no_grad()
     def logits(self, samples: audio.Samples) -> Tensor:
         """Return the logits (T, V) of 16 kHz audio (N,), read in overlapping chunks of 30 s."""
-        for effect in self.task.effects:
-            samples = effect(samples)
-        waveform = torch.from_numpy(samples)
+        waveform = torch.from_numpy(apply(self.task.effects, samples))
         if len(waveform) <= CHUNK:
             return self._read(waveform)
         stride = int(self._about["stride"])

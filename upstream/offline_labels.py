@@ -8,10 +8,10 @@ from mt4ssl_bench.clustering.make_labels import make_labels
 from mt4ssl_bench.clustering.purity import measure
 from mt4ssl_bench.data.alignment import TIER, read_alignment
 from mt4ssl_bench.data.corpus import Corpus
-from mt4ssl_bench.data.cut import Json
 from mt4ssl_bench.data.label_store import CarriedLabels, LabelStore
 from mt4ssl_bench.data.remote import is_url
 from mt4ssl_bench.errors import ConfigError
+from mt4ssl_bench.settings import Json
 from mt4ssl_bench.training.distributed import World
 from mt4ssl_bench.training.launch import joined
 from mt4ssl_bench.upstream.config import PretrainConfig

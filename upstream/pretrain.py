@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from mt4ssl_bench.data.corpus import joint_digest
-from mt4ssl_bench.data.cut import Json
 from mt4ssl_bench.data.frame_grid import frame_counts
 from mt4ssl_bench.errors import ConfigError, TrainingError
+from mt4ssl_bench.settings import Json
 from mt4ssl_bench.training.distributed import ALONE, World, no_sync
 from mt4ssl_bench.training.fit import Fit, FitReport, Hooks, Scaling, StepLoss
 from mt4ssl_bench.training.launch import joined

@@ -11,8 +11,8 @@ from dataclasses import field, make_dataclass
 from typing import cast
 
 from mt4ssl_bench.config import from_dict, load, to_dict
-from mt4ssl_bench.data.cut import Json
 from mt4ssl_bench.errors import ConfigError, with_class
+from mt4ssl_bench.settings import Json
 from mt4ssl_bench.upstream.config import PretrainConfig, TargetsConfig, check
 from mt4ssl_bench.upstream.targets import TARGETS, TargetConfig
 

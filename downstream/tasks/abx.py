@@ -1,7 +1,6 @@
-"""ABX of phones, words and speakers: how well each layer discriminates them, without training.
+"""Phone ABX: how well each layer discriminates phones, without training.
 
-Tokens come from the corpus: time-aligned phones or words ("turns:phones", "turns:words"), or
-utterances of one word. Or from an item file.
+Tokens come from the corpus's time-aligned phones ("turns:phones"), or from an item file.
 """
 
 import dataclasses
@@ -23,16 +22,13 @@ from mt4ssl_bench.abx.items import (
     items_text,
     phone_tokens,
     read_items,
-    single_words,
-    speaker_tokens,
-    word_tokens,
 )
 from mt4ssl_bench.abx.plan import AbxConfig, Mode
 from mt4ssl_bench.abx.score import score_layers
 from mt4ssl_bench.abx.spans import Grid, Slice, find_frames
 from mt4ssl_bench.config import NOT_NEGATIVE, Bounds
 from mt4ssl_bench.data.alignment import Alignment
-from mt4ssl_bench.data.cut import Cut, field_of, speaker_of, turns_of
+from mt4ssl_bench.data.cut import Cut, speaker_of, turns_of
 from mt4ssl_bench.downstream.config import BaseConfig
 from mt4ssl_bench.downstream.task import LayerTask, Scored
 from mt4ssl_bench.errors import ConfigError, CorpusError
@@ -86,20 +82,6 @@ class PhoneConfig(TripletConfig):
     span: Literal["triphone", "phoneme"] = "triphone"
 
 
-@dataclass(frozen=True, kw_only=True)
-class SpeakerConfig(PhoneConfig):
-    """The keys of speaker ABX: "within" compares speakers in the same phone."""
-
-    modes: tuple[str, ...] = ("within",)
-
-
-@dataclass(frozen=True, kw_only=True)
-class WordConfig(TripletConfig):
-    """The keys of word ABX."""
-
-    words: str = "text"  # the utterances' only words: text or a label; or turns:<tier>
-
-
 class ABX(LayerTask):
     """Phone ABX within and across speakers, as ZeroSpeech and Libri-Light define it."""
 
@@ -146,7 +128,7 @@ class ABX(LayerTask):
     def aligned(self, cuts: Sequence[Cut]) -> tuple[list[Token], Dropped]:
         """Return the tokens of the corpus's alignment."""
         assert isinstance(self.config, PhoneConfig)
-        return phone_tokens(_turns(cuts, "phones"), _speakers(cuts), self.config.span)
+        return phone_tokens(turns_in(cuts, "phones"), speakers_in(cuts), self.config.span)
 
     def score(self, cuts: Sequence[Cut], features: FeatureSet, stride: int, device: str) -> Scored:
         """See LayerTask.score."""
@@ -182,58 +164,18 @@ class ABX(LayerTask):
         )
 
 
-class SpeakerABX(ABX):
-    """Speaker ABX: the categories are speakers, and the phone is kept constant."""
-
-    name: ClassVar[str] = "abx_speaker"
-    Config: ClassVar[type[TripletConfig]] = SpeakerConfig
-    over: ClassVar[Over] = "categories"
-
-    def tokens(self, cuts: Sequence[Cut]) -> tuple[list[Token], Dropped]:
-        """See ABX.tokens."""
-        tokens, dropped = super().tokens(cuts)
-        return speaker_tokens(tokens), dropped
-
-
-class WordABX(ABX):
-    """Word ABX, which needs no phones; not comparable with phone ABX, as words differ more."""
-
-    name: ClassVar[str] = "abx_word"
-    Config: ClassVar[type[TripletConfig]] = WordConfig
-
-    @classmethod
-    def fields(cls, config: BaseConfig) -> tuple[str, ...]:
-        """See ABX.fields."""
-        assert isinstance(config, WordConfig)
-        return () if config.items else ("speaker", config.words)
-
-    def aligned(self, cuts: Sequence[Cut]) -> tuple[list[Token], Dropped]:
-        """See ABX.aligned."""
-        assert isinstance(self.config, WordConfig)
-        field = self.config.words
-        if field.startswith("turns:"):
-            return word_tokens(_turns(cuts, field.removeprefix("turns:")), _speakers(cuts))
-        words = {cut.id: field_of(cut, field) for cut in cuts}
-        if several := [name for name, text in words.items() if len(text.split()) > 1]:
-            raise CorpusError(
-                f"abx_word: {len(several)} of {len(words)} texts are of several words, the first "
-                f"is that of '{several[0]}'; expected one word each, or time-aligned words and "
-                "words=turns:words"
-            )
-        alignment = single_words(words, {cut.id: cut.duration for cut in cuts})
-        return word_tokens(alignment, _speakers(cuts))
-
-
 @lru_cache(maxsize=1)
 def _items(path: Path) -> list[Token]:
     return read_items(path)
 
 
-def _turns(cuts: Sequence[Cut], tier: str) -> Alignment:
+def turns_in(cuts: Sequence[Cut], tier: str) -> Alignment:
+    """Return the turns of a tier, as an alignment."""
     return Alignment({cut.id: list(turns_of(cut, tier)) for cut in cuts})
 
 
-def _speakers(cuts: Sequence[Cut]) -> dict[str, str]:
+def speakers_in(cuts: Sequence[Cut]) -> dict[str, str]:
+    """Return the speaker by utterance id."""
     return {cut.id: speaker_of(cut) for cut in cuts}
 
 

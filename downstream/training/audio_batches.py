@@ -13,6 +13,7 @@ from mt4ssl_bench.data.audio_cache import AudioCache
 from mt4ssl_bench.data.batches import Batches, pad
 from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.data.draw import share
+from mt4ssl_bench.data.effects import apply
 from mt4ssl_bench.downstream.task import Task
 
 
@@ -54,10 +55,7 @@ class Audio:
         return AudioBatch(list(cuts), *pad([self._read(cut) for cut in cuts]))
 
     def _affected(self, cut: Cut) -> audio.Samples:
-        samples = audio.read(cut)
-        for effect in self.effects:
-            samples = effect(samples)
-        return samples
+        return apply(self.effects, audio.read(cut))
 
     def _crop(self, cut: Cut, epoch: int) -> Cut:
         """Return a crop at a place that depends only on seed, epoch and utterance."""

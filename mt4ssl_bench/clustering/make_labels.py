@@ -18,12 +18,12 @@ from mt4ssl_bench.clustering.work_by_processes import Parts, one_at_a_time
 from mt4ssl_bench.config import to_dict
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import Corpus, joint_digest
-from mt4ssl_bench.data.cut import Json
 from mt4ssl_bench.data.cuts import Joined
 from mt4ssl_bench.data.frame_grid import RECEPTIVE_FIELD
 from mt4ssl_bench.data.label_store import LabelStore, write_labels
 from mt4ssl_bench.data.labels import LabelInfo
 from mt4ssl_bench.errors import ConfigError
+from mt4ssl_bench.settings import Json
 from mt4ssl_bench.training.distributed import ALONE, World
 
 LOGGER = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NotRequired, TypedDict, cast
 
-from mt4ssl_bench.data.cut import Json
+from mt4ssl_bench.settings import Json
 
 LOGGER = logging.getLogger(__name__)
 EXAMPLES = 5  # named of each kind

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mt4ssl_bench.corpora.rows import SILENCE, Row, field_names
-from mt4ssl_bench.data.cut import Json
 from mt4ssl_bench.errors import CorpusError
+from mt4ssl_bench.settings import Json
 
 LOGGER = logging.getLogger(__name__)
 EXAMPLES = 20  # of each reason in corpus.json

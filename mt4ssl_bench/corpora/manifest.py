@@ -10,10 +10,10 @@ from pathlib import Path
 from mt4ssl_bench.corpora.rows import SILENCE, Row
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.corpus_info import CorpusInfo
-from mt4ssl_bench.data.cut import Json
 from mt4ssl_bench.data.lists import Lists
 from mt4ssl_bench.data.write_corpus import write_corpus
 from mt4ssl_bench.errors import CorpusError
+from mt4ssl_bench.settings import Json
 
 LOGGER = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from mt4ssl_bench.corpora.rows import Row
-from mt4ssl_bench.data.cut import Json
 from mt4ssl_bench.data.lexicon import pronounce
 from mt4ssl_bench.data.lexicon_files import Lexicon
+from mt4ssl_bench.settings import Json
 
 LOGGER = logging.getLogger(__name__)
 LISTED = 1000  # missing words that corpus.json names

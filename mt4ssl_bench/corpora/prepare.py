@@ -20,11 +20,11 @@ from mt4ssl_bench.corpora.rows import (
 from mt4ssl_bench.corpora.splits import by_split, hold_out
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.corpus_info import CorpusInfo
-from mt4ssl_bench.data.cut import Json
 from mt4ssl_bench.data.file_state import on_disk
 from mt4ssl_bench.data.lexicon_files import open_lexicon
 from mt4ssl_bench.data.lists import Lists
 from mt4ssl_bench.errors import CorpusError
+from mt4ssl_bench.settings import Json
 
 LOGGER = logging.getLogger(__name__)
 # names that no label can have: a row's own columns, and reasons of exclusions.py (no_duration)

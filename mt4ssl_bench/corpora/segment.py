@@ -20,9 +20,10 @@ from mt4ssl_bench.corpora.lists import kept_lists
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.corpus_info import CorpusInfo, SplitInfo
-from mt4ssl_bench.data.cut import Cut, Json, stored_turns
+from mt4ssl_bench.data.cut import Cut, stored_turns
 from mt4ssl_bench.data.write_corpus import write_corpus
 from mt4ssl_bench.errors import CorpusError
+from mt4ssl_bench.settings import Json
 
 LOGGER = logging.getLogger(__name__)
 HOP = 0.02  # seconds between two places where a piece may end

@@ -21,13 +21,14 @@ from mt4ssl_bench.corpora.lists import kept_lists
 from mt4ssl_bench.corpora.rows import row_of
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import SID_PREFIX, Corpus
-from mt4ssl_bench.data.cut import SHARDED_LABELS, Cut, Json
+from mt4ssl_bench.data.cut import SHARDED_LABELS, Cut
 from mt4ssl_bench.data.label_store import LabelStore
 from mt4ssl_bench.data.lists import write_lists
 from mt4ssl_bench.data.shards import LABELS, Shards, index_of
 from mt4ssl_bench.data.write_corpus import write_info
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.files import write_text, written
+from mt4ssl_bench.settings import Json
 
 LOGGER = logging.getLogger(__name__)
 SIZE = 200  # cuts per shard: about 40 MB of read speech

@@ -4,8 +4,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from mt4ssl_bench.data.cut import Json
 from mt4ssl_bench.errors import CorpusError
+from mt4ssl_bench.settings import Json
 
 FORMAT = 1
 

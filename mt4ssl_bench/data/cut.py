@@ -9,7 +9,8 @@ from typing import NamedTuple, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
+from mt4ssl_bench.settings import Json
+
 SHARDED_LABELS = "utterance_labels"  # where shards keep them: their "labels" are cluster ids
 
 

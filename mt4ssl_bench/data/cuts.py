@@ -10,9 +10,10 @@ from typing import cast, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from mt4ssl_bench.data.cut import Cut, Json
+from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.data.cut_files import DAMAGE, LINES, damaged, index_of, write_lines
 from mt4ssl_bench.errors import CorpusError
+from mt4ssl_bench.settings import Json
 
 
 class Lazy(Sequence[Cut], ABC):

@@ -1,5 +1,6 @@
 """Audio effects: changes of the samples that a task asks for before an upstream reads them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -42,3 +43,10 @@ class Gain:
     def __call__(self, samples: Samples) -> Samples:
         """See Effect."""
         return samples * np.float32(10 ** (self.decibels / 20))
+
+
+def apply(effects: Iterable[Effect], samples: Samples) -> Samples:
+    """Return the samples (N,) after all effects, in order."""
+    for effect in effects:
+        samples = effect(samples)
+    return samples

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from mt4ssl_bench.data.cut import Cut, Json, other_files
+from mt4ssl_bench.data.cut import Cut, other_files
 from mt4ssl_bench.errors import AudioChangedError
+from mt4ssl_bench.settings import Json
 
 _SAME: set[int] = set()  # hashes of (path, bytes, time) whose content was found to be the noted one
 

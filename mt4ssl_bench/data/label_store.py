@@ -15,11 +15,12 @@ from typing import IO, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from mt4ssl_bench.data.cut import Cut, Json
+from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.data.labels import AGAIN, FORMAT, LabelInfo, check_origin, first_labels
 from mt4ssl_bench.data.shards import LABELS
 from mt4ssl_bench.errors import CheckpointError
 from mt4ssl_bench.files import write_text
+from mt4ssl_bench.settings import Json
 
 
 class LabelStore:

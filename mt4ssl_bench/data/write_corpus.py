@@ -8,10 +8,11 @@ from typing import cast
 
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.corpus_info import CorpusInfo, SplitInfo
-from mt4ssl_bench.data.cut import Cut, Json
+from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.data.cuts import write_cuts
 from mt4ssl_bench.data.lists import Lists, write_lists
 from mt4ssl_bench.files import write_text
+from mt4ssl_bench.settings import Json
 
 
 def write_corpus(

@@ -20,9 +20,8 @@ from mt4ssl_bench.config import (
     Bound,
     Bounds,
 )
-from mt4ssl_bench.data.cut import Json
 from mt4ssl_bench.encoders.protocol import Features
-from mt4ssl_bench.settings import NEVER
+from mt4ssl_bench.settings import NEVER, Json
 
 LAYER: Bound = (
     "weighted, or the number of a hidden state",

@@ -19,7 +19,7 @@ from safetensors.numpy import save
 from mt4ssl_bench.corpora.prepare_source import prepare_path
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import Corpus
-from mt4ssl_bench.data.cut import Cut, Json
+from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.device import pick_device
 from mt4ssl_bench.encoders.identity import is_of
 from mt4ssl_bench.encoders.load import load_upstream
@@ -29,6 +29,7 @@ from mt4ssl_bench.features.forward_pass import Pass, Values
 from mt4ssl_bench.features.mfcc import MFCC
 from mt4ssl_bench.features.units import Codebook
 from mt4ssl_bench.files import write_text, written
+from mt4ssl_bench.settings import Json
 
 LOGGER = logging.getLogger(__name__)
 # of a file of features: at most this much is lost by an interruption, and read at once by a program

@@ -23,7 +23,7 @@ from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.batches import Batches, pad
 from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.data.draw import draw
-from mt4ssl_bench.data.effects import Effect
+from mt4ssl_bench.data.effects import Effect, apply
 from mt4ssl_bench.encoders.hidden_states import HUGE, LEAK, broken_layers, padding_leak
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import ConfigError, CorpusError, UpstreamError, first_line
@@ -157,8 +157,7 @@ class Pass:
             except CorpusError as error:
                 audios.append(error)
                 continue
-            for effect in self.effects:
-                samples = effect(samples)
+            samples = apply(self.effects, samples)
             audios.append(self.crops.draw(samples, cut.id) if self.crops else [samples])
         return audios
 

@@ -7,8 +7,7 @@ with new records of the same settings. Nothing here changes any more.
 import json
 from collections.abc import Mapping
 
-from mt4ssl_bench.data.cut import Json
-from mt4ssl_bench.settings import Settings, flatten, nest
+from mt4ssl_bench.settings import Json, Settings, flatten, nest
 
 DEFAULTS: Mapping[str, Json] = json.loads("""
 {"about": "", "task": "",

@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from mt4ssl_bench.data.cut import Json
 from mt4ssl_bench.errors import CheckpointError
 from mt4ssl_bench.results import earlier_identities
 from mt4ssl_bench.results.metrics.metric import Score
 from mt4ssl_bench.results.record_parts import CorpusRecord, LayerScore, Trial, UpstreamRecord
-from mt4ssl_bench.settings import Settings
+from mt4ssl_bench.settings import Json, Settings
 
 SCHEMA = 1  # raised when a field changes its meaning; records of another schema are rejected
 SCHEME = 2  # of identities; raised when they are computed in another way

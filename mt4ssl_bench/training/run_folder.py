@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from mt4ssl_bench import checkpoint
-from mt4ssl_bench.data.cut import Json
 from mt4ssl_bench.errors import CheckpointError, TrainingError
 from mt4ssl_bench.files import locked
 from mt4ssl_bench.results.run_log import replace, trim, write
+from mt4ssl_bench.settings import Json
 
 LOGGER = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint.pt"

@@ -7,8 +7,8 @@ from typing import TypedDict, cast
 from torch import Tensor
 
 from mt4ssl_bench import checkpoint
-from mt4ssl_bench.data.cut import Json
 from mt4ssl_bench.errors import CheckpointError
+from mt4ssl_bench.settings import Json
 from mt4ssl_bench.upstream.model import MT4SSL
 from mt4ssl_bench.upstream.recipe import from_stored
 

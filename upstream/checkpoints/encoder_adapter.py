@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from mt4ssl_bench import checkpoint
-from mt4ssl_bench.data.cut import Json
 from mt4ssl_bench.data.frame_grid import RECEPTIVE_FIELD, STRIDE, frame_count, frame_counts
 from mt4ssl_bench.encoders.finetuning import TuneConfig
 from mt4ssl_bench.encoders.identity import identify
 from mt4ssl_bench.encoders.protocol import Features, Upstream
+from mt4ssl_bench.settings import Json
 from mt4ssl_bench.upstream.checkpoints.checkpoint_file import (
     KIND,
     Stored,

@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from mt4ssl_bench.data.cut import Json
 from mt4ssl_bench.data.frame_grid import KERNELS, STRIDES
 from mt4ssl_bench.errors import CheckpointError
+from mt4ssl_bench.settings import Json
 from mt4ssl_bench.upstream.checkpoints.untrusted import (
     ThirdPartyCheckpoint,
     plain,

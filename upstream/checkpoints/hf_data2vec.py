@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from mt4ssl_bench.data.cut import Json
 from mt4ssl_bench.data.frame_grid import KERNELS, STRIDES
 from mt4ssl_bench.encoders.kinds.hf import import_transformers, load_model
 from mt4ssl_bench.errors import CheckpointError
+from mt4ssl_bench.settings import Json
 from mt4ssl_bench.upstream.checkpoints.checkpoint_file import student
 from mt4ssl_bench.upstream.checkpoints.untrusted import ThirdPartyCheckpoint, tensors
 from mt4ssl_bench.upstream.checkpoints.weight_names import rename

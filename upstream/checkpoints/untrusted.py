@@ -9,8 +9,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from mt4ssl_bench.data.cut import Json
 from mt4ssl_bench.errors import CheckpointError, lines
+from mt4ssl_bench.settings import Json
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,9 +16,10 @@ from mt4ssl_bench.corpora.frame_labels import FrameLabels, Labels, cluster_ids, 
 from mt4ssl_bench.corpora.rows import Row, misplaced, one_line
 from mt4ssl_bench.corpora.source import SPLITS, Options, Source
 from mt4ssl_bench.data import audio
-from mt4ssl_bench.data.cut import AudioSource, Json, Supervision
+from mt4ssl_bench.data.cut import AudioSource, Supervision
 from mt4ssl_bench.data.file_state import on_disk
 from mt4ssl_bench.errors import ConfigError, CorpusError
+from mt4ssl_bench.settings import Json
 
 # seconds by which a text may begin or end off its cut and still be the whole cut's
 SPAN_SLACK = 0.01
