@@ -99,7 +99,8 @@ class TaskConfig(BaseConfig):
     head: HeadConfig = field(default_factory=HeadConfig, metadata=FROZEN)
     sweep: tuple[float, ...] | None = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # rates; the best on valid
     lr: float | None = field(default=None, metadata=NEVER)  # one rate: a sweep of one
-    seeds: tuple[int, ...] = (0,)  # of initial weights; the first also orders batches and crops
+    # of initial weights: several give mean and spread; the first also orders batches and crops
+    seeds: tuple[int, ...] = (0,)
     steps: int = 100_000
     batch: int = field(default=16, metadata=FROZEN)  # utterances
     accumulate: int = 1
@@ -121,6 +122,10 @@ class TaskConfig(BaseConfig):
     def settings(self) -> Settings:
         """See BaseConfig.settings."""
         return super().settings() | {"sweep": list(self.rates)}
+
+    def identity(self) -> Settings:
+        """See BaseConfig.identity; records of several seeds had the score of the best one."""
+        return super().identity() | ({"over_seeds": "mean"} if len(self.seeds) > 1 else {})
 
 
 @dataclass(frozen=True, kw_only=True)

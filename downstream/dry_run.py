@@ -158,19 +158,20 @@ def _add_training(made: Estimate, model: Upstream, job: Job) -> None:
     """Add the disk for a row: checkpoints (two while one replaces another), and its model."""
     if issubclass(job.kind, LayerTask):
         return
-    trials = len(job.training.rates) * len(job.training.seeds)
+    seeds = len(job.training.seeds)
+    trials = len(job.training.rates) * seeds
     if job.config.mode == "finetune":
         weights = torch.empty(model.parameters, device="meta")
-        kept = 4 * model.parameters
+        kept = 4 * model.parameters * seeds
         state = 2 * checkpoint_bytes([weights])
-        state += kept * trials if trials > 1 else 0  # each rate's model until the end
+        state += 4 * model.parameters * trials if trials > 1 else 0  # each rate's until the end
     else:
         folds = job.folds()
         with torch.device("meta"):
             head = list(folds[0].task.head(model.num_layers, model.dim).parameters())
         state = 2 * trials * checkpoint_bytes(head)
         # with folds, every rate's head of each
-        kept = checkpoint_bytes(head) // 4 * (trials * len(folds) if folds[0].name else 1)
+        kept = checkpoint_bytes(head) // 4 * (trials * len(folds) if folds[0].name else seeds)
     made.state, made.models = max(made.state, state), made.models + kept
 
 

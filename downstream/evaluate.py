@@ -107,10 +107,11 @@ def _compute(row: Row, model: Upstream, *, device: str, store: Path, out: Path) 
 def _report(row: Row, result: Result, path: Path, chosen: str) -> None:
     main = result.main
     LOGGER.info(
-        "%s: %s %.2f [%.2f, %.2f] at %s (%.0f s) -> %s",
+        "%s: %s %.2f%s [%.2f, %.2f] at %s (%.0f s) -> %s",
         row.name,
         main.title,
         main.value,
+        main.spread(),
         main.low,
         main.high,
         chosen,

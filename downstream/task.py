@@ -34,18 +34,26 @@ class WithLM:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trained:
-    """The result of a training: hypotheses on test, and how the head was chosen.
+class Decoded:
+    """Hypotheses on test of the heads of one seed."""
 
-    `hypotheses` and `cuts` are of the test split, in one order. `counts` are of what was left out.
+    seed: int
+    hypotheses: list[str]
+    with_lm: WithLM | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """The result of a training: hypotheses on test of each seed, and how the heads were chosen.
+
+    `decoded` and `cuts` are of the test split, in one order. `counts` are of what was left out.
     """
 
-    hypotheses: list[str]
+    decoded: list[Decoded]
     cuts: list[Cut]
     trials: list[Trial]
     layer_weights: list[float]
     layer_norms: list[float] = field(default_factory=list)  # of the hidden states
-    with_lm: WithLM | None = None
     counts: dict[str, int] = field(default_factory=dict)
 
 

@@ -46,7 +46,7 @@ def write_record(
         out: Folder of the records.
     """
     answers = _answers(task, trained)
-    metrics = _scores(task, answers, with_lm=trained.with_lm is not None)
+    metrics = _scores(task, answers)
     clock.lap("test")
     result = replace(
         _record(model, job, metrics, device, clock),
@@ -55,7 +55,7 @@ def write_record(
         layer_norms=trained.layer_norms,
         seeds=list(job.training.seeds),
         counts={**counts, **trained.counts},
-        lm_weights=trained.with_lm.weights if trained.with_lm else {},
+        lm_weights=_lm_weights(trained),
         folds=_fold_values(task, answers),
     )
     return result, results.save(result, answers, out)
@@ -113,9 +113,9 @@ def _record(
     )
 
 
-def _scores(task: Task, answers: Sequence[Answer], *, with_lm: bool) -> dict[str, Score]:
+def _scores(task: Task, answers: Sequence[Answer]) -> dict[str, Score]:
     scores = {metric.name: metric.score(answers) for metric in task.all_metrics}
-    for metric in task.all_metrics if with_lm else ():
+    for metric in task.all_metrics if "with_lm" in answers[0] else ():
         score = metric.score(decoded_with_lm(answers))
         scores[f"{metric.name}{WITH_LM}"] = replace(score, title=f"{score.title}{WITH_LM.upper()}")
     return scores
@@ -149,20 +149,37 @@ def _corpus(job: Job) -> CorpusRecord:
 
 
 def _answers(task: Task, trained: Trained) -> list[Answer]:
-    answers = task.answers(trained.cuts, trained.hypotheses)
-    counts = task.metric.counts(answers)
-    if counts is not None:
-        for answer, (s, d, i, n) in zip(answers, counts.tolist(), strict=True):
-            answer |= {"substitutions": s, "deletions": d, "insertions": i, "tokens": n}
-    if trained.with_lm:
-        for answer, text in zip(answers, trained.with_lm.hypotheses, strict=True):
-            answer["with_lm"] = text
-    return answers
+    """Return the answers of every seed in turn."""
+    every: list[Answer] = []
+    for decoded in trained.decoded:
+        answers = task.answers(trained.cuts, decoded.hypotheses)
+        counts = task.metric.counts(answers)
+        if counts is not None:
+            for answer, (s, d, i, n) in zip(answers, counts.tolist(), strict=True):
+                answer |= {"substitutions": s, "deletions": d, "insertions": i, "tokens": n}
+        if decoded.with_lm:
+            for answer, text in zip(answers, decoded.with_lm.hypotheses, strict=True):
+                answer["with_lm"] = text
+        for answer in answers if len(trained.decoded) > 1 else ():
+            answer["seed"] = decoded.seed
+        every += answers
+    return every
+
+
+def _lm_weights(trained: Trained) -> dict[str, float]:
+    """Return the weights of decoding with a language model, by seed if there are several."""
+    several = len(trained.decoded) > 1
+    return {
+        f"{name}, seed {decoded.seed}" if several else name: weight
+        for decoded in trained.decoded
+        if decoded.with_lm
+        for name, weight in decoded.with_lm.weights.items()
+    }
 
 
 def _fold_values(task: Task, answers: Sequence[Answer]) -> dict[str, float]:
-    """Return the main metric of each fold, none without folds."""
+    """Return the main metric of each fold, of several seeds their mean; none without folds."""
     folds: dict[str, list[Answer]] = {}
     for answer in answers if task.folds else ():
         folds.setdefault(answer["labels"]["fold"], []).append(answer)
-    return {name: task.metric.value(part) for name, part in folds.items()}
+    return {name: task.metric.system(part).value for name, part in folds.items()}

@@ -1,4 +1,4 @@
-"""The choice of learning rate and seed, on the validation split."""
+"""The choice of the learning rate, on the validation split."""
 
 from collections.abc import Sequence
 from statistics import fmean
@@ -9,10 +9,12 @@ from mt4ssl_bench.results.record_parts import Trial
 
 
 def choose(folds: Sequence[Sequence[Trial]], metric: Metric, title: str) -> list[Trial]:
-    """Return the trials with their mean scores on valid over folds, the best one chosen.
+    """Return the trials with their mean scores on valid over folds; one rate's are chosen.
+
+    It is the rate whose mean over seeds is best, the first of equal ones.
 
     Raises:
-        TrainingError: If none has a score in every fold.
+        TrainingError: If no rate has a score of every seed in every fold.
     """
     trials: list[Trial] = []
     for parts in zip(*folds, strict=True):
@@ -21,14 +23,23 @@ def choose(folds: Sequence[Sequence[Trial]], metric: Metric, title: str) -> list
         steps = max(part["steps"] for part in parts)
         lr, seed = parts[0]["lr"], parts[0]["seed"]
         trials.append({"lr": lr, "seed": seed, "valid": valid, "steps": steps, "chosen": False})
-    scored = [(trial["valid"], trial) for trial in trials if trial["valid"] is not None]
-    if not scored:
-        tried = list(dict.fromkeys(trial["lr"] for trial in trials))
+    means: dict[float, float] = {}
+    tried = list(dict.fromkeys(trial["lr"] for trial in trials))
+    for lr in tried:
+        of_rate = [trial["valid"] for trial in trials if trial["lr"] == lr]
+        scores = [score for score in of_rate if score is not None]
+        if len(scores) == len(of_rate):
+            means[lr] = fmean(scores)
+    if not means:
         raise TrainingError(
             f"{title}: training failed at every learning rate of {tried}; try lower ones"
         )
-    best = scored[0]
-    for each in scored[1:]:
-        best = each if metric.better(each[0], best[0]) else best
-    best[1]["chosen"] = True
-    return trials
+    best = next(iter(means))
+    for lr, mean in means.items():
+        best = lr if metric.better(mean, means[best]) else best
+    return [{**trial, "chosen": trial["lr"] == best} for trial in trials]
+
+
+def chosen(trials: Sequence[Trial]) -> list[int]:
+    """Return the indices of the chosen trials, one for each seed."""
+    return [number for number, trial in enumerate(trials) if trial["chosen"]]

@@ -4,16 +4,17 @@ import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.downstream.clock import Clock
 from mt4ssl_bench.downstream.job import Fold, Job
 from mt4ssl_bench.downstream.reference_checks import learnable
-from mt4ssl_bench.downstream.task import Trained
+from mt4ssl_bench.downstream.task import Decoded, Trained
 from mt4ssl_bench.downstream.training.audio_batches import Audio
 from mt4ssl_bench.downstream.training.best_model import Best
-from mt4ssl_bench.downstream.training.choose_rate import choose
+from mt4ssl_bench.downstream.training.choose_rate import choose, chosen
 from mt4ssl_bench.downstream.training.finetune import Finetuning
 from mt4ssl_bench.downstream.training.saved_model import (
     Meta,
@@ -22,10 +23,12 @@ from mt4ssl_bench.downstream.training.saved_model import (
     copy_model,
     meta_of,
     read_finished,
+    read_model,
     save_model,
 )
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import TrainingError
+from mt4ssl_bench.results.record_parts import Trial
 from mt4ssl_bench.training.run_folder import discard
 
 LOGGER = logging.getLogger(__name__)
@@ -34,45 +37,79 @@ LOGGER = logging.getLogger(__name__)
 def train_finetuned(
     model: Upstream, job: Job, fold: Fold, *, folder: Path, device: str, clock: Clock
 ) -> Trained:
-    """Return the hypotheses on test of the model that is best on valid.
+    """Return each seed's hypotheses on test at the rate that is best on valid, over seeds.
 
     Args:
         model: The upstream.
         job: Task recipe and corpus.
         fold: The task and its cuts.
-        folder: Keeps that model in model.pt; an interrupted call continues.
+        folder: Keeps the first seed's model in model.pt, and those of other seeds in a folder each;
+            an interrupted call continues.
         device: Torch device.
         clock: Times the stages.
 
     Raises:
-        TrainingError: If training failed at every rate.
+        TrainingError: If training failed at every rate, with one of the seeds.
         KeyboardInterrupt: If a stop was requested during training; its state is saved.
     """
     task, meta = fold.task, meta_of(model, job, fold)
-    if read_finished(folder, meta) is None:
+    if not _finished(folder, meta):
         _train_rates(model, job, fold, meta, folder=folder, device=device)
     finished = read_finished(folder, meta)
     assert finished is not None
-    training, stored = finished
+    training, _ = finished
+    places = _places(folder, training.trials)
     discard(folder)
     for place in folder.glob("lr-*"):  # kept to choose from
         discard(place)
-        (place / "model.pt").unlink(missing_ok=True)
-    chosen = next(trial for trial in training.trials if trial["chosen"])
-    best = Finetuning(
-        task, model, lr=chosen["lr"], seed=chosen["seed"], folder=folder, device=device
-    )
-    load_weights(best, stored)
+        if place not in places.values():
+            (place / "model.pt").unlink(missing_ok=True)
     clock.lap("train", training.seconds)
     splits = {role: Audio(task, fold.cuts[role], role) for role in ("valid", "test")}
-    hypotheses, cuts = best.decode(splits["test"])
+    decoded, cuts, weights = [], list[Cut](), []
+    for number, place in places.items():
+        lr, seed = training.trials[number]["lr"], training.trials[number]["seed"]
+        run = Finetuning(task, model, lr=lr, seed=seed, folder=place, device=device)
+        load_weights(run, read_model(place))
+        found, cuts = _decode(run, splits)
+        decoded.append(found)
+        weights.append(run.model.head.layer_weights)
     return Trained(
-        hypotheses=hypotheses,
+        decoded=decoded,
         cuts=cuts,
         trials=training.trials,
-        layer_weights=best.model.head.layer_weights,
-        with_lm=task.answer_with_lm(lambda role: best.logits(splits[role])),
+        layer_weights=[fmean(layer) for layer in zip(*weights, strict=True)],
         counts=dict(training.counts),
+    )
+
+
+def _decode(run: Finetuning, splits: Mapping[str, Audio]) -> tuple[Decoded, list[Cut]]:
+    hypotheses, cuts = run.decode(splits["test"])
+    with_lm = run.task.answer_with_lm(lambda role: run.logits(splits[role]))
+    return Decoded(seed=run.seed, hypotheses=hypotheses, with_lm=with_lm), cuts
+
+
+def _places(folder: Path, trials: Sequence[Trial]) -> dict[int, Path]:
+    """Return the folders of the chosen trials' models, the first of which is `folder`."""
+    first, *others = chosen(trials)
+    named = {n: _place(folder, trials[n]["lr"], trials[n]["seed"]) for n in others}
+    return {first: folder} | named
+
+
+def _place(folder: Path, lr: float, seed: int) -> Path:
+    return folder / f"lr-{lr:g}-seed-{seed}"
+
+
+def _finished(folder: Path, meta: Meta) -> bool:
+    """Return whether the models of all seeds are there."""
+    finished = read_finished(folder, meta)
+    if finished is None:
+        return False
+    trials = finished[0].trials
+    _, *others = _places(folder, trials).items()
+    return all(
+        read_finished(place, meta | {"rate": [trials[number]["lr"], trials[number]["seed"]]})
+        for number, place in others
     )
 
 
@@ -86,9 +123,8 @@ def _train_rates(
     counts = {"train_too_long": left_out} if left_out else {}
     trials, seconds, title = [], 0.0, f"{job.recipe} on {model.name}"
     pairs = list(itertools.product(task.config.seeds, task.config.rates))
-    places = [folder / f"lr-{lr:g}-seed-{seed}" for seed, lr in pairs]
-    places = places if len(pairs) > 1 else [folder]
-    for (seed, lr), place in zip(pairs, places, strict=True):
+    for seed, lr in pairs:
+        place = _place(folder, lr, seed) if len(pairs) > 1 else folder
         run = Finetuning(task, model, lr=lr, seed=seed, folder=place, device=device)
         try:
             train_rate(run, train, cuts["valid"], f"{title}, lr {lr:g}", meta=meta, counts=counts)
@@ -99,9 +135,9 @@ def _train_rates(
         seconds += run.watch.seconds
     trials = choose([trials], task.metric, title)
     if len(pairs) > 1:
-        chosen = [trial["chosen"] for trial in trials].index(True)
         training = Training(meta=meta, trials=trials, counts=counts, seconds=seconds)
-        copy_model(places[chosen], folder, training)
+        first = trials[chosen(trials)[0]]
+        copy_model(_place(folder, first["lr"], first["seed"]), folder, training)
 
 
 def train_rate(

@@ -5,7 +5,7 @@ Shapes: L hidden states, B batch, T frames, D dimension.
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from statistics import fmean
@@ -19,8 +19,8 @@ from mt4ssl_bench.downstream.clock import Clock
 from mt4ssl_bench.downstream.heads.weighted_sum import layer_weights
 from mt4ssl_bench.downstream.job import ROLES, Fold, Job
 from mt4ssl_bench.downstream.reference_checks import learnable
-from mt4ssl_bench.downstream.task import Trained
-from mt4ssl_bench.downstream.training.choose_rate import choose
+from mt4ssl_bench.downstream.task import Decoded, Trained
+from mt4ssl_bench.downstream.training.choose_rate import choose, chosen
 from mt4ssl_bench.downstream.training.saved_model import (
     Training,
     heads_to_store,
@@ -49,7 +49,7 @@ def train_frozen(
     device: str,
     clock: Clock,
 ) -> Trained:
-    """Return the hypotheses of the heads whose rate and seed are best on valid (mean over folds).
+    """Return each seed's hypotheses at the rate that is best on valid, over folds and seeds.
 
     Args:
         model: The upstream.
@@ -62,7 +62,7 @@ def train_frozen(
         clock: Times the stages.
 
     Raises:
-        TrainingError: If no rate has a finite score in every fold.
+        TrainingError: If no rate has a finite score of every seed in every fold.
         KeyboardInterrupt: If a stop was requested during training; its state is saved.
     """
 
@@ -82,18 +82,14 @@ def train_frozen(
     clock.lap("train", sum(training.seconds for training in trainings))
     metric, title = folds[0].task.metric, f"{job.recipe} on {model.name}"
     trials = choose([training.trials for training in trainings], metric, title)
-    chosen = [trial["chosen"] for trial in trials].index(True)
-    heads = [part.sweep.runs[chosen].head for part in parts]
-    answers = [part.decode(head) for part, head in zip(parts, heads, strict=True)]
+    decoded = [_decode(parts, number) for number in chosen(trials)]
+    heads = [part.sweep.runs[number].head for number in chosen(trials) for part in parts]
     return Trained(
-        hypotheses=[text for texts, _ in answers for text in texts],
-        cuts=[cut for _, cuts in answers for cut in cuts],
+        decoded=decoded,
+        cuts=[cut for part in parts for cut in part.tested],
         trials=trials,
         layer_weights=_means([layer_weights(head) for head in heads]),
         layer_norms=_means([training.layer_norms for training in trainings]),
-        with_lm=folds[0].task.answer_with_lm(
-            lambda role: parts[0].sweep.logits(heads[0], parts[0].split(role))
-        ),
         counts=dict(sum((Counter(training.counts) for training in trainings), Counter())),
     )
 
@@ -108,6 +104,7 @@ class _Heads:
     folder: Path
     features: Callable[[str], FeatureSet]
     device: str
+    tested: list[Cut] = field(default_factory=list)  # in the order of what decode() returns
 
     def __post_init__(self) -> None:
         model, fold = self.model, self.fold
@@ -138,23 +135,36 @@ class _Heads:
         train.cuts, left_out = learnable(self.job, self.fold, counts)
         sources = {"train": train.features.identity, "valid": valid.features.identity}
         meta, size = {**self.meta, "features": sources}, checkpoint_bytes(sweep.heads.parameters())
-        best = sweep.run(train, valid, PassingFolder(self.folder, meta, size=size))
+        sweep.run(train, valid, PassingFolder(self.folder, meta, size=size))
         for run in sweep.runs:
             run.load_best()
         return Training(
             meta=self.meta,
-            trials=[{**run.trial(), "chosen": run is best} for run in sweep.runs],
+            trials=choose([[run.trial() for run in sweep.runs]], sweep.metric, sweep.title),
             counts={"train_too_long": left_out} if left_out else {},
             seconds=sweep.watch.seconds,
             layer_norms=layer_norms(train, normalized=self.job.training.head.layer_norm),
         )
 
-    def decode(self, head: nn.Module) -> tuple[list[str], list[Cut]]:
-        """Return the hypotheses of a head on test, and the cuts in their order."""
-        (hypotheses,), cuts = self.sweep.decode([head], self.split("test"))
+    def decode(self, head: nn.Module) -> list[str]:
+        """Return the hypotheses of a head on test."""
+        (hypotheses,), self.tested = self.sweep.decode([head], self.split("test"))
         if hypotheses is None:
             raise TrainingError(f"{self.sweep.title}: logits on test are not finite")
-        return hypotheses, cuts
+        return hypotheses
+
+
+def _decode(parts: Sequence[_Heads], number: int) -> Decoded:
+    """Return the hypotheses on test of one seed: of run `number` of each fold."""
+    runs = [part.sweep.runs[number] for part in parts]
+    texts = [part.decode(run.head) for part, run in zip(parts, runs, strict=True)]
+    return Decoded(
+        seed=runs[0].seed,
+        hypotheses=[text for fold in texts for text in fold],
+        with_lm=parts[0].fold.task.answer_with_lm(
+            lambda role: parts[0].sweep.logits(runs[0].head, parts[0].split(role))
+        ),
+    )
 
 
 def layer_norms(split: Split, *, normalized: bool) -> list[float]:

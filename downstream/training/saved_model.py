@@ -16,6 +16,7 @@ from mt4ssl_bench import checkpoint
 from mt4ssl_bench.config import from_dict, to_dict
 from mt4ssl_bench.downstream.job import Fold, Job
 from mt4ssl_bench.downstream.task import TASKS, Task
+from mt4ssl_bench.downstream.training.choose_rate import chosen
 from mt4ssl_bench.downstream.training.head_run import HeadRun
 from mt4ssl_bench.encoders.finetuning import Blueprint, Trainable
 from mt4ssl_bench.encoders.protocol import Upstream
@@ -136,15 +137,27 @@ def save_model(
 
 
 def heads_to_store(runs: Sequence[HeadRun], training: Training, *, every: bool) -> nn.Module:
-    """Return what model.pt holds of a sweep: the chosen head, or `every` head that has a score.
+    """Return what model.pt holds of a sweep: the chosen head, or several by their numbers.
 
-    With folds it is every one: which of them is used depends on the other folds.
+    Several seeds have a head each. With folds it is `every` head that has a score: which of them is
+    used depends on the other folds.
     """
-    pairs = [(run.head, trial) for run, trial in zip(runs, training.trials, strict=True)]
-    if not every:
-        return next(head for head, trial in pairs if trial["chosen"])
-    scored = {str(n): head for n, (head, trial) in enumerate(pairs) if trial["valid"] is not None}
-    return nn.ModuleDict(scored)
+    trials, numbers = training.trials, chosen(training.trials)
+    if every:
+        numbers = [number for number, trial in enumerate(trials) if trial["valid"] is not None]
+    if not every and len(numbers) == 1:
+        return runs[numbers[0]].head
+    return nn.ModuleDict({str(number): runs[number].head for number in numbers})
+
+
+def first_head(stored: Stored) -> dict[str, Tensor]:
+    """Return the weights of the head, of several seeds the first one's."""
+    trials = stored["training"]["trials"] if "training" in stored else []  # in none of early ones
+    if len(chosen(trials)) < 2 or "encoder" in stored:
+        return stored["head"]
+    prefix = f"{chosen(trials)[0]}."
+    weights = stored["head"].items()
+    return {key.removeprefix(prefix): x for key, x in weights if key.startswith(prefix)}
 
 
 def copy_model(source: Path, folder: Path, training: Training) -> None:

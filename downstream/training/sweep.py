@@ -21,7 +21,7 @@ from mt4ssl_bench.downstream.clock import Stopwatch
 from mt4ssl_bench.downstream.heads.run_heads import run_heads
 from mt4ssl_bench.downstream.heads.side_by_side import backward, serial
 from mt4ssl_bench.downstream.task import Logits, Task
-from mt4ssl_bench.downstream.training.choose_rate import choose
+from mt4ssl_bench.downstream.training.choose_rate import choose, chosen
 from mt4ssl_bench.downstream.training.head_run import HeadRun, restore, stored
 from mt4ssl_bench.features.file import FeatureSet
 from mt4ssl_bench.threads import side_by_side
@@ -58,7 +58,7 @@ class Split:
 
 
 class Sweep:
-    """The heads of one task on one upstream; run() returns the best.
+    """The heads of one task on one upstream; run() returns that of the best rate's first seed.
 
     Args:
         task: With its units.
@@ -87,12 +87,12 @@ class Sweep:
         return [run for run in self.runs if run.active]
 
     def run(self, train: Split, valid: Split, folder: PassingFolder | None = None) -> HeadRun:
-        """Train all heads and return the best run, its head with its best weights.
+        """Train all heads and return the first seed's run at the best rate, with its best weights.
 
         An interrupted call continues from `folder`, which keeps the heads' state during training.
 
         Raises:
-            TrainingError: If no run has a score.
+            TrainingError: If no rate has a score of every seed.
             KeyboardInterrupt: If a stop was requested; the state is saved.
         """
         self.watch.start()
@@ -104,7 +104,7 @@ class Sweep:
             patience = self.config.patience
             LOGGER.info("%s: no head is left to train (patience=%d)", self.title, patience)
         trials = choose([[run.trial() for run in self.runs]], self.metric, self.title)
-        best = self.runs[[trial["chosen"] for trial in trials].index(True)]
+        best = self.runs[chosen(trials)[0]]
         best.load_best()
         return best
 

@@ -72,10 +72,11 @@ def compare(
         points = "points" if score.unit == "%" else score.unit
         difference = f"difference {each.value:+.2f} {points}".strip()
         stdout.print(
-            f"{each.corpus}, {each.recipe}: {score.label}: {a} {score.value:.2f}, "
-            f"{b} {each.b.value:.2f}; {difference}, 95 % interval "
+            f"{each.corpus}, {each.recipe}: {score.label}: {a} {score.value:.2f}{score.spread()}, "
+            f"{b} {each.b.value:.2f}{each.b.spread()}; {difference}, 95 % interval "
             f"[{each.low:+.2f}, {each.high:+.2f}] "
             f"({each.method}) over {each.units} {score.over}; {each.verdict(a, b)}"
+            + (f" ({each.seeds})" if each.seeds else "")
         )
 
 

@@ -15,7 +15,8 @@ class Answer(TypedDict):
     """One answer of the test split.
 
     `labels` are those of the utterance (fold, query, recording ...). The four numbers are the
-    edit counts of the main metric, if it is a ratio of sums.
+    edit counts of the main metric, if it is a ratio of sums. `seed` is the head's, where several
+    seeds were trained: every utterance then has an answer of each.
     """
 
     id: str
@@ -23,6 +24,7 @@ class Answer(TypedDict):
     reference: str
     hypothesis: str
     labels: NotRequired[dict[str, str]]
+    seed: NotRequired[int]
     substitutions: NotRequired[int]
     deletions: NotRequired[int]
     insertions: NotRequired[int]
@@ -59,6 +61,14 @@ def with_lm(answers: Sequence[Answer]) -> list[Answer]:
         reference = answer.get("with_lm_reference", answer["reference"])
         swapped.append({**answer, "reference": reference, "hypothesis": answer["with_lm"]})
     return swapped
+
+
+def by_seed(answers: Sequence[Answer]) -> dict[str, list[Answer]]:
+    """Return the answers of each seed; all of them by "" where a single one was trained."""
+    seeds: dict[str, list[Answer]] = {}
+    for answer in answers:
+        seeds.setdefault(str(answer.get("seed", "")), []).append(answer)
+    return seeds or {"": []}
 
 
 def speakers_of(answers: Sequence[Answer]) -> list[str] | None:

@@ -116,8 +116,14 @@ def _csv_line(table: Table, row: Row, column: Column, cell: Cell) -> dict[str, o
     }
     recipe = dict(zip(("task", "recipe", "recipe_digest"), column.recipe, strict=True))
     model = {key: value for key, value in asdict(row).items() if key != "cells"}
-    number = {"metric": column.metric, "main": column.main, "mode": column.mode, "lr": rates(cell)}
-    line = corpus | model | recipe | number | asdict(cell.score)
+    number: dict[str, object] = {
+        "metric": column.metric,
+        "main": column.main,
+        "mode": column.mode,
+        "lr": rates(cell),
+    }
+    score = asdict(cell.score) | {"by_seed": json.dumps(cell.score.by_seed)}
+    line = corpus | model | recipe | number | score
     return {
         key: spreadsheet(value) if isinstance(value, str) else value for key, value in line.items()
     }
@@ -129,7 +135,7 @@ def _text(cell: Cell | None, bold: str = "") -> str:
     score, mark = cell.score, bold if cell.best else ""
     value, low, high = (f"{x:.{score.digits}f}" for x in (score.value, score.low, score.high))
     formula = "" if score.method == "bootstrap" else "^"
-    return f"{mark}{value}{mark} [{low}, {high}]{formula}"
+    return f"{mark}{value}{mark}{score.spread(score.digits)} [{low}, {high}]{formula}"
 
 
 def _cells(texts: Iterable[str]) -> str:

@@ -7,8 +7,15 @@ from pathlib import Path
 
 from mt4ssl_bench.errors import BenchError, ConfigError
 from mt4ssl_bench.results.answers import Answer, decoded
-from mt4ssl_bench.results.intervals import Units, paired_difference
-from mt4ssl_bench.results.lookup import Filed, aligned_answers, comparable, difference, records_of
+from mt4ssl_bench.results.intervals import paired_difference
+from mt4ssl_bench.results.lookup import (
+    Filed,
+    aligned_answers,
+    but_for_seeds,
+    comparable,
+    difference,
+    records_of,
+)
 from mt4ssl_bench.results.metrics import Score
 from mt4ssl_bench.results.metrics.metric import goodness
 from mt4ssl_bench.results.record import Result
@@ -21,7 +28,8 @@ LOGGER = logging.getLogger(__name__)
 class Difference:
     """One metric of A minus that of B, with its 95 % paired bootstrap interval.
 
-    `units` is the number of resampled units, which `over` names.
+    `units` is the number of resampled units, which `over` names. `seeds` says what was paired where
+    a side has several seeds.
     """
 
     corpus: str
@@ -34,6 +42,7 @@ class Difference:
     high: float
     method: str
     units: int
+    seeds: str = ""
 
     def verdict(self, a: str, b: str) -> str:
         """Return the conclusion in words."""
@@ -53,13 +62,33 @@ def compare(a: str, b: str, *, task: str, folder: Path) -> list[Difference]:
             recipe, or if none of their metrics is installed.
     """
     ours, theirs = records_of(a, task, folder), records_of(b, task, folder)
-    pairs = [(x, y) for x in ours for y in theirs if comparable(x[1]) == comparable(y[1])]
+    every = [(x, y) for x in ours for y in theirs]
+    pairs = [(x, y) for x, y in every if comparable(x[1]) == comparable(y[1])] or [
+        (x, y) for x, y in every if but_for_seeds(x[1]) == but_for_seeds(y[1])
+    ]
     if not pairs:
         reason = difference(ours[0][1], theirs[0][1])
         raise BenchError(f"compare: {a} and {b} cannot be compared on '{task}': {reason}")
     if all(x[0] == y[0] for x, y in pairs):
         raise BenchError(f"compare: {a} and {b} are the same record; name two")
     return [each for x, y in pairs for each in _differences(x, y)]
+
+
+def _pairing(a: Result, b: Result) -> str:
+    """Return what is paired where a side has several seeds, else ""."""
+    if len(a.seeds) < 2 and len(b.seeds) < 2:
+        return ""
+    ours, theirs = _scored_by(a), _scored_by(b)
+    if ours == theirs:
+        return f"each is the {ours}; the interval holds these seeds fixed"
+    return f"utterances are paired, seeds are not: {ours} against {theirs}"
+
+
+def _scored_by(result: Result) -> str:
+    names = ", ".join(map(str, result.seeds))
+    if len(result.seeds) == 1:
+        return f"seed {names}"
+    return f"{'mean' if result.main.by_seed else 'best on valid'} of seeds {names}"
 
 
 def _differences(a: Filed, b: Filed) -> list[Difference]:
@@ -84,7 +113,7 @@ def _difference(
     metric = metric_of(a, name, ours)
     other = metric_of(b, name, theirs)
     systems = system_of(metric, ours), system_of(other, theirs)
-    units = Units.of(metric.units(ours))
+    units = metric.units_of(ours)
     value, interval = paired_difference(*systems, units, metric.bounds)
     return Difference(
         corpus=a.corpus["name"],
@@ -97,4 +126,5 @@ def _difference(
         high=interval.high,
         method=interval.method,
         units=units.number,
+        seeds=_pairing(a, b),
     )

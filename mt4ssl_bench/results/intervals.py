@@ -158,6 +158,28 @@ class System:
     counts: npt.NDArray[np.int64] | None = None
 
 
+def mean_of(systems: Sequence[System]) -> System:
+    """Return the mean of several systems with answers to the same items in one order."""
+    if len(systems) == 1:
+        return systems[0]
+
+    def resampled(weights: Floats) -> Floats:
+        means: Floats = np.mean([system.resampled(weights) for system in systems], axis=0)
+        return means
+
+    outcomes = np.stack([system.outcomes for system in systems])  # (M, N)
+    texts = outcomes.dtype.kind == "U"
+    counts = [system.counts for system in systems if system.counts is not None]
+    return System(
+        value=float(np.mean([system.value for system in systems])),
+        resampled=resampled,
+        outcomes=np.array(["\n".join(dict.fromkeys(row)) for row in outcomes.T])
+        if texts
+        else outcomes.astype(np.float64).mean(axis=0),
+        counts=np.sum(counts, axis=0) if len(counts) == len(systems) else None,
+    )
+
+
 def interval(
     system: System, units: Units, bounds: Bounds = PER_CENT, bootstrap: Bootstrap = DEFAULT
 ) -> Interval:

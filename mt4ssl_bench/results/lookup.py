@@ -1,12 +1,13 @@
 """Records to compare: found in a results folder by the name of their upstream."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from mt4ssl_bench.errors import BenchError
 from mt4ssl_bench.registry import hint
-from mt4ssl_bench.results.answers import Answer
+from mt4ssl_bench.results.answers import Answer, by_seed
 from mt4ssl_bench.results.ranking import any_reference
-from mt4ssl_bench.results.record import Result
+from mt4ssl_bench.results.record import SCHEME, Result
 from mt4ssl_bench.results.record_files import load, load_hypotheses, one_model_each, record_paths
 
 Filed = tuple[Path, Result]  # a record with its file
@@ -63,6 +64,13 @@ def comparable(result: Result) -> tuple[str, ...]:
     return identity.corpus, identity.recipe, result.protocol, str(identity.limit)
 
 
+def but_for_seeds(result: Result) -> tuple[str, ...]:
+    """Return comparable() without the seeds."""
+    settings = result.identity.settings
+    plain = {key: value for key, value in settings.items() if key not in {"seeds", "over_seeds"}}
+    return comparable(replace(result, scheme=SCHEME, settings=plain))
+
+
 def difference(a: Result, b: Result) -> str:
     """Return the first setting in which two records are not comparable, for a message."""
     if a.task != b.task:
@@ -82,23 +90,28 @@ def difference(a: Result, b: Result) -> str:
 
 
 def aligned_answers(a: Filed, b: Filed) -> tuple[list[Answer], list[Answer]]:
-    """Return the answers of both records in the order of their ids.
+    """Return the answers of both records in the order of their ids, one seed after the other.
 
     Raises:
         BenchError: If they are not to the same items.
     """
-    ours, theirs = ({row["id"]: row for row in load_hypotheses(path)} for path, _ in (a, b))
-    missing = ours.keys() ^ theirs.keys()
+    sides = [by_seed(load_hypotheses(path)).values() for path, _ in (a, b)]
+    ours, theirs = ([{row["id"]: row for row in part} for part in side] for side in sides)
+    ids = [part.keys() for part in (*ours, *theirs)]
+    missing = set().union(*ids) - set(ids[0]).intersection(*ids) if ids else set()
     if missing:
         raise BenchError(
             f"compare: {a[0]} and {b[0]} do not hold the same utterances ({len(missing)} are in "
             f"only one, for example '{min(missing)}'); evaluate both again"
         )
-    names = sorted(ours)
-    other = [name for name in names if ours[name]["reference"] != theirs[name]["reference"]]
+    names, parts = sorted(ids[0]), (ours[0], theirs[0])
+    texts = ({name: part[name]["reference"] for name in names} for part in parts)
+    first, second = texts
+    other = [name for name in names if first[name] != second[name]]
     if other and not any_reference(a[1]):
         raise BenchError(
             f"compare: {a[0]} and {b[0]} hold different references of {len(other)} utterances, for "
             f"example '{other[0]}'; evaluate both again"
         )
-    return [ours[name] for name in names], [theirs[name] for name in names]
+    left, right = ([part[name] for part in side for name in names] for side in (ours, theirs))
+    return left, right

@@ -7,7 +7,7 @@ from operator import itemgetter
 
 from mt4ssl_bench.errors import ConfigError
 from mt4ssl_bench.results.answers import Answer
-from mt4ssl_bench.results.intervals import Units, beaten_by
+from mt4ssl_bench.results.intervals import beaten_by
 from mt4ssl_bench.results.record import Result
 from mt4ssl_bench.results.recorded_metrics import metric_of, system_of
 
@@ -56,7 +56,7 @@ def _beaten(pairs: Sequence[tuple[Result, Sequence[Answer]]]) -> list[int]:
     first, answers = pairs[0]
     metrics = [metric_of(record, record.main_metric, rows) for record, rows in pairs]
     systems = [system_of(each, rows) for each, (_, rows) in zip(metrics, pairs, strict=True)]
-    units = Units.of(metrics[0].units(answers))
+    units = metrics[0].units_of(answers)
     return beaten_by(
         systems, units, metrics[0].bounds, higher_is_better=first.main.higher_is_better
     )

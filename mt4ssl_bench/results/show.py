@@ -6,6 +6,7 @@ Also the sweeps of several records side by side.
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -42,6 +43,8 @@ def report(path: Path) -> RenderableType:
     revision = "" if result.git is None else f", git {result.git[:12]}"
     lines = [f"{result.created} on {result.device}{revision}; {times}", f"counts: {counts}"]
     parts = [_metrics(result), sweep_tables([result]), _layers(result), _confused(result, answers)]
+    if any(score.by_seed for score in result.metrics.values()):
+        parts.insert(1, _seeds(result))
     if has_counts(answers):
         parts.append(_worst(answers))
     return Group(
@@ -80,11 +83,16 @@ def sweep_tables(results: Sequence[Result]) -> RenderableType:
 
 
 def _trials(result: Result, rate: float) -> Text:
-    """The scores at one rate, one line for each seed."""
+    """The scores at one rate: one line for each seed, and one for the mean that chooses."""
     lines = []
-    for trial in (trial for trial in result.sweep if trial["lr"] == rate):
+    trials = [trial for trial in result.sweep if trial["lr"] == rate]
+    for trial in trials:
         value = "diverged" if trial["valid"] is None else f"{trial['valid']:.2f} ({trial['steps']})"
         lines.append(Text(value, "bold" if trial["chosen"] else ""))
+    scores = [trial["valid"] for trial in trials if trial["valid"] is not None]
+    if result.main.by_seed and len(scores) == len(result.seeds):
+        style = "bold" if trials[0]["chosen"] else ""
+        lines.append(Text(f"mean {fmean(scores):.2f}", style))
     return Text("\n").join(lines) if lines else Text("-")
 
 
@@ -102,8 +110,16 @@ def _metrics(result: Result) -> Table:
         edits = (score.substitutions, score.deletions, score.insertions, score.errors, score.total)
         counts = ["-"] * len(edits) if score.total is None else map(str, edits)
         interval = f"[{score.low:.2f}, {score.high:.2f}]" + _method(score.method)
-        cells = (score.label, f"{score.value:.2f}", interval, speakers, *counts)
+        cells = (score.label, f"{score.value:.2f}{score.spread()}", interval, speakers, *counts)
         grid.add_row(*map(_text, cells))
+    return grid
+
+
+def _seeds(result: Result) -> Table:
+    title = "test by seed; the value above is the mean, with the standard deviation"
+    grid = _table(title, "metric", *(f"seed {seed}" for seed in result.main.by_seed))
+    for score in result.metrics.values():
+        grid.add_row(_text(score.label), *(f"{value:.2f}" for value in score.by_seed.values()))
     return grid
 
 
@@ -167,13 +183,15 @@ def _confused(result: Result, answers: Sequence[Answer]) -> RenderableType:
 
 def _worst(answers: Sequence[Answer]) -> Table:
     grid = _table("worst utterances", "id", "S/D/I", "of", "reference", "hypothesis")
-    edits = {
-        row["id"]: row["substitutions"] + row["deletions"] + row["insertions"] for row in answers
-    }
-    for row in sorted(answers, key=lambda row: (-edits[row["id"]], row["id"]))[:WORST]:
+
+    def order(row: Answer) -> tuple[int, str]:
+        return -(row["substitutions"] + row["deletions"] + row["insertions"]), row["id"]
+
+    for row in sorted(answers, key=order)[:WORST]:
+        name = row["id"] + (f", seed {row['seed']}" if "seed" in row else "")
         counts = f"{row['substitutions']}/{row['deletions']}/{row['insertions']}"
         hypothesis = row["hypothesis"] or "(nothing)"
-        cells = (row["id"], counts, str(row["tokens"]), row["reference"], hypothesis)
+        cells = (name, counts, str(row["tokens"]), row["reference"], hypothesis)
         grid.add_row(*map(_text, cells))
     return grid
 

@@ -117,6 +117,12 @@ class Table:
         overs = [f"{over} ({', '.join(titles[over])})" for over in titles]
         over = ", over ".join(overs if len(titles) > 1 else titles)
         lines.append(f"in brackets: 95 % interval over {over}, by the bootstrap; bold: best value")
+        if counts := sorted({len(score.by_seed) for score in scores if score.sd is not None}):
+            seeds = " or ".join(map(str, counts))
+            lines.append(
+                f"±: standard deviation over {seeds} seeds; the value is their mean, which the "
+                "interval is of, too"
+            )
         if few := {score.method for score in scores} & {"jackknife", "range"}:
             lines.append(f"^ of ABX: {' or '.join(sorted(few))}, as there are few speakers")
         if any(score.method in {"wilson", "poisson", "exact"} for score in scores):

@@ -29,6 +29,7 @@ from mt4ssl_bench.downstream.training.choose_rate import choose
 from mt4ssl_bench.downstream.training.sweep import Sweep
 from mt4ssl_bench.encoders import load
 from mt4ssl_bench.errors import ConfigError, CorpusError, TrainingError
+from mt4ssl_bench.results.answers import by_seed
 from mt4ssl_bench.results.metrics import METRICS
 
 RECIPE = "about: moods of tones\ntask: {task}\nsteps: 150\nvalidate_every: 50\nsweep: [0.1, 0.01]\n"
@@ -188,6 +189,17 @@ def test_each_fold_is_tested_by_a_head_that_never_saw_it_from_one_store(
     assert sum(trial["chosen"] for trial in result.sweep) == 1
     assert result.corpus["splits"]["test"]["utterances"] == 24
     assert len(list((tmp_path / "store").glob("*/*.index"))) == 1
+
+
+def test_each_seed_has_a_head_of_every_fold(moods: Corpus, tmp_path: Path) -> None:
+    (result,) = evaluated(moods, tmp_path, "folded", "seeds=[1,2]", "steps=5").results
+    parts = by_seed(results.load_hypotheses(results.record_path(result, tmp_path)))
+    score = result.metrics["fold_acc"]
+    for seed, answers in parts.items():
+        assert len({answer["id"] for answer in answers}) == 24
+        assert score.by_seed[seed] == pytest.approx(METRICS.get("fold_acc").value(answers))
+    assert score.value == pytest.approx(sum(score.by_seed.values()) / 2)
+    assert score.value == pytest.approx(sum(result.folds.values()) / 3)
 
 
 def test_an_interrupted_row_trains_only_the_folds_that_are_missing(

@@ -178,9 +178,11 @@ class Lab:
             trained = train_frozen(
                 self.upstreams[mode], job, [fold], source="", store=store, **common
             )
-        with_lm = [trained.with_lm.hypotheses, trained.with_lm.weights] if trained.with_lm else []
+        (one_seed,) = trained.decoded
+        with_lm = one_seed.with_lm
+        searched = [with_lm.hypotheses, with_lm.weights] if with_lm else []
         last = one.recorded[-1].tolist()  # the logits of test
-        return [trained.hypotheses, trained.layer_weights, last, *with_lm]
+        return [one_seed.hypotheses, trained.layer_weights, last, *searched]
 
 
 def _recorded(task: Any, logits: Tensor, lengths: Tensor) -> list[str]:

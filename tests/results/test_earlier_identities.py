@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from builders import rendered
 from fakes import Encoder, Spectrum
 from mt4ssl_bench import results
 from mt4ssl_bench.config import to_dict
@@ -27,6 +28,7 @@ from mt4ssl_bench.encoders.protocol import Features
 from mt4ssl_bench.results import earlier_identities
 from mt4ssl_bench.results.compare import compare
 from mt4ssl_bench.results.leaderboard import Leaderboard
+from mt4ssl_bench.results.show import report
 from mt4ssl_bench.settings import flatten, keys_of
 
 DATA = Path(__file__).parents[1] / "fixtures"
@@ -40,6 +42,10 @@ LEXICON = f"lexicon={OLD / 'lexicon.txt'}"
 LM = f"decode.lm={OLD / 'words.arpa'}"
 WORDS = [LM, f"decode.lexicon={OLD / 'words.txt'}", "decode.tune=true"]
 SHORT = ["steps=4", "validate_every=2"]
+SEVERAL = ("asr-fbank-968179defa2df23a", [  # of the better of two seeds
+    *("steps=10", "lr=0.01", "sweep=none", "seeds=0,1", "head.dropout=0.1"),
+    *("store.precision=fp32", "head.hidden=16"),  # a default of the recipe, spelled out
+])  # fmt: skip
 # recipe, keys, file: the evaluations of then as they are written now
 MADE: list[tuple[str, list[str], str]] = [
     (PHONEME, ["steps=10"], "phoneme-fbank-6412edcf1528105d"),
@@ -52,14 +58,6 @@ MADE: list[tuple[str, list[str], str]] = [
     (ASR, ["steps=10"], "asr-fbank-153b6231a0437ca3"),
     (ASR, ["steps=10", LM, "decode.beam=7"], "asr-fbank-0f9f719c43a7333f"),
     (ASR, ["steps=10", *WORDS], "asr-fbank-e9ffb229cdeaa434"),
-    (
-        ASR,
-        [
-            *("steps=10", "lr=0.01", "sweep=none", "seeds=0,1", "head.dropout=0.1"),
-            *("store.precision=fp32", "head.hidden=16"),  # a default of the recipe, spelled out
-        ],
-        "asr-fbank-968179defa2df23a",
-    ),
     (SPEAKER, ["steps=10"], "speaker-fbank-b2c82e8b3f149c5d"),
     (FINETUNE, SHORT, "asr-random-toy-yaml-39991c4851b14461"),
     ("phoneme_finetune_tiny", SHORT, "phoneme-random-mt4ssl_tiny-42e26aa2f4b0256e"),
@@ -110,6 +108,20 @@ def test_a_record_of_then_is_found_by_the_evaluation_of_now(
     assert record.identity.settings == job.config.identity()
     assert find_record(job, old, renamed(former=("other",))) is None
     assert find_record(plan(recipe, old_corpus, [*keys, "clip_norm=2"]), old, upstream) is None
+
+
+def test_a_record_of_the_best_seed_opens_and_is_not_taken_for_one_of_the_mean(
+    old_corpus: Corpus, old: Path
+) -> None:
+    name, keys = SEVERAL
+    record = results.load(old / f"{name}.json")
+    assert (record.key, record.seeds) == (name.rpartition("-")[2], [0, 1])
+    assert (record.main.by_seed, record.main.sd) == ({}, None)
+    upstream = renamed(record.upstream["name"], (record.upstream["fingerprint"],))
+    job = plan(ASR, old_corpus, keys)
+    assert find_record(job, old, upstream) is None
+    assert record.identity.settings | {"over_seeds": "mean"} == job.config.identity()
+    assert rendered(report(old / f"{name}.json"))
 
 
 def test_evaluate_takes_them_and_a_new_row_stands_in_the_same_table(

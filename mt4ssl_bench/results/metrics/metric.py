@@ -11,13 +11,14 @@ Shapes: N answers, S resamples.
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from statistics import stdev
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from mt4ssl_bench.errors import CorpusError
-from mt4ssl_bench.results.answers import Answer, Counts, speakers_of
+from mt4ssl_bench.results.answers import Answer, Counts, by_seed, speakers_of
 from mt4ssl_bench.results.intervals import (
     DEFAULT,
     MIN_GROUPS,
@@ -30,6 +31,7 @@ from mt4ssl_bench.results.intervals import (
     System,
     Units,
     interval,
+    mean_of,
 )
 
 LAST = 100  # the place of a metric that does not say one
@@ -130,8 +132,18 @@ class Metric:
         """Return the error counts (N, 4) of a ratio of sums, None of another metric."""
         return self.value.counts(answers) if isinstance(self.value, RatioOfSums) else None
 
+    def units_of(self, answers: Sequence[Answer]) -> Units:
+        """Return the independent units of answers; those of several seeds share them."""
+        return Units.of(self.units(next(iter(by_seed(answers).values()))))
+
     def system(self, answers: Sequence[Answer]) -> System:
-        """Return value, resampled values and outcomes: one side of a comparison."""
+        """Return value, resampled values and outcomes: one side of a comparison.
+
+        Of several seeds it is the mean; their answers stand in one order.
+        """
+        return mean_of([self._system(part) for part in by_seed(answers).values()])
+
+    def _system(self, answers: Sequence[Answer]) -> System:
         value = self.value
         if isinstance(value, RatioOfSums):
             return value.system(answers)
@@ -146,6 +158,8 @@ class Metric:
     def score(self, answers: Sequence[Answer], bootstrap: Bootstrap = DEFAULT) -> "Score":
         """Return the value with its intervals over units and over speakers.
 
+        Of several seeds, the value is their mean, and the intervals are of the mean.
+
         Raises:
             CorpusError: If there is no answer, or no finite value.
         """
@@ -153,7 +167,9 @@ class Metric:
             raise CorpusError(
                 "0 utterances to score, expected at least 1; check the manifest of the test split"
             )
-        system = self.system(answers)
+        seeds = by_seed(answers)
+        systems = {seed: self._system(part) for seed, part in seeds.items()}
+        system = mean_of(list(systems.values()))
         if not math.isfinite(system.value):
             raise CorpusError(
                 f"{self.name}: {system.value} on {len(answers)} answers; expected a finite number"
@@ -161,9 +177,9 @@ class Metric:
                 else f"all {len(answers)} references are empty; expected at least one token to "
                 "score"
             )
-        names = speakers_of(answers) or []
+        names = speakers_of(next(iter(seeds.values()))) or []
         speakers = Units.of(names, sorted(set(names)))
-        over = interval(system, Units.of(self.units(answers)), self.bounds, bootstrap)
+        over = interval(system, self.units_of(answers), self.bounds, bootstrap)
         score = Score(
             value=system.value,
             low=over.low,
@@ -175,6 +191,9 @@ class Metric:
             order=self.order,
             over=self.over,
         )
+        if len(systems) > 1:
+            values = {seed: each.value for seed, each in systems.items()}
+            score = replace(score, by_seed=values, sd=stdev(values.values()))
         if speakers.number >= MIN_GROUPS:
             over = interval(system, speakers, self.bounds, bootstrap)
             score = replace(
@@ -194,6 +213,8 @@ class Score:
 
     `low` and `high` are over the metric's units (`over`), `speaker_low` and `speaker_high` over
     speakers, if there are at least MIN_GROUPS. A ratio of sums has `errors` of `total` tokens.
+    `by_seed` has the value of each seed where several were trained: `value` is their mean, `sd`
+    their standard deviation (n - 1), and the counts are sums over seeds.
     """
 
     value: float
@@ -213,6 +234,8 @@ class Score:
     unit: str = "%"
     order: int = LAST
     over: str = "utterances"
+    by_seed: dict[str, float] = field(default_factory=dict)
+    sd: float | None = None
 
     @property
     def goodness(self) -> float:
@@ -224,6 +247,10 @@ class Score:
         """The heading of a column, for example "PER % ↓"."""
         parts = (self.title, self.unit, "↑" if self.higher_is_better else "↓")
         return " ".join(filter(None, parts))
+
+    def spread(self, digits: int = 2) -> str:
+        """Return the standard deviation over seeds to follow the value, " ±0.40"; "" of one."""
+        return "" if self.sd is None else f" ±{self.sd:.{digits}f}"
 
     @property
     def digits(self) -> int:
