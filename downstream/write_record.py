@@ -122,7 +122,7 @@ def _scores(task: Task, answers: Sequence[Answer]) -> dict[str, Score]:
 
 
 def _upstream(model: Upstream) -> UpstreamRecord:
-    return {
+    record: UpstreamRecord = {
         "name": model.name,
         "fingerprint": model.fingerprint,
         "parameters": model.parameters,
@@ -131,6 +131,9 @@ def _upstream(model: Upstream) -> UpstreamRecord:
         "stride": model.stride,
         "former": former(model),
     }
+    if origin := getattr(model, "origin", None):
+        record["origin"] = dict(origin)
+    return record
 
 
 def _corpus(job: Job) -> CorpusRecord:

@@ -17,7 +17,11 @@ from mt4ssl_bench.encoders.kinds.s3prl import s3prl_hub
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import CheckpointError, UpstreamError
 from mt4ssl_bench.upstream.checkpoints.checkpoint_file import read_model
-from mt4ssl_bench.upstream.checkpoints.encoder_adapter import _load, hidden_states, load_checkpoint
+from mt4ssl_bench.upstream.checkpoints.encoder_adapter import (
+    hidden_states,
+    load_checkpoint,
+    load_file,
+)
 
 LOGGER = logging.getLogger(__name__)
 
@@ -59,7 +63,8 @@ def load_custom(argument: str, *, device: str) -> Upstream:
     """Return the upstream of a path or URL, as mt4ssl_custom in s3prl's hub."""
     if not _is_url(argument):
         return load_checkpoint(argument, device=device)
-    return _load(download(argument), Path(argument.partition("?")[0]).stem, device)
+    name = Path(argument.partition("?")[0]).stem
+    return load_file(download(argument), name, device, address=argument)
 
 
 def load_default(argument: str, *, device: str) -> Upstream:

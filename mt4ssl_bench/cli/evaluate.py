@@ -37,7 +37,7 @@ def evaluate(
         list[str],
         typer.Argument(
             metavar="UPSTREAM... [KEY=VALUE]...",
-            help="Run folders, s3prl names, hf:<id or folder>, random:<recipe>; recipe keys.",
+            help="Run folders, s3prl names, hf:<id, id@revision or folder>, random:<recipe>; recipe keys.",
         ),
     ],
     *,

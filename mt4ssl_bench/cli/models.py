@@ -36,7 +36,10 @@ class Target(StrEnum):
 @app.command(rich_help_panel=MODELS)
 def convert(
     source: Annotated[
-        str, typer.Argument(help="A fairseq .pt file, a Hugging Face folder, or hf:<id or folder>.")
+        str,
+        typer.Argument(
+            help="A fairseq .pt file, a Hugging Face folder, or hf:<id, id@revision or folder>."
+        ),
     ],
     keys: Annotated[
         list[str] | None,

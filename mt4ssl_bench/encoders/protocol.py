@@ -28,6 +28,7 @@ class Upstream(Protocol):
         parameters: Number of weights.
         former: Optional tuple of str. Fingerprints of earlier schemes (identity.py) that determined
             this very model: what is stored under them is used.
+        origin: Optional mapping of str. Where its weights come from, for records (origin.py).
         insufficient: Optional tuple of str. Fingerprints of earlier schemes that other models had,
             too: what is stored under them is named in the log and computed again.
     """

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import inspect
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -30,6 +30,25 @@ def seeded(entry: Entry, options: Mapping[str, str], *, seed: int) -> Expert:
     with contextlib.redirect_stdout(io.StringIO()), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return entry(**options)
+
+
+@contextlib.contextmanager
+def downloads() -> Iterator[dict[str, Path]]:
+    """Yield the local files by URL that hub entries download or find in s3prl's cache."""
+    from s3prl.util import download
+
+    used: dict[str, Path] = {}
+    fetch = download._download  # noqa: SLF001 - s3prl offers no other place
+
+    def noted(filepath: Path, url: str, **options: object) -> None:
+        fetch(filepath, url, **options)
+        used[url] = filepath
+
+    download._download = noted  # noqa: SLF001
+    try:
+        yield used
+    finally:
+        download._download = fetch  # noqa: SLF001
 
 
 def files(entry: Entry, options: Mapping[str, str]) -> list[str]:

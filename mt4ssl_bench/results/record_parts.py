@@ -4,7 +4,10 @@ from typing import NotRequired, TypedDict
 
 
 class UpstreamRecord(TypedDict):
-    """The evaluated model; `former` lists its fingerprints of scheme 1, `stride` is in samples."""
+    """The evaluated model.
+
+    `former` lists its fingerprints of scheme 1, `stride` is in samples, `origin` is encoders.origin's.
+    """
 
     name: str
     fingerprint: str
@@ -13,6 +16,7 @@ class UpstreamRecord(TypedDict):
     dim: int
     stride: int
     former: NotRequired[list[str]]
+    origin: NotRequired[dict[str, str]]
 
 
 class SplitRecord(TypedDict):

@@ -41,7 +41,9 @@ def report(path: Path) -> RenderableType:
     times = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in result.wall_seconds.items())
     counts = ", ".join(f"{name} {count}" for name, count in result.counts.items())
     revision = "" if result.git is None else f", git {result.git[:12]}"
-    lines = [f"{result.created} on {result.device}{revision}; {times}", f"counts: {counts}"]
+    origin = ", ".join(f"{k} {v}" for k, v in result.upstream.get("origin", {}).items())
+    lines = [f"weights: {origin}"] if origin else []
+    lines += [f"{result.created} on {result.device}{revision}; {times}", f"counts: {counts}"]
     parts = [_metrics(result), sweep_tables([result]), _layers(result), _confused(result, answers)]
     if any(score.by_seed for score in result.metrics.values()):
         parts.insert(1, _seeds(result))

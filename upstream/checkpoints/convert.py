@@ -38,7 +38,7 @@ def convert(source: str, out: Path, keys: Sequence[str] = ()) -> Conversion:
     """Write the run folder `out` of an official, fairseq or Hugging Face checkpoint.
 
     Args:
-        source: A fairseq checkpoint file, a Hugging Face folder, or hf:<id or folder>.
+        source: A fairseq checkpoint file, a Hugging Face folder, or hf:<folder, id or id@revision>.
         out: Folder that gets checkpoint.pt and config.json, for evaluate, init= and export.
         keys: Recipe keys that are not stored in the file, for example encoder.heads=4.
 

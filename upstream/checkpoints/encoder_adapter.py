@@ -11,6 +11,7 @@ from mt4ssl_bench import checkpoint
 from mt4ssl_bench.data.frame_grid import RECEPTIVE_FIELD, STRIDE, frame_count, frame_counts
 from mt4ssl_bench.encoders.finetuning import TuneConfig
 from mt4ssl_bench.encoders.identity import identify
+from mt4ssl_bench.encoders.origin import Origin, checkpoint_origin
 from mt4ssl_bench.encoders.protocol import Features, Upstream
 from mt4ssl_bench.settings import Json
 from mt4ssl_bench.upstream.checkpoints.checkpoint_file import (
@@ -49,6 +50,7 @@ class MT4SSLUpstream:
         old = checkpoint.fingerprint(model.state_dict())  # scheme 1: the weights only
         self.former: tuple[str, ...] = (old,) if pretrained else ()
         self.insufficient: tuple[str, ...] = () if pretrained else (old,)
+        self.origin: Origin = {}
 
     @torch.no_grad()
     def extract(self, waveforms: Tensor, lengths: Tensor) -> Features:
@@ -120,13 +122,17 @@ def load_checkpoint(argument: str, *, device: str) -> Upstream:
     path = Path(argument)
     folder = path if path.is_dir() else path.parent
     name = path.stem if path.is_file() and path.name != "checkpoint.pt" else folder.resolve().name
-    return _load(path, name, device)
+    return load_file(path, name, device)
 
 
-def _load(path: Path, name: str, device: str) -> Upstream:
-    return MT4SSLUpstream(
-        read_model(path), name, device, pretrained=is_pretrained(read_checkpoint(path))
-    )
+def load_file(path: Path, name: str, device: str, *, address: str = "") -> Upstream:
+    """Return the upstream of a run folder or checkpoint file, downloaded from `address`."""
+    model = read_model(path)
+    pretrained = is_pretrained(read_checkpoint(path))
+    upstream = MT4SSLUpstream(model, name, device, pretrained=pretrained)
+    file = path / "checkpoint.pt" if path.is_dir() else path
+    upstream.origin = checkpoint_origin(file, address)
+    return upstream
 
 
 def is_pretrained(stored: Stored) -> bool:

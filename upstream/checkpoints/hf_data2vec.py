@@ -45,7 +45,7 @@ def read_huggingface(name: str) -> ThirdPartyCheckpoint:
         CheckpointError: If it is of another architecture; names the differences.
         UpstreamError: If it cannot be loaded.
     """
-    model, extractor, info = load_model(name)
+    model, extractor, info, _ = load_model(name)
     _check_architecture(name, model.config.model_type, vars(model.config))
     notes = [f"{key} not converted" for key in sorted(info["unexpected_keys"])]
     state = tensors(model.state_dict())

@@ -18,8 +18,10 @@ from mt4ssl_bench.checkpoint import fingerprint
 from mt4ssl_bench.data.audio import RATE
 from mt4ssl_bench.encoders.finetuning import Blueprint, TuneConfig, TunedForeign
 from mt4ssl_bench.encoders.hidden_states import LEAK, padding_leak
+from mt4ssl_bench.encoders.hub import OFFLINE, commit_of, split_revision
 from mt4ssl_bench.encoders.identity import identify
 from mt4ssl_bench.encoders.kind import EncoderKind
+from mt4ssl_bench.encoders.origin import Origin, checkpoint_origin
 from mt4ssl_bench.encoders.protocol import Features, Upstream
 from mt4ssl_bench.errors import UpstreamError, some
 from mt4ssl_bench.wheels import advice, is_mismatch
@@ -39,6 +41,7 @@ class Loaded(NamedTuple):
     model: Any  # an nn.Module whose `config` differs by model type
     extractor: Any
     info: Mapping[str, Any]
+    origin: Origin
 
 
 def import_transformers(what: str) -> ModuleType:
@@ -67,6 +70,9 @@ def import_transformers(what: str) -> ModuleType:
 def load_model(name: str) -> Loaded:
     """Load a model by folder or hub id; no code of the model's repository is run.
 
+    Args:
+        name: A folder, or "<hub id>" or "<hub id>@<branch, tag or commit>".
+
     Raises:
         UpstreamError: If the model cannot be loaded, or if its file lacks a weight that features
             depend on: transformers initializes such weights randomly.
@@ -76,25 +82,31 @@ def load_model(name: str) -> Loaded:
         raise UpstreamError(
             "hf: name a folder or a hub id, for example hf:facebook/hubert-base-ls960"
         )
-    if not Path(name).is_dir():
-        LOGGER.info("hf:%s: from the cache, or from huggingface.co", name)
+    path, revision = split_revision(name)
+    weights = Path(path, "model.safetensors")
+    origin = checkpoint_origin(weights, path) if weights.is_file() else {"address": path}
+    commit = None
+    if not Path(path).is_dir():
+        commit = commit_of(path, revision)
+        LOGGER.info("hf:%s: commit %s, from the cache or from huggingface.co", name, commit)
+        origin = {"repository": path, "revision": revision or "main", "commit": commit}
     try:
         model, info = transformers.AutoModel.from_pretrained(
-            name,
+            path,
+            revision=commit,
             dtype=torch.float32,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # check_weights() names them all, with their shapes
         )
-        extractor = transformers.AutoFeatureExtractor.from_pretrained(name)
+        extractor = transformers.AutoFeatureExtractor.from_pretrained(path, revision=commit)
     # transformers raises many kinds, all meaning the same to the user
     except Exception as error:  # noqa: BLE001
         reason = " ".join(str(error).split()).split(" Check your internet")[0][:200]
         raise UpstreamError(
-            f"hf:{name}: transformers cannot load it ({reason}); without network give a folder "
-            "that holds config.json, model.safetensors and preprocessor_config.json"
+            f"hf:{name}: transformers cannot load it ({reason}); {OFFLINE}"
         ) from None
     check_weights(f"hf:{name}", info)
-    return Loaded(model, extractor, info)
+    return Loaded(model, extractor, info, origin)
 
 
 def check_weights(name: str, info: Mapping[str, Any]) -> None:
@@ -128,11 +140,13 @@ class HuggingFaceUpstream:
     """
 
     def __init__(self, argument: str, device: str) -> None:
-        model, self.extractor, _ = load_model(argument)
+        model, self.extractor, _, self.origin = load_model(argument)
         self.config = model.config
         folder = Path(argument).resolve() if Path(argument).is_dir() else None
         self.name = f"hf:{folder.name if folder else argument}"
-        self.blueprint: Blueprint = {"kind": "hf", "name": str(folder or argument)}
+        # a branch may move on: what is rebuilt is this commit's model
+        pinned = f"{self.origin['repository']}@{self.origin['commit']}" if not folder else ""
+        self.blueprint: Blueprint = {"kind": "hf", "name": pinned or str(folder)}
         self._check()
         self.model: nn.Module = model.to(device).eval().requires_grad_(requires_grad=False)
         self.device = device
@@ -264,14 +278,14 @@ def rebuild(blueprint: Blueprint, config: TuneConfig) -> nn.Module:
 
 
 def load_huggingface(argument: str, *, device: str) -> Upstream:
-    """Return the Hugging Face encoder in the folder, or of the hub id, `argument`."""
+    """Return the Hugging Face encoder of a folder, "<hub id>" or "<hub id>@<revision>"."""
     return HuggingFaceUpstream(argument, device)
 
 
 KIND = EncoderKind(
     "hf",
-    "a Hugging Face speech encoder, by folder or hub id",
+    "a Hugging Face speech encoder, by folder or hub id, which a revision may follow",
     load_huggingface,
     rebuild,
-    example="hf:<folder or id>",
+    example="hf:<folder, id or id@revision>",
 )

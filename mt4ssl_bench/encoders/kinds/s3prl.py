@@ -19,10 +19,12 @@ from mt4ssl_bench.checkpoint import fingerprint
 from mt4ssl_bench.encoders.finetuning import Blueprint, TuneConfig, TunedForeign
 from mt4ssl_bench.encoders.identity import describe, identify
 from mt4ssl_bench.encoders.kind import ENCODERS, EncoderKind
+from mt4ssl_bench.encoders.origin import Origin, checkpoint_origin
 from mt4ssl_bench.encoders.protocol import Features, Upstream
 from mt4ssl_bench.encoders.s3prl_entries import (
     Entry,
     Expert,
+    downloads,
     files,
     scheme_1_code,
     seeded,
@@ -68,12 +70,14 @@ class S3PRLUpstream:
         entry: Entry = getattr(hub, model)
         options = _entry_options(model, entry, argument)
         try:
-            built = seeded(entry, options, seed=0)
+            with downloads() as used:
+                built = seeded(entry, options, seed=0)
             self.parameters = sum(p.numel() for p in built.parameters())
             again = seeded(entry, options, seed=1) if verify and self.parameters else built
         except Exception as error:  # noqa: BLE001 - each of 196 hub entries fails in its own way
             raise UpstreamError(f"upstream '{name}': {_why_not_built(model, error)}") from None
         self.name, self.device = name, device
+        self.origin = _origin(used, options)
         self.blueprint: Blueprint = {"kind": "s3prl", "name": name}
         self.anchor: tuple[int, int] | None = None
         self.model = again.to(device).eval()
@@ -194,6 +198,15 @@ class S3PRLUpstream:
         else:  # s3prl's own rule (s3prl/nn/upstream.py)
             frames = torch.tensor([round(n / self.stride) for n in lengths.tolist()])
         return Features(layers, frames.clamp(1, layers.shape[2]))
+
+
+def _origin(used: Mapping[str, Path], options: Mapping[str, str]) -> Origin:
+    """Return the checkpoint of a model, {} without one; of downloads it is the largest file."""
+    given = Path(options.get("ckpt", ""))
+    if used:
+        url = max(used, key=lambda url: used[url].stat().st_size)
+        return checkpoint_origin(used[url], url)
+    return checkpoint_origin(given) if given.is_file() else {}
 
 
 def _entry_options(model: str, entry: Entry, argument: str) -> dict[str, str]:
