@@ -17,6 +17,7 @@ from mt4ssl_bench.device import pick_device
 from mt4ssl_bench.downstream.find_record import find_record
 from mt4ssl_bench.downstream.job import Job
 from mt4ssl_bench.downstream.plan import plan
+from mt4ssl_bench.downstream.suite import plan_suite
 from mt4ssl_bench.downstream.task import LayerTask
 from mt4ssl_bench.encoders.kind import check_trainable
 from mt4ssl_bench.encoders.load import load_each
@@ -26,18 +27,29 @@ from mt4ssl_bench.features.forward_pass import Pass
 from mt4ssl_bench.features.index import Header
 from mt4ssl_bench.features.store import GIB, entries, header_of
 from mt4ssl_bench.results.record import Result
+from mt4ssl_bench.results.suite import read_suite
 from mt4ssl_bench.training.run_folder import checkpoint_bytes
 
 PROBE_SECONDS = 20.0  # audio on which the speed of a pass is measured
 
 
 @dataclass(frozen=True, kw_only=True)
+class Passes:
+    """What passes of an upstream need: hours of audio, seconds of time, bytes to store."""
+
+    hours: float = 0.0
+    seconds: float = 0.0
+    bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class PlannedRow:
-    """One row, with its record if it exists."""
+    """One row, with its record if it exists, and the passes that no row before it needs."""
 
     upstream: str
     job: Job
     record: Result | None
+    passes: Passes = Passes()
 
     @property
     def about(self) -> str:
@@ -65,9 +77,7 @@ class Estimate:
     Attributes:
         rows: Rows that would be computed, and those that have a record.
         failures: Rows that cannot be computed.
-        hours: Of audio to pass through upstreams.
-        seconds: That this takes.
-        bytes: Of features to store.
+        missing: Rows of a suite whose corpus is not there.
         free: Bytes on the disk of the store.
         state: Most bytes of a row's checkpoints during training; removed at its end.
         models: Bytes of trained models to store.
@@ -76,13 +86,21 @@ class Estimate:
 
     rows: list[PlannedRow] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
-    hours: float = 0.0
-    seconds: float = 0.0
-    bytes: int = 0
+    missing: list[str] = field(default_factory=list)
     free: int = 0
     state: int = 0
     models: int = 0
     free_out: int = 0
+
+    @property
+    def passes(self) -> Passes:
+        """The sum over rows."""
+        parts = [row.passes for row in self.rows]
+        return Passes(
+            hours=sum(part.hours for part in parts),
+            seconds=sum(part.seconds for part in parts),
+            bytes=sum(part.bytes for part in parts),
+        )
 
 
 def estimate(
@@ -103,15 +121,47 @@ def estimate(
     Raises:
         BenchError: For a wrong task, key or corpus, and if no upstream loads.
     """
-    out, where, opened = Path(out), pick_device(device), Corpus.open(corpus)
+    opened = Corpus.open(corpus)
     jobs = [plan(name, opened, overrides, limit) for name in tasks]
+    return estimate_jobs(upstreams, jobs, out=out, device=device, store=store)
+
+
+def estimate_suite(
+    upstreams: Sequence[str],
+    suite: str,
+    corpora: str | Path,
+    *,
+    out: str | Path,
+    overrides: Sequence[str] = (),
+    device: str = "auto",
+    store: str | Path | None = None,
+    limit: int | None = None,
+) -> Estimate:
+    """Return what evaluate_suite() with the same arguments would do; see estimate()."""
+    planned = plan_suite(read_suite(suite), Path(corpora), overrides, limit)
+    made = estimate_jobs(upstreams, planned.jobs, out=out, device=device, store=store)
+    made.failures[:0] = planned.failures
+    made.missing = planned.missing
+    return made
+
+
+def estimate_jobs(
+    upstreams: Sequence[str],
+    jobs: Sequence[Job],
+    *,
+    out: str | Path,
+    device: str = "auto",
+    store: str | Path | None = None,
+) -> Estimate:
+    """Return what evaluate_jobs() with the same arguments would do; see estimate()."""
+    out, where = Path(out), pick_device(device)
     features, made = Path(store or out / "store"), Estimate()
 
     def failed(name: str, error: BenchError) -> None:
         made.failures.append(f"{name}: {error}")
 
     for _, model in load_each(upstreams, device=where, failed=failed):
-        missing = []
+        needed = _NewPasses(model, features)
         for job in jobs:
             record = find_record(job, out, model)
             if record is None and job.config.mode == "finetune":
@@ -120,38 +170,41 @@ def estimate(
                 except BenchError as error:
                     failed(f"{model.name}, {job.recipe}", error)
                     continue
-            elif record is None:
-                missing.append(job)  # fine-tuning stores no features
+            frozen = record is None and job.config.mode == "frozen"
+            passes = needed(job) if frozen else Passes()  # fine-tuning stores no features
             if record is None:
                 _add_training(made, model, job)
-            made.rows.append(PlannedRow(upstream=model.name, job=job, record=record))
-        _add_passes(made, model, missing, features)
+            row = PlannedRow(upstream=model.name, job=job, record=record, passes=passes)
+            made.rows.append(row)
     made.free = shutil.disk_usage(_existing(features)).free
     made.free_out = shutil.disk_usage(_existing(out)).free
     return made
 
 
-def _add_passes(made: Estimate, model: Upstream, jobs: Sequence[Job], store: Path) -> None:
-    """Add one model's passes that the store does not hold; tasks may share one."""
-    stored = entries(store) if store.is_dir() else []
-    there = {_pass_key(entry.header) for entry in stored if entry.whole}
-    speed = 0.0
-    for job in jobs:
+class _NewPasses:
+    """One model's passes that neither the store holds nor a job before needed."""
+
+    def __init__(self, model: Upstream, store: Path) -> None:
+        stored = entries(store) if store.is_dir() else []
+        self.model, self.speed = model, 0.0
+        self.there = {_pass_key(entry.header) for entry in stored if entry.whole}
+
+    def __call__(self, job: Job) -> Passes:
+        audio, disk = 0.0, 0
         for role in job.roles:
-            work, cuts = job.forward_pass(model, role), job.cuts(role)
+            work, cuts = job.forward_pass(self.model, role), job.cuts(role)
             info, precision = job.corpus.info, job.config.store.precision
             header = header_of(work, cuts, info.digest, job.split(role), precision, info.name)
-            marks = (model.fingerprint, *getattr(model, "former", ()))
-            if any(_pass_key(replace(header, fingerprint=mark)) in there for mark in marks):
+            marks = (self.model.fingerprint, *getattr(self.model, "former", ()))
+            if any(_pass_key(replace(header, fingerprint=mark)) in self.there for mark in marks):
                 continue
-            there.add(_pass_key(header))
-            speed = speed or _speed(model, cuts)
+            self.there.add(_pass_key(header))
+            self.speed = self.speed or _speed(self.model, cuts)
             seconds, need = work.seconds(cuts), work.rows(cuts) * header.row_bytes
             if need > job.config.store.limit_gb * GIB:  # computed on the fly, again in every epoch
                 seconds, need = seconds * _times(job, role, len(cuts)), 0
-            made.hours += seconds / 3600
-            made.seconds += seconds / speed
-            made.bytes += need
+            audio, disk = audio + seconds, disk + need
+        return Passes(hours=audio / 3600, seconds=audio / (self.speed or 1.0), bytes=disk)
 
 
 def _add_training(made: Estimate, model: Upstream, job: Job) -> None:

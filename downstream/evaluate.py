@@ -12,10 +12,12 @@ from pathlib import Path
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.device import pick_device
 from mt4ssl_bench.downstream.clock import Clock
+from mt4ssl_bench.downstream.job import Job
 from mt4ssl_bench.downstream.layers.score_task import score_task
 from mt4ssl_bench.downstream.plan import plan
 from mt4ssl_bench.downstream.reference_checks import check_fold, check_references
 from mt4ssl_bench.downstream.rows import Outcome, Row, Rows
+from mt4ssl_bench.downstream.suite import plan_suite
 from mt4ssl_bench.downstream.task import LayerTask
 from mt4ssl_bench.downstream.training.finetune_rates import train_finetuned
 from mt4ssl_bench.downstream.training.frozen import train_frozen
@@ -23,6 +25,7 @@ from mt4ssl_bench.downstream.write_record import write_layers, write_record
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.features.store import FeatureStore
 from mt4ssl_bench.results.record import Result
+from mt4ssl_bench.results.suite import read_suite
 
 LOGGER = logging.getLogger(__name__)
 
@@ -59,9 +62,58 @@ def evaluate(
         BenchError: For a wrong task, key or corpus, before any computation starts; and when no
             upstream loads.
     """
-    opened, out = Corpus.open(corpus), Path(out)
+    opened = Corpus.open(corpus)
     jobs = [plan(name, opened, overrides, limit) for name in tasks]
-    where = pick_device(device)
+    return evaluate_jobs(upstreams, jobs, out=out, device=device, store=store)
+
+
+def evaluate_suite(
+    upstreams: Sequence[str],
+    suite: str,
+    corpora: str | Path,
+    *,
+    out: str | Path,
+    overrides: Sequence[str] = (),
+    device: str = "auto",
+    store: str | Path | None = None,
+    limit: int | None = None,
+) -> Outcome:
+    """Evaluate every upstream on the rows of a suite whose corpus is there, cheap ones first.
+
+    Tasks on one corpus share a pass of the upstream if they apply the same effects to the audio.
+
+    Args:
+        upstreams: See evaluate().
+        suite: Name of a suite, or the path of its file.
+        corpora: Folder of the corpora, which have the names that the suite gives them.
+        out: See evaluate(), as all others.
+        overrides: Keys go to the tasks that have them.
+        device: Torch device.
+        store: Folder of the features.
+        limit: Most utterances per split.
+
+    Raises:
+        BenchError: For a wrong suite or key, if no corpus is there, and when no upstream loads.
+    """
+    planned = plan_suite(read_suite(suite), Path(corpora), overrides, limit)
+    for line in planned.missing:
+        LOGGER.info("%s: %s", suite, line)
+    outcome = evaluate_jobs(upstreams, planned.jobs, out=out, device=device, store=store)
+    outcome.failures[:0] = planned.failures
+    outcome.missing = planned.missing
+    return outcome
+
+
+def evaluate_jobs(
+    upstreams: Sequence[str],
+    jobs: Sequence[Job],
+    *,
+    out: str | Path,
+    device: str = "auto",
+    store: str | Path | None = None,
+) -> Outcome:
+    """Evaluate every upstream on every job; see evaluate()."""
+    out, where = Path(out), pick_device(device)
     compute = partial(_compute, device=where, store=Path(store or out / "store"), out=out)
     return Rows(out, where, compute)(upstreams, jobs)
 

@@ -26,14 +26,28 @@ GONE: Gone = {
 LOGGER = logging.getLogger(__name__)
 
 
-def plan(name: str, corpus: Corpus, overrides: Sequence[str] = (), limit: int | None = None) -> Job:
+def plan(
+    name: str,
+    corpus: Corpus,
+    overrides: Sequence[str] = (),
+    limit: int | None = None,
+    *,
+    exact: bool = False,
+) -> Job:
     """Return the checked job for a task or recipe name.
+
+    Args:
+        name: Of a task, which means its full or its tiny recipe, or of a recipe.
+        corpus: What it is evaluated on.
+        overrides: Recipe keys that differ.
+        limit: Most utterances per split.
+        exact: Take the recipe called `name`, whatever the size of the corpus.
 
     Raises:
         ConfigError: For a wrong name or key.
         CorpusError: If the corpus cannot be used for the task.
     """
-    recipe = recipe_for(name, corpus)
+    recipe = name if exact else recipe_for(name, corpus)
     # a recipe file is named by its name, wherever it is
     job = Job(Path(recipe).stem, load_config(recipe, overrides), corpus, limit)
     job.kind(job.config).check()

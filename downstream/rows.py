@@ -21,10 +21,14 @@ FOREVER = -1.0  # filelock's
 
 @dataclass
 class Outcome:
-    """The records of all rows that exist after an evaluation, and its failures."""
+    """The records of all rows that exist after an evaluation, its failures, and what is missing.
+
+    `missing` are rows of a suite whose corpus is not there.
+    """
 
     results: list[Result] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
     reused: int = 0
 
     def fail(self, row: str, error: Exception) -> None:

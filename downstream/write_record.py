@@ -139,7 +139,7 @@ def _upstream(model: Upstream) -> UpstreamRecord:
 def _corpus(job: Job) -> CorpusRecord:
     info = job.corpus.info
     sizes = {role: job.size(role) for role in job.roles}
-    return {
+    record: CorpusRecord = {
         "name": info.name,
         "digest": info.digest,
         "languages": info.languages,
@@ -149,6 +149,9 @@ def _corpus(job: Job) -> CorpusRecord:
             for role, size in sizes.items()
         },
     }
+    if source := info.notes.get("source"):
+        record["source"] = str(source)
+    return record
 
 
 def _answers(task: Task, trained: Trained) -> list[Answer]:

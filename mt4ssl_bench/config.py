@@ -37,6 +37,7 @@ ODD_NUMBER = re.compile(r"[-+]?(0[0-7_]*[0-7][0-7_]*|[0-9][0-9_]*(:[0-5]?[0-9])+
 Gone = Mapping[str, tuple[object, str]]
 Elsewhere = Callable[[str], str]  # an unknown key -> what else to say of it, or ""
 PARTS = ("tiny", "finetune")
+SUITES = "suites"  # the folder of what is no recipe
 PACKAGES: Registry[ModuleType] = Registry(
     "recipe package", {}, group="mt4ssl_bench.recipes", base=ModuleType
 )
@@ -68,9 +69,7 @@ def read_recipe(recipe: str) -> dict[str, Json]:
 def _recipes() -> dict[str, list[Layer]]:
     """Return the layers of every recipe by name; what cannot be used is named in the log."""
     recipes: dict[str, list[Layer]] = {}
-    folders = [resources.files("mt4ssl_bench.recipes")]
-    folders += [resources.files(package) for _, package in PACKAGES.items()]
-    for folder in folders:
+    for folder in _folders():
         for file in _yaml_files(folder):
             name = file.name.removesuffix(".yaml")
             try:
@@ -88,9 +87,28 @@ def _recipes() -> dict[str, list[Layer]]:
     return recipes
 
 
+@cache
+def suite_files() -> dict[str, Path]:
+    """Return the files of suites by name, those of other packages included."""
+    files: dict[str, Path] = {}
+    for folder in _folders():
+        suites = folder / SUITES
+        for file in _yaml_files(suites) if suites.is_dir() else ():
+            path = Path(str(file))
+            if files.setdefault(path.stem, path) != path:
+                LOGGER.warning("%s: not used, %s has that name", path, files[path.stem])
+    return files
+
+
+def _folders() -> Iterator[Traversable]:
+    """Yield the folders of recipes, of this package and of others."""
+    yield resources.files("mt4ssl_bench.recipes")
+    yield from (resources.files(package) for _, package in PACKAGES.items())
+
+
 def _yaml_files(folder: Traversable) -> Iterator[Traversable]:
     for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
-        if entry.is_dir():
+        if entry.is_dir() and entry.name != SUITES:
             yield from _yaml_files(entry)
         elif entry.name.endswith(".yaml"):
             yield entry

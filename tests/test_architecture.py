@@ -47,7 +47,7 @@ HOMES = {  # library -> the only modules that import it; "cli" is the whole room
     },
     "s3prl": {"encoders.kinds.s3prl", "encoders.s3prl_programs"},
     "transformers": {"encoders.kinds.hf"},
-    "huggingface_hub": {"encoders.kinds.hf", "encoders.s3prl_programs"},
+    "huggingface_hub": {"encoders.hub", "encoders.kinds.hf", "encoders.s3prl_programs"},
     "jiwer": {"results.metrics.error_rates"},
     "sklearn": {"clustering.kmeans"},
     "sentencepiece": {"downstream.heads.pieces"},

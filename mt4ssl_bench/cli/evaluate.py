@@ -1,16 +1,15 @@
 """Commands of evaluation: evaluate, transcribe."""
 
 import json
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, TypedDict, cast
 
 import typer
 from rich.filesize import decimal
 from rich.table import Table
 
-from mt4ssl_bench.cli.options import EVALUATION, Device, Out
-from mt4ssl_bench.cli.results import Format, print_leaderboard, print_sweeps
+from mt4ssl_bench.cli.options import EVALUATION, Device, Out, SuiteName
+from mt4ssl_bench.cli.results import Format, print_leaderboard, print_suite, print_sweeps
 from mt4ssl_bench.console import stderr, stdout
 
 if TYPE_CHECKING:
@@ -37,15 +36,20 @@ def evaluate(
         list[str],
         typer.Argument(
             metavar="UPSTREAM... [KEY=VALUE]...",
-            help="Run folders, s3prl names, hf:<id, id@revision or folder>, random:<recipe>; recipe keys.",
+            help="Run folders, s3prl names, hf:<id, id@revision or folder>, random:<recipe>; "
+            "recipe keys.",
         ),
     ],
     *,
-    corpus: Annotated[Path, typer.Option(help="A prepared corpus.")],
+    corpus: Annotated[Path | None, typer.Option(help="A prepared corpus.")] = None,
     task: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(help="A task or a recipe of one ('mt4ssl-bench list'); may be repeated."),
-    ],
+    ] = None,
+    suite: SuiteName = "",
+    corpora: Annotated[
+        Path | None, typer.Option(help="Folder of the suite's corpora, each by its name.")
+    ] = None,
     out: Out = Path("results"),
     store: Annotated[
         Path | None, typer.Option(help="Folder of the features; default: <out>/store.")
@@ -63,10 +67,12 @@ def evaluate(
     ASR, SID, ER, IC), selects its full recipe for corpora of the size of SUPERB's, and its _tiny
     recipe for smaller ones; the log names it. Exit code 1 if a row fails.
 
+    Instead of --task and --corpus, --suite and --corpora evaluate every task of a suite whose
+    corpus is in the folder, and list what is missing.
+
     Example: mt4ssl-bench evaluate fbank runs/first --task asr --task phoneme --corpus corpora/mine
     --out results
     """
-    from mt4ssl_bench.downstream.evaluate import evaluate as run
     from mt4ssl_bench.encoders.names import split_keys
     from mt4ssl_bench.errors import ConfigError
 
@@ -74,17 +80,59 @@ def evaluate(
     if not names:
         raise ConfigError("evaluate: name at least one upstream, for example fbank")
     overrides += [f"items={items}"] if items else []
-    where = partial(run, out=out, device=device, store=store, limit=limit)
-    call = partial(where, names, task, corpus, overrides=overrides)
+    how: _How = {
+        "out": out, "overrides": overrides, "device": device, "store": store, "limit": limit,
+    }  # fmt: skip
+    if suite and corpora and not (task or corpus):
+        _evaluate_suite(names, suite, corpora, how, dry_run=dry_run)
+    elif task and corpus and not (suite or corpora):
+        _evaluate_tasks(names, task, corpus, how, dry_run=dry_run)
+    else:
+        raise ConfigError("evaluate: expected --task and --corpus, or --suite and --corpora")
+
+
+class _How(TypedDict):
+    """Arguments that evaluate() and evaluate_suite() share."""
+
+    out: Path
+    overrides: list[str]
+    device: str
+    store: Path | None
+    limit: int | None
+
+
+def _evaluate_tasks(
+    names: list[str], tasks: list[str], corpus: Path, how: _How, *, dry_run: bool
+) -> None:
     if dry_run:
         from mt4ssl_bench.downstream.dry_run import estimate
 
-        print_estimate(estimate(*call.args, **call.keywords))
+        print_estimate(estimate(names, tasks, corpus, **how))
         return
-    outcome = call()
+    from mt4ssl_bench.downstream.evaluate import evaluate as run
+
+    outcome = run(names, tasks, corpus, **how)
     if outcome.results:
         print_sweeps(outcome.results)
-        print_leaderboard(out, Format.TABLE)
+        print_leaderboard(how["out"], Format.TABLE)
+    _report(outcome.failures)
+
+
+def _evaluate_suite(
+    names: list[str], suite: str, corpora: Path, how: _How, *, dry_run: bool
+) -> None:
+    if dry_run:
+        from mt4ssl_bench.downstream.dry_run import estimate_suite
+
+        print_estimate(estimate_suite(names, suite, corpora, **how))
+        return
+    from mt4ssl_bench.downstream.evaluate import evaluate_suite
+
+    outcome = evaluate_suite(names, suite, corpora, **how)
+    if outcome.results:
+        print_suite(suite, how["out"], Format.TABLE)
+    for line in outcome.missing:
+        stdout.print(f"missing: {line}")
     _report(outcome.failures)
 
 
@@ -144,14 +192,21 @@ def _report(failures: list[str]) -> None:
 
 def print_estimate(plan: "Estimate") -> None:
     """Print what an evaluation would do and cost."""
-    lines = [f"{row.upstream}, {row.job.recipe}: {row.about}" for row in plan.rows]
+    lines, passes = [], plan.passes
+    for row in plan.rows:
+        own = row.passes
+        needs = f"; {own.hours:.2f} h of audio, about {own.seconds / 60:.1f} min"
+        needs += f", {decimal(own.bytes)} to store"
+        where = f"{row.upstream}, {row.job.recipe} on {row.job.corpus.info.name}"
+        lines.append(f"{where}: {row.about}{needs if own.hours else ''}")
+    lines += [f"missing: {line}" for line in plan.missing]
     lines += [f"failed: {failure}" for failure in plan.failures]
     lines.append(
-        f"audio to pass: {plan.hours:.2f} h, about {plan.seconds / 60:.1f} min at the speed of a "
-        "few seconds of it; training heads comes on top"
+        f"audio to pass: {passes.hours:.2f} h, about {passes.seconds / 60:.1f} min at the speed of "
+        "a few seconds of it; training heads comes on top"
     )
     lines.append(
-        f"features to store: {decimal(plan.bytes)}; free on that disk: {decimal(plan.free)}"
+        f"features to store: {decimal(passes.bytes)}; free on that disk: {decimal(plan.free)}"
     )
     lines.append(
         f"checkpoints of a row in training: at most {decimal(plan.state)}, removed at its end; "

@@ -205,7 +205,7 @@ def list_names(
     what: Annotated[
         str,
         typer.Argument(
-            help="recipes, tasks, corpora, upstreams, targets or metrics. Default: all, without "
+            help="recipes, tasks, suites, corpora, upstreams, targets or metrics. Default: all, without "
             "s3prl's names."
         ),
     ] = "",
@@ -220,6 +220,7 @@ def list_names(
     sections: dict[str, Callable[[], None]] = {
         "recipes": partial(_print_recipes, "pretraining recipes", of_tasks=False),
         "tasks": partial(_print_recipes, "task recipes", of_tasks=True),
+        "suites": _print_suites,
         "corpora": prepare.print_catalogue,
         "upstreams": partial(_print_upstreams, all_names=what == "upstreams"),
         "targets": _print_targets,
@@ -240,6 +241,13 @@ def _print_recipes(title: str, *, of_tasks: bool) -> None:
         title,
         {k: str(v.get("about", "")) for k, v in recipes.items() if ("task" in v) == of_tasks},
     )
+
+
+def _print_suites() -> None:
+    from mt4ssl_bench.config import suite_files
+    from mt4ssl_bench.results.suite import read_suite
+
+    _print_section("suites", {name: read_suite(name).about for name in suite_files()})
 
 
 def _print_targets() -> None:

@@ -111,6 +111,9 @@ def show_corpus(corpus: "Corpus") -> None:
         stdout.print(f"  next: mt4ssl-bench check {shlex.quote(str(corpus.root))}")
 
 
+SuiteName = Annotated[
+    str, typer.Option("--suite", help="A suite ('mt4ssl-bench list'), or the path of its file.")
+]
 INTERRUPTED = 130  # the exit code after Ctrl-C
 Device = Annotated[str, typer.Option(help="auto (cuda, mps, cpu), or a torch device.")]
 Keys = Annotated[

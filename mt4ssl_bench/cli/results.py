@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mt4ssl_bench.cli.options import RESULTS
+from mt4ssl_bench.cli.options import RESULTS, SuiteName
 from mt4ssl_bench.console import stdout
 
 if TYPE_CHECKING:
@@ -35,11 +35,18 @@ def leaderboard(
         bool,
         typer.Option("--sweep", help="Print the validation score of every learning rate instead."),
     ] = False,
+    suite: SuiteName = "",
 ) -> None:
     """Print the leaderboard of a folder of records, one table per corpus.
 
+    With --suite, print one table over all corpora of a suite, with SUPERB's points and published
+    rows where recipe and corpus are SUPERB's own.
+
     Example: mt4ssl-bench leaderboard results --format markdown > RESULTS.md
     """
+    if suite:
+        print_suite(suite, results, form)
+        return
     if sweep:
         from mt4ssl_bench.results.record_files import load_all
 
@@ -91,6 +98,29 @@ def show(record: Annotated[Path, typer.Argument(help="Record file, results/*.jso
     stdout.print(report(record), soft_wrap=False)
 
 
+def print_suite(name: str, folder: Path, form: Format) -> None:
+    """Print the table of a suite, of a folder of records."""
+    from mt4ssl_bench.downstream.suite import as_shipped
+    from mt4ssl_bench.results import suite_formats
+    from mt4ssl_bench.results.suite import read_suite
+    from mt4ssl_bench.results.suite_table import from_folder
+
+    table = from_folder(Path(name).stem, read_suite(name), folder, as_shipped)
+    if form is Format.TABLE:
+        stdout.print(suite_formats.to_rich(table), soft_wrap=False)
+        return
+    write = {
+        Format.MARKDOWN: suite_formats.to_markdown,
+        Format.CSV: suite_formats.to_csv,
+        Format.JSON: suite_formats.to_json,
+    }[form]
+    _write(write(table))
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+
+
 def print_leaderboard(folder: Path, form: Format) -> None:
     """Print the leaderboard of a folder of records."""
     from mt4ssl_bench.results.leaderboard import Leaderboard
@@ -99,12 +129,12 @@ def print_leaderboard(folder: Path, form: Format) -> None:
     if form is Format.TABLE:
         stdout.print(board.to_rich(), soft_wrap=False)
         return
-    text = {
+    write = {
         Format.MARKDOWN: board.to_markdown,
         Format.CSV: board.to_csv,
         Format.JSON: board.to_json,
-    }[form]()
-    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+    }[form]
+    _write(write())
 
 
 def print_sweeps(results: Sequence["Result"]) -> None:

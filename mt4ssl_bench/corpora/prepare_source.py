@@ -133,7 +133,7 @@ def _name(root: Path) -> str:
 
 
 def _notes(source: Source[O]) -> dict[str, str]:
-    stated = {"citation": source.citation, "homepage": source.homepage}
+    stated = {"source": source.name, "citation": source.citation, "homepage": source.homepage}
     return {key: text for key, text in stated.items() if text}
 
 

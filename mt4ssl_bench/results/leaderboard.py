@@ -25,7 +25,7 @@ class Leaderboard:
     def __init__(self, results: Sequence[Result], answers: Answers = lambda _: ()) -> None:
         """Rank `results`; a record without `answers` is placed by its values."""
         results = sorted(one_model_each(results), key=lambda result: result.created)
-        names = _names(results)
+        names = names_of(results)
         corpora: defaultdict[str, list[Result]] = defaultdict(list)
         for result in results:
             if result.limit is None:
@@ -42,14 +42,7 @@ class Leaderboard:
             BenchError: If there is none.
             CheckpointError: If one is damaged.
         """
-        paths = record_paths(Path(folder))
-        if not paths:
-            raise BenchError(
-                f'no result records in {folder}; make one with "mt4ssl-bench evaluate"'
-            )
-        results = one_model_each(load(path) for path in paths)
-        files = {id(result): path for result, path in zip(results, paths, strict=True)}
-        return cls(results, lambda result: answers_beside(files[id(result)]))
+        return cls(*read_folder(Path(folder)))
 
     def to_rich(self) -> RenderableType:
         """Return the tables for a rich console, the best of each column in bold."""
@@ -71,8 +64,24 @@ class Leaderboard:
         return board_formats.to_json(self.tables, self.dry_runs)
 
 
-def _names(results: Sequence[Result]) -> dict[str, str]:
-    """The name to show for each fingerprint: the newest record's.
+def read_folder(folder: Path) -> tuple[list[Result], Answers]:
+    """Return a folder's records, oldest first, and what returns the answers beside one.
+
+    Raises:
+        BenchError: If there is none.
+        CheckpointError: If one is damaged.
+    """
+    paths = record_paths(folder)
+    if not paths:
+        raise BenchError(f'no result records in {folder}; make one with "mt4ssl-bench evaluate"')
+    results = one_model_each(load(path) for path in paths)
+    files = {id(result): path for result, path in zip(results, paths, strict=True)}
+    results.sort(key=lambda result: result.created)
+    return results, lambda result: answers_beside(files[id(result)])
+
+
+def names_of(results: Sequence[Result]) -> dict[str, str]:
+    """Return the name to show for each fingerprint: the newest record's.
 
     Several models of one name get "@" and the first 6 digits.
     """

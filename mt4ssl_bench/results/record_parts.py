@@ -6,7 +6,8 @@ from typing import NotRequired, TypedDict
 class UpstreamRecord(TypedDict):
     """The evaluated model.
 
-    `former` lists its fingerprints of scheme 1, `stride` is in samples, `origin` is encoders.origin's.
+    `former` lists its fingerprints of scheme 1, `stride` is in samples, `origin` says where its
+    weights come from (encoders/origin.py).
     """
 
     name: str
@@ -27,13 +28,17 @@ class SplitRecord(TypedDict):
 
 
 class CorpusRecord(TypedDict):
-    """The corpus, with the splits that the task used by role ("train", "valid", "test")."""
+    """The corpus, with the splits that the task used by role ("train", "valid", "test").
+
+    `source` is the name of the source that it was prepared by.
+    """
 
     name: str
     digest: str
     languages: list[str]
     synthetic: bool
     splits: dict[str, SplitRecord]
+    source: NotRequired[str]
 
 
 class LayerScore(TypedDict):

@@ -294,8 +294,8 @@ def test_a_dry_run_counts_audio_that_cannot_be_stored_again(
         ["good"], [PHONEME], corpus.root, out=tmp_path, device="cpu", overrides=["store.limit_gb=0"]
     )
     epochs = 300 * found.rows[0].job.config.batch / corpus.info.splits["train"].utterances
-    assert found.bytes == 0
-    assert found.hours > epochs * corpus.info.splits["train"].hours
+    assert found.passes.bytes == 0
+    assert found.passes.hours > epochs * corpus.info.splits["train"].hours
     tuned = estimate(
         ["good"], [PHONEME], corpus.root, out=tmp_path, device="cpu", overrides=["mode=finetune"]
     )
@@ -316,8 +316,10 @@ def test_a_dry_run_says_what_is_missing_and_writes_nothing(
     ]  # fmt: skip
     hours = sum(split.hours for split in corpus.info.splits.values())
     crops = 18 * 4 * 0.5 / 3600 + sum(corpus.info.splits[name].hours for name in ("valid", "test"))
-    assert before.hours == pytest.approx(hours + crops, abs=2e-4)  # phoneme and asr share one pass
-    assert before.seconds > 0
+    assert before.passes.hours == pytest.approx(
+        hours + crops, abs=2e-4
+    )  # phoneme and asr share one pass
+    assert before.passes.seconds > 0
     monkeypatch.setattr(run_folder, "SHARE", 1e9)  # a checkpoint after every update
     sizes: list[int] = []
 
@@ -332,13 +334,13 @@ def test_a_dry_run_says_what_is_missing_and_writes_nothing(
     models = sum(file.stat().st_size for file in (tmp_path / "r" / "runs").rglob("model.pt"))
     assert before.models == pytest.approx(models, abs=3 * 10_000)
     kept = sum(file.stat().st_size for file in (tmp_path / "r" / "store").rglob("*.bin"))
-    assert before.bytes == pytest.approx(kept, rel=0.02)
+    assert before.passes.bytes == pytest.approx(kept, rel=0.02)
     after = estimate(
         ["good"], [PHONEME, ASR, SPEAKER], corpus.root, out=tmp_path / "r", device="cpu"
     )
     assert all("has a record" in row.about for row in after.rows)
-    assert (after.hours, after.bytes) == (0, 0)
+    assert (after.passes.hours, after.passes.bytes) == (0, 0)
     longer = estimate(
         ["good"], [PHONEME], corpus.root, out=tmp_path / "r", device="cpu", overrides=["steps=301"]
     )
-    assert (longer.rows[0].record, longer.hours) == (None, 0), "the features are there"
+    assert (longer.rows[0].record, longer.passes.hours) == (None, 0), "the features are there"
