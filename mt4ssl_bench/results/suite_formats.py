@@ -36,7 +36,9 @@ def to_markdown(table: SuiteTable) -> str:
         _row([markdown(name) for name in names]),
         _row([":--" if name == "upstream" else "--:" for name in names]),
     ]
-    lines += [_row([markdown(text) for text in cells(table, line)]) for line in table.lines]
+    for line in table.lines:
+        name, *numbers = cells(table, line)
+        lines.append(_row([markdown(name), *numbers]))
     return "\n".join([*lines, "", *(f"* {markdown(note)}" for note in notes(table)), ""])
 
 

@@ -40,10 +40,11 @@ class SuperbTask(TypedDict):
 
 
 class Published(TypedDict):
-    """A published row."""
+    """A published row, with its score."""
 
     upstream: str
     params_m: float
+    score: float
     source: str
     values: Values
 
