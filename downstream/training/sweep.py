@@ -6,7 +6,7 @@ Shapes: L hidden states, B batch, T frames, D dimension, V outputs, K heads.
 import copy
 import logging
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext
 from functools import partial
@@ -32,15 +32,23 @@ from mt4ssl_bench.training.run_folder import PassingFolder
 LOGGER = logging.getLogger(__name__)
 EVALUATION_BATCH = 32
 Batch = tuple[list[Cut], Tensor, Tensor]  # cuts, features (L, B, T, D), lengths (B,)
+Match = Callable[[Sequence[Cut], Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Split:
     """The cuts of one split with their features."""
 
     def __init__(
-        self, cuts: Sequence[Cut], features: FeatureSet, *, pooled: bool, device: str
+        self,
+        cuts: Sequence[Cut],
+        features: FeatureSet,
+        *,
+        pooled: bool,
+        device: str,
+        match: Match | None = None,
     ) -> None:
         self.cuts, self.features, self.pooled, self.device = list(cuts), features, pooled, device
+        self.match = match  # Task.match
 
     def batches(
         self, count: int, epoch: int = 0, skip: int = 0, *, seed: int = 0, shuffle: bool = False
@@ -54,6 +62,7 @@ class Split:
                 if shuffle:
                     crop = torch.randint(0, x.shape[2], (len(cuts),))
                 x, lengths = x[:, rows, crop][:, :, None], torch.ones_like(lengths)
+            x, lengths = self.match(cuts, x, lengths) if self.match else (x, lengths)
             yield cuts, x.to(self.device), lengths.to(self.device)
 
 
@@ -71,7 +80,7 @@ class Sweep:
     def __init__(
         self, task: Task, num_layers: int, dim: int, *, device: str, title: str = ""
     ) -> None:
-        self.task, self.config, self.metric, self.title = task, task.config, task.metric, title
+        self.task, self.config, self.metric, self.title = task, task.config, task.choice, title
         self.runs: list[HeadRun] = []
         self.watch = Stopwatch()
         self._executor: Executor | None = None  # of heads that train side by side
