@@ -21,6 +21,7 @@ from mt4ssl_bench.results.answers import Answer
 from mt4ssl_bench.results.metrics import METRICS, Metric
 from mt4ssl_bench.results.record_parts import Trial
 from mt4ssl_bench.settings import Json
+from mt4ssl_bench.training.optim import OptimConfig
 
 Logits = tuple[list[Cut], Tensor, Tensor]  # cuts, logits (B, T, V), lengths (B,)
 
@@ -201,6 +202,19 @@ class Task(BaseTask):
     @abstractmethod
     def loss(self, logits: Tensor, lengths: Tensor, targets: list[Tensor]) -> Tensor:
         """Return the loss of each row (B,)."""
+
+    def optim(self) -> OptimConfig:
+        """Return the optimizer of heads on a frozen upstream; rates are the recipe's.
+
+        The gradient is clipped for each head on its own.
+        """
+        return OptimConfig(  # SUPERB's: Adam at a constant rate
+            betas=(0.9, 0.999),
+            eps=1e-8,
+            weight_decay=0.0,
+            schedule="constant",
+            clip_norm=self.config.clip_norm,
+        )
 
     def summed_loss(self, logits: Tensor, lengths: Tensor, targets: list[Tensor]) -> Tensor:
         """Return the loss summed over utterances, as fine-tuning reads it."""

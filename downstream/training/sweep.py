@@ -26,7 +26,6 @@ from mt4ssl_bench.downstream.training.head_run import HeadRun, restore, stored
 from mt4ssl_bench.features.file import FeatureSet
 from mt4ssl_bench.threads import side_by_side
 from mt4ssl_bench.training.fit import Fit, FitConfig, Hooks, StepLoss
-from mt4ssl_bench.training.optim import OptimConfig
 from mt4ssl_bench.training.run_folder import PassingFolder
 
 LOGGER = logging.getLogger(__name__)
@@ -129,14 +128,7 @@ class Sweep:
             self.heads,
             endless(batches),
             loss,
-            # SUPERB's: Adam at a constant rate; the gradient is clipped for each head on its own
-            OptimConfig(
-                betas=(0.9, 0.999),
-                eps=1e-8,
-                weight_decay=0.0,
-                schedule="constant",
-                clip_norm=config.clip_norm,
-            ),
+            self.task.optim(),
             FitConfig(
                 steps=config.steps,
                 seed=config.seeds[0],
