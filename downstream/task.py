@@ -185,7 +185,10 @@ class Task(BaseTask):
 
     @abstractmethod
     def target(self, cut: Cut) -> Tensor:
-        """Return the training target of a cut, a vector of ids."""
+        """Return the training target of a cut, for example a vector of ids.
+
+        Asked for with every batch: a target may be as large as the audio that it is read from.
+        """
 
     @abstractmethod
     def units_in(self, cut: Cut) -> list[str]:
@@ -227,6 +230,20 @@ class Task(BaseTask):
     @abstractmethod
     def decode(self, logits: Tensor, lengths: Tensor) -> list[str]:
         """Return one hypothesis per row."""
+
+    def hypotheses(
+        self,
+        cuts: Sequence[Cut],  # noqa: ARG002 - for those that read the cuts' audio
+        logits: Tensor,
+        lengths: Tensor,
+        *,
+        test: bool,  # noqa: ARG002 - for metrics that take long
+    ) -> list[str]:
+        """Return one hypothesis per row of a batch of valid, or of `test`.
+
+        Valid needs only what its metric is computed from.
+        """
+        return self.decode(logits, lengths)
 
     def answers(self, cuts: Sequence[Cut], hypotheses: Sequence[str]) -> list[Answer]:
         """Return what metrics are computed from, one answer per cut."""

@@ -151,7 +151,7 @@ class _Heads:
 
     def decode(self, head: nn.Module) -> tuple[list[str], list[Cut]]:
         """Return the hypotheses of a head on test, and the cuts in their order."""
-        (hypotheses,), cuts = self.sweep.decode([head], self.split("test"))
+        (hypotheses,), cuts = self.sweep.decode([head], self.split("test"), test=True)
         if hypotheses is None:
             raise TrainingError(f"{self.sweep.title}: logits on test are not finite")
         return hypotheses, cuts

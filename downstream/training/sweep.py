@@ -108,12 +108,12 @@ class Sweep:
         return best
 
     def _fit(self, train: Split, valid: Split, folder: PassingFolder | None) -> None:
-        config, targets = self.config, {cut.id: self.task.target(cut) for cut in train.cuts}
+        config = self.config
         batches = partial(train.batches, config.batch, seed=config.seeds[0], shuffle=True)
 
         def loss(batch: Batch, step: int, micro: int) -> StepLoss:  # noqa: ARG001
             runs = self.active
-            losses = self._losses(runs, batch, targets)
+            losses = self._losses(runs, batch)
             for run, value in zip(runs, losses.tolist(), strict=True):
                 if not math.isfinite(value):
                     self._give_up(run, step)
@@ -149,12 +149,10 @@ class Sweep:
         if not report.finished:
             raise KeyboardInterrupt
 
-    def _losses(
-        self, runs: Sequence[HeadRun], batch: Batch, targets: Mapping[str, Tensor]
-    ) -> Tensor:
+    def _losses(self, runs: Sequence[HeadRun], batch: Batch) -> Tensor:
         """Return the mean loss of each run (K,)."""
         cuts, features, lengths = batch
-        heads, own = [run.head for run in runs], [targets[cut.id] for cut in cuts]
+        heads, own = [run.head for run in runs], [self.task.target(cut) for cut in cuts]
         if self._executor:
             return backward(self._executor, self.task.loss, heads, features, lengths, own)
         logits, counts = run_heads(heads, features, lengths)  # (K, B, ..., V)
@@ -176,7 +174,7 @@ class Sweep:
 
     def _validate(self, valid: Split, step: int) -> dict[str, float]:
         values, runs = {}, self.active
-        answers, cuts = self.decode([run.head for run in runs], valid)
+        answers, cuts = self.decode([run.head for run in runs], valid, test=False)
         for run, hypotheses in zip(runs, answers, strict=True):
             if hypotheses is None:
                 self._give_up(run, step)
@@ -202,7 +200,7 @@ class Sweep:
 
     @torch.no_grad()
     def decode(
-        self, heads: Sequence[nn.Module], split: Split
+        self, heads: Sequence[nn.Module], split: Split, *, test: bool
     ) -> tuple[list[list[str] | None], list[Cut]]:
         """Return each head's hypotheses (None if its logits are not finite), and the cuts."""
         together = nn.ModuleList(heads).eval()
@@ -213,7 +211,7 @@ class Sweep:
             logits, counts = run_heads(heads, features, lengths)
             finite &= logits.isfinite().flatten(1).all(1)
             for own, rows in zip(hypotheses, logits, strict=True):
-                own.extend(self.task.decode(rows, counts))
+                own.extend(self.task.hypotheses(cuts, rows, counts, test=test))
             decoded += cuts
         together.train()
         sound = zip(hypotheses, finite.tolist(), strict=True)
