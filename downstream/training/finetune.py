@@ -103,13 +103,13 @@ class Finetuning:
         if not report.finished:
             raise KeyboardInterrupt
         if not self.best.weights:
-            name = self.task.metric.name
+            name = self.task.choice.name
             raise TrainingError(f"{title}: no finite {name} on valid; try lower rates")
         self.model.load_state_dict(self.best.weights)
         self.best = Best(self.best.value, self.best.step)  # the model has the weights now
 
     def _validate(self, checked: Audio, step: int) -> dict[str, float]:
-        metric = self.task.metric
+        metric = self.task.choice
         hypotheses, cuts = self.decode(checked)
         value = self.task.measure(cuts, hypotheses)
         # as in fairseq, the later of two equal ones is kept
@@ -118,7 +118,7 @@ class Finetuning:
         return {metric.name: value}
 
     def _restore(self, stored: Mapping[str, object]) -> None:
-        self.best = read_best(stored, self.task.metric, self.folder)
+        self.best = read_best(stored, self.task.choice, self.folder)
         self.watch.earlier = cast("float", stored.get("seconds", 0.0))
 
     def loss(self, batch: AudioBatch, step: int, micro: int) -> StepLoss:

@@ -6,7 +6,7 @@ Shapes: L hidden states, B batch, T frames, D dimension, V outputs, K heads.
 import copy
 import logging
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext
 from functools import partial
@@ -31,15 +31,23 @@ from mt4ssl_bench.training.run_folder import PassingFolder
 LOGGER = logging.getLogger(__name__)
 EVALUATION_BATCH = 32
 Batch = tuple[list[Cut], Tensor, Tensor]  # cuts, features (L, B, T, D), lengths (B,)
+Match = Callable[[Sequence[Cut], Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Split:
     """The cuts of one split with their features."""
 
     def __init__(
-        self, cuts: Sequence[Cut], features: FeatureSet, *, pooled: bool, device: str
+        self,
+        cuts: Sequence[Cut],
+        features: FeatureSet,
+        *,
+        pooled: bool,
+        device: str,
+        match: Match | None = None,
     ) -> None:
         self.cuts, self.features, self.pooled, self.device = list(cuts), features, pooled, device
+        self.match = match  # Task.match
 
     def batches(
         self, count: int, epoch: int = 0, skip: int = 0, *, seed: int = 0, shuffle: bool = False
@@ -53,6 +61,7 @@ class Split:
                 if shuffle:
                     crop = torch.randint(0, x.shape[2], (len(cuts),))
                 x, lengths = x[:, rows, crop][:, :, None], torch.ones_like(lengths)
+            x, lengths = self.match(cuts, x, lengths) if self.match else (x, lengths)
             yield cuts, x.to(self.device), lengths.to(self.device)
 
 
@@ -70,7 +79,7 @@ class Sweep:
     def __init__(
         self, task: Task, num_layers: int, dim: int, *, device: str, title: str = ""
     ) -> None:
-        self.task, self.config, self.metric, self.title = task, task.config, task.metric, title
+        self.task, self.config, self.metric, self.title = task, task.config, task.choice, title
         self.runs: list[HeadRun] = []
         self.watch = Stopwatch()
         self._executor: Executor | None = None  # of heads that train side by side
@@ -174,7 +183,7 @@ class Sweep:
 
     def _validate(self, valid: Split, step: int) -> dict[str, float]:
         values, runs = {}, self.active
-        answers, cuts = self.decode([run.head for run in runs], valid, test=False)
+        answers, cuts = self.decode([run.head for run in runs], valid)
         for run, hypotheses in zip(runs, answers, strict=True):
             if hypotheses is None:
                 self._give_up(run, step)
@@ -200,9 +209,9 @@ class Sweep:
 
     @torch.no_grad()
     def decode(
-        self, heads: Sequence[nn.Module], split: Split, *, test: bool
+        self, heads: Sequence[nn.Module], split: Split
     ) -> tuple[list[list[str] | None], list[Cut]]:
-        """Return each head's hypotheses (None if its logits are not finite), and the cuts."""
+        """Return each head's hypotheses on valid (None if its logits are not finite), and the cuts."""
         together = nn.ModuleList(heads).eval()
         hypotheses: list[list[str]] = [[] for _ in heads]
         finite = torch.ones(len(heads), dtype=torch.bool, device=split.device)
@@ -211,7 +220,7 @@ class Sweep:
             logits, counts = run_heads(heads, features, lengths)
             finite &= logits.isfinite().flatten(1).all(1)
             for own, rows in zip(hypotheses, logits, strict=True):
-                own.extend(self.task.hypotheses(cuts, rows, counts, test=test))
+                own.extend(self.task.hypotheses(cuts, rows, counts, test=False))
             decoded += cuts
         together.train()
         sound = zip(hypotheses, finite.tolist(), strict=True)

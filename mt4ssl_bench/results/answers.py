@@ -29,6 +29,7 @@ class Answer(TypedDict):
     deletions: NotRequired[int]
     insertions: NotRequired[int]
     tokens: NotRequired[int]
+    variants: NotRequired[dict[str, str]]  # hypotheses by other ways to decode: best_variant.py
     with_lm: NotRequired[str]  # decoded with a language model
     with_lm_reference: NotRequired[str]  # only in old records with pronunciations=all
 

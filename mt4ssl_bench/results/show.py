@@ -41,6 +41,9 @@ def report(path: Path) -> RenderableType:
     counts = ", ".join(f"{name} {count}" for name, count in result.counts.items())
     revision = "" if result.git is None else f", git {result.git[:12]}"
     lines = [f"{result.created} on {result.device}{revision}; {times}", f"counts: {counts}"]
+    if result.tuned:
+        tuned = ", ".join(f"{name} {value:g}" for name, value in result.tuned.items())
+        lines.append(f"decoding, chosen on valid: {tuned}")
     parts = [_metrics(result), sweep_tables([result]), _layers(result), _confused(result, answers)]
     if has_counts(answers):
         parts.append(_worst(answers))
@@ -66,8 +69,8 @@ def sweep_tables(results: Sequence[Result]) -> RenderableType:
     for (corpus, _, name, mark), group in sorted(groups.items()):
         seeds = "; a line for each seed" if any(len(result.seeds) > 1 for result in group) else ""
         grid = _table(
-            f"{corpus}: {name} ({mark}), {group[0].main.label} on valid by learning rate "
-            f"(at update){seeds}",
+            f"{corpus}: {name} ({mark}), {group[0].chosen_by or group[0].main.label} on valid by "
+            f"learning rate (at update){seeds}",
             "upstream",
         )
         rates = sorted({trial["lr"] for result in group for trial in result.sweep}, reverse=True)

@@ -115,6 +115,8 @@ class Metric:
         bounds: Lowest and highest value, in practice for one without a natural bound.
         confusions: From answers to how often each token was taken for another.
         tokens: Plural of the token, for texts.
+        ranked: Whether the number may rank and be compared. False for one that was selected on
+            test, as SUPERB's rule says for some tasks: it stands in the record and in `show` only.
     """
 
     name: str
@@ -128,6 +130,12 @@ class Metric:
     bounds: Bounds = PER_CENT
     confusions: Callable[[Sequence[Answer]], Confusions] | None = None
     tokens: str = ""
+    ranked: bool = True
+
+    @property
+    def label(self) -> str:
+        """The heading of a column, for example "PER % ↓"."""
+        return heading(self.title or self.name.upper(), self.unit, up=self.higher_is_better)
 
     def better(self, a: float, b: float) -> bool:
         """Return whether the value `a` is better than `b`."""
@@ -182,6 +190,7 @@ class Metric:
             unit=self.unit,
             order=self.order,
             over=self.over,
+            ranked=self.ranked,
         )
         if speakers.number >= MIN_GROUPS:
             over = interval(system, speakers, self.bounds, bootstrap)
@@ -221,6 +230,7 @@ class Score:
     unit: str = "%"
     order: int = LAST
     over: str = "utterances"
+    ranked: bool = True  # see Metric
 
     @property
     def goodness(self) -> float:
@@ -230,13 +240,17 @@ class Score:
     @property
     def label(self) -> str:
         """The heading of a column, for example "PER % ↓"."""
-        parts = (self.title, self.unit, "↑" if self.higher_is_better else "↓")
-        return " ".join(filter(None, parts))
+        return heading(self.title, self.unit, up=self.higher_is_better)
 
     @property
     def digits(self) -> int:
         """The number of decimals in a table."""
         return 1 if self.unit == "%" else 2
+
+
+def heading(title: str, unit: str, *, up: bool) -> str:
+    """Return the heading of a column."""
+    return " ".join(filter(None, (title, unit, "↑" if up else "↓")))
 
 
 def goodness(value: float, *, higher_is_better: bool) -> float:
