@@ -21,6 +21,7 @@ from mt4ssl_bench.results.answers import Answer
 from mt4ssl_bench.results.metrics import METRICS, Metric
 from mt4ssl_bench.results.record_parts import Trial
 from mt4ssl_bench.settings import Json
+from mt4ssl_bench.training.optim import OptimConfig
 
 Logits = tuple[list[Cut], Tensor, Tensor]  # cuts, logits (B, T, V), lengths (B,)
 
@@ -200,7 +201,10 @@ class Task(BaseTask):
 
     @abstractmethod
     def target(self, cut: Cut) -> Tensor:
-        """Return the training target of a cut, a vector of ids."""
+        """Return the training target of a cut, for example a vector of ids.
+
+        Asked for with every batch: a target may be as large as the audio that it is read from.
+        """
 
     @abstractmethod
     def units_in(self, cut: Cut) -> list[str]:
@@ -227,6 +231,19 @@ class Task(BaseTask):
     def loss(self, logits: Tensor, lengths: Tensor, targets: list[Tensor]) -> Tensor:
         """Return the loss of each row (B,)."""
 
+    def optim(self) -> OptimConfig:
+        """Return the optimizer of heads on a frozen upstream; rates are the recipe's.
+
+        The gradient is clipped for each head on its own.
+        """
+        return OptimConfig(  # SUPERB's: Adam at a constant rate
+            betas=(0.9, 0.999),
+            eps=1e-8,
+            weight_decay=0.0,
+            schedule="constant",
+            clip_norm=self.config.clip_norm,
+        )
+
     def summed_loss(self, logits: Tensor, lengths: Tensor, targets: list[Tensor]) -> Tensor:
         """Return the loss summed over utterances, as fine-tuning reads it."""
         return self.loss(logits, lengths, targets).sum()
@@ -238,6 +255,20 @@ class Task(BaseTask):
     @abstractmethod
     def decode(self, logits: Tensor, lengths: Tensor) -> list[str]:
         """Return one hypothesis per row."""
+
+    def hypotheses(
+        self,
+        cuts: Sequence[Cut],  # noqa: ARG002 - for those that read the cuts' audio
+        logits: Tensor,
+        lengths: Tensor,
+        *,
+        test: bool,  # noqa: ARG002 - for metrics that take long
+    ) -> list[str]:
+        """Return one hypothesis per row of a batch of valid, or of `test`.
+
+        Valid needs only what its metric is computed from.
+        """
+        return self.decode(logits, lengths)
 
     def answers(self, cuts: Sequence[Cut], hypotheses: Sequence[str]) -> list[Answer]:
         """Return what metrics are computed from, one answer per cut."""

@@ -35,6 +35,6 @@ class Decoded:
             if not values.isfinite().all():
                 raise TrainingError(f"{title}: logits on test are not finite")
             self.cuts += cuts
-            self.hypotheses += task.decode(values, lengths)
+            self.hypotheses += task.hypotheses(cuts, values, lengths, test=True)
             for way, texts in task.variants(values, lengths).items():
                 self.variants.setdefault(way, []).extend(texts)

@@ -54,6 +54,14 @@ class Fast(Protocol):
         """Return the function from weights (S, N) to values (S,)."""
 
 
+@runtime_checkable
+class Whole(Protocol):
+    """A value that makes its side of a comparison itself."""
+
+    def system(self, answers: Sequence[Answer], /) -> System:
+        """See Metric.system."""
+
+
 def by_id(answers: Sequence[Answer]) -> list[str]:
     """Return the ids: every answer is a unit."""
     return [answer["id"] for answer in answers]
@@ -75,7 +83,7 @@ class RatioOfSums:
         system = self.system(answers)
         return system.value if weights is None else float(system.resampled(weights[None])[0])
 
-    def system(self, answers: Sequence[Answer]) -> System:
+    def system(self, answers: Sequence[Answer], /) -> System:
         """See Metric.system; the answers are counted once."""
         counts = self.counts(answers)
         errors, tokens = counts[:, :3].sum(axis=1), counts[:, 3]
@@ -144,7 +152,7 @@ class Metric:
     def system(self, answers: Sequence[Answer]) -> System:
         """Return value, resampled values and outcomes: one side of a comparison."""
         value = self.value
-        if isinstance(value, RatioOfSums):
+        if isinstance(value, Whole):
             return value.system(answers)
 
         def resampled(weights: Floats) -> Floats:
