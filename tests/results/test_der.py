@@ -47,6 +47,7 @@ def read(files: Iterable[Path]) -> dict[str, list[Turn]]:
     }
 
 
+@pytest.mark.speech
 def test_it_equals_md_eval_on_six_hypotheses_of_fourteen_meetings(meetings: Path) -> None:
     reference = read(sorted(meetings.glob("debug.*.rttm")))
     assert len(reference) == 14
@@ -66,6 +67,7 @@ def test_it_equals_md_eval_on_six_hypotheses_of_fourteen_meetings(meetings: Path
         assert score.low <= score.value <= score.high
 
 
+@pytest.mark.speech
 def test_it_equals_pyannote_metrics(meetings: Path) -> None:
     core = pytest.importorskip("pyannote.core", reason="dev extra")
     oracle = pytest.importorskip("pyannote.metrics.diarization", reason="dev extra")
