@@ -217,10 +217,8 @@ class Diarization(Task):
     def variants(self, logits: Tensor, lengths: Tensor) -> dict[str, list[str]]:
         """See Task.variants: every threshold and median filter."""
         return {
-            f"threshold {threshold:g}, median {median}": self._texts(
-                logits, lengths, threshold, median
-            )
-            for threshold, median in self._settings()
+            f"threshold {x:g}, median {size}": self._texts(logits, lengths, x, size)
+            for x, size in self._settings()
         }
 
     def files(self, answers: Sequence[Answer]) -> dict[str, str]:
@@ -236,10 +234,8 @@ class Diarization(Task):
 
     def _texts(self, logits: Tensor, lengths: Tensor, threshold: float, median: int) -> list[str]:
         """Return the turns of each row; times are rounded to 0.01 s, as in s3prl's RTTM."""
-        texts = []
-        for row, length in zip(
-            logits.float().sigmoid().cpu().numpy(), lengths.tolist(), strict=True
-        ):
+        texts, chances = [], logits.float().sigmoid().cpu().numpy()
+        for row, length in zip(chances, lengths.tolist(), strict=True):
             active = (row[:length] > threshold).astype(np.float32)
             active = medfilt(active, (median, 1)) if median > 1 else active
             texts.append(to_text(from_frames(active, self.stride)))
