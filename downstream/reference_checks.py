@@ -18,8 +18,8 @@ def check_references(
 ) -> dict[str, int]:
     """Count silent utterances and units not seen in training, for the record; warn of both.
 
-    Words that are recognized in a silent utterance of valid or test count as insertions. `fold` is
-    the name of the fold, for messages.
+    What is recognized in a silent utterance of valid or test counts as errors. `fold` is the name
+    of the fold, for messages.
 
     Raises:
         CorpusError: If a reference is empty although somebody speaks, if a split has no reference
@@ -43,11 +43,13 @@ def check_references(
             )
         if empty:
             counts[f"{role}_silent_utterances"] = len(empty)
-            effect = "words in them count as insertions"
+            effect = "what is recognized in them counts as errors"
+            if role == "train":
+                effect = "trained on" if task.learns_silence else "left out of training"
             LOGGER.warning(
                 "%s: nobody speaks in %d of %d utterances of split '%s': %s (%s)",
                 *(job.recipe, len(empty), len(spoken), split),
-                "left out of training" if role == "train" else effect,
+                effect,
                 named([cut.id for cut in empty]),
             )
         if role != "train" and (unknown := _unknown_units(job, task, spoken, split)):
@@ -104,14 +106,16 @@ def check_fold(job: Job, fold: Fold) -> dict[str, int]:
 def learnable(job: Job, fold: Fold, frame_counts: Mapping[str, int]) -> tuple[list[Cut], int]:
     """Return the training cuts whose targets fit into their frames, and how many do not.
 
-    CTC has no gradient for an impossible alignment. Silent utterances are left out, too: CTC's loss
-    is divided by the target's length. Both kinds are still scored in test.
+    CTC has no gradient for an impossible alignment. Silent utterances are left out, too, unless the
+    task learns them: CTC's loss is divided by the target's length. Both are still scored in test.
 
     Raises:
         CorpusError: If none is left.
     """
     task = fold.task
-    cuts = [cut for cut in fold.cuts["train"] if task.reference(cut).strip()]
+    cuts = fold.cuts["train"]
+    if not task.learns_silence:
+        cuts = [cut for cut in cuts if task.reference(cut).strip()]
     short = {cut.id for cut in cuts if frame_counts[cut.id] < task.frames_needed(cut)}
     if len(short) == len(cuts):
         raise CorpusError(

@@ -21,6 +21,7 @@ from mt4ssl_bench.results.answers import Answer
 from mt4ssl_bench.results.metrics import METRICS, Metric
 from mt4ssl_bench.results.record_parts import Trial
 from mt4ssl_bench.settings import Json
+from mt4ssl_bench.training.optim import OptimConfig
 
 Logits = tuple[list[Cut], Tensor, Tensor]  # cuts, logits (B, T, V), lengths (B,)
 
@@ -33,12 +34,14 @@ class WithLM:
     weights: dict[str, float]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Decoded:
-    """Hypotheses on test of the heads of one seed."""
+    """Hypotheses on test by the heads of one seed, fold after fold."""
 
     seed: int
-    hypotheses: list[str]
+    hypotheses: list[str] = field(default_factory=list)
+    tuned: dict[str, float] = field(default_factory=dict)  # by Task.tune()
+    variants: dict[str, list[str]] = field(default_factory=dict)  # by Task.variants()
     with_lm: WithLM | None = None
 
 
@@ -66,14 +69,15 @@ class BaseTask(ABC):
         full_hours: Training audio, with folds the audio of all, from which on the task's name means
             its full recipe; below, its tiny part.
         version: Raised by a change that affects scores.
-        metrics: Names in METRICS, or metrics of the task's own. The first selects the learning
-            rate and ranks.
+        metrics: Names in METRICS, or metrics of the task's own. The first ranks.
+        chosen_by: The metric on valid that chooses learning rate and update; "" for the first.
         reads: Fields that every utterance must have: "text", "phones", "speaker", the name of any
             label, "turns:<tier>" or "other:<name>"; "list:<name>" is a list of the corpus.
         roles: Roles of the splits that it reads: "train", "valid", "test".
         splits: Prefix of splits of its own ("sid_": sid_train), used where the corpus has them.
         effects: Applied to the audio before the upstream, in order.
         folds: The label whose values are held out in turn; "" for the corpus's own splits.
+        modes: Values of `mode` that it can be trained in.
         Config: Class of its config, which has its keys and their defaults.
     """
 
@@ -82,11 +86,13 @@ class BaseTask(ABC):
     full_hours: ClassVar[float] = 50.0
     version: ClassVar[int] = 1
     metrics: ClassVar[tuple[str | Metric, ...]]
+    chosen_by: ClassVar[str | Metric] = ""
     reads: ClassVar[tuple[str, ...]]
     roles: ClassVar[tuple[str, ...]] = ("train", "valid", "test")
     splits: ClassVar[str] = ""
     effects: ClassVar[tuple[Effect, ...]] = ()
     folds: ClassVar[str] = ""
+    modes: ClassVar[tuple[str, ...]] = ("frozen", "finetune")
     Config: ClassVar[type[BaseConfig]]
 
     @abstractmethod
@@ -111,6 +117,12 @@ class BaseTask(ABC):
         """The metrics, the main one first."""
         return [METRICS.get(each) if isinstance(each, str) else each for each in self.metrics]
 
+    @property
+    def choice(self) -> Metric:
+        """The metric on valid that chooses: see `chosen_by`."""
+        name = self.chosen_by or self.metrics[0]
+        return METRICS.get(name) if isinstance(name, str) else name
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
@@ -131,6 +143,7 @@ class LayerTask(BaseTask):
     """A task without training: every hidden state is scored, and the best one on valid counts."""
 
     roles = ("valid", "test")
+    modes = ("frozen",)
     Config: ClassVar[type[BaseConfig]] = BaseConfig
 
     @abstractmethod
@@ -153,9 +166,13 @@ class Task(BaseTask):
 
     Attributes:
         pooled: Whether heads read means over time instead of frames.
+        learns_silence: Whether utterances in which nobody speaks are trained on.
+        stride: Samples from frame to frame of the upstream, set before anything is trained.
     """
 
     pooled: ClassVar[bool] = False
+    learns_silence: ClassVar[bool] = False
+    stride: int = 320
     Config: ClassVar[type[TaskConfig]] = TaskConfig
 
     def __init__(self, config: TaskConfig) -> None:
@@ -192,7 +209,10 @@ class Task(BaseTask):
 
     @abstractmethod
     def target(self, cut: Cut) -> Tensor:
-        """Return the training target of a cut, a vector of ids."""
+        """Return the training target of a cut, for example a vector of ids.
+
+        Asked for with every batch: a target may be as large as the audio that it is read from.
+        """
 
     @abstractmethod
     def units_in(self, cut: Cut) -> list[str]:
@@ -206,9 +226,31 @@ class Task(BaseTask):
         """Return the fewest frames from which the cut's target can be learnt."""
         return 1
 
+    def match(
+        self,
+        cuts: Sequence[Cut],  # noqa: ARG002 - most take the frames as they come
+        features: Tensor,
+        lengths: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Return features (L, B, T, D) and lengths (B,) with as many frames as targets have."""
+        return features, lengths
+
     @abstractmethod
     def loss(self, logits: Tensor, lengths: Tensor, targets: list[Tensor]) -> Tensor:
         """Return the loss of each row (B,)."""
+
+    def optim(self) -> OptimConfig:
+        """Return the optimizer of heads on a frozen upstream; rates are the recipe's.
+
+        The gradient is clipped for each head on its own.
+        """
+        return OptimConfig(  # SUPERB's: Adam at a constant rate
+            betas=(0.9, 0.999),
+            eps=1e-8,
+            weight_decay=0.0,
+            schedule="constant",
+            clip_norm=self.config.clip_norm,
+        )
 
     def summed_loss(self, logits: Tensor, lengths: Tensor, targets: list[Tensor]) -> Tensor:
         """Return the loss summed over utterances, as fine-tuning reads it."""
@@ -221,6 +263,20 @@ class Task(BaseTask):
     @abstractmethod
     def decode(self, logits: Tensor, lengths: Tensor) -> list[str]:
         """Return one hypothesis per row."""
+
+    def hypotheses(
+        self,
+        cuts: Sequence[Cut],  # noqa: ARG002 - for those that read the cuts' audio
+        logits: Tensor,
+        lengths: Tensor,
+        *,
+        test: bool,  # noqa: ARG002 - for metrics that take long
+    ) -> list[str]:
+        """Return one hypothesis per row of a batch of valid, or of `test`.
+
+        Valid needs only what its metric is computed from.
+        """
+        return self.decode(logits, lengths)
 
     def answers(self, cuts: Sequence[Cut], hypotheses: Sequence[str]) -> list[Answer]:
         """Return what metrics are computed from, one answer per cut."""
@@ -242,8 +298,27 @@ class Task(BaseTask):
         return answers
 
     def measure(self, cuts: Sequence[Cut], hypotheses: Sequence[str]) -> float:
-        """Return the main metric without its interval: validation asks for it often."""
-        return self.metric.value(self.answers(cuts, hypotheses))
+        """Return the metric that chooses, without its interval: validation asks for it often."""
+        return self.choice.value(self.answers(cuts, hypotheses))
+
+    def tune(
+        self,
+        logits: Iterable[Logits],  # noqa: ARG002 - most decode in one way
+    ) -> dict[str, float]:
+        """Choose how decode() works on test, and return what was chosen, for the record.
+
+        Args:
+            logits: Of the chosen head on valid, computed when they are read.
+        """
+        return {}
+
+    def variants(self, logits: Tensor, lengths: Tensor) -> dict[str, list[str]]:  # noqa: ARG002
+        """Return hypotheses by other ways to decode test, for metrics that are not ranked."""
+        return {}
+
+    def files(self, answers: Sequence[Answer]) -> dict[str, str]:  # noqa: ARG002 - most have none
+        """Return further files beside the record: suffix -> text."""
+        return {}
 
     def answer_with_lm(
         self,

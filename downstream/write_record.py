@@ -13,7 +13,7 @@ from mt4ssl_bench.downstream.layers.score_task import LayerResult
 from mt4ssl_bench.downstream.task import Task, Trained
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.files import write_text
-from mt4ssl_bench.results.answers import WITH_LM, Answer
+from mt4ssl_bench.results.answers import WITH_LM, Answer, by_seed
 from mt4ssl_bench.results.answers import with_lm as decoded_with_lm
 from mt4ssl_bench.results.metrics import Score
 from mt4ssl_bench.results.provenance import environment
@@ -55,19 +55,25 @@ def write_record(
         layer_norms=trained.layer_norms,
         seeds=list(job.training.seeds),
         counts={**counts, **trained.counts},
-        lm_weights=_lm_weights(trained),
+        lm_weights=_of_seeds(
+            {each.seed: each.with_lm.weights for each in trained.decoded if each.with_lm}
+        ),
+        tuned=_of_seeds({each.seed: each.tuned for each in trained.decoded}),
+        chosen_by=task.choice.label if task.chosen_by else "",
         folds=_fold_values(task, answers),
     )
+    seeds = by_seed(answers)
+    for seed, part in seeds.items():
+        files = task.files(part)
+        prefix = f".seed-{seed}" if len(seeds) > 1 else ""
+        _write_files(result, {prefix + suffix: text for suffix, text in files.items()}, out)
     return result, results.save(result, answers, out)
 
 
 def write_layers(
     model: Upstream, job: Job, scored: LayerResult, *, device: str, clock: Clock, out: Path
 ) -> tuple[Result, Path]:
-    """Write the answers of the chosen layer with their record, as write_record() does.
-
-    Further files of the task come first: where a record exists, they do too.
-    """
+    """Write the answers of the chosen layer with their record, as write_record() does."""
     metrics = {name: scores[scored.layer] for name, scores in scored.scores.items()}
     result = replace(
         _record(model, job, metrics, device, clock),
@@ -76,11 +82,16 @@ def write_layers(
         chosen_on=scored.chosen_on,
         counts=scored.counts,
     )
+    _write_files(result, scored.test.files, out)
+    return result, results.save(result, scored.test.answers[scored.layer], out)
+
+
+def _write_files(result: Result, files: Mapping[str, str], out: Path) -> None:
+    """Write further files of a task before its record: where a record exists, they do too."""
     path = results.record_path(result, out)
-    for suffix, text in scored.test.files.items():
+    for suffix, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path.with_suffix(suffix), text)
-    return result, results.save(result, scored.test.answers[scored.layer], out)
 
 
 def _record(
@@ -166,20 +177,20 @@ def _answers(task: Task, trained: Trained) -> list[Answer]:
         if decoded.with_lm:
             for answer, text in zip(answers, decoded.with_lm.hypotheses, strict=True):
                 answer["with_lm"] = text
+        for number, answer in enumerate(answers if decoded.variants else ()):
+            answer["variants"] = {way: texts[number] for way, texts in decoded.variants.items()}
         for answer in answers if len(trained.decoded) > 1 else ():
             answer["seed"] = decoded.seed
         every += answers
     return every
 
 
-def _lm_weights(trained: Trained) -> dict[str, float]:
-    """Return the weights of decoding with a language model, by seed if there are several."""
-    several = len(trained.decoded) > 1
+def _of_seeds(values: Mapping[int, Mapping[str, float]]) -> dict[str, float]:
+    """Return values by name, and by seed if there are several."""
     return {
-        f"{name}, seed {decoded.seed}" if several else name: weight
-        for decoded in trained.decoded
-        if decoded.with_lm
-        for name, weight in decoded.with_lm.weights.items()
+        f"{name}, seed {seed}" if len(values) > 1 else name: value
+        for seed, own in values.items()
+        for name, value in own.items()
     }
 
 

@@ -2,7 +2,7 @@
 
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -11,10 +11,11 @@ from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.downstream.clock import Clock
 from mt4ssl_bench.downstream.job import Fold, Job
 from mt4ssl_bench.downstream.reference_checks import learnable
-from mt4ssl_bench.downstream.task import Decoded, Trained
+from mt4ssl_bench.downstream.task import Decoded, Logits, Trained
 from mt4ssl_bench.downstream.training.audio_batches import Audio
 from mt4ssl_bench.downstream.training.best_model import Best
 from mt4ssl_bench.downstream.training.choose_rate import choose, chosen
+from mt4ssl_bench.downstream.training.decode_test import decode_fold
 from mt4ssl_bench.downstream.training.finetune import Finetuning
 from mt4ssl_bench.downstream.training.saved_model import (
     Meta,
@@ -66,12 +67,12 @@ def train_finetuned(
             (place / "model.pt").unlink(missing_ok=True)
     clock.lap("train", training.seconds)
     splits = {role: Audio(task, fold.cuts[role], role) for role in ("valid", "test")}
-    decoded, cuts, weights = [], list[Cut](), []
+    decoded, cuts, weights, title = [], list[Cut](), [], f"{job.recipe} on {model.name}"
     for number, place in places.items():
         lr, seed = training.trials[number]["lr"], training.trials[number]["seed"]
         run = Finetuning(task, model, lr=lr, seed=seed, folder=place, device=device)
         load_weights(run, read_model(place))
-        found, cuts = _decode(run, splits)
+        found, cuts = _decode(run, fold, splits, title)
         decoded.append(found)
         weights.append(run.model.head.layer_weights)
     return Trained(
@@ -83,10 +84,16 @@ def train_finetuned(
     )
 
 
-def _decode(run: Finetuning, splits: Mapping[str, Audio]) -> tuple[Decoded, list[Cut]]:
-    hypotheses, cuts = run.decode(splits["test"])
-    with_lm = run.task.answer_with_lm(lambda role: run.logits(splits[role]))
-    return Decoded(seed=run.seed, hypotheses=hypotheses, with_lm=with_lm), cuts
+def _decode(
+    run: Finetuning, fold: Fold, splits: Mapping[str, Audio], title: str
+) -> tuple[Decoded, list[Cut]]:
+    def logits(role: str) -> Iterator[Logits]:
+        return run.logits(splits[role])
+
+    decoded = Decoded(seed=run.seed)
+    cuts = decode_fold(decoded, fold, logits, title=title)
+    decoded.with_lm = fold.task.answer_with_lm(logits)
+    return decoded, cuts
 
 
 def _places(folder: Path, trials: Sequence[Trial]) -> dict[int, Path]:
@@ -133,7 +140,7 @@ def _train_rates(
             run.best = Best()
         trials.append(run.trial())
         seconds += run.watch.seconds
-    trials = choose([trials], task.metric, title)
+    trials = choose([trials], task.choice, title)
     if len(pairs) > 1:
         training = Training(meta=meta, trials=trials, counts=counts, seconds=seconds)
         first = trials[chosen(trials)[0]]

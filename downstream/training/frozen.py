@@ -4,9 +4,9 @@ Shapes: L hidden states, B batch, T frames, D dimension.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from statistics import fmean
 
@@ -19,8 +19,9 @@ from mt4ssl_bench.downstream.clock import Clock
 from mt4ssl_bench.downstream.heads.weighted_sum import layer_weights
 from mt4ssl_bench.downstream.job import ROLES, Fold, Job
 from mt4ssl_bench.downstream.reference_checks import learnable
-from mt4ssl_bench.downstream.task import Decoded, Trained
+from mt4ssl_bench.downstream.task import Decoded, Logits, Trained
 from mt4ssl_bench.downstream.training.choose_rate import choose, chosen
+from mt4ssl_bench.downstream.training.decode_test import decode_fold
 from mt4ssl_bench.downstream.training.saved_model import (
     Training,
     heads_to_store,
@@ -30,7 +31,6 @@ from mt4ssl_bench.downstream.training.saved_model import (
 )
 from mt4ssl_bench.downstream.training.sweep import Split, Sweep
 from mt4ssl_bench.encoders.protocol import Upstream
-from mt4ssl_bench.errors import TrainingError
 from mt4ssl_bench.features.file import FeatureSet
 from mt4ssl_bench.features.store import FeatureStore, LiveFeatures
 from mt4ssl_bench.training.run_folder import PassingFolder, checkpoint_bytes, discard
@@ -80,13 +80,16 @@ def train_frozen(
     clock.lap("features")
     trainings = [part.train(source) for part in parts]
     clock.lap("train", sum(training.seconds for training in trainings))
-    metric, title = folds[0].task.metric, f"{job.recipe} on {model.name}"
+    metric, title = folds[0].task.choice, f"{job.recipe} on {model.name}"
     trials = choose([training.trials for training in trainings], metric, title)
-    decoded = [_decode(parts, number) for number in chosen(trials)]
+    decoded, cuts = [], list[Cut]()
+    for number in chosen(trials):
+        of_seed, cuts = _decode(parts, number)
+        decoded.append(of_seed)
     heads = [part.sweep.runs[number].head for number in chosen(trials) for part in parts]
     return Trained(
         decoded=decoded,
-        cuts=[cut for part in parts for cut in part.tested],
+        cuts=cuts,
         trials=trials,
         layer_weights=_means([layer_weights(head) for head in heads]),
         layer_norms=_means([training.layer_norms for training in trainings]),
@@ -104,10 +107,10 @@ class _Heads:
     folder: Path
     features: Callable[[str], FeatureSet]
     device: str
-    tested: list[Cut] = field(default_factory=list)  # in the order of what decode() returns
 
     def __post_init__(self) -> None:
         model, fold = self.model, self.fold
+        fold.task.stride = model.stride
         title = f"{self.job.recipe} on {model.name}{fold.name and f', fold {fold.name}'}"
         self.sweep = Sweep(fold.task, model.num_layers, model.dim, device=self.device, title=title)
         self.meta = meta_of(model, self.job, fold)
@@ -115,8 +118,8 @@ class _Heads:
 
     def split(self, role: str) -> Split:
         """Return the cuts of a role with their features."""
-        pooled, features = self.fold.task.pooled, self.features(role)
-        return Split(self.fold.cuts[role], features, pooled=pooled, device=self.device)
+        task, cuts, features = self.fold.task, self.fold.cuts[role], self.features(role)
+        return Split(cuts, features, pooled=task.pooled, device=self.device, match=task.match)
 
     def train(self, source: str) -> Training:
         """Train the sweep, or read it; each head that is stored then has its best weights."""
@@ -146,25 +149,21 @@ class _Heads:
             layer_norms=layer_norms(train, normalized=self.job.training.head.layer_norm),
         )
 
-    def decode(self, head: nn.Module) -> list[str]:
-        """Return the hypotheses of a head on test."""
-        (hypotheses,), self.tested = self.sweep.decode([head], self.split("test"))
-        if hypotheses is None:
-            raise TrainingError(f"{self.sweep.title}: logits on test are not finite")
-        return hypotheses
+    def logits(self, head: nn.Module, role: str) -> Iterator[Logits]:
+        """Yield the logits of a head on a split, whose features are read when they are needed."""
+        yield from self.sweep.logits(head, self.split(role))
 
 
-def _decode(parts: Sequence[_Heads], number: int) -> Decoded:
-    """Return the hypotheses on test of one seed: of run `number` of each fold."""
+def _decode(parts: Sequence[_Heads], number: int) -> tuple[Decoded, list[Cut]]:
+    """Return the hypotheses on test of one seed, of run `number` of each fold, and the cuts."""
     runs = [part.sweep.runs[number] for part in parts]
-    texts = [part.decode(run.head) for part, run in zip(parts, runs, strict=True)]
-    return Decoded(
-        seed=runs[0].seed,
-        hypotheses=[text for fold in texts for text in fold],
-        with_lm=parts[0].fold.task.answer_with_lm(
-            lambda role: parts[0].sweep.logits(runs[0].head, parts[0].split(role))
-        ),
-    )
+    decoded, cuts = Decoded(seed=runs[0].seed), list[Cut]()
+    for part, run in zip(parts, runs, strict=True):
+        logits = partial(part.logits, run.head)
+        cuts += decode_fold(decoded, part.fold, logits, title=part.sweep.title)
+    first = partial(parts[0].logits, runs[0].head)
+    decoded.with_lm = parts[0].fold.task.answer_with_lm(first)
+    return decoded, cuts
 
 
 def layer_norms(split: Split, *, normalized: bool) -> list[float]:

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from mt4ssl_bench.downstream.heads.ctc import CTCTask
 from mt4ssl_bench.downstream.heads.recurrent import RecurrentHead
 from mt4ssl_bench.downstream.job import ROLES
 from mt4ssl_bench.downstream.plan import plan
+from mt4ssl_bench.downstream.tasks.speaker import Speaker
 from mt4ssl_bench.downstream.training.sweep import HeadRun, Split, Sweep
 from mt4ssl_bench.errors import ConfigError, TrainingError
 from mt4ssl_bench.training.fit import Fit
@@ -64,6 +66,19 @@ def test_heads_trained_together_are_the_heads_trained_alone(corpus: Corpus, name
         assert trial.state is not None
         for key, value in alone.runs[0].state.items():
             torch.testing.assert_close(value, trial.state[key], atol=2e-5, rtol=1e-4)
+
+
+def test_a_task_may_have_another_optimizer(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, _ = sweep(corpus, "speaker", "sweep=[0.1, 0.01]", "steps=1")
+    start, _ = sweep(corpus, "speaker", "lr=1e-12", "steps=1")
+    adam = Speaker.optim
+    monkeypatch.setattr(Speaker, "optim", lambda task: replace(adam(task), weight_decay=0.5))
+    decayed, _ = sweep(corpus, "speaker", "sweep=[0.1, 0.01]", "steps=1")
+    initial = start.runs[0].head.state_dict()
+    for run, other in zip(decayed.runs, plain.runs, strict=True):  # AdamW: p - lr * decay * p
+        for name, value in other.head.state_dict().items():
+            expected = value - 0.5 * run.lr * initial[name]
+            torch.testing.assert_close(run.head.state_dict()[name], expected)
 
 
 def test_the_gradient_of_each_head_is_clipped_by_its_own_norm(corpus: Corpus) -> None:
@@ -256,3 +271,18 @@ def test_a_head_whose_loss_is_not_finite_leaves_those_beside_it_as_they_are(
     assert [trial.diverged for trial in ill.runs] == [True, False]
     for key, value in well.runs[1].head.state_dict().items():
         assert value.equal(ill.runs[1].head.state_dict()[key]), key
+
+
+def test_targets_are_made_for_the_batch_that_needs_them(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    target = CTCTask.target
+
+    def counted(task: CTCTask, cut: Any) -> torch.Tensor:
+        asked.append(cut.id)
+        return target(task, cut)
+
+    monkeypatch.setattr(CTCTask, "target", counted)
+    sweep(corpus, "phoneme", "sweep=[0.1, 0.01]", "steps=2", "batch=3")
+    assert len(asked) == 2 * 3, "once for all heads, and of no other utterances"
