@@ -4,7 +4,7 @@ import itertools
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
@@ -108,8 +108,7 @@ class _Rates:
         frames = {cut.id: int(cut.duration * audio.RATE / stride) for cut in cuts["train"]}
         train, left_out = learnable(job, self.fold, frames)
         counts = {"train_too_long": left_out} if left_out else {}
-        title = f"{job.recipe} on {self.model.name}"
-        title += f", fold {self.fold.name}" if self.fold.name else ""
+        title = f"{job.recipe} on {self.model.name}{self.fold.name and f', fold {self.fold.name}'}"
         trials, seconds = [], 0.0
         for number, place in enumerate(self.places):
             run = self.run(number, place)
@@ -126,8 +125,9 @@ class _Rates:
     def keep(self, training: Training, chosen: int) -> None:
         """Store the model of the chosen rate and seed in `folder`, and remove the others."""
         if len(self.pairs) > 1 and read_finished(self.folder, self.meta) is None:
-            trials = [{**t, "chosen": n == chosen} for n, t in enumerate(training.trials)]
-            copy_model(self.places[chosen], self.folder, replace(training, trials=trials))
+            for number, trial in enumerate(training.trials):
+                trial["chosen"] = number == chosen
+            copy_model(self.places[chosen], self.folder, training)
         discard(self.folder)
         for place in self.folder.glob("lr-*"):  # kept to choose from
             discard(place)

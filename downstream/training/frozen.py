@@ -119,8 +119,7 @@ class _Heads:
     def split(self, role: str) -> Split:
         """Return the cuts of a role with their features."""
         task, features = self.fold.task, self.features(role)
-        draw = None if role == "test" else partial(task.draw, role=role)
-        cuts = self.fold.cuts[role]
+        draw, cuts = None if role == "test" else partial(task.draw, role=role), self.fold.cuts[role]
         return Split(cuts, features, pooled=task.pooled, device=self.device, draw=draw)
 
     def train(self, source: str) -> Training:

@@ -41,8 +41,9 @@ def report(path: Path) -> RenderableType:
     counts = ", ".join(f"{name} {count}" for name, count in result.counts.items())
     revision = "" if result.git is None else f", git {result.git[:12]}"
     lines = [f"{result.created} on {result.device}{revision}; {times}", f"counts: {counts}"]
-    parts = [_metrics(result), *([_folds(result)] if result.folds else [])]
-    parts += [sweep_tables([result]), _layers(result), _confused(result, answers)]
+    parts = [_metrics(result), sweep_tables([result]), _layers(result), _confused(result, answers)]
+    if result.folds:
+        parts.insert(1, _folds(result))
     if has_counts(answers):
         parts.append(_worst(answers))
     return Group(
