@@ -57,8 +57,7 @@ class PlannedRow:
         if self.record is None:
             if issubclass(self.job.kind, LayerTask):
                 return "to do: scores of every layer, without training"
-            config = self.job.training
-            count = len(config.rates) * len(config.seeds)
+            config, count = self.job.training, _heads(self.job) * _folds(self.job)
             if config.mode == "frozen":
                 return f"to do: {config.steps} updates of {count} heads at once"
             hours = config.steps * config.accumulate * config.tune.batch_seconds / 3600
@@ -211,21 +210,27 @@ def _add_training(made: Estimate, model: Upstream, job: Job) -> None:
     """Add the disk for a row: checkpoints (two while one replaces another), and its model."""
     if issubclass(job.kind, LayerTask):
         return
-    seeds = len(job.training.seeds)
-    trials = len(job.training.rates) * seeds
+    seeds, trials, folds = len(job.training.seeds), _heads(job), _folds(job)
     if job.config.mode == "finetune":
         weights = torch.empty(model.parameters, device="meta")
-        kept = 4 * model.parameters * seeds
+        kept = 4 * model.parameters * seeds * folds
         state = 2 * checkpoint_bytes([weights])
         state += 4 * model.parameters * trials if trials > 1 else 0  # each rate's until the end
     else:
-        folds = job.folds()
         with torch.device("meta"):
-            head = list(folds[0].task.head(model.num_layers, model.dim).parameters())
+            head = list(job.folds()[0].task.head(model.num_layers, model.dim).parameters())
         state = 2 * trials * checkpoint_bytes(head)
         # with folds, every rate's head of each
-        kept = checkpoint_bytes(head) // 4 * (trials * len(folds) if folds[0].name else seeds)
+        kept = checkpoint_bytes(head) // 4 * (trials * folds if job.kind.folds else seeds)
     made.state, made.models = max(made.state, state), made.models + kept
+
+
+def _heads(job: Job) -> int:
+    return len(job.training.rates) * len(job.training.seeds)
+
+
+def _folds(job: Job) -> int:
+    return len(job.folds()) if job.kind.folds else 1
 
 
 def _times(job: Job, role: str, utterances: int) -> float:

@@ -2,7 +2,10 @@
 
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -29,122 +32,151 @@ from mt4ssl_bench.downstream.training.saved_model import (
 )
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import TrainingError
-from mt4ssl_bench.results.record_parts import Trial
 from mt4ssl_bench.training.run_folder import discard
 
 LOGGER = logging.getLogger(__name__)
 
 
 def train_finetuned(
-    model: Upstream, job: Job, fold: Fold, *, folder: Path, device: str, clock: Clock
+    model: Upstream, job: Job, folds: Sequence[Fold], *, folder: Path, device: str, clock: Clock
 ) -> Trained:
-    """Return each seed's hypotheses on test at the rate that is best on valid, over seeds.
+    """Return each seed's hypotheses on test at the rate that is best on valid, over folds and seeds.
 
     Args:
         model: The upstream.
         job: Task recipe and corpus.
-        fold: The task and its cuts.
-        folder: Keeps the first seed's model in model.pt, and those of other seeds in a folder each;
-            an interrupted call continues.
+        folds: One training, or one for each value of the task's fold label.
+        folder: Keeps each fold's model of the first seed in a model.pt, and those of other seeds in
+            a folder each; an interrupted call continues.
         device: Torch device.
         clock: Times the stages.
 
     Raises:
-        TrainingError: If training failed at every rate, with one of the seeds.
+        TrainingError: If no rate has a finite score of every seed in every fold.
         KeyboardInterrupt: If a stop was requested during training; its state is saved.
     """
-    task, meta = fold.task, meta_of(model, job, fold)
-    if not _finished(folder, meta):
-        _train_rates(model, job, fold, meta, folder=folder, device=device)
-    finished = read_finished(folder, meta)
-    assert finished is not None
-    training, _ = finished
-    places = _places(folder, training.trials)
-    discard(folder)
-    for place in folder.glob("lr-*"):  # kept to choose from
-        discard(place)
-        if place not in places.values():
-            (place / "model.pt").unlink(missing_ok=True)
-    clock.lap("train", training.seconds)
-    splits = {role: Audio(task, fold.cuts[role], role) for role in ("valid", "test")}
-    decoded, cuts, weights, title = [], list[Cut](), [], f"{job.recipe} on {model.name}"
-    for number, place in places.items():
-        lr, seed = training.trials[number]["lr"], training.trials[number]["seed"]
-        run = Finetuning(task, model, lr=lr, seed=seed, folder=place, device=device)
-        load_weights(run, read_model(place))
-        found, cuts = _decode(run, fold, splits, title)
-        decoded.append(found)
-        weights.append(run.model.head.layer_weights)
+    places = [(fold, f"fold-{n}" if fold.name else "") for n, fold in enumerate(folds, 1)]
+    parts = [_Rates(model, job, fold, folder / name, device) for fold, name in places]
+    trainings = [part.train() for part in parts]
+    metric, title = folds[0].task.choice, f"{job.recipe} on {model.name}"
+    trials = choose([training.trials for training in trainings], metric, title)
+    numbers = chosen(trials)
+    for part, training in zip(parts, trainings, strict=True):
+        part.keep(training, numbers)
+    clock.lap("train", sum(training.seconds for training in trainings))
+    decoded, cuts, weights = [], list[Cut](), list[list[float]]()
+    for number in numbers:
+        of_seed, cuts, own = _decode(parts, number, first=number == numbers[0])
+        decoded.append(of_seed)
+        weights += own
     return Trained(
         decoded=decoded,
         cuts=cuts,
-        trials=training.trials,
-        layer_weights=[fmean(layer) for layer in zip(*weights, strict=True)],
-        counts=dict(training.counts),
+        trials=trials,
+        layer_weights=[fmean(column) for column in zip(*weights, strict=True)],
+        counts=dict(sum((Counter(training.counts) for training in trainings), Counter())),
     )
+
+
+@dataclass
+class _Rates:
+    """The trainings of one fold at every rate and seed, in a folder each if there are several."""
+
+    model: Upstream
+    job: Job
+    fold: Fold
+    folder: Path
+    device: str
+
+    def __post_init__(self) -> None:
+        config = self.job.training
+        self.meta = meta_of(self.model, self.job, self.fold)
+        fold = f", fold {self.fold.name}" if self.fold.name else ""
+        self.title = f"{self.job.recipe} on {self.model.name}{fold}"
+        self.pairs = list(itertools.product(config.seeds, config.rates))
+        names = [f"lr-{lr:g}-seed-{seed}" for seed, lr in self.pairs]
+        self.places = [self.folder / name if len(names) > 1 else self.folder for name in names]
+
+    def split(self, role: str) -> Audio:
+        """Return the audio of a role."""
+        return Audio(self.fold.task, self.fold.cuts[role], role)
+
+    def run(self, number: int, folder: Path) -> Finetuning:
+        """Return one rate and seed, not trained."""
+        seed, lr = self.pairs[number]
+        task, model = self.fold.task, self.model
+        return Finetuning(task, model, lr=lr, seed=seed, folder=folder, device=self.device)
+
+    def train(self) -> Training:
+        """Train every rate and seed, or read the training that keep() stored."""
+        if finished := self._finished():
+            return finished
+        cuts, job, stride = self.fold.cuts, self.job, self.model.stride
+        frames = {cut.id: int(cut.duration * audio.RATE / stride) for cut in cuts["train"]}
+        train, left_out = learnable(job, self.fold, frames)
+        counts = {"train_too_long": left_out} if left_out else {}
+        trials, seconds = [], 0.0
+        for number, place in enumerate(self.places):
+            run = self.run(number, place)
+            name = f"{self.title}, lr {run.lr:g}"
+            try:
+                train_rate(run, train, cuts["valid"], name, meta=self.meta, counts=counts)
+            except TrainingError as error:
+                LOGGER.warning("%s", error)
+                run.best = Best()
+            trials.append(run.trial())
+            seconds += run.watch.seconds
+        return Training(meta=self.meta, trials=trials, counts=counts, seconds=seconds)
+
+    def _finished(self) -> Training | None:
+        """Return what keep() stored, if the models of all seeds are there."""
+        finished = read_finished(self.folder, self.meta)
+        if finished is None:
+            return None
+        for number in chosen(finished[0].trials)[1:]:
+            seed, lr = self.pairs[number]
+            if read_finished(self.places[number], self.meta | {"rate": [lr, seed]}) is None:
+                return None
+        return finished[0]
+
+    def keep(self, training: Training, numbers: Sequence[int]) -> None:
+        """Store the models of the chosen rate, the first seed's in `folder`; remove the others."""
+        first, *others = numbers
+        if len(self.pairs) > 1 and read_finished(self.folder, self.meta) is None:
+            for number, trial in enumerate(training.trials):
+                trial["chosen"] = number in numbers
+            copy_model(self.places[first], self.folder, training)
+        discard(self.folder)
+        kept = [self.places[number] for number in others]
+        for place in self.folder.glob("lr-*"):  # kept to choose from
+            discard(place)
+            if place not in kept:
+                (place / "model.pt").unlink(missing_ok=True)
+
+    def load(self, number: int, folder: Path) -> Finetuning:
+        """Return a model that keep() stored in `folder`."""
+        best = self.run(number, folder)
+        load_weights(best, read_model(folder))
+        return best
 
 
 def _decode(
-    run: Finetuning, fold: Fold, splits: Mapping[str, Audio], title: str
-) -> tuple[Decoded, list[Cut]]:
-    def logits(role: str) -> Iterator[Logits]:
-        return run.logits(splits[role])
-
-    decoded = Decoded(seed=run.seed)
-    cuts = decode_fold(decoded, fold, logits, title=title)
-    decoded.with_lm = fold.task.answer_with_lm(logits)
-    return decoded, cuts
-
-
-def _places(folder: Path, trials: Sequence[Trial]) -> dict[int, Path]:
-    """Return the folders of the chosen trials' models, the first of which is `folder`."""
-    first, *others = chosen(trials)
-    named = {n: _place(folder, trials[n]["lr"], trials[n]["seed"]) for n in others}
-    return {first: folder} | named
+    parts: Sequence[_Rates], number: int, *, first: bool
+) -> tuple[Decoded, list[Cut], list[list[float]]]:
+    """Return the hypotheses on test of one seed, the cuts, and each fold's layer weights."""
+    decoded, cuts, weights = Decoded(seed=parts[0].pairs[number][0]), list[Cut](), []
+    for part in parts:
+        run = part.load(number, part.folder if first else part.places[number])
+        logits = partial(_logits, run, part)
+        cuts += decode_fold(decoded, part.fold, logits, title=part.title)
+        if part is parts[0]:
+            decoded.with_lm = part.fold.task.answer_with_lm(logits)
+        weights.append(run.model.head.layer_weights)
+    return decoded, cuts, weights
 
 
-def _place(folder: Path, lr: float, seed: int) -> Path:
-    return folder / f"lr-{lr:g}-seed-{seed}"
-
-
-def _finished(folder: Path, meta: Meta) -> bool:
-    """Return whether the models of all seeds are there."""
-    finished = read_finished(folder, meta)
-    if finished is None:
-        return False
-    trials = finished[0].trials
-    _, *others = _places(folder, trials).items()
-    return all(
-        read_finished(place, meta | {"rate": [trials[number]["lr"], trials[number]["seed"]]})
-        for number, place in others
-    )
-
-
-def _train_rates(
-    model: Upstream, job: Job, fold: Fold, meta: Meta, *, folder: Path, device: str
-) -> None:
-    """Train at every rate and seed, in a folder each if there are several; save the best one."""
-    task, cuts = fold.task, fold.cuts
-    frame_counts = {cut.id: int(cut.duration * audio.RATE / model.stride) for cut in cuts["train"]}
-    train, left_out = learnable(job, fold, frame_counts)
-    counts = {"train_too_long": left_out} if left_out else {}
-    trials, seconds, title = [], 0.0, f"{job.recipe} on {model.name}"
-    pairs = list(itertools.product(task.config.seeds, task.config.rates))
-    for seed, lr in pairs:
-        place = _place(folder, lr, seed) if len(pairs) > 1 else folder
-        run = Finetuning(task, model, lr=lr, seed=seed, folder=place, device=device)
-        try:
-            train_rate(run, train, cuts["valid"], f"{title}, lr {lr:g}", meta=meta, counts=counts)
-        except TrainingError as error:
-            LOGGER.warning("%s", error)
-            run.best = Best()
-        trials.append(run.trial())
-        seconds += run.watch.seconds
-    trials = choose([trials], task.choice, title)
-    if len(pairs) > 1:
-        training = Training(meta=meta, trials=trials, counts=counts, seconds=seconds)
-        first = trials[chosen(trials)[0]]
-        copy_model(_place(folder, first["lr"], first["seed"]), folder, training)
+def _logits(run: Finetuning, part: _Rates, role: str) -> Iterator[Logits]:
+    return run.logits(part.split(role))
 
 
 def train_rate(

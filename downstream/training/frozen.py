@@ -118,8 +118,11 @@ class _Heads:
 
     def split(self, role: str) -> Split:
         """Return the cuts of a role with their features."""
-        task, cuts, features = self.fold.task, self.fold.cuts[role], self.features(role)
-        return Split(cuts, features, pooled=task.pooled, device=self.device, match=task.match)
+        task, features = self.fold.task, self.features(role)
+        draw, cuts = None if role == "test" else partial(task.draw, role=role), self.fold.cuts[role]
+        return Split(
+            cuts, features, pooled=task.pooled, device=self.device, match=task.match, draw=draw
+        )
 
     def train(self, source: str) -> Training:
         """Train the sweep, or read it; each head that is stored then has its best weights."""

@@ -52,6 +52,8 @@ def report(path: Path) -> RenderableType:
     parts = [_metrics(result), sweep_tables([result]), _layers(result), _confused(result, answers)]
     if any(score.by_seed for score in result.metrics.values()):
         parts.insert(1, _seeds(result))
+    if result.folds:
+        parts.insert(1, _folds(result))
     if has_counts(answers):
         parts.append(_worst(answers))
     return Group(
@@ -141,6 +143,14 @@ def _parts(result: Result) -> list[str]:
             parts = (f"{name} {share:.2f}" for name, share in zip(names, shares, strict=True))
             lines.append(f"{score.title} {score.value:.2f} {score.unit}: {', '.join(parts)}")
     return lines
+
+
+def _folds(result: Result) -> Table:
+    """The main metric of each fold, which the table of metrics has as a mean."""
+    grid = _table("test by fold", "fold", result.main.label)
+    for name, value in result.folds.items():
+        grid.add_row(_text(name), f"{value:.2f}")
+    return grid
 
 
 def _method(method: str | None) -> str:
