@@ -38,6 +38,7 @@ class PlannedRow:
     upstream: str
     job: Job
     record: Result | None
+    heads: int = 1
 
     @property
     def about(self) -> str:
@@ -45,8 +46,7 @@ class PlannedRow:
         if self.record is None:
             if issubclass(self.job.kind, LayerTask):
                 return "to do: scores of every layer, without training"
-            config = self.job.training
-            count = len(config.rates) * len(config.seeds)
+            config, count = self.job.training, self.heads
             if config.mode == "frozen":
                 return f"to do: {config.steps} updates of {count} heads at once"
             hours = config.steps * config.accumulate * config.tune.batch_seconds / 3600
@@ -122,9 +122,14 @@ def estimate(
                     continue
             elif record is None:
                 missing.append(job)  # fine-tuning stores no features
+            try:
+                heads = _heads(model, job)
+            except BenchError as error:
+                failed(f"{model.name}, {job.recipe}", error)
+                continue
             if record is None:
                 _add_training(made, model, job)
-            made.rows.append(PlannedRow(upstream=model.name, job=job, record=record))
+            made.rows.append(PlannedRow(upstream=model.name, job=job, record=record, heads=heads))
         _add_passes(made, model, missing, features)
     made.free = shutil.disk_usage(_existing(features)).free
     made.free_out = shutil.disk_usage(_existing(out)).free
@@ -158,7 +163,7 @@ def _add_training(made: Estimate, model: Upstream, job: Job) -> None:
     """Add the disk for a row: checkpoints (two while one replaces another), and its model."""
     if issubclass(job.kind, LayerTask):
         return
-    trials = len(job.training.rates) * len(job.training.seeds)
+    trials = _heads(model, job)
     if job.config.mode == "finetune":
         weights = torch.empty(model.parameters, device="meta")
         kept = 4 * model.parameters
@@ -169,9 +174,19 @@ def _add_training(made: Estimate, model: Upstream, job: Job) -> None:
         with torch.device("meta"):
             head = list(folds[0].task.head(model.num_layers, model.dim).parameters())
         state = 2 * trials * checkpoint_bytes(head)
-        # with folds, every rate's head of each
-        kept = checkpoint_bytes(head) // 4 * (trials * len(folds) if folds[0].name else 1)
+        # with folds, every rate's head of each; else the best of each single layer
+        layers = len(job.training.single_layers(model.num_layers)) or 1
+        kept = checkpoint_bytes(head) // 4 * (trials * len(folds) if folds[0].name else layers)
     made.state, made.models = max(made.state, state), made.models + kept
+
+
+def _heads(model: Upstream, job: Job) -> int:
+    """Return the number of heads of a row; raises ConfigError for a layer that does not exist."""
+    if issubclass(job.kind, LayerTask):
+        return 0
+    config = job.training
+    layers = len(config.single_layers(model.num_layers)) or 1
+    return layers * len(config.rates) * len(config.seeds)
 
 
 def _times(job: Job, role: str, utterances: int) -> float:

@@ -34,10 +34,20 @@ class WithLM:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OneLayer:
+    """The best head on one hidden state: its main metric on valid, and its hypotheses on test."""
+
+    layer: int
+    valid: float
+    hypotheses: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Trained:
     """The result of a training: hypotheses on test, and how the head was chosen.
 
     `hypotheses` and `cuts` are of the test split, in one order. `counts` are of what was left out.
+    `layers` are of heads on single hidden states, the chosen one among them.
     """
 
     hypotheses: list[str]
@@ -47,6 +57,7 @@ class Trained:
     layer_norms: list[float] = field(default_factory=list)  # of the hidden states
     with_lm: WithLM | None = None
     counts: dict[str, int] = field(default_factory=dict)
+    layers: list[OneLayer] = field(default_factory=list)
 
 
 class BaseTask(ABC):

@@ -21,7 +21,12 @@ from mt4ssl_bench.data.file_state import on_disk
 from mt4ssl_bench.downstream.config import WordDecodeConfig
 from mt4ssl_bench.downstream.heads.ctc import CTCTask
 from mt4ssl_bench.downstream.training.finetuned_model import Tuned, TunedHead
-from mt4ssl_bench.downstream.training.saved_model import Stored, read_model, read_task
+from mt4ssl_bench.downstream.training.saved_model import (
+    Stored,
+    chosen_head,
+    read_model,
+    read_task,
+)
 from mt4ssl_bench.encoders.identity import is_of
 from mt4ssl_bench.encoders.kind import rebuild
 from mt4ssl_bench.encoders.load import load_upstream
@@ -183,7 +188,7 @@ class Recognizer:
                 f"'{upstream.name}' ({upstream.fingerprint}); --upstream names the right one"
             )
         head = self.task.head(about["num_layers"], about["dim"])
-        head.load_state_dict(stored["head"])
+        head.load_state_dict(chosen_head(stored))
         return _Frozen(upstream, head)
 
 

@@ -1,5 +1,6 @@
-"""The choice of learning rate and seed, on the validation split."""
+"""The choice of learning rate, seed and layer, on the validation split."""
 
+import math
 from collections.abc import Sequence
 from statistics import fmean
 
@@ -19,16 +20,32 @@ def choose(folds: Sequence[Sequence[Trial]], metric: Metric, title: str) -> list
         scores = [part["valid"] for part in parts if part["valid"] is not None]
         valid = fmean(scores) if len(scores) == len(parts) else None
         steps = max(part["steps"] for part in parts)
-        lr, seed = parts[0]["lr"], parts[0]["seed"]
-        trials.append({"lr": lr, "seed": seed, "valid": valid, "steps": steps, "chosen": False})
-    scored = [(trial["valid"], trial) for trial in trials if trial["valid"] is not None]
-    if not scored:
+        trials.append({**parts[0], "valid": valid, "steps": steps, "chosen": False})
+    best = _best(trials, metric)
+    if best is None:
         tried = list(dict.fromkeys(trial["lr"] for trial in trials))
         raise TrainingError(
             f"{title}: training failed at every learning rate of {tried}; try lower ones"
         )
-    best = scored[0]
-    for each in scored[1:]:
-        best = each if metric.better(each[0], best[0]) else best
-    best[1]["chosen"] = True
+    best["chosen"] = True
     return trials
+
+
+def best_of_layers(trials: Sequence[Trial], metric: Metric) -> list[int]:
+    """Return the number of each layer's best trial, of layers that have one, in their order.
+
+    Without single layers it is the best of all.
+    """
+    layers = dict.fromkeys(trial.get("layer") for trial in trials)
+    best = [_best([t for t in trials if t.get("layer") == layer], metric) for layer in layers]
+    return [n for n, trial in enumerate(trials) if any(trial is each for each in best)]
+
+
+def _best(trials: Sequence[Trial], metric: Metric) -> Trial | None:
+    """Return the trial with the best score on valid, the first of equal ones; None without any."""
+    best, top = None, math.nan
+    for trial in trials:
+        valid = trial["valid"]
+        if valid is not None and (best is None or metric.better(valid, top)):
+            best, top = trial, valid
+    return best

@@ -19,8 +19,8 @@ from mt4ssl_bench.downstream.clock import Clock
 from mt4ssl_bench.downstream.heads.weighted_sum import layer_weights
 from mt4ssl_bench.downstream.job import ROLES, Fold, Job
 from mt4ssl_bench.downstream.reference_checks import learnable
-from mt4ssl_bench.downstream.task import Trained
-from mt4ssl_bench.downstream.training.choose_rate import choose
+from mt4ssl_bench.downstream.task import OneLayer, Trained
+from mt4ssl_bench.downstream.training.choose_rate import best_of_layers, choose
 from mt4ssl_bench.downstream.training.saved_model import (
     Training,
     heads_to_store,
@@ -33,6 +33,7 @@ from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import TrainingError
 from mt4ssl_bench.features.file import FeatureSet
 from mt4ssl_bench.features.store import FeatureStore, LiveFeatures
+from mt4ssl_bench.results.record_parts import Trial
 from mt4ssl_bench.training.run_folder import PassingFolder, checkpoint_bytes, discard
 
 NORMED = 50  # utterances whose norms are measured
@@ -84,10 +85,11 @@ def train_frozen(
     trials = choose([training.trials for training in trainings], metric, title)
     chosen = [trial["chosen"] for trial in trials].index(True)
     heads = [part.sweep.runs[chosen].head for part in parts]
-    answers = [part.decode(head) for part, head in zip(parts, heads, strict=True)]
+    best = best_of_layers(trials, metric)
+    answers, cuts = _decode(parts, best)
     return Trained(
-        hypotheses=[text for texts, _ in answers for text in texts],
-        cuts=[cut for _, cuts in answers for cut in cuts],
+        hypotheses=answers[chosen],
+        cuts=cuts,
         trials=trials,
         layer_weights=_means([layer_weights(head) for head in heads]),
         layer_norms=_means([training.layer_norms for training in trainings]),
@@ -95,7 +97,29 @@ def train_frozen(
             lambda role: parts[0].sweep.logits(heads[0], parts[0].split(role))
         ),
         counts=dict(sum((Counter(training.counts) for training in trainings), Counter())),
+        layers=[_one_layer(trials[n], answers[n]) for n in best if "layer" in trials[n]],
     )
+
+
+def _one_layer(trial: Trial, hypotheses: list[str]) -> OneLayer:
+    assert trial["valid"] is not None
+    return OneLayer(layer=trial["layer"], valid=trial["valid"], hypotheses=hypotheses)
+
+
+def _decode(
+    parts: Sequence["_Heads"], runs: Sequence[int]
+) -> tuple[dict[int, list[str]], list[Cut]]:
+    """Return the hypotheses of some runs on test, those of all folds one after the other, and the
+    cuts in their order.
+    """
+    answers: dict[int, list[str]] = {run: [] for run in runs}
+    cuts: list[Cut] = []
+    for part in parts:
+        texts, own = part.decode([part.sweep.runs[run].head for run in runs])
+        cuts += own
+        for run, hypotheses in zip(runs, texts, strict=True):
+            answers[run] += hypotheses
+    return answers, cuts
 
 
 @dataclass
@@ -124,7 +148,8 @@ class _Heads:
     def train(self, source: str) -> Training:
         """Train the sweep, or read it; each head that is stored then has its best weights."""
         training = self.finished[0] if self.finished else self._train()
-        head = heads_to_store(self.sweep.runs, training, every=bool(self.fold.name))
+        metric = None if self.fold.name else self.fold.task.metric
+        head = heads_to_store(self.sweep.runs, training, metric)
         if self.finished:
             head.load_state_dict(self.finished[1]["head"])
         else:
@@ -149,12 +174,13 @@ class _Heads:
             layer_norms=layer_norms(train, normalized=self.job.training.head.layer_norm),
         )
 
-    def decode(self, head: nn.Module) -> tuple[list[str], list[Cut]]:
-        """Return the hypotheses of a head on test, and the cuts in their order."""
-        (hypotheses,), cuts = self.sweep.decode([head], self.split("test"))
-        if hypotheses is None:
+    def decode(self, heads: Sequence[nn.Module]) -> tuple[list[list[str]], list[Cut]]:
+        """Return the hypotheses of each head on test, and the cuts in their order."""
+        answers, cuts = self.sweep.decode(heads, self.split("test"))
+        sound = [hypotheses for hypotheses in answers if hypotheses is not None]
+        if len(sound) < len(answers):
             raise TrainingError(f"{self.sweep.title}: logits on test are not finite")
-        return hypotheses, cuts
+        return sound, cuts
 
 
 def layer_norms(split: Split, *, normalized: bool) -> list[float]:

@@ -16,11 +16,13 @@ from mt4ssl_bench import checkpoint
 from mt4ssl_bench.config import from_dict, to_dict
 from mt4ssl_bench.downstream.job import Fold, Job
 from mt4ssl_bench.downstream.task import TASKS, Task
+from mt4ssl_bench.downstream.training.choose_rate import best_of_layers
 from mt4ssl_bench.downstream.training.head_run import HeadRun
 from mt4ssl_bench.encoders.finetuning import Blueprint, Trainable
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import CheckpointError
 from mt4ssl_bench.results import earlier_identities
+from mt4ssl_bench.results.metrics import Metric
 from mt4ssl_bench.results.record_parts import Trial
 from mt4ssl_bench.settings import Json, flatten, keys_of, nest
 from mt4ssl_bench.training.run_folder import difference
@@ -135,16 +137,30 @@ def save_model(
     checkpoint.save({**payload, "upstream": about, **trained}, folder / "model.pt")
 
 
-def heads_to_store(runs: Sequence[HeadRun], training: Training, *, every: bool) -> nn.Module:
-    """Return what model.pt holds of a sweep: the chosen head, or `every` head that has a score.
+def heads_to_store(runs: Sequence[HeadRun], training: Training, metric: Metric | None) -> nn.Module:
+    """Return what model.pt holds of a sweep: the best head, or that of each layer, by a metric.
 
-    With folds it is every one: which of them is used depends on the other folds.
+    Without a metric, for folds, it is every head that has a score: which of them is used depends on
+    the other folds.
     """
-    pairs = [(run.head, trial) for run, trial in zip(runs, training.trials, strict=True)]
-    if not every:
-        return next(head for head, trial in pairs if trial["chosen"])
-    scored = {str(n): head for n, (head, trial) in enumerate(pairs) if trial["valid"] is not None}
-    return nn.ModuleDict(scored)
+    trials = training.trials
+    if metric is None:
+        kept = [n for n, trial in enumerate(trials) if trial["valid"] is not None]
+    else:
+        kept = best_of_layers(trials, metric)
+        if len(kept) == 1:
+            return runs[kept[0]].head
+    return nn.ModuleDict({str(n): runs[n].head for n in kept})
+
+
+def chosen_head(stored: Stored) -> dict[str, Tensor]:
+    """Return the weights of the chosen head; model.pt has several where layers were compared."""
+    trials = stored["training"]["trials"] if "training" in stored else []  # none in old files
+    if len({trial.get("layer") for trial in trials if trial["valid"] is not None}) < 2:
+        return stored["head"]
+    start = f"{[trial['chosen'] for trial in trials].index(True)}."
+    head = stored["head"].items()
+    return {name.removeprefix(start): x for name, x in head if name.startswith(start)}
 
 
 def copy_model(source: Path, folder: Path, training: Training) -> None:

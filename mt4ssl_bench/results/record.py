@@ -56,8 +56,9 @@ class Result:
         sweep: Every learning rate and seed that was tried.
         layer_norms: Mean L2 norm of each hidden state where the head read it; empty in old records.
         lm_weights: Of decoding with a language model.
-        layer_scores: By metric, the scores of all layers, of a task without training.
-        layer: The layer of `metrics`, of a task without training; it is the best one on the split
+        layer_scores: By metric, the scores of layers: of all where a task trains nothing, of the
+            best head on each where heads read single layers.
+        layer: The layer of `metrics` where there are such scores; it is the best one on the split
             `chosen_on`.
         folds: Main metric of each fold, of a task with folds.
         limit: Utterances per split of a partial result, which is never ranked, or None.

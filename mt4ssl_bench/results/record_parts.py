@@ -33,18 +33,28 @@ class CorpusRecord(TypedDict):
 
 
 class LayerScore(TypedDict):
-    """A metric of one layer with its 95 % interval."""
+    """A metric of one layer with its 95 % interval.
+
+    `layer` stands where heads were trained on some layers; without it, scores are of 0, 1, ...
+    `valid` is the main metric on validation.
+    """
 
     value: float
     low: float
     high: float
+    layer: NotRequired[int]
+    valid: NotRequired[float]
 
 
 class Trial(TypedDict):
-    """One head of the sweep; `valid` is the main metric on validation, None if it diverged."""
+    """One head of the sweep; `valid` is the main metric on validation, None if it diverged.
+
+    `layer` is the hidden state that it reads, where it reads only one.
+    """
 
     lr: float
     seed: int
+    layer: NotRequired[int]
     valid: float | None
     steps: int
     chosen: bool

@@ -64,7 +64,15 @@ def sweep_tables(results: Sequence[Result]) -> RenderableType:
         groups[*measured_on, result.recipe_name, result.protocol[:8]].append(result)
     tables: list[RenderableType] = []
     for (corpus, _, name, mark), group in sorted(groups.items()):
-        seeds = "; a line for each seed" if any(len(result.seeds) > 1 for result in group) else ""
+        several = [
+            name
+            for name, many in (
+                ("layer", any("layer" in trial for result in group for trial in result.sweep)),
+                ("seed", any(len(result.seeds) > 1 for result in group)),
+            )
+            if many
+        ]
+        seeds = f"; a line for each {' and '.join(several)}" if several else ""
         grid = _table(
             f"{corpus}: {name} ({mark}), {group[0].main.label} on valid by learning rate "
             f"(at update){seeds}",
@@ -80,11 +88,12 @@ def sweep_tables(results: Sequence[Result]) -> RenderableType:
 
 
 def _trials(result: Result, rate: float) -> Text:
-    """The scores at one rate, one line for each seed."""
+    """The scores at one rate, one line for each layer and seed."""
     lines = []
     for trial in (trial for trial in result.sweep if trial["lr"] == rate):
         value = "diverged" if trial["valid"] is None else f"{trial['valid']:.2f} ({trial['steps']})"
-        lines.append(Text(value, "bold" if trial["chosen"] else ""))
+        layer = f"layer {trial['layer']}: " if "layer" in trial else ""
+        lines.append(Text(f"{layer}{value}", "bold" if trial["chosen"] else ""))
     return Text("\n").join(lines) if lines else Text("-")
 
 
@@ -136,12 +145,16 @@ def _layers(result: Result) -> RenderableType:
 
 
 def _curves(result: Result) -> Table:
-    """The scores of every layer of a task without training."""
+    """The scores of every layer, on valid where heads were chosen by it."""
     title = f"test by layer; layer {result.layer} is the best on {result.chosen_on}"
     labels = [result.metrics[name].label for name in result.layer_scores]
-    grid = _table(title, "layer", *labels)
-    for layer, scores in enumerate(zip(*result.layer_scores.values(), strict=True)):
-        cells = [f"{each['value']:.2f} [{each['low']:.2f}, {each['high']:.2f}]" for each in scores]
+    first, *_ = result.layer_scores.values()
+    valid = [f"valid {result.main.title}"] if "valid" in first[0] else []
+    grid = _table(title, "layer", *valid, *labels)
+    for number, scores in enumerate(zip(*result.layer_scores.values(), strict=True)):
+        layer = scores[0].get("layer", number)
+        cells = [f"{scores[0]['valid']:.2f}"] if valid else []
+        cells += [f"{each['value']:.2f} [{each['low']:.2f}, {each['high']:.2f}]" for each in scores]
         style = "bold" if layer == result.layer else ""
         grid.add_row(*(_text(cell, style) for cell in (str(layer), *cells)))
     return grid

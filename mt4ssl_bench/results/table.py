@@ -57,7 +57,7 @@ class Cell:
     score: Score
     lr: tuple[float, ...]
     best: bool
-    layer: str = ""  # of a task without training, and on which split it was chosen
+    layer: str = ""  # where there is one, and on which split it was chosen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,14 +216,16 @@ def _columns(models: Collection[Records]) -> list[Column]:
         result = newest[recipe]
         first = task not in {column.recipe[0] for column in columns}
         for key, score in result.metrics.items():
-            other = f" ({name}@{mark[:6]})" if recipes[task] > 1 else ""
+            other = f"{name}@{mark[:6]}" if recipes[task] > 1 else ""
+            layers = result.settings.get("layers")  # never to be read as heads on a weighted sum
+            about = ", ".join(filter(None, [other, f"layers={layers}" if layers else ""]))
             main = key == result.main_metric
             columns.append(
                 Column(
                     recipe=recipe,
                     metric=key,
                     mode=result.mode,
-                    label=f"{task} {score.label}{other}",
+                    label=f"{task} {score.label}{f' ({about})' if about else ''}",
                     main=main,
                     first=main and first,
                 )
@@ -293,4 +295,5 @@ def _cell(records: Records, column: Column, top: float) -> Cell | None:
 
 def rates(cell: Cell) -> str:
     """Return the learning rates that validation chose, as text."""
-    return cell.layer or "/".join(f"{rate:g}" for rate in cell.lr) or "-"
+    lr = "/".join(f"{rate:g}" for rate in cell.lr)
+    return " at ".join(filter(None, [cell.layer, lr])) or "-"
