@@ -20,7 +20,8 @@ def choose(folds: Sequence[Sequence[Trial]], metric: Metric, title: str) -> list
         scores = [part["valid"] for part in parts if part["valid"] is not None]
         valid = fmean(scores) if len(scores) == len(parts) else None
         steps = max(part["steps"] for part in parts)
-        trials.append({**parts[0], "valid": valid, "steps": steps, "chosen": False})
+        trials.append(parts[0].copy())
+        trials[-1] |= {"valid": valid, "steps": steps, "chosen": False}
     best = _best(trials, metric)
     if best is None:
         tried = list(dict.fromkeys(trial["lr"] for trial in trials))

@@ -77,8 +77,8 @@ class Sweep:
         self.runs: list[HeadRun] = []
         self.watch = Stopwatch()
         self._executor: Executor | None = None  # of heads that train side by side
-        # those of one layer side by side, as run_heads() groups them
-        for layer in self.config.single_layers(num_layers) or [None]:
+        layers: Sequence[int | None] = self.config.single_layers(num_layers) or [None]
+        for layer in layers:  # those of one layer side by side, as run_heads() groups them
             for seed in self.config.seeds:
                 torch.manual_seed(seed)
                 first = task.head(num_layers, dim).to(device)  # equal at every layer and rate
