@@ -150,6 +150,10 @@ class LayerTask(BaseTask):
             CorpusError: If the split holds nothing to score.
         """
 
+    def resampled(self) -> list["LayerTask"]:
+        """Return tasks that draw other samples of what is compared; none if all is compared."""
+        return []
+
 
 class Task(BaseTask):
     """A task that trains heads, built from its config and the training split.

@@ -1,13 +1,14 @@
 """Two upstreams on one task: a paired bootstrap over the same units of the test split."""
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mt4ssl_bench.errors import BenchError, ConfigError
 from mt4ssl_bench.results.answers import Answer, decoded
-from mt4ssl_bench.results.intervals import Units, paired_difference
+from mt4ssl_bench.results.intervals import MIN_DIFFERENT, Units, paired_difference
 from mt4ssl_bench.results.lookup import Filed, aligned_answers, comparable, difference, records_of
 from mt4ssl_bench.results.metrics import Score
 from mt4ssl_bench.results.metrics.metric import goodness
@@ -21,7 +22,8 @@ LOGGER = logging.getLogger(__name__)
 class Difference:
     """One metric of A minus that of B, with its 95 % paired bootstrap interval.
 
-    `units` is the number of resampled units, which `over` names.
+    `units` is the number of resampled units, which `over` names. `alone` are the lowest and the
+    highest difference of a single unit, where units are too few to show a difference.
     """
 
     corpus: str
@@ -34,11 +36,19 @@ class Difference:
     high: float
     method: str
     units: int
+    alone: tuple[float, float] | None = None
 
     def verdict(self, a: str, b: str) -> str:
         """Return the conclusion in words."""
         if self.low <= 0 <= self.high:
-            return f"no difference can be told between {a} and {b}: the interval holds 0"
+            told = f"no difference can be told between {a} and {b}"
+            if self.alone is None:
+                return f"{told}: the interval holds 0"
+            return (
+                f"{told}: {self.units} {self.a.over} are too few, it takes {MIN_DIFFERENT}; each by "
+                f"itself differs by {self.alone[0]:+.2f} to {self.alone[1]:+.2f} (a range, which "
+                "claims no confidence)"
+            )
         ahead = goodness(self.value, higher_is_better=self.a.higher_is_better) > 0
         return f"{a if ahead else b} is better"
 
@@ -97,4 +107,13 @@ def _difference(
         high=interval.high,
         method=interval.method,
         units=units.number,
+        alone=_alone(metric.alone(ours), other.alone(theirs))
+        if units.number < MIN_DIFFERENT
+        else None,
     )
+
+
+def _alone(a: dict[str, float], b: dict[str, float]) -> tuple[float, float] | None:
+    """Return the lowest and the highest difference of a unit, None where none has a value."""
+    differences = [a[name] - b[name] for name in a if math.isfinite(a[name] - b[name])]
+    return (min(differences), max(differences)) if differences else None

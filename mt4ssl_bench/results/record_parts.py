@@ -36,7 +36,8 @@ class LayerScore(TypedDict):
     """A metric of one layer with its 95 % interval.
 
     `layer` stands where heads were trained on some layers; without it, scores are of 0, 1, ...
-    `valid` is the main metric on validation.
+    `valid` is the main metric on validation. `spread` is the standard deviation over `samples`
+    samples of what is compared, where it is too much to compare all.
     """
 
     value: float
@@ -44,6 +45,8 @@ class LayerScore(TypedDict):
     high: float
     layer: NotRequired[int]
     valid: NotRequired[float]
+    spread: NotRequired[float]
+    samples: NotRequired[int]
 
 
 class Trial(TypedDict):

@@ -15,6 +15,7 @@ from mt4ssl_bench.errors import ConfigError
 from mt4ssl_bench.results.answers import Answer, has_counts
 from mt4ssl_bench.results.record import Result
 from mt4ssl_bench.results.record_files import load, load_hypotheses
+from mt4ssl_bench.results.record_parts import LayerScore
 from mt4ssl_bench.results.recorded_metrics import installed
 from mt4ssl_bench.text import flat
 
@@ -154,10 +155,17 @@ def _curves(result: Result) -> Table:
     for number, scores in enumerate(zip(*result.layer_scores.values(), strict=True)):
         layer = scores[0].get("layer", number)
         cells = [f"{scores[0]['valid']:.2f}"] if valid else []
-        cells += [f"{each['value']:.2f} [{each['low']:.2f}, {each['high']:.2f}]" for each in scores]
+        cells += [_curve_cell(each) for each in scores]
         style = "bold" if layer == result.layer else ""
         grid.add_row(*(_text(cell, style) for cell in (str(layer), *cells)))
     return grid
+
+
+def _curve_cell(score: LayerScore) -> str:
+    text = f"{score['value']:.2f} [{score['low']:.2f}, {score['high']:.2f}]"
+    if "spread" not in score:
+        return text
+    return f"{text}, SD {score['spread']:.2f} over {score['samples']} samples"
 
 
 def _confused(result: Result, answers: Sequence[Answer]) -> RenderableType:
