@@ -45,9 +45,9 @@ class Difference:
             if self.alone is None:
                 return f"{told}: the interval holds 0"
             return (
-                f"{told}: {self.units} {self.a.over} are too few, it takes {MIN_DIFFERENT}; each by "
-                f"itself differs by {self.alone[0]:+.2f} to {self.alone[1]:+.2f} (a range, which "
-                "claims no confidence)"
+                f"{told}: {self.units} {self.a.over} are too few, it takes {MIN_DIFFERENT}; each "
+                f"by itself differs by {self.alone[0]:+.2f} to {self.alone[1]:+.2f} (a range, "
+                "which claims no confidence)"
             )
         ahead = goodness(self.value, higher_is_better=self.a.higher_is_better) > 0
         return f"{a if ahead else b} is better"
