@@ -15,6 +15,7 @@ from mt4ssl_bench.data.cut import Cut, field_of, labels_of, speaker_of
 from mt4ssl_bench.data.effects import Effect
 from mt4ssl_bench.downstream import tasks
 from mt4ssl_bench.downstream.config import BaseConfig, TaskConfig
+from mt4ssl_bench.downstream.layers.single_layers import OneLayer
 from mt4ssl_bench.features.file import FeatureSet
 from mt4ssl_bench.registry import Registry
 from mt4ssl_bench.results.answers import Answer
@@ -31,15 +32,6 @@ class WithLM:
 
     hypotheses: list[str]
     weights: dict[str, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class OneLayer:
-    """The best head on one hidden state: its main metric on valid, and its hypotheses on test."""
-
-    layer: int
-    valid: float
-    hypotheses: list[str]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from mt4ssl_bench import results
 from mt4ssl_bench.downstream.clock import Clock
 from mt4ssl_bench.downstream.find_record import former
 from mt4ssl_bench.downstream.job import Job
+from mt4ssl_bench.downstream.layers.best_heads import layer_curves
 from mt4ssl_bench.downstream.layers.score_task import LayerResult
 from mt4ssl_bench.downstream.task import Task, Trained
 from mt4ssl_bench.encoders.protocol import Upstream
@@ -18,7 +19,7 @@ from mt4ssl_bench.results.answers import with_lm as decoded_with_lm
 from mt4ssl_bench.results.metrics import Score
 from mt4ssl_bench.results.provenance import environment
 from mt4ssl_bench.results.record import Result
-from mt4ssl_bench.results.record_parts import CorpusRecord, LayerScore, UpstreamRecord
+from mt4ssl_bench.results.record_parts import CorpusRecord, UpstreamRecord
 from mt4ssl_bench.settings import nest
 
 
@@ -47,7 +48,7 @@ def write_record(
     """
     answers = _answers(task, trained)
     metrics = _scores(task, answers, with_lm=trained.with_lm is not None)
-    curves = _curves(task, trained)
+    curves = layer_curves(task, trained)
     chosen_on = "the training part of each fold" if task.folds else job.split("valid")
     clock.lap("test")
     chosen = next(trial for trial in trained.trials if trial["chosen"])
@@ -125,25 +126,6 @@ def _scores(task: Task, answers: Sequence[Answer], *, with_lm: bool) -> dict[str
         score = metric.score(decoded_with_lm(answers))
         scores[f"{metric.name}{WITH_LM}"] = replace(score, title=f"{score.title}{WITH_LM.upper()}")
     return scores
-
-
-def _curves(task: Task, trained: Trained) -> dict[str, list[LayerScore]]:
-    """Return each metric of the best head of every layer, none for heads on the weighted sum."""
-    curves: dict[str, list[LayerScore]] = {}
-    for one in trained.layers:
-        answers = task.answers(trained.cuts, one.hypotheses)
-        for metric in task.all_metrics:
-            score = metric.score(answers)
-            row: LayerScore = {
-                "value": score.value,
-                "low": score.low,
-                "high": score.high,
-                "layer": one.layer,
-            }
-            if metric.name == task.metric.name:
-                row["valid"] = one.valid
-            curves.setdefault(metric.name, []).append(row)
-    return curves
 
 
 def _upstream(model: Upstream) -> UpstreamRecord:

@@ -1,6 +1,7 @@
-"""Keys that name single hidden states, and heads that read one of them instead of a weighted sum."""
+"""Keys that name single hidden states, and heads that read one instead of a weighted sum."""
 
 import re
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -10,6 +11,15 @@ from mt4ssl_bench.errors import ConfigError
 
 ALL = "all"
 FORM = re.compile(r"(\d+)(?:-(\d+))?")  # 9, 4-9
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneLayer:
+    """The best head on one hidden state: its main metric on valid, and its hypotheses on test."""
+
+    layer: int
+    valid: float
+    hypotheses: list[str]
 
 
 def check_layers(layer: int | None, layers: str) -> str:

@@ -22,7 +22,7 @@ def choose(folds: Sequence[Sequence[Trial]], metric: Metric, title: str) -> list
         steps = max(part["steps"] for part in parts)
         trials.append(parts[0].copy())
         trials[-1] |= {"valid": valid, "steps": steps, "chosen": False}
-    best = _best(trials, metric)
+    best = best_of(trials, metric)
     if best is None:
         tried = list(dict.fromkeys(trial["lr"] for trial in trials))
         raise TrainingError(
@@ -32,17 +32,7 @@ def choose(folds: Sequence[Sequence[Trial]], metric: Metric, title: str) -> list
     return trials
 
 
-def best_of_layers(trials: Sequence[Trial], metric: Metric) -> list[int]:
-    """Return the number of each layer's best trial, of layers that have one, in their order.
-
-    Without single layers it is the best of all.
-    """
-    layers = dict.fromkeys(trial.get("layer") for trial in trials)
-    best = [_best([t for t in trials if t.get("layer") == layer], metric) for layer in layers]
-    return [n for n, trial in enumerate(trials) if any(trial is each for each in best)]
-
-
-def _best(trials: Sequence[Trial], metric: Metric) -> Trial | None:
+def best_of(trials: Sequence[Trial], metric: Metric) -> Trial | None:
     """Return the trial with the best score on valid, the first of equal ones; None without any."""
     best, top = None, math.nan
     for trial in trials:

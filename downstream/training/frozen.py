@@ -18,9 +18,10 @@ from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.downstream.clock import Clock
 from mt4ssl_bench.downstream.heads.weighted_sum import layer_weights
 from mt4ssl_bench.downstream.job import ROLES, Fold, Job
+from mt4ssl_bench.downstream.layers.best_heads import best_of_layers, by_layer
 from mt4ssl_bench.downstream.reference_checks import learnable
-from mt4ssl_bench.downstream.task import OneLayer, Trained
-from mt4ssl_bench.downstream.training.choose_rate import best_of_layers, choose
+from mt4ssl_bench.downstream.task import Trained
+from mt4ssl_bench.downstream.training.choose_rate import choose
 from mt4ssl_bench.downstream.training.saved_model import (
     Training,
     heads_to_store,
@@ -33,7 +34,6 @@ from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import TrainingError
 from mt4ssl_bench.features.file import FeatureSet
 from mt4ssl_bench.features.store import FeatureStore, LiveFeatures
-from mt4ssl_bench.results.record_parts import Trial
 from mt4ssl_bench.training.run_folder import PassingFolder, checkpoint_bytes, discard
 
 NORMED = 50  # utterances whose norms are measured
@@ -85,8 +85,7 @@ def train_frozen(
     trials = choose([training.trials for training in trainings], metric, title)
     chosen = [trial["chosen"] for trial in trials].index(True)
     heads = [part.sweep.runs[chosen].head for part in parts]
-    best = best_of_layers(trials, metric)
-    answers, cuts = _decode(parts, best)
+    answers, cuts = _decode(parts, best_of_layers(trials, metric))
     return Trained(
         hypotheses=answers[chosen],
         cuts=cuts,
@@ -97,13 +96,8 @@ def train_frozen(
             lambda role: parts[0].sweep.logits(heads[0], parts[0].split(role))
         ),
         counts=dict(sum((Counter(training.counts) for training in trainings), Counter())),
-        layers=[_one_layer(trials[n], answers[n]) for n in best if "layer" in trials[n]],
+        layers=by_layer(trials, answers),
     )
-
-
-def _one_layer(trial: Trial, hypotheses: list[str]) -> OneLayer:
-    assert trial["valid"] is not None
-    return OneLayer(layer=trial["layer"], valid=trial["valid"], hypotheses=hypotheses)
 
 
 def _decode(

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from mt4ssl_bench import checkpoint
 from mt4ssl_bench.config import from_dict, to_dict
 from mt4ssl_bench.downstream.job import Fold, Job
+from mt4ssl_bench.downstream.layers.best_heads import best_of_layers
 from mt4ssl_bench.downstream.task import TASKS, Task
-from mt4ssl_bench.downstream.training.choose_rate import best_of_layers
 from mt4ssl_bench.downstream.training.head_run import HeadRun
 from mt4ssl_bench.encoders.finetuning import Blueprint, Trainable
 from mt4ssl_bench.encoders.protocol import Upstream

@@ -204,14 +204,18 @@ def build(records: Sequence[Result], names: dict[str, str], answers: Answers) ->
 def _columns(models: Collection[Records]) -> list[Column]:
     """Columns in the order that the records say.
 
-    Within a task the recipe that most rows share comes first, and ranks.
+    Within a task the recipe that most rows share comes first, and ranks; of equal ones, heads on
+    single layers come last.
     """
     shares = Counter(recipe for records in models for recipe in records)
     newest = {recipe: result for records in models for recipe, result in records.items()}
     recipes = Counter(task for task, _, _ in shares)
     order = _task_order(newest.values())
     columns: list[Column] = []
-    for recipe in sorted(shares, key=lambda recipe: (order[recipe[0]], -shares[recipe], recipe)):
+    for recipe in sorted(
+        shares,
+        key=lambda each: (order[each[0]], -shares[each], "layers" in newest[each].settings, each),
+    ):
         task, name, mark = recipe
         result = newest[recipe]
         first = task not in {column.recipe[0] for column in columns}
