@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from mt4ssl_bench.config import AT_LEAST_1, FINITE, NOT_NEGATIVE, POSITIVE, PROBABILITY, Bounds
+from mt4ssl_bench.downstream.layers.single_layers import check_layers, numbers
 from mt4ssl_bench.encoders.finetuning import TuneConfig
 from mt4ssl_bench.features.forward_pass import Crops
 from mt4ssl_bench.features.store import StoreConfig
@@ -97,6 +98,8 @@ class TaskConfig(BaseConfig):
     """The keys of every task that trains."""
 
     head: HeadConfig = field(default_factory=HeadConfig, metadata=FROZEN)
+    layers: str = field(default="", metadata=FROZEN)  # heads on each of 4-9, or all, not on the sum
+    layer: int | None = field(default=None, metadata=NEVER)  # one layer: layers of one
     sweep: tuple[float, ...] | None = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # rates; the best on valid
     lr: float | None = field(default=None, metadata=NEVER)  # one rate: a sweep of one
     # of initial weights: several give mean and spread; the first also orders batches and crops
@@ -119,9 +122,20 @@ class TaskConfig(BaseConfig):
         """The learning rates to train."""
         return (self.sweep or ()) if self.lr is None else (self.lr,)
 
+    def single_layers(self, num_layers: int) -> list[int]:
+        """Return the hidden states that heads are trained on, each by itself; none: on their sum.
+
+        Raises:
+            ConfigError: For a wrong key, or an upstream with fewer hidden states.
+        """
+        return numbers(check_layers(self.layer, self.layers), num_layers)
+
     def settings(self) -> Settings:
         """See BaseConfig.settings."""
-        return super().settings() | {"sweep": list(self.rates)}
+        settings = super().settings() | {"sweep": list(self.rates)}
+        if "layers" in settings:
+            settings["layers"] = check_layers(self.layer, self.layers)
+        return settings
 
     def identity(self) -> Settings:
         """See BaseConfig.identity; records of several seeds had the score of the best one."""

@@ -49,6 +49,7 @@ class PlannedRow:
     upstream: str
     job: Job
     record: Result | None
+    heads: int = 1
     passes: Passes = Passes()
 
     @property
@@ -57,7 +58,7 @@ class PlannedRow:
         if self.record is None:
             if issubclass(self.job.kind, LayerTask):
                 return "to do: scores of every layer, without training"
-            config, count = self.job.training, _heads(self.job) * _folds(self.job)
+            config, count = self.job.training, self.heads * _folds(self.job)
             if config.mode == "frozen":
                 return f"to do: {config.steps} updates of {count} heads at once"
             hours = config.steps * config.accumulate * config.tune.batch_seconds / 3600
@@ -170,11 +171,17 @@ def estimate_jobs(
                     failed(f"{model.name}, {job.recipe}", error)
                     continue
             frozen = record is None and job.config.mode == "frozen"
+            try:
+                heads = _heads(model, job)
+            except BenchError as error:
+                failed(f"{model.name}, {job.recipe}", error)
+                continue
             passes = needed(job) if frozen else Passes()  # fine-tuning stores no features
             if record is None:
                 _add_training(made, model, job)
-            row = PlannedRow(upstream=model.name, job=job, record=record, passes=passes)
-            made.rows.append(row)
+            made.rows.append(
+                PlannedRow(upstream=model.name, job=job, record=record, heads=heads, passes=passes)
+            )
     made.free = shutil.disk_usage(_existing(features)).free
     made.free_out = shutil.disk_usage(_existing(out)).free
     return made
@@ -210,7 +217,7 @@ def _add_training(made: Estimate, model: Upstream, job: Job) -> None:
     """Add the disk for a row: checkpoints (two while one replaces another), and its model."""
     if issubclass(job.kind, LayerTask):
         return
-    seeds, trials, folds = len(job.training.seeds), _heads(job), _folds(job)
+    seeds, trials, folds = len(job.training.seeds), _heads(model, job), _folds(job)
     if job.config.mode == "finetune":
         weights = torch.empty(model.parameters, device="meta")
         kept = 4 * model.parameters * seeds * folds
@@ -220,13 +227,20 @@ def _add_training(made: Estimate, model: Upstream, job: Job) -> None:
         with torch.device("meta"):
             head = list(job.folds()[0].task.head(model.num_layers, model.dim).parameters())
         state = 2 * trials * checkpoint_bytes(head)
-        # with folds, every rate's head of each
-        kept = checkpoint_bytes(head) // 4 * (trials * folds if job.kind.folds else seeds)
+        # with folds, every rate's head of each; else the best of each single layer
+        layers = len(job.training.single_layers(model.num_layers)) or 1
+        few = layers * seeds
+        kept = checkpoint_bytes(head) // 4 * (trials * folds if job.kind.folds else few)
     made.state, made.models = max(made.state, state), made.models + kept
 
 
-def _heads(job: Job) -> int:
-    return len(job.training.rates) * len(job.training.seeds)
+def _heads(model: Upstream, job: Job) -> int:
+    """Return the number of heads of a row; raises ConfigError for a layer that does not exist."""
+    if issubclass(job.kind, LayerTask):
+        return 0
+    config = job.training
+    layers = len(config.single_layers(model.num_layers)) or 1
+    return layers * len(config.rates) * len(config.seeds)
 
 
 def _folds(job: Job) -> int:

@@ -150,7 +150,8 @@ def _compute(row: Row, model: Upstream, *, device: str, store: Path, out: Path) 
         model, job, folds[0].task, trained, counts=counts, device=device, clock=clock, out=out
     )
     chosen = next(trial for trial in result.sweep if trial["chosen"])
-    _report(row, result, path, f"lr {chosen['lr']:g}")
+    layer = "" if result.layer is None else f"layer {result.layer}, best on {result.chosen_on}, "
+    _report(row, result, path, f"{layer}lr {chosen['lr']:g}")
     return result
 
 

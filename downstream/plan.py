@@ -11,6 +11,7 @@ from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cut import field_of, is_silent
 from mt4ssl_bench.downstream.config import BaseConfig, TaskConfig
 from mt4ssl_bench.downstream.job import ROLES, Job, named
+from mt4ssl_bench.downstream.layers.single_layers import check_layers
 from mt4ssl_bench.downstream.task import TASKS, LayerTask, Task, task_named
 from mt4ssl_bench.errors import ConfigError, CorpusError
 from mt4ssl_bench.registry import hint
@@ -60,8 +61,19 @@ def plan(
         raise ConfigError(
             f"{job.recipe}: task '{job.config.task}' trains nothing; expected mode=frozen"
         )
+    if isinstance(job.config, TaskConfig):
+        _check_layers(job.recipe, job.config)
     _check_fields(job)
     return job
+
+
+def _check_layers(recipe: str, config: TaskConfig) -> None:
+    layers = check_layers(config.layer, config.layers)
+    if layers and config.mode == "finetune":
+        raise ConfigError(
+            f"{recipe}: layers={layers}: mode=finetune trains one head on the trained upstream; "
+            "expected mode=frozen, or tune.layer for the hidden state that this head reads"
+        )
 
 
 def recipe_for(name: str, corpus: Corpus) -> str:

@@ -47,10 +47,20 @@ class Decoded:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OneLayer:
+    """The best heads on one hidden state: their mean score on valid, and hypotheses by seed."""
+
+    layer: int
+    valid: float
+    decoded: list[Decoded]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Trained:
     """The result of a training: hypotheses on test of each seed, and how the heads were chosen.
 
     `decoded` and `cuts` are of the test split, in one order. `counts` are of what was left out.
+    `layers` are of heads on single hidden states, the chosen one among them.
     """
 
     decoded: list[Decoded]
@@ -59,6 +69,7 @@ class Trained:
     layer_weights: list[float]
     layer_norms: list[float] = field(default_factory=list)  # of the hidden states
     counts: dict[str, int] = field(default_factory=dict)
+    layers: list[OneLayer] = field(default_factory=list)
 
 
 class BaseTask(ABC):
@@ -160,6 +171,10 @@ class LayerTask(BaseTask):
         Raises:
             CorpusError: If the split holds nothing to score.
         """
+
+    def resampled(self) -> list["LayerTask"]:
+        """Return tasks that draw other samples of what is compared; none if all is compared."""
+        return []
 
 
 class Task(BaseTask):

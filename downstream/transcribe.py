@@ -23,7 +23,7 @@ from mt4ssl_bench.downstream.heads.ctc import CTCTask
 from mt4ssl_bench.downstream.training.finetuned_model import Tuned, TunedHead
 from mt4ssl_bench.downstream.training.saved_model import (
     Stored,
-    first_head,
+    chosen_head,
     read_model,
     read_task,
 )
@@ -188,7 +188,7 @@ class Recognizer:
                 f"'{upstream.name}' ({upstream.fingerprint}); --upstream names the right one"
             )
         head = self.task.head(about["num_layers"], about["dim"])
-        head.load_state_dict(first_head(stored))
+        head.load_state_dict(chosen_head(stored))
         return _Frozen(upstream, head)
 
 

@@ -3,14 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from mt4ssl_bench import results
+from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.downstream.clock import Clock
 from mt4ssl_bench.downstream.find_record import former
 from mt4ssl_bench.downstream.job import Job
+from mt4ssl_bench.downstream.layers.best_heads import layer_curves
 from mt4ssl_bench.downstream.layers.score_task import LayerResult
-from mt4ssl_bench.downstream.task import Task, Trained
+from mt4ssl_bench.downstream.task import Decoded, Task, Trained
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.files import write_text
 from mt4ssl_bench.results.answers import WITH_LM, Answer, by_seed
@@ -45,11 +48,17 @@ def write_record(
         clock: With the stages before; ends "test".
         out: Folder of the records.
     """
-    answers = _answers(task, trained)
+    answers = _answers(task, trained.cuts, trained.decoded)
     metrics = _scores(task, answers)
+    curves = layer_curves(task, trained.layers, partial(_answers, task, trained.cuts))
+    chosen_on = "the training part of each fold" if task.folds else job.split("valid")
     clock.lap("test")
+    chosen = next(trial for trial in trained.trials if trial["chosen"])
     result = replace(
         _record(model, job, metrics, device, clock),
+        layer_scores=curves,
+        layer=chosen.get("layer"),
+        chosen_on=chosen_on if curves else "",
         sweep=trained.trials,
         layer_weights=trained.layer_weights,
         layer_norms=trained.layer_norms,
@@ -165,11 +174,11 @@ def _corpus(job: Job) -> CorpusRecord:
     return record
 
 
-def _answers(task: Task, trained: Trained) -> list[Answer]:
+def _answers(task: Task, cuts: Sequence[Cut], seeds: Sequence[Decoded]) -> list[Answer]:
     """Return the answers of every seed in turn."""
     every: list[Answer] = []
-    for decoded in trained.decoded:
-        answers = task.answers(trained.cuts, decoded.hypotheses)
+    for decoded in seeds:
+        answers = task.answers(cuts, decoded.hypotheses)
         counts = task.metric.counts(answers)
         if counts is not None:
             for answer, (s, d, i, n) in zip(answers, counts.tolist(), strict=True):
@@ -179,7 +188,7 @@ def _answers(task: Task, trained: Trained) -> list[Answer]:
                 answer["with_lm"] = text
         for number, answer in enumerate(answers if decoded.variants else ()):
             answer["variants"] = {way: texts[number] for way, texts in decoded.variants.items()}
-        for answer in answers if len(trained.decoded) > 1 else ():
+        for answer in answers if len(seeds) > 1 else ():
             answer["seed"] = decoded.seed
         every += answers
     return every

@@ -2,9 +2,10 @@
 
 import math
 from dataclasses import dataclass, field, fields
+from typing import ClassVar
 
 from mt4ssl_bench.clustering.config import OfflineConfig
-from mt4ssl_bench.config import check_all_bounds
+from mt4ssl_bench.config import NOT_NEGATIVE, Bounds, check_all_bounds
 from mt4ssl_bench.errors import ConfigError
 from mt4ssl_bench.training.fit import FitConfig
 from mt4ssl_bench.training.optim import OptimConfig
@@ -43,6 +44,9 @@ class PretrainConfig:
     collapse_step: int = 5_000  # from then on, collapsed targets or predictions stop the run
     min_target_var: float = 0.1
     min_pred_var: float = 0.01
+    abx_tokens: int = 0  # whose ABX is logged at validation, from the valid split; 0: none
+
+    BOUNDS: ClassVar[Bounds] = {NOT_NEGATIVE: "abx_tokens"}
 
 
 def check(config: PretrainConfig) -> PretrainConfig:

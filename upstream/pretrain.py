@@ -29,12 +29,14 @@ from mt4ssl_bench.upstream.masking import draw_masks
 from mt4ssl_bench.upstream.model import MT4SSL, Losses
 from mt4ssl_bench.upstream.offline_labels import open_corpora, open_labels
 from mt4ssl_bench.upstream.recipe import load_config, to_stored
+from mt4ssl_bench.upstream.valid_abx import ValidAbx, open_valid_abx
 
 LOGGER = logging.getLogger(__name__)
 VALID_SEED = 0  # of the masks in validation: the same in every run, so that losses compare
 VALID_SECONDS = 600.0  # audio of one validation at most
 FREE = (  # keys that may change when a run continues: they do not affect what is learned
     "about",
+    "abx_tokens",
     *(f"fit.{how}" for how in ("accumulate", "compile", "checkpointing")),
     *(f"fit.{often}_every" for often in ("log", "save", "validate")),
     *(f"data.{how}" for how in ("workers", "cache_hours", "max_unreadable")),
@@ -51,6 +53,7 @@ class Pretraining:
     valid: PretrainData
     digest: str  # of the corpora
     world: World = ALONE
+    abx: ValidAbx | None = None
 
     def __post_init__(self) -> None:
         """Wrap the model, so that several processes share its gradients."""
@@ -111,20 +114,22 @@ class Pretraining:
 
     @torch.no_grad()
     def validate(self, step: int) -> dict[str, float]:  # noqa: ARG002 - fit's signature
-        """Return the validation losses per masked frame, under the same masks in every run."""
+        """Return the validation losses per masked frame, under the same masks in every run, and the
+        ABX of each layer if it is asked for.
+        """
         rank, world = self.world.rank, self.world.size
         sums, masked = {name: 0.0 for name, _ in self.model.named_extractors()}, 0
         self.model.eval()
         for number, batch in enumerate(self.valid(0, rank=rank, world=world)):
             # self.model: the processes may have unequal numbers of batches
-            losses = self.forward(self.model, batch, (VALID_SEED, number * world + rank), 1)
-            sums = {name: sums[name] + losses.sums[name].item() for name in sums}
-            masked += losses.masked
+            made = self.forward(self.model, batch, (VALID_SEED, number * world + rank), 1)
+            sums = {name: sums[name] + made.sums[name].item() for name in sums}
+            masked += made.masked
+        scores = self.abx(self.model, self.world.device) if self.abx else {}
         self.model.train()
         count, *totals = self.world.sum(masked, *sums.values())
-        return {
-            f"valid_{name}": total / max(count, 1) for name, total in zip(sums, totals, strict=True)
-        }
+        losses = {name: total / max(count, 1) for name, total in zip(sums, totals, strict=True)}
+        return {f"valid_{name}": value for name, value in {**losses, **scores}.items()}
 
     def run(self, out: Path) -> FitReport:
         """Train, or continue; writes checkpoint.pt, config.json and log.jsonl into `out`."""
@@ -177,6 +182,8 @@ def open_pretraining(config: PretrainConfig, *, world: World = ALONE) -> Pretrai
     for corpus in corpora:  # a wrong name of a split shows before labels are created
         corpus.cuts(config.data.train)
         corpus.cuts(config.data.valid)
+    count = config.abx_tokens
+    abx = open_valid_abx(corpora, config.data.valid, count) if count else None
     digest, labels = joint_digest(corpora), None
     model = build_model(config, world.device)  # before labels: unusable `init` weights show at once
     if any(extractor.reads_labels for _, extractor in model.named_extractors()):
@@ -193,7 +200,7 @@ def open_pretraining(config: PretrainConfig, *, world: World = ALONE) -> Pretrai
         train.seconds / 3600,
         valid.seconds / 60,
     )
-    return Pretraining(config, model, train, valid, digest, world)
+    return Pretraining(config, model, train, valid, digest, world, abx)
 
 
 def build_model(config: PretrainConfig, device: str) -> MT4SSL:

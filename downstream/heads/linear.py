@@ -46,10 +46,12 @@ def mean(x: Tensor, lengths: Tensor) -> Tensor:
 def project(heads: Sequence[LinearHead], x: Tensor) -> Tensor:
     """Return K heads' logits (K, ..., V) of their sums x (K, ..., D), as batched products.
 
+    One sum (1, ..., D) serves all heads.
+
     The two linear maps of a head are multiplied first where that is cheaper than applying both (4
     times for phonemes); gradients reach both.
     """
-    rows = x.flatten(1, -2)  # (K, N, D)
+    rows = x.flatten(1, -2).expand(len(heads), -1, -1)  # (K, N, D)
     first = torch.stack([head.projection.weight for head in heads]).mT  # (K, D, P)
     second = torch.stack([head.output.weight for head in heads]).mT  # (K, P, V)
     inner = torch.stack([head.projection.bias for head in heads])[:, None]  # (K, 1, P)
@@ -59,4 +61,4 @@ def project(heads: Sequence[LinearHead], x: Tensor) -> Tensor:
         logits = torch.baddbmm(inner @ second + outer, rows, first @ second)
     else:
         logits = torch.baddbmm(outer, torch.baddbmm(inner, rows, first), second)
-    return logits.reshape(*x.shape[:-1], outputs)
+    return logits.reshape(len(heads), *x.shape[1:-1], outputs)

@@ -1,6 +1,7 @@
 """Several heads on one batch: linear ones as one batched problem, others in turn."""
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import cast
 
 import torch
@@ -15,13 +16,17 @@ def run_heads(
 ) -> tuple[Tensor, Tensor]:
     """Return the logits (K, B, ..., V) of K heads of one kind, and their lengths (B,).
 
-    Linear heads are one batched problem. Others run in turn, each with the same dropout and masks,
-    so that no head depends on the others.
+    Linear heads are one batched problem, or one for each layer where they read single ones. Others
+    run in turn, each with the same dropout and masks, so that no head depends on the others.
     """
     if isinstance(heads[0], LinearHead):
-        linear = cast("Sequence[LinearHead]", heads)
-        x = weigh([head.sum for head in linear], features)
-        return project(linear, mean(x, lengths) if isinstance(heads[0], PooledHead) else x), lengths
+        parts = []
+        for _, group in groupby(cast("Sequence[LinearHead]", heads), lambda head: head.sum.layer):
+            linear = list(group)
+            x = weigh([head.sum for head in linear], features)
+            pooled = isinstance(heads[0], PooledHead)
+            parts.append(project(linear, mean(x, lengths) if pooled else x))
+        return parts[0] if len(parts) == 1 else torch.cat(parts), lengths
     seed, rows = int(torch.randint(2**31, ())), []
     for head in heads:
         torch.manual_seed(seed)

@@ -8,7 +8,13 @@ from torch import Tensor, nn
 
 
 class WeightedSum(nn.Module):
-    """One scalar per hidden state, initially zero, softmax over them (s3prl's Featurizer)."""
+    """One scalar per hidden state, initially zero, softmax over them (s3prl's Featurizer).
+
+    Attributes:
+        layer: The only hidden state that it reads, its weights being fixed; None: all.
+    """
+
+    layer: int | None = None
 
     def __init__(self, num_layers: int, *, layer_norm: bool) -> None:
         super().__init__()
@@ -26,9 +32,16 @@ class WeightedSum(nn.Module):
 
 
 def weigh(sums: Sequence[WeightedSum], features: Tensor) -> Tensor:
-    """Return K weighted sums (K, B, T, D) of features (L, B, T, D), read once for all of them."""
+    """Return K weighted sums (K, B, T, D) of features (L, B, T, D), read once for all of them.
+
+    Sums that read one layer, the same for all, are one: (1, B, T, D).
+    """
+    if sums[0].layer is not None:
+        features = features[sums[0].layer, None]
     if sums[0].layer_norm:
         features = F.layer_norm(features, features.shape[-1:])
+    if sums[0].layer is not None:
+        return features
     # a product per frame, not one over (L, B * T * D): it is as fast, and the weights' gradients,
     # which are sums over all frames, are rounded ten times less
     frames = features.flatten(1, 2).transpose(0, 1)  # (N, L, D), a view

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import stdev
 
 from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.downstream.clock import Clock
@@ -24,6 +25,8 @@ class LayerResult:
     Attributes:
         test: What was computed on test.
         scores: By metric: the scores of all layers on test.
+        samples: By metric: the values of all layers on test under other samples of what is
+            compared; none where all is compared.
         layer: The best layer by the main metric on the split `chosen_on`.
         chosen_on: A split; "test" where the corpus has no valid split with anything to score, which
             makes the score optimistic.
@@ -32,6 +35,7 @@ class LayerResult:
 
     test: Scored
     scores: dict[str, list[Score]]
+    samples: dict[str, list[list[float]]]
     layer: int
     chosen_on: str
     counts: dict[str, int]
@@ -40,9 +44,16 @@ class LayerResult:
     def curves(self) -> dict[str, list[LayerScore]]:
         """The scores of all layers, for the record."""
         return {
-            name: [{"value": each.value, "low": each.low, "high": each.high} for each in scores]
+            name: [self._row(name, layer, score) for layer, score in enumerate(scores)]
             for name, scores in self.scores.items()
         }
+
+    def _row(self, name: str, layer: int, score: Score) -> LayerScore:
+        row: LayerScore = {"value": score.value, "low": score.low, "high": score.high}
+        if others := [sample[layer] for sample in self.samples[name]]:
+            values = [score.value, *others]
+            row |= {"spread": stdev(values), "samples": len(values)}
+        return row
 
 
 def score_task(
@@ -64,7 +75,7 @@ def score_task(
     assert isinstance(task, LayerTask)
     info = job.corpus.info
 
-    def on(role: str, cuts: Sequence[Cut]) -> Scored:
+    def on(role: str, cuts: Sequence[Cut], task: LayerTask = task) -> Scored:
         work = job.forward_pass(model, role)
         features = store.features(work, info.digest, job.split(role), cuts, corpus=info.name)
         return task.score(cuts, features, model.stride, device)
@@ -74,6 +85,11 @@ def score_task(
     test = on("test", cuts["test"])
     metrics = task.all_metrics
     scores = {each.name: [each.score(answers) for answers in test.answers] for each in metrics}
+    others = [on("test", cuts["test"], other).answers for other in task.resampled()]
+    samples = {
+        each.name: [[each.value(answers) for answers in layers] for layers in others]
+        for each in metrics
+    }
     main, role = task.metric, "test"
     values = [score.value for score in scores[main.name]]
     if "valid" in cuts:
@@ -93,4 +109,5 @@ def score_task(
             layer,
         )
     clock.lap("score")
-    return LayerResult(test, scores, layer, job.split(role), {**counts, **test.counts})
+    counts |= test.counts
+    return LayerResult(test, scores, samples, layer, job.split(role), counts)

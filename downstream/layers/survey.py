@@ -43,7 +43,7 @@ class Survey:
         rows: Cells of each layer.
         best: The best layer.
         reason: By which measure, and on which data.
-        command: The `kmeans` command for it.
+        command: The `kmeans` command for it; "" where it could not make labels.
     """
 
     headings: list[str]
@@ -86,11 +86,6 @@ def survey(
     task = job.kind(job.config)
     assert isinstance(task, LayerTask)
     model = load_upstream(upstream, device=device)
-    if model.stride != STRIDE:
-        raise ConfigError(
-            f"layers: {model.name} has a frame every {model.stride} samples; labels need one every "
-            f"{STRIDE}"
-        )
     cuts = job.cuts(role)
     features = FeatureStore(store, job.config.store).features(
         job.forward_pass(model, role),
@@ -102,9 +97,15 @@ def survey(
     answers = task.score(cuts, features, model.stride, device).answers
     scores = [[metric.score(each) for metric in task.all_metrics] for each in answers]
     where = f"split '{job.split(role)}' of {opened.info.name} ({len(cuts)} utterances)"
-    clustering = _Clustering(cuts, features, clusters) if aligned else None
+    clustering = _Clustering(cuts, features, clusters, model.stride) if aligned else None
     headings, rows, best, reason = _compare(scores, clustering, features.layers, where)
-    return Survey(headings, rows, best, reason, _command(job, upstream, best, clusters))
+    if model.stride == STRIDE:
+        return Survey(headings, rows, best, reason, _command(job, upstream, best, clusters))
+    reason += (
+        f"; no kmeans command: {model.name} has a frame every {model.stride} samples, and labels "
+        f"need one every {STRIDE}"
+    )
+    return Survey(headings, rows, best, reason, "")
 
 
 def _compare(
@@ -132,8 +133,10 @@ class _Clustering:
         CorpusError: If there are fewer frames than clusters.
     """
 
-    def __init__(self, cuts: Sequence[Cut], features: FeatureSet, clusters: int) -> None:
-        self.features, self.clusters = features, clusters
+    def __init__(
+        self, cuts: Sequence[Cut], features: FeatureSet, clusters: int, stride: int
+    ) -> None:
+        self.features, self.clusters, self.stride = features, clusters, stride
         self.cuts, self.frames = [], 0
         for place in np.random.default_rng(0).permutation(len(cuts)).tolist():
             if self.frames >= MAX_FRAMES:
@@ -156,7 +159,10 @@ class _Clustering:
         labels = np.asarray(nearest_centre(torch.from_numpy(sample), torch.from_numpy(centres)))
         numbers = {phone: number for number, phone in enumerate(self.phones)}
         phones = np.concatenate(
-            [at_frames(each, numbers, len(row)) for each, row in zip(self.turns, rows, strict=True)]
+            [
+                at_frames(each, numbers, len(row), self.stride)
+                for each, row in zip(self.turns, rows, strict=True)
+            ]
         )
         counts = np.zeros((self.clusters, len(self.phones)), dtype=np.int64)
         np.add.at(counts, (labels[phones >= 0], phones[phones >= 0]), 1)

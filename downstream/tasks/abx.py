@@ -37,6 +37,7 @@ from mt4ssl_bench.results.metrics import Metric
 from mt4ssl_bench.settings import file_digest
 
 MODES = {"within": WITHIN, "across": ACROSS}
+SAMPLES = 5  # of tokens, over which the spread of a score is recorded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +130,14 @@ class ABX(LayerTask):
         """Return the tokens of the corpus's alignment."""
         assert isinstance(self.config, PhoneConfig)
         return phone_tokens(turns_in(cuts, "phones"), speakers_in(cuts), self.config.span)
+
+    def resampled(self) -> list[LayerTask]:
+        """See LayerTask.resampled: of max_tokens and max_groups, at the seeds after `seed`."""
+        config = self.config
+        if not config.max_tokens and not config.max_groups:
+            return []
+        seeds = range(config.seed + 1, config.seed + SAMPLES)
+        return [type(self)(dataclasses.replace(config, seed=seed)) for seed in seeds]
 
     def score(self, cuts: Sequence[Cut], features: FeatureSet, stride: int, device: str) -> Scored:
         """See LayerTask.score."""

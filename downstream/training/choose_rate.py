@@ -1,5 +1,6 @@
-"""The choice of the learning rate, on the validation split."""
+"""The choice of learning rate and layer, on the validation split."""
 
+import math
 from collections.abc import Sequence
 from statistics import fmean
 
@@ -21,25 +22,42 @@ def choose(folds: Sequence[Sequence[Trial]], metric: Metric, title: str) -> list
         scores = [part["valid"] for part in parts if part["valid"] is not None]
         valid = fmean(scores) if len(scores) == len(parts) else None
         steps = max(part["steps"] for part in parts)
-        lr, seed = parts[0]["lr"], parts[0]["seed"]
-        trials.append({"lr": lr, "seed": seed, "valid": valid, "steps": steps, "chosen": False})
-    means: dict[float, float] = {}
-    tried = list(dict.fromkeys(trial["lr"] for trial in trials))
-    for lr in tried:
-        of_rate = [trial["valid"] for trial in trials if trial["lr"] == lr]
-        scores = [score for score in of_rate if score is not None]
-        if len(scores) == len(of_rate):
-            means[lr] = fmean(scores)
-    if not means:
+        trials.append(parts[0].copy())
+        trials[-1] |= {"valid": valid, "steps": steps, "chosen": False}
+    best = best_of(trials, metric)
+    if not best:
+        tried = list(dict.fromkeys(trial["lr"] for trial in trials))
         raise TrainingError(
             f"{title}: training failed at every learning rate of {tried}; try lower ones"
         )
-    best = next(iter(means))
-    for lr, mean in means.items():
-        best = lr if metric.better(mean, means[best]) else best
-    return [{**trial, "chosen": trial["lr"] == best} for trial in trials]
+    for number in best:
+        trials[number]["chosen"] = True
+    return trials
+
+
+def best_of(trials: Sequence[Trial], metric: Metric) -> list[int]:
+    """Return the numbers of the trials, one of each seed, of the best rate (and layer).
+
+    It is the one with the best mean over seeds, the first of equal ones. Rates at which a seed has
+    no score do not count; none is left if all are such.
+    """
+    alike: dict[tuple[float, int | None], list[int]] = {}
+    for number, trial in enumerate(trials):
+        alike.setdefault((trial["lr"], trial.get("layer")), []).append(number)
+    best, top = list[int](), math.nan
+    for numbers in alike.values():
+        mean = mean_of(trials, numbers)
+        if mean is not None and (not best or metric.better(mean, top)):
+            best, top = numbers, mean
+    return best
+
+
+def mean_of(trials: Sequence[Trial], numbers: Sequence[int]) -> float | None:
+    """Return the mean score on valid of some trials, None if one has none."""
+    scores = [score for n in numbers if (score := trials[n]["valid"]) is not None]
+    return fmean(scores) if len(scores) == len(numbers) else None
 
 
 def chosen(trials: Sequence[Trial]) -> list[int]:
-    """Return the indices of the chosen trials, one for each seed."""
+    """Return the numbers of the chosen trials, one for each seed."""
     return [number for number, trial in enumerate(trials) if trial["chosen"]]

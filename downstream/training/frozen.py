@@ -18,6 +18,7 @@ from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.downstream.clock import Clock
 from mt4ssl_bench.downstream.heads.weighted_sum import layer_weights
 from mt4ssl_bench.downstream.job import ROLES, Fold, Job
+from mt4ssl_bench.downstream.layers.best_heads import best_of_layers, by_layer
 from mt4ssl_bench.downstream.reference_checks import learnable
 from mt4ssl_bench.downstream.task import Decoded, Logits, Trained
 from mt4ssl_bench.downstream.training.choose_rate import choose, chosen
@@ -82,18 +83,19 @@ def train_frozen(
     clock.lap("train", sum(training.seconds for training in trainings))
     metric, title = folds[0].task.choice, f"{job.recipe} on {model.name}"
     trials = choose([training.trials for training in trainings], metric, title)
-    decoded, cuts = [], list[Cut]()
-    for number in chosen(trials):
-        of_seed, cuts = _decode(parts, number)
-        decoded.append(of_seed)
-    heads = [part.sweep.runs[number].head for number in chosen(trials) for part in parts]
+    numbers = chosen(trials)
+    decoded, cuts = dict[int, Decoded](), list[Cut]()
+    for number in best_of_layers(trials, metric):
+        decoded[number], cuts = _decode(parts, number, with_lm=number in numbers)
+    heads = [part.sweep.runs[number].head for number in numbers for part in parts]
     return Trained(
-        decoded=decoded,
+        decoded=[decoded[number] for number in numbers],
         cuts=cuts,
         trials=trials,
         layer_weights=_means([layer_weights(head) for head in heads]),
         layer_norms=_means([training.layer_norms for training in trainings]),
         counts=dict(sum((Counter(training.counts) for training in trainings), Counter())),
+        layers=by_layer(trials, decoded),
     )
 
 
@@ -127,7 +129,8 @@ class _Heads:
     def train(self, source: str) -> Training:
         """Train the sweep, or read it; each head that is stored then has its best weights."""
         training = self.finished[0] if self.finished else self._train()
-        head = heads_to_store(self.sweep.runs, training, every=bool(self.fold.name))
+        metric = None if self.fold.name else self.fold.task.choice
+        head = heads_to_store(self.sweep.runs, training, metric)
         if self.finished:
             head.load_state_dict(self.finished[1]["head"])
         else:
@@ -157,15 +160,16 @@ class _Heads:
         yield from self.sweep.logits(head, self.split(role))
 
 
-def _decode(parts: Sequence[_Heads], number: int) -> tuple[Decoded, list[Cut]]:
+def _decode(parts: Sequence[_Heads], number: int, *, with_lm: bool) -> tuple[Decoded, list[Cut]]:
     """Return the hypotheses on test of one seed, of run `number` of each fold, and the cuts."""
     runs = [part.sweep.runs[number] for part in parts]
     decoded, cuts = Decoded(seed=runs[0].seed), list[Cut]()
     for part, run in zip(parts, runs, strict=True):
         logits = partial(part.logits, run.head)
         cuts += decode_fold(decoded, part.fold, logits, title=part.sweep.title)
-    first = partial(parts[0].logits, runs[0].head)
-    decoded.with_lm = parts[0].fold.task.answer_with_lm(first)
+    if with_lm:
+        logits = partial(parts[0].logits, runs[0].head)
+        decoded.with_lm = parts[0].fold.task.answer_with_lm(logits)
     return decoded, cuts
 
 

@@ -14,11 +14,15 @@ STORED = ("best", "step", "waited", "diverged", "stopped", "state")  # in a chec
 
 @dataclass
 class HeadRun:
-    """One learning rate and seed: its best score on valid so far, and the weights that gave it."""
+    """One learning rate and seed: its best score on valid so far, and the weights that gave it.
+
+    `layer` is the hidden state that it reads; None: their weighted sum.
+    """
 
     lr: float
     seed: int
     head: nn.Module
+    layer: int | None = None
     best: float = math.nan
     step: int = 0
     state: dict[str, Tensor] | None = None
@@ -44,13 +48,14 @@ class HeadRun:
     def trial(self) -> Trial:
         """Return what a record holds of it."""
         valid = None if self.state is None else self.best
-        return {
+        trial: Trial = {
             "lr": self.lr,
             "seed": self.seed,
             "valid": valid,
             "steps": self.step,
             "chosen": False,
         }
+        return trial if self.layer is None else {**trial, "layer": self.layer}
 
 
 def stored(runs: Sequence[HeadRun]) -> list[dict[str, object]]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mt4ssl_bench import checkpoint
 from mt4ssl_bench.config import from_dict, to_dict
 from mt4ssl_bench.downstream.job import Fold, Job
+from mt4ssl_bench.downstream.layers.best_heads import best_of_layers
 from mt4ssl_bench.downstream.task import TASKS, Task
 from mt4ssl_bench.downstream.training.choose_rate import chosen
 from mt4ssl_bench.downstream.training.head_run import HeadRun
@@ -22,6 +23,7 @@ from mt4ssl_bench.encoders.finetuning import Blueprint, Trainable
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import CheckpointError
 from mt4ssl_bench.results import earlier_identities
+from mt4ssl_bench.results.metrics import Metric
 from mt4ssl_bench.results.record_parts import Trial
 from mt4ssl_bench.settings import Json, flatten, keys_of, nest
 from mt4ssl_bench.training.run_folder import difference
@@ -136,28 +138,32 @@ def save_model(
     checkpoint.save({**payload, "upstream": about, **trained}, folder / "model.pt")
 
 
-def heads_to_store(runs: Sequence[HeadRun], training: Training, *, every: bool) -> nn.Module:
-    """Return what model.pt holds of a sweep: the chosen head, or several by their numbers.
+def heads_to_store(runs: Sequence[HeadRun], training: Training, metric: Metric | None) -> nn.Module:
+    """Return what model.pt holds of a sweep: the best head, or several by their numbers.
 
-    Several seeds have a head each. With folds it is `every` head that has a score: which of them is
-    used depends on the other folds.
+    Several seeds have a head each, and so have single layers. Without a metric, for folds, it is
+    every head that has a score: which of them is used depends on the other folds.
     """
-    trials, numbers = training.trials, chosen(training.trials)
-    if every:
-        numbers = [number for number, trial in enumerate(trials) if trial["valid"] is not None]
-    if not every and len(numbers) == 1:
-        return runs[numbers[0]].head
-    return nn.ModuleDict({str(number): runs[number].head for number in numbers})
+    trials = training.trials
+    if metric is None:
+        kept = [n for n, trial in enumerate(trials) if trial["valid"] is not None]
+    else:
+        kept = best_of_layers(trials, metric)
+        if len(kept) == 1:
+            return runs[kept[0]].head
+    return nn.ModuleDict({str(n): runs[n].head for n in kept})
 
 
-def first_head(stored: Stored) -> dict[str, Tensor]:
-    """Return the weights of the head, of several seeds the first one's."""
-    trials = stored["training"]["trials"] if "training" in stored else []  # in none of early ones
-    if len(chosen(trials)) < 2 or "encoder" in stored:
+def chosen_head(stored: Stored) -> dict[str, Tensor]:
+    """Return the weights of the chosen head, of several seeds the first one's."""
+    trials = stored["training"]["trials"] if "training" in stored else []  # none in old files
+    layers = {trial.get("layer") for trial in trials if trial["valid"] is not None}
+    several = len(layers) > 1 or len(chosen(trials)) > 1
+    if not several or "encoder" in stored:
         return stored["head"]
-    prefix = f"{chosen(trials)[0]}."
-    weights = stored["head"].items()
-    return {key.removeprefix(prefix): x for key, x in weights if key.startswith(prefix)}
+    start = f"{chosen(trials)[0]}."
+    head = stored["head"].items()
+    return {name.removeprefix(start): x for name, x in head if name.startswith(start)}
 
 
 def copy_model(source: Path, folder: Path, training: Training) -> None:

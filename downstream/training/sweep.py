@@ -1,4 +1,5 @@
-"""Heads at every learning rate and seed, trained side by side on one reading of the features.
+"""Heads at every layer, learning rate and seed, trained side by side on one reading of the
+features.
 
 Shapes: L hidden states, B batch, T frames, D dimension, V outputs, K heads.
 """
@@ -21,6 +22,7 @@ from mt4ssl_bench.data.epoch_order import Places
 from mt4ssl_bench.downstream.clock import Stopwatch
 from mt4ssl_bench.downstream.heads.run_heads import run_heads
 from mt4ssl_bench.downstream.heads.side_by_side import backward, serial
+from mt4ssl_bench.downstream.layers.single_layers import read_one_layer
 from mt4ssl_bench.downstream.task import Logits, Task
 from mt4ssl_bench.downstream.training.choose_rate import choose, chosen
 from mt4ssl_bench.downstream.training.head_run import HeadRun, restore, stored
@@ -89,10 +91,16 @@ class Sweep:
         self.runs: list[HeadRun] = []
         self.watch = Stopwatch()
         self._executor: Executor | None = None  # of heads that train side by side
-        for seed in self.config.seeds:
-            torch.manual_seed(seed)
-            first = task.head(num_layers, dim).to(device)  # the same initial weights at every rate
-            self.runs += [HeadRun(lr, seed, copy.deepcopy(first)) for lr in self.config.rates]
+        layers: Sequence[int | None] = self.config.single_layers(num_layers) or [None]
+        for layer in layers:  # those of one layer side by side, as run_heads() groups them
+            for seed in self.config.seeds:
+                torch.manual_seed(seed)
+                first = task.head(num_layers, dim).to(device)  # equal at every layer and rate
+                if layer is not None:
+                    read_one_layer(first, layer)
+                self.runs += [
+                    HeadRun(lr, seed, copy.deepcopy(first), layer) for lr in self.config.rates
+                ]
         self.heads = nn.ModuleList(run.head for run in self.runs)
 
     @property
@@ -177,8 +185,9 @@ class Sweep:
     def _give_up(self, run: HeadRun, step: int) -> None:
         """Mark a run as diverged; the training ends if none is left."""
         if not run.diverged:  # a loss that is NaN gives gradients that are, too
-            about = self.title, run.lr, run.seed, step
-            LOGGER.info("%s: lr %g, seed %d diverged at update %d", *about)
+            layer = "" if run.layer is None else f"layer {run.layer}, "
+            about = self.title, layer, run.lr, run.seed, step
+            LOGGER.info("%s: %slr %g, seed %d diverged at update %d", *about)
         run.diverged = True
         if not self.active:
             raise _EnoughError
@@ -196,7 +205,8 @@ class Sweep:
                 continue
             value = self.task.measure(cuts, hypotheses)
             seed = f", seed {run.seed}" if len(self.config.seeds) > 1 else ""
-            values[f"lr {run.lr:g}{seed}"] = value
+            layer = "" if run.layer is None else f"layer {run.layer}, "
+            values[f"{layer}lr {run.lr:g}{seed}"] = value
             if math.isfinite(value) and (run.state is None or self.metric.better(value, run.best)):
                 run.keep(value, step)
             else:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mt4ssl_bench.abx.intervals import Over, replicate
+from mt4ssl_bench.abx.intervals import Over, alone, replicate
 from mt4ssl_bench.abx.plan import Mode
 from mt4ssl_bench.abx.table import Counts, Table, Weights
 from mt4ssl_bench.errors import CorpusError
@@ -146,6 +146,12 @@ class AbxMetric(Metric):
             order=self.order,
             over=self.over,
         )
+
+    def alone(self, answers: Sequence[Answer]) -> dict[str, float]:
+        """See Metric.alone: across, a and b are of that speaker, and x of any other one."""
+        table, over = table_of(answers, self.mode)
+        names, values = alone(table, over)
+        return dict(zip(names, (100 * values[0]).tolist(), strict=True))
 
     def under(self, rule: str) -> "AbxMetric":
         """Return the metric with the rule of its frames in the title."""

@@ -14,7 +14,6 @@ from typing import Literal
 
 import numpy as np
 
-from mt4ssl_bench.abx.distance import Indices
 from mt4ssl_bench.abx.table import Numbers, Table, Weights
 from mt4ssl_bench.errors import ConfigError
 
@@ -137,22 +136,41 @@ def replicate(
     columns = [2, 3] if over == "groups" else [0, 1]
     used = np.unique(table.keys[:, columns])
     method = _method(len(used))
-    drawn = _multiplicities(method, len(used), samples, seed)
-    ones = {"groups": len(table.groups), "categories": len(table.categories)}
-    weights = {name: np.ones((size, drawn.shape[1])) for name, size in ones.items()}
-    weights[over][used] = drawn
-    x = weights["groups"]
-    if method == "range" and over == "groups":
-        x = np.ones_like(x)
-    if method == "range" and over == "categories":
-        values, vanished = _single_categories(table, used)
+    if method == "range":
+        _, values = alone(table, over)
+        vanished = np.zeros(1)
     else:
+        drawn = _multiplicities(method, len(used), samples, seed)
+        ones = {"groups": len(table.groups), "categories": len(table.categories)}
+        weights = {name: np.ones((size, drawn.shape[1])) for name, size in ones.items()}
+        weights[over][used] = drawn
         values, vanished = table.weighted(
-            Weights(a=weights["groups"], x=x, categories=weights["categories"])
+            Weights(a=weights["groups"], x=weights["groups"], categories=weights["categories"])
         )
     return Replicates(
         table.digest, table.errors(), values, method, len(used), float(vanished.mean())
     )
+
+
+def alone(table: Table, over: Over = "groups") -> tuple[list[str], Numbers]:
+    """Return the names of S speakers, and their own scores (L, S).
+
+    Of groups, each is that of a and b, and x may be of any other one; of categories, each is that
+    of a and x. A speaker without a triplet has NaN.
+    """
+    used = np.unique(table.keys[:, [2, 3] if over == "groups" else [0, 1]])
+    if over == "categories":
+        names = [table.categories[i] for i in used]
+        errors = table.pair_errors()
+        own = [[each for (p, _), each in errors.items() if p == name] for name in names]
+        none = np.full(len(table.sums), np.nan)
+        return names, np.stack([np.mean(each, axis=0) if each else none for each in own], axis=1)
+    eye = np.zeros((len(table.groups), len(used)))
+    eye[used, np.arange(len(used))] = 1
+    everybody = np.ones_like(eye)
+    categories = np.ones((len(table.categories), len(used)))
+    values, _ = table.weighted(Weights(a=eye, x=everybody, categories=categories))
+    return [table.groups[i] for i in used], values
 
 
 def _method(speakers: int) -> Method:
@@ -163,23 +181,12 @@ def _method(speakers: int) -> Method:
 
 def _multiplicities(method: Method, speakers: int, samples: int, seed: int) -> Numbers:
     """Return how often each speaker is in each replicate (S, R)."""
-    if method == "range":
-        return np.eye(speakers)
     if method == "jackknife":
         return 1 - np.eye(speakers)
     draws = np.random.default_rng(seed).integers(speakers, size=(samples, speakers))
     places = draws + speakers * np.arange(samples)[:, None]
     counts = np.bincount(places.ravel(), minlength=samples * speakers)
     return counts.reshape(samples, speakers).T.astype(np.float64)
-
-
-def _single_categories(table: Table, used: Indices) -> tuple[Numbers, Numbers]:
-    """Return the mean over the pairs of each category as that of a (L, S)."""
-    errors = table.pair_errors()
-    names = [table.categories[i] for i in used]
-    found = [[each for (p, _), each in errors.items() if p == name] for name in names]
-    values = np.stack([np.mean(each, axis=0) for each in found if each], axis=1)
-    return values, np.zeros(1)
 
 
 @lru_cache

@@ -159,7 +159,7 @@ def layers(
     """Show which layer to cluster: ABX, phone purity and PNMI of every layer.
 
     The best layer has the highest PNMI, without time-aligned phones the lowest ABX error rate. Its
-    'kmeans' command is printed.
+    'kmeans' command is printed, if its frames are those of labels (one per 20 ms).
 
     Example: mt4ssl-bench layers runs/first --corpus corpora/mine
     """
@@ -180,7 +180,8 @@ def layers(
         grid.add_row(str(layer), *cells, style="bold" if layer == found.best else "")
     stdout.print(grid, soft_wrap=False)
     stdout.print(found.reason)
-    stdout.print(f"next: {found.command}", markup=False)
+    if found.command:
+        stdout.print(f"next: {found.command}", markup=False)
 
 
 def _report(failures: list[str]) -> None:

@@ -63,10 +63,14 @@ def _in_store(store: LabelStore, alignment: Alignment) -> Iterator[tuple[str, li
 
 
 def at_frames(
-    segments: Sequence[Turn], numbers: Mapping[str, int], num_frames: int
+    segments: Sequence[Turn], numbers: Mapping[str, int], num_frames: int, stride: int = STRIDE
 ) -> NDArray[np.int64]:
-    """Return the phone's number (T,) at the centre of each frame, or -1 without a segment there."""
-    centres = (np.arange(num_frames) * STRIDE + RECEPTIVE_FIELD / 2) / RATE
+    """Return the phone's number (T,) at the centre of each frame, or -1 without a segment there.
+
+    Frames of another stride than that of labels have their centre in the middle of their stride.
+    """
+    centre = RECEPTIVE_FIELD / 2 if stride == STRIDE else stride / 2
+    centres = (np.arange(num_frames) * stride + centre) / RATE
     phones = np.full(num_frames, -1, dtype=np.int64)
     for start, end, phone in segments:
         phones[(centres >= start) & (centres < end)] = numbers[phone]

@@ -1,13 +1,14 @@
 """Two upstreams on one task: a paired bootstrap over the same units of the test split."""
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mt4ssl_bench.errors import BenchError, ConfigError
 from mt4ssl_bench.results.answers import Answer, decoded
-from mt4ssl_bench.results.intervals import paired_difference
+from mt4ssl_bench.results.intervals import MIN_DIFFERENT, paired_difference
 from mt4ssl_bench.results.lookup import (
     Filed,
     aligned_answers,
@@ -29,7 +30,8 @@ class Difference:
     """One metric of A minus that of B, with its 95 % paired bootstrap interval.
 
     `units` is the number of resampled units, which `over` names. `seeds` says what was paired where
-    a side has several seeds.
+    a side has several seeds. `alone` are the lowest and the highest difference of a single unit,
+    where units are too few to show a difference.
     """
 
     corpus: str
@@ -43,11 +45,19 @@ class Difference:
     method: str
     units: int
     seeds: str = ""
+    alone: tuple[float, float] | None = None
 
     def verdict(self, a: str, b: str) -> str:
         """Return the conclusion in words."""
         if self.low <= 0 <= self.high:
-            return f"no difference can be told between {a} and {b}: the interval holds 0"
+            told = f"no difference can be told between {a} and {b}"
+            if self.alone is None:
+                return f"{told}: the interval holds 0"
+            return (
+                f"{told}: {self.units} {self.a.over} are too few, it takes {MIN_DIFFERENT}; each "
+                f"by itself differs by {self.alone[0]:+.2f} to {self.alone[1]:+.2f} (a range, "
+                "which claims no confidence)"
+            )
         ahead = goodness(self.value, higher_is_better=self.a.higher_is_better) > 0
         return f"{a if ahead else b} is better"
 
@@ -128,4 +138,13 @@ def _difference(
         method=interval.method,
         units=units.number,
         seeds=_pairing(a, b),
+        alone=_alone(metric.alone(ours), other.alone(theirs))
+        if units.number < MIN_DIFFERENT
+        else None,
     )
+
+
+def _alone(a: dict[str, float], b: dict[str, float]) -> tuple[float, float] | None:
+    """Return the lowest and the highest difference of a unit, None where none has a value."""
+    differences = [a[name] - b[name] for name in a if math.isfinite(a[name] - b[name])]
+    return (min(differences), max(differences)) if differences else None

@@ -59,8 +59,9 @@ class Result:
         tuned: What Task.tune() chose on valid: how the hypotheses on test were decoded.
         chosen_by: Heading of the metric on valid that chose learning rate and update; "" if it is
             the main one.
-        layer_scores: By metric, the scores of all layers, of a task without training.
-        layer: The layer of `metrics`, of a task without training; it is the best one on the split
+        layer_scores: By metric, the scores of layers: of all where a task trains nothing, of the
+            best head on each where heads read single layers.
+        layer: The layer of `metrics` where there are such scores; it is the best one on the split
             `chosen_on`.
         folds: Main metric of each fold, of a task with folds.
         limit: Utterances per split of a partial result, which is never ranked, or None.

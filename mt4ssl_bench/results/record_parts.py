@@ -42,18 +42,31 @@ class CorpusRecord(TypedDict):
 
 
 class LayerScore(TypedDict):
-    """A metric of one layer with its 95 % interval."""
+    """A metric of one layer with its 95 % interval.
+
+    `layer` stands where heads were trained on some layers; without it, scores are of 0, 1, ...
+    `valid` is the main metric on validation. `spread` is the standard deviation over `samples`
+    samples of what is compared, where it is too much to compare all.
+    """
 
     value: float
     low: float
     high: float
+    layer: NotRequired[int]
+    valid: NotRequired[float]
+    spread: NotRequired[float]
+    samples: NotRequired[int]
 
 
 class Trial(TypedDict):
-    """One head of the sweep; `valid` is its score on validation, None if it diverged."""
+    """One head of the sweep; `valid` is its score on validation, None if it diverged.
+
+    `layer` is the hidden state that it reads, where it reads only one.
+    """
 
     lr: float
     seed: int
+    layer: NotRequired[int]
     valid: float | None
     steps: int
     chosen: bool

@@ -17,6 +17,7 @@ from mt4ssl_bench.results.answers import Answer, has_counts
 from mt4ssl_bench.results.metrics import METRICS
 from mt4ssl_bench.results.record import Result
 from mt4ssl_bench.results.record_files import load, load_hypotheses
+from mt4ssl_bench.results.record_parts import LayerScore
 from mt4ssl_bench.results.recorded_metrics import installed
 from mt4ssl_bench.text import flat
 
@@ -76,7 +77,15 @@ def sweep_tables(results: Sequence[Result]) -> RenderableType:
         groups[*measured_on, result.recipe_name, result.protocol[:8]].append(result)
     tables: list[RenderableType] = []
     for (corpus, _, name, mark), group in sorted(groups.items()):
-        seeds = "; a line for each seed" if any(len(result.seeds) > 1 for result in group) else ""
+        several = [
+            name
+            for name, many in (
+                ("layer", any("layer" in trial for result in group for trial in result.sweep)),
+                ("seed", any(len(result.seeds) > 1 for result in group)),
+            )
+            if many
+        ]
+        seeds = f"; a line for each {' and '.join(several)}" if several else ""
         grid = _table(
             f"{corpus}: {name} ({mark}), {group[0].chosen_by or group[0].main.label} on valid by "
             f"learning rate (at update){seeds}",
@@ -92,14 +101,15 @@ def sweep_tables(results: Sequence[Result]) -> RenderableType:
 
 
 def _trials(result: Result, rate: float) -> Text:
-    """The scores at one rate: one line for each seed, and one for the mean that chooses."""
+    """The scores at one rate: a line for each layer and seed, and for the mean that chooses."""
     lines = []
     trials = [trial for trial in result.sweep if trial["lr"] == rate]
     for trial in trials:
         value = "diverged" if trial["valid"] is None else f"{trial['valid']:.2f} ({trial['steps']})"
-        lines.append(Text(value, "bold" if trial["chosen"] else ""))
+        layer = f"layer {trial['layer']}: " if "layer" in trial else ""
+        lines.append(Text(f"{layer}{value}", "bold" if trial["chosen"] else ""))
     scores = [trial["valid"] for trial in trials if trial["valid"] is not None]
-    if result.main.by_seed and len(scores) == len(result.seeds):
+    if result.main.by_seed and len(scores) == len(trials) == len(result.seeds):
         style = "bold" if trials[0]["chosen"] else ""
         lines.append(Text(f"mean {fmean(scores):.2f}", style))
     return Text("\n").join(lines) if lines else Text("-")
@@ -182,15 +192,26 @@ def _layers(result: Result) -> RenderableType:
 
 
 def _curves(result: Result) -> Table:
-    """The scores of every layer of a task without training."""
+    """The scores of every layer, on valid where heads were chosen by it."""
     title = f"test by layer; layer {result.layer} is the best on {result.chosen_on}"
     labels = [result.metrics[name].label for name in result.layer_scores]
-    grid = _table(title, "layer", *labels)
-    for layer, scores in enumerate(zip(*result.layer_scores.values(), strict=True)):
-        cells = [f"{each['value']:.2f} [{each['low']:.2f}, {each['high']:.2f}]" for each in scores]
+    first, *_ = result.layer_scores.values()
+    valid = [f"valid {result.main.title}"] if "valid" in first[0] else []
+    grid = _table(title, "layer", *valid, *labels)
+    for number, scores in enumerate(zip(*result.layer_scores.values(), strict=True)):
+        layer = scores[0].get("layer", number)
+        cells = [f"{scores[0]['valid']:.2f}"] if valid else []
+        cells += [_curve_cell(each) for each in scores]
         style = "bold" if layer == result.layer else ""
         grid.add_row(*(_text(cell, style) for cell in (str(layer), *cells)))
     return grid
+
+
+def _curve_cell(score: LayerScore) -> str:
+    text = f"{score['value']:.2f} [{score['low']:.2f}, {score['high']:.2f}]"
+    if "spread" not in score:
+        return text
+    return f"{text}, SD {score['spread']:.2f} over {score['samples']} samples"
 
 
 def _confused(result: Result, answers: Sequence[Answer]) -> RenderableType:

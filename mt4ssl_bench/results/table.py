@@ -57,7 +57,7 @@ class Cell:
     score: Score
     lr: tuple[float, ...]
     best: bool
-    layer: str = ""  # of a task without training, and on which split it was chosen
+    layer: str = ""  # where there is one, and on which split it was chosen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,28 +210,34 @@ def build(records: Sequence[Result], names: dict[str, str], answers: Answers) ->
 def _columns(models: Collection[Records]) -> list[Column]:
     """Columns in the order that the records say.
 
-    Within a task the recipe that most rows share comes first, and ranks.
+    Within a task the recipe that most rows share comes first, and ranks; of equal ones, heads on
+    single layers come last.
     """
     shares = Counter(recipe for records in models for recipe in records)
     newest = {recipe: result for records in models for recipe, result in records.items()}
     recipes = Counter(task for task, _, _ in shares)
     order = _task_order(newest.values())
     columns: list[Column] = []
-    for recipe in sorted(shares, key=lambda recipe: (order[recipe[0]], -shares[recipe], recipe)):
+    for recipe in sorted(
+        shares,
+        key=lambda each: (order[each[0]], -shares[each], "layers" in newest[each].settings, each),
+    ):
         task, name, mark = recipe
         result = newest[recipe]
         first = task not in {column.recipe[0] for column in columns}
         for key, score in result.metrics.items():
             if not score.ranked:
                 continue
-            other = f" ({name}@{mark[:6]})" if recipes[task] > 1 else ""
+            other = f"{name}@{mark[:6]}" if recipes[task] > 1 else ""
+            layers = result.settings.get("layers")  # never to be read as heads on a weighted sum
+            about = ", ".join(filter(None, [other, f"layers={layers}" if layers else ""]))
             main = key == result.main_metric
             columns.append(
                 Column(
                     recipe=recipe,
                     metric=key,
                     mode=result.mode,
-                    label=f"{task} {score.label}{other}",
+                    label=f"{task} {score.label}{f' ({about})' if about else ''}",
                     main=main,
                     first=main and first,
                 )
@@ -301,4 +307,5 @@ def _cell(records: Records, column: Column, top: float) -> Cell | None:
 
 def rates(cell: Cell) -> str:
     """Return the learning rates that validation chose, as text."""
-    return cell.layer or "/".join(f"{rate:g}" for rate in cell.lr) or "-"
+    lr = "/".join(f"{rate:g}" for rate in cell.lr)
+    return " at ".join(filter(None, [cell.layer, lr])) or "-"

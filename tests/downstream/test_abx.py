@@ -8,15 +8,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
+from torch import Tensor
 
+from fakes import Encoder
 from mt4ssl_bench.abx.answers import ACROSS, WITHIN, answers_of, table_of
 from mt4ssl_bench.abx.intervals import replicate
 from mt4ssl_bench.abx.items import Token, read_items
 from mt4ssl_bench.abx.plan import AbxConfig
 from mt4ssl_bench.abx.score import score_layers
 from mt4ssl_bench.abx.spans import find_frames
+from mt4ssl_bench.downstream.evaluate import evaluate
+from mt4ssl_bench.downstream.layers import survey as layers_survey
+from mt4ssl_bench.encoders import load
+from mt4ssl_bench.encoders.protocol import Features
 from mt4ssl_bench.results.intervals import Units, paired_difference
-from mt4ssl_bench.results.record_files import load, load_hypotheses
+from mt4ssl_bench.results.record_files import load as load_record
+from mt4ssl_bench.results.record_files import load_hypotheses, record_path
+from mt4ssl_bench.results.record_parts import LayerScore
 
 MODEL = "random:mt4ssl_tiny"
 TONES = {"AA": 300.0, "IY": 900.0, "UW": 500.0, "S": 3000.0, "M": 200.0}
@@ -72,7 +81,7 @@ def results(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_record_has_all_layers_and_files_that_reproduce_it(results: Path) -> None:
     (path,) = results.glob("abx-random*.json")
-    result, answers = load(path), load_hypotheses(path)
+    result, answers = load_record(path), load_hypotheses(path)
     assert (result.task, result.mode, result.chosen_on) == ("abx", "frozen", "valid")
     assert list(result.metrics) == ["abx_within", "abx_across"]
     assert result.layer is not None
@@ -95,15 +104,17 @@ def test_item_files_give_the_same_scores(corpus: Path, results: Path, tmp_path: 
     done = run("evaluate", "fbank", "--task", "abx", "--items", items, *out)
     assert done.returncode == 0, done.stderr
     (again,) = tmp_path.glob("abx-*.json")
-    assert load(again).metrics == load(path).metrics
-    assert load(again).chosen_on == "test"  # the file has no token of valid
+    assert load_record(again).metrics == load_record(path).metrics
+    assert load_record(again).chosen_on == "test"  # the file has no token of valid
 
 
 def test_two_upstreams_are_compared_over_the_same_triplets(results: Path) -> None:
     done = run("compare", MODEL, "fbank", "--task", "abx", "--results", results)
     assert done.returncode == 0, done.stderr
     assert "abx: within" in done.stdout
-    assert "over 2 speakers" in done.stdout
+    text = " ".join(done.stdout.split())
+    assert "over 2 speakers" in text
+    assert "2 speakers are too few, it takes 6; each by itself differs by" in text
     (shown,) = results.glob("abx_speaker-random*.json")
     done = run("show", shown)
     assert done.returncode == 0, done.stderr
@@ -118,6 +129,72 @@ def test_layers_names_the_best_and_its_data(corpus: Path, tmp_path: Path) -> Non
     assert "is the best by PNMI, chosen on split 'valid'" in text
     assert "next: mt4ssl-bench kmeans mt4ssl_tiny" in text
     assert "targets.offline.clusters=8" in text
+
+
+class Strided(Encoder):
+    """Log magnitudes of frames of `stride` samples, in noise on layer 0: tones without overlap."""
+
+    num_layers = 2
+
+    def __init__(self, stride: int, noise: float = 10.0) -> None:
+        self.name, self.stride, self.dim = f"every{stride}", stride, stride // 2
+        self.noise, self.fingerprint = noise, f"{noise} and {stride}"
+
+    def extract(self, waveforms: Tensor, lengths: Tensor) -> Features:
+        frames = waveforms.unfold(1, self.stride, self.stride)
+        x = (torch.fft.rfft(frames).abs()[..., 1:] + 0.1).log()
+        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(x.shape[1]))
+        return Features(torch.stack([x + self.noise * noise, x]), lengths // self.stride)
+
+
+@pytest.mark.parametrize("stride", [160, 320, 640])
+def test_any_stride_reads_the_frames_of_its_tokens(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stride: int
+) -> None:
+    model = Strided(stride)
+    monkeypatch.setattr(load, "load_upstream", lambda name, device: model)  # noqa: ARG005
+    monkeypatch.setattr(layers_survey, "load_upstream", lambda name, device: model)  # noqa: ARG005
+    keys = ["span=phoneme", "context=any"]
+    outcome = evaluate(["it"], ["abx"], corpus, out=tmp_path, device="cpu", overrides=keys)
+    assert not outcome.failures
+    (result,) = outcome.results
+    assert result.counts["within_tokens"] > 20
+    assert result.layer == 1
+    noisy, clean = (row["value"] for row in result.layer_scores["abx_within"])
+    assert clean < 3 < noisy, "read by another grid, tones are not those of the alignment"
+    found = layers_survey.survey(
+        "it", corpus, overrides=keys, split="test", clusters=8, store=tmp_path / "store"
+    )
+    assert found.best == 1
+    noisy, clean = (float(row[-1]) for row in found.rows)  # PNMI
+    assert noisy < 0.5 < clean
+    assert bool(found.command) == (stride == 320)
+    note = f"no kmeans command: every{stride} has a frame every {stride} samples"
+    assert (note in found.reason) == (stride != 320)
+
+
+def test_a_sample_of_the_tokens_has_its_spread_recorded(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Strided(320, noise=3.0)
+    monkeypatch.setattr(load, "load_upstream", lambda name, device: model)  # noqa: ARG005
+
+    def rows(*keys: str) -> list[LayerScore]:
+        words = ["span=phoneme", "context=any", *keys]
+        (result,) = evaluate(
+            ["it"], ["abx"], corpus, out=tmp_path, device="cpu", overrides=words
+        ).results
+        assert load_record(record_path(result, tmp_path)) == result
+        return result.layer_scores["abx_within"]
+
+    assert not any("spread" in row for row in rows())
+    seeds = [rows("max_tokens=2", f"seed={seed}")[0]["value"] for seed in range(5)]
+    first = rows("max_tokens=2")[0]
+    assert first["samples"] == 5
+    assert first["spread"] == pytest.approx(np.std(seeds, ddof=1))
+    assert first["spread"] > 0
+    shown = [run("show", p).stdout for p in tmp_path.glob("abx-every320-*.json")]
+    assert sum("over 5 samples" in text for text in shown) == 5
 
 
 @pytest.mark.parametrize(
@@ -149,7 +226,7 @@ def test_one_speaker_has_only_a_range_within(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "chosen on test itself" in done.stderr
     (path,) = (tmp_path / "out").glob("*.json")
-    assert load(path).main.method == "range"
+    assert load_record(path).main.method == "range"
 
 
 def test_answers_give_the_table_back_and_its_weights() -> None:
@@ -159,8 +236,6 @@ def test_answers_give_the_table_back_and_its_weights() -> None:
         for number in range(60)
     ]
     hidden = {token.utterance: rng.normal(size=(2, 8, 4)).astype(np.float32) for token in tokens}
-    import torch
-
     spans = find_frames(tokens, dict.fromkeys(hidden, 8))
     tables = score_layers(spans, lambda name: torch.from_numpy(hidden[name]), AbxConfig())
     sides = [answers_of(tables, layer) for layer in (0, 1)]
@@ -176,6 +251,11 @@ def test_answers_give_the_table_back_and_its_weights() -> None:
             weights = np.array([1.0, 0, 0, 0])  # one speaker: across, nothing is left
             value = metric.value(answers, weights)
             alone = 100 * errors.values[layer, 0]  # a "range" is of single speakers
+            own = metric.alone(answers)
+            assert list(own.values()) == pytest.approx((100 * errors.values[layer]).tolist())
+            if metric is WITHIN:  # as are plain answers of one speaker
+                one = [metric.value([each]) for each in answers]
+                assert one == pytest.approx([own[each["id"]] for each in answers])
             assert np.isnan(value) if metric is ACROSS else value == pytest.approx(alone)
         systems = [metric.system(answers) for answers in sides]
         value, _ = paired_difference(*systems, Units.of(metric.units(sides[0])))
@@ -201,7 +281,7 @@ def test_word_abx_of_recorded_digits(speech: Path, tmp_path: Path) -> None:
     done = run("evaluate", "mfcc", MODEL, "--task", "abx_word", *out)
     assert done.returncode == 0, done.stderr
     (good,), (bad,) = ((tmp_path / "out").glob(f"abx_word-{n}*.json") for n in ("mfcc", "random"))
-    mfcc, untrained = load(good).metrics, load(bad).metrics
+    mfcc, untrained = load_record(good).metrics, load_record(bad).metrics
     assert 0 < mfcc["abx_within"].value < mfcc["abx_across"].value < 30
     assert untrained["abx_across"].value > mfcc["abx_across"].high
     assert mfcc["abx_across"].method == "jackknife"

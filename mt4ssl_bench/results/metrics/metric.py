@@ -174,6 +174,16 @@ class Metric:
         many = value.resampled(answers) if isinstance(value, Fast) else resampled
         return System(value(answers), many, texts)
 
+    def alone(self, answers: Sequence[Answer]) -> dict[str, float]:
+        """Return the value of the answers of each unit, by its name; NaN where there is none."""
+        units = self.units(answers)
+        names = {
+            name: None for each in units for name in ([each] if isinstance(each, str) else each)
+        }
+        owners = Units.of(units)
+        values = self.system(answers).resampled(owners.weights(np.eye(owners.number)))
+        return dict(zip(names, values.tolist(), strict=True))
+
     def score(self, answers: Sequence[Answer], bootstrap: Bootstrap = DEFAULT) -> "Score":
         """Return the value with its intervals over units and over speakers.
 
