@@ -336,7 +336,7 @@ def test_a_task_of_another_package_is_one_class_and_one_recipe(
     assert re.search(r"  temper_tiny +the same in short", listed)
     command = ["evaluate", "fbank", "--task", "temper", "--corpus", moods.root, "--out", out]
     planned = run(*command, "--dry-run", **where)
-    assert "fbank, temper_tiny: to do: 150 updates of 1 heads at once" in planned.stdout
+    assert "fbank, temper_tiny on moods: to do: 150 updates of 1 heads at once" in planned.stdout
     done = run(*command, **where)
     assert done.returncode == 0, done.stderr
     assert "ACC % ↑" in done.stdout

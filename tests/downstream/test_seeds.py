@@ -13,7 +13,7 @@ from mt4ssl_bench import results
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.downstream.evaluate import evaluate
 from mt4ssl_bench.downstream.training.choose_rate import choose
-from mt4ssl_bench.downstream.training.saved_model import first_head, read_model
+from mt4ssl_bench.downstream.training.saved_model import chosen_head, read_model
 from mt4ssl_bench.encoders import load
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import BenchError, TrainingError
@@ -114,7 +114,7 @@ def test_a_row_killed_before_its_record_takes_the_heads_of_all_seeds_from_disk(
     (folder,) = (tmp_path / "runs").iterdir()
     stored = read_model(folder)
     chosen = next(n for n, trial in enumerate(first.sweep) if trial["chosen"])
-    head = first_head(stored)
+    head = chosen_head(stored)
     assert head["output.weight"].equal(stored["head"][f"{chosen}.output.weight"])
     assert len(stored["head"]) == 2 * len(head)
 

@@ -176,7 +176,7 @@ class Metric:
 
     def alone(self, answers: Sequence[Answer]) -> dict[str, float]:
         """Return the value of the answers of each unit, by its name; NaN where there is none."""
-        units = self.units(answers)
+        units = self.units(next(iter(by_seed(answers).values())))
         names = {
             name: None for each in units for name in ([each] if isinstance(each, str) else each)
         }
