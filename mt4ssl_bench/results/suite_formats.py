@@ -3,13 +3,14 @@
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from mt4ssl_bench.results.board_formats import ANY_WIDTH
 from mt4ssl_bench.results.metrics import Score
 from mt4ssl_bench.results.suite_table import SuiteLine, SuiteTable
 from mt4ssl_bench.text import flat, markdown, spreadsheet
@@ -18,14 +19,40 @@ POINTS = "points: 0 for FBANK, 1000 for the best of each metric when SUPERB fixe
 
 
 def to_rich(table: SuiteTable) -> RenderableType:
-    """Return the table for a rich console."""
-    grid = Table()
-    for heading in headings(table):
-        left = heading == "upstream"
-        grid.add_column(Text(flat(heading)), justify="left" if left else "right", no_wrap=left)
-    for line in table.lines:
-        grid.add_row(*(Text(flat(text)) for text in cells(table, line)))
-    return Group(Text(flat(table.title), "bold"), grid, *(Text(flat(n)) for n in notes(table)))
+    """Return the table for a rich console; columns that do not fit stand in a table below."""
+    title = Text(flat(table.title), "bold")
+    return Group(title, _Fitted(table), *(Text(flat(note)) for note in notes(table)))
+
+
+class _Fitted:
+    """A table for a terminal, cut into several by columns where it is too wide."""
+
+    def __init__(self, table: SuiteTable) -> None:
+        self.rows = [headings(table), *(cells(table, line) for line in table.lines)]
+        self.about = len(headings(table)) - len(table.columns)
+
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> Iterator[RenderableType]:
+        wide = options.update(max_width=ANY_WIDTH)
+        parts: list[list[int]] = []
+        for column in range(self.about, len(self.rows[0])):
+            longer = [*parts[-1], column] if parts else [column]
+            fits = console.measure(self._grid(longer), options=wide).maximum <= options.max_width
+            if fits and parts:
+                parts[-1] = longer
+            else:
+                parts.append([column])
+        yield from map(self._grid, parts or [[]])
+
+    def _grid(self, columns: Sequence[int]) -> Table:
+        grid, shown = Table(), [*range(self.about), *columns]
+        heading, *rows = self.rows
+        for index in shown:
+            grid.add_column(Text(flat(heading[index])), justify="right" if index else "left")
+        for row in rows:
+            grid.add_row(*(Text(flat(row[index])) for index in shown))
+        return grid
 
 
 def to_markdown(table: SuiteTable) -> str:

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from builders import record, score
+from builders import record, rendered, score
 from mt4ssl_bench.downstream.plan import load_config
 from mt4ssl_bench.downstream.suite import as_shipped
 from mt4ssl_bench.downstream.task import TASKS
 from mt4ssl_bench.results.record import Result
 from mt4ssl_bench.results.suite import Suite, SuiteRow, read_suite
-from mt4ssl_bench.results.suite_formats import cells, headings, notes
+from mt4ssl_bench.results.suite_formats import cells, headings, notes, to_rich
 from mt4ssl_bench.results.suite_table import SuiteTable, build, points, superb
 
 LIBRISPEECH = {"train": 28_539, "valid": 2_703, "test": 2_620}
@@ -165,6 +165,15 @@ def test_rows_without_points_stand_by_their_mean_place() -> None:
           for model, value in (("b", 9.0), ("a", 5.0), ("c", 7.0))),
     )  # fmt: skip
     assert [(row[0], row[2]) for row in measured(made)] == [("a", "1"), ("c", "2"), ("b", "3")]
+
+
+def test_a_narrow_terminal_shows_every_number_whole() -> None:
+    made = table(*(own("a", task, 50.0) for task in SOURCES))
+    shown = rendered(to_rich(made), width=90)
+    assert "…" not in shown
+    for text in cells(made, made.lines[0])[4:]:
+        assert text in shown
+    assert max(map(len, shown.splitlines())) <= 90
 
 
 def test_several_seeds_show_their_spread() -> None:
