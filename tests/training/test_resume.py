@@ -106,9 +106,9 @@ def test_a_killed_row_continues_to_the_same_bits_in_the_process_that_waits_for_i
     wait_for("waiting for the process that computes it", said)
     os.kill(first, signal.SIGKILL)
     assert prefork.wait(first) == -signal.SIGKILL
-    rate_done = list((tmp_path / "runs").rglob("lr-*/model.pt"))
+    trained = list((tmp_path / "runs").rglob("model.pt"))  # it may have come so far
     assert prefork.wait(second) == 0, said.read_text()
-    assert rate_done or "continuing from update" in said.read_text()
+    assert trained or "continuing from update" in said.read_text()
     assert_same(tmp_path, there)
 
 
