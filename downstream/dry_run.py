@@ -45,12 +45,13 @@ class PlannedRow:
         if self.record is None:
             if issubclass(self.job.kind, LayerTask):
                 return "to do: scores of every layer, without training"
-            config, count = self.job.training, _heads(self.job) * _folds(self.job)
+            config, count, folds = self.job.training, _heads(self.job), _folds(self.job)
             if config.mode == "frozen":
-                return f"to do: {config.steps} updates of {count} heads at once"
+                turns = f", for {folds} folds in turn" if folds > 1 else ""
+                return f"to do: {config.steps} updates of {count} heads at once{turns}"
             hours = config.steps * config.accumulate * config.tune.batch_seconds / 3600
             return (
-                f"to do: {config.steps} updates of the model, {count} times; "
+                f"to do: {config.steps} updates of the model, {count * folds} times; "
                 f"{hours:.3g} h of audio each"
             )
         score = self.record.metrics[self.record.main_metric]
@@ -164,8 +165,9 @@ def _add_training(made: Estimate, model: Upstream, job: Job) -> None:
         state = 2 * checkpoint_bytes([weights])
         state += kept * trials if trials > 1 else 0  # each rate's model until the end
     else:
+        task = job.folds()[0].task
         with torch.device("meta"):
-            head = list(job.folds()[0].task.head(model.num_layers, model.dim).parameters())
+            head = list(task.head(model.num_layers, model.dim).parameters())
         state = 2 * trials * checkpoint_bytes(head)
         # with folds, every rate's head of each
         kept = checkpoint_bytes(head) // 4 * (trials * folds if job.kind.folds else 1)
