@@ -58,12 +58,13 @@ class PlannedRow:
         if self.record is None:
             if issubclass(self.job.kind, LayerTask):
                 return "to do: scores of every layer, without training"
-            config, count = self.job.training, self.heads * _folds(self.job)
+            config, count, folds = self.job.training, self.heads, _folds(self.job)
             if config.mode == "frozen":
-                return f"to do: {config.steps} updates of {count} heads at once"
+                turns = f", for {folds} folds in turn" if folds > 1 else ""
+                return f"to do: {config.steps} updates of {count} heads at once{turns}"
             hours = config.steps * config.accumulate * config.tune.batch_seconds / 3600
             return (
-                f"to do: {config.steps} updates of the model, {count} times; "
+                f"to do: {config.steps} updates of the model, {count * folds} times; "
                 f"{hours:.3g} h of audio each"
             )
         score = self.record.metrics[self.record.main_metric]
@@ -222,10 +223,12 @@ def _add_training(made: Estimate, model: Upstream, job: Job) -> None:
         weights = torch.empty(model.parameters, device="meta")
         kept = 4 * model.parameters * seeds * folds
         state = 2 * checkpoint_bytes([weights])
-        state += 4 * model.parameters * trials if trials > 1 else 0  # each rate's until the end
+        # every rate's model of each fold until the end
+        state += 4 * model.parameters * trials * folds if trials > 1 else 0
     else:
+        task = job.folds()[0].task
         with torch.device("meta"):
-            head = list(job.folds()[0].task.head(model.num_layers, model.dim).parameters())
+            head = list(task.head(model.num_layers, model.dim).parameters())
         state = 2 * trials * checkpoint_bytes(head)
         # with folds, every rate's head of each; else the best of each single layer
         layers = len(job.training.single_layers(model.num_layers)) or 1

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from builders import run
 from fakes import Mirrored
+from mt4ssl_bench import results
 from mt4ssl_bench.corpora.prepare import prepare
 from mt4ssl_bench.corpora.rows import Row
 from mt4ssl_bench.data.batches import Batches
@@ -198,3 +200,30 @@ def test_keywords_are_scored_from_a_store_that_names_the_gain(
     assert result.recipe_name == "keyword_tiny"
     (file,) = (tmp_path / "out" / "store").glob("*/train.*.bin")
     assert "+gain-3.0dB-" in file.name
+
+
+@pytest.mark.speech
+def test_real_commands_are_classified_through_the_command_line(
+    speech: Path, tmp_path: Path
+) -> None:
+    folder, out = tmp_path / "commands", tmp_path / "results"
+    root = speech / "tasks" / "arabic_speech_commands_mini"
+    done = run(*("prepare", "speechcommands", "--from", root, "--noise-crops", 20, "--out", folder))
+    assert done.returncode == 0, done.stderr
+    keys = ["sweep=1e-3", "steps=200", "validate_every=100"]
+    upstreams = ["fbank", "fbank_no_cmvn"]
+    done = run("evaluate", *upstreams, "--task", "KS", "--corpus", folder, "--out", out, *keys)
+    assert done.returncode == 0, done.stderr
+    assert "task keyword: recipe keyword_tiny for 0.21 h" in done.stderr
+    scores = {}
+    for file in out.glob("keyword-*.json"):
+        record, answers = results.load(file), results.load_hypotheses(file)
+        assert len(answers) == 159
+        assert len({answer["id"] for answer in answers}) == 159, "test has every file once"
+        right = sum(answer["reference"] == answer["hypothesis"] for answer in answers)
+        assert record.main.value == pytest.approx(100 * right / 159)
+        scores[record.upstream["name"]] = record.main
+    # fbank has no mean: what remains is chance
+    assert scores["fbank_no_cmvn"].low > scores["fbank"].high
+    done = run("evaluate", "fbank", "--task", "KS", "--corpus", folder, "--out", out, *keys)
+    assert "already evaluated" in done.stderr

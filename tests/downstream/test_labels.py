@@ -20,6 +20,7 @@ from mt4ssl_bench.corpora.rows import Row
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cut import Cut, field_of, speaker_of, text_of
 from mt4ssl_bench.data.effects import Effect, Gain
+from mt4ssl_bench.downstream.dry_run import estimate
 from mt4ssl_bench.downstream.evaluate import Outcome, evaluate
 from mt4ssl_bench.downstream.heads.labels import LabelTask
 from mt4ssl_bench.downstream.plan import plan
@@ -300,6 +301,10 @@ def test_folds_are_fine_tuned_and_an_interrupted_call_goes_on_with_the_next_rate
         next((tmp_path / "parts").glob("folded-*.json"))
     )) == sorted(cut.id for split in moods.info.splits for cut in moods.cuts(split)
                  if not split.startswith("sid_"))  # fmt: skip
+    planned = estimate([TOY], [file], moods.root, out=tmp_path, overrides=keys, device="cpu")
+    assert planned.rows[0].about.startswith(f"to do: 2 updates of the model, {2 * folds} times;")
+    frozen = estimate([TOY], [file], moods.root, out=tmp_path, overrides=keys[1:4], device="cpu")
+    assert frozen.rows[0].about == f"to do: 2 updates of 2 heads at once, for {folds} folds in turn"
     kept = sorted((tmp_path / "parts" / "runs").rglob("model.pt"))
     assert [model.parent.name for model in kept] == [f"fold-{n}" for n in range(1, folds + 1)]
 
