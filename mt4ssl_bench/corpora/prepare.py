@@ -73,8 +73,7 @@ def prepare(
         CorpusError: If the rows cannot be used; the message names the first. Nothing is written.
     """
     excluded = Exclusions(source, partial)
-    stated = list(rows)
-    rows = _usable(stated, excluded, strict=strict)
+    rows = _usable(stated := list(rows), excluded, strict=strict)
     checked = checked_lists(lists or {}, rows, excluded)
     noted = dict(notes or {}) | excluded.notes() | _cut_off(stated, rows, source)
     rows = rows if strict else _with_valid(rows, noted)

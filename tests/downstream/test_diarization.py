@@ -269,7 +269,7 @@ def test_the_record_has_parts_tuning_and_the_number_by_superbs_rule(evaluated: P
     shown = rendered(report(path))
     for part in ("decoding, chosen on valid: threshold", "DER by SUPERB's rule", "false alarm"):
         assert part in shown
-    assert "frame accuracy" in shown
+    assert "frame accuracy % ↑ on valid" in " ".join(shown.split())
 
 
 def test_hypotheses_are_turns_as_text_and_as_rttm(evaluated: Path) -> None:
