@@ -12,14 +12,13 @@ from typing import Literal
 
 import numpy as np
 import soundfile
-import torch
-import torchaudio
 
 from mt4ssl_bench.corpora.rows import Row
 from mt4ssl_bench.data.audio import RATE, Samples
 from mt4ssl_bench.data.cut import Turn
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.files import written
+from mt4ssl_bench.wheels import import_torchaudio
 
 MIN_SECONDS = 3.0  # shorter utterances are not used
 LOUDNESS = -33.0, -25.0  # LUFS, lowest and highest of a source
@@ -56,6 +55,9 @@ def draw_pairs(rows: Sequence[Row], count: int, draw: random.Random) -> Iterator
 
 def loudness(samples: Samples) -> float:
     """Return the integrated loudness of ITU-R BS.1770-4 in LUFS; -inf of silence."""
+    import torch
+
+    torchaudio = import_torchaudio("the loudness of mixtures")
     wave = torch.from_numpy(samples)[None]
     return float(torchaudio.functional.loudness(wave, RATE).nan_to_num(-float("inf")))
 
