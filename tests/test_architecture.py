@@ -63,7 +63,6 @@ HOMES = {  # library -> the only modules that import it; "cli" is the whole room
     "torchaudio": {
         "data.audio",
         "features.mfcc",
-        "corpora.mixing",
         "corpora.sources.demo",
         "encoders.s3prl_programs",
     },

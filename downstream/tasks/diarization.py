@@ -104,6 +104,7 @@ class Diarization(Task):
 
     name: ClassVar[str] = "diarization"
     superb: ClassVar[str] = "SD"
+    full_hours: ClassVar[float] = 50.0  # Libri2Mix, mode max: 56 h
     metrics: ClassVar[tuple[str | Metric, ...]] = ("der", "der_by_rule")
     chosen_by: ClassVar[str | Metric] = FRAME_ACC
     reads: ClassVar[tuple[str, ...]] = ("turns:speakers",)

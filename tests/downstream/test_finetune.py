@@ -469,5 +469,7 @@ def test_a_file_that_is_no_language_model_fails_before_any_training(
     outcome = evaluate([TOY], [FINETUNE], corpus.root, out=tmp_path, device="cpu", overrides=keys)
     assert "not a KenLM model" in outcome.failures[0]
     assert {file.name for file in (tmp_path / "runs").rglob("*.*")} == {".lock"}, "nothing trained"
-    with pytest.raises(ConfigError, match="'speaker' does not read it, only asr and phoneme"):
+    with pytest.raises(
+        ConfigError, match="'speaker' does not read it, only asr, diarization and phoneme"
+    ):
         plan("speaker", corpus, keys)

@@ -94,7 +94,7 @@ def test_abbreviations_of_superb_name_tasks_in_any_case(
 
 def test_every_task_of_superb_has_an_abbreviation_of_its_own_and_a_size() -> None:
     shorts = [kind.superb for _, kind in TASKS.items() if kind.superb]  # ABX is no task of SUPERB's
-    assert sorted(shorts) == ["ASR", "ER", "IC", "KS", "PR", "SID"]
+    assert sorted(shorts) == ["ASR", "ER", "IC", "KS", "PR", "SD", "SID"]
     with pytest.raises(ConfigError, match="unknown task 'EX'; known: abx, "):
         load_config("EX")
 
@@ -107,6 +107,7 @@ def test_every_task_of_superb_has_an_abbreviation_of_its_own_and_a_size() -> Non
         ("speaker", {"train": 14.7}, "speaker_tiny"),
         ("intent", {"train": 14.7}, "intent"),  # Fluent Speech Commands
         ("intent", {"train": 9.9}, "intent_tiny"),
+        ("diarization", {"train": 56.4}, "diarization"),  # Libri2Mix, mode max
         ("emotion", {"train": 7.0}, "emotion"),  # IEMOCAP, whose splits are one
         ("emotion", {"train": 4.0, "valid": 0.5, "test": 0.5}, "emotion"),  # folds take all
         ("emotion", {"train": 4.0, "valid": 0.5}, "emotion_tiny"),

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment
 
 from mt4ssl_bench.data.cut import Turn
 from mt4ssl_bench.data.turns import from_text, merged
@@ -24,6 +23,8 @@ def time_counts(reference: Sequence[Turn], hypothesis: Sequence[Turn]) -> tuple[
     Speakers are mapped one to one, such that the matched time is longest. Times are whole
     milliseconds, so that sums are exact.
     """
+    from scipy.optimize import linear_sum_assignment  # here: every command imports the metrics
+
     sides = [
         [(round(1000 * t.start), round(1000 * t.end), t.label) for t in merged(turns)]
         for turns in (reference, hypothesis)
