@@ -27,3 +27,19 @@ STOI = Metric(
     higher_is_better=True,
     order=84,
 )
+PESQ_MIXTURE = Metric(
+    name="pesq_mixture",
+    value=MeanOfValues("pesq_mixture"),
+    title="PESQ of the mixture",
+    unit="",
+    higher_is_better=True,
+    bounds=PESQ.bounds,
+    ranked=False,  # of no upstream
+)
+STOI_MIXTURE = Metric(
+    name="stoi_mixture",
+    value=MeanOfValues("stoi_mixture"),
+    title="STOI of the mixture",
+    higher_is_better=True,
+    ranked=False,
+)
