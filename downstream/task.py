@@ -293,7 +293,10 @@ class Task(BaseTask):
         """Return the metric that chooses, without its interval: validation asks for it often."""
         return self.choice.value(self.answers(cuts, hypotheses))
 
-    def tune(self, logits: Iterable[Logits]) -> dict[str, float]:  # noqa: ARG002 - most have one way
+    def tune(
+        self,
+        logits: Iterable[Logits],  # noqa: ARG002 - most decode in one way
+    ) -> dict[str, float]:
         """Choose how decode() works on test, and return what was chosen, for the record.
 
         Args:

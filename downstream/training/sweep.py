@@ -211,7 +211,7 @@ class Sweep:
     def decode(
         self, heads: Sequence[nn.Module], split: Split
     ) -> tuple[list[list[str] | None], list[Cut]]:
-        """Return each head's hypotheses (None if its logits are not finite), and the cuts."""
+        """Return each head's hypotheses on valid (None if logits are not finite) and the cuts."""
         together = nn.ModuleList(heads).eval()
         hypotheses: list[list[str]] = [[] for _ in heads]
         finite = torch.ones(len(heads), dtype=torch.bool, device=split.device)

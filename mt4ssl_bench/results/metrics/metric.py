@@ -115,6 +115,8 @@ class Metric:
         bounds: Lowest and highest value, in practice for one without a natural bound.
         confusions: From answers to how often each token was taken for another.
         tokens: Plural of the token, for texts.
+        parts: Names of the substitutions, deletions and insertions of a ratio of sums, where each
+            is a number of interest.
         ranked: Whether the number may rank and be compared. False for one that was selected on
             test, as SUPERB's rule says for some tasks: it stands in the record and in `show` only.
     """
@@ -130,6 +132,7 @@ class Metric:
     bounds: Bounds = PER_CENT
     confusions: Callable[[Sequence[Answer]], Confusions] | None = None
     tokens: str = ""
+    parts: tuple[str, str, str] | None = None
     ranked: bool = True
 
     @property
