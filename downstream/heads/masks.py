@@ -69,6 +69,11 @@ class MaskHead(RecurrentHead):
         return masks.relu(), lengths
 
 
+def by_source(masks: Tensor) -> Tensor:
+    """Return masks (..., S * F) as (..., S, F)."""
+    return masks.reshape(*masks.shape[:-1], -1, BINS)
+
+
 class MaskTask(Task):
     """A mixture's sources by masks of its spectrum, the hop of which is the upstream's stride.
 
@@ -193,7 +198,7 @@ class MaskTask(Task):
         """
         magnitudes = nn.utils.rnn.pad_sequence(targets, batch_first=True).to(logits.device)
         mixture, count = magnitudes[:, :, :1], len(self.sources)
-        masked = logits.unflatten(-1, (count, BINS)) * mixture  # (B, T, S, F); 0 in the padding
+        masked = by_source(logits) * mixture  # (B, T, S, F); 0 in the padding
         errors = [
             [(masked[:, :, e] - magnitudes[:, :, 1 + s]).square().sum((1, 2)) for s in range(count)]
             for e in range(count)
@@ -223,7 +228,7 @@ class MaskTask(Task):
     def estimates(self, mixture: audio.Samples, masks: Tensor) -> Signals:
         """Return the signals (S, N) of a mixture (N,) by masks (T, S * F)."""
         spectra = spectrum(torch.from_numpy(mixture), self.stride)  # (T, F)
-        own = masks.unflatten(-1, (len(self.sources), BINS)).movedim(1, 0)  # (S, T, F)
+        own = by_source(masks).movedim(1, 0)  # (S, T, F)
         signals = signals_of(own * spectra, self.stride, len(mixture)).numpy()
         return np.stack([without_impulse(signal) for signal in signals])
 
