@@ -14,6 +14,7 @@ from mt4ssl_bench.data.audio import RATE, Samples
 from mt4ssl_bench.errors import ConfigError
 
 EPS = 1e-8  # as in s3prl
+LOWEST_PESQ = 0.999  # the lower end of ITU-T P.862.2's mapping
 PACKAGES = {"pesq": "pesq", "stoi": "pystoi"}  # by measure
 
 Signals = NDArray[np.float32]  # (S, N)
@@ -48,14 +49,18 @@ def best_order(estimates: Signals, references: Signals) -> tuple[int, ...]:
 
 
 def pesq(estimate: Samples, reference: Samples) -> float | None:
-    """Return wide-band PESQ of signals (N,), None if the package finds no speech in them."""
+    """Return wide-band PESQ of signals (N,), None if the package cannot compute it.
+
+    A silent estimate of speech has LOWEST_PESQ: left out, it would raise the mean of its system.
+    """
     from pesq import PesqError
     from pesq import pesq as measure
 
     try:
         value = float(measure(RATE, reference, estimate, "wb"))
     except (PesqError, ValueError):  # silent, or shorter than 1/4 s
-        return None
+        lost = reference.any() and not estimate.any()
+        return LOWEST_PESQ if lost and pesq(reference, reference) else None
     return value if np.isfinite(value) else None
 
 

@@ -314,6 +314,8 @@ def test_pesq_and_stoi_of_a_known_pair(speech: Path) -> None:
     assert values["pesq_mixture"] == values["pesq"]
     assert values["stoi"] == pytest.approx(100 * stoi(reference, degraded, 16_000))
     assert 50 < values["stoi"] < 90
+    silent = signal_measures.measured(0 * degraded[None], reference[None], degraded, ("pesq",))
+    assert silent == {"pesq": 0.999}, "a system gains nothing by silence"
 
 
 def test_what_cannot_be_measured_is_not_there() -> None:
@@ -322,9 +324,11 @@ def test_what_cannot_be_measured_is_not_there() -> None:
     every = ("si_sdri", "pesq", "stoi")
     signal = noise(1, 3000).numpy()  # too short for PESQ and STOI
     assert list(signal_measures.measured(signal, signal, signal[0], every)) == ["si_sdri"]
+    assert "pesq" not in signal_measures.measured(0 * signal, signal, signal[0], every)
     silent = np.zeros((1, 16_000), np.float32)
     sound = noise(1, 16_000).numpy()
     assert signal_measures.measured(sound, silent, sound[0], every) == {}
+    assert signal_measures.pesq(silent[0], silent[0]) is None
     assert signal_measures.measured(sound * np.nan, sound, sound[0], every) == {}
     both = np.concatenate([sound, silent])
     assert signal_measures.measured(both, both, sound[0], every) == {}

@@ -19,7 +19,7 @@ PESQ = Metric(
     unit="",
     higher_is_better=True,
     order=82,
-    bounds=Bounds(1.0, 4.65),  # of the wide-band mapping, ITU-T P.862.2
+    bounds=Bounds(0.999, 4.65),  # of the wide-band mapping, ITU-T P.862.2
 )
 STOI = Metric(
     name="stoi",
