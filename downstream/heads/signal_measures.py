@@ -57,7 +57,8 @@ def pesq(estimate: Samples, reference: Samples) -> float | None:
     from pesq import pesq as measure
 
     try:
-        value = float(measure(RATE, reference, estimate, "wb"))
+        with np.errstate(invalid="ignore"):  # it divides by the peak of silence
+            value = float(measure(RATE, reference, estimate, "wb"))
     except (PesqError, ValueError):  # silent, or shorter than 1/4 s
         lost = reference.any() and not estimate.any()
         return LOWEST_PESQ if lost and pesq(reference, reference) else None
