@@ -6,7 +6,7 @@ Shapes: N samples, S sources.
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +17,7 @@ import torchaudio
 
 from mt4ssl_bench.corpora.rows import Row
 from mt4ssl_bench.data.audio import RATE, Samples
+from mt4ssl_bench.data.cut import Turn
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.files import written
 
@@ -77,6 +78,17 @@ def mix(sources: Sequence[Samples], mode: Mode) -> list[Samples]:
     padded *= np.float32(min(1.0, MAX_AMPLITUDE / max(peak, MAX_AMPLITUDE)))
     length = longest if mode == "max" else min(map(len, sources))
     return [padded.sum(axis=0)[:length], *padded[:, :length]]
+
+
+def turns_of(
+    names: Iterable[str], segments: Mapping[str, Sequence[Turn]], lasts: float
+) -> tuple[Turn, ...]:
+    """Return the segments of a mixture's utterances, cut off where it ends after `lasts` seconds.
+
+    All utterances begin with the mixture.
+    """
+    turns = [turn for name in names for turn in segments.get(name, ()) if turn.start < lasts]
+    return tuple(sorted(turn._replace(end=min(turn.end, lasts)) for turn in turns))
 
 
 def write_flac(path: Path, samples: Samples) -> None:

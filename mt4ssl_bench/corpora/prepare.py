@@ -73,9 +73,10 @@ def prepare(
         CorpusError: If the rows cannot be used; the message names the first. Nothing is written.
     """
     excluded = Exclusions(source, partial)
-    rows = _usable(list(rows), excluded, strict=strict)
+    stated = list(rows)
+    rows = _usable(stated, excluded, strict=strict)
     checked = checked_lists(lists or {}, rows, excluded)
-    noted = dict(notes or {}) | excluded.notes()
+    noted = dict(notes or {}) | excluded.notes() | _cut_off(stated, rows, source)
     rows = rows if strict else _with_valid(rows, noted)
     rows, fields, book = _with_phones(rows, lexicon, noted)
     rows_of = by_split(rows)
@@ -92,6 +93,20 @@ def prepare(
         notes=noted,
     )
     return write_rows(out, rows_of, checked, info)
+
+
+def _cut_off(stated: Iterable[Row], rows: Iterable[Row], source: Path) -> dict[str, Json]:
+    """Log and return the number of utterances whose turns reached beyond their ends."""
+    turns = {row.id: row.turns for row in stated if "speakers" in row.turns}
+    changed = [row.id for row in rows if row.turns != turns.get(row.id, row.turns)]
+    if not changed:
+        return {}
+    LOGGER.warning(
+        "%s: turns of speakers reach beyond the end of %d utterances, where they are cut off; the "
+        "first is '%s'",
+        *(source, len(changed), changed[0]),
+    )
+    return {"turns_cut_off": len(changed)}
 
 
 def _with_valid(rows: list[Row], noted: dict[str, Json]) -> list[Row]:

@@ -195,6 +195,7 @@ def _look(row: Row, look_at: Callable[[Path], AudioFile]) -> Row:
         start=start,
         seconds=seconds,
     )
+    probed = cut_off(probed)
     return replace(probed, unusable=unusable or unequal(probed) or out_of_place(probed))
 
 
@@ -206,6 +207,18 @@ def unequal(row: Row) -> Unusable | None:
         if other != own:
             return "other", f"{name} has {other}, its own audio {own} ({file.path})"
     return None
+
+
+def cut_off(row: Row) -> Row:
+    """Return the row with turns of speakers that reach beyond its end cut off there.
+
+    RTTM files often say so of the last turn; one that begins beyond the end is out of place.
+    """
+    lasts, turns = row.duration, row.turns.get("speakers", ())
+    if not any(turn.start < lasts < turn.end - DURATION_SLACK for turn in turns):
+        return row
+    ended = tuple(t._replace(end=min(t.end, lasts)) if t.start < lasts else t for t in turns)
+    return replace(row, turns={**row.turns, "speakers": ended})
 
 
 def out_of_place(row: Row) -> Unusable | None:

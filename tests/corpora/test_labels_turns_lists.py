@@ -16,7 +16,15 @@ from mt4ssl_bench.corpora.shard import shard_corpus
 from mt4ssl_bench.corpora.source import SOURCES
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import Corpus
-from mt4ssl_bench.data.cut import Turn, field_of, label_of, labels_of, others_of, turns_of
+from mt4ssl_bench.data.cut import (
+    Turn,
+    field_of,
+    label_of,
+    labels_of,
+    others_of,
+    stored_turns,
+    turns_of,
+)
 from mt4ssl_bench.data.label_store import CarriedLabels, write_labels
 from mt4ssl_bench.data.labels import LabelInfo
 from mt4ssl_bench.errors import AudioChangedError, ConfigError, CorpusError
@@ -184,7 +192,7 @@ def test_other_audio_that_changed_is_an_error_that_names_it(prepare: Prepare, fo
         (
             "t.rttm",
             "0.50 1.5",
-            "0.50 1.7",
+            "2.50 1.5",
             "'a': a turn reaches beyond the utterance: speakers 'bob'",
         ),
         ("trials.tsv", "0\tb\tc", "0\tb\te", "list 'trials', row 2: test_id names no utterance of"),
@@ -205,7 +213,7 @@ def test_a_fault_is_one_line_and_nothing_is_written(
 
 def test_partial_leaves_out_and_counts_what_lacks_something(prepare: Prepare, folder: Path) -> None:
     edit(folder / "m.tsv", "calm\t2", "\t2")
-    edit(folder / "t.rttm", "0.50 1.5", "0.50 1.7")
+    edit(folder / "t.rttm", "0.50 1.5", "2.50 1.5")
     (folder / "trials.tsv").write_text(TRIALS + "1\tb\td\n")
     corpus = prepare(partial=True)
     assert {name: split.utterances for name, split in corpus.info.splits.items()} == {
@@ -325,3 +333,15 @@ def test_shards_of_a_corpus_with_other_audio_are_refused_in_one_line(
     with pytest.raises(CorpusError, match="has other:clean; shards carry one audio of each"):
         shard_corpus(prepare(), folder / "shards")
     assert not (folder / "shards").exists()
+
+
+def test_turns_of_speakers_beyond_the_end_are_cut_off_and_counted(
+    prepare: Prepare, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    edit(folder / "t.rttm", "0.50 1.5", "0.50 9.5")
+    corpus = prepare()
+    (cut,) = [cut for cut in corpus.cuts("train") if cut.id == "a"]
+    assert stored_turns(cut) == {"speakers": BOTH}
+    assert corpus.info.notes["turns_cut_off"] == 1
+    assert "turns of speakers reach beyond the end of 1 utterances" in caplog.text
+    assert not [f for f in check_corpus(corpus, full=False).findings if f.kind == "turn_outside"]

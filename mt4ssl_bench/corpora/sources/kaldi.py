@@ -40,12 +40,12 @@ def read(folder: Path, options: Kaldi) -> Iterator[Row]:
     Raises:
         CorpusError: If the folder is no data folder, or a line cannot be used.
     """
-    recordings = _recordings(folder)
-    texts = _table(folder / "text", empty=True)
-    speakers = _table(folder / "utt2spk")
+    recordings = read_recordings(folder)
+    texts = read_pairs(folder / "text", empty=True)
+    speakers = read_pairs(folder / "utt2spk")
     if not speakers:
         LOGGER.warning("%s: no utt2spk, so that its utterances have no speaker", folder)
-    segments = _table(folder / "segments")
+    segments = read_pairs(folder / "segments")
     utterances = segments or recordings
     for name, lines in (("text", texts), ("utt2spk", speakers)):
         _report_unknown(folder / name, lines, utterances)
@@ -80,8 +80,12 @@ def _segment(row: Row, place: str, recordings: Mapping[str, Path], folder: Path)
     return replace(row, path=recordings[recording], start=start, seconds=seconds)
 
 
-def _recordings(folder: Path) -> dict[str, Path]:
-    """Return the files of wav.scp by recording id."""
+def read_recordings(folder: Path) -> dict[str, Path]:
+    """Return the files of wav.scp by recording id.
+
+    Raises:
+        CorpusError: If there is no wav.scp, or it holds commands instead of files.
+    """
     scp = folder / "wav.scp"
     if not scp.is_file():
         names = [path.name for path in folder.iterdir()] if folder.is_dir() else ["a file"]
@@ -92,7 +96,7 @@ def _recordings(folder: Path) -> dict[str, Path]:
             f"{folder}: expected a Kaldi data folder with wav.scp in it, got {got}"
             f"{advice if below else ''}"
         )
-    lines = _table(scp)
+    lines = read_pairs(scp)
     for recording, path in lines.items():
         if "|" in {path[0], path[-1]}:
             raise CorpusError(
@@ -132,7 +136,7 @@ def _base(folder: Path, path: str) -> Path:
     return next((place for place in places if (place / path).is_file()), places[0])
 
 
-def _table(file: Path, *, empty: bool = False) -> dict[str, str]:
+def read_pairs(file: Path, *, empty: bool = False) -> dict[str, str]:
     """Return the lines of a file by their first word; nothing if there is no file.
 
     Args:

@@ -15,6 +15,7 @@ from mt4ssl_bench.corpora.mixing import (
     at_loudness,
     draw_pairs,
     mix,
+    turns_of,
     write_flac,
 )
 from mt4ssl_bench.corpora.rows import Row
@@ -93,15 +94,11 @@ def _mixture(
     files = {part: options.audio / split / part / f"{name}.flac" for part in ("mix", "s1", "s2")}
     for file, samples in zip(files.values(), signals, strict=True):
         write_flac(file, samples)
-    lasts = len(signals[0]) / audio.RATE
-    speakers = [
-        turn._replace(end=min(turn.end, lasts))
-        for row in pair
-        for turn in (turns or {}).get(row.id, ())
-        if turn.start < lasts
-    ]
     row = Row(id=name, path=files.pop("mix"), split=split, language="en", others=files)
-    return row if turns is None else replace(row, turns={"speakers": tuple(sorted(speakers))})
+    if turns is None:
+        return row
+    speakers = turns_of((one.id for one in pair), turns, len(signals[0]) / audio.RATE)
+    return replace(row, turns={"speakers": speakers})
 
 
 def _utterances(

@@ -1,0 +1,158 @@
+"""Libri2Mix as LibriMix's scripts write it, or as the Kaldi folders of s3prl's diarization."""
+
+import csv
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from mt4ssl_bench.corpora.layout import root_of
+from mt4ssl_bench.corpora.mixing import turns_of
+from mt4ssl_bench.corpora.rows import Row
+from mt4ssl_bench.corpora.source import Options, Source
+from mt4ssl_bench.corpora.sources.kaldi import read_pairs, read_recordings
+from mt4ssl_bench.data.alignment import read_rttm
+from mt4ssl_bench.data.audio import RATE
+from mt4ssl_bench.data.cut import Turn
+from mt4ssl_bench.errors import ConfigError, CorpusError
+
+COLUMNS = {"mixture_ID", "length"}  # that are read of LibriMix's metadata
+Segments = Mapping[str, Sequence[Turn]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Libri2Mix(Options):
+    """Which of the mixtures; the defaults are SUPERB's for diarization."""
+
+    mode: Annotated[
+        Literal["max", "min"], "Length: max for diarization, min for separation (SUPERB)."
+    ] = "max"
+    mixture: Annotated[
+        Literal["mix_both", "mix_clean", "mix_single"],
+        "What is mixed: mix_both for diarization, mix_clean for separation (SUPERB).",
+    ] = "mix_both"
+    train: Annotated[Literal["train-100", "train-360"], "Training part."] = "train-100"
+    dev: Annotated[
+        int, "Mixtures of dev, drawn as s3prl does for separation (1000 of 3000); 0 is all."
+    ] = 0
+    rttm: Annotated[
+        Path | None,
+        "RTTM file, or folder of them: speech by LibriSpeech utterance or by mixture; it gives "
+        "turns:speakers. s3prl's: LibriMix/metadata/LibriSpeech.",
+    ] = None
+
+    def __post_init__(self) -> None:
+        """Check the number."""
+        if self.dev < 0:
+            raise ConfigError(f"--dev {self.dev}: expected 0 or more")
+
+    def notes(self) -> Mapping[str, str]:
+        """Return which mixtures these are."""
+        return {"mixtures": f"{self.mode} {self.mixture} {self.train}, dev {self.dev or 'all'}"}
+
+
+def read(given: Path, options: Libri2Mix) -> Iterator[Row]:
+    """Yield the mixtures of train, valid (dev) and test.
+
+    Raises:
+        CorpusError: If the folder has neither layout, or lacks what was asked for.
+    """
+    root = root_of(given, "Libri2Mix", "wav16k/*/metadata/*.csv", "*/metadata/*.csv", "*/wav.scp")
+    if any(root.glob("*/wav.scp")):
+        for split, name in (("train", "train"), ("valid", "dev"), ("test", "test")):
+            yield from _kaldi(root / name, split)
+        return
+    segments = _segments(options.rttm) if options.rttm else None
+    folder = (root / "wav16k" if (root / "wav16k").is_dir() else root) / options.mode
+    for split, name in (("train", options.train), ("valid", "dev"), ("test", "test")):
+        lengths = _lengths(folder / "metadata" / f"mixture_{name}_{options.mixture}.csv")
+        names: Iterable[str] = lengths
+        if split == "valid" and options.dev:
+            drawn = sorted(lengths)
+            random.Random(7).shuffle(drawn)  # noqa: S311 - s3prl's seed
+            names = sorted(drawn[: options.dev])
+        sources = [part for part in ("s1", "s2") if (folder / name / part).is_dir()]
+        for mixture in names:
+            file = f"{mixture}.wav"
+            spoken: dict[str, tuple[Turn, ...]] = {}
+            if segments is not None:
+                own = [mixture] if mixture in segments else mixture.split("_")
+                spoken = {"speakers": turns_of(own, segments, lengths[mixture] / RATE)}
+            yield Row(
+                id=mixture,
+                # the metadata names the file as it was where the mixtures were made
+                path=folder / name / options.mixture / file,
+                split=split,
+                language="en",
+                turns=spoken,
+                others={part: folder / name / part / file for part in sources},
+                silent=segments is not None and not spoken["speakers"],
+            )
+
+
+def _kaldi(folder: Path, split: str) -> Iterator[Row]:
+    """Yield the recordings of a Kaldi folder with their turns, from its rttm."""
+    segments, lasts = read_rttm(folder / "rttm").segments, read_pairs(folder / "reco2dur")
+    for name, path in read_recordings(folder).items():
+        turns = turns_of([name], segments, float(lasts.get(name, "inf")))
+        yield Row(
+            id=name,
+            path=path,
+            split=split,
+            language="en",
+            turns={"speakers": turns},
+            silent=not turns,
+        )
+
+
+def _lengths(file: Path) -> dict[str, int]:
+    """Return the samples of each mixture of LibriMix's metadata."""
+    if not file.is_file():
+        found = sorted(path.name for path in file.parent.glob("*.csv"))
+        raise CorpusError(
+            f"{file}: missing; expected one of --mode, --mixture and --train that is there: "
+            f"{', '.join(found) or 'none'}"
+        )
+    with file.open(encoding="utf-8", newline="") as opened:
+        table = csv.DictReader(opened)
+        if lacking := COLUMNS - set(table.fieldnames or ()):
+            raise CorpusError(f"{file}: no column '{min(lacking)}'; not LibriMix's metadata")
+        try:
+            return {row["mixture_ID"]: int(float(row["length"])) for row in table}
+        except (TypeError, ValueError):
+            raise CorpusError(
+                f"{file}, line {table.line_num}: no number of samples as its length"
+            ) from None
+
+
+def _segments(path: Path) -> Segments:
+    files = sorted(path.glob("*.rttm")) if path.is_dir() else [path]
+    if not files:
+        raise CorpusError(f"--rttm {path}: holds no .rttm file")
+    return {name: turns for file in files for name, turns in read_rttm(file).segments.items()}
+
+
+SOURCE = Source(
+    name="libri2mix",
+    about="Mixtures of two LibriSpeech speakers; SUPERB's corpus for diarization and separation",
+    read=read,
+    options=Libri2Mix,
+    help="""Reads what LibriMix's scripts write (wav16k/<mode>/<part>/<mixture>, with s1 and s2 as
+    other:s1 and other:s2), or Kaldi's folders train, dev and test with wav.scp and rttm, as s3prl
+    prepares them for diarization.
+
+    Turns that reach beyond a mixture, as in mode min, end with it.""",
+    examples=(
+        "libri2mix --from Libri2Mix --rttm LibriMix/metadata/LibriSpeech --out corpora/libri2mix",
+        "libri2mix --from Libri2Mix --mode min --mixture mix_clean --dev 1000 --out corpora/ss",
+    ),
+    hours="71 h (max, train-100), 52 h (min)",
+    licence="CC BY 4.0 (LibriSpeech), noise CC BY-NC 4.0 (WHAM!)",
+    tasks="diarization, separation",
+    homepage="https://github.com/JorisCos/LibriMix",
+    citation="Cosentino et al., LibriMix: an open-source dataset for generalizable speech "
+    "separation, 2020",
+    obtain="make it with the scripts of github.com/s3prl/LibriMix",
+    texts=False,
+)
