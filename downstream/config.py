@@ -39,6 +39,22 @@ class RecurrentHeadConfig(HeadConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MaskHeadConfig(HeadConfig):
+    """The sizes of an LSTM head that predicts masks of spectra."""
+
+    projection: int = 0  # before the LSTM; 0: none
+    hidden: int = 896  # of each LSTM direction
+    lstm_layers: int = 3
+    dropout: float = 0.5
+
+    BOUNDS: ClassVar[Bounds] = {
+        NOT_NEGATIVE: "projection",
+        AT_LEAST_1: "hidden lstm_layers",
+        PROBABILITY: "dropout",
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
 class DecodeConfig:
     """Beam search with an n-gram model of units; the defaults are SUPERB's (asr/config.yaml)."""
 

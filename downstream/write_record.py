@@ -1,5 +1,6 @@
 """From predictions on the test split to a record: metrics, answers, and how they were computed."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -10,7 +11,7 @@ from mt4ssl_bench import results
 from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.downstream.clock import Clock
 from mt4ssl_bench.downstream.find_record import former
-from mt4ssl_bench.downstream.job import Job
+from mt4ssl_bench.downstream.job import Job, named
 from mt4ssl_bench.downstream.layers.best_heads import layer_curves
 from mt4ssl_bench.downstream.layers.score_task import LayerResult
 from mt4ssl_bench.downstream.task import Decoded, Task, Trained
@@ -19,10 +20,13 @@ from mt4ssl_bench.files import write_text
 from mt4ssl_bench.results.answers import WITH_LM, Answer, by_seed
 from mt4ssl_bench.results.answers import with_lm as decoded_with_lm
 from mt4ssl_bench.results.metrics import Score
+from mt4ssl_bench.results.metrics.mean_of_values import MeanOfValues
 from mt4ssl_bench.results.provenance import environment
 from mt4ssl_bench.results.record import Result
 from mt4ssl_bench.results.record_parts import CorpusRecord, UpstreamRecord
 from mt4ssl_bench.settings import nest
+
+LOGGER = logging.getLogger(__name__)
 
 
 def write_record(
@@ -49,6 +53,7 @@ def write_record(
         out: Folder of the records.
     """
     answers = _answers(task, trained.cuts, trained.decoded)
+    unscored = _unscored(job, task, answers)
     metrics = _scores(task, answers)
     curves = layer_curves(task, trained.layers, partial(_answers, task, trained.cuts))
     chosen_on = "the training part of each fold" if task.folds else job.split("valid")
@@ -63,7 +68,7 @@ def write_record(
         layer_weights=trained.layer_weights,
         layer_norms=trained.layer_norms,
         seeds=list(job.training.seeds),
-        counts={**counts, **trained.counts},
+        counts={**counts, **trained.counts, **unscored},
         lm_weights=_of_seeds(
             {each.seed: each.with_lm.weights for each in trained.decoded if each.with_lm}
         ),
@@ -201,6 +206,21 @@ def _of_seeds(values: Mapping[int, Mapping[str, float]]) -> dict[str, float]:
         for seed, own in values.items()
         for name, value in own.items()
     }
+
+
+def _unscored(job: Job, task: Task, answers: Sequence[Answer]) -> dict[str, int]:
+    """Count the answers that a mean of values leaves out, for the record; warn of them."""
+    counts = {}
+    for metric in task.all_metrics:
+        value = metric.value
+        if isinstance(value, MeanOfValues) and (lacking := value.lacking(answers)):
+            counts[f"test_without_{metric.name}"] = len(lacking)
+            LOGGER.warning(
+                "%s: %s cannot be measured on %d of %d utterances of test, which its mean leaves "
+                "out: %s",
+                *(job.recipe, metric.label, len(lacking), len(answers), named(lacking)),
+            )
+    return counts
 
 
 def _fold_values(task: Task, answers: Sequence[Answer]) -> dict[str, float]:

@@ -332,14 +332,19 @@ Bounds = Mapping[Bound, str]  # a bound -> the keys (a.b) that it holds for, par
 def check_all_bounds(config: object, prefix: str = "") -> None:
     """Check a config dataclass and all that it nests against the BOUNDS that their classes declare.
 
+    A class that declares bounds of a key replaces those of its parents.
+
     Raises:
         ConfigError: For the first value that is out of its bound.
     """
+    checked: set[str] = set()
     for kind in type(config).__mro__:
         declared: Bounds = vars(kind).get("BOUNDS", {})
-        for bound, keys in declared.items():
-            for key in keys.split():
+        own = [(bound, key) for bound, keys in declared.items() for key in keys.split()]
+        for bound, key in own:
+            if key not in checked:
                 _check_bound(prefix + key, getattr(config, key), bound)
+        checked.update(key for _, key in own)
     assert dataclasses.is_dataclass(config)
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)

@@ -52,6 +52,8 @@ HOMES = {  # library -> the only modules that import it; "cli" is the whole room
     "sklearn": {"clustering.kmeans"},
     "sentencepiece": {"downstream.heads.pieces"},
     "flashlight": {"downstream.heads.flashlight"},
+    "pesq": {"downstream.heads.signal_measures"},
+    "pystoi": {"downstream.heads.signal_measures"},
     "soundfile": {
         "data.audio",
         "data.audio_headers",

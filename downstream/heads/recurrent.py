@@ -19,8 +19,9 @@ class RecurrentHead(nn.Module):
         super().__init__()
         self.spec_augment = config.spec_augment
         self.sum = WeightedSum(num_layers, layer_norm=config.layer_norm)
-        self.projection = nn.Linear(dim, config.projection)
-        sizes = [config.projection] + [2 * config.hidden] * (config.lstm_layers - 1)
+        wide = config.projection  # 0: no projection
+        self.projection = nn.Linear(dim, wide) if wide else nn.Identity()
+        sizes = [wide or dim] + [2 * config.hidden] * (config.lstm_layers - 1)
         self.forwards = nn.ModuleList(
             nn.LSTM(size, config.hidden, batch_first=True) for size in sizes
         )

@@ -94,7 +94,7 @@ def test_abbreviations_of_superb_name_tasks_in_any_case(
 
 def test_every_task_of_superb_has_an_abbreviation_of_its_own_and_a_size() -> None:
     shorts = [kind.superb for _, kind in TASKS.items() if kind.superb]  # ABX is no task of SUPERB's
-    assert sorted(shorts) == ["ASR", "ER", "IC", "KS", "PR", "SD", "SID"]
+    assert sorted(shorts) == ["ASR", "ER", "IC", "KS", "PR", "SD", "SE", "SID", "SS"]
     with pytest.raises(ConfigError, match="unknown task 'EX'; known: abx, "):
         load_config("EX")
 
@@ -111,6 +111,9 @@ def test_every_task_of_superb_has_an_abbreviation_of_its_own_and_a_size() -> Non
         ("emotion", {"train": 7.0}, "emotion"),  # IEMOCAP, whose splits are one
         ("emotion", {"train": 4.0, "valid": 0.5, "test": 0.5}, "emotion"),  # folds take all
         ("emotion", {"train": 4.0, "valid": 0.5}, "emotion_tiny"),
+        ("enhancement", {"train": 8.6}, "enhancement"),  # VoiceBank-DEMAND without its valid
+        ("separation", {"train": 43.3}, "separation"),  # Libri2Mix, mode min
+        ("separation", {"train": 19.9}, "separation_tiny"),
     ],
 )
 def test_a_name_means_the_full_recipe_from_the_size_of_its_task_on(

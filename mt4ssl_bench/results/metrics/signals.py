@@ -19,11 +19,27 @@ PESQ = Metric(
     unit="",
     higher_is_better=True,
     order=82,
-    bounds=Bounds(1.0, 4.65),  # of the wide-band mapping, ITU-T P.862.2
+    bounds=Bounds(0.999, 4.65),  # of the wide-band mapping, ITU-T P.862.2
 )
 STOI = Metric(
     name="stoi",
     value=MeanOfValues("stoi"),
     higher_is_better=True,
     order=84,
+)
+PESQ_MIXTURE = Metric(
+    name="pesq_mixture",
+    value=MeanOfValues("pesq_mixture"),
+    title="PESQ of the mixture",
+    unit="",
+    higher_is_better=True,
+    bounds=PESQ.bounds,
+    ranked=False,  # of no upstream
+)
+STOI_MIXTURE = Metric(
+    name="stoi_mixture",
+    value=MeanOfValues("stoi_mixture"),
+    title="STOI of the mixture",
+    higher_is_better=True,
+    ranked=False,
 )

@@ -1,0 +1,29 @@
+"""Speech enhancement: clean speech from noisy speech, by a mask of its spectrum."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from mt4ssl_bench.downstream.config import TaskConfig
+from mt4ssl_bench.downstream.heads.masks import MaskConfig, MaskTask
+from mt4ssl_bench.results.metrics import Metric
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnhancementConfig(MaskConfig):
+    """The keys of speech enhancement."""
+
+    measures: tuple[str, ...] = ("pesq", "stoi", "si_sdri")  # the first one selects, and ranks
+
+
+class Enhancement(MaskTask):
+    """SUPERB's SE: a mask of noisy speech, chosen by PESQ."""
+
+    name: ClassVar[str] = "enhancement"
+    superb: ClassVar[str] = "SE"
+    full_hours: ClassVar[float] = 5.0  # VoiceBank-DEMAND: 9 h
+    metrics: ClassVar[tuple[str | Metric, ...]] = EnhancementConfig.measures
+    reads: ClassVar[tuple[str, ...]] = ("other:clean",)
+    Config: ClassVar[type[TaskConfig]] = EnhancementConfig
+
+
+TASK = Enhancement
