@@ -22,7 +22,7 @@ from mt4ssl_bench.encoders.kind import check_trainable
 from mt4ssl_bench.encoders.load import load_each
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import BenchError
-from mt4ssl_bench.features.forward_pass import Pass
+from mt4ssl_bench.features.forward_pass import FreshCrop, Pass
 from mt4ssl_bench.features.index import Header
 from mt4ssl_bench.features.store import GIB, entries, header_of
 from mt4ssl_bench.results.record import Result
@@ -147,7 +147,8 @@ def _add_passes(made: Estimate, model: Upstream, jobs: Sequence[Job], store: Pat
             there.add(_pass_key(header))
             speed = speed or _speed(model, cuts)
             seconds, need = work.seconds(cuts), work.rows(cuts) * header.row_bytes
-            if need > job.config.store.limit_gb * GIB:  # computed on the fly, again in every epoch
+            fresh = isinstance(work.crops, FreshCrop)
+            if fresh or need > job.config.store.limit_gb * GIB:  # again in every epoch
                 seconds, need = seconds * _times(job, role, len(cuts)), 0
             made.hours += seconds / 3600
             made.seconds += seconds / speed

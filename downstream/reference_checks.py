@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from mt4ssl_bench.data.cut import Cut, is_silent
 from mt4ssl_bench.downstream.job import Fold, Job, named
@@ -99,6 +100,22 @@ def check_fold(job: Job, fold: Fold) -> dict[str, int]:
             *(job.recipe, fold.name, len(lacking), len(units["train"]), named(lacking)),
         )
     return {"fold_lacks_classes": len(lacking)} if lacking else {}
+
+
+def long_enough(job: Job, fold: Fold) -> tuple[Fold, int]:
+    """Return the fold without training cuts that its task finds too short, and their number.
+
+    Raises:
+        CorpusError: If none is left.
+    """
+    cuts = fold.task.usable(fold.cuts["train"])
+    short = {cut.id for cut in fold.cuts["train"]} - {cut.id for cut in cuts}
+    about = f"of {len(fold.cuts['train'])} training utterances are too short"
+    if not cuts:
+        raise CorpusError(f"{_where(job, fold.task)}: all {about}; expected longer ones")
+    if short:
+        LOGGER.warning("%s: %d %s: %s", job.recipe, len(short), about, named(sorted(short)))
+    return replace(fold, cuts={**fold.cuts, "train": cuts}), len(short)
 
 
 def learnable(job: Job, fold: Fold, frame_counts: Mapping[str, int]) -> tuple[list[Cut], int]:

@@ -7,12 +7,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pkgutil import iter_modules
+from types import MappingProxyType
 from typing import ClassVar
 
 from torch import Tensor, nn
 
 from mt4ssl_bench.data.cut import Cut, field_of, labels_of, speaker_of
 from mt4ssl_bench.data.effects import Effect
+from mt4ssl_bench.data.lists import Lists
 from mt4ssl_bench.downstream import tasks
 from mt4ssl_bench.downstream.config import BaseConfig, TaskConfig
 from mt4ssl_bench.features.file import FeatureSet
@@ -68,6 +70,7 @@ class BaseTask(ABC):
         effects: Applied to the audio before the upstream, in order.
         folds: The label whose values are held out in turn; "" for the corpus's own splits.
         Config: Class of its config, which has its keys and their defaults.
+        lists: Rows of the corpus's lists by name.
     """
 
     name: ClassVar[str]
@@ -81,6 +84,7 @@ class BaseTask(ABC):
     effects: ClassVar[tuple[Effect, ...]] = ()
     folds: ClassVar[str] = ""
     Config: ClassVar[type[BaseConfig]]
+    lists: Lists = MappingProxyType({})
 
     @abstractmethod
     def __init__(self, config: BaseConfig) -> None:
@@ -146,6 +150,7 @@ class Task(BaseTask):
 
     Attributes:
         pooled: Whether heads read means over time instead of frames.
+        counts: Of what the last answers() could not score, for the record.
     """
 
     pooled: ClassVar[bool] = False
@@ -153,6 +158,7 @@ class Task(BaseTask):
 
     def __init__(self, config: TaskConfig) -> None:
         self.config = config
+        self.counts: dict[str, int] = {}
 
     def unlearnable(self, cuts: Iterable[Cut]) -> str:  # noqa: ARG002 - for those that need more
         """Return what the training cuts lack ("needs two speakers"), or ""."""
@@ -161,6 +167,18 @@ class Task(BaseTask):
     @abstractmethod
     def fit_units(self, cuts: Sequence[Cut]) -> None:
         """Take units or labels from the training split only."""
+
+    def look_at(self, cuts: Mapping[str, Sequence[Cut]]) -> dict[str, int]:  # noqa: ARG002
+        """Take what is needed of the cuts by role, before training; return counts for the record.
+
+        Raises:
+            CorpusError: If the task cannot be scored on them.
+        """
+        return {}
+
+    def usable(self, cuts: Sequence[Cut]) -> list[Cut]:
+        """Return the training cuts that are long enough."""
+        return list(cuts)
 
     @property
     @abstractmethod

@@ -54,7 +54,7 @@ def write_record(
         layer_weights=trained.layer_weights,
         layer_norms=trained.layer_norms,
         seeds=list(job.training.seeds),
-        counts={**counts, **trained.counts},
+        counts={**counts, **trained.counts, **task.counts},
         lm_weights=trained.with_lm.weights if trained.with_lm else {},
         folds=_fold_values(task, answers),
     )
