@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 
 from mt4ssl_bench.config import AT_LEAST_1, FINITE, NOT_NEGATIVE, POSITIVE, PROBABILITY, Bounds
 from mt4ssl_bench.encoders.finetuning import TuneConfig
-from mt4ssl_bench.features.forward_pass import Crops, FreshCrop
+from mt4ssl_bench.features.crops import Crops, FreshCrop
 from mt4ssl_bench.features.store import StoreConfig
 from mt4ssl_bench.settings import FINETUNE, FROZEN, NEVER, Settings, file_digest, read_by
 

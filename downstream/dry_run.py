@@ -22,7 +22,8 @@ from mt4ssl_bench.encoders.kind import check_trainable
 from mt4ssl_bench.encoders.load import load_each
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import BenchError
-from mt4ssl_bench.features.forward_pass import FreshCrop, Pass
+from mt4ssl_bench.features.crops import FreshCrop
+from mt4ssl_bench.features.forward_pass import Pass
 from mt4ssl_bench.features.index import Header
 from mt4ssl_bench.features.store import GIB, entries, header_of
 from mt4ssl_bench.results.record import Result

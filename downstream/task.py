@@ -222,11 +222,8 @@ class Task(BaseTask):
         """Return the loss of each row (B,)."""
 
     def optim(self) -> OptimConfig:
-        """Return the optimizer of heads on a frozen upstream; rates are the recipe's.
-
-        The gradient is clipped for each head on its own.
-        """
-        return OptimConfig(  # SUPERB's: Adam at a constant rate
+        """Return the optimizer of heads, which are clipped each on its own; default: Adam."""
+        return OptimConfig(  # SUPERB's, at a constant rate
             betas=(0.9, 0.999),
             eps=1e-8,
             weight_decay=0.0,

@@ -29,7 +29,7 @@ from mt4ssl_bench.downstream.heads.x_vector import NEEDED, XVectorConfig, XVecto
 from mt4ssl_bench.downstream.job import named
 from mt4ssl_bench.downstream.task import Task
 from mt4ssl_bench.errors import ConfigError
-from mt4ssl_bench.features.forward_pass import FreshCrop
+from mt4ssl_bench.features.crops import FreshCrop
 from mt4ssl_bench.results.answers import Answer
 from mt4ssl_bench.results.metrics import Metric
 from mt4ssl_bench.results.metrics.trials import NONTARGET, SPEAKERS, TARGET
@@ -163,7 +163,12 @@ class Verification(Task):
         lengths = lengths_after(self.effects, cuts)
         return [cut for cut, length in zip(cuts, lengths, strict=True) if length > least]
 
-    def loss(self, logits: Tensor, lengths: Tensor, targets: list[Tensor]) -> Tensor:  # noqa: ARG002
+    def loss(
+        self,
+        logits: Tensor,
+        lengths: Tensor,  # noqa: ARG002 - cosines have none
+        targets: list[Tensor],
+    ) -> Tensor:
         """Return AM-softmax of cosines (B, S): cross entropy of scale * (cosine - margin)."""
         ids = torch.cat(targets).to(logits.device)
         margins = self.config.margin * F.one_hot(ids, logits.shape[1])

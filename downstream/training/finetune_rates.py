@@ -81,9 +81,7 @@ def _train_rates(
 ) -> None:
     """Train at every rate and seed, in a folder each if there are several; save the best one."""
     task, cuts = fold.task, fold.cuts
-    frame_counts = {cut.id: int(cut.duration * audio.RATE / model.stride) for cut in cuts["train"]}
-    train, left_out = learnable(job, fold, frame_counts)
-    counts = {"train_too_long": left_out} if left_out else {}
+    train, counts = learnable(job, fold, lambda cut: int(cut.duration * audio.RATE / model.stride))
     trials, seconds, title = [], 0.0, f"{job.recipe} on {model.name}"
     pairs = list(itertools.product(task.config.seeds, task.config.rates))
     places = [folder / f"lr-{lr:g}-seed-{seed}" for seed, lr in pairs]

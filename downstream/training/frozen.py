@@ -18,7 +18,7 @@ from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.downstream.clock import Clock
 from mt4ssl_bench.downstream.heads.weighted_sum import layer_weights
 from mt4ssl_bench.downstream.job import ROLES, Fold, Job
-from mt4ssl_bench.downstream.reference_checks import learnable, long_enough
+from mt4ssl_bench.downstream.reference_checks import learnable
 from mt4ssl_bench.downstream.task import Trained
 from mt4ssl_bench.downstream.training.choose_rate import choose
 from mt4ssl_bench.downstream.training.saved_model import (
@@ -134,10 +134,8 @@ class _Heads:
 
     def _train(self) -> Training:
         train, valid, sweep = self.split("train"), self.split("valid"), self.sweep
-        fold, short = long_enough(self.job, self.fold)
-        counts = {cut.id: train.features.count(cut.id) for cut in fold.cuts["train"]}
-        train.cuts, long = learnable(self.job, fold, counts)
-        left_out = {"train_too_short": short, "train_too_long": long}
+        count = train.features.count
+        train.cuts, left_out = learnable(self.job, self.fold, lambda cut: count(cut.id))
         sources = {"train": train.features.identity, "valid": valid.features.identity}
         meta, size = {**self.meta, "features": sources}, checkpoint_bytes(sweep.heads.parameters())
         best = sweep.run(train, valid, PassingFolder(self.folder, meta, size=size))
@@ -146,7 +144,7 @@ class _Heads:
         return Training(
             meta=self.meta,
             trials=[{**run.trial(), "chosen": run is best} for run in sweep.runs],
-            counts={name: count for name, count in left_out.items() if count},
+            counts=left_out,
             seconds=sweep.watch.seconds,
             layer_norms=layer_norms(train, normalized=self.job.training.head.layer_norm),
         )

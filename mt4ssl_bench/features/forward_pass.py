@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Container, Iterator, MutableMapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -23,11 +23,11 @@ from mt4ssl_bench.console import progress
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.batches import Batches, pad
 from mt4ssl_bench.data.cut import Cut
-from mt4ssl_bench.data.draw import draw, share
 from mt4ssl_bench.data.effects import Effect, apply
 from mt4ssl_bench.encoders.hidden_states import HUGE, LEAK, broken_layers, padding_leak
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import ConfigError, CorpusError, UpstreamError, first_line
+from mt4ssl_bench.features.crops import Crops, FreshCrop
 from mt4ssl_bench.features.read_ahead import read_ahead
 
 LOGGER = logging.getLogger(__name__)
@@ -39,52 +39,6 @@ READERS = 4  # batches read ahead, so that a fast device does not wait for files
 
 Values = NDArray[np.float32]  # features of an utterance: (L, T, D), or (L, K, D) for means of crops
 Named = tuple[str, Values]  # with its id
-
-
-@dataclass(frozen=True, kw_only=True)
-class Crops:
-    """Seeded crops of every utterance whose features are averaged over time.
-
-    Attributes:
-        seconds: Length of a crop; 0 takes utterances whole.
-        count: Crops of an utterance (K).
-        seed: Decides, with an utterance's id, where its crops begin.
-    """
-
-    seconds: float
-    count: int = 1
-    seed: int = 0
-
-    def draw(self, samples: audio.Samples, name: str) -> list[audio.Samples]:
-        """Return the crops of utterance `name`; one not longer than a crop is taken whole, once."""
-        length = round(self.seconds * audio.RATE)
-        if not length or len(samples) <= length:
-            return [samples]
-        room = len(samples) - length + 1
-        starts = np.random.default_rng(draw(self.seed, name)).integers(0, room, self.count)
-        return [samples[start : start + length] for start in starts]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FreshCrop:
-    """One crop of every utterance, another one in each epoch: features of it are not stored.
-
-    Attributes:
-        seconds: Length of a crop.
-        seed: Decides, with the epoch and an utterance's id, where its crop begins.
-        epoch: Of the training.
-    """
-
-    seconds: float
-    seed: int = 0
-    epoch: int = 0
-
-    def draw(self, samples: audio.Samples, name: str) -> list[audio.Samples]:
-        """Return the crop of utterance `name`; one not longer than a crop is taken whole."""
-        length = round(self.seconds * audio.RATE)
-        room = max(len(samples) - length, 0) + 1
-        start = int(share(self.seed, self.epoch, name) * room)
-        return [samples[start : start + length]]
 
 
 class Pass:
@@ -129,22 +83,17 @@ class Pass:
             return self
         return Pass(self.upstream, replace(self.crops, epoch=epoch), self.effects)
 
-    @property
-    def _count(self) -> int:
-        """The number of waveforms of an utterance."""
-        return self.crops.count if isinstance(self.crops, Crops) else 1
-
     def seconds(self, cuts: Sequence[Cut]) -> float:
         """Return the seconds of audio that the upstream processes."""
         if self.crops is None:
             return float(sum(cut.duration for cut in cuts))
         longest = self.crops.seconds or float("inf")
-        return float(sum(min(cut.duration, longest) for cut in cuts) * self._count)
+        return float(sum(min(cut.duration, longest) for cut in cuts) * self.crops.count)
 
     def rows(self, cuts: Sequence[Cut]) -> int:
         """Return the approximate number of (L, D) rows, from the durations only."""
         if isinstance(self.crops, Crops):
-            return len(cuts) * self._count
+            return len(cuts) * self.crops.count
         return int(self.seconds(cuts) * audio.RATE / self.upstream.stride)
 
     def __call__(
@@ -187,8 +136,9 @@ class Pass:
             return Batches(cuts, list, count=1)()
         on_cpu = getattr(self.upstream, "device", "cpu") == "cpu"
         seconds = BATCH_SECONDS if on_cpu else BATCH_SECONDS * ACCELERATED
+        count = self.crops.count if self.crops else 1
         longest = self.crops.seconds if isinstance(self.crops, FreshCrop) else math.inf
-        return Batches(cuts, list, seconds=seconds / self._count, longest=longest)()
+        return Batches(cuts, list, seconds=seconds / count, longest=longest)()
 
     def _read(self, cuts: Sequence[Cut]) -> list[list[audio.Samples] | CorpusError]:
         """Return each cut's waveforms: the whole cut, or its crops."""

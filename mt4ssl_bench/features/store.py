@@ -24,8 +24,9 @@ from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.data.file_state import require_unchanged
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import BenchError, CheckpointError
+from mt4ssl_bench.features.crops import Crops, FreshCrop
 from mt4ssl_bench.features.file import FeatureSet, StoredFeatures, Writer, encode_named
-from mt4ssl_bench.features.forward_pass import Crops, FreshCrop, Pass, Values
+from mt4ssl_bench.features.forward_pass import Pass, Values
 from mt4ssl_bench.features.index import Header, read_header
 from mt4ssl_bench.features.precision import Precision, decode
 from mt4ssl_bench.settings import NEVER

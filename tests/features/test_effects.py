@@ -15,7 +15,8 @@ from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.effects import Effect, Gain
 from mt4ssl_bench.encoders.protocol import Features
 from mt4ssl_bench.errors import ConfigError
-from mt4ssl_bench.features.forward_pass import Crops, Pass
+from mt4ssl_bench.features.crops import Crops
+from mt4ssl_bench.features.forward_pass import Pass
 from mt4ssl_bench.features.store import FeatureStore, LiveFeatures, StoreConfig, entries
 
 OLD = Path(__file__).parents[1] / "fixtures" / "store_4d85cb0"  # made by that revision
