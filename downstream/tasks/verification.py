@@ -178,7 +178,7 @@ class Verification(Task):
 
     def decode(self, logits: Tensor, lengths: Tensor) -> list[str]:
         """Return embeddings (B, E) as text; "" for a row of fewer than NEEDED frames."""
-        rows = logits.float().cpu().numpy().astype("<f4")
+        rows = logits.detach().float().cpu().numpy().astype("<f4")
         return [
             row.tobytes().hex() if frames >= NEEDED else ""
             for row, frames in zip(rows, lengths.tolist(), strict=True)
