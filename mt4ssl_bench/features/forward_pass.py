@@ -175,6 +175,8 @@ class Pass:
             means = iter([row.mean(1) for row in rows])
             stacked = [torch.stack([next(means) for _ in waves], dim=1) for waves in audios]
             rows = [mean.expand(-1, self.crops.count, -1) for mean in stacked]  # (L, K, D)
+            if empty := [name for name, row in zip(ids, rows, strict=True) if not _finite([row])]:
+                raise UpstreamError(f"utterance '{empty[0]}': no frame is left to average")
         return [(name, row.numpy()) for name, row in zip(ids, rows, strict=True)]
 
     def _extract_one(self, name: str, waves: Sequence[audio.Samples]) -> list[Tensor]:
@@ -196,8 +198,7 @@ class Pass:
     def _extract(self, waves: Sequence[audio.Samples]) -> list[Tensor]:
         """Return each waveform's real frames (L, T, D)."""
         upstream = self.upstream
-        may_lack = self.effects and not isinstance(self.crops, Crops)  # no mean of no frame
-        least = round(SHORTEST * audio.RATE) if may_lack else 0
+        least = round(SHORTEST * audio.RATE) if self.effects else 0
         if short := [number for number, wave in enumerate(waves) if len(wave) < least]:
             long = [wave for wave in waves if len(wave) >= least]
             rows = iter(self._extract(long) if long else [])
