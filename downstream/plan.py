@@ -37,6 +37,11 @@ def plan(name: str, corpus: Corpus, overrides: Sequence[str] = (), limit: int | 
     # a recipe file is named by its name, wherever it is
     job = Job(Path(recipe).stem, load_config(recipe, overrides), corpus, limit)
     job.kind(job.config).check()
+    if job.config.mode not in job.kind.modes and issubclass(job.kind, Task):
+        raise ConfigError(
+            f"{job.recipe}: task '{job.config.task}' trains heads on frozen features only; "
+            "expected mode=frozen"
+        )
     if issubclass(job.kind, LayerTask) and job.config.mode == "finetune":
         raise ConfigError(
             f"{job.recipe}: task '{job.config.task}' trains nothing; expected mode=frozen"

@@ -18,8 +18,8 @@ def check_references(
 ) -> dict[str, int]:
     """Count silent utterances and units not seen in training, for the record; warn of both.
 
-    Words that are recognized in a silent utterance of valid or test count as insertions. `fold` is
-    the name of the fold, for messages.
+    What is recognized in a silent utterance of valid or test counts as errors. `fold` is the name
+    of the fold, for messages.
 
     Raises:
         CorpusError: If a reference is empty although somebody speaks, if a split has no reference
@@ -43,11 +43,13 @@ def check_references(
             )
         if empty:
             counts[f"{role}_silent_utterances"] = len(empty)
-            effect = "words in them count as insertions"
+            effect = "what is recognized in them counts as errors"
+            if role == "train":
+                effect = "trained on" if task.learns_silence else "left out of training"
             LOGGER.warning(
                 "%s: nobody speaks in %d of %d utterances of split '%s': %s (%s)",
                 *(job.recipe, len(empty), len(spoken), split),
-                "left out of training" if role == "train" else effect,
+                effect,
                 named([cut.id for cut in empty]),
             )
         if role != "train" and (unknown := _unknown_units(job, task, spoken, split)):
@@ -108,14 +110,15 @@ def learnable(
 
     Too short are those that the task says (Task.usable); too long those whose targets do not fit
     into their frames, which `count` gives: CTC has no gradient for an impossible alignment. Silent
-    utterances are left out, too: CTC's loss is divided by the target's length. All are still
-    scored in test.
+    utterances are left out, too, unless the task learns them: CTC's loss is divided by the target's
+    length. All are still scored in test.
 
     Raises:
         CorpusError: If none is left.
     """
-    task, where = fold.task, _where(job, fold.task)
-    spoken = [cut for cut in fold.cuts["train"] if task.reference(cut).strip()]
+    task, where, spoken = fold.task, _where(job, fold.task), fold.cuts["train"]
+    if not task.learns_silence:
+        spoken = [cut for cut in spoken if task.reference(cut).strip()]
     cuts = task.usable(spoken)
     short = sorted({cut.id for cut in spoken} - {cut.id for cut in cuts})
     long = sorted(cut.id for cut in cuts if count(cut) < task.frames_needed(cut))

@@ -50,6 +50,8 @@ class Trained:
     layer_norms: list[float] = field(default_factory=list)  # of the hidden states
     with_lm: WithLM | None = None
     counts: dict[str, int] = field(default_factory=dict)
+    tuned: dict[str, float] = field(default_factory=dict)  # by Task.tune()
+    variants: dict[str, list[str]] = field(default_factory=dict)  # by Task.variants()
 
 
 class BaseTask(ABC):
@@ -61,14 +63,15 @@ class BaseTask(ABC):
         full_hours: Training audio, with folds the audio of all, from which on the task's name means
             its full recipe; below, its tiny part.
         version: Raised by a change that affects scores.
-        metrics: Names in METRICS, or metrics of the task's own. The first selects the learning
-            rate and ranks.
+        metrics: Names in METRICS, or metrics of the task's own. The first ranks.
+        chosen_by: The metric on valid that chooses learning rate and update; "" for the first.
         reads: Fields that every utterance must have: "text", "phones", "speaker", the name of any
             label, "turns:<tier>" or "other:<name>"; "list:<name>" is a list of the corpus.
         roles: Roles of the splits that it reads: "train", "valid", "test".
         splits: Prefix of splits of its own ("sid_": sid_train), used where the corpus has them.
         effects: Applied to the audio before the upstream, in order.
         folds: The label whose values are held out in turn; "" for the corpus's own splits.
+        modes: Values of `mode` that it can be trained in.
         Config: Class of its config, which has its keys and their defaults.
         lists: Rows of the corpus's lists by name.
     """
@@ -78,11 +81,13 @@ class BaseTask(ABC):
     full_hours: ClassVar[float] = 50.0
     version: ClassVar[int] = 1
     metrics: ClassVar[tuple[str | Metric, ...]]
+    chosen_by: ClassVar[str | Metric] = ""
     reads: ClassVar[tuple[str, ...]]
     roles: ClassVar[tuple[str, ...]] = ("train", "valid", "test")
     splits: ClassVar[str] = ""
     effects: ClassVar[tuple[Effect, ...]] = ()
     folds: ClassVar[str] = ""
+    modes: ClassVar[tuple[str, ...]] = ("frozen", "finetune")
     Config: ClassVar[type[BaseConfig]]
     lists: Lists = MappingProxyType({})
 
@@ -108,6 +113,12 @@ class BaseTask(ABC):
         """The metrics, the main one first."""
         return [METRICS.get(each) if isinstance(each, str) else each for each in self.metrics]
 
+    @property
+    def choice(self) -> Metric:
+        """The metric on valid that chooses: see `chosen_by`."""
+        name = self.chosen_by or self.metrics[0]
+        return METRICS.get(name) if isinstance(name, str) else name
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
@@ -128,6 +139,7 @@ class LayerTask(BaseTask):
     """A task without training: every hidden state is scored, and the best one on valid counts."""
 
     roles = ("valid", "test")
+    modes = ("frozen",)
     Config: ClassVar[type[BaseConfig]] = BaseConfig
 
     @abstractmethod
@@ -151,9 +163,13 @@ class Task(BaseTask):
     Attributes:
         pooled: Whether heads read means over time instead of frames.
         counts: Of what the last answers() could not score, for the record.
+        learns_silence: Whether utterances in which nobody speaks are trained on.
+        stride: Samples from frame to frame of the upstream, set before anything is trained.
     """
 
     pooled: ClassVar[bool] = False
+    learns_silence: ClassVar[bool] = False
+    stride: int = 320
     Config: ClassVar[type[TaskConfig]] = TaskConfig
 
     def __init__(self, config: TaskConfig) -> None:
@@ -203,7 +219,10 @@ class Task(BaseTask):
 
     @abstractmethod
     def target(self, cut: Cut) -> Tensor:
-        """Return the training target of a cut, a vector of ids."""
+        """Return the training target of a cut, for example a vector of ids.
+
+        Asked for with every batch: a target may be as large as the audio that it is read from.
+        """
 
     @abstractmethod
     def units_in(self, cut: Cut) -> list[str]:
@@ -216,6 +235,15 @@ class Task(BaseTask):
     def frames_needed(self, cut: Cut) -> int:  # noqa: ARG002
         """Return the fewest frames from which the cut's target can be learnt."""
         return 1
+
+    def match(
+        self,
+        cuts: Sequence[Cut],  # noqa: ARG002 - most take the frames as they come
+        features: Tensor,
+        lengths: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Return features (L, B, T, D) and lengths (B,) with as many frames as targets have."""
+        return features, lengths
 
     @abstractmethod
     def loss(self, logits: Tensor, lengths: Tensor, targets: list[Tensor]) -> Tensor:
@@ -243,6 +271,20 @@ class Task(BaseTask):
     def decode(self, logits: Tensor, lengths: Tensor) -> list[str]:
         """Return one hypothesis per row."""
 
+    def hypotheses(
+        self,
+        cuts: Sequence[Cut],  # noqa: ARG002 - for those that read the cuts' audio
+        logits: Tensor,
+        lengths: Tensor,
+        *,
+        test: bool,  # noqa: ARG002 - for metrics that take long
+    ) -> list[str]:
+        """Return one hypothesis per row of a batch of valid, or of `test`.
+
+        Valid needs only what its metric is computed from.
+        """
+        return self.decode(logits, lengths)
+
     def answers(self, cuts: Sequence[Cut], hypotheses: Sequence[str]) -> list[Answer]:
         """Return what metrics are computed from, one answer per cut."""
         answers: list[Answer] = []
@@ -263,8 +305,27 @@ class Task(BaseTask):
         return answers
 
     def measure(self, cuts: Sequence[Cut], hypotheses: Sequence[str]) -> float:
-        """Return the main metric without its interval: validation asks for it often."""
-        return self.metric.value(self.answers(cuts, hypotheses))
+        """Return the metric that chooses, without its interval: validation asks for it often."""
+        return self.choice.value(self.answers(cuts, hypotheses))
+
+    def tune(
+        self,
+        logits: Iterable[Logits],  # noqa: ARG002 - most decode in one way
+    ) -> dict[str, float]:
+        """Choose how decode() works on test, and return what was chosen, for the record.
+
+        Args:
+            logits: Of the chosen head on valid, computed when they are read.
+        """
+        return {}
+
+    def variants(self, logits: Tensor, lengths: Tensor) -> dict[str, list[str]]:  # noqa: ARG002
+        """Return hypotheses by other ways to decode test, for metrics that are not ranked."""
+        return {}
+
+    def files(self, answers: Sequence[Answer]) -> dict[str, str]:  # noqa: ARG002 - most have none
+        """Return further files beside the record: suffix -> text."""
+        return {}
 
     def answer_with_lm(
         self,

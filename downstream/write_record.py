@@ -56,18 +56,18 @@ def write_record(
         seeds=list(job.training.seeds),
         counts={**counts, **trained.counts, **task.counts},
         lm_weights=trained.with_lm.weights if trained.with_lm else {},
+        tuned=trained.tuned,
+        chosen_by=task.choice.label if task.chosen_by else "",
         folds=_fold_values(task, answers),
     )
+    _write_files(result, task.files(answers), out)
     return result, results.save(result, answers, out)
 
 
 def write_layers(
     model: Upstream, job: Job, scored: LayerResult, *, device: str, clock: Clock, out: Path
 ) -> tuple[Result, Path]:
-    """Write the answers of the chosen layer with their record, as write_record() does.
-
-    Further files of the task come first: where a record exists, they do too.
-    """
+    """Write the answers of the chosen layer with their record, as write_record() does."""
     metrics = {name: scores[scored.layer] for name, scores in scored.scores.items()}
     result = replace(
         _record(model, job, metrics, device, clock),
@@ -76,11 +76,16 @@ def write_layers(
         chosen_on=scored.chosen_on,
         counts=scored.counts,
     )
+    _write_files(result, scored.test.files, out)
+    return result, results.save(result, scored.test.answers[scored.layer], out)
+
+
+def _write_files(result: Result, files: Mapping[str, str], out: Path) -> None:
+    """Write further files of a task before its record: where a record exists, they do too."""
     path = results.record_path(result, out)
-    for suffix, text in scored.test.files.items():
+    for suffix, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path.with_suffix(suffix), text)
-    return result, results.save(result, scored.test.answers[scored.layer], out)
 
 
 def _record(
@@ -157,6 +162,8 @@ def _answers(task: Task, trained: Trained) -> list[Answer]:
     if trained.with_lm:
         for answer, text in zip(answers, trained.with_lm.hypotheses, strict=True):
             answer["with_lm"] = text
+    for number, answer in enumerate(answers if trained.variants else ()):
+        answer["variants"] = {way: texts[number] for way, texts in trained.variants.items()}
     return answers
 
 

@@ -56,12 +56,14 @@ HOMES = {  # library -> the only modules that import it; "cli" is the whole room
         "data.audio",
         "data.audio_headers",
         "data.signal",
+        "corpora.mixing",
         "corpora.sources.demo",
         "encoders.s3prl_programs",
     },
     "torchaudio": {
         "data.audio",
         "features.mfcc",
+        "corpora.mixing",
         "corpora.sources.demo",
         "encoders.s3prl_programs",
     },
@@ -73,7 +75,7 @@ HOMES = {  # library -> the only modules that import it; "cli" is the whole room
 }
 FILE, FUNCTION, TASK, FLAT = 400, 60, 250, 14
 # What somebody must read to change the science, which is an afternoon; and the word `Any`.
-SCIENCE, ANY = 7_000, 70
+SCIENCE, ANY = 7_200, 70
 # These decide a number. Formats of files do not: data/cuts and data/label_store (manifests, stored
 # labels) and features/file (stored features) are no part of them.
 READ = (

@@ -28,7 +28,6 @@ from mt4ssl_bench.downstream.heads.trials import (
 from mt4ssl_bench.downstream.heads.x_vector import NEEDED, XVectorConfig, XVectorHead
 from mt4ssl_bench.downstream.job import named
 from mt4ssl_bench.downstream.task import Task
-from mt4ssl_bench.errors import ConfigError
 from mt4ssl_bench.features.crops import FreshCrop
 from mt4ssl_bench.results.answers import Answer
 from mt4ssl_bench.results.metrics import Metric
@@ -73,6 +72,7 @@ class Verification(Task):
     metrics: ClassVar[tuple[str | Metric, ...]] = ("eer", "mindcf")
     reads: ClassVar[tuple[str, ...]] = ("speaker", "list:trials")
     effects: ClassVar[tuple[Effect, ...]] = (Gain(-3.0), TrimSilence())
+    modes: ClassVar[tuple[str, ...]] = ("frozen",)
     Config: ClassVar[type[VerificationConfig]] = VerificationConfig
     config: VerificationConfig
     speakers: list[str]
@@ -80,13 +80,6 @@ class Verification(Task):
     def __init__(self, config: VerificationConfig) -> None:
         super().__init__(config)
         self.trials: list[Trial] = []  # of valid and test
-
-    def check(self) -> None:
-        """See Task.check."""
-        if self.config.mode == "finetune":
-            raise ConfigError(
-                "task 'verification': mode=finetune has no x-vector head; expected mode=frozen"
-            )
 
     def unlearnable(self, cuts: Iterable[Cut]) -> str:
         """See Task.unlearnable."""
@@ -158,8 +151,8 @@ class Verification(Task):
         return counts
 
     def usable(self, cuts: Sequence[Cut]) -> list[Cut]:
-        """See Task.usable: those longer than min_seconds, without pauses."""
-        least = self.config.min_seconds * audio.RATE
+        """See Task.usable: longer than min_seconds and NEEDED frames, without pauses."""
+        least = max(self.config.min_seconds * audio.RATE, NEEDED * self.stride)
         lengths = lengths_after(self.effects, cuts)
         return [cut for cut, length in zip(cuts, lengths, strict=True) if length > least]
 

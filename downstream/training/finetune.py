@@ -10,7 +10,6 @@ from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.cut import Cut
@@ -43,7 +42,6 @@ class Finetuning:
         torch.manual_seed(seed)
         head = TunedHead(layers, dim, task.outputs, tune, pooled=task.pooled)
         self.upstream, self.model = upstream, Tuned(encoder, head).to(device)
-        self.targets: dict[str, Tensor] = {}
         self.best = Best()
         self.watch = Stopwatch()
 
@@ -69,7 +67,6 @@ class Finetuning:
         self.watch.start()
         config, tune = self.config, self.config.tune
         data, checked = Audio(self.task, train, "train"), Audio(self.task, valid, "valid")
-        self.targets = {cut.id: self.task.target(cut) for cut in train}
         report = Fit(
             self.model.train(),
             data.batches(shuffle=True).stream(),
@@ -106,13 +103,13 @@ class Finetuning:
         if not report.finished:
             raise KeyboardInterrupt
         if not self.best.weights:
-            name = self.task.metric.name
+            name = self.task.choice.name
             raise TrainingError(f"{title}: no finite {name} on valid; try lower rates")
         self.model.load_state_dict(self.best.weights)
         self.best = Best(self.best.value, self.best.step)  # the model has the weights now
 
     def _validate(self, checked: Audio, step: int) -> dict[str, float]:
-        metric = self.task.metric
+        metric = self.task.choice
         hypotheses, cuts = self.decode(checked)
         value = self.task.measure(cuts, hypotheses)
         # as in fairseq, the later of two equal ones is kept
@@ -121,7 +118,7 @@ class Finetuning:
         return {metric.name: value}
 
     def _restore(self, stored: Mapping[str, object]) -> None:
-        self.best = read_best(stored, self.task.metric, self.folder)
+        self.best = read_best(stored, self.task.choice, self.folder)
         self.watch.earlier = cast("float", stored.get("seconds", 0.0))
 
     def loss(self, batch: AudioBatch, step: int, micro: int) -> StepLoss:
@@ -133,7 +130,8 @@ class Finetuning:
         frozen = step < self.config.tune.freeze_updates
         with self._autocast():
             logits, lengths = self.model(batch.waveforms, batch.lengths, generator, frozen=frozen)
-        total = self.task.summed_loss(logits, lengths, [self.targets[cut.id] for cut in batch.cuts])
+        targets = [self.task.target(cut) for cut in batch.cuts]
+        total = self.task.summed_loss(logits, lengths, targets)
         seconds = float(batch.lengths.sum()) / audio.RATE
         ids = [cut.id for cut in batch.cuts]
         return StepLoss(total=total, count=len(ids), sums={"loss": total}, seconds=seconds, ids=ids)

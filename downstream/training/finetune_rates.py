@@ -14,6 +14,7 @@ from mt4ssl_bench.downstream.task import Trained
 from mt4ssl_bench.downstream.training.audio_batches import Audio
 from mt4ssl_bench.downstream.training.best_model import Best
 from mt4ssl_bench.downstream.training.choose_rate import choose
+from mt4ssl_bench.downstream.training.decode_test import Decoded
 from mt4ssl_bench.downstream.training.finetune import Finetuning
 from mt4ssl_bench.downstream.training.saved_model import (
     Meta,
@@ -65,10 +66,13 @@ def train_finetuned(
     load_weights(best, stored)
     clock.lap("train", training.seconds)
     splits = {role: Audio(task, fold.cuts[role], role) for role in ("valid", "test")}
-    hypotheses, cuts = best.decode(splits["test"])
+    decoded = Decoded()
+    decoded.add(fold, lambda role: best.logits(splits[role]), title=f"{job.recipe} on {model.name}")
     return Trained(
-        hypotheses=hypotheses,
-        cuts=cuts,
+        hypotheses=decoded.hypotheses,
+        cuts=decoded.cuts,
+        tuned=decoded.tuned,
+        variants=decoded.variants,
         trials=training.trials,
         layer_weights=best.model.head.layer_weights,
         with_lm=task.answer_with_lm(lambda role: best.logits(splits[role])),
@@ -95,7 +99,7 @@ def _train_rates(
             run.best = Best()
         trials.append(run.trial())
         seconds += run.watch.seconds
-    trials = choose([trials], task.metric, title)
+    trials = choose([trials], task.choice, title)
     if len(pairs) > 1:
         chosen = [trial["chosen"] for trial in trials].index(True)
         training = Training(meta=meta, trials=trials, counts=counts, seconds=seconds)

@@ -4,9 +4,9 @@ Shapes: L hidden states, B batch, T frames, D dimension.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from statistics import fmean
 
@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.downstream.clock import Clock
 from mt4ssl_bench.downstream.heads.weighted_sum import layer_weights
 from mt4ssl_bench.downstream.job import ROLES, Fold, Job
 from mt4ssl_bench.downstream.reference_checks import learnable
-from mt4ssl_bench.downstream.task import Trained
+from mt4ssl_bench.downstream.task import Logits, Trained
 from mt4ssl_bench.downstream.training.choose_rate import choose
+from mt4ssl_bench.downstream.training.decode_test import Decoded
 from mt4ssl_bench.downstream.training.saved_model import (
     Training,
     heads_to_store,
@@ -30,7 +30,6 @@ from mt4ssl_bench.downstream.training.saved_model import (
 )
 from mt4ssl_bench.downstream.training.sweep import Split, Sweep
 from mt4ssl_bench.encoders.protocol import Upstream
-from mt4ssl_bench.errors import TrainingError
 from mt4ssl_bench.features.file import FeatureSet
 from mt4ssl_bench.features.store import FeatureStore, LiveFeatures
 from mt4ssl_bench.training.run_folder import PassingFolder, checkpoint_bytes, discard
@@ -80,20 +79,22 @@ def train_frozen(
     clock.lap("features")
     trainings = [part.train(source) for part in parts]
     clock.lap("train", sum(training.seconds for training in trainings))
-    metric, title = folds[0].task.metric, f"{job.recipe} on {model.name}"
+    metric, title = folds[0].task.choice, f"{job.recipe} on {model.name}"
     trials = choose([training.trials for training in trainings], metric, title)
     chosen = [trial["chosen"] for trial in trials].index(True)
     heads = [part.sweep.runs[chosen].head for part in parts]
-    answers = [part.decode(head) for part, head in zip(parts, heads, strict=True)]
+    decoded = Decoded()
+    for part, head in zip(parts, heads, strict=True):
+        decoded.add(part.fold, partial(part.logits, head), title=part.sweep.title)
     return Trained(
-        hypotheses=[text for texts, _ in answers for text in texts],
-        cuts=[cut for _, cuts in answers for cut in cuts],
+        hypotheses=decoded.hypotheses,
+        cuts=decoded.cuts,
+        tuned=decoded.tuned,
+        variants=decoded.variants,
         trials=trials,
         layer_weights=_means([layer_weights(head) for head in heads]),
         layer_norms=_means([training.layer_norms for training in trainings]),
-        with_lm=folds[0].task.answer_with_lm(
-            lambda role: parts[0].sweep.logits(heads[0], parts[0].split(role))
-        ),
+        with_lm=folds[0].task.answer_with_lm(partial(parts[0].logits, heads[0])),
         counts=dict(sum((Counter(training.counts) for training in trainings), Counter())),
     )
 
@@ -111,6 +112,7 @@ class _Heads:
 
     def __post_init__(self) -> None:
         model, fold = self.model, self.fold
+        fold.task.stride = model.stride
         title = f"{self.job.recipe} on {model.name}{fold.name and f', fold {fold.name}'}"
         self.sweep = Sweep(fold.task, model.num_layers, model.dim, device=self.device, title=title)
         self.meta = meta_of(model, self.job, fold)
@@ -118,8 +120,8 @@ class _Heads:
 
     def split(self, role: str) -> Split:
         """Return the cuts of a role with their features."""
-        pooled, features = self.fold.task.pooled, self.features(role)
-        return Split(self.fold.cuts[role], features, pooled=pooled, device=self.device)
+        task, cuts, features = self.fold.task, self.fold.cuts[role], self.features(role)
+        return Split(cuts, features, pooled=task.pooled, device=self.device, match=task.match)
 
     def train(self, source: str) -> Training:
         """Train the sweep, or read it; each head that is stored then has its best weights."""
@@ -149,12 +151,9 @@ class _Heads:
             layer_norms=layer_norms(train, normalized=self.job.training.head.layer_norm),
         )
 
-    def decode(self, head: nn.Module) -> tuple[list[str], list[Cut]]:
-        """Return the hypotheses of a head on test, and the cuts in their order."""
-        (hypotheses,), cuts = self.sweep.decode([head], self.split("test"))
-        if hypotheses is None:
-            raise TrainingError(f"{self.sweep.title}: logits on test are not finite")
-        return hypotheses, cuts
+    def logits(self, head: nn.Module, role: str) -> Iterator[Logits]:
+        """Yield the logits of a head on a split, whose features are read when they are needed."""
+        yield from self.sweep.logits(head, self.split(role))
 
 
 def layer_norms(split: Split, *, normalized: bool) -> list[float]:

@@ -6,7 +6,7 @@ Shapes: L hidden states, B batch, T frames, D dimension, V outputs, K heads.
 import copy
 import logging
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext
 from functools import partial
@@ -31,15 +31,23 @@ from mt4ssl_bench.training.run_folder import PassingFolder
 LOGGER = logging.getLogger(__name__)
 EVALUATION_BATCH = 32
 Batch = tuple[list[Cut], Tensor, Tensor]  # cuts, features (L, B, T, D), lengths (B,)
+Match = Callable[[Sequence[Cut], Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Split:
     """The cuts of one split with their features."""
 
     def __init__(
-        self, cuts: Sequence[Cut], features: FeatureSet, *, pooled: bool, device: str
+        self,
+        cuts: Sequence[Cut],
+        features: FeatureSet,
+        *,
+        pooled: bool,
+        device: str,
+        match: Match | None = None,
     ) -> None:
         self.cuts, self.features, self.pooled, self.device = list(cuts), features, pooled, device
+        self.match = match  # Task.match
 
     def batches(
         self, count: int, epoch: int = 0, skip: int = 0, *, seed: int = 0, shuffle: bool = False
@@ -54,6 +62,7 @@ class Split:
                 if shuffle:
                     crop = torch.randint(0, x.shape[2], (len(cuts),))
                 x, lengths = x[:, rows, crop][:, :, None], torch.ones_like(lengths)
+            x, lengths = self.match(cuts, x, lengths) if self.match else (x, lengths)
             yield cuts, x.to(self.device), lengths.to(self.device)
 
 
@@ -71,7 +80,7 @@ class Sweep:
     def __init__(
         self, task: Task, num_layers: int, dim: int, *, device: str, title: str = ""
     ) -> None:
-        self.task, self.config, self.metric, self.title = task, task.config, task.metric, title
+        self.task, self.config, self.metric, self.title = task, task.config, task.choice, title
         self.runs: list[HeadRun] = []
         self.watch = Stopwatch()
         self._executor: Executor | None = None  # of heads that train side by side
@@ -109,12 +118,12 @@ class Sweep:
         return best
 
     def _fit(self, train: Split, valid: Split, folder: PassingFolder | None) -> None:
-        config, targets = self.config, {cut.id: self.task.target(cut) for cut in train.cuts}
+        config = self.config
         batches = partial(train.batches, config.batch, seed=config.seeds[0], shuffle=True)
 
         def loss(batch: Batch, step: int, micro: int) -> StepLoss:  # noqa: ARG001
             runs = self.active
-            losses = self._losses(runs, batch, targets)
+            losses = self._losses(runs, batch)
             for run, value in zip(runs, losses.tolist(), strict=True):
                 if not math.isfinite(value):
                     self._give_up(run, step)
@@ -150,12 +159,10 @@ class Sweep:
         if not report.finished:
             raise KeyboardInterrupt
 
-    def _losses(
-        self, runs: Sequence[HeadRun], batch: Batch, targets: Mapping[str, Tensor]
-    ) -> Tensor:
+    def _losses(self, runs: Sequence[HeadRun], batch: Batch) -> Tensor:
         """Return the mean loss of each run (K,)."""
         cuts, features, lengths = batch
-        heads, own = [run.head for run in runs], [targets[cut.id] for cut in cuts]
+        heads, own = [run.head for run in runs], [self.task.target(cut) for cut in cuts]
         if self._executor:
             return backward(self._executor, self.task.loss, heads, features, lengths, own)
         logits, counts = run_heads(heads, features, lengths)  # (K, B, ..., V)
@@ -205,7 +212,7 @@ class Sweep:
     def decode(
         self, heads: Sequence[nn.Module], split: Split
     ) -> tuple[list[list[str] | None], list[Cut]]:
-        """Return each head's hypotheses (None if its logits are not finite), and the cuts."""
+        """Return each head's hypotheses on valid (None if logits are not finite) and the cuts."""
         together = nn.ModuleList(heads).eval()
         hypotheses: list[list[str]] = [[] for _ in heads]
         finite = torch.ones(len(heads), dtype=torch.bool, device=split.device)
@@ -214,7 +221,7 @@ class Sweep:
             logits, counts = run_heads(heads, features, lengths)
             finite &= logits.isfinite().flatten(1).all(1)
             for own, rows in zip(hypotheses, logits, strict=True):
-                own.extend(self.task.decode(rows, counts))
+                own.extend(self.task.hypotheses(cuts, rows, counts, test=False))
             decoded += cuts
         together.train()
         sound = zip(hypotheses, finite.tolist(), strict=True)

@@ -14,7 +14,8 @@ WITH_LM = "+lm"  # ends the name of a metric whose hypotheses are decoded with a
 class Answer(TypedDict):
     """One answer of the test split.
 
-    `labels` are those of the utterance (fold, query, recording ...). The four numbers are the
+    `labels` are those of the utterance (fold, query, recording ...). `values` are numbers that were
+    measured on it, by name; one that could not be measured is not there. The four numbers are the
     edit counts of the main metric, if it is a ratio of sums.
     """
 
@@ -23,10 +24,12 @@ class Answer(TypedDict):
     reference: str
     hypothesis: str
     labels: NotRequired[dict[str, str]]
+    values: NotRequired[dict[str, float]]
     substitutions: NotRequired[int]
     deletions: NotRequired[int]
     insertions: NotRequired[int]
     tokens: NotRequired[int]
+    variants: NotRequired[dict[str, str]]  # hypotheses by other ways to decode: best_variant.py
     with_lm: NotRequired[str]  # decoded with a language model
     with_lm_reference: NotRequired[str]  # only in old records with pronunciations=all
 

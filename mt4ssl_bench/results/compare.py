@@ -65,7 +65,8 @@ def compare(a: str, b: str, *, task: str, folder: Path) -> list[Difference]:
 def _differences(a: Filed, b: Filed) -> list[Difference]:
     sides = aligned_answers(a, b)
     differences, reasons = [], []
-    for name in (name for name in a[1].metrics if name in b[1].metrics):
+    ranked = (name for name, score in a[1].metrics.items() if score.ranked)
+    for name in (name for name in ranked if name in b[1].metrics):
         try:
             differences.append(_difference(name, a[1], b[1], sides))
         except ConfigError as error:

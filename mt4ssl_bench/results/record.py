@@ -56,6 +56,9 @@ class Result:
         sweep: Every learning rate and seed that was tried.
         layer_norms: Mean L2 norm of each hidden state where the head read it; empty in old records.
         lm_weights: Of decoding with a language model.
+        tuned: What Task.tune() chose on valid: how the hypotheses on test were decoded.
+        chosen_by: Heading of the metric on valid that chose learning rate and update; "" if it is
+            the main one.
         layer_scores: By metric, the scores of all layers, of a task without training.
         layer: The layer of `metrics`, of a task without training; it is the best one on the split
             `chosen_on`.
@@ -92,6 +95,8 @@ class Result:
     created: str
     layer_norms: list[float] = dataclasses.field(default_factory=list)
     lm_weights: dict[str, float] = dataclasses.field(default_factory=dict)
+    tuned: dict[str, float] = dataclasses.field(default_factory=dict)
+    chosen_by: str = ""
     layer_scores: dict[str, list[LayerScore]] = dataclasses.field(default_factory=dict)
     layer: int | None = None
     chosen_on: str = ""

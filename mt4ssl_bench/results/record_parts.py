@@ -41,7 +41,7 @@ class LayerScore(TypedDict):
 
 
 class Trial(TypedDict):
-    """One head of the sweep; `valid` is the main metric on validation, None if it diverged."""
+    """One head of the sweep; `valid` is its score on validation, None if it diverged."""
 
     lr: float
     seed: int

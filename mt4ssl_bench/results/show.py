@@ -13,6 +13,7 @@ from rich.text import Text
 
 from mt4ssl_bench.errors import ConfigError
 from mt4ssl_bench.results.answers import Answer, has_counts
+from mt4ssl_bench.results.metrics import METRICS
 from mt4ssl_bench.results.record import Result
 from mt4ssl_bench.results.record_files import load, load_hypotheses
 from mt4ssl_bench.results.recorded_metrics import installed
@@ -41,6 +42,10 @@ def report(path: Path) -> RenderableType:
     counts = ", ".join(f"{name} {count}" for name, count in result.counts.items())
     revision = "" if result.git is None else f", git {result.git[:12]}"
     lines = [f"{result.created} on {result.device}{revision}; {times}", f"counts: {counts}"]
+    if result.tuned:
+        tuned = ", ".join(f"{name} {value:g}" for name, value in result.tuned.items())
+        lines.append(f"decoding, chosen on valid: {tuned}")
+    lines += _parts(result)
     parts = [_metrics(result), sweep_tables([result]), _layers(result), _confused(result, answers)]
     if has_counts(answers):
         parts.append(_worst(answers))
@@ -66,8 +71,8 @@ def sweep_tables(results: Sequence[Result]) -> RenderableType:
     for (corpus, _, name, mark), group in sorted(groups.items()):
         seeds = "; a line for each seed" if any(len(result.seeds) > 1 for result in group) else ""
         grid = _table(
-            f"{corpus}: {name} ({mark}), {group[0].main.label} on valid by learning rate "
-            f"(at update){seeds}",
+            f"{corpus}: {name} ({mark}), {group[0].chosen_by or group[0].main.label} on valid by "
+            f"learning rate (at update){seeds}",
             "upstream",
         )
         rates = sorted({trial["lr"] for result in group for trial in result.sweep}, reverse=True)
@@ -105,6 +110,19 @@ def _metrics(result: Result) -> Table:
         cells = (score.label, f"{score.value:.2f}", interval, speakers, *counts)
         grid.add_row(*map(_text, cells))
     return grid
+
+
+def _parts(result: Result) -> list[str]:
+    """The parts of each metric that names them, one line each."""
+    lines = []
+    for name, score in result.metrics.items():
+        names = METRICS.get(name).parts if name in METRICS else None
+        if names and score.total:
+            edits = (score.substitutions, score.deletions, score.insertions)
+            shares = (100 * count / score.total for count in edits)
+            parts = (f"{name} {share:.2f}" for name, share in zip(names, shares, strict=True))
+            lines.append(f"{score.title} {score.value:.2f} {score.unit}: {', '.join(parts)}")
+    return lines
 
 
 def _method(method: str | None) -> str:

@@ -216,6 +216,8 @@ def _columns(models: Collection[Records]) -> list[Column]:
         result = newest[recipe]
         first = task not in {column.recipe[0] for column in columns}
         for key, score in result.metrics.items():
+            if not score.ranked:
+                continue
             other = f" ({name}@{mark[:6]})" if recipes[task] > 1 else ""
             main = key == result.main_metric
             columns.append(

@@ -152,7 +152,6 @@ def test_the_loss_is_ctcs_sum_over_utterances(corpus: Corpus, tmp_path: Path) ->
     run, train, _ = make(
         corpus, tmp_path, "tune.activation_dropout=0", "tune.time_prob=0", "tune.channel_prob=0"
     )
-    run.targets = {cut.id: run.task.target(cut) for cut in train}
     data = Audio(run.task, train, "train")
     together, *alone = [
         run.loss(data.make(cuts), 0, 0) for cuts in (train[:2], train[:1], train[1:2])

@@ -273,3 +273,18 @@ def test_a_head_whose_loss_is_not_finite_leaves_those_beside_it_as_they_are(
     assert [trial.diverged for trial in ill.runs] == [True, False]
     for key, value in well.runs[1].head.state_dict().items():
         assert value.equal(ill.runs[1].head.state_dict()[key]), key
+
+
+def test_targets_are_made_for_the_batch_that_needs_them(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    target = CTCTask.target
+
+    def counted(task: CTCTask, cut: Any) -> torch.Tensor:
+        asked.append(cut.id)
+        return target(task, cut)
+
+    monkeypatch.setattr(CTCTask, "target", counted)
+    sweep(corpus, "phoneme", "sweep=[0.1, 0.01]", "steps=2", "batch=3")
+    assert len(asked) == 2 * 3, "once for all heads, and of no other utterances"

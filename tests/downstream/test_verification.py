@@ -103,7 +103,7 @@ def test_the_full_recipe_has_the_numbers_of_superb() -> None:
 
 
 def test_fine_tuning_is_refused(pairs: Corpus) -> None:
-    with pytest.raises(ConfigError, match="mode=finetune has no x-vector head; expected mode=froz"):
+    with pytest.raises(ConfigError, match="trains heads on frozen features only; expected mode=f"):
         plan("ASV", pairs, ["mode=finetune"])
 
 

@@ -54,6 +54,14 @@ class Fast(Protocol):
         """Return the function from weights (S, N) to values (S,)."""
 
 
+@runtime_checkable
+class Whole(Protocol):
+    """A value that makes its side of a comparison itself."""
+
+    def system(self, answers: Sequence[Answer], /) -> System:
+        """See Metric.system."""
+
+
 def by_id(answers: Sequence[Answer]) -> list[str]:
     """Return the ids: every answer is a unit."""
     return [answer["id"] for answer in answers]
@@ -75,7 +83,7 @@ class RatioOfSums:
         system = self.system(answers)
         return system.value if weights is None else float(system.resampled(weights[None])[0])
 
-    def system(self, answers: Sequence[Answer]) -> System:
+    def system(self, answers: Sequence[Answer], /) -> System:
         """See Metric.system; the answers are counted once."""
         counts = self.counts(answers)
         errors, tokens = counts[:, :3].sum(axis=1), counts[:, 3]
@@ -107,6 +115,10 @@ class Metric:
         bounds: Lowest and highest value, in practice for one without a natural bound.
         confusions: From answers to how often each token was taken for another.
         tokens: Plural of the token, for texts.
+        parts: Names of the substitutions, deletions and insertions of a ratio of sums, where each
+            is a number of interest.
+        ranked: Whether the number may rank and be compared. False for one that was selected on
+            test, as SUPERB's rule says for some tasks: it stands in the record and in `show` only.
     """
 
     name: str
@@ -120,6 +132,13 @@ class Metric:
     bounds: Bounds = PER_CENT
     confusions: Callable[[Sequence[Answer]], Confusions] | None = None
     tokens: str = ""
+    parts: tuple[str, str, str] | None = None
+    ranked: bool = True
+
+    @property
+    def label(self) -> str:
+        """The heading of a column, for example "PER % ↓"."""
+        return heading(self.title or self.name.upper(), self.unit, up=self.higher_is_better)
 
     def better(self, a: float, b: float) -> bool:
         """Return whether the value `a` is better than `b`."""
@@ -133,7 +152,7 @@ class Metric:
     def system(self, answers: Sequence[Answer]) -> System:
         """Return value, resampled values and outcomes: one side of a comparison."""
         value = self.value
-        if isinstance(value, RatioOfSums):
+        if isinstance(value, Whole):
             return value.system(answers)
 
         def resampled(weights: Floats) -> Floats:
@@ -174,6 +193,7 @@ class Metric:
             unit=self.unit,
             order=self.order,
             over=self.over,
+            ranked=self.ranked,
         )
         if speakers.number >= MIN_GROUPS:
             over = interval(system, speakers, self.bounds, bootstrap)
@@ -213,6 +233,7 @@ class Score:
     unit: str = "%"
     order: int = LAST
     over: str = "utterances"
+    ranked: bool = True  # see Metric
 
     @property
     def goodness(self) -> float:
@@ -222,13 +243,17 @@ class Score:
     @property
     def label(self) -> str:
         """The heading of a column, for example "PER % ↓"."""
-        parts = (self.title, self.unit, "↑" if self.higher_is_better else "↓")
-        return " ".join(filter(None, parts))
+        return heading(self.title, self.unit, up=self.higher_is_better)
 
     @property
     def digits(self) -> int:
         """The number of decimals in a table."""
         return 1 if self.unit == "%" else 2
+
+
+def heading(title: str, unit: str, *, up: bool) -> str:
+    """Return the heading of a column."""
+    return " ".join(filter(None, (title, unit, "↑" if up else "↓")))
 
 
 def goodness(value: float, *, higher_is_better: bool) -> float:

@@ -1,0 +1,93 @@
+"""Mixtures of several speakers by LibriMix's rule: which utterances, how loud, how long.
+
+LibriMix (Cosentino et al., 2020) draws pairs of different speakers, brings each utterance to a
+random loudness and adds them from their first samples on.
+Shapes: N samples, S sources.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import soundfile
+import torch
+import torchaudio
+
+from mt4ssl_bench.corpora.rows import Row
+from mt4ssl_bench.data.audio import RATE, Samples
+from mt4ssl_bench.errors import CorpusError
+from mt4ssl_bench.files import written
+
+MIN_SECONDS = 3.0  # shorter utterances are not used
+LOUDNESS = -33.0, -25.0  # LUFS, lowest and highest of a source
+MAX_AMPLITUDE = 0.9  # of what would clip
+Mode = Literal["max", "min"]  # as long as the longest source, or as the shortest
+
+
+def draw_pairs(rows: Sequence[Row], count: int, draw: random.Random) -> Iterator[tuple[Row, Row]]:
+    """Yield `count` different pairs of utterances by different speakers.
+
+    Each round uses every utterance once, but for those that find no other speaker. With a `count`
+    of 0 there is one round, as LibriMix's training set is made.
+    """
+    seen: set[frozenset[str]] = set()
+    fruitless = 0
+    while fruitless < 10:  # rounds without a new pair: there are hardly any left
+        fruitless += 1
+        left = list(rows)
+        while len({row.speaker for row in left}) > 1:
+            one, two = draw.sample(left, 2)
+            if one.speaker == two.speaker:
+                continue
+            left = [row for row in left if row.id not in {one.id, two.id}]
+            pair = frozenset((one.id, two.id))
+            if pair not in seen:
+                seen.add(pair)
+                fruitless = 0
+                yield one, two
+            if len(seen) == count:
+                return
+        if not count:
+            return
+
+
+def loudness(samples: Samples) -> float:
+    """Return the integrated loudness of ITU-R BS.1770-4 in LUFS; -inf of silence."""
+    wave = torch.from_numpy(samples)[None]
+    return float(torchaudio.functional.loudness(wave, RATE).nan_to_num(-float("inf")))
+
+
+def at_loudness(samples: Samples, target: float) -> Samples:
+    """Return samples of a loudness in LUFS, or, where they would clip, of MAX_AMPLITUDE."""
+    louder: Samples = samples * np.float32(10 ** ((target - loudness(samples)) / 20))
+    peak = np.abs(louder).max()
+    return louder if peak < 1 else louder * np.float32(MAX_AMPLITUDE / peak)
+
+
+def mix(sources: Sequence[Samples], mode: Mode) -> list[Samples]:
+    """Return the mixture (N,) and its S sources, (N,) each, padded or cut to its length.
+
+    If the whole mixture exceeds MAX_AMPLITUDE, all are made quieter by one factor.
+    """
+    longest = max(map(len, sources))
+    padded = np.stack([np.pad(source, (0, longest - len(source))) for source in sources])
+    peak = np.abs(padded.sum(axis=0)).max()
+    padded *= np.float32(min(1.0, MAX_AMPLITUDE / max(peak, MAX_AMPLITUDE)))
+    length = longest if mode == "max" else min(map(len, sources))
+    return [padded.sum(axis=0)[:length], *padded[:, :length]]
+
+
+def write_flac(path: Path, samples: Samples) -> None:
+    """Write 16-bit FLAC atomically.
+
+    Raises:
+        CorpusError: If the file cannot be written (for example, disk full).
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with written(path) as file:
+            soundfile.write(file, samples, RATE, format="FLAC", subtype="PCM_16")
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise CorpusError(f"{path}: could not be written ({error}); free the disk") from None

@@ -1,0 +1,63 @@
+"""The best of several ways to decode test, chosen on test: SUPERB's rule for some tasks, never
+ranked.
+
+Shapes: S resamples, N answers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mt4ssl_bench.results.answers import Answer
+from mt4ssl_bench.results.intervals import Floats, Resampled
+from mt4ssl_bench.results.metrics.metric import Metric
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestVariant:
+    """The value of a metric under the one of the answers' `variants` that is best on them.
+
+    Each resample has its own best one. NaN without variants.
+    """
+
+    of: Metric
+
+    def __call__(self, answers: Sequence[Answer], weights: Floats | None = None, /) -> float:
+        """See Value."""
+        weights = np.ones(len(answers)) if weights is None else weights
+        return float(self.resampled(answers)(weights[None])[0])
+
+    def resampled(self, answers: Sequence[Answer], /) -> Resampled:
+        """See Fast."""
+        ways = list(answers[0].get("variants", {})) if answers else []
+        systems = [self.of.system(_decoded(answers, way)) for way in ways]
+        best = np.max if self.of.higher_is_better else np.min  # NaN only where every way is
+
+        def values(weights: Floats) -> Floats:
+            if not systems:
+                return np.full(len(weights), np.nan)
+            chosen: Floats = best([system.resampled(weights) for system in systems], axis=0)
+            return chosen
+
+        return values
+
+
+def by_rule(metric: Metric) -> Metric:
+    """Return a metric by SUPERB's rule: the same one, with the variant that is best on test."""
+    return Metric(
+        name=f"{metric.name}_by_rule",
+        value=BestVariant(of=metric),
+        title=f"{metric.title or metric.name.upper()} by SUPERB's rule",
+        unit=metric.unit,
+        higher_is_better=metric.higher_is_better,
+        order=metric.order,
+        units=metric.units,
+        over=metric.over,
+        bounds=metric.bounds,
+        ranked=False,
+    )
+
+
+def _decoded(answers: Sequence[Answer], way: str) -> list[Answer]:
+    return [{**answer, "hypothesis": answer["variants"][way]} for answer in answers]
