@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 from mt4ssl_bench.config import AT_LEAST_1, FINITE, NOT_NEGATIVE, POSITIVE, PROBABILITY, Bounds
 from mt4ssl_bench.downstream.layers.single_layers import check_layers, numbers
 from mt4ssl_bench.encoders.finetuning import TuneConfig
-from mt4ssl_bench.features.forward_pass import Crops
+from mt4ssl_bench.features.crops import Crops, FreshCrop
 from mt4ssl_bench.features.store import StoreConfig
 from mt4ssl_bench.settings import FINETUNE, FROZEN, NEVER, Settings, file_digest, read_by
 
@@ -104,8 +104,11 @@ class BaseConfig:
         defaults = read_by(type(self)(), self.mode)
         return {k: value for k, value in self.settings().items() if value != defaults[k]}
 
-    def crops_of(self, role: str) -> Crops | None:  # noqa: ARG002 - only pooled tasks crop
-        """Return the crops of each utterance of "train", "valid" or "test"; None: all frames."""
+    def crops_of(self, role: str) -> Crops | FreshCrop | None:  # noqa: ARG002 - few tasks crop
+        """Return the crops of each utterance of "train", "valid" or "test"; None: all frames.
+
+        A FreshCrop in training runs the upstream on every batch, once for all heads.
+        """
         return None
 
 

@@ -23,6 +23,7 @@ from mt4ssl_bench.encoders.kind import check_trainable
 from mt4ssl_bench.encoders.load import load_each
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import BenchError
+from mt4ssl_bench.features.crops import FreshCrop
 from mt4ssl_bench.features.forward_pass import Pass
 from mt4ssl_bench.features.index import Header
 from mt4ssl_bench.features.store import GIB, entries, header_of
@@ -208,7 +209,8 @@ class _NewPasses:
             self.there.add(_pass_key(header))
             self.speed = self.speed or _speed(self.model, cuts)
             seconds, need = work.seconds(cuts), work.rows(cuts) * header.row_bytes
-            if need > job.config.store.limit_gb * GIB:  # computed on the fly, again in every epoch
+            fresh = isinstance(work.crops, FreshCrop)
+            if fresh or need > job.config.store.limit_gb * GIB:  # again in every epoch
                 seconds, need = seconds * _times(job, role, len(cuts)), 0
             audio, disk = audio + seconds, disk + need
         return Passes(hours=audio / 3600, seconds=audio / (self.speed or 1.0), bytes=disk)

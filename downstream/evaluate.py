@@ -133,6 +133,7 @@ def _compute(row: Row, model: Upstream, *, device: str, store: Path, out: Path) 
         counts.update({f"{role}_utterances": len(cuts) for role, cuts in fold.cuts.items()})
         counts.update(check_fold(job, fold) if fold.name else {})
         counts.update(check_references(job, fold.task, fold.cuts, fold.name))
+        counts.update(fold.task.look_at(fold.cuts))
     if job.config.mode == "finetune":
         trained = train_finetuned(model, job, folds, folder=row.folder, device=device, clock=clock)
     else:

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from mt4ssl_bench.data.cut import Cut, is_silent
 from mt4ssl_bench.downstream.job import Fold, Job, named
@@ -103,33 +103,39 @@ def check_fold(job: Job, fold: Fold) -> dict[str, int]:
     return {"fold_lacks_classes": len(lacking)} if lacking else {}
 
 
-def learnable(job: Job, fold: Fold, frame_counts: Mapping[str, int]) -> tuple[list[Cut], int]:
-    """Return the training cuts whose targets fit into their frames, and how many do not.
+def learnable(
+    job: Job, fold: Fold, count: Callable[[Cut], int]
+) -> tuple[list[Cut], dict[str, int]]:
+    """Return the training cuts that can be learnt from, and how many are left out, by reason.
 
-    CTC has no gradient for an impossible alignment. Silent utterances are left out, too, unless the
-    task learns them: CTC's loss is divided by the target's length. Both are still scored in test.
+    Too short are those that the task says (Task.usable); too long those whose targets do not fit
+    into their frames, which `count` gives: CTC has no gradient for an impossible alignment. Silent
+    utterances are left out, too, unless the task learns them: CTC's loss is divided by the target's
+    length. All are still scored in test.
 
     Raises:
         CorpusError: If none is left.
     """
-    task = fold.task
-    cuts = fold.cuts["train"]
+    task, where, spoken = fold.task, _where(job, fold.task), fold.cuts["train"]
     if not task.learns_silence:
-        cuts = [cut for cut in cuts if task.reference(cut).strip()]
-    short = {cut.id for cut in cuts if frame_counts[cut.id] < task.frames_needed(cut)}
-    if len(short) == len(cuts):
+        spoken = [cut for cut in spoken if task.reference(cut).strip()]
+    cuts = task.usable(spoken)
+    short = sorted({cut.id for cut in spoken} - {cut.id for cut in cuts})
+    long = sorted(cut.id for cut in cuts if count(cut) < task.frames_needed(cut))
+    if not cuts:
+        raise CorpusError(f"{where}: all {len(short)} training utterances are too short")
+    if len(long) == len(cuts):
         raise CorpusError(
-            f"{_where(job, task)}: every target of split '{job.split('train')}' is longer than the "
-            f"upstream's frames ({len(cuts)} utterances: {named(sorted(short))}); do texts and "
-            "audio belong together?"
+            f"{where}: every target of split '{job.split('train')}' is longer than the upstream's "
+            f"frames ({len(cuts)} utterances: {named(long)}); do texts and audio belong together?"
         )
-    if short:
-        LOGGER.warning(
-            "%s: leaving out %d of %d training utterances with targets longer than their frames: "
-            "%s",
-            *(job.recipe, len(short), len(cuts), named(sorted(short))),
-        )
-    return [cut for cut in cuts if cut.id not in short], len(short)
+    about = "%s: leaving out %d of %d training utterances %s: %s"
+    for names, why in ((short, "too short"), (long, "with targets longer than their frames")):
+        if names:
+            LOGGER.warning(about, job.recipe, len(names), len(spoken), why, named(names))
+    counts = {"train_too_short": len(short), "train_too_long": len(long)}
+    out = {*short, *long}
+    return [cut for cut in cuts if cut.id not in out], {k: n for k, n in counts.items() if n}
 
 
 def _where(job: Job, task: Task) -> str:

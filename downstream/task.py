@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pkgutil import iter_modules
+from types import MappingProxyType
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from mt4ssl_bench.data.cut import Cut, field_of, labels_of, speaker_of
 from mt4ssl_bench.data.effects import Effect
 from mt4ssl_bench.data.epoch_order import Places
+from mt4ssl_bench.data.lists import Lists
 from mt4ssl_bench.downstream import tasks
 from mt4ssl_bench.downstream.config import BaseConfig, TaskConfig
 from mt4ssl_bench.features.file import FeatureSet
@@ -91,6 +93,7 @@ class BaseTask(ABC):
         folds: The label whose values are held out in turn; "" for the corpus's own splits.
         modes: Values of `mode` that it can be trained in.
         Config: Class of its config, which has its keys and their defaults.
+        lists: Rows of the corpus's lists by name.
     """
 
     name: ClassVar[str]
@@ -106,6 +109,7 @@ class BaseTask(ABC):
     folds: ClassVar[str] = ""
     modes: ClassVar[tuple[str, ...]] = ("frozen", "finetune")
     Config: ClassVar[type[BaseConfig]]
+    lists: Lists = MappingProxyType({})
 
     @abstractmethod
     def __init__(self, config: BaseConfig) -> None:
@@ -182,6 +186,7 @@ class Task(BaseTask):
 
     Attributes:
         pooled: Whether heads read means over time instead of frames.
+        counts: Of what the last answers() could not score, for the record.
         learns_silence: Whether utterances in which nobody speaks are trained on.
         stride: Samples from frame to frame of the upstream, set before anything is trained.
     """
@@ -193,6 +198,7 @@ class Task(BaseTask):
 
     def __init__(self, config: TaskConfig) -> None:
         self.config = config
+        self.counts: dict[str, int] = {}
 
     def unlearnable(self, cuts: Iterable[Cut]) -> str:  # noqa: ARG002 - for those that need more
         """Return what the training cuts lack ("needs two speakers"), or ""."""
@@ -201,6 +207,18 @@ class Task(BaseTask):
     @abstractmethod
     def fit_units(self, cuts: Sequence[Cut]) -> None:
         """Take units or labels from the training split only."""
+
+    def look_at(self, cuts: Mapping[str, Sequence[Cut]]) -> dict[str, int]:  # noqa: ARG002
+        """Take what is needed of the cuts by role, before training; return counts for the record.
+
+        Raises:
+            CorpusError: If the task cannot be scored on them.
+        """
+        return {}
+
+    def usable(self, cuts: Sequence[Cut]) -> list[Cut]:
+        """Return the training cuts that are long enough."""
+        return list(cuts)
 
     @property
     @abstractmethod
@@ -256,11 +274,8 @@ class Task(BaseTask):
         """Return the loss of each row (B,)."""
 
     def optim(self) -> OptimConfig:
-        """Return the optimizer of heads on a frozen upstream; rates are the recipe's.
-
-        The gradient is clipped for each head on its own.
-        """
-        return OptimConfig(  # SUPERB's: Adam at a constant rate
+        """Return the optimizer of heads, which are clipped each on its own; default: Adam."""
+        return OptimConfig(  # SUPERB's, at a constant rate
             betas=(0.9, 0.999),
             eps=1e-8,
             weight_decay=0.0,

@@ -68,7 +68,7 @@ def write_record(
         layer_weights=trained.layer_weights,
         layer_norms=trained.layer_norms,
         seeds=list(job.training.seeds),
-        counts={**counts, **trained.counts, **unscored},
+        counts={**counts, **trained.counts, **task.counts, **unscored},
         lm_weights=_of_seeds(
             {each.seed: each.with_lm.weights for each in trained.decoded if each.with_lm}
         ),

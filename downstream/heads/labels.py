@@ -16,7 +16,7 @@ from mt4ssl_bench.data.cut import Cut, field_of
 from mt4ssl_bench.downstream.config import TaskConfig
 from mt4ssl_bench.downstream.heads.linear import PooledHead
 from mt4ssl_bench.downstream.task import Task
-from mt4ssl_bench.features.forward_pass import Crops
+from mt4ssl_bench.features.crops import Crops
 from mt4ssl_bench.results.metrics import Metric
 from mt4ssl_bench.settings import FROZEN, Json
 

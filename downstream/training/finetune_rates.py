@@ -111,10 +111,10 @@ class _Rates:
         """Train every rate and seed, or read the training that keep() stored."""
         if finished := self._finished():
             return finished
-        cuts, job, stride = self.fold.cuts, self.job, self.model.stride
-        frames = {cut.id: int(cut.duration * audio.RATE / stride) for cut in cuts["train"]}
-        train, left_out = learnable(job, self.fold, frames)
-        counts = {"train_too_long": left_out} if left_out else {}
+        cuts, stride = self.fold.cuts, self.model.stride
+        train, counts = learnable(
+            self.job, self.fold, lambda cut: int(cut.duration * audio.RATE / stride)
+        )
         trials, seconds = [], 0.0
         for number, place in enumerate(self.places):
             run = self.run(number, place)

@@ -140,8 +140,8 @@ class _Heads:
 
     def _train(self) -> Training:
         train, valid, sweep = self.split("train"), self.split("valid"), self.sweep
-        counts = {cut.id: train.features.count(cut.id) for cut in train.cuts}
-        train.cuts, left_out = learnable(self.job, self.fold, counts)
+        count = train.features.count
+        train.cuts, left_out = learnable(self.job, self.fold, lambda cut: count(cut.id))
         sources = {"train": train.features.identity, "valid": valid.features.identity}
         meta, size = {**self.meta, "features": sources}, checkpoint_bytes(sweep.heads.parameters())
         sweep.run(train, valid, PassingFolder(self.folder, meta, size=size))
@@ -150,7 +150,7 @@ class _Heads:
         return Training(
             meta=self.meta,
             trials=choose([[run.trial() for run in sweep.runs]], sweep.metric, sweep.title),
-            counts={"train_too_long": left_out} if left_out else {},
+            counts=left_out,
             seconds=sweep.watch.seconds,
             layer_norms=layer_norms(train, normalized=self.job.training.head.layer_norm),
         )

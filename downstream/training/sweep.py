@@ -62,8 +62,9 @@ class Split:
         """Yield batches of `count` utterances of similar lengths."""
         draw = partial(self.draw, self.cuts) if self.draw else None
         make = Batches(self.cuts, list, count=count, seed=seed, shuffle=shuffle, draw=draw)
+        features = self.features.at(epoch)
         for cuts in make(epoch, skip):
-            x, lengths = self.features.batch([cut.id for cut in cuts])
+            x, lengths = features.batch([cut.id for cut in cuts])
             if self.pooled:  # (L, B, K, D): one of the K crops, as if it were the only frame
                 rows, crop = torch.arange(len(cuts)), torch.zeros(len(cuts), dtype=torch.long)
                 if shuffle:

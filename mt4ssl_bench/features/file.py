@@ -46,6 +46,10 @@ class FeatureSet(ABC):
     def count(self, name: str) -> int:
         """Return the number of an utterance's frames or crops, without reading them."""
 
+    def at(self, epoch: int) -> "FeatureSet":  # noqa: ARG002 - stored features have no epoch
+        """Return the features that an epoch of training reads."""
+        return self
+
     def get(self, name: str) -> Values:
         """Return an utterance's features."""
         return self.rows([name])[0]

@@ -8,10 +8,11 @@ Shapes: L hidden states, B batch, N samples, T frames, D dimension, K crops.
 """
 
 import logging
+import math
 import re
 from collections.abc import Container, Iterator, MutableMapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -22,60 +23,41 @@ from mt4ssl_bench.console import progress
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.batches import Batches, pad
 from mt4ssl_bench.data.cut import Cut
-from mt4ssl_bench.data.draw import draw
 from mt4ssl_bench.data.effects import Effect, apply
 from mt4ssl_bench.encoders.hidden_states import HUGE, LEAK, broken_layers, padding_leak
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import ConfigError, CorpusError, UpstreamError, first_line
+from mt4ssl_bench.features.crops import Crops, FreshCrop
 from mt4ssl_bench.features.read_ahead import read_ahead
 
 LOGGER = logging.getLogger(__name__)
 # audio per forward pass, padding included: on a CPU a quarter faster than 80, for its caches
 BATCH_SECONDS = 20.0
 ACCELERATED = 4.0  # times as much on an accelerator, which has more to do at once
+SHORTEST = 0.1  # seconds below which effects leave nothing that an upstream could read
 READERS = 4  # batches read ahead, so that a fast device does not wait for files
 
 Values = NDArray[np.float32]  # features of an utterance: (L, T, D), or (L, K, D) for means of crops
 Named = tuple[str, Values]  # with its id
 
 
-@dataclass(frozen=True, kw_only=True)
-class Crops:
-    """Seeded crops of every utterance whose features are averaged over time.
-
-    Attributes:
-        seconds: Length of a crop; 0 takes utterances whole.
-        count: Crops of an utterance (K).
-        seed: Decides, with an utterance's id, where its crops begin.
-    """
-
-    seconds: float
-    count: int = 1
-    seed: int = 0
-
-    def draw(self, samples: audio.Samples, name: str) -> list[audio.Samples]:
-        """Return the crops of utterance `name`; one not longer than a crop is taken whole, once."""
-        length = round(self.seconds * audio.RATE)
-        if not length or len(samples) <= length:
-            return [samples]
-        room = len(samples) - length + 1
-        starts = np.random.default_rng(draw(self.seed, name)).integers(0, room, self.count)
-        return [samples[start : start + length] for start in starts]
-
-
 class Pass:
     """Features of cuts: of every frame, or means over the frames of each crop.
 
-    Means are exact for heads that are linear up to a mean over time.
+    Means are exact for heads that are linear up to a mean over time. Audio that effects shorten to
+    less than SHORTEST has no frames, and does not reach the upstream.
 
     Args:
         upstream: The model.
-        crops: What to average over; None for every frame.
+        crops: What to average over, or whose frames to take; None for every frame.
         effects: Applied in order to the audio of each cut, before it is cropped.
     """
 
     def __init__(
-        self, upstream: Upstream, crops: Crops | None = None, effects: Sequence[Effect] = ()
+        self,
+        upstream: Upstream,
+        crops: Crops | FreshCrop | None = None,
+        effects: Sequence[Effect] = (),
     ) -> None:
         self.upstream, self.crops, self.effects = upstream, crops, tuple(effects)
         for effect in self.effects:
@@ -88,10 +70,18 @@ class Pass:
     @property
     def kind(self) -> str:
         """What is computed, for stores: "frames" or which means, and the keys of the effects."""
-        kind = "frames"
-        if self.crops:
-            kind = f"means-{self.crops.seconds:g}s-{self.crops.count}-{self.crops.seed}"
+        kind, crops = "frames", self.crops
+        if isinstance(crops, Crops):
+            kind = f"means-{crops.seconds:g}s-{crops.count}-{crops.seed}"
+        elif crops:
+            kind = f"crop-{crops.seconds:g}s-{crops.seed}-{crops.epoch}"
         return "+".join([kind, *(effect.key for effect in self.effects)])
+
+    def at(self, epoch: int) -> "Pass":
+        """Return the pass of an epoch: another one only where crops are drawn anew."""
+        if not isinstance(self.crops, FreshCrop):
+            return self
+        return Pass(self.upstream, replace(self.crops, epoch=epoch), self.effects)
 
     def seconds(self, cuts: Sequence[Cut]) -> float:
         """Return the seconds of audio that the upstream processes."""
@@ -102,9 +92,9 @@ class Pass:
 
     def rows(self, cuts: Sequence[Cut]) -> int:
         """Return the approximate number of (L, D) rows, from the durations only."""
-        if self.crops:
+        if isinstance(self.crops, Crops):
             return len(cuts) * self.crops.count
-        return int(sum(cut.duration for cut in cuts) * audio.RATE / self.upstream.stride)
+        return int(self.seconds(cuts) * audio.RATE / self.upstream.stride)
 
     def __call__(
         self,
@@ -146,7 +136,9 @@ class Pass:
             return Batches(cuts, list, count=1)()
         on_cpu = getattr(self.upstream, "device", "cpu") == "cpu"
         seconds = BATCH_SECONDS if on_cpu else BATCH_SECONDS * ACCELERATED
-        return Batches(cuts, list, seconds=seconds / (self.crops.count if self.crops else 1))()
+        count = self.crops.count if self.crops else 1
+        longest = self.crops.seconds if isinstance(self.crops, FreshCrop) else math.inf
+        return Batches(cuts, list, seconds=seconds / count, longest=longest)()
 
     def _read(self, cuts: Sequence[Cut]) -> list[list[audio.Samples] | CorpusError]:
         """Return each cut's waveforms: the whole cut, or its crops."""
@@ -179,10 +171,12 @@ class Pass:
                 for name, waves in zip(ids, audios, strict=True)
                 for row in self._extract_one(name, waves)
             ]
-        if self.crops:
+        if isinstance(self.crops, Crops):
             means = iter([row.mean(1) for row in rows])
             stacked = [torch.stack([next(means) for _ in waves], dim=1) for waves in audios]
             rows = [mean.expand(-1, self.crops.count, -1) for mean in stacked]  # (L, K, D)
+            if empty := [name for name, row in zip(ids, rows, strict=True) if not _finite([row])]:
+                raise UpstreamError(f"utterance '{empty[0]}': no frame is left to average")
         return [(name, row.numpy()) for name, row in zip(ids, rows, strict=True)]
 
     def _extract_one(self, name: str, waves: Sequence[audio.Samples]) -> list[Tensor]:
@@ -204,6 +198,12 @@ class Pass:
     def _extract(self, waves: Sequence[audio.Samples]) -> list[Tensor]:
         """Return each waveform's real frames (L, T, D)."""
         upstream = self.upstream
+        least = round(SHORTEST * audio.RATE) if self.effects else 0
+        if short := [number for number, wave in enumerate(waves) if len(wave) < least]:
+            long = [wave for wave in waves if len(wave) >= least]
+            rows = iter(self._extract(long) if long else [])
+            none = torch.empty(upstream.num_layers, 0, upstream.dim)
+            return [none if number in short else next(rows) for number in range(len(waves))]
         layers, lengths = upstream.extract(*pad(waves))
         if (layers.shape[0], layers.shape[-1]) != (upstream.num_layers, upstream.dim):
             raise UpstreamError(

@@ -24,8 +24,9 @@ from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.data.file_state import require_unchanged
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import BenchError, CheckpointError
+from mt4ssl_bench.features.crops import Crops, FreshCrop
 from mt4ssl_bench.features.file import FeatureSet, StoredFeatures, Writer, encode_named
-from mt4ssl_bench.features.forward_pass import Crops, Pass, Values
+from mt4ssl_bench.features.forward_pass import Pass, Values
 from mt4ssl_bench.features.index import Header, read_header
 from mt4ssl_bench.features.precision import Precision, decode
 from mt4ssl_bench.settings import NEVER
@@ -76,8 +77,12 @@ class LiveFeatures(FeatureSet):
         return [decode(values, self.precision) for values in stored]
 
     def count(self, name: str) -> int:
-        """See FeatureSet.count; frames are computed from the duration and may be one off."""
+        """See FeatureSet.count; computed from the duration: one off, or more with effects."""
         return self._forward.rows([self._cuts[name]])
+
+    def at(self, epoch: int) -> "LiveFeatures":
+        """See FeatureSet.at."""
+        return LiveFeatures(self._forward.at(epoch), list(self._cuts.values()), self.precision)
 
 
 @dataclass(frozen=True)
@@ -136,6 +141,8 @@ class FeatureStore:
     ) -> FeatureSet:
         """Return the features of the cuts, from the store if they are there.
 
+        Those of crops that each epoch draws anew are not stored.
+
         Args:
             forward: Computes them; its upstream's fingerprint and its kind are part of the entry.
             digest: The corpus's.
@@ -149,6 +156,8 @@ class FeatureStore:
         for cut in cuts:
             require_unchanged(cut)
         header = header_of(forward, cuts, digest, split, self.config.precision, corpus)
+        if isinstance(forward.crops, FreshCrop):
+            return LiveFeatures(forward, cuts, header.precision)
         request = _Request(forward, cuts, header)
         try:
             return self._open(request) or self._make(request)

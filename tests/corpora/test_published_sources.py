@@ -15,6 +15,7 @@ from mt4ssl_bench.corpora.rows import Row
 from mt4ssl_bench.corpora.source import FOLDER, SOURCES, catalogue
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cut import phones_of, speaker_of, text_of
+from mt4ssl_bench.downstream.plan import plan
 from mt4ssl_bench.errors import ConfigError, CorpusError
 
 Voice = Callable[[Path], Path]
@@ -238,6 +239,47 @@ def test_voxceleb1_follows_its_identification_split(tmp_path: Path, voice: Voice
     (tmp_path / "iden_split.txt").unlink()
     with pytest.raises(CorpusError, match=r"no identification split; get iden_split.txt"):
         list(rows("voxceleb1", tmp_path))
+
+
+def test_voxceleb1_with_trials_is_split_by_speaker_and_keeps_its_identification_split(
+    tmp_path: Path, voice: Voice
+) -> None:
+    lines = []
+    for speaker in range(25):
+        for clip in range(1, 4):
+            relative = f"id10{speaker:03}/x6uYqmx31kE/{clip:05}.wav"
+            voice(tmp_path / ("dev/wav" if speaker < 22 else "test/wav") / relative)
+            lines.append(f"{clip} {relative}")
+    (tmp_path / "iden_split.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    name = "id100{}/x6uYqmx31kE/0000{}.wav".format
+    trials = [f"1 {name(22, 1)} {name(22, 2)}", f"0 {name(23, 1)} {name(24, 1)}"]
+    (tmp_path / "voxceleb1_test_v2.txt").write_text("\n".join(trials) + "\n", encoding="utf-8")
+    corpus = prepared("voxceleb1", tmp_path, tmp_path / "out")
+    assert sizes(corpus) == {"train": 60, "valid": 6, "test": 9}
+    assert {n: s.utterances for n, s in corpus.info.splits.items() if n.startswith("sid_")} == {
+        "sid_train": 25, "sid_valid": 25, "sid_test": 25
+    }  # fmt: skip
+    assert corpus.list("trials") == [
+        {"label": "1", "enrol_id": "id10022-x6uYqmx31kE-00001", "test_id": "id10022-x6uYqmx31kE-00002"},
+        {"label": "0", "enrol_id": "id10023-x6uYqmx31kE-00001", "test_id": "id10024-x6uYqmx31kE-00001"},
+    ]  # fmt: skip
+    heard = [{speaker_of(cut) for cut in corpus.cuts(s)} for s in ("train", "valid", "test")]
+    assert heard[2] == {"id10022", "id10023", "id10024"}
+    assert sum(map(len, heard)) == len(set.union(*heard)) == 25
+    assert prepared("voxceleb1", tmp_path, tmp_path / "again").info.digest == corpus.info.digest
+    assert plan("ASV", corpus).splits("train") == ["train"]
+    assert plan("SID", corpus).splits("train") == ["sid_train"]
+    listed = tmp_path / "mine.txt"
+    listed.write_text(f"1 {name(22, 1)} {name(99, 1)}\n", encoding="utf-8")
+    with pytest.raises(
+        CorpusError, match="row 1: test_id names no utterance of the corpus: 'id1009"
+    ):
+        prepared("voxceleb1", tmp_path, tmp_path / "wrong", trials=listed)
+    listed.write_text("1 id10022/a/1.wav\n", encoding="utf-8")
+    with pytest.raises(
+        CorpusError, match="mine.txt, line 1: '1 id10022/a/1.wav'; expected '1 id10270"
+    ):
+        prepared("voxceleb1", tmp_path, tmp_path / "wrong", trials=listed)
 
 
 def test_speech_commands_follows_its_lists(tmp_path: Path, voice: Voice) -> None:

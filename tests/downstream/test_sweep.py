@@ -30,6 +30,9 @@ class Noise:
     def __init__(self, *, pooled: bool) -> None:
         self.pooled = pooled
 
+    def at(self, epoch: int) -> "Noise":  # noqa: ARG002
+        return self
+
     def get(self, name: str) -> torch.Tensor:
         generator = torch.Generator().manual_seed(sum(map(ord, name)))
         frames = 2 if self.pooled else 40 + int(torch.randint(30, (), generator=generator))

@@ -1,5 +1,6 @@
 """Audio effects: they reach the upstream, and features with other effects never share an entry."""
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,11 @@ from torch import Tensor
 
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import Corpus
-from mt4ssl_bench.data.effects import Effect, Gain
+from mt4ssl_bench.data.effects import Effect, Gain, TrimSilence, lengths_after
 from mt4ssl_bench.encoders.protocol import Features
-from mt4ssl_bench.errors import ConfigError
-from mt4ssl_bench.features.forward_pass import Crops, Pass
+from mt4ssl_bench.errors import ConfigError, UpstreamError
+from mt4ssl_bench.features.crops import Crops
+from mt4ssl_bench.features.forward_pass import Pass
 from mt4ssl_bench.features.store import FeatureStore, LiveFeatures, StoreConfig, entries
 
 OLD = Path(__file__).parents[1] / "fixtures" / "store_4d85cb0"  # made by that revision
@@ -139,3 +141,99 @@ def test_a_gain_leaves_its_input_and_the_type_as_they_are() -> None:
     assert quiet.dtype == np.float32
     assert quiet == pytest.approx([0.5 * 0.7079458, -0.7079458], rel=1e-6)
     assert samples.tolist() == [0.5, -1.0]
+
+
+def plainly_trimmed(samples: audio.Samples) -> audio.Samples:
+    """sox's silence effect as a loop over samples, with its window, its hold and its two modes."""
+    window, total, at = [0] * 320, 0, 0
+    trimming, hold, kept = True, list[int](), list[int]()
+    for n, sample in enumerate(samples.tolist()):
+        square = int(np.rint(sample * 2**31)) ** 2
+        rms = int(math.sqrt((total - window[at] + square) / 320))
+        above = rms / (2**31 - 1) > 0.001
+        if trimming:
+            hold = [*hold, n] if above else []
+            if len(hold) == 1600:
+                kept, hold, trimming = kept + hold, [], False
+        elif above:
+            kept, hold = [*kept, *hold, n], []
+        else:
+            hold.append(n)
+            if len(hold) == 1600:
+                hold, trimming = [], True
+                window, total, at = [0] * 320, 0, 0
+                continue
+        total, window[at] = total - window[at] + square, square
+        at = (at + 1) % 320
+    return samples[kept if trimming else kept + hold]
+
+
+def pieces(rng: np.random.Generator) -> audio.Samples:
+    """Noise and constants about the threshold, of lengths about those of window and hold."""
+    lengths = [1, 50, 319, 320, 321, 1279, 1280, 1281, 1599, 1600, 1601, 1919, 1920, 1921, 3000]
+    parts = [np.zeros(0)]
+    for _ in range(int(rng.integers(0, 7))):
+        count, level = rng.choice(lengths), rng.choice([0, 0, 3e-5, 9e-4, 1e-3, 1.1e-3, 2e-3, 0.3])
+        parts.append(level * (rng.standard_normal(count) if rng.random() < 0.7 else np.ones(count)))
+    return np.concatenate(parts).astype(np.float32)
+
+
+def test_silence_is_trimmed_as_a_loop_over_samples_does() -> None:
+    rng, shares = np.random.default_rng(0), []
+    for _ in range(60):
+        samples = pieces(rng)
+        before, trimmed = samples.copy(), TrimSilence()(samples)
+        assert np.array_equal(trimmed, plainly_trimmed(samples))
+        assert np.array_equal(samples, before)
+        assert trimmed.dtype == np.float32
+        shares.append(len(trimmed) / max(len(samples), 1))
+    assert min(shares) == 0
+    assert sum(0 < share < 1 for share in shares) > 15, "some, but not all"
+
+
+def test_pauses_of_a_tenth_of_a_second_go_and_shorter_ones_stay() -> None:
+    tone = np.full(4000, 0.5, dtype=np.float32)
+    # a sample is loud as long as the last 320 hold one of the tone
+    for pause, left in ((319 + 1599, 4000 + 1918 + 4000), (319 + 1600, 4000 + 319 + 4000)):
+        samples = np.concatenate([np.zeros(800), tone, np.zeros(pause), tone]).astype(np.float32)
+        assert len(TrimSilence()(samples)) == left
+    assert len(TrimSilence()(np.zeros(16_000, dtype=np.float32))) == 0
+
+
+@pytest.mark.speech
+def test_silence_of_recordings_is_trimmed_as_a_loop_over_samples_does(speech: Path) -> None:
+    files = sorted((speech / "speechocean762").rglob("*.flac"))[::400]
+    assert files
+    for file in files:
+        samples = Gain(-3)(audio.read_file(file))
+        assert np.array_equal(TrimSilence()(samples), plainly_trimmed(samples))
+
+
+@pytest.mark.parametrize("limit", [1.0, 0.0], ids=["stored", "live"])
+def test_what_an_effect_leaves_nothing_of_has_no_frames(
+    tmp_path: Path, cuts: list[Any], limit: float
+) -> None:
+    @dataclass(frozen=True)
+    class Most:
+        """Nothing of the first half of the cuts, by their length, and all of the others."""
+
+        least: int
+        key: str = "most"
+
+        def __call__(self, samples: audio.Samples) -> audio.Samples:
+            return samples if len(samples) > self.least else samples[:100]
+
+    lengths = {cut.id: len(audio.read(cut)) for cut in cuts}
+    middle = sorted(lengths.values())[len(cuts) // 2 - 1]
+    for _ in range(2):  # computed, then read
+        features, _ = store(tmp_path, cuts, Most(middle), limit=limit)
+        for name, values in features.items():
+            assert values.shape[1] == (0 if lengths[name] <= middle else lengths[name] // 320)
+    assert {values.shape[1] > 0 for values in features.values()} == {True, False}
+    with pytest.raises(UpstreamError, match="no frame is left to average"):
+        store(tmp_path, cuts, Most(middle), crops=Crops(seconds=0))
+
+
+def test_lengths_are_those_after_all_effects(cuts: list[Any]) -> None:
+    halves = [len(audio.read(cut)) - len(audio.read(cut)) // 2 for cut in cuts]
+    assert lengths_after((Gain(-3), Second()), cuts) == halves

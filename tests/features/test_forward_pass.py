@@ -18,7 +18,8 @@ from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.encoders.protocol import Features, Upstream
 from mt4ssl_bench.errors import CorpusError, UpstreamError
 from mt4ssl_bench.features import forward_pass
-from mt4ssl_bench.features.forward_pass import Crops, Pass, padding_is_safe
+from mt4ssl_bench.features.crops import Crops
+from mt4ssl_bench.features.forward_pass import Pass, padding_is_safe
 from mt4ssl_bench.features.read_ahead import read_ahead
 
 

@@ -25,8 +25,8 @@ from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.encoders.protocol import Features, Upstream
 from mt4ssl_bench.errors import BenchError, UpstreamError
+from mt4ssl_bench.features.crops import Crops
 from mt4ssl_bench.features.file import StoredFeatures
-from mt4ssl_bench.features.forward_pass import Crops
 from mt4ssl_bench.features.store import GIB, FeatureStore, LiveFeatures, StoreConfig, clear, entries
 
 FP32 = StoreConfig(precision="fp32")

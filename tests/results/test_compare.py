@@ -159,10 +159,10 @@ def test_a_metric_without_a_definition_is_named_and_left_out(
 ) -> None:
     for name in ("good", "bad"):
         score = METRICS.get("per").score(pair(SENTENCES, GOOD))
-        save(tmp_path, name, GOOD, metrics={"per": score, "eer": score})
+        save(tmp_path, name, GOOD, metrics={"per": score, "gone": score})
     (found,) = compare("good", "bad", task="phoneme", folder=tmp_path)
     assert found.metric == "per"
-    assert "eer cannot be compared: metric 'eer' is not installed" in caplog.text
+    assert "gone cannot be compared: metric 'gone' is not installed" in caplog.text
 
 
 def test_an_older_record_without_width_is_given_an_interval(tmp_path: Path) -> None:
