@@ -1,15 +1,14 @@
 """A task without training: the scores of every layer, and the layer that is best on valid."""
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.downstream.clock import Clock
 from mt4ssl_bench.downstream.job import Job
 from mt4ssl_bench.downstream.task import LayerTask, Scored
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import CorpusError
+from mt4ssl_bench.features.file import FeatureSet, JointFeatures
 from mt4ssl_bench.features.store import FeatureStore
 from mt4ssl_bench.results.metrics import Score
 from mt4ssl_bench.results.record_parts import LayerScore
@@ -64,21 +63,31 @@ def score_task(
     assert isinstance(task, LayerTask)
     info = job.corpus.info
 
-    def on(role: str, cuts: Sequence[Cut]) -> Scored:
-        work = job.forward_pass(model, role)
-        features = store.features(work, info.digest, job.split(role), cuts, corpus=info.name)
-        return task.score(cuts, features, model.stride, device)
-
     cuts = {role: job.cuts(role) for role in job.roles}
     counts = {f"{role}_utterances": len(each) for role, each in cuts.items()}
-    test = on("test", cuts["test"])
+
+    def features_of(role: str) -> FeatureSet:
+        work, split = job.forward_pass(model, role), job.split(role)
+        return store.features(work, info.digest, split, cuts[role], corpus=info.name)
+
+    shared = {task.shared: features_of(task.shared)} if task.shared else {}
+
+    def on(role: str) -> Scored:
+        features = features_of(role)
+        if shared:
+            parts = {**shared, role: features}
+            features = JointFeatures({cut.id: parts[name] for name in parts for cut in cuts[name]})
+        return task.score(cuts[role], features, model.stride, device)
+
+    task.take(cuts, job.lists())
+    test = on("test")
     metrics = task.all_metrics
     scores = {each.name: [each.score(answers) for answers in test.answers] for each in metrics}
     main, role = task.metric, "test"
     values = [score.value for score in scores[main.name]]
     if "valid" in cuts:
         try:
-            values = [main.value(answers) for answers in on("valid", cuts["valid"]).answers]
+            values = [main.value(answers) for answers in on("valid").answers]
             role = "valid"
         except CorpusError as error:
             LOGGER.warning("%s, split '%s': %s", job.recipe, job.split("valid"), error)
