@@ -133,8 +133,17 @@ class LayerTask(BaseTask):
     Config: ClassVar[type[BaseConfig]] = BaseConfig
     shared: ClassVar[str] = ""
 
-    def take(self, cuts: Mapping[str, Sequence[Cut]], lists: Mapping[str, Rows]) -> None:
-        """Take the cuts by role, and the lists that the task reads by name, before score()."""
+    def take(
+        self,
+        cuts: Mapping[str, Sequence[Cut]],
+        lists: Mapping[str, Rows],  # noqa: ARG002 - for tasks that read some
+    ) -> Mapping[str, Sequence[Cut]]:
+        """Take the cuts by role and the lists by name; return the cuts that can be scored.
+
+        Raises:
+            CorpusError: If a role has none.
+        """
+        return cuts
 
     @abstractmethod
     def score(self, cuts: Sequence[Cut], features: FeatureSet, stride: int, device: str) -> Scored:

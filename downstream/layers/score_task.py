@@ -63,8 +63,11 @@ def score_task(
     assert isinstance(task, LayerTask)
     info = job.corpus.info
 
-    cuts = {role: job.cuts(role) for role in job.roles}
-    counts = {f"{role}_utterances": len(each) for role, each in cuts.items()}
+    everything = {role: job.cuts(role) for role in job.roles}
+    counts = {f"{role}_utterances": len(each) for role, each in everything.items()}
+    cuts = task.take(everything, job.lists())
+    lost = {f"{role}_left_out": len(everything[role]) - len(cuts[role]) for role in cuts}
+    counts |= {name: number for name, number in lost.items() if number}
 
     def features_of(role: str) -> FeatureSet:
         work, split = job.forward_pass(model, role), job.split(role)
@@ -79,7 +82,6 @@ def score_task(
             features = JointFeatures({cut.id: parts[name] for name in parts for cut in cuts[name]})
         return task.score(cuts[role], features, model.stride, device)
 
-    task.take(cuts, job.lists())
     test = on("test")
     metrics = task.all_metrics
     scores = {each.name: [each.score(answers) for answers in test.answers] for each in metrics}

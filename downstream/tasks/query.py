@@ -33,7 +33,6 @@ LOGGER = logging.getLogger(__name__)
 DECIMALS = 4  # of a score, as in the files that s3prl writes for QUESST's scorer
 ABOUT = {  # what is counted
     "queries_without_occurrence": "queries that occur in no document are left out",
-    "silent_queries": "queries that hold only silence are left out",
     "short_queries": f"queries with fewer than {SHORTEST} frames score all documents alike",
     "flat_queries": "queries with constant features score all documents alike",
 }
@@ -63,16 +62,19 @@ class QueryByExample(LayerTask):
         self.documents: list[Cut] = []
         self.matches: dict[str, set[str]] = {}  # by query
 
-    def take(self, cuts: Mapping[str, Sequence[Cut]], lists: Mapping[str, Rows]) -> None:
-        """See LayerTask.take: documents, and which of them contain which query."""
+    def take(
+        self, cuts: Mapping[str, Sequence[Cut]], lists: Mapping[str, Rows]
+    ) -> Mapping[str, Sequence[Cut]]:
+        """See LayerTask.take: documents, which of them contain which query, silent queries."""
         # neighbors of similar length are searched together
-        self.documents = sorted(cuts["documents"], key=lambda cut: (cut.duration, cut.id))
+        self.documents = sorted(cuts[self.shared], key=lambda cut: (cut.duration, cut.id))
         documents = {cut.id for cut in self.documents}
-        queries = {cut.id for role in ("valid", "test") for cut in cuts.get(role, ())}
-        self.matches, lost = {name: set() for name in queries}, []
+        queries = {role: each for role, each in cuts.items() if role != self.shared}
+        self.matches = {cut.id: set() for each in queries.values() for cut in each}
+        lost = []
         for row in lists["matches"]:
             query, document = row.get("query_id", ""), row.get("document_id", "")
-            if query in queries and document in documents:
+            if query in self.matches and document in documents:
                 self.matches[query].add(document)
             else:
                 lost.append(f"'{query}' in '{document}'")
@@ -82,16 +84,16 @@ class QueryByExample(LayerTask):
                 "test or no document: %s",
                 *(len(lost), len(lists["matches"]), named(lost)),
             )
+        heard = {role: _audible(each, role) for role, each in queries.items()}
+        return {self.shared: self.documents, **heard}
 
     def score(self, cuts: Sequence[Cut], features: FeatureSet, stride: int, device: str) -> Scored:  # noqa: ARG002
         """See LayerTask.score."""
-        occur = [cut for cut in cuts if self.matches[cut.id]]
-        queries = [cut for cut in occur if audio.read(cut).any()]
+        queries = [cut for cut in cuts if self.matches[cut.id]]
         if not queries:
             raise CorpusError(
-                f"none of {len(cuts)} queries can be scored: {len(occur)} occur in one of "
-                f"{len(self.documents)} documents, and their audio is silence; expected rows with "
-                "query_id and document_id in list 'matches'"
+                f"none of {len(cuts)} queries occurs in one of {len(self.documents)} documents; "
+                "expected rows with query_id and document_id in list 'matches'"
             )
         scale = scale_of(_read(features, [*self.documents, *cuts]))
 
@@ -111,7 +113,6 @@ class QueryByExample(LayerTask):
         ]
         unusual = {
             "queries_without_occurrence": [cut.id for cut in cuts if not self.matches[cut.id]],
-            "silent_queries": [cut.id for cut in occur if cut.id not in frames],
             "short_queries": short,
             "flat_queries": [name for name in alike if name not in short],
         }
@@ -141,6 +142,23 @@ class QueryByExample(LayerTask):
                 }
             )
         return answers
+
+
+def _audible(cuts: Sequence[Cut], role: str) -> list[Cut]:
+    """Return the cuts whose samples are not all 0; log the others.
+
+    Raises:
+        CorpusError: If there is none.
+    """
+    heard = [cut for cut in cuts if audio.read(cut).any()]
+    if len(heard) < len(cuts):
+        known = {cut.id for cut in heard}
+        silent = [cut.id for cut in cuts if cut.id not in known]
+        text = f"{len(silent)} of {len(cuts)} queries of {role} are silence: {named(silent)}"
+        if not heard:
+            raise CorpusError(f"{text}; expected speech")
+        LOGGER.warning("query: leaving out: %s", text)
+    return heard
 
 
 def _read(features: FeatureSet, cuts: Iterable[Cut]) -> Iterator[Named]:

@@ -68,8 +68,6 @@ def test_the_recursion_equals_a_double_loop_and_librosa(seed: int) -> None:
     for layer, document in np.ndindex(3, 2):
         one = distances[layer, :, document]
         assert float(best[layer, document]) / n == pytest.approx(loop(one), abs=1e-9)
-        if t < 3:
-            continue  # librosa reads steps of 2 frames wrongly in shorter documents
         steps = np.array([[1, 0], [1, 1], [1, 2]])
         costs = librosa.sequence.dtw(
             C=one, step_sizes_sigma=steps, subseq=True, backtrack=False,

@@ -50,20 +50,28 @@ def matches(given: Path, options: Quesst2014) -> Lists:
     rows: dict[tuple[str, str], None] = {}  # a document may contain a query several times
     for split in ("valid", "test"):
         folder = root / "scoring" / f"groundtruth_quesst14_{KEYS[split]}"
-        file = folder / f"quesst14_{KEYS[split]}.rttm"
-        for number, line in numbered_lines(file):
-            found = LEXEME.match(line)
-            if not found:
-                if line.startswith("LEXEME"):
-                    raise CorpusError(
-                        f"{file}, line {number}: '{line[:60]}'; expected LEXEME, a document "
-                        "(quesst14_12345) and a query (quesst14_dev_123)"
-                    )
-                continue
-            document, query = found.groups()
+        file, before = folder / f"quesst14_{KEYS[split]}.rttm", len(rows)
+        for query, document in _lexemes(file):
             if query in names[split] and document in names["documents"]:
                 rows[query, document] = None
+        if len(rows) == before:
+            raise CorpusError(
+                f"{file}: no LEXEME line of a query and a document of '{options.spoken}'"
+            )
     return {"matches": [{"query_id": query, "document_id": each} for query, each in rows]}
+
+
+def _lexemes(file: Path) -> Iterator[tuple[str, str]]:
+    """Yield the query and the document of each LEXEME line."""
+    for number, line in numbered_lines(file):
+        found = LEXEME.match(line)
+        if found:
+            yield found[2], found[1]
+        elif line.startswith("LEXEME"):
+            raise CorpusError(
+                f"{file}, line {number}: '{line}'; expected LEXEME, a document (quesst14_12345) "
+                "and a query (quesst14_dev_123)"
+            )
 
 
 def _root(given: Path) -> Path:
