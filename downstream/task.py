@@ -129,7 +129,7 @@ class LayerTask(BaseTask):
             the queries of valid and test are searched.
     """
 
-    roles = ("valid", "test")
+    roles: ClassVar[tuple[str, ...]] = ("valid", "test")
     Config: ClassVar[type[BaseConfig]] = BaseConfig
     shared: ClassVar[str] = ""
 

@@ -1,6 +1,7 @@
 """A task without training: the scores of every layer, and the layer that is best on valid."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from mt4ssl_bench.downstream.clock import Clock
@@ -61,33 +62,13 @@ def score_task(
     """
     task = job.kind(job.config)
     assert isinstance(task, LayerTask)
-    info = job.corpus.info
-
-    everything = {role: job.cuts(role) for role in job.roles}
-    counts = {f"{role}_utterances": len(each) for role, each in everything.items()}
-    cuts = task.take(everything, job.lists())
-    lost = {f"{role}_left_out": len(everything[role]) - len(cuts[role]) for role in cuts}
-    counts |= {name: number for name, number in lost.items() if number}
-
-    def features_of(role: str) -> FeatureSet:
-        work, split = job.forward_pass(model, role), job.split(role)
-        return store.features(work, info.digest, split, cuts[role], corpus=info.name)
-
-    shared = {task.shared: features_of(task.shared)} if task.shared else {}
-
-    def on(role: str) -> Scored:
-        features = features_of(role)
-        if shared:
-            parts = {**shared, role: features}
-            features = JointFeatures({cut.id: parts[name] for name in parts for cut in cuts[name]})
-        return task.score(cuts[role], features, model.stride, device)
-
+    on, counts = _scorer(task, model, job, store, device)
     test = on("test")
     metrics = task.all_metrics
     scores = {each.name: [each.score(answers) for answers in test.answers] for each in metrics}
     main, role = task.metric, "test"
     values = [score.value for score in scores[main.name]]
-    if "valid" in cuts:
+    if "valid" in job.roles:
         try:
             values = [main.value(answers) for answers in on("valid").answers]
             role = "valid"
@@ -105,3 +86,28 @@ def score_task(
         )
     clock.lap("score")
     return LayerResult(test, scores, layer, job.split(role), {**counts, **test.counts})
+
+
+def _scorer(
+    task: LayerTask, model: Upstream, job: Job, store: FeatureStore, device: str
+) -> tuple[Callable[[str], Scored], dict[str, int]]:
+    """Return the function that scores a role, and the numbers of utterances."""
+    everything, info = {role: job.cuts(role) for role in job.roles}, job.corpus.info
+    counts = {f"{role}_utterances": len(each) for role, each in everything.items()}
+    cuts = task.take(everything, job.lists())
+    lost = {f"{role}_left_out": len(everything[role]) - len(cuts[role]) for role in cuts}
+
+    def features_of(role: str) -> FeatureSet:
+        work, split = job.forward_pass(model, role), job.split(role)
+        return store.features(work, info.digest, split, cuts[role], corpus=info.name)
+
+    shared = {task.shared: features_of(task.shared)} if task.shared else {}
+
+    def score(role: str) -> Scored:
+        features = features_of(role)
+        if shared:
+            parts = {**shared, role: features}
+            features = JointFeatures({cut.id: parts[name] for name in parts for cut in cuts[name]})
+        return task.score(cuts[role], features, model.stride, device)
+
+    return score, counts | {name: number for name, number in lost.items() if number}

@@ -62,9 +62,14 @@ def scale_of(utterances: Iterable[Named]) -> Scale:
     return Scale(mean.float(), deviation.float())
 
 
+def prepare(values: Tensor, distance: Distance) -> Tensor:
+    """Return hidden states (..., D) ready for match_costs(): of unit length for a cosine."""
+    return normalize(values, dim=-1) if distance in {"cosine", "cosine_exp"} else values
+
+
 def _cosine(query: Tensor, documents: Tensor) -> Tensor:
     """1 - cosine; a frame of zeros has the distance 1 to all others."""
-    return 1 - normalize(query, dim=-1) @ normalize(documents, dim=-1).mT
+    return 1 - query @ documents.mT
 
 
 def _cosine_exp(query: Tensor, documents: Tensor) -> Tensor:
@@ -114,14 +119,14 @@ def match_costs(query: Tensor, documents: Tensor, lengths: Tensor, distance: Dis
     """Return the cost per query frame of the best match in each document (L, B).
 
     Args:
-        query: Hidden states (L, N, D).
-        documents: Hidden states (L, B, T, D), padded.
+        query: Hidden states (L, N, D), prepared.
+        documents: Hidden states (L, B, T, D), prepared and padded.
         lengths: Frames of each document (B,).
         distance: Between frames.
     """
-    shape = documents.shape[1:3]
-    found = _BETWEEN[distance](query, documents.flatten(1, 2)).unflatten(2, shape)  # (L, N, B, T)
-    beyond = torch.arange(shape[1], device=lengths.device) >= lengths[:, None]
+    sizes = (*query.shape[:2], *documents.shape[1:3])
+    found = _BETWEEN[distance](query, documents.flatten(1, 2)).view(sizes)  # (L, N, B, T)
+    beyond = torch.arange(sizes[-1], device=lengths.device) >= lengths[:, None]
     low = found.masked_fill(beyond, torch.inf).amin(-1, keepdim=True)
     high = found.masked_fill(beyond, -torch.inf).amax(-1, keepdim=True)
     found = found.sub_(low).div_((high - low).clamp_(min=SMALLEST))
@@ -145,6 +150,7 @@ def search(
         distance: Between frames.
         cells: Frames times layers of a batch.
     """
+    prepared = [prepare(query, distance) for query in queries]
     for batch in _batches(documents, cells):
         names, values = zip(*batch, strict=True)
         lengths = torch.tensor([each.shape[1] for each in values], device=values[0].device)
@@ -152,13 +158,13 @@ def search(
             len(values[0]), len(batch), int(lengths.max()), values[0].shape[2]
         )
         for place, each in enumerate(values):
-            padded[:, place, : each.shape[1]] = each
+            padded[:, place, : each.shape[1]] = prepare(each, distance)
         with full_precision(padded.device.type):
             scores = [
                 -match_costs(query, padded, lengths, distance)
                 if query.shape[1] >= SHORTEST
                 else padded.new_zeros(len(query), len(batch))
-                for query in queries
+                for query in prepared
             ]
         yield list(names), torch.stack(scores, dim=1).cpu()
 

@@ -87,7 +87,13 @@ class QueryByExample(LayerTask):
         heard = {role: _audible(each, role) for role, each in queries.items()}
         return {self.shared: self.documents, **heard}
 
-    def score(self, cuts: Sequence[Cut], features: FeatureSet, stride: int, device: str) -> Scored:  # noqa: ARG002
+    def score(
+        self,
+        cuts: Sequence[Cut],
+        features: FeatureSet,
+        stride: int,  # noqa: ARG002 - frames are not placed in time
+        device: str,
+    ) -> Scored:
         """See LayerTask.score."""
         queries = [cut for cut in cuts if self.matches[cut.id]]
         if not queries:
@@ -106,15 +112,13 @@ class QueryByExample(LayerTask):
             names += batch
             parts.append(part)
         scores = z_norm(torch.cat(parts, dim=2).double().numpy())  # (L, Q, M)
-        frames = {cut.id: len(each[0]) for cut, each in zip(queries, searched, strict=True)}
-        short = [name for name in frames if frames[name] < SHORTEST]
-        alike = [
-            name for name, told in zip(frames, scores.any(axis=(0, 2)), strict=True) if not told
-        ]
+        short = [len(each[0]) < SHORTEST for each in searched]
+        flat = [not scores[:, place].any() for place in range(len(queries))]  # in every layer
+        reasons = list(zip(queries, short, flat, strict=True))
         unusual = {
             "queries_without_occurrence": [cut.id for cut in cuts if not self.matches[cut.id]],
-            "short_queries": short,
-            "flat_queries": [name for name in alike if name not in short],
+            "short_queries": [cut.id for cut, is_short, _ in reasons if is_short],
+            "flat_queries": [cut.id for cut, is_short, all_0 in reasons if all_0 and not is_short],
         }
         for reason, some in unusual.items():
             if some:

@@ -257,7 +257,9 @@ def test_a_default_spelled_out_is_no_setting(task: str) -> None:
         config = kind(task=task, mode=mode)
         assert config.identity() == {}
         trains = isinstance(config, TaskConfig)
-        assert config.settings().keys() >= ({"sweep", "seeds", "steps"} if trains else {"modes"})
+        assert config.settings().keys() >= (
+            {"sweep", "seeds", "steps"} if trains else {"store.precision"}
+        )
 
 
 def test_a_new_key_with_a_default_changes_no_identity(lab: Lab) -> None:

@@ -16,7 +16,7 @@ FALSE_ALARM = 12.49
 class MaximumTermWeightedValue:
     """100 times the highest term-weighted value (TWV) of any threshold t.
 
-    TWV(t) = 1 - mean over queries of (misses / occurrences + 12.49 * false alarms / non-occurrences)
+    TWV(t) is 1 - the mean over queries of misses / occurrences + 12.49 * false alarms / others
     (Fiscus et al. 2007; QUESST 2014). A document whose score is t or more is found; it counts once,
     however often it contains the query. With t above all scores nothing is found, which is 0.
 
@@ -43,7 +43,8 @@ class MaximumTermWeightedValue:
 
         def values(weights: Floats) -> Floats:
             best = (weights @ gains).max(axis=1) / weights.sum(axis=1)
-            return 100.0 * np.maximum(best, 0.0)
+            percent: Floats = 100.0 * np.maximum(best, 0.0)
+            return percent
 
         return values
 
