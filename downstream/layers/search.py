@@ -23,7 +23,10 @@ from mt4ssl_bench.results.intervals import Floats
 
 Distance = Literal["cosine_exp", "cosine", "cityblock", "euclidean"]
 Named = tuple[str, Tensor]  # utterance id, hidden states (L, N or T, D)
-SMALLEST = 1e-9  # divisors, as in s3prl
+SMALLEST = 1e-9  # standard deviation, as in s3prl
+# distances of one query frame that differ by less are equal but for rounding; s3prl, in double
+# precision, takes 1e-9
+ROUNDING = 1e-5
 SHORTEST = 5  # frames of a query that is searched
 CELLS = 2**17  # of a row of distances: L * B * T; they stay in the cache
 
@@ -120,16 +123,17 @@ def match_costs(query: Tensor, documents: Tensor, lengths: Tensor, distance: Dis
 
     Args:
         query: Hidden states (L, N, D), prepared.
-        documents: Hidden states (L, B, T, D), prepared and padded.
+        documents: Hidden states (L, B, T, D), prepared; the last frame of shorter ones is repeated.
         lengths: Frames of each document (B,).
         distance: Between frames.
     """
     sizes = (*query.shape[:2], *documents.shape[1:3])
     found = _BETWEEN[distance](query, documents.flatten(1, 2)).view(sizes)  # (L, N, B, T)
+    low, high = found.amin(-1, keepdim=True), found.amax(-1, keepdim=True)
+    spread = high - low
+    spread.masked_fill_(spread < ROUNDING * high.clamp(min=1), torch.inf)  # alike: all 0
+    found = found.sub_(low).div_(spread)
     beyond = torch.arange(sizes[-1], device=lengths.device) >= lengths[:, None]
-    low = found.masked_fill(beyond, torch.inf).amin(-1, keepdim=True)
-    high = found.masked_fill(beyond, -torch.inf).amax(-1, keepdim=True)
-    found = found.sub_(low).div_((high - low).clamp_(min=SMALLEST))
     costs = subsequence_costs(found).masked_fill(beyond, torch.inf)
     return costs.amin(-1) / query.shape[1]
 
@@ -153,13 +157,14 @@ def search(
     prepared = [prepare(query, distance) for query in queries]
     for batch in _batches(documents, cells):
         names, values = zip(*batch, strict=True)
-        lengths = torch.tensor([each.shape[1] for each in values], device=values[0].device)
-        padded = values[0].new_zeros(
-            len(values[0]), len(batch), int(lengths.max()), values[0].shape[2]
+        device = values[0].device
+        lengths = torch.tensor([each.shape[1] for each in values], device=device)
+        places = torch.arange(int(lengths.max()), device=device)
+        padded = torch.stack(
+            [prepare(each, distance)[:, places.clamp(max=each.shape[1] - 1)] for each in values],
+            dim=1,
         )
-        for place, each in enumerate(values):
-            padded[:, place, : each.shape[1]] = prepare(each, distance)
-        with full_precision(padded.device.type):
+        with full_precision(device.type):
             scores = [
                 -match_costs(query, padded, lengths, distance)
                 if query.shape[1] >= SHORTEST

@@ -129,6 +129,14 @@ def test_z_norm_is_over_documents_by_the_population() -> None:
     np.testing.assert_array_equal(normed[1], 0)
 
 
+def test_a_document_of_equal_frames_costs_nothing_however_it_is_rounded() -> None:
+    queries = drawn(9, 30)
+    documents = [each.expand(-1, 50, -1) for each in drawn(1, 1, 1, seed=2)] + drawn(80, seed=3)
+    for distance in ("cosine_exp", "cosine", "cityblock", "euclidean"):
+        parts = [part for _, part in search(queries, named(documents), distance)]
+        assert not torch.cat(parts, dim=2)[:, :, :3].any(), distance
+
+
 def test_frames_of_zeros_have_no_direction() -> None:
     query, documents = torch.zeros(1, 5, DIM), torch.randn(1, 1, 9, DIM)
     costs = match_costs(query, documents, torch.tensor([9]), "cosine_exp")

@@ -79,7 +79,7 @@ def _root(given: Path) -> Path:
 
 
 def _files(key: Path, language: str) -> dict[str, str]:
-    """Return the files of a language by name; lines are "quesst14Database/Audio/x.wav nnenglish"."""
+    """Return files by name; a line is "quesst14Database/Audio/x.wav nnenglish"."""
     lines = list(pairs(key))
     found = {
         Path(path).stem: path.partition("/")[2] for path, spoken in lines if spoken == language
