@@ -251,7 +251,7 @@ def test_digits_are_found_in_strings_by_the_commands_of_the_docs(
         (tmp_path / folder).symlink_to(speech / folder)
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=False)
     assert done.returncode == 0
-    table = ("table", tmp_path / "qbe.tsv", "--list", f"matches={tmp_path / 'matches.tsv'}")
+    table = ("table", tmp_path / "digits.tsv", "--list", f"matches={tmp_path / 'matches.tsv'}")
     done = run("prepare", *table, "--out", tmp_path / "digits")
     assert done.returncode == 0, done.stderr
     names = ("mfcc", "random:mt4ssl_tiny")
