@@ -3,10 +3,12 @@
 import json
 import logging
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import librosa
 import numpy as np
@@ -136,6 +138,35 @@ def test_documents_are_passed_once_for_both_splits_and_counted_by_a_dry_run(
     assert not evaluate(["mfcc"], ["query"], tones.root, out=tmp_path, device="cpu").failures
     assert len(list(tmp_path.rglob("documents.frames*.bin"))) == 1
     assert all("+gain-3.0dB" in file.name for file in tmp_path.rglob("*.bin"))
+    # what does not fit onto the disk is computed again
+    live = evaluate(["mfcc"], ["query"], tones.root, out=tmp_path / "live", device="cpu",
+                    overrides=["store.limit_gb=0"])  # fmt: skip
+    stored, again = (
+        load_hypotheses(next(p.glob("query-*.json"))) for p in (tmp_path, tmp_path / "live")
+    )
+    assert not live.failures
+    for one, other in zip(stored, again, strict=True):
+        scores = (json.loads(side["hypothesis"]) for side in (one, other))
+        assert next(scores) == pytest.approx(next(scores), abs=2e-3)
+
+
+def test_quesst_s_own_scorer_is_given_the_scores_of_a_record(
+    tones: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not evaluate(["mfcc"], ["query"], tones.root, out=tmp_path, device="cpu").failures
+    (record,) = tmp_path.glob("query-*.json")
+    script = Path(__file__).parents[2] / "benchmarks" / "quesst_scorer.py"
+    monkeypatch.setattr("sys.argv", [script.name, str(record), str(tmp_path / "scored")])
+    runpy.run_path(str(script), run_name="__main__")
+    file = tmp_path / "scored" / "benchmark.stdlist.xml"
+    root = ET.parse(file).getroot()  # noqa: S314 - written here
+    assert root.tag == "stdlist"
+    found = {
+        query.attrib["termid"]: {term.attrib["file"]: float(term.attrib["score"]) for term in query}
+        for query in root
+    }
+    expected = {row["id"]: json.loads(row["hypothesis"]) for row in load_hypotheses(record)}
+    assert found == expected
 
 
 def test_layers_are_scored_each_and_compared_in_pairs(tones: Corpus, tmp_path: Path) -> None:
