@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.corpus_info import SplitInfo
 from mt4ssl_bench.data.cut import Cut, field_of
+from mt4ssl_bench.data.lists import Rows
 from mt4ssl_bench.downstream.config import BaseConfig, TaskConfig
 from mt4ssl_bench.downstream.task import TASKS, BaseTask, Task
 from mt4ssl_bench.encoders.protocol import Upstream
@@ -61,11 +62,11 @@ class Job:
         ]
 
     def splits(self, role: str) -> list[str]:
-        """Return the splits of the corpus that the cuts of "train", "valid" or "test" come from.
+        """Return the splits of the corpus that the cuts of a role come from.
 
         With folds, each role has a part of all.
         """
-        own = {name: self.kind.splits + name for name in ROLES}
+        own = {name: self.kind.splits + name for name in (*ROLES, *self.kind.roles)}
         there = self.corpus.info.splits
         splits = {name: split if split in there else name for name, split in own.items()}
         if self.kind.folds:
@@ -94,6 +95,12 @@ class Job:
         """Return the cuts of splits(), at most `limit` of them."""
         return sample(self.all_cuts(role), self.limit)
 
+    def lists(self) -> dict[str, Rows]:
+        """Return the lists of the corpus that the task reads."""
+        fields = self.kind(self.config).fields(self.config)
+        names = [field.removeprefix("list:") for field in fields if field.startswith("list:")]
+        return {name: self.corpus.list(name) for name in names}
+
     def folds(self) -> list[Fold]:
         """Return the trainings: one, or one for each value of the task's fold label."""
         label = self.kind.folds
@@ -115,7 +122,7 @@ class Job:
     def _task(self) -> Task:
         task = self.kind(self.config)
         assert isinstance(task, Task)
-        task.lists = {name: self.corpus.list(name) for name in self.corpus.info.lists}
+        task.lists = self.lists()
         return task
 
     def forward_pass(self, upstream: Upstream, role: str) -> Pass:

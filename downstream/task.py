@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mt4ssl_bench.data.cut import Cut, field_of, labels_of, speaker_of
 from mt4ssl_bench.data.effects import Effect
 from mt4ssl_bench.data.epoch_order import Places
-from mt4ssl_bench.data.lists import Lists
+from mt4ssl_bench.data.lists import Lists, Rows
 from mt4ssl_bench.downstream import tasks
 from mt4ssl_bench.downstream.config import BaseConfig, TaskConfig
 from mt4ssl_bench.features.file import FeatureSet
@@ -87,7 +87,8 @@ class BaseTask(ABC):
         chosen_by: The metric on valid that chooses learning rate and update; "" for the first.
         reads: Fields that every utterance must have: "text", "phones", "speaker", the name of any
             label, "turns:<tier>" or "other:<name>"; "list:<name>" is a list of the corpus.
-        roles: Roles of the splits that it reads: "train", "valid", "test".
+        roles: Roles of the splits that it reads: "train", "valid", "test", or the name of a split
+            that only this task has.
         splits: Prefix of splits of its own ("sid_": sid_train), used where the corpus has them.
         effects: Applied to the audio before the upstream, in order.
         folds: The label whose values are held out in turn; "" for the corpus's own splits.
@@ -156,11 +157,29 @@ class Scored:
 
 
 class LayerTask(BaseTask):
-    """A task without training: every hidden state is scored, and the best one on valid counts."""
+    """A task without training: every hidden state is scored, and the best one on valid counts.
 
-    roles = ("valid", "test")
+    Attributes:
+        shared: A role whose utterances belong to every other one, or "": the documents in which
+            the queries of valid and test are searched.
+    """
+
+    roles: ClassVar[tuple[str, ...]] = ("valid", "test")
     modes = ("frozen",)
     Config: ClassVar[type[BaseConfig]] = BaseConfig
+    shared: ClassVar[str] = ""
+
+    def take(
+        self,
+        cuts: Mapping[str, Sequence[Cut]],
+        lists: Mapping[str, Rows],  # noqa: ARG002 - for tasks that read some
+    ) -> Mapping[str, Sequence[Cut]]:
+        """Take the cuts by role and the lists by name; return the cuts that can be scored.
+
+        Raises:
+            CorpusError: If a role has none.
+        """
+        return cuts
 
     @abstractmethod
     def score(self, cuts: Sequence[Cut], features: FeatureSet, stride: int, device: str) -> Scored:
@@ -168,7 +187,7 @@ class LayerTask(BaseTask):
 
         Args:
             cuts: Of a split.
-            features: Of every frame of these cuts.
+            features: Of every frame of these cuts, and of the shared ones.
             stride: Samples from frame to frame.
             device: Torch device.
 

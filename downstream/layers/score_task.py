@@ -1,16 +1,16 @@
 """A task without training: the scores of every layer, and the layer that is best on valid."""
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import stdev
+from typing import Protocol
 
-from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.downstream.clock import Clock
 from mt4ssl_bench.downstream.job import Job
 from mt4ssl_bench.downstream.task import LayerTask, Scored
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import CorpusError
+from mt4ssl_bench.features.file import FeatureSet, JointFeatures
 from mt4ssl_bench.features.store import FeatureStore
 from mt4ssl_bench.results.metrics import Score
 from mt4ssl_bench.results.record_parts import LayerScore
@@ -73,28 +73,20 @@ def score_task(
     """
     task = job.kind(job.config)
     assert isinstance(task, LayerTask)
-    info = job.corpus.info
-
-    def on(role: str, cuts: Sequence[Cut], task: LayerTask = task) -> Scored:
-        work = job.forward_pass(model, role)
-        features = store.features(work, info.digest, job.split(role), cuts, corpus=info.name)
-        return task.score(cuts, features, model.stride, device)
-
-    cuts = {role: job.cuts(role) for role in job.roles}
-    counts = {f"{role}_utterances": len(each) for role, each in cuts.items()}
-    test = on("test", cuts["test"])
+    on, counts = _scorer(task, model, job, store, device)
+    test = on("test")
     metrics = task.all_metrics
     scores = {each.name: [each.score(answers) for answers in test.answers] for each in metrics}
-    others = [on("test", cuts["test"], other).answers for other in task.resampled()]
+    others = [on("test", other).answers for other in task.resampled()]
     samples = {
         each.name: [[each.value(answers) for answers in layers] for layers in others]
         for each in metrics
     }
     main, role = task.metric, "test"
     values = [score.value for score in scores[main.name]]
-    if "valid" in cuts:
+    if "valid" in job.roles:
         try:
-            values = [main.value(answers) for answers in on("valid", cuts["valid"]).answers]
+            values = [main.value(answers) for answers in on("valid").answers]
             role = "valid"
         except CorpusError as error:
             LOGGER.warning("%s, split '%s': %s", job.recipe, job.split("valid"), error)
@@ -111,3 +103,35 @@ def score_task(
     clock.lap("score")
     counts |= test.counts
     return LayerResult(test, scores, samples, layer, job.split(role), counts)
+
+
+class _Score(Protocol):
+    """Scores a role, by the task or by another one on the same features."""
+
+    def __call__(self, role: str, other: LayerTask | None = None) -> Scored:
+        """Return the answers of each layer."""
+
+
+def _scorer(
+    task: LayerTask, model: Upstream, job: Job, store: FeatureStore, device: str
+) -> tuple[_Score, dict[str, int]]:
+    """Return the function that scores a role, and the numbers of utterances."""
+    everything, info = {role: job.cuts(role) for role in job.roles}, job.corpus.info
+    counts = {f"{role}_utterances": len(each) for role, each in everything.items()}
+    cuts = task.take(everything, job.lists())
+    lost = {f"{role}_left_out": len(everything[role]) - len(cuts[role]) for role in cuts}
+
+    def features_of(role: str) -> FeatureSet:
+        work, split = job.forward_pass(model, role), job.split(role)
+        return store.features(work, info.digest, split, cuts[role], corpus=info.name)
+
+    shared = {task.shared: features_of(task.shared)} if task.shared else {}
+
+    def score(role: str, other: LayerTask | None = None) -> Scored:
+        features = features_of(role)
+        if shared:
+            parts = {**shared, role: features}
+            features = JointFeatures({cut.id: parts[name] for name in parts for cut in cuts[name]})
+        return (other or task).score(cuts[role], features, model.stride, device)
+
+    return score, counts | {name: number for name, number in lost.items() if number}

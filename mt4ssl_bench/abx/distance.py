@@ -173,7 +173,7 @@ def token_distances(frames: Frames, layout: Layout, pairs: Indices, distance: Di
     """
     values = frames.values
     found = values.new_empty(2, len(values), len(pairs))
-    with _full_precision(values.device.type):
+    with full_precision(values.device.type):
         for numbers, matrix, places in _matrices(frames, layout, pairs, distance):
             lengths = layout.lengths[pairs[numbers]]
             for batch in _batches(lengths, WARP_CELLS // len(values)):
@@ -282,7 +282,7 @@ def _warp_batch(matrix: Tensor, places: Indices, lengths: Indices) -> Tensor:
 
 
 @contextmanager
-def _full_precision(device: str) -> Iterator[None]:
+def full_precision(device: str) -> Iterator[None]:
     """Multiply float32 matrices as such, neither as TF32 nor under autocast.
 
     Near 0 an angle is the square root of the product's error.

@@ -11,7 +11,8 @@ from mt4ssl_bench.files import write_text
 
 ID = "_id"  # how the names of columns end whose cells name utterances
 
-Lists = Mapping[str, Sequence[Mapping[str, str]]]  # rows by name of the list
+Rows = Sequence[Mapping[str, str]]  # of a list, cells by column
+Lists = Mapping[str, Rows]  # by name
 
 
 def parse_list(file: Path) -> list[dict[str, str]]:

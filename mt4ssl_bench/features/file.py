@@ -15,7 +15,7 @@ import json
 import logging
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -62,6 +62,26 @@ class FeatureSet(ABC):
         for b, row in enumerate(rows):
             padded[:, b, : row.shape[1]] = torch.from_numpy(row)
         return padded, lengths
+
+
+class JointFeatures(FeatureSet):
+    """The features of several splits as one set; `parts` are the sets by utterance id."""
+
+    def __init__(self, parts: Mapping[str, FeatureSet]) -> None:
+        first = next(iter(parts.values()))
+        self.layers, self.dim, self._parts = first.layers, first.dim, parts
+
+    def rows(self, names: Sequence[str]) -> list[Values]:
+        """See FeatureSet.rows."""
+        found: dict[str, Values] = {}
+        for part in {id(self._parts[name]): self._parts[name] for name in names}.values():
+            own = [name for name in names if self._parts[name] is part]
+            found.update(zip(own, part.rows(own), strict=True))
+        return [found[name] for name in names]
+
+    def count(self, name: str) -> int:
+        """See FeatureSet.count."""
+        return self._parts[name].count(name)
 
 
 class StoredFeatures(FeatureSet):

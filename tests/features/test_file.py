@@ -2,7 +2,7 @@
 all there.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import pytest
 
 from mt4ssl_bench.errors import CheckpointError
 from mt4ssl_bench.features.file import (
+    FeatureSet,
+    JointFeatures,
     StoredFeatures,
     Writer,
 )
@@ -118,3 +120,31 @@ def test_audio_that_changed_since_is_said_when_damage_is_mended(tmp_path: Path) 
         CheckpointError, match="utterance 'a' has 7 rows now, not 50: its audio has changed"
     ):
         features.get("a")
+
+
+class Filled(FeatureSet):
+    """Utterances of one value, and how often they were asked for together."""
+
+    layers, dim = 2, 3
+
+    def __init__(self, **values: float) -> None:
+        self.values, self.asked = values, 0
+
+    def rows(self, names: Sequence[str]) -> list[np.ndarray]:
+        self.asked += 1
+        return [np.full((2, self.count(name), 3), self.values[name], np.float32) for name in names]
+
+    def count(self, name: str) -> int:
+        return int(self.values[name])
+
+
+def test_sets_of_several_splits_are_read_as_one_and_each_once() -> None:
+    queries, documents = Filled(q=1), Filled(c=2, d=3)
+    joint = JointFeatures({"q": queries, "d": documents, "c": documents})
+    assert (joint.layers, joint.dim) == (2, 3)
+    assert [row[0, 0, 0] for row in joint.rows(["d", "q", "c"])] == [3, 1, 2]
+    assert (queries.asked, documents.asked) == (1, 1)
+    assert joint.get("c").shape == (2, joint.count("c"), 3)
+    padded, lengths = joint.batch(["q", "d"])
+    assert padded.shape == (2, 2, 3, 3)
+    assert lengths.tolist() == [1, 3]

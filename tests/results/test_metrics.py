@@ -148,7 +148,7 @@ def test_no_utterances_is_an_error() -> None:
 
 def test_directions_titles_and_places_are_the_metrics_own() -> None:
     expected = {"per": False, "wer": False, "cer": False, "acc": True, "fold_acc": True}
-    expected |= {"abx_within": False, "abx_across": False}
+    expected |= {"abx_within": False, "abx_across": False, "mtwv": True}
     expected |= {"si_sdri": True, "pesq": True, "pesq_mixture": True, "stoi": True}
     expected |= {"stoi_mixture": True, "der": False, "der_by_rule": False}
     assert {name: metric.higher_is_better for name, metric in METRICS.items()} == expected

@@ -12,6 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from statistics import stdev
 from typing import Protocol, runtime_checkable
 
@@ -170,9 +171,10 @@ class Metric:
         def resampled(weights: Floats) -> Floats:
             return np.array([value(answers, row) for row in weights], dtype=np.float64)
 
-        texts = np.array([answer["hypothesis"] for answer in answers], dtype=np.str_)
+        # digests: a hypothesis may be long, the scores of a query in all documents
+        texts = [sha256(answer["hypothesis"].encode()).hexdigest() for answer in answers]
         many = value.resampled(answers) if isinstance(value, Fast) else resampled
-        return System(value(answers), many, texts)
+        return System(value(answers), many, np.array(texts, dtype=np.str_))
 
     def alone(self, answers: Sequence[Answer]) -> dict[str, float]:
         """Return the value of the answers of each unit, by its name; NaN where there is none."""
