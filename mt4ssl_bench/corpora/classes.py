@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from mt4ssl_bench.corpora.check_report import Collector, LabelFacts, SplitFacts, TurnFacts
 from mt4ssl_bench.corpora.rows import Row
 from mt4ssl_bench.data.corpus import SID_PREFIX
+from mt4ssl_bench.data.cut import SLOTS
 
 EVALUATION = ("valid", "test")
 
@@ -22,7 +23,7 @@ class Classes:
     def add(self, split: str, row: Row) -> None:
         """Take one utterance of `split`."""
         for name, label in row.labels.items():
-            self._labels[split, name][label] += 1
+            self._labels[split, name].update(label.split() if name == SLOTS else [label])
         for tier, turns in row.turns.items():
             self._turns[split, tier].update(turn.label for turn in turns)
             self._seconds[split, tier] += sum(turn.end - turn.start for turn in turns)
