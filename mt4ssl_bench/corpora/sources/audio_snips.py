@@ -26,7 +26,8 @@ def read(given: Path, _: Options) -> Iterator[Row]:
         name, _, rest = line.partition(" ")
         voice, *place = name.split("-")
         words, _, slots = (part.split(" ") for part in rest.partition("\t"))
-        if place[:1] != ["snips"] or len(place) != 3 or (words[0], words[-1]) != ("BOS", "EOS"):
+        named = len(place) == 3 and place[0] == "snips" and place[1] in VOICES
+        if not named or (words[0], words[-1]) != ("BOS", "EOS"):
             raise CorpusError(f"{root / TEXTS}, line {number}: '{line[:60]}'; expected {EXPECTED}")
         if split_of.get(voice) == place[1]:
             text, filled = paired(words[1:-1], slots[1:-1])
