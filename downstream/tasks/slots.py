@@ -66,7 +66,7 @@ class SlotUnits:
         return len(self.symbols) + 1
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of `text`, the end too unless a space is last; unknown slots are dropped."""
+        """Return the ids of `text`, with an end unless a space is last; other slots are dropped."""
         symbols = [*SYMBOL.findall(text), *([END] if text and text[-1] != " " else [])]
         return [self._ids[symbol] for symbol in symbols if symbol in self._ids]
 

@@ -1,4 +1,4 @@
-"""eSpeak NG (GPL-3+), which speaks synthetic corpora. It has global state: one Espeak per process."""
+"""eSpeak NG (GPL-3+), which speaks synthetic corpora; it has global state: one per process."""
 
 import ctypes
 import itertools

@@ -64,8 +64,8 @@ class Row:
     """One utterance of a corpus, with what is known of its audio file once that was probed.
 
     Attributes:
-        labels: Labels of the utterance by name: emotion, intent, fold, ... The label "slots" has one
-            value for each word of the text.
+        labels: Labels of the utterance by name: emotion, intent, fold, ...; the label "slots" has
+            one value for each word of the text.
         turns: By tier ("speakers", "phones", "words"), in seconds from the utterance's start. A
             tier that is there and empty says that nothing happens.
         others: Other audio of the same length by name, for example "clean".

@@ -25,19 +25,20 @@ def read(given: Path, _: Options) -> Iterator[Row]:
     for number, line in numbered_lines(root / TEXTS):
         name, _, rest = line.partition(" ")
         voice, *place = name.split("-")
-        words, _, slots = (part.split(" ") for part in rest.partition("\t"))
+        said, _, filled = rest.partition("\t")
+        words, slots = said.split(" "), filled.split(" ")
         named = len(place) == 3 and place[0] == "snips" and place[1] in VOICES
         if not named or (words[0], words[-1]) != ("BOS", "EOS"):
             raise CorpusError(f"{root / TEXTS}, line {number}: '{line[:60]}'; expected {EXPECTED}")
         if split_of.get(voice) == place[1]:
-            text, filled = paired(words[1:-1], slots[1:-1])
+            text, kinds = paired(words[1:-1], slots[1:-1])
             yield Row(
                 id=name,
                 path=root / place[1] / f"{name}.wav",
                 speaker=voice,
                 language="en",
                 text=text,
-                labels={SLOTS: filled, "intent": slots[-1]},
+                labels={SLOTS: kinds, "intent": slots[-1]},
                 split=place[1],
             )
 
