@@ -13,7 +13,8 @@ from typing import ClassVar, cast
 from torch import nn
 
 from mt4ssl_bench.data.cut import SLOTS, Cut, label_of, text_of
-from mt4ssl_bench.downstream.config import CTCConfig, RecurrentHeadConfig
+from mt4ssl_bench.downstream.config import CTCConfig, DecodeConfig, RecurrentHeadConfig
+from mt4ssl_bench.downstream.heads.beam_search import BeamDecoder
 from mt4ssl_bench.downstream.heads.ctc import CTCTask
 from mt4ssl_bench.downstream.heads.recurrent import RecurrentHead
 from mt4ssl_bench.downstream.heads.units import Units
@@ -103,9 +104,13 @@ class Slots(CTCTask):
         return self.units
 
     def check(self) -> None:
-        """See Task.check: SUPERB's SF has no language model."""
+        """See Task.check."""
         if self.config.decode.lm:
-            raise ConfigError(f"decode.lm: task '{self.name}' decodes without; expected none")
+            self.beam(self.config.decode)
+
+    def beam(self, config: DecodeConfig) -> BeamDecoder:  # noqa: ARG002
+        """Raise ConfigError: SUPERB's SF has no language model, and words do not spell marks."""
+        raise ConfigError(f"decode.lm: task '{self.name}' decodes without; expected none")
 
     def unlearnable(self, cuts: Iterable[Cut]) -> str:
         """See Task.unlearnable."""

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from builders import run, spoken
+from builders import TOY, run, spoken
 from mt4ssl_bench import results
 from mt4ssl_bench.corpora.prepare import prepare
 from mt4ssl_bench.corpora.rows import Row
@@ -22,6 +23,7 @@ from mt4ssl_bench.downstream.evaluate import evaluate
 from mt4ssl_bench.downstream.heads.recurrent import RecurrentHead
 from mt4ssl_bench.downstream.plan import load_config, plan
 from mt4ssl_bench.downstream.tasks.slots import LETTERS, Slots, SlotsConfig, marked
+from mt4ssl_bench.downstream.transcribe import Recognizer, transcribe
 from mt4ssl_bench.errors import ConfigError, CorpusError
 
 SENTENCES = [  # text, slots
@@ -245,6 +247,26 @@ def test_slots_are_filled_compared_and_ranked_through_a_record(
     answer = next(answer for answer in answers if answer["id"] == cut.id)
     assert answer["reference"] == marked(text_of(cut), answer["labels"]["slots"])
     assert "B-artist HIGH E-artist" in answer["reference"]
+
+
+def test_slots_are_fine_tuned_and_transcribed(corpus: Corpus, tmp_path: Path) -> None:
+    made = with_slots(corpus, tmp_path / "corpus")
+    keys = ("mode=finetune", "sweep=0.01", "steps=4", "validate_every=2", "tune.batch_seconds=8")
+    outcome = evaluate(
+        [f"random:{TOY}"], ["SF"], made.root, out=tmp_path, overrides=keys, device="cpu"
+    )
+    assert not outcome.failures
+    assert outcome.results[0].mode == "finetune"
+    (model,) = (tmp_path / "runs").glob("slots-*")
+    recognizer = Recognizer(model)
+    units = recognizer.task.fitted
+    text = "PLAY B-artist MUSE E-artist"
+    logits = 9 * F.one_hot(torch.tensor([units.encode(text)]), len(units)).float()
+    assert recognizer.task.decode(logits, torch.tensor([logits.shape[1]])) == [text]
+    file = Path(str(next(iter(made.cuts("test"))).recording.sources[0].source))
+    assert next(iter(transcribe(model, [file])))[1] is not None
+    with pytest.raises(ConfigError, match="decode.lm: task 'slots' decodes without"):
+        recognizer.use({"lm": "any.arpa"})
 
 
 def test_a_slot_that_training_never_shows_is_named_and_counted(

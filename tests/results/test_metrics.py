@@ -149,6 +149,7 @@ def test_no_utterances_is_an_error() -> None:
 def test_directions_titles_and_places_are_the_metrics_own() -> None:
     expected = {"per": False, "wer": False, "cer": False, "acc": True, "fold_acc": True}
     expected |= {"abx_within": False, "abx_across": False}
+    expected |= {"slot_type_f1": True, "slot_value_cer": False}
     assert {name: metric.higher_is_better for name, metric in METRICS.items()} == expected
     orders = {name: metric.order for name, metric in METRICS.items()}
     assert orders["per"] < orders["wer"] == orders["cer"] < orders["acc"]
@@ -166,6 +167,7 @@ def test_each_metric_counts_in_its_own_tokens() -> None:
     words, characters = [[1, 0, 0, 2], [0, 0, 0, 1]], [[1, 0, 0, 5], [0, 0, 0, 1]]
     answers_wrong = [[1, 0, 0, 1], [0, 0, 0, 1]]
     expected = {"per": words, "wer": words, "cer": characters, "acc": answers_wrong}
+    expected |= {"slot_value_cer": [[0] * 4] * 2}  # no slots here
     assert {name: c.tolist() for name, c in counts.items() if c is not None} == expected
 
 
