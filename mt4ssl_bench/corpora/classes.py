@@ -45,7 +45,9 @@ class Classes:
     def facts(self, split: str) -> tuple[dict[str, LabelFacts], dict[str, TurnFacts]]:
         """Return a split's facts about labels by name, and about turns by tier."""
         labels = {
-            name: _balance(counts) for (of, name), counts in self._labels.items() if of == split
+            name: _balance(counts)
+            for (of, name), counts in self._labels.items()
+            if of == split and counts  # a split without speech has no slot
         }
         turns: dict[str, TurnFacts] = {
             tier: {
