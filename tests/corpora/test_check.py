@@ -169,10 +169,8 @@ def planted(tmp_path: Path) -> Corpus:
             cut["start"] = 0.5
         if cut["id"] == "duplicate_id":
             cut["id"] = "fine"
-        if cut["id"] == "gap":
-            cut["custom"]["labels"] = {}
-        if cut["id"] == "slots":
-            cut["custom"]["labels"]["slots"] = "O O artist O O O O"
+        labels = {"gap": {}, "slots": {"emotion": "anger", "slots": "O O artist O O O O"}}
+        cut["custom"]["labels"] = labels.get(cut["id"], cut["custom"]["labels"])
         if cut["id"] == "turn_order":
             cut["custom"]["turns"] = {"speakers": [[0.5, 0.2, "ann"]]}
         if cut["id"] == "turn_outside":

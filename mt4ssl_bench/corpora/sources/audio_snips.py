@@ -23,12 +23,11 @@ def read(given: Path, _: Options) -> Iterator[Row]:
     root = root_of(given, "Audio SNIPS", TEXTS)
     split_of = {name: split for split, names in VOICES.items() for name in names.split()}
     for number, line in numbered_lines(root / TEXTS):
-        name, _, rest = line.partition(" ")
+        said, *filled = line.split("\t")
+        (name, *words), slots = said.split(" "), "".join(filled).split(" ")
         voice, *place = name.split("-")
-        said, _, filled = rest.partition("\t")
-        words, slots = said.split(" "), filled.split(" ")
         named = len(place) == 3 and place[0] == "snips" and place[1] in VOICES
-        if not named or (words[0], words[-1]) != ("BOS", "EOS"):
+        if not named or len(filled) != 1 or (words[:1], words[-1:]) != (["BOS"], ["EOS"]):
             raise CorpusError(f"{root / TEXTS}, line {number}: '{line[:60]}'; expected {EXPECTED}")
         if split_of.get(voice) == place[1]:
             text, kinds = paired(words[1:-1], slots[1:-1])
