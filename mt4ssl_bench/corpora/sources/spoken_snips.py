@@ -52,7 +52,8 @@ def read(given: Path, options: SpokenSnips) -> Iterator[Row]:
     ]
     sound = (speak.GAIN_DB, speak.NOISE, speak.PAUSE, speak.PEAK, speak.RATE)
     digest = hashlib.sha256(repr((VERSION, sound, VOICES, plan)).encode()).hexdigest()[:16]
-    table = speak.speak(options.audio, plan, digest=digest, title="prepare spoken_snips")
+    out = options.audio.parent  # the corpus's folder: its table names audio/<speaker>/<id>.flac
+    table = speak.speak(out, plan, digest=digest, title="prepare spoken_snips")
     yield from read_table(table, {"phones": read_alignment(table.with_name(speak.PHONES))})
 
 
@@ -94,8 +95,8 @@ SOURCE = Source(
     about="SNIPS sentences with slots, synthetic speech (extra: demo), to check the code",
     read=read,
     options=SpokenSnips,
-    help="""Reads sentences with slots (train.tsv, valid.tsv, test.tsv) and has them spoken by
-    eSpeak NG, with other voices in each split. Needs the [demo] extra (eSpeak NG, GPL-3+). The
+    help="""Reads sentences with slots (train.tsv, valid.tsv, test.tsv, also without .tsv) and has
+    them spoken by eSpeak NG, with other voices in each split. Needs the [demo] extra (eSpeak NG, GPL-3+). The
     speech is synthetic, as Audio SNIPS is: scores on it check the code; they are not a speech
     benchmark.""",
     examples=("spoken_snips --from snips_nlu --out corpora/spoken_snips",),
