@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mt4ssl_bench.config import Gone, check_all_bounds, load, read_recipe, recipe_names
 from mt4ssl_bench.data.corpus import Corpus
-from mt4ssl_bench.data.cut import field_of, is_silent
+from mt4ssl_bench.data.cut import SPOKEN, field_of, is_silent
 from mt4ssl_bench.downstream.config import BaseConfig, TaskConfig
 from mt4ssl_bench.downstream.job import ROLES, Job, named
 from mt4ssl_bench.downstream.layers.single_layers import check_layers
@@ -17,7 +17,6 @@ from mt4ssl_bench.errors import ConfigError, CorpusError
 from mt4ssl_bench.registry import hint
 from mt4ssl_bench.settings import keys_of, read_by
 
-SPOKEN = {"text", "phones"}  # fields that are empty where nobody speaks
 GONE: Gone = {
     "pronunciations": (
         "first",

@@ -40,7 +40,9 @@ LOGGER = logging.getLogger(__name__)
 def train_finetuned(
     model: Upstream, job: Job, folds: Sequence[Fold], *, folder: Path, device: str, clock: Clock
 ) -> Trained:
-    """Return each seed's hypotheses on test at the rate that is best on valid, over folds and seeds.
+    """Return each seed's hypotheses on test at the rate that is best on valid.
+
+    Its score is the mean over folds and seeds.
 
     Args:
         model: The upstream.

@@ -205,8 +205,8 @@ def list_names(
     what: Annotated[
         str,
         typer.Argument(
-            help="recipes, tasks, suites, corpora, upstreams, targets or metrics. Default: all, without "
-            "s3prl's names."
+            help="recipes, tasks, suites, corpora, upstreams, targets or metrics. Default: all, "
+            "without s3prl's names."
         ),
     ] = "",
 ) -> None:

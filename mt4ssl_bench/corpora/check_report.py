@@ -91,6 +91,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "train_label": ("note", "utterances with a label that only training has"),
     "turn_order": ("error", "utterances with a turn that ends before it starts"),
     "turn_outside": ("error", "utterances with a turn that reaches beyond them"),
+    "slots": ("error", "utterances with more or fewer slots than words"),
     "other": ("error", "utterances with other audio of unequal length or sample rate"),
     "list": ("error", "lists that are missing or damaged"),
     "unknown_id": ("error", "rows of lists that name no utterance of the corpus"),

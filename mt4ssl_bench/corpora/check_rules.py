@@ -10,7 +10,7 @@ from hashlib import blake2b
 
 from mt4ssl_bench.corpora.check_report import Collector, Compared, Report, SplitFacts
 from mt4ssl_bench.corpora.classes import EVALUATION, Classes
-from mt4ssl_bench.corpora.rows import ATTRIBUTES, Row, is_quoted, out_of_place
+from mt4ssl_bench.corpora.rows import ATTRIBUTES, Row, is_quoted, miscounted, out_of_place
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import SID_PREFIX
 from mt4ssl_bench.data.lexicon import APOSTROPHES
@@ -76,8 +76,9 @@ class Rules:
         self._shape(split, row)
         self._text(split, row)
         self.classes.add(split, row)
-        if misplaced := out_of_place(row):
-            self.found.add(misplaced[0], split, f"{row.id} ({misplaced[1]})")
+        for rule in (out_of_place, miscounted):
+            if broken := rule(row):
+                self.found.add(broken[0], split, f"{row.id} ({broken[1]})")
 
     def knows(self, name: str) -> bool:
         """Return whether an utterance of this id was taken."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from mt4ssl_bench.corpora.check_report import Collector, LabelFacts, SplitFacts, TurnFacts
 from mt4ssl_bench.corpora.rows import Row
 from mt4ssl_bench.data.corpus import SID_PREFIX
+from mt4ssl_bench.data.cut import SLOTS
 
 EVALUATION = ("valid", "test")
 FOLD = "fold"  # the label that deals a corpus over folds: its values are no classes
@@ -23,7 +24,7 @@ class Classes:
     def add(self, split: str, row: Row) -> None:
         """Take one utterance of `split`."""
         for name, label in row.labels.items():
-            self._labels[split, name][label] += 1
+            self._labels[split, name].update(label.split() if name == SLOTS else [label])
         for tier, turns in row.turns.items():
             self._turns[split, tier].update(turn.label for turn in turns)
             self._seconds[split, tier] += sum(turn.end - turn.start for turn in turns)
@@ -45,7 +46,9 @@ class Classes:
     def facts(self, split: str) -> tuple[dict[str, LabelFacts], dict[str, TurnFacts]]:
         """Return a split's facts about labels by name, and about turns by tier."""
         labels = {
-            name: _balance(counts) for (of, name), counts in self._labels.items() if of == split
+            name: _balance(counts)
+            for (of, name), counts in self._labels.items()
+            if of == split and counts  # a split without speech has no slot
         }
         turns: dict[str, TurnFacts] = {
             tier: {

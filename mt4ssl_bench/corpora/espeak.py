@@ -1,4 +1,4 @@
-"""eSpeak NG (GPL-3+), which speaks the demo corpus. It has global state: one Espeak per process."""
+"""eSpeak NG (GPL-3+), which speaks synthetic corpora; it has global state: one per process."""
 
 import ctypes
 import itertools
@@ -27,6 +27,28 @@ class Voice:
     rate: int  # words per minute
     pitch: int  # 0 to 100, 50 is the variant's own
     range: int  # of the pitch: 0 (monotone) to 100, 50 is the variant's own
+
+
+# s01 is the first. The splits are mixed so that every beginning of the demo corpus's plan, from 4
+# on, has all three.
+VOICES = (
+    Voice("train", "en-us+f1", 165, 50, 55),
+    Voice("train", "en-us+m1", 160, 45, 60),
+    Voice("test", "en-us+f3", 170, 42, 50),
+    Voice("valid", "en-us+m7", 165, 55, 45),
+    Voice("train", "en-gb-x-rp+f4", 155, 46, 65),
+    Voice("test", "en+m3", 160, 58, 60),
+    Voice("valid", "en-us+Annie", 160, 44, 40),
+    Voice("train", "en-gb-scotland+m4", 165, 62, 60),
+    Voice("train", "en-us+belinda", 170, 55, 60),
+    Voice("test", "en-us+m8", 155, 52, 70),
+    Voice("train", "en-us+max", 175, 66, 45),
+    Voice("train", "en-029+f5", 165, 52, 45),
+    Voice("train", "en-us+Michael", 150, 40, 55),
+    Voice("train", "en-gb-scotland+steph", 160, 60, 75),
+    Voice("train", "en-us+m2", 145, 72, 50),
+    Voice("train", "en-us+f2", 150, 38, 70),
+)
 
 
 class _Event(ctypes.Structure):

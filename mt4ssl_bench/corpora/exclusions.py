@@ -23,6 +23,7 @@ REASONS: Mapping[str, str] = {  # a gap, no_<field>, explains itself
     "other": "utterances with other audio of unequal length or sample rate",
     "turn_order": "utterances with a turn that ends before it starts",
     "turn_outside": "utterances with a turn that reaches beyond them",
+    "slots": "utterances with more or fewer slots than words",
     "list_rows": "rows of lists that name an utterance that was left out",
 }
 # what published corpora hold on purpose; everything else is refused without --partial
@@ -163,6 +164,7 @@ def _complaint(reason: str, details: str) -> str:
     return {
         "duration": f" {details}",
         "other": f": other audio {details}; expected the same",
+        "slots": f": {details}; expected one slot for each word of its text, O for none",
         "turn_order": f": a turn ends before it starts: {details}",
         "turn_outside": f": a turn reaches beyond the utterance: {details}",
     }.get(reason, f": {details}")

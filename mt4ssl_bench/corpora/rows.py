@@ -14,6 +14,8 @@ from mt4ssl_bench.console import progress
 from mt4ssl_bench.data import audio, audio_headers
 from mt4ssl_bench.data.containers import Defect, defect_of
 from mt4ssl_bench.data.cut import (
+    SLOTS,
+    SPOKEN,
     Cut,
     Turn,
     is_silent,
@@ -62,7 +64,8 @@ class Row:
     """One utterance of a corpus, with what is known of its audio file once that was probed.
 
     Attributes:
-        labels: Labels of the utterance by name: emotion, intent, fold, ...
+        labels: Labels of the utterance by name: emotion, intent, fold, ...; the label "slots" has
+            one value for each word of the text.
         turns: By tier ("speakers", "phones", "words"), in seconds from the utterance's start. A
             tier that is there and empty says that nothing happens.
         others: Other audio of the same length by name, for example "clean".
@@ -110,7 +113,7 @@ class Row:
 
     def lacks(self, name: str) -> bool:
         """Return whether the row has a gap: a field is missing, and not because nobody speaks."""
-        unspoken = self.silent and (name in {"text", "phones"} or name.startswith("turns:"))
+        unspoken = self.silent and (name in SPOKEN or name.startswith("turns:"))
         return not self.has(name) and not unspoken
 
 
@@ -196,7 +199,8 @@ def _look(row: Row, look_at: Callable[[Path], AudioFile]) -> Row:
         seconds=seconds,
     )
     probed = cut_off(probed)
-    return replace(probed, unusable=unusable or unequal(probed) or out_of_place(probed))
+    unusable = unusable or unequal(probed) or out_of_place(probed) or miscounted(probed)
+    return replace(probed, unusable=unusable)
 
 
 def unequal(row: Row) -> Unusable | None:
@@ -231,6 +235,14 @@ def out_of_place(row: Row) -> Unusable | None:
             if turn.start < -DURATION_SLACK or turn.end > row.duration + DURATION_SLACK:
                 return "turn_outside", f"{place} of {row.duration:.2f} s"
     return None
+
+
+def miscounted(row: Row) -> Unusable | None:
+    """Return how many slots and words a row has, if they are not equally many."""
+    slots, words = len(row.labels.get(SLOTS, "").split()), len(row.text.split())
+    if SLOTS not in row.labels or slots == words:
+        return None
+    return SLOTS, f"{slots} slots for {words} words"
 
 
 def misplaced(start: float, seconds: float, lasts: float, whole: str) -> Unusable | None:

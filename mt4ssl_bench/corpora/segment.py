@@ -20,7 +20,7 @@ from mt4ssl_bench.corpora.lists import kept_lists
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.corpus_info import CorpusInfo, SplitInfo
-from mt4ssl_bench.data.cut import Cut, stored_turns
+from mt4ssl_bench.data.cut import SLOTS, SPOKEN, Cut, stored_turns
 from mt4ssl_bench.data.write_corpus import write_corpus
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.settings import Json
@@ -50,7 +50,7 @@ def segment_corpus(
         corpus: The corpus.
         out: Folder of the new one.
         max_seconds: Longer recordings become pieces `<id>-0000`, ..., with speaker, labels, other
-            audio and the turns within each, without text and phones.
+            audio and the turns within each, without text, phones and slots.
         min_seconds: Shorter utterances are left out. At most a quarter of `max_seconds`.
         by: "silence" cuts at the quietest QUIET seconds, "windows" into the fewest equal pieces.
 
@@ -82,7 +82,7 @@ def segment_corpus(
                 advance(len(members), "")
 
     def info(splits: dict[str, SplitInfo]) -> CorpusInfo:
-        lost = {"text", "phones"} if counts["cut"] else set()
+        lost = SPOKEN if counts["cut"] else frozenset[str]()
         return replace(
             corpus.info,
             name=f"{corpus.info.name}-segments",
@@ -178,6 +178,8 @@ def _pieces(
         return
     counts["cut"] += 1
     counts["pieces"] += len(ends)
+    if isinstance(labels := custom.get("labels"), Mapping):  # words of a piece are not known
+        custom["labels"] = {name: label for name, label in labels.items() if name != SLOTS}
     speech = [
         {key: value for key, value in supervision.items() if key not in WHOLE}
         for supervision in cast("Sequence[Mapping[str, Json]]", raw["supervisions"])[:1]

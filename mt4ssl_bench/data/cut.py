@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from mt4ssl_bench.settings import Json
 
 SHARDED_LABELS = "utterance_labels"  # where shards keep them: their "labels" are cluster ids
+SLOTS = "slots"  # the label that has one value for each word of the text
+SPOKEN = frozenset(["text", "phones", SLOTS])  # fields that are empty where nobody speaks
 
 
 class Turn(NamedTuple):

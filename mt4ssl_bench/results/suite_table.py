@@ -4,7 +4,7 @@ A pure function of records. Published rows stand in it where a column's corpus i
 """
 
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -155,43 +155,20 @@ def build(
         answers: Return those beside a record, for places.
         as_shipped: Return whether a record has the settings of its recipe.
     """
-    notes: list[str] = []
-    names = names_of(records)
-    measured: list[tuple[SuiteRow, dict[str, Result]]] = []
+    measured, notes = [], list[str]()
     for row in suite.rows:
-        found, note = _records_of(row, records)
+        found, note = _records_of(row, suite, records)
         notes += [note] if note else []
         if found:
-            measured.append((row, found))
-    columns, taken = [], []
-    for row, found in measured:
-        newest = list(found.values())[-1]
-        short = _superbs_own(found.values(), as_shipped)
-        wanted = superb()["tasks"][short]["metrics"] if short else {newest.main_metric}
-        for metric in wanted:
-            if metric in newest.metrics:
-                label = f"{short or f'{row.task} ({row.corpus})'} {newest.metrics[metric].label}"
-                columns.append(SuiteColumn(row=row, metric=metric, label=label, short=short))
-                taken.append(found)
-    models = {mark: each for _, found in measured for mark, each in found.items()}
-    pointed = tuple(
-        dict.fromkeys(
-            column.short
-            for column, found in zip(columns, taken, strict=True)
-            if column.short and found.keys() == models.keys()
-        )
-    )
-    ranks = _ranks([found for _, found in measured if found.keys() == models.keys()], answers)
+            measured.append(_Measured(row, found, _superbs_own(found.values(), as_shipped)))
+    models = {mark: each for part in measured for mark, each in part.records.items()}
+    shared = [part for part in measured if part.records.keys() == models.keys()]
+    pointed = tuple(dict.fromkeys(part.short for part in shared if part.short))
+    ranks, names = _ranks([part.records for part in shared], answers), names_of(records)
     lines = []
     for mark, newest in models.items():
-        cells = [
-            found[mark].metrics.get(column.metric) if mark in found else None
-            for column, found in zip(columns, taken, strict=True)
-        ]
-        values: defaultdict[str, dict[str, float]] = defaultdict(dict)
-        for column, cell in zip(columns, cells, strict=True):
-            if column.short and cell:
-                values[column.short][column.metric] = cell.value
+        cells = [cell for part in measured for cell in part.cells(mark)]
+        values = {part.short: part.values(mark) for part in measured if mark in part.records}
         lines.append(
             SuiteLine(
                 upstream=names[mark],
@@ -202,13 +179,46 @@ def build(
             )
         )
     lines.sort(key=lambda line: (-(line.points or 0.0), line.rank or 0.0, line.upstream))
+    columns = tuple(column for part in measured for column in part.columns)
     return SuiteTable(
         title=f"suite {name}: {suite.about}".removesuffix(": "),
-        columns=tuple(columns),
+        columns=columns,
         lines=(*lines, *_published(columns, pointed)),
         pointed=pointed,
         notes=tuple(notes),
     )
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A row of the suite with its records by fingerprint; `short` as in SuiteColumn."""
+
+    row: SuiteRow
+    records: Mapping[str, Result]
+    short: str
+
+    @property
+    def columns(self) -> list[SuiteColumn]:
+        """The main metric, and every metric that has points."""
+        *_, newest = self.records.values()
+        wanted = superb()["tasks"][self.short]["metrics"] if self.short else {newest.main_metric}
+        name = self.short or f"{self.row.task} ({self.row.corpus})"
+        return [
+            SuiteColumn(
+                row=self.row, metric=metric, label=f"{name} {score.label}", short=self.short
+            )
+            for metric, score in newest.metrics.items()
+            if metric in wanted
+        ]
+
+    def cells(self, mark: str) -> list[Score | None]:
+        """Return the scores of an upstream, in the order of the columns."""
+        result = self.records.get(mark)
+        return [result and result.metrics.get(column.metric) for column in self.columns]
+
+    def values(self, mark: str) -> dict[str, float]:
+        """Return the values of an upstream that was measured, by metric."""
+        return {name: score.value for name, score in self.records[mark].metrics.items()}
 
 
 def from_folder(
@@ -224,18 +234,23 @@ def from_folder(
     return build(name, suite, records, answers, as_shipped)
 
 
-def _records_of(row: SuiteRow, records: Sequence[Result]) -> tuple[dict[str, Result], str]:
+def _records_of(
+    row: SuiteRow, suite: Suite, records: Sequence[Result]
+) -> tuple[dict[str, Result], str]:
     """Return the comparable records of a suite's row by fingerprint, and a note on others.
 
-    They are those of the corpus of the row's name; of several digests or settings, those that most
-    upstreams share, the newest of equal ones.
+    They are those of the corpus that the row names; without any, those whose corpus no other row
+    of this task names, for a corpus may have another name than its folder. Of several digests or
+    settings, those that most upstreams share, the newest of equal ones.
     """
-    own = [
+    alike = [
         record
         for record in records
-        if (record.task, record.recipe_name) == (row.task, row.recipe_name)
-        and record.corpus["name"] == row.corpus
-        and record.limit is None
+        if (record.task, record.recipe_name) == (row.task, row.recipe_name) and not record.limit
+    ]
+    others = {each.corpus for each in suite.rows if each.task == row.task}
+    own = [record for record in alike if record.corpus["name"] == row.corpus] or [
+        record for record in alike if record.corpus["name"] not in others
     ]
     groups: dict[Group, dict[str, Result]] = {}
     for record in own:

@@ -145,7 +145,7 @@ def planted(tmp_path: Path) -> Corpus:
     table.add("too_slow", noise(21), text="HM")
     table.add("same_text", text="said twice", split="valid", sid="valid")
     table.add("new_label", emotion="joy", split="test", sid="test")
-    for name in ("gap", "turn_order", "turn_outside", "other"):
+    for name in ("gap", "turn_order", "turn_outside", "slots", "other"):
         table.add(name, emotion="anger", clean="clean.flac" if name == "other" else "")
     soundfile.write(tmp_path / "clean.flac", noise(), RATE)
     for name in ("list", "unknown_id"):
@@ -169,8 +169,8 @@ def planted(tmp_path: Path) -> Corpus:
             cut["start"] = 0.5
         if cut["id"] == "duplicate_id":
             cut["id"] = "fine"
-        if cut["id"] == "gap":
-            cut["custom"]["labels"] = {}
+        labels = {"gap": {}, "slots": {"emotion": "anger", "slots": "O O artist O O O O"}}
+        cut["custom"]["labels"] = labels.get(cut["id"], cut["custom"]["labels"])
         if cut["id"] == "turn_order":
             cut["custom"]["turns"] = {"speakers": [[0.5, 0.2, "ann"]]}
         if cut["id"] == "turn_outside":
@@ -275,7 +275,7 @@ def test_the_command_prints_counts_first_and_exits_with_1_for_errors(
     assert check(planted, "--full", "--json", str(tmp_path / "report.json")) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith(", decoded")
-    assert lines[1].split()[:2] == ["train", "44"]
+    assert lines[1].split()[:2] == ["train", "45"]
     first = next(line for line in lines if line.startswith("  found: "))
     assert lines.index(first) < min(n for n, line in enumerate(lines) if line.startswith("  error"))
     assert any(

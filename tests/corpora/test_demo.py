@@ -22,14 +22,14 @@ HEADER = ["id", "path", "duration_s", "speaker", "language", "text", "split", "s
 # Speaks one sentence twice with each voice and prints the mean log spectra: (2, voices, bands).
 SPECTRA = """
 import json, numpy as np
-from mt4ssl_bench.corpora.sources import demo
-espeak = demo.Espeak()
+from mt4ssl_bench.corpora.espeak import VOICES, Espeak
+espeak = Espeak()
 def spectrum(voice):
     wave = espeak.say("We usually enjoy a quiet walk by the harbor.", voice, 1).astype(float)
     frames = np.lib.stride_tricks.sliding_window_view(wave, 512)[::256] * np.hanning(512)
     power = np.square(np.abs(np.fft.rfft(frames)))[:, 2:130]
     return np.log(power.reshape(len(frames), 32, 4).sum(2) + 1e4).mean(0)
-print(json.dumps([[spectrum(voice).tolist() for voice in demo.VOICES] for _ in range(2)]))
+print(json.dumps([[spectrum(voice).tolist() for voice in VOICES] for _ in range(2)]))
 """
 
 

@@ -498,7 +498,7 @@ def test_a_folder_gives_ids_from_its_sub_folders_and_keeps_some_for_validation(
     assert (corpus.info.name, corpus.info.fields, corpus.info.notes) == (
         "in",
         [],
-        {"valid": "held out of train here"},
+        {"source": "folder", "valid": "held out of train here"},
     )
 
 

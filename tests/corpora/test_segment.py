@@ -13,7 +13,7 @@ from mt4ssl_bench.corpora.segment import quiet_ends, segment_corpus
 from mt4ssl_bench.corpora.shard import shard_corpus
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import Corpus
-from mt4ssl_bench.data.cut import speaker_of, text_of
+from mt4ssl_bench.data.cut import labels_of, speaker_of, text_of
 from mt4ssl_bench.errors import CorpusError
 
 PAUSES = (3.1, 7.4, 10.9, 15.2)  # seconds at which the long recording is silent for 0.3 s
@@ -28,10 +28,10 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     samples = 0.3 * rng.standard_normal(int(SECONDS * 8_000))
     for pause in PAUSES:
         samples[int(pause * 8_000) : int((pause + 0.3) * 8_000)] *= 0.001
-    rows = ["id\tpath\tspeaker\ttext\tsplit"]
+    rows = ["id\tpath\tspeaker\ttext\tsplit\tlabel:slots\tlabel:emotion"]
     for name, count in (("long", len(samples)), ("whole", 4 * 8_000), ("tiny", 4_000)):
         soundfile.write(folder / f"{name}.flac", np.clip(samples[:count], -1, 1), 8_000)
-        rows.append(f"{name}\t{name}.flac\tann\thello\ttrain")
+        rows.append(f"{name}\t{name}.flac\tann\thello\ttrain\tgreeting\tcalm")
     (folder / "manifest.tsv").write_text("\n".join(rows) + "\n")
     return prepare_path("table", folder / "manifest.tsv", folder / "corpus")
 
@@ -58,7 +58,11 @@ def test_every_exclusion_is_counted_and_whole_recordings_keep_their_text(
     assert (notes["cut"], notes["too_short"]) == (1, 1)
     assert notes["pieces"] == made.info.splits["train"].utterances - 1
     assert notes["segmented"]["from"] == long.info.digest
-    assert made.info.fields == ["speaker"]
+    assert made.info.fields == ["emotion", "speaker"]
+    assert {cut.id: dict(labels_of(cut)) for cut in made.cuts("train")} == {
+        "whole": {"slots": "greeting", "emotion": "calm"},
+        **{f"long-{n:04d}": {"emotion": "calm"} for n in range(notes["pieces"])},
+    }
     assert {cut.id: (text_of(cut), speaker_of(cut)) for cut in made.cuts("train")} == {
         "whole": ("hello", "ann"),
         **{f"long-{n:04d}": ("", "ann") for n in range(notes["pieces"])},

@@ -151,6 +151,7 @@ def test_directions_titles_and_places_are_the_metrics_own() -> None:
     expected |= {"abx_within": False, "abx_across": False, "mtwv": True}
     expected |= {"si_sdri": True, "pesq": True, "pesq_mixture": True, "stoi": True}
     expected |= {"stoi_mixture": True, "der": False, "der_by_rule": False}
+    expected |= {"slot_type_f1": True, "slot_value_cer": False, "eer": False, "mindcf": False}
     assert {name: metric.higher_is_better for name, metric in METRICS.items()} == expected
     orders = {name: metric.order for name, metric in METRICS.items()}
     assert orders["per"] < orders["wer"] == orders["cer"] < orders["acc"]
@@ -167,6 +168,7 @@ def test_each_metric_counts_in_its_own_tokens() -> None:
     words, characters = [[1, 0, 0, 2], [0, 0, 0, 1]], [[1, 0, 0, 5], [0, 0, 0, 1]]
     answers_wrong = [[1, 0, 0, 1], [0, 0, 0, 1]]
     expected = {"per": words, "wer": words, "cer": characters, "acc": answers_wrong}
+    expected |= {"slot_value_cer": [[0] * 4] * 2}  # no slots here
     for name, counts in expected.items():
         found = METRICS.get(name).counts(answers)
         assert found is not None

@@ -23,6 +23,7 @@ from mt4ssl_bench.corpora.rows import (
 )
 from mt4ssl_bench.corpora.source import Options, Source, Takes
 from mt4ssl_bench.data.alignment import Alignment, read_alignment, read_rttm
+from mt4ssl_bench.data.cut import SLOTS
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.registry import hint
 from mt4ssl_bench.text import read_number
@@ -96,6 +97,7 @@ def _row(
     stem = Path(cells["path"]).stem
     found = {tier: alignment.of(cells["id"], stem) for tier, alignment in turns.items()}
     gaps = [name.removeprefix(LABEL) for name in empty]
+    gaps = [name for name in gaps if not (silent and name == SLOTS)]
     gaps += [f"turns:{tier}" for tier, of in found.items() if of is None and not silent]
     return Row(
         id=cells["id"],
@@ -245,7 +247,8 @@ SOURCE = Source(
     ),
     help="""Columns: id, path (relative to the table), and any of duration_s, speaker, language,
     text, phones, split, sid_split, label:NAME (or NAME after --label) and other:NAME (the path of
-    audio of the same length: clean, s1, ...); missing columns limit which tasks the corpus can be
+    audio of the same length: clean, s1, ...). The label slots has one value for each word of the
+    text, O for none. Missing columns limit which tasks the corpus can be
     used for.
 
     English texts without phones get CMUdict's, any language's --lexicon's; a table without split
