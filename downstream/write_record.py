@@ -14,7 +14,8 @@ from mt4ssl_bench.downstream.find_record import former
 from mt4ssl_bench.downstream.job import Job, named
 from mt4ssl_bench.downstream.layers.best_heads import layer_curves
 from mt4ssl_bench.downstream.layers.score_task import LayerResult
-from mt4ssl_bench.downstream.task import Decoded, Task, Trained
+from mt4ssl_bench.downstream.task import Task
+from mt4ssl_bench.downstream.training.trained import Decoded, Trained
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.files import write_text
 from mt4ssl_bench.results.answers import WITH_LM, Answer, by_seed

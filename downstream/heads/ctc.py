@@ -17,7 +17,8 @@ from mt4ssl_bench.downstream.config import CTCConfig, DecodeConfig, TaskConfig
 from mt4ssl_bench.downstream.heads.beam_search import BeamDecoder, tuned
 from mt4ssl_bench.downstream.heads.flashlight import check_decoder
 from mt4ssl_bench.downstream.heads.units import BLANK, Units, restore
-from mt4ssl_bench.downstream.task import Logits, Task, WithLM
+from mt4ssl_bench.downstream.task import Logits, Task
+from mt4ssl_bench.downstream.training.trained import WithLM
 from mt4ssl_bench.settings import Json
 
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from mt4ssl_bench.downstream.task import Decoded, OneLayer, Task
+from mt4ssl_bench.downstream.task import Task
 from mt4ssl_bench.downstream.training.choose_rate import best_of, mean_of
+from mt4ssl_bench.downstream.training.trained import Decoded, OneLayer
 from mt4ssl_bench.results.answers import Answer
 from mt4ssl_bench.results.metrics import Metric
 from mt4ssl_bench.results.record_parts import LayerScore, Trial

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable
 
 from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.downstream.job import Fold
-from mt4ssl_bench.downstream.task import Decoded, Logits
+from mt4ssl_bench.downstream.task import Logits
+from mt4ssl_bench.downstream.training.trained import Decoded
 from mt4ssl_bench.errors import TrainingError
 
 

@@ -14,7 +14,7 @@ from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.downstream.clock import Clock
 from mt4ssl_bench.downstream.job import Fold, Job
 from mt4ssl_bench.downstream.reference_checks import learnable
-from mt4ssl_bench.downstream.task import Decoded, Logits, Trained
+from mt4ssl_bench.downstream.task import Logits
 from mt4ssl_bench.downstream.training.audio_batches import Audio
 from mt4ssl_bench.downstream.training.best_model import Best
 from mt4ssl_bench.downstream.training.choose_rate import choose, chosen
@@ -30,6 +30,7 @@ from mt4ssl_bench.downstream.training.saved_model import (
     read_model,
     save_model,
 )
+from mt4ssl_bench.downstream.training.trained import Decoded, Trained
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import TrainingError
 from mt4ssl_bench.training.run_folder import discard

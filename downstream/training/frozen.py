@@ -20,7 +20,7 @@ from mt4ssl_bench.downstream.heads.weighted_sum import layer_weights
 from mt4ssl_bench.downstream.job import ROLES, Fold, Job
 from mt4ssl_bench.downstream.layers.best_heads import best_of_layers, by_layer
 from mt4ssl_bench.downstream.reference_checks import learnable
-from mt4ssl_bench.downstream.task import Decoded, Logits, Trained
+from mt4ssl_bench.downstream.task import Logits
 from mt4ssl_bench.downstream.training.choose_rate import choose, chosen
 from mt4ssl_bench.downstream.training.decode_test import decode_fold
 from mt4ssl_bench.downstream.training.saved_model import (
@@ -31,6 +31,7 @@ from mt4ssl_bench.downstream.training.saved_model import (
     save_model,
 )
 from mt4ssl_bench.downstream.training.sweep import Split, Sweep
+from mt4ssl_bench.downstream.training.trained import Decoded, Trained
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.features.file import FeatureSet
 from mt4ssl_bench.features.store import FeatureStore, LiveFeatures

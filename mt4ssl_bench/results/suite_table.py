@@ -214,7 +214,8 @@ class _Measured:
     def cells(self, mark: str) -> list[Score | None]:
         """Return the scores of an upstream, in the order of the columns."""
         result = self.records.get(mark)
-        return [result and result.metrics.get(column.metric) for column in self.columns]
+        metrics = result.metrics if result else {}
+        return [metrics.get(column.metric) for column in self.columns]
 
     def values(self, mark: str) -> dict[str, float]:
         """Return the values of an upstream that was measured, by metric."""
@@ -248,9 +249,9 @@ def _records_of(
         for record in records
         if (record.task, record.recipe_name) == (row.task, row.recipe_name) and not record.limit
     ]
-    others = {each.corpus for each in suite.rows if each.task == row.task}
+    named = {each.corpus for each in suite.rows if each.task == row.task}
     own = [record for record in alike if record.corpus["name"] == row.corpus] or [
-        record for record in alike if record.corpus["name"] not in others
+        record for record in alike if record.corpus["name"] not in named
     ]
     groups: dict[Group, dict[str, Result]] = {}
     for record in own:
