@@ -4,8 +4,8 @@
     cd quesst14Database/scoring
     ./score-TWV-Cnxe.sh /absolute/path/of/scored groundtruth_quesst14_eval -10
 
-The file is that of s3prl's quesst14_dtw, so maxTWV of the scorer is the number that SUPERB
-publishes: it counts the queries of all languages, and gives pairs that are missing the score -10.
+The file is that of s3prl's quesst14_dtw, for which SUPERB publishes the scorer's maxTWV. Pairs that
+are missing from the file get -10.
 """
 
 import argparse
