@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mt4ssl_bench.data.corpus import joint_digest
 from mt4ssl_bench.data.frame_grid import frame_counts
@@ -24,9 +24,9 @@ from mt4ssl_bench.upstream.batches import Batch, PretrainData
 from mt4ssl_bench.upstream.checkpoints.checkpoint_file import KIND
 from mt4ssl_bench.upstream.checkpoints.init_weights import start_from
 from mt4ssl_bench.upstream.config import PretrainConfig, check
-from mt4ssl_bench.upstream.encoder import EncoderLayer
-from mt4ssl_bench.upstream.masking import draw_masks
-from mt4ssl_bench.upstream.model import MT4SSL, Losses
+from mt4ssl_bench.upstream.encoder import Encoder, EncoderLayer
+from mt4ssl_bench.upstream.masking import MaskedFrames, draw_masks
+from mt4ssl_bench.upstream.model import MT4SSL, Losses, padding_mask
 from mt4ssl_bench.upstream.offline_labels import open_corpora, open_labels
 from mt4ssl_bench.upstream.recipe import load_config, to_stored
 
@@ -83,10 +83,16 @@ class Pretraining:
         masks = [
             draw_masks(counts, max(counts), self.config.masking, generator) for _ in range(clones)
         ]
-        inputs = (batch.waveforms, batch.lengths, batch.labels, torch.cat(masks))
-        moved = (None if x is None else x.to(device, non_blocking=True) for x in inputs)
+        masked = MaskedFrames.of(torch.cat(masks), len(counts))
+        padding = padding_mask(batch.lengths, max(counts))
+        move = partial(to_device, device=device)
         with autocast(self.config.fit.autocast, device):
-            losses: Losses = net(*moved)
+            losses: Losses = net(
+                move(batch.waveforms),
+                move(padding),
+                move(batch.labels),
+                MaskedFrames(*map(move, masked)),
+            )
         return losses
 
     def after_step(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
@@ -147,6 +153,13 @@ class Pretraining:
         )()
 
 
+def to_device(x: Tensor | None, *, device: torch.device) -> Tensor | None:
+    """Move a tensor of a batch; to a GPU from pinned memory, so that the copy waits for nothing."""
+    if x is None or device.type == "cpu":
+        return x
+    return (x.pin_memory() if device.type == "cuda" else x).to(device, non_blocking=True)
+
+
 def pretrain(recipe: str, *keys: str, out: str | Path, device: str = "auto") -> FitReport:
     """Pretrain a model; the same call continues an interrupted run.
 
@@ -197,17 +210,20 @@ def open_pretraining(config: PretrainConfig, *, world: World = ALONE) -> Pretrai
 
 
 def build_model(config: PretrainConfig, device: str) -> MT4SSL:
-    """Return the model on `device` with its initial weights, compiled if fit.compile is set."""
+    """Return the model on `device` with its initial weights, compiled as fit.compile says."""
     torch.manual_seed(config.fit.seed)
     model = MT4SSL(config)
     if config.init:
         start_from(model, Path(config.init))
     model.checkpointing = model.encoder.checkpointing = config.fit.checkpointing
-    if config.fit.compile:
+    if config.fit.compile or (config.fit.compile is None and device.startswith("cuda")):
         # a layer is traced once per form: student or teacher, training or not, with padding or
         # without, all frames or masked ones; beyond its limit, torch would not compile it
         torch._dynamo.config.recompile_limit = 64  # noqa: SLF001 - where torch documents it
         for module in model.modules():
             if isinstance(module, EncoderLayer):
                 module.compile(dynamic=True)  # one layer's code serves all, and any length
+            elif isinstance(module, Encoder):
+                module.positions = torch.compile(module.positions, dynamic=True)
+        model.frontend.fused = True
     return model.to(device)
