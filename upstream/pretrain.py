@@ -24,7 +24,7 @@ from mt4ssl_bench.upstream.batches import Batch, PretrainData
 from mt4ssl_bench.upstream.checkpoints.checkpoint_file import KIND
 from mt4ssl_bench.upstream.checkpoints.init_weights import start_from
 from mt4ssl_bench.upstream.config import PretrainConfig, check
-from mt4ssl_bench.upstream.encoder import Encoder, EncoderLayer
+from mt4ssl_bench.upstream.encoder import EncoderLayer
 from mt4ssl_bench.upstream.masking import MaskedFrames, draw_masks
 from mt4ssl_bench.upstream.model import MT4SSL, Losses, padding_mask
 from mt4ssl_bench.upstream.offline_labels import open_corpora, open_labels
@@ -84,14 +84,13 @@ class Pretraining:
             draw_masks(counts, max(counts), self.config.masking, generator) for _ in range(clones)
         ]
         masked = MaskedFrames.of(torch.cat(masks), len(counts))
-        padding = padding_mask(batch.lengths, max(counts))
-        move = partial(to_device, device=device)
+        padding, labels = padding_mask(batch.lengths, max(counts)), batch.labels
         with autocast(self.config.fit.autocast, device):
             losses: Losses = net(
-                move(batch.waveforms),
-                move(padding),
-                move(batch.labels),
-                MaskedFrames(*map(move, masked)),
+                moved(batch.waveforms, device),
+                None if padding is None else moved(padding, device),
+                None if labels is None else moved(labels, device),
+                MaskedFrames(*(moved(each, device) for each in masked)),
             )
         return losses
 
@@ -153,10 +152,8 @@ class Pretraining:
         )()
 
 
-def to_device(x: Tensor | None, *, device: torch.device) -> Tensor | None:
-    """Move a tensor of a batch; to a GPU from pinned memory, so that the copy waits for nothing."""
-    if x is None or device.type == "cpu":
-        return x
+def moved(x: Tensor, device: torch.device) -> Tensor:
+    """Return x on the device; from pinned memory, a GPU copies it while the host goes on."""
     return (x.pin_memory() if device.type == "cuda" else x).to(device, non_blocking=True)
 
 
@@ -223,7 +220,5 @@ def build_model(config: PretrainConfig, device: str) -> MT4SSL:
         for module in model.modules():
             if isinstance(module, EncoderLayer):
                 module.compile(dynamic=True)  # one layer's code serves all, and any length
-            elif isinstance(module, Encoder):
-                module.positions = torch.compile(module.positions, dynamic=True)
-        model.frontend.fused = True
+        model.frontend.fused = device.startswith("cuda")
     return model.to(device)

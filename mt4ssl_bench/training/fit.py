@@ -295,9 +295,9 @@ class Fit(Generic[B]):
     def _out_of_memory(self, error: Exception) -> TrainingError:
         """Return the error for a batch that does not fit: training on less would be another run."""
         return TrainingError(
-            f"{self.title}: out of device memory at update {self.state.step} ({first_line(error)}); "
-            "the last checkpoint stays; half the batch (data.batch_seconds, tune.batch_seconds) with "
-            "fit.accumulate twice as large, or fit.checkpointing=true, needs less"
+            f"{self.title}: out of device memory at update {self.state.step} "
+            f"({first_line(error)}); the last checkpoint stays; half of data.batch_seconds or "
+            "tune.batch_seconds with twice the accumulation, or fit.checkpointing=true, needs less"
         )
 
     def _log(self, values: Mapping[str, float]) -> None:
