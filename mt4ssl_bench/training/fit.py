@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
@@ -196,7 +196,12 @@ class Fit(Generic[B]):
         extra = self.hooks.after_step(self.state.step, values) if self.hooks.after_step else {}
         if values:
             values.update(extra)
-            self._log({"step": self.state.step, "epoch": self.state.place.epoch, **values})
+            place = {"step": self.state.step, "epoch": self.state.place.epoch}
+            spent = {
+                "seconds": self.state.seconds,
+                "audio_hours": self.state.audio_seconds / 3600,
+            }
+            self._log({**place, **values, **spent})
         return values
 
     def _backward(self, source: Iterator[tuple[Place, B]], averages: Averages) -> list[StepLoss]:
@@ -216,7 +221,7 @@ class Fit(Generic[B]):
             except torch.OutOfMemoryError as error:
                 raise self._out_of_memory(error) from error
             averages.add(part.sums, part.monitors, part.count, part.seconds)
-            parts.append(StepLoss(total=part.total.detach(), count=part.count, ids=part.ids))
+            parts.append(replace(part, total=part.total.detach(), sums={}, monitors={}))
         return parts
 
     def _step(self, parts: Sequence[StepLoss]) -> bool:
@@ -275,10 +280,12 @@ class Fit(Generic[B]):
                     parameter.grad = None
             broken = []
         bad = bool(broken) or not all(map(math.isfinite, losses))
-        count, bad_processes = self.world.sum(sum(part.count for part in parts), bad)
+        own = sum(part.count for part in parts), sum(part.seconds for part in parts)
+        count, seconds, bad_processes = self.world.sum(*own, bad)
         if bad_processes:
-            own = [(loss, part.ids) for loss, part in zip(losses, parts, strict=True)]
-            raise self._error([part for share in self.world.gather(own) for part in share])
+            named = [(loss, part.ids) for loss, part in zip(losses, parts, strict=True)]
+            raise self._error([part for share in self.world.gather(named) for part in share])
+        self.state.audio_seconds += seconds
         return count
 
     def _error(self, parts: Sequence[tuple[float, Sequence[str]]]) -> TrainingError:
