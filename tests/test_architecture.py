@@ -35,7 +35,14 @@ REGISTRIES = {
 }
 HOMES = {  # library -> the only modules that import it; "cli" is the whole room
     "typer": {"cli"},
-    "rich": {"console", "results.board_formats", "results.leaderboard", "results.show", "cli"},
+    "rich": {
+        "console",
+        "results.board_formats",
+        "results.leaderboard",
+        "results.runs",
+        "results.show",
+        "cli",
+    },
     "omegaconf": {"config"},
     "lhotse": {
         "data.cuts",

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, cast
 
-from filelock import FileLock, Timeout
 from rich.table import Table
 
+from mt4ssl_bench.files import is_locked
 from mt4ssl_bench.text import shorten
 
-LOG, CONFIG, LOCK = "log.jsonl", "config.json", ".lock"
+LOG, CONFIG = "log.jsonl", "config.json"
 TAIL = 2**16  # bytes at the end of a log that are read
 PLACE = {"step", "epoch", "seconds", "audio_hours", "audio_seconds_per_second", "waiting_share"}
 State = Literal["running", "finished", "stopped", "new"]
@@ -108,22 +108,9 @@ def table(found: list[Run], root: Path) -> Table:
 def _state(run: Run) -> State:
     if run.steps is not None and run.step >= run.steps:
         return "finished"
-    if _held(run.folder / LOCK):
+    if is_locked(run.folder):
         return "running"
     return "stopped" if run.step else "new"
-
-
-def _held(lock: Path) -> bool:
-    """Return whether a process holds the lock of a run folder."""
-    if not lock.exists():
-        return False
-    try:
-        with FileLock(lock, timeout=0):
-            return False
-    except Timeout:
-        return True
-    except OSError:  # a folder of somebody else, or a file system without locks
-        return False
 
 
 def _steps(config: Path) -> int | None:
