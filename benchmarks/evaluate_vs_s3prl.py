@@ -1,28 +1,35 @@
-"""One frozen evaluation by s3prl's own SuperbPR and SuperbSID, and by ours: wall time and metric of
-both.
+"""One frozen evaluation by s3prl's own SuperbPR, SuperbSID or SuperbKS, and by ours: wall time and
+metric of both.
 
     python benchmarks/evaluate_vs_s3prl.py runs/mt4ssl_tiny corpora/speechocean762 --passes 20
+    python benchmarks/evaluate_vs_s3prl.py runs/mt4ssl_tiny corpora/speechcommands --task keyword
 
 The same upstream (through s3prl's hub there), utterances, head, learning rate, optimiser, batch,
 accumulation and number of updates; both validate five times, keep the best and score the test
 split. Of s3prl's recipes only prepare_data() is overridden, to name the corpus's files, and
-evaluate() is timed. Ours runs first, so that the disk is warm for theirs. Needs the [s3prl] extra.
+evaluate() is timed. SuperbKS's sox effect is a stand-in where torchaudio has none (2.9 and later).
+Ours runs first, so that the disk is warm for theirs. Needs the [s3prl] extra. Where other processes
+run, which the first line says, the times are no measurement.
 """
 
 import argparse
 import contextlib
 import csv
+import importlib.util
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
+import torchaudio
 import yaml
+from torch import Tensor
 
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.downstream.evaluate import evaluate
@@ -34,7 +41,34 @@ from mt4ssl_bench.upstream.expert import register
 
 VALIDATIONS = 5
 FAR = 100  # passes that the ratio is extrapolated to: SUPERB's full recipes make 46 to 112
-RECIPES = {"phoneme": ("SuperbPR", "per", 1e-2), "speaker": ("SuperbSID", "accuracy", 1e-2)}
+QUIET = 0.3  # load average up to which nothing else runs
+LR = 1e-2
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A problem of s3prl's with SUPERB's batch, whatever the small recipes here say.
+
+    Attributes:
+        keys: For our side.
+        roots: Keys of prepare_data that name folders.
+    """
+
+    problem: str
+    metric: str
+    batch: int
+    accumulate: int
+    keys: tuple[str, ...] = ()
+    roots: tuple[str, ...] = ("dataset_root",)
+
+
+RECIPES = {
+    "phoneme": Recipe("SuperbPR", "per", 16, 2),
+    "speaker": Recipe(
+        "SuperbSID", "accuracy", 8, 4, keys=("crop_seconds=8", "test_crop_seconds=0")
+    ),
+    "keyword": Recipe("SuperbKS", "accuracy", 32, 1, roots=("gsc1", "gsc1_test")),
+}
 
 
 @dataclass(frozen=True)
@@ -60,8 +94,10 @@ def main() -> None:
     """Run both sides of each task and print them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("upstream", type=Path, help="an MT4SSL run folder or checkpoint")
-    parser.add_argument("corpus", type=Path, help="a prepared corpus with phones and speakers")
-    parser.add_argument("--task", choices=list(RECIPES), action="append", help="default: both")
+    parser.add_argument("corpus", type=Path, help="a prepared corpus that all the tasks can use")
+    parser.add_argument(
+        "--task", choices=list(RECIPES), action="append", help="default: phoneme and speaker"
+    )
     parser.add_argument("--passes", type=float, default=20, help="passes over the training audio")
     parser.add_argument("--limit", type=int, help="utterances per split")
     parser.add_argument("--workers", type=int, default=1, help="s3prl's loader processes")
@@ -70,9 +106,11 @@ def main() -> None:
     )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if (load := os.getloadavg()[0]) > QUIET:
+        print(f"load average {load:.1f}: other processes run; the times are no measurement")
     scratch = Path(tempfile.mkdtemp(prefix="evaluate_vs_s3prl_"))
     try:
-        for task in options.task or RECIPES:
+        for task in options.task or ("phoneme", "speaker"):
             compare(task, options, scratch)
     finally:
         shutil.rmtree(scratch)
@@ -80,13 +118,9 @@ def main() -> None:
 
 def compare(task: str, options: argparse.Namespace, scratch: Path) -> None:
     """Run one task on both sides and print what came."""
-    problem, metric, lr = RECIPES[task]
-    batch, accumulate = (
-        (8, 4) if task == "speaker" else (16, 2)
-    )  # SUPERB's, whatever the small recipes say
-    keys = [f"batch={batch}", f"accumulate={accumulate}", f"sweep=[{lr}]"]
-    if task == "speaker":
-        keys += ["crop_seconds=8", "test_crop_seconds=0"]
+    recipe = RECIPES[task]
+    batch, accumulate = recipe.batch, recipe.accumulate
+    keys = [f"batch={batch}", f"accumulate={accumulate}", f"sweep=[{LR}]", *recipe.keys]
     job = plan(task, Corpus.open(options.corpus), keys, options.limit)
     count = len(job.cuts("train"))
     every = max(round(options.passes * count / batch / accumulate / VALIDATIONS), 1)
@@ -105,7 +139,7 @@ def compare(task: str, options: argparse.Namespace, scratch: Path) -> None:
     )
     overrides = {
         "build_batch_sampler.train.batch_size": batch,
-        "build_optimizer.conf.lr": lr,
+        "build_optimizer.conf.lr": LR,
         "train.gradient_accumulate": accumulate,
         "train.total_steps": steps,
         "train.eval_step": every,
@@ -113,9 +147,7 @@ def compare(task: str, options: argparse.Namespace, scratch: Path) -> None:
         "train.log_step": every,
         "num_workers": options.workers,
     }
-    theirs = run_theirs(
-        problem, metric, job, options.upstream, overrides, scratch / f"{task}_s3prl", passes
-    )
+    theirs = run_theirs(recipe, job, options.upstream, overrides, scratch / f"{task}_s3prl", passes)
     inside = "inside" if ours.low <= theirs.value <= ours.high else "outside"
     print(f"  s3prl  {theirs.seconds:8.1f} s  {theirs.value:.2f} %, {inside} our 95 % interval")
     print(f"  ratio  {theirs.seconds / ours.seconds:8.1f}")
@@ -153,8 +185,7 @@ def run_ours(
 
 
 def run_theirs(
-    name: str,
-    metric: str,
+    recipe: Recipe,
     job: Job,
     upstream: Path,
     overrides: dict[str, Any],
@@ -164,9 +195,11 @@ def run_theirs(
     """Run one of s3prl's problems, from nothing cached."""
     register()
     s3prl_programs.bridge()
+    if importlib.util.find_spec("torchaudio.sox_effects") is None:
+        torchaudio.sox_effects = SimpleNamespace(apply_effects_tensor=gain)
     from s3prl import problem as problems
 
-    base = getattr(problems, name)
+    base = getattr(problems, recipe.problem)
     evaluating = 0.0
 
     class OnOurCorpus(base):  # type: ignore[misc, valid-type]
@@ -186,7 +219,7 @@ def run_theirs(
         "target_dir": out,
         "cache_dir": out / "cache",
         "device": "cpu",
-        "prepare_data.dataset_root": job.corpus.root,
+        **{f"prepare_data.{root}": job.corpus.root for root in recipe.roots},
         "build_upstream.name": "mt4ssl_local",
         "build_upstream.path_or_url": upstream.resolve(),
     }
@@ -196,13 +229,18 @@ def run_theirs(
     with quiet(out / "log"):
         OnOurCorpus().main(arguments)
     seconds = time.perf_counter() - began
-    found = yaml.safe_load(next(out.glob("evaluate/*/*/result.yaml")).read_text(encoding="utf-8"))[
-        metric
-    ]
+    (file,) = out.glob("evaluate/*/*/result.yaml")
+    found = yaml.safe_load(file.read_text(encoding="utf-8"))[recipe.metric]
     print(
         f"         training {seconds - evaluating:.1f} s, validations and test {evaluating:.1f} s"
     )
     return Side(seconds, (seconds - evaluating) / passes, 100 * found)
+
+
+def gain(wave: Tensor, rate: int, effects: Sequence[Sequence[str]]) -> tuple[Tensor, int]:
+    """Apply SUPERB's sox effects for KS to audio that is mono at 16 kHz: only the gain is left."""
+    (decibels,) = [float(values[0]) for name, *values in effects if name == "gain"]
+    return wave * 10 ** (decibels / 20), rate
 
 
 def table_paths(folder: Path) -> tuple[Path, Path, list[Path]]:
@@ -211,8 +249,8 @@ def table_paths(folder: Path) -> tuple[Path, Path, list[Path]]:
 
 
 def write_tables(job: Job, folder: Path) -> tuple[Path, Path, list[Path]]:
-    """Write s3prl's tables of the utterances that our side reads: id, wav_path and transcription or
-    label.
+    """Write s3prl's tables of the utterances that our side reads: id, wav_path, transcription or
+    label, and for crops of a noise where they begin and end.
     """
     train, valid, tests = table_paths(folder)
     task = job.kind(job.config)
@@ -220,11 +258,12 @@ def write_tables(job: Job, folder: Path) -> tuple[Path, Path, list[Path]]:
     for path, name in ((train, "train"), (valid, "valid"), (tests[0], "test")):
         with path.open("w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file)
-            rows.writerow(["id", "wav_path", column])
-            rows.writerows(
-                [cut.id, cut.recording.sources[0].source, task.reference(cut)]
-                for cut in job.cuts(name)
-            )
+            rows.writerow(["id", "wav_path", column, "start_sec", "end_sec"])
+            for cut in job.cuts(name):
+                whole = abs(cut.duration - cut.recording.duration) < 1e-4
+                place = ["", ""] if whole else [cut.start, cut.start + cut.duration]
+                source = cut.recording.sources[0].source
+                rows.writerow([cut.id, source, task.reference(cut), *place])
     return train, valid, tests
 
 

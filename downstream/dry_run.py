@@ -45,13 +45,13 @@ class PlannedRow:
         if self.record is None:
             if issubclass(self.job.kind, LayerTask):
                 return "to do: scores of every layer, without training"
-            config = self.job.training
-            count = len(config.rates) * len(config.seeds)
+            config, count, folds = self.job.training, _heads(self.job), _folds(self.job)
             if config.mode == "frozen":
-                return f"to do: {config.steps} updates of {count} heads at once"
+                turns = f", for {folds} folds in turn" if folds > 1 else ""
+                return f"to do: {config.steps} updates of {count} heads at once{turns}"
             hours = config.steps * config.accumulate * config.tune.batch_seconds / 3600
             return (
-                f"to do: {config.steps} updates of the model, {count} times; "
+                f"to do: {config.steps} updates of the model, {count * folds} times; "
                 f"{hours:.3g} h of audio each"
             )
         score = self.record.metrics[self.record.main_metric]
@@ -158,20 +158,28 @@ def _add_training(made: Estimate, model: Upstream, job: Job) -> None:
     """Add the disk for a row: checkpoints (two while one replaces another), and its model."""
     if issubclass(job.kind, LayerTask):
         return
-    trials = len(job.training.rates) * len(job.training.seeds)
+    trials, folds = _heads(job), _folds(job)
     if job.config.mode == "finetune":
         weights = torch.empty(model.parameters, device="meta")
-        kept = 4 * model.parameters
+        kept = 4 * model.parameters * folds
         state = 2 * checkpoint_bytes([weights])
         state += kept * trials if trials > 1 else 0  # each rate's model until the end
     else:
-        folds = job.folds()
+        task = job.folds()[0].task
         with torch.device("meta"):
-            head = list(folds[0].task.head(model.num_layers, model.dim).parameters())
+            head = list(task.head(model.num_layers, model.dim).parameters())
         state = 2 * trials * checkpoint_bytes(head)
         # with folds, every rate's head of each
-        kept = checkpoint_bytes(head) // 4 * (trials * len(folds) if folds[0].name else 1)
+        kept = checkpoint_bytes(head) // 4 * (trials * folds if job.kind.folds else 1)
     made.state, made.models = max(made.state, state), made.models + kept
+
+
+def _heads(job: Job) -> int:
+    return len(job.training.rates) * len(job.training.seeds)
+
+
+def _folds(job: Job) -> int:
+    return len(job.folds()) if job.kind.folds else 1
 
 
 def _times(job: Job, role: str, utterances: int) -> float:

@@ -82,9 +82,7 @@ def _compute(row: Row, model: Upstream, *, device: str, store: Path, out: Path) 
         counts.update(check_fold(job, fold) if fold.name else {})
         counts.update(check_references(job, fold.task, fold.cuts, fold.name))
     if job.config.mode == "finetune":
-        trained = train_finetuned(
-            model, job, folds[0], folder=row.folder, device=device, clock=clock
-        )
+        trained = train_finetuned(model, job, folds, folder=row.folder, device=device, clock=clock)
     else:
         trained = train_frozen(
             model,

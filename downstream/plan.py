@@ -41,11 +41,6 @@ def plan(name: str, corpus: Corpus, overrides: Sequence[str] = (), limit: int | 
         raise ConfigError(
             f"{job.recipe}: task '{job.config.task}' trains nothing; expected mode=frozen"
         )
-    if job.kind.folds and job.config.mode == "finetune":
-        raise ConfigError(
-            f"{job.recipe}: task '{job.config.task}' has folds, which mode=finetune does not "
-            "train; expected mode=frozen"
-        )
     _check_fields(job)
     return job
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mt4ssl_bench.data.cut import Cut, field_of, labels_of, speaker_of
 from mt4ssl_bench.data.effects import Effect
+from mt4ssl_bench.data.epoch_order import Places
 from mt4ssl_bench.downstream import tasks
 from mt4ssl_bench.downstream.config import BaseConfig, TaskConfig
 from mt4ssl_bench.features.file import FeatureSet
@@ -205,6 +206,19 @@ class Task(BaseTask):
     def summed_loss(self, logits: Tensor, lengths: Tensor, targets: list[Tensor]) -> Tensor:
         """Return the loss summed over utterances, as fine-tuning reads it."""
         return self.loss(logits, lengths, targets).sum()
+
+    def draw(self, cuts: Sequence[Cut], epoch: int, role: str) -> Places | None:  # noqa: ARG002
+        """Return which cuts an epoch of "train" or "valid" has; None: all, once.
+
+        Args:
+            cuts: Of the split.
+            epoch: Number of the epoch; 0 for "valid", which is the same at every validation.
+            role: "train" or "valid".
+
+        Returns:
+            Places in `cuts` (N,), which may repeat.
+        """
+        return None
 
     def hold_out(self, cuts: Sequence[Cut]) -> tuple[list[Cut], list[Cut]]:
         """Return the training and the validation cuts of what a fold does not test."""

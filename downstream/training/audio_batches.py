@@ -14,6 +14,7 @@ from mt4ssl_bench.data.batches import Batches, pad
 from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.data.draw import share
 from mt4ssl_bench.data.effects import apply
+from mt4ssl_bench.data.epoch_order import Places
 from mt4ssl_bench.downstream.task import Task
 
 
@@ -30,6 +31,7 @@ class Audio:
 
     def __init__(self, task: Task, cuts: Sequence[Cut], role: str) -> None:
         crops, self.config = task.config.crops_of(role), task.config
+        self.task, self.role = task, role
         self.cuts, self.effects, self.crop = list(cuts), task.effects, crops.seconds if crops else 0
         self._read = AudioCache(
             self._affected,
@@ -48,6 +50,7 @@ class Audio:
             shuffle=shuffle,
             workers=self.config.tune.workers,
             crop=self._crop if self.crop else None,
+            draw=self._draw if self.role != "test" else None,
         )
 
     def make(self, cuts: Sequence[Cut]) -> AudioBatch:
@@ -56,6 +59,9 @@ class Audio:
 
     def _affected(self, cut: Cut) -> audio.Samples:
         return apply(self.effects, audio.read(cut))
+
+    def _draw(self, epoch: int) -> Places | None:
+        return self.task.draw(self.cuts, epoch, self.role)
 
     def _crop(self, cut: Cut, epoch: int) -> Cut:
         """Return a crop at a place that depends only on seed, epoch and utterance."""

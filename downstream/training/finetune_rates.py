@@ -2,8 +2,11 @@
 
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.cut import Cut
@@ -32,76 +35,111 @@ LOGGER = logging.getLogger(__name__)
 
 
 def train_finetuned(
-    model: Upstream, job: Job, fold: Fold, *, folder: Path, device: str, clock: Clock
+    model: Upstream, job: Job, folds: Sequence[Fold], *, folder: Path, device: str, clock: Clock
 ) -> Trained:
-    """Return the hypotheses on test of the model that is best on valid.
+    """Return the hypotheses on test of the rate and seed that are best on valid (mean over folds).
 
     Args:
         model: The upstream.
         job: Task recipe and corpus.
-        fold: The task and its cuts.
-        folder: Keeps that model in model.pt; an interrupted call continues.
+        folds: One training, or one for each value of the task's fold label.
+        folder: Keeps each fold's model in a model.pt; an interrupted call continues.
         device: Torch device.
         clock: Times the stages.
 
     Raises:
-        TrainingError: If training failed at every rate.
+        TrainingError: If no rate has a finite score in every fold.
         KeyboardInterrupt: If a stop was requested during training; its state is saved.
     """
-    task, meta = fold.task, meta_of(model, job, fold)
-    if read_finished(folder, meta) is None:
-        _train_rates(model, job, fold, meta, folder=folder, device=device)
-    finished = read_finished(folder, meta)
-    assert finished is not None
-    training, stored = finished
-    discard(folder)
-    for place in folder.glob("lr-*"):  # kept to choose from
-        discard(place)
-        (place / "model.pt").unlink(missing_ok=True)
-    chosen = next(trial for trial in training.trials if trial["chosen"])
-    best = Finetuning(
-        task, model, lr=chosen["lr"], seed=chosen["seed"], folder=folder, device=device
-    )
-    load_weights(best, stored)
-    clock.lap("train", training.seconds)
-    splits = {role: Audio(task, fold.cuts[role], role) for role in ("valid", "test")}
-    hypotheses, cuts = best.decode(splits["test"])
+    places = [(fold, f"fold-{n}" if fold.name else "") for n, fold in enumerate(folds, 1)]
+    parts = [_Rates(model, job, fold, folder / name, device) for fold, name in places]
+    trainings = [part.train() for part in parts]
+    metric, title = folds[0].task.metric, f"{job.recipe} on {model.name}"
+    trials = choose([training.trials for training in trainings], metric, title)
+    chosen = [trial["chosen"] for trial in trials].index(True)
+    for part, training in zip(parts, trainings, strict=True):
+        part.keep(training, chosen)
+    clock.lap("train", sum(training.seconds for training in trainings))
+    models = [part.load(chosen) for part in parts]
+    tests = [best.decode(part.split("test")) for best, part in zip(models, parts, strict=True)]
+    weights = [best.model.head.layer_weights for best in models]
     return Trained(
-        hypotheses=hypotheses,
-        cuts=cuts,
-        trials=training.trials,
-        layer_weights=best.model.head.layer_weights,
-        with_lm=task.answer_with_lm(lambda role: best.logits(splits[role])),
-        counts=dict(training.counts),
+        hypotheses=[text for texts, _ in tests for text in texts],
+        cuts=[cut for _, cuts in tests for cut in cuts],
+        trials=trials,
+        layer_weights=[fmean(column) for column in zip(*weights, strict=True)],
+        with_lm=folds[0].task.answer_with_lm(lambda role: models[0].logits(parts[0].split(role))),
+        counts=dict(sum((Counter(training.counts) for training in trainings), Counter())),
     )
 
 
-def _train_rates(
-    model: Upstream, job: Job, fold: Fold, meta: Meta, *, folder: Path, device: str
-) -> None:
-    """Train at every rate and seed, in a folder each if there are several; save the best one."""
-    task, cuts = fold.task, fold.cuts
-    frame_counts = {cut.id: int(cut.duration * audio.RATE / model.stride) for cut in cuts["train"]}
-    train, left_out = learnable(job, fold, frame_counts)
-    counts = {"train_too_long": left_out} if left_out else {}
-    trials, seconds, title = [], 0.0, f"{job.recipe} on {model.name}"
-    pairs = list(itertools.product(task.config.seeds, task.config.rates))
-    places = [folder / f"lr-{lr:g}-seed-{seed}" for seed, lr in pairs]
-    places = places if len(pairs) > 1 else [folder]
-    for (seed, lr), place in zip(pairs, places, strict=True):
-        run = Finetuning(task, model, lr=lr, seed=seed, folder=place, device=device)
-        try:
-            train_rate(run, train, cuts["valid"], f"{title}, lr {lr:g}", meta=meta, counts=counts)
-        except TrainingError as error:
-            LOGGER.warning("%s", error)
-            run.best = Best()
-        trials.append(run.trial())
-        seconds += run.watch.seconds
-    trials = choose([trials], task.metric, title)
-    if len(pairs) > 1:
-        chosen = [trial["chosen"] for trial in trials].index(True)
-        training = Training(meta=meta, trials=trials, counts=counts, seconds=seconds)
-        copy_model(places[chosen], folder, training)
+@dataclass
+class _Rates:
+    """The trainings of one fold at every rate and seed, in a folder each if there are several."""
+
+    model: Upstream
+    job: Job
+    fold: Fold
+    folder: Path
+    device: str
+
+    def __post_init__(self) -> None:
+        config = self.job.training
+        self.meta = meta_of(self.model, self.job, self.fold)
+        self.pairs = list(itertools.product(config.seeds, config.rates))
+        names = [f"lr-{lr:g}-seed-{seed}" for seed, lr in self.pairs]
+        self.places = [self.folder / name if len(names) > 1 else self.folder for name in names]
+
+    def split(self, role: str) -> Audio:
+        """Return the audio of a role."""
+        return Audio(self.fold.task, self.fold.cuts[role], role)
+
+    def run(self, number: int, folder: Path) -> Finetuning:
+        """Return one rate and seed, not trained."""
+        seed, lr = self.pairs[number]
+        task, model = self.fold.task, self.model
+        return Finetuning(task, model, lr=lr, seed=seed, folder=folder, device=self.device)
+
+    def train(self) -> Training:
+        """Train every rate and seed, or read the training that keep() stored."""
+        if finished := read_finished(self.folder, self.meta):
+            return finished[0]
+        cuts, job, stride = self.fold.cuts, self.job, self.model.stride
+        frames = {cut.id: int(cut.duration * audio.RATE / stride) for cut in cuts["train"]}
+        train, left_out = learnable(job, self.fold, frames)
+        counts = {"train_too_long": left_out} if left_out else {}
+        title = f"{job.recipe} on {self.model.name}{self.fold.name and f', fold {self.fold.name}'}"
+        trials, seconds = [], 0.0
+        for number, place in enumerate(self.places):
+            run = self.run(number, place)
+            name = f"{title}, lr {run.lr:g}"
+            try:
+                train_rate(run, train, cuts["valid"], name, meta=self.meta, counts=counts)
+            except TrainingError as error:
+                LOGGER.warning("%s", error)
+                run.best = Best()
+            trials.append(run.trial())
+            seconds += run.watch.seconds
+        return Training(meta=self.meta, trials=trials, counts=counts, seconds=seconds)
+
+    def keep(self, training: Training, chosen: int) -> None:
+        """Store the model of the chosen rate and seed in `folder`, and remove the others."""
+        if len(self.pairs) > 1 and read_finished(self.folder, self.meta) is None:
+            for number, trial in enumerate(training.trials):
+                trial["chosen"] = number == chosen
+            copy_model(self.places[chosen], self.folder, training)
+        discard(self.folder)
+        for place in self.folder.glob("lr-*"):  # kept to choose from
+            discard(place)
+            (place / "model.pt").unlink(missing_ok=True)
+
+    def load(self, chosen: int) -> Finetuning:
+        """Return the model that keep() stored."""
+        finished = read_finished(self.folder, self.meta)
+        assert finished is not None
+        best = self.run(chosen, self.folder)
+        load_weights(best, finished[1])
+        return best
 
 
 def train_rate(

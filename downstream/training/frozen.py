@@ -6,7 +6,7 @@ Shapes: L hidden states, B batch, T frames, D dimension.
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from statistics import fmean
 
@@ -118,8 +118,9 @@ class _Heads:
 
     def split(self, role: str) -> Split:
         """Return the cuts of a role with their features."""
-        pooled, features = self.fold.task.pooled, self.features(role)
-        return Split(self.fold.cuts[role], features, pooled=pooled, device=self.device)
+        task, features = self.fold.task, self.features(role)
+        draw, cuts = None if role == "test" else partial(task.draw, role=role), self.fold.cuts[role]
+        return Split(cuts, features, pooled=task.pooled, device=self.device, draw=draw)
 
     def train(self, source: str) -> Training:
         """Train the sweep, or read it; each head that is stored then has its best weights."""

@@ -6,7 +6,7 @@ Shapes: L hidden states, B batch, T frames, D dimension, V outputs, K heads.
 import copy
 import logging
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext
 from functools import partial
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mt4ssl_bench.data.batches import Batches, endless
 from mt4ssl_bench.data.cut import Cut
+from mt4ssl_bench.data.epoch_order import Places
 from mt4ssl_bench.downstream.clock import Stopwatch
 from mt4ssl_bench.downstream.heads.run_heads import run_heads
 from mt4ssl_bench.downstream.heads.side_by_side import backward, serial
@@ -35,18 +36,29 @@ Batch = tuple[list[Cut], Tensor, Tensor]  # cuts, features (L, B, T, D), lengths
 
 
 class Split:
-    """The cuts of one split with their features."""
+    """The cuts of one split with their features.
+
+    `draw` gives the places of the cuts that an epoch has; see Task.draw.
+    """
 
     def __init__(
-        self, cuts: Sequence[Cut], features: FeatureSet, *, pooled: bool, device: str
+        self,
+        cuts: Sequence[Cut],
+        features: FeatureSet,
+        *,
+        pooled: bool,
+        device: str,
+        draw: Callable[[Sequence[Cut], int], Places | None] | None = None,
     ) -> None:
         self.cuts, self.features, self.pooled, self.device = list(cuts), features, pooled, device
+        self.draw = draw
 
     def batches(
         self, count: int, epoch: int = 0, skip: int = 0, *, seed: int = 0, shuffle: bool = False
     ) -> Iterator[Batch]:
         """Yield batches of `count` utterances of similar lengths."""
-        make = Batches(self.cuts, list, count=count, seed=seed, shuffle=shuffle)
+        draw = partial(self.draw, self.cuts) if self.draw else None
+        make = Batches(self.cuts, list, count=count, seed=seed, shuffle=shuffle, draw=draw)
         for cuts in make(epoch, skip):
             x, lengths = self.features.batch([cut.id for cut in cuts])
             if self.pooled:  # (L, B, K, D): one of the K crops, as if it were the only frame

@@ -16,10 +16,17 @@ LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Archive:
-    """A file to download: its address, and its publisher's checksum ("md5:...", "" for none)."""
+    """A file to download.
+
+    Attributes:
+        url: Its address.
+        checksum: Its publisher's, "md5:..." or "sha256:...", "" for none.
+        folder: Below the corpus's folder, for an archive that has no folder of its own.
+    """
 
     url: str
     checksum: str = ""
+    folder: str = ""
 
     @property
     def name(self) -> str:
@@ -56,7 +63,7 @@ def fetch(archives: Iterable[Archive], folder: Path, mirror: str = "") -> None:
                     else "--mirror names another address, --from a copy or another folder"
                 )
                 raise CorpusError(f"{error}; {advice}") from None
-        unpack(file, folder)
+        unpack(file, folder / archive.folder)
         done.touch()
         file.unlink()
 

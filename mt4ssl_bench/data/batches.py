@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.data.cuts import durations_of, shards_of
-from mt4ssl_bench.data.epoch_order import batches_of
+from mt4ssl_bench.data.epoch_order import Places, batches_of
 from mt4ssl_bench.data.loader_processes import loaded
 from mt4ssl_bench.errors import TrainingError
 
@@ -92,6 +92,7 @@ class Batches(Generic[B]):
         crop: Cut, epoch -> what this epoch uses of it; `make` gets a list of these.
         longest: What a cut counts at most, in seconds, where `make` crops it.
         enough: An epoch ends with the batch that reaches this many seconds of audio.
+        draw: Epoch -> places of the cuts that it has (N,), repeated or left out; None: all, once.
     """
 
     def __init__(
@@ -107,9 +108,10 @@ class Batches(Generic[B]):
         crop: Callable[[Cut, int], Any] | None = None,
         longest: float = math.inf,
         enough: float | None = None,
+        draw: Callable[[int], Places | None] | None = None,
     ) -> None:
         self.cuts, self.make, self.seconds, self.count = cuts, make, seconds, count
-        self.seed, self.shuffle, self.enough = seed, shuffle, enough
+        self.seed, self.shuffle, self.enough, self.draw = seed, shuffle, enough, draw
         self.workers, self.crop = workers, crop
         self.durations = np.minimum(durations_of(cuts), longest)
 
@@ -129,15 +131,17 @@ class Batches(Generic[B]):
 
     def order(self, epoch: int, skip: int = 0) -> Iterator["Key"]:
         """Yield which cuts make each batch of an epoch, without its first `skip`; reads nothing."""
+        drawn, shards = self.draw(epoch) if self.draw else None, shards_of(self.cuts)
         batches = batches_of(
-            self.durations,
+            self.durations if drawn is None else self.durations[drawn],
             seconds=self.seconds,
             count=self.count,
             key=(self.seed, epoch) if self.shuffle else None,
-            shards=shards_of(self.cuts),
+            shards=shards if shards is None or drawn is None else shards[drawn],
         )
         seconds = 0.0
-        for number, places in enumerate(batches):
+        for number, batch in enumerate(batches):
+            places = batch if drawn is None else drawn[batch]
             if number >= skip:
                 yield Key(epoch, places)
             seconds += float(self.durations[places].sum())

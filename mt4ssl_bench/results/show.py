@@ -42,6 +42,8 @@ def report(path: Path) -> RenderableType:
     revision = "" if result.git is None else f", git {result.git[:12]}"
     lines = [f"{result.created} on {result.device}{revision}; {times}", f"counts: {counts}"]
     parts = [_metrics(result), sweep_tables([result]), _layers(result), _confused(result, answers)]
+    if result.folds:
+        parts.insert(1, _folds(result))
     if has_counts(answers):
         parts.append(_worst(answers))
     return Group(
@@ -104,6 +106,14 @@ def _metrics(result: Result) -> Table:
         interval = f"[{score.low:.2f}, {score.high:.2f}]" + _method(score.method)
         cells = (score.label, f"{score.value:.2f}", interval, speakers, *counts)
         grid.add_row(*map(_text, cells))
+    return grid
+
+
+def _folds(result: Result) -> Table:
+    """The main metric of each fold, which the table of metrics has as a mean."""
+    grid = _table("test by fold", "fold", result.main.label)
+    for name, value in result.folds.items():
+        grid.add_row(_text(name), f"{value:.2f}")
     return grid
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from builders import write_noise
 from mt4ssl_bench.cli.app import app
 from mt4ssl_bench.corpora.download import Archive, fetch, unpack
 from mt4ssl_bench.corpora.prepare_source import Request, prepare_source
@@ -121,6 +122,37 @@ def test_an_archive_is_fetched_checked_unpacked_once_and_removed(
     assert len(list((tmp_path / "in").rglob("*.flac"))) == 6
     fetch([archive], tmp_path / "in")
     assert server.asked == [""]
+
+
+def test_archives_without_a_folder_of_their_own_are_kept_apart(
+    server: Server, tmp_path: Path
+) -> None:
+    source = SOURCES.get("speechcommands")
+    for part, files in {
+        "train": ("yes/0a_nohash_0.wav", "yes/0c_nohash_0.wav", "_background_noise_/tap.wav"),
+        "test": ("yes/0b_nohash_0.wav", "_unknown_/0b_nohash_1.wav"),
+    }.items():
+        for file in files:
+            write_noise(tmp_path / part / file, 2)
+    archives = {}
+    for name, part in (("v0.01", "train"), ("test-v0.01", "test")):
+        stream = io.BytesIO()
+        with tarfile.open(fileobj=stream, mode="w:gz") as tar:
+            for folder in (tmp_path / part).iterdir():
+                tar.add(folder, arcname=f"./{folder.name}")
+        archive = sealed(server, f"{part}.tar.gz", stream.getvalue())
+        archives[name] = replace(archive, folder=source.archives[name].folder)
+    options = source.options(noise_crops=2)
+    made = [
+        prepare_source(replace(source, archives=archives), options, tmp_path / out, request).corpus
+        for out, request in (
+            ("out", Request(download=True)),
+            ("again", Request(roots={"": tmp_path})),
+        )
+    ]
+    assert made[0].info.digest == made[1].info.digest
+    assert (tmp_path / "out/source/speech_commands_v0.01/yes/0a_nohash_0.wav").is_file()
+    assert made[0].info.splits["test"].utterances == 2
 
 
 def test_a_broken_connection_is_continued_where_it_broke(

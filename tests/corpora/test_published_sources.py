@@ -162,7 +162,8 @@ def test_a_damaged_transcript_is_named(
         ("librilight", "Libri-light's small", "small/", {}),
         ("librilight", "Libri-light's labelled part", "1h/", {"labelled": "1h"}),
         ("voxceleb1", "VoxCeleb1", "wav/id1", {}),
-        ("speechcommands", "Speech Commands", "testing_list.txt", {}),
+        ("speechcommands", r"Speech Commands \(version 0.01\)", "_background_noise_/", {}),
+        ("speechcommands", "Speech Commands", "testing_list.txt", {"split": "lists"}),
         ("timit", "TIMIT", "Tt", {}),
         ("speechocean762", "speechocean762", "train/wav.scp", {}),
         ("fsdd", "the Free Spoken Digit Dataset", "recordings/", {}),
@@ -250,7 +251,8 @@ def test_speech_commands_follows_its_lists(tmp_path: Path, voice: Voice) -> None
     voice(tmp_path / "in" / "_background_noise_" / "pink_noise.wav")
     (tmp_path / "in" / "validation_list.txt").write_text("yes/1b_nohash_0.wav\n", encoding="utf-8")
     (tmp_path / "in" / "testing_list.txt").write_text("no/2c_nohash_0.wav\n", encoding="utf-8")
-    corpus = prepared("speechcommands", tmp_path / "in", tmp_path / "out")
+    lists = {"split": "lists"}
+    corpus = prepared("speechcommands", tmp_path / "in", tmp_path / "out", **lists)
     assert sizes(corpus) == {"train": 4, "valid": 1, "test": 1}
     cut = next(iter(corpus.cuts("test")))
     assert (cut.id, text_of(cut), speaker_of(cut), phones_of(cut)) == (
@@ -261,7 +263,7 @@ def test_speech_commands_follows_its_lists(tmp_path: Path, voice: Voice) -> None
     )
     shutil.rmtree(tmp_path / "in" / "no")
     with pytest.raises(CorpusError, match="1 of its 4 audio files are missing"):
-        prepared("speechcommands", tmp_path / "in", tmp_path / "again")
+        prepared("speechcommands", tmp_path / "in", tmp_path / "again", **lists)
 
 
 @pytest.mark.parametrize("upper", [True, False])

@@ -1,10 +1,13 @@
 """Sources of SUPERB's tasks, in miniature trees of their own layouts."""
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from builders import write_noise
 from mt4ssl_bench.corpora.prepare_source import Request, prepare_source
@@ -15,10 +18,11 @@ from mt4ssl_bench.downstream.plan import plan
 from mt4ssl_bench.errors import CorpusError
 
 
-def prepared(name: str, root: Path, out: Path) -> Corpus:
+def prepared(name: str, root: Path, out: Path, **options: Any) -> Corpus:
     source = SOURCES.get(name)
     request = Request(roots={"": root})
-    return prepare_source(source, source.options(audio=out / "audio"), out, request).corpus
+    made = prepare_source(source, source.options(audio=out / "audio", **options), out, request)
+    return made.corpus
 
 
 def cuts_of(corpus: Corpus, split: str) -> Mapping[str, Cut]:
@@ -170,3 +174,71 @@ def test_iemocap_with_a_session_or_a_line_that_is_not_as_published_is_named(tmp_
         CorpusError, match=r"Session5: no dialog/EmoEvaluation/\*\.txt; expected them in Session1"
     ):
         prepared("iemocap", root, tmp_path / "out")
+
+
+def meta_data(root: Path, folder: Path) -> dict[int, list[str]]:
+    """Write s3prl's lists in the order of another disk; return each fold's training ids in order."""
+    emotions = {turn: "hap" if emotion == "exc" else emotion for turn, emotion in TURNS}
+    tests: dict[int, list[dict[str, str]]] = {}
+    for session in range(1, 6):
+        dialogs = sorted(
+            (root / f"Session{session}" / "sentences" / "wav").iterdir(), reverse=session % 2 == 0
+        )
+        tests[session] = [
+            {"path": str(file.relative_to(root)), "label": emotions[file.stem[-4:]], "speaker": "?"}
+            for dialog in dialogs
+            for file in sorted(dialog.iterdir(), reverse=True)
+            if emotions[file.stem[-4:]] in {"neu", "hap", "ang", "sad"}
+        ]
+    trains = {}
+    for session, test in tests.items():
+        train = [turn for other in tests if other != session for turn in tests[other]]
+        place = folder / f"Session{session}"
+        place.mkdir(parents=True)
+        labels = {"neu": 0, "hap": 1, "ang": 2, "sad": 3}
+        for role, turns in (("train", train), ("test", test)):
+            content = {"labels": labels, "meta_data": turns}
+            (place / f"{role}_meta_data.json").write_text(json.dumps(content))
+        trains[session] = [Path(turn["path"]).stem for turn in train]
+    return trains
+
+
+def test_iemocap_with_the_lists_of_s3prl_has_its_validation_parts(tmp_path: Path) -> None:
+    root = iemocap(tmp_path / "in")
+    trains = meta_data(root, tmp_path / "meta_data")
+    plain = prepared("iemocap", root, tmp_path / "plain")
+    corpus = prepared("iemocap", root, tmp_path / "out", folds=tmp_path / "meta_data")
+    assert cuts_of(corpus, "train").keys() == cuts_of(plain, "train").keys()
+    assert {k: speaker_of(c) for k, c in cuts_of(corpus, "train").items()} == {
+        k: speaker_of(c) for k, c in cuts_of(plain, "train").items()
+    }
+    for fold, other in zip(plan("er", corpus).folds(), plan("er", plain).folds(), strict=True):
+        names = trains[int(fold.name)]
+        torch.manual_seed(0)  # as s3prl (downstream/emotion/expert.py)
+        count = int((1 - 0.2) * len(names))
+        parts = torch.utils.data.random_split(names, [count, len(names) - count])  # type: ignore[arg-type]
+        for role, part in zip(("train", "valid"), parts, strict=True):
+            assert [cut.id for cut in fold.cuts[role]] == list(part)
+        valid = {cut.id for cut in fold.cuts["valid"]}
+        assert valid != {cut.id for cut in other.cuts["valid"]}, "sorted dialogs give another"
+        assert {c.id for c in fold.cuts["test"]} == {c.id for c in other.cuts["test"]}
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("Session3/train", lambda text: text[:50], "Session3/train_meta_data.json: cannot be read"),
+        ("Session3/train", None, "cannot be read (FileNotFoundError: "),
+        ("Session2/test", lambda text: text.replace("F000", "F009", 1), "the training list of Ses"),
+        ("*/*", lambda text: text.replace('"neu", "s', '"xxx", "s'), "'xxx'; expected Session1/se"),
+    ],
+)
+def test_lists_that_are_not_s3prls_are_named(
+    tmp_path: Path, file: str, change: Any, message: str
+) -> None:
+    root = iemocap(tmp_path / "in")
+    meta_data(root, tmp_path / "meta_data")
+    for path in (tmp_path / "meta_data").glob(f"{file}_meta_data.json"):
+        path.write_text(change(path.read_text())) if change else path.unlink()
+    with pytest.raises(CorpusError, match=re.escape(message)):
+        prepared("iemocap", root, tmp_path / "out", folds=tmp_path / "meta_data")

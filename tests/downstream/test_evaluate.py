@@ -184,7 +184,7 @@ def test_a_tasks_name_means_the_recipe_that_fits_the_corpus(corpus: Corpus) -> N
         (
             "asr",
             ["crops=4"],
-            "override 'crops=4': key 'crops': .*'asr' .* only emotion, intent and speaker$",
+            "override 'crops=4': key 'crops': .*'asr' .* only emotion, intent, keyword and speaker$",
         ),
         ("phoneme", ["head.hidden=4"], "'head.hidden': task 'phoneme' .* only asr$"),
         ("phoneme", ["decode.word_score=0"], "'decode.word_score': .*'phoneme' .* only asr$"),

@@ -20,17 +20,20 @@ from mt4ssl_bench.corpora.rows import Row
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cut import Cut, field_of, speaker_of, text_of
 from mt4ssl_bench.data.effects import Effect, Gain
+from mt4ssl_bench.downstream.dry_run import estimate
 from mt4ssl_bench.downstream.evaluate import Outcome, evaluate
 from mt4ssl_bench.downstream.heads.labels import LabelTask
 from mt4ssl_bench.downstream.plan import plan
 from mt4ssl_bench.downstream.task import TASKS
 from mt4ssl_bench.downstream.tasks.speaker import Speaker, SpeakerConfig
 from mt4ssl_bench.downstream.training.choose_rate import choose
+from mt4ssl_bench.downstream.training.finetune import Finetuning
 from mt4ssl_bench.downstream.training.sweep import Sweep
 from mt4ssl_bench.encoders import load
 from mt4ssl_bench.errors import ConfigError, CorpusError, TrainingError
 from mt4ssl_bench.results.metrics import METRICS
 
+TOY = f"random:{Path(__file__).parents[1] / 'fixtures' / 'toy.yaml'}"
 RECIPE = "about: moods of tones\ntask: {task}\nsteps: 150\nvalidate_every: 50\nsweep: [0.1, 0.01]\n"
 
 
@@ -255,9 +258,43 @@ def test_tasks_with_other_effects_share_no_features_and_those_with_equal_ones_do
     assert entries == [3, 3, 6, 6], "train, valid and test of each"
 
 
-def test_folds_are_not_fine_tuned(moods: Corpus, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="task 'folded' has folds, which mode=finetune does not"):
-        plan(recipe(tmp_path, "folded"), moods, ["mode=finetune"])
+def test_folds_are_fine_tuned_and_an_interrupted_call_goes_on_with_the_next_rate(
+    moods: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = ["mode=finetune", "steps=2", "validate_every=1", "sweep=[1e-2, 1e-3]"]
+    keys += ["tune.batch_seconds=8", "tune.workers=0", "seeds=3"]
+    file, trained, fit = recipe(tmp_path, "folded"), 0, Finetuning.fit
+
+    def tuned(out: Path) -> Outcome:
+        return evaluate([TOY], [file], moods.root, out=out, overrides=keys, device="cpu")
+
+    def stop(self: Finetuning, *arguments: Any) -> None:
+        nonlocal trained
+        trained += 1
+        if trained == 4:
+            raise MemoryError
+        fit(self, *arguments)
+
+    (whole,) = tuned(tmp_path / "whole").results
+    monkeypatch.setattr(Finetuning, "fit", stop)
+    assert tuned(tmp_path / "parts").failures
+    assert trained == 4
+    (again,) = tuned(tmp_path / "parts").results
+    folds = len(whole.folds)
+    assert trained == 4 + 2 * folds - 3, "three of the trainings were kept"
+    assert (again.metrics, again.folds, again.sweep) == (whole.metrics, whole.folds, whole.sweep)
+    assert again.mode == "finetune"
+    assert again.main.value == pytest.approx(sum(again.folds.values()) / folds)
+    assert sorted(answer["id"] for answer in results.load_hypotheses(
+        next((tmp_path / "parts").glob("folded-*.json"))
+    )) == sorted(cut.id for split in moods.info.splits for cut in moods.cuts(split)
+                 if not split.startswith("sid_"))  # fmt: skip
+    planned = estimate([TOY], [file], moods.root, out=tmp_path, overrides=keys, device="cpu")
+    assert planned.rows[0].about.startswith(f"to do: 2 updates of the model, {2 * folds} times;")
+    frozen = estimate([TOY], [file], moods.root, out=tmp_path, overrides=keys[1:4], device="cpu")
+    assert frozen.rows[0].about == f"to do: 2 updates of 2 heads at once, for {folds} folds in turn"
+    kept = sorted((tmp_path / "parts" / "runs").rglob("model.pt"))
+    assert [model.parent.name for model in kept] == [f"fold-{n}" for n in range(1, folds + 1)]
 
 
 def test_a_task_without_a_recipe_says_so(moods: Corpus) -> None:

@@ -172,7 +172,7 @@ class Lab:
         }
         if mode == "finetune":
             model = self.upstreams.setdefault(mode, load_upstream(TOY))
-            trained = train_finetuned(model, job, fold, **common)
+            trained = train_finetuned(model, job, [fold], **common)
         else:
             store = FeatureStore(self.folder / f"store-{self.trained}", job.config.store)
             trained = train_frozen(

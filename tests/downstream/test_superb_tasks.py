@@ -94,7 +94,7 @@ def test_abbreviations_of_superb_name_tasks_in_any_case(
 
 def test_every_task_of_superb_has_an_abbreviation_of_its_own_and_a_size() -> None:
     shorts = [kind.superb for _, kind in TASKS.items() if kind.superb]  # ABX is no task of SUPERB's
-    assert sorted(shorts) == ["ASR", "ER", "IC", "PR", "SID"]
+    assert sorted(shorts) == ["ASR", "ER", "IC", "KS", "PR", "SID"]
     with pytest.raises(ConfigError, match="unknown task 'EX'; known: abx, "):
         load_config("EX")
 

@@ -250,6 +250,14 @@ def test_a_report_holds_everything_a_record_says(tmp_path: Path) -> None:
     assert "█" * 41 not in shown
 
 
+def test_a_report_has_the_score_of_every_fold(tmp_path: Path) -> None:
+    path = save(tmp_path, "good", GOOD, folds={"1": 71.568, "2": 60.0})
+    rows = [row.split() for row in text(report(path)).partition("test by fold")[2].splitlines()]
+    assert ["│", "1", "│", "71.57", "│"] in rows
+    assert ["│", "2", "│", "60.00", "│"] in rows
+    assert "by fold" not in text(report(save(tmp_path, "other", GOOD)))
+
+
 def test_layers_are_compared_by_weight_times_norm(tmp_path: Path) -> None:
     loud = save(tmp_path, "loud", GOOD, layer_weights=[0.2, 0.8], layer_norms=[40.0, 2.0])
     lines = [line for line in text(report(loud)).splitlines() if "│" in line or "weight" in line]
