@@ -30,7 +30,7 @@ from mt4ssl_bench.config import load
 from mt4ssl_bench.data.frame_grid import KERNELS, STRIDES, frame_count
 from mt4ssl_bench.training.optim import build_optimizer
 from mt4ssl_bench.upstream.config import PretrainConfig
-from mt4ssl_bench.upstream.masking import draw_masks
+from mt4ssl_bench.upstream.masking import MaskedFrames, draw_masks
 from mt4ssl_bench.upstream.model import MT4SSL
 
 SHAPES = {"base": (2, 10), "small": (4, 10), "tiny": (4, 4)}  # utterances, seconds
@@ -45,8 +45,8 @@ class Batch:
         generator = torch.Generator().manual_seed(0)
         frames = frame_count(seconds * 16_000)
         self.waveforms = torch.randn(count, seconds * 16_000, generator=generator)
-        self.lengths = torch.full((count,), seconds * 16_000)
         self.mask = draw_masks([frames] * count, frames, config.masking, np.random.default_rng(0))
+        self.masked = MaskedFrames.of(self.mask, count)
         self.labels = torch.randint(
             config.targets.offline.clusters, (count, frames), generator=generator
         )
@@ -69,7 +69,7 @@ def our_step(size: str) -> Step:
 
     def step() -> float:
         nonlocal completed
-        losses = model(batch.waveforms, batch.lengths, batch.labels, batch.mask)
+        losses = model(batch.waveforms, None, batch.labels, batch.masked)
         loss = model.total(losses) / losses.masked
         loss.backward()
         optimizer.step()
@@ -216,7 +216,7 @@ def flops(size: str) -> int:
         FlopCounterMode(display=False) as counter,
         torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
     ):
-        model.total(model(batch.waveforms, batch.lengths, batch.labels, batch.mask)).backward()
+        model.total(model(batch.waveforms, None, batch.labels, batch.masked)).backward()
     return int(counter.get_total_flops())
 
 

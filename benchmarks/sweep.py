@@ -87,11 +87,33 @@ def store(case: Case, cuts: list[Any], folder: Path) -> FeatureSet:
     return StoredFeatures(file, lambda name: values)  # noqa: ARG005
 
 
-def seconds(case: Case, task: Task, train: Split, valid: Split) -> float:
-    """Return the wall time of one update."""
-    began = time.perf_counter()
-    Sweep(task, case.layers, case.dim, device="cpu", title=case.name).run(train, valid)
-    return (time.perf_counter() - began) / task.config.steps
+def measure(case: Case, updates: int, device: str = "cpu") -> tuple[float, float]:
+    """Return the wall time of one update of one rate and of five, medians of alternating runs."""
+
+    def seconds(task: Task) -> float:
+        began = time.perf_counter()
+        Sweep(task, case.layers, case.dim, device=device, title=case.name).run(train, valid)
+        return (time.perf_counter() - began) / task.config.steps
+
+    cuts = cuts_of(case, np.random.default_rng(0))
+    with tempfile.TemporaryDirectory() as folder:
+        features = store(case, cuts, Path(folder))
+        pooled = case.task == "speaker"
+        train = Split(cuts, features, pooled=pooled, device=device)
+        valid = Split(cuts[:1], features, pooled=pooled, device=device)
+        steps = updates * (10 if pooled else 1)
+        tasks = []
+        for rates in (RATES[:1], RATES):
+            kind = TASKS.get(case.task)
+            config = kind.Config(
+                task=case.task, sweep=rates, steps=steps, batch=case.batch, validate_every=steps
+            )
+            tasks.append(kind(config))
+            tasks[-1].fit_units(cuts)
+        seconds(tasks[1])  # pages and checksums are read once
+        times = [[seconds(task) for task in tasks] for _ in range(PAIRS)]
+    one, five = (statistics.median(column) for column in zip(*times, strict=True))
+    return one, five
 
 
 def main() -> None:
@@ -100,27 +122,8 @@ def main() -> None:
     parser.add_argument("updates", type=int, nargs="?", default=10, help="of each run")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    updates = options.updates
     for case in CASES:
-        cuts = cuts_of(case, np.random.default_rng(0))
-        with tempfile.TemporaryDirectory() as folder:
-            features = store(case, cuts, Path(folder))
-            pooled = case.task == "speaker"
-            train = Split(cuts, features, pooled=pooled, device="cpu")
-            valid = Split(cuts[:1], features, pooled=pooled, device="cpu")
-            steps = updates * (10 if pooled else 1)
-            tasks = []
-            for rates in (RATES[:1], RATES):
-                kind = TASKS.get(case.task)
-                config = kind.Config(
-                    task=case.task, sweep=rates, steps=steps, batch=case.batch, validate_every=steps
-                )
-                tasks.append(kind(config))
-                tasks[-1].fit_units(cuts)
-            seconds(case, tasks[1], train, valid)  # pages and checksums are read once
-            one, five = (statistics.median(times) for times in zip(
-                *([seconds(case, task, train, valid) for task in tasks] for _ in range(PAIRS)), strict=True
-            ))  # fmt: skip
+        one, five = measure(case, options.updates)
         print(
             f"{case.name}: one rate {1e3 * one:.1f} ms, five {1e3 * five:.1f} ms per update, ratio "
             f"{five / one:.2f}"

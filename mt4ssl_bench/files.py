@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 LOGGER = logging.getLogger(__name__)
 # seconds to wait for the lock: data loader processes of a killed run release it with a delay
 PATIENCE = 30.0
+LOCK = ".lock"
 
 
 @contextmanager
@@ -51,7 +52,7 @@ def locked(folder: Path, patience: float | None = None) -> Iterator[None]:
         TimeoutError: If another process still holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
+    lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=PATIENCE if patience is None else patience)
     except Timeout:
@@ -64,3 +65,16 @@ def locked(folder: Path, patience: float | None = None) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def is_locked(folder: Path) -> bool:
+    """Return whether a process works in `folder`; see locked()."""
+    if not (folder / LOCK).exists():
+        return False
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except (OSError, NotImplementedError):  # somebody else's folder, or a disk without locks
+        return False

@@ -26,6 +26,14 @@ def flat(text: str) -> str:
     )
 
 
+def shorten(text: str, width: int) -> str:
+    """Return `text` in at most `width` characters: a longer one is cut in the middle."""
+    if len(text) <= width:
+        return text
+    head = (width - 1) // 2
+    return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
+
+
 def markdown(text: str) -> str:
     """Return `text` with markup, HTML, links and table cells escaped for Markdown."""
     return MARKS.sub(r"\\\g<0>", html.escape(flat(text), quote=False))

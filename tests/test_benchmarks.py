@@ -1,12 +1,15 @@
 """Benchmarks measure by hand; here they are imported and asked for help, so that they do not rot."""
 
 import importlib.util
+import json
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-FILES = sorted((Path(__file__).parent.parent / "benchmarks").glob("*.py"))
+ROOT = Path(__file__).parent.parent
+FILES = sorted((ROOT / "benchmarks").glob("*.py"))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -26,3 +29,19 @@ def test_a_benchmark_imports_and_shows_its_help(
     help_text = " ".join(capsys.readouterr().out.split())
     assert help_text.startswith(f"usage: {file.name}")
     assert " ".join((module.__doc__ or "").split("\n\n")[0].split()) in help_text
+
+
+@pytest.mark.long
+def test_the_check_of_a_gpu_runs_without_one(tmp_path: Path) -> None:
+    out = tmp_path / "check.jsonl"
+    sections = "environment,correctness,base_step,new_shapes,waits,parts,frozen"
+    command = [sys.executable, "benchmarks/gpu_check.py", "--only", sections, "--out", str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = [json.loads(line) for line in out.read_text().splitlines()]
+    correct = [each for each in figures if each["figure"].startswith("correct")]
+    assert len(correct) == 8
+    assert all(each["right"] for each in correct)
+    assert {"step, default", "waits in an update", "extract, bf16"} <= {
+        each["figure"] for each in figures
+    }

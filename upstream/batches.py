@@ -6,7 +6,7 @@ Shapes: B batch, N samples, T frames.
 import itertools
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -66,6 +66,11 @@ class Batch:
     labels: Tensor | None
     ids: list[str]
     skipped: dict[str, str] = field(default_factory=dict)  # unreadable utterances -> reason
+
+    def pin_memory(self) -> "Batch":
+        """Return the batch in memory that a GPU copies from; torch's loader asks for it."""
+        labels = None if self.labels is None else self.labels.pin_memory()
+        return replace(self, waveforms=self.waveforms.pin_memory(), labels=labels)
 
     @property
     def seconds(self) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mt4ssl_bench.config import AT_LEAST_1, NOT_NEGATIVE, PROBABILITY, Bounds
-from mt4ssl_bench.upstream.kernels import EPS, attention, dropout
+from mt4ssl_bench.upstream.kernels import EPS, attention, dropout, positional_conv
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +157,7 @@ class Encoder(nn.Module):
         for i, conv in enumerate(self.pos_convs):
             if i and padding is not None and self.isolate_padding:
                 x = x.masked_fill(padding[..., None], 0)
-            y = conv(x.transpose(1, 2)).transpose(1, 2)
+            assert isinstance(conv, nn.Conv1d)
+            y = positional_conv(x, conv)
             x = F.gelu(F.layer_norm(y, y.shape[-1:], eps=EPS))
         return x

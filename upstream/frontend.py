@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mt4ssl_bench.config import AT_LEAST_1, Bounds
 from mt4ssl_bench.data.frame_grid import KERNELS, STRIDES
-from mt4ssl_bench.upstream.kernels import EPS, normed_conv
+from mt4ssl_bench.upstream.kernels import EPS, fused_conv, normed_conv
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,7 @@ class Frontend(nn.Module):
         self.conv_norms = nn.ModuleList(nn.LayerNorm(channels, eps=EPS) for _ in KERNELS)
         self.norm = nn.LayerNorm(channels, eps=EPS)
         self.projection = nn.Linear(channels, dim)
+        self.fused = False  # LayerNorm and GELU as one compiled kernel
         for weight in self.convs:
             nn.init.kaiming_normal_(weight)
 
@@ -51,9 +52,10 @@ class Frontend(nn.Module):
         first, *rest = self.convs
         windows = waveforms.unfold(1, KERNELS[0], STRIDES[0])  # (B, T0, K)
         x = (windows @ first[:, 0].t()).contiguous()
+        convolution = fused_conv if self.fused else normed_conv
         for weight, norm in zip(rest, self.conv_norms, strict=False):
             assert isinstance(norm, nn.LayerNorm)
-            x = normed_conv(x, norm, weight)
+            x = convolution(x, norm, weight)
         normed: Tensor = self.conv_norms[-1](x)
         return F.gelu(normed)
 

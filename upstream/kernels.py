@@ -55,6 +55,42 @@ def normed_conv(x: Tensor, norm: nn.LayerNorm, weight: Tensor) -> Tensor:
     return y
 
 
+def fused_conv(x: Tensor, norm: nn.LayerNorm, weight: Tensor) -> Tensor:
+    """Return normed_conv(), for a GPU: two kernels, and gradients by autograd.
+
+    x (B, T, C) lies in memory as cuDNN's channels_last, so that nothing is copied.
+    """
+    y = F.conv2d(_planes(norm_gelu(x, norm.weight, norm.bias)), weight[:, :, None], stride=(1, 2))
+    return y.squeeze(2).transpose(1, 2)
+
+
+def positional_conv(x: Tensor, conv: nn.Conv1d) -> Tensor:
+    """Return the convolution of x (B, T, D) over time."""
+    if x.is_cuda:
+        return planar_conv(x, conv)
+    y: Tensor = conv(x.transpose(1, 2))
+    return y.transpose(1, 2)
+
+
+def planar_conv(x: Tensor, conv: nn.Conv1d) -> Tensor:
+    """Return positional_conv() without the copies of x to (B, D, T) and back: see fused_conv()."""
+    padding, weight = (0, int(conv.padding[0])), conv.weight[:, :, None]
+    y = F.conv2d(_planes(x), weight, conv.bias, padding=padding, groups=conv.groups)
+    return y.squeeze(2).transpose(1, 2)
+
+
+def _planes(x: Tensor) -> Tensor:
+    """Return a view of x (B, T, C) as images (B, C, 1, T)."""
+    return x.transpose(1, 2)[:, :, None]
+
+
+def _norm_gelu(x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
+    return F.gelu(F.layer_norm(_full(x), x.shape[-1:], gain, bias, EPS)).to(x.dtype)
+
+
+norm_gelu = torch.compile(_norm_gelu, dynamic=True)  # one kernel, of any length
+
+
 def draw(shape: torch.Size, p: float) -> Tensor:
     """Return a mask that is True with probability 1 - p, drawn from 16 random bits per element."""
     words = torch.empty(-(-shape.numel() // 4), dtype=torch.int64).random_(-(2**63), None)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -53,3 +53,26 @@ def draw_masks(
             masked = np.flatnonzero(row)
             row[generator.choice(masked, len(masked) - fewest, replace=False)] = False
     return torch.from_numpy(mask)
+
+
+class MaskedFrames(NamedTuple):
+    """Masks of a batch, R of each utterance, and the places of the M masked frames.
+
+    Row r * B + b is mask r of utterance b. `queries` has the frames that the last layer computes:
+    in each row the masked ones, in order, and unmasked ones after them in rows with fewer.
+    """
+
+    mask: Tensor  # (R * B, T), True at masked frames
+    queries: Tensor  # (R * B, Q) frames
+    place: Tensor  # (M,) of the masked frames among the R * B * Q queries
+    row: Tensor  # (M,) utterance of each, below B
+    time: Tensor  # (M,) frame of each
+
+    @classmethod
+    def of(cls, mask: Tensor, utterances: int) -> "MaskedFrames":
+        """Find the places of masks on the host, so that no accelerator is waited for."""
+        counts = mask.sum(1)
+        queries = mask.int().argsort(dim=1, descending=True, stable=True)[:, : int(counts.max())]
+        first = torch.arange(queries.shape[1]) < counts[:, None]
+        row, time = mask.nonzero(as_tuple=True)  # row by row, as `place`
+        return cls(mask, queries, first.flatten().nonzero()[:, 0], row % utterances, time)

@@ -14,6 +14,7 @@ from mt4ssl_bench.data.frame_grid import frame_counts
 from mt4ssl_bench.upstream.config import PretrainConfig
 from mt4ssl_bench.upstream.encoder import Encoder
 from mt4ssl_bench.upstream.frontend import Frontend
+from mt4ssl_bench.upstream.masking import MaskedFrames
 from mt4ssl_bench.upstream.targets import TARGETS, TargetExtractor
 
 
@@ -45,36 +46,36 @@ class MT4SSL(nn.Module):
         yield from cast("dict[str, TargetExtractor]", self.extractors).items()
 
     def forward(
-        self, waveforms: Tensor, lengths: Tensor, labels: Tensor | None, mask: Tensor
+        self,
+        waveforms: Tensor,
+        padding: Tensor | None,
+        labels: Tensor | None,
+        masked: MaskedFrames,
     ) -> Losses:
-        """Return the losses of one batch.
+        """Return the losses of one batch, without waiting for an accelerator.
 
         Args:
             waveforms: (B, N) normalized and zero-padded.
-            lengths: (B,) samples without padding.
+            padding: (B, T), True at padded frames; None if there are none.
             labels: (B, T) cluster ids, or None if no extractor reads labels.
-            mask: (R * B, T) masked frames; row r * B + b is mask r of utterance b.
+            masked: R masks of each utterance.
         """
         if self.checkpointing and self.training:
             frames = checkpoint(self.frontend, waveforms, use_reentrant=False)
         else:
             frames = self.frontend(waveforms)  # (B, T, D)
-        padding = padding_mask(lengths, frames.shape[1])
-        clones = len(mask) // len(frames)
+        clones = len(masked.mask) // len(frames)
         x = frames.repeat(clones, 1, 1)
-        x = torch.where(mask[..., None], self.mask_emb.to(x.dtype), x)
-        # losses read masked frames only, and so the last layer computes only these: per row they
-        # come first, in order; a row with fewer than the others is filled up with unmasked ones
-        queries = mask.int().argsort(dim=1, descending=True, stable=True)
-        queries = queries[:, : int(mask.sum(1).max())]
-        output = self.encoder(x, None if padding is None else padding.repeat(clones, 1), queries)
-        hidden = output.hidden[-1][mask.gather(1, queries)]  # (M, D)
-        row, time = mask.nonzero(as_tuple=True)  # (M,) each, in the order of `hidden`
+        x = torch.where(masked.mask[..., None], self.mask_emb.to(x.dtype), x)
+        # losses read masked frames only, and so the last layer computes only these
+        rows = None if padding is None else padding.repeat(clones, 1)
+        output = self.encoder(x, rows, masked.queries)
+        hidden = output.hidden[-1].flatten(0, 1)[masked.place]  # (M, D)
         sums = {}
         for name, extractor in self.named_extractors():
             targets = extractor.targets(labels, frames, padding)
-            sums[name] = extractor.loss(hidden, targets[row % len(frames), time])
-        return Losses(sums, len(row), hidden)
+            sums[name] = extractor.loss(hidden, targets[masked.row, masked.time])
+        return Losses(sums, len(hidden), hidden)
 
     def total(self, losses: Losses) -> Tensor:
         """Return the weighted sum of the losses, still summed over masked frames."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mt4ssl_bench.data.corpus import joint_digest
 from mt4ssl_bench.data.frame_grid import frame_counts
@@ -25,8 +25,8 @@ from mt4ssl_bench.upstream.checkpoints.checkpoint_file import KIND
 from mt4ssl_bench.upstream.checkpoints.init_weights import start_from
 from mt4ssl_bench.upstream.config import PretrainConfig, check
 from mt4ssl_bench.upstream.encoder import EncoderLayer
-from mt4ssl_bench.upstream.masking import draw_masks
-from mt4ssl_bench.upstream.model import MT4SSL, Losses
+from mt4ssl_bench.upstream.masking import MaskedFrames, draw_masks
+from mt4ssl_bench.upstream.model import MT4SSL, Losses, padding_mask
 from mt4ssl_bench.upstream.offline_labels import open_corpora, open_labels
 from mt4ssl_bench.upstream.recipe import load_config, to_stored
 from mt4ssl_bench.upstream.valid_abx import ValidAbx, open_valid_abx
@@ -86,10 +86,15 @@ class Pretraining:
         masks = [
             draw_masks(counts, max(counts), self.config.masking, generator) for _ in range(clones)
         ]
-        inputs = (batch.waveforms, batch.lengths, batch.labels, torch.cat(masks))
-        moved = (None if x is None else x.to(device, non_blocking=True) for x in inputs)
+        masked = MaskedFrames.of(torch.cat(masks), len(counts))
+        padding, labels = padding_mask(batch.lengths, max(counts)), batch.labels
         with autocast(self.config.fit.autocast, device):
-            losses: Losses = net(*moved)
+            losses: Losses = net(
+                moved(batch.waveforms, device),
+                None if padding is None else moved(padding, device),
+                None if labels is None else moved(labels, device),
+                MaskedFrames(*(moved(each, device) for each in masked)),
+            )
         return losses
 
     def after_step(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
@@ -152,6 +157,11 @@ class Pretraining:
         )()
 
 
+def moved(x: Tensor, device: torch.device) -> Tensor:
+    """Return x on the device; from pinned memory, a GPU copies it while the host goes on."""
+    return (x.pin_memory() if device.type == "cuda" else x).to(device, non_blocking=True)
+
+
 def pretrain(recipe: str, *keys: str, out: str | Path, device: str = "auto") -> FitReport:
     """Pretrain a model; the same call continues an interrupted run.
 
@@ -204,17 +214,18 @@ def open_pretraining(config: PretrainConfig, *, world: World = ALONE) -> Pretrai
 
 
 def build_model(config: PretrainConfig, device: str) -> MT4SSL:
-    """Return the model on `device` with its initial weights, compiled if fit.compile is set."""
+    """Return the model on `device` with its initial weights, compiled as fit.compile says."""
     torch.manual_seed(config.fit.seed)
     model = MT4SSL(config)
     if config.init:
         start_from(model, Path(config.init))
     model.checkpointing = model.encoder.checkpointing = config.fit.checkpointing
-    if config.fit.compile:
+    if config.fit.compile or (config.fit.compile is None and device.startswith("cuda")):
         # a layer is traced once per form: student or teacher, training or not, with padding or
         # without, all frames or masked ones; beyond its limit, torch would not compile it
         torch._dynamo.config.recompile_limit = 64  # noqa: SLF001 - where torch documents it
         for module in model.modules():
             if isinstance(module, EncoderLayer):
                 module.compile(dynamic=True)  # one layer's code serves all, and any length
+        model.frontend.fused = device.startswith("cuda")
     return model.to(device)

@@ -121,6 +121,31 @@ def _write(text: str) -> None:
     sys.stdout.write(text if text.endswith("\n") else text + "\n")
 
 
+@app.command(rich_help_panel=RESULTS)
+def runs(
+    folder: Annotated[Path, typer.Argument(help="Folder with run folders in it.")] = Path("runs"),
+) -> None:
+    """List the training runs below a folder: state, updates, losses, speed and time left.
+
+    A run is read from its log only; nothing is loaded, and a run that is going on is not disturbed.
+
+    Example: mt4ssl-bench runs runs
+    """
+    from mt4ssl_bench.errors import CheckpointError
+    from mt4ssl_bench.results import runs as of
+
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such folder; expected one with runs in it")
+    if not (found := of.runs(folder)):
+        raise CheckpointError(
+            f"{folder}: no {of.LOG} below it; expected the --out folder of 'mt4ssl-bench pretrain'"
+        )
+    stdout.print(of.table(found, folder), soft_wrap=False)
+    for run in found:
+        if run.unreadable:
+            stdout.print(f"{run.folder}: {run.unreadable} lines at the log's end cannot be read")
+
+
 def print_leaderboard(folder: Path, form: Format) -> None:
     """Print the leaderboard of a folder of records."""
     from mt4ssl_bench.results.leaderboard import Leaderboard

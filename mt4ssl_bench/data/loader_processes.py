@@ -31,6 +31,7 @@ def loaded(
         collate_fn=_same,  # the default one turns tuples into lists and arrays into tensors
         num_workers=workers,
         prefetch_factor=4,
+        pin_memory=torch.cuda.is_available(),
         # else it draws from the one that the update's dropout is drawn from
         generator=torch.Generator(),
     ):

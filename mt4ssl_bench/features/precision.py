@@ -30,11 +30,10 @@ def encode(values: Values, precision: Precision) -> Bytes:
     if precision == "fp32":
         return values.view(np.uint8)
     if precision == "fp16":
-        with np.errstate(over="ignore"):
-            half = values.astype(np.float16)
-        if not np.isfinite(half).all():
+        half = torch.from_numpy(values).half()  # ten times as fast as numpy's conversion
+        if not half.isfinite().all():
             raise OverflowError
-        return half.view(np.uint8)
+        return half.numpy().view(np.uint8)
     if precision == "bf16":  # the upper half of fp32, rounded to the nearest, ties to even
         bits = values.view(np.uint32)
         return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16).view(np.uint8)
@@ -47,7 +46,7 @@ def decode(stored: Bytes, precision: Precision) -> Values:
     """Return bytes (T, L, W) as fp32 features (L, T, D)."""
     if precision == "fp32":
         values = stored.view(np.float32)
-    elif precision == "fp16":  # ten times as fast as numpy's conversion
+    elif precision == "fp16":
         values = torch.from_numpy(stored.view(np.float16)).float().numpy()
     elif precision == "bf16":
         values = (stored.view(np.uint16).astype(np.uint32) << 16).view(np.float32)

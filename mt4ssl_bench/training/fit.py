@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mt4ssl_bench.config import AT_LEAST_1, Bounds
 from mt4ssl_bench.console import progress
 from mt4ssl_bench.data.batches import Place, Stream
-from mt4ssl_bench.errors import TrainingError
+from mt4ssl_bench.errors import TrainingError, first_line
 from mt4ssl_bench.training.averages import Averages
 from mt4ssl_bench.training.distributed import ALONE, World
 from mt4ssl_bench.training.graceful_stop import graceful_stop
@@ -46,7 +46,7 @@ class FitConfig:
     save_every: int = 1_000
     # auto: bf16 on accelerators, none (fp32) on the CPU
     autocast: Literal["auto", "none", "bf16", "fp16"] = "auto"
-    compile: bool = False  # torch.compile the encoder's layers, student and teacher
+    compile: bool | None = None  # torch.compile what the encoder is made of; null: on CUDA only
     checkpointing: bool = False  # recompute activations in the backward pass: less memory, slower
 
     BOUNDS: ClassVar[Bounds] = {AT_LEAST_1: "steps accumulate log_every save_every validate_every"}
@@ -196,7 +196,12 @@ class Fit(Generic[B]):
         extra = self.hooks.after_step(self.state.step, values) if self.hooks.after_step else {}
         if values:
             values.update(extra)
-            self._log({"step": self.state.step, "epoch": self.state.place.epoch, **values})
+            place = {"step": self.state.step, "epoch": self.state.place.epoch}
+            spent = {
+                "seconds": self.state.seconds,
+                "audio_hours": self.state.audio_seconds / 3600,
+            }
+            self._log({**place, **values, **spent})
         return values
 
     def _backward(self, source: Iterator[tuple[Place, B]], averages: Averages) -> list[StepLoss]:
@@ -209,11 +214,14 @@ class Fit(Generic[B]):
             seed_all(self.config.seed + self.state.step + SEED_STRIDE * number)
             with averages.waiting():
                 self.state.place, batch = next(source)
-            with nullcontext() if micro == last else self.no_sync():
-                part = self.loss(batch, self.state.step, number)
-                self.scaler.scale(part.total).backward()  # type: ignore[no-untyped-call]
+            try:
+                with nullcontext() if micro == last else self.no_sync():
+                    part = self.loss(batch, self.state.step, number)
+                    self.scaler.scale(part.total).backward()  # type: ignore[no-untyped-call]
+            except torch.OutOfMemoryError as error:
+                raise self._out_of_memory(error) from error
             averages.add(part.sums, part.monitors, part.count, part.seconds)
-            parts.append(StepLoss(total=part.total.detach(), count=part.count, ids=part.ids))
+            parts.append(replace(part, total=part.total.detach(), sums={}, monitors={}))
         return parts
 
     def _step(self, parts: Sequence[StepLoss]) -> bool:
@@ -272,10 +280,12 @@ class Fit(Generic[B]):
                     parameter.grad = None
             broken = []
         bad = bool(broken) or not all(map(math.isfinite, losses))
-        count, bad_processes = self.world.sum(sum(part.count for part in parts), bad)
+        own = sum(part.count for part in parts), sum(part.seconds for part in parts)
+        count, seconds, bad_processes = self.world.sum(*own, bad)
         if bad_processes:
-            own = [(loss, part.ids) for loss, part in zip(losses, parts, strict=True)]
-            raise self._error([part for share in self.world.gather(own) for part in share])
+            named = [(loss, part.ids) for loss, part in zip(losses, parts, strict=True)]
+            raise self._error([part for share in self.world.gather(named) for part in share])
+        self.state.audio_seconds += seconds
         return count
 
     def _error(self, parts: Sequence[tuple[float, Sequence[str]]]) -> TrainingError:
@@ -287,6 +297,14 @@ class Fit(Generic[B]):
             f"{self.title}: {reason} at update {self.state.step}"
             f"{', utterances ' + names if names else ''}; the last checkpoint stays; a lower "
             "optim.lr or optim.clip_norm=1 may help"
+        )
+
+    def _out_of_memory(self, error: Exception) -> TrainingError:
+        """Return the error for a batch that does not fit: training on less would be another run."""
+        return TrainingError(
+            f"{self.title}: out of device memory at update {self.state.step} "
+            f"({first_line(error)}); the last checkpoint stays; half of data.batch_seconds or "
+            "tune.batch_seconds with twice the accumulation, or fit.checkpointing=true, needs less"
         )
 
     def _log(self, values: Mapping[str, float]) -> None:

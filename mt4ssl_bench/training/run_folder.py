@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import NotRequired, TypedDict, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,8 @@ class State(TypedDict):
     position: int
     validations: list[dict[str, float]]
     shares: list[int]  # processes, batches per update and process
+    seconds: NotRequired[float]  # of training; earlier revisions stored neither of these
+    audio_seconds: NotRequired[float]  # that all processes have trained on
 
 
 class RunFolder:

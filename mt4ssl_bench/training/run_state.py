@@ -1,6 +1,7 @@
 """What a training has reached: stored in its checkpoint, and restored when it continues."""
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -27,6 +28,13 @@ class RunState:
     step: int = 0  # completed updates
     place: Place = Place()  # noqa: RUF009 - a tuple
     validations: list[dict[str, float]] = field(default_factory=list)
+    audio_seconds: float = 0.0  # that all processes have trained on
+    began: float = field(default_factory=time.monotonic)  # less what earlier processes took
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training, those of earlier processes among them."""
+        return time.monotonic() - self.began
 
     @property
     def ended(self) -> bool:
@@ -44,6 +52,8 @@ class RunState:
             "validations": self.validations,
             "scaler": self.scaler.state_dict(),
             "shares": self.shares,
+            "seconds": self.seconds,
+            "audio_seconds": self.audio_seconds,
         }
 
     def resume(
@@ -76,6 +86,8 @@ class RunState:
         self.scaler.load_state_dict(stored["scaler"])
         self.step, self.place = stored["step"], Place(stored["epoch"], stored["position"])
         self.validations = list(stored["validations"])
+        self.began = time.monotonic() - stored.get("seconds", 0.0)
+        self.audio_seconds = stored.get("audio_seconds", 0.0)
         if stored["shares"] != self.shares:
             LOGGER.info(
                 "processes x fit.accumulate: %d x %d before update %d, %d x %d from here on",

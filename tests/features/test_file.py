@@ -66,6 +66,18 @@ def test_bf16_is_what_torch_makes_of_it() -> None:
     assert np.array_equal(decode(encode(VALUES, "bf16"), "bf16"), expected)
 
 
+def test_fp16_is_rounded_to_the_nearest_as_numpy_does() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((3, 400, 5)).astype(np.float32)
+    values *= 10.0 ** rng.integers(-9, 4, values.shape)  # subnormal ones, too
+    values[0, 0] = [1 + 2.0**-11, 1 + 3 * 2.0**-11, 2.0**-25, 65_519.9, -0.0]  # ties, the largest
+    expected = values.astype(np.float16).astype(np.float32)
+    assert np.array_equal(decode(encode(values, "fp16"), "fp16"), expected)
+    for broken in (65_520.0, np.nan, -np.inf):
+        with pytest.raises(OverflowError):
+            encode(np.full((1, 1, 1), broken, np.float32), "fp16")
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
 def test_what_is_written_is_what_is_read(tmp_path: Path, precision: Precision) -> None:
     file = tmp_path / "x.bin"

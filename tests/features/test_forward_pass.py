@@ -12,7 +12,7 @@ import pytest
 from torch import Tensor
 
 from builders import RATE, TOY
-from fakes import Liar, Nosy, Picky
+from fakes import Liar, Nosy, Picky, Small
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.encoders.protocol import Features, Upstream
@@ -149,6 +149,22 @@ def test_a_batch_that_fails_is_run_one_by_one_and_names_the_bad_utterance(
         UpstreamError, match=rf"failed on utterance '{cuts[5].id}' \(\d\.\d\d s\): out of memory$"
     ):
         collect(Pass(Picky(unwanted)), cuts)
+
+
+def test_a_batch_that_does_not_fit_is_run_in_halves_and_said_once(
+    cuts: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    roomy, small = Small(room=100), Small(room=2)
+    expected = collect(Pass(roomy), cuts)
+    assert max(roomy.batches) > 4, "else nothing is halved twice"
+    found = collect(Pass(small), cuts)
+    assert all(np.array_equal(found[name], values) for name, values in expected.items())
+    assert len(found) == len(cuts)
+    assert len(small.batches) < len(cuts), "one by one is for batches that fail otherwise"
+    (line,) = [r.getMessage() for r in caplog.records if "out of device memory" in r.getMessage()]
+    assert line.startswith("small: out of device memory on a batch of")
+    with pytest.raises(UpstreamError, match="failed on utterance .*CUDA out of memory"):
+        collect(Pass(Small(room=0)), cuts)
 
 
 def test_batches_come_in_order_and_no_more_than_some_are_read_ahead() -> None:

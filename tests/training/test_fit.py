@@ -272,6 +272,21 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
     assert [row["step"] for row in read_log(tmp_path)] == [1, 2, 3, 4, 5, 6, 7]
 
 
+def test_a_batch_that_does_not_fit_into_memory_stops_the_run_with_what_to_change(
+    tmp_path: Path,
+) -> None:
+    model = network()
+
+    def loss(batch: Batch, step: int, micro: int) -> StepLoss:
+        if step == 7:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return StepLoss(total=model(batch[0]).square().sum(), count=8)
+
+    with pytest.raises(TrainingError, match=r"out of device memory at update 7 .*batch_seconds"):
+        build(tmp_path, model, loss=loss)()
+    assert checkpoint.load(tmp_path / "checkpoint.pt")["step"] == 5
+
+
 def test_a_loss_that_is_not_finite_names_the_utterances_of_its_own_batch(tmp_path: Path) -> None:
     model = network()
 

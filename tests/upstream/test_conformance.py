@@ -20,6 +20,7 @@ from mt4ssl_bench.upstream.config import (
     TargetsConfig,
 )
 from mt4ssl_bench.upstream.encoder import Encoder
+from mt4ssl_bench.upstream.masking import MaskedFrames
 from mt4ssl_bench.upstream.model import MT4SSL, padding_mask
 from mt4ssl_bench.upstream.targets import OnlineTargets
 
@@ -97,8 +98,9 @@ def test_targets_losses_and_gradients_equal_the_official_ones(
     y = online.targets(None, model.frontend(case["io.source"]), case["io.frame_padding_mask"])
     torch.testing.assert_close(y, case["io.y_full"], atol=5e-6, rtol=0)
 
+    masked = MaskedFrames.of(case["io.mask_indices"], len(case["io.mask_indices"]))
     losses = model(
-        case["io.source"], lengths_of(case), case["io.target_labels"], case["io.mask_indices"]
+        case["io.source"], case["io.frame_padding_mask"], case["io.target_labels"], masked
     )
     assert losses.masked == 45
     torch.testing.assert_close(

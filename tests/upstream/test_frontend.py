@@ -62,3 +62,23 @@ def test_frame_counts_follow_the_strides(samples: int, frames: int) -> None:
 def test_quiet_audio_stays_below_unit_variance_as_published() -> None:
     wave = torch.sin(torch.arange(16_000) * 0.1) * 0.01 * 2**0.5
     assert normalize(wave).var(correction=0).item() == pytest.approx(0.909, abs=0.001)
+
+
+def test_the_form_for_a_gpu_equals_the_one_for_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "norm_gelu", kernels._norm_gelu)
+    torch.manual_seed(0)
+    frontend, waveforms = (
+        Frontend(FrontendConfig(channels=16), 8).double(),
+        torch.randn(2, 3_000).double(),
+    )
+    results = []
+    for fused in (False, True):
+        frontend.fused = fused
+        frontend.zero_grad()
+        y = frontend(waveforms)
+        (y * torch.arange(y.numel(), dtype=y.dtype).view_as(y).cos()).sum().backward()
+        results.append(
+            [y.detach(), *(p.grad.clone() for p in frontend.parameters() if p.grad is not None)]
+        )
+    for cpu, gpu in zip(*results, strict=True):
+        torch.testing.assert_close(gpu, cpu, rtol=1e-9, atol=1e-9)

@@ -59,3 +59,13 @@ def test_each_quarter_of_a_word_is_drawn_fairly() -> None:
     kept = kernels.draw(torch.Size((250_000, 4)), 0.25).float().mean(0)
     torch.testing.assert_close(kept, torch.full((4,), 0.75), atol=3e-3, rtol=0)
     assert kernels.draw(torch.Size((3, 5)), 0.5).shape == (3, 5)
+
+
+def test_a_positional_convolution_of_planes_equals_the_plain_one() -> None:
+    torch.manual_seed(0)
+    conv = torch.nn.Conv1d(32, 32, 19, padding=9, groups=4).double()
+    x = torch.randn(2, 25, 32, dtype=torch.float64, requires_grad=True)
+    plain, planes = kernels.positional_conv(x, conv), kernels.planar_conv(x, conv)
+    torch.testing.assert_close(planes, plain, rtol=1e-12, atol=1e-12)
+    (a,), (b,) = (torch.autograd.grad(y.square().sum(), x) for y in (plain, planes))
+    torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)

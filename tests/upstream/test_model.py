@@ -1,12 +1,10 @@
 """MT4SSL as a whole: which extractors it has, what clones mean, and where gradients may flow."""
 
-import numpy as np
 import torch
 
-from builders import toy_config, toy_model
+from builders import toy_batch, toy_masks, toy_model
 from mt4ssl_bench.upstream.config import EncoderConfig
 from mt4ssl_bench.upstream.encoder import Encoder, take
-from mt4ssl_bench.upstream.masking import draw_masks
 from mt4ssl_bench.upstream.model import MT4SSL
 
 
@@ -14,28 +12,18 @@ def build(*overrides: str) -> MT4SSL:
     return toy_model("encoder.dropout=0", *overrides)
 
 
-def inputs(views: int = 1) -> tuple[torch.Tensor, ...]:
-    torch.manual_seed(1)
-    rng = np.random.default_rng(0)
-    masks = [draw_masks([49, 30], 49, toy_config().masking, rng) for _ in range(views)]
-    waves = torch.randn(2, 16_000)
-    waves[1, 9_700:] = 0
-    return waves, torch.tensor([16_000, 9_700]), torch.randint(0, 8, (2, 49)), torch.cat(masks)
-
-
 def test_either_extractor_can_be_left_out() -> None:
     assert set(dict(build().named_extractors())) == {"offline", "online"}
     offline, online = build("targets.online.weight=0"), build("targets.offline.weight=0")
-    assert set(offline(*inputs()).sums) == {"offline"}
-    assert set(online(*inputs()).sums) == {"online"}
+    assert set(offline(*toy_batch()).sums) == {"offline"}
+    assert set(online(*toy_batch()).sums) == {"online"}
     assert not any("teacher" in name for name, _ in offline.named_parameters())
 
 
 def test_clones_sum_the_losses_of_their_masks() -> None:
     model = build()
-    waves, lengths, labels, masks = inputs(views=3)
-    together = model(waves, lengths, labels, masks)
-    apart = [model(waves, lengths, labels, masks[2 * r : 2 * r + 2]) for r in range(3)]
+    together = model(*toy_batch(*toy_masks(3)))
+    apart = [model(*toy_batch(mask)) for mask in toy_masks(3)]
     assert together.masked == sum(part.masked for part in apart)
     for name in together.sums:
         expected = sum(part.sums[name].item() for part in apart)
@@ -44,21 +32,21 @@ def test_clones_sum_the_losses_of_their_masks() -> None:
 
 def test_the_total_weighs_the_losses() -> None:
     model = build("targets.offline.weight=2", "targets.online.weight=0.5")
-    losses = model(*inputs())
+    losses = model(*toy_batch())
     expected = 2 * losses.sums["offline"] + 0.5 * losses.sums["online"]
     torch.testing.assert_close(model.total(losses), expected)
 
 
 def test_gradients_reach_the_student_and_never_the_teacher() -> None:
     model = build()
-    model.total(model(*inputs())).backward()
+    model.total(model(*toy_batch())).backward()
     for name, p in model.named_parameters():
         assert (p.grad is None) == ("teacher" in name), name
 
 
 def test_an_utterance_gives_the_same_hidden_states_alone_and_in_a_batch() -> None:
     model = build().eval()
-    waves, lengths, _, _ = inputs()
+    waves, lengths = toy_batch()[0], torch.tensor([16_000, 9_700])
     batched, frames = model.hidden_states(waves, lengths)
     alone, _ = model.hidden_states(waves[1:, :9_700], lengths[1:])
     assert frames.tolist() == [49, 30]
@@ -68,7 +56,7 @@ def test_an_utterance_gives_the_same_hidden_states_alone_and_in_a_batch() -> Non
 
 def test_layer_drop_keeps_the_number_of_hidden_states() -> None:
     model = build("encoder.layer_drop=0.9").train()
-    waves, lengths, _, _ = inputs()
+    waves, lengths = toy_batch()[0], torch.tensor([16_000, 9_700])
     assert {len(model.hidden_states(waves, lengths)[0]) for _ in range(5)} == {3}
 
 
