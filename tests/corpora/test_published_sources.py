@@ -411,8 +411,8 @@ def test_every_source_of_this_package_is_found_by_its_name() -> None:
         assert source.examples
         assert all(example.startswith(f"{name} ") for example in source.examples)
     published = [source for source in catalogue().values() if source.takes is FOLDER]
-    assert len(published) == 9
-    assert list(catalogue().values())[:9] == published
+    assert len(published) >= 9
+    assert list(catalogue().values())[: len(published)] == published
     for source in published:
         assert source.licence, source.citation
         assert source.homepage.startswith("https://")
