@@ -122,7 +122,7 @@ class Job:
     def _task(self) -> Task:
         task = self.kind(self.config)
         assert isinstance(task, Task)
-        task.lists = self.lists()
+        task.lists = {name: self.corpus.list(name) for name in self.corpus.info.lists}
         return task
 
     def forward_pass(self, upstream: Upstream, role: str) -> Pass:

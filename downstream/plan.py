@@ -160,9 +160,6 @@ def _check_fields(job: Job) -> None:
     """Raise CorpusError where the corpus lacks what the task reads."""
     info, task = job.corpus.info, job.kind(job.config)
     where = f"corpus {job.corpus.root}: cannot be used for task '{job.config.task}'"
-    for split in (split for role in job.roles for split in job.splits(role)):
-        if split not in info.splits:
-            raise CorpusError(f"{where}: no split '{split}'; {hint(split, info.splits)}")
     there = sorted({*info.fields, *(f"list:{name}" for name in info.lists)})
     for field in task.fields(job.config):
         for role in job.roles if field not in there else ():
@@ -184,6 +181,9 @@ def _check_fields(job: Job) -> None:
                     f"'{job.split(role)}' have no {field} ({named(lacking)}); give them one, or "
                     "leave them out of the manifest"
                 )
+    for split in (split for role in job.roles for split in job.splits(role)):
+        if split not in info.splits:
+            raise CorpusError(f"{where}: no split '{split}'; {hint(split, info.splits)}")
     reason = task.unlearnable(job.all_cuts("train")) if isinstance(task, Task) else ""
     if reason:
         raise CorpusError(f"{where}: it {reason} of split '{job.split('train')}'")

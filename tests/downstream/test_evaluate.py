@@ -189,13 +189,13 @@ def test_a_tasks_name_means_the_recipe_that_fits_the_corpus(corpus: Corpus) -> N
         (
             "phoneme",
             ["head.hidden=4"],
-            "'head.hidden': task 'phoneme' .* only asr and diarization$",
+            "'head.hidden': task 'phoneme' .* only asr, diarization, enhancement, separation and slots$",
         ),
         ("phoneme", ["decode.word_score=0"], "'decode.word_score': .*'phoneme' .* only asr$"),
         (
             "speaker",
             ["decode.lm=x"],
-            "'decode': task 'speaker' .* only asr, diarization and phoneme$",
+            "'decode': task 'speaker' .* only asr, diarization, phoneme and slots$",
         ),
         ("speaker", ["task=asr"], "task=asr: recipe speaker_tiny is of 'speaker'"),
         ("phoneme", ["pronunciations=all"], "'pronunciations' is gone: SUPERB scores the first"),

@@ -470,6 +470,6 @@ def test_a_file_that_is_no_language_model_fails_before_any_training(
     assert "not a KenLM model" in outcome.failures[0]
     assert {file.name for file in (tmp_path / "runs").rglob("*.*")} == {".lock"}, "nothing trained"
     with pytest.raises(
-        ConfigError, match="'speaker' does not read it, only asr, diarization and phoneme"
+        ConfigError, match="'speaker' does not read it, only asr, diarization, phoneme and slots"
     ):
         plan("speaker", corpus, keys)

@@ -134,7 +134,7 @@ def test_documents_are_passed_once_for_both_splits_and_counted_by_a_dry_run(
 ) -> None:
     planned = estimate(["mfcc"], ["query"], tones.root, out=tmp_path, device="cpu")
     hours = sum(split.hours for split in tones.info.splits.values())
-    assert planned.hours == pytest.approx(hours, rel=0.01)
+    assert planned.passes.hours == pytest.approx(hours, rel=0.01)
     assert not evaluate(["mfcc"], ["query"], tones.root, out=tmp_path, device="cpu").failures
     assert len(list(tmp_path.rglob("documents.frames*.bin"))) == 1
     assert all("+gain-3.0dB" in file.name for file in tmp_path.rglob("*.bin"))

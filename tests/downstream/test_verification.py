@@ -195,9 +195,9 @@ def test_a_dry_run_counts_the_crops_of_every_epoch_and_stores_none(
         estimate(["mine"], ["ASV"], pairs.root, out=tmp_path, overrides=[*LIVE, key], device="cpu")
         for key in ("steps=14", "steps=28")
     ]
-    more = (made[1].hours - made[0].hours) * 3600
+    more = (made[1].passes.hours - made[0].passes.hours) * 3600
     assert more == pytest.approx(14 * 4 * 0.6, rel=0.01)
-    assert made[0].bytes == made[1].bytes
+    assert made[0].passes.bytes == made[1].passes.bytes
 
 
 # ---- trials ------------------------------------------------------------------------------------

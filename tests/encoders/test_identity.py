@@ -30,7 +30,7 @@ MOVES = {  # key of the pretraining config -> another value, under which feature
     "encoder.heads": 4, "encoder.pos_depth": 1, "encoder.pos_kernel": 9, "encoder.pos_groups": 8,
 }  # fmt: skip
 STAYS = {  # key -> another value, under which features are the same bits
-    "about": "other", "init": "runs/other", "encoder.dropout": 0.3, "encoder.attention_dropout": 0.3,
+    "abx_tokens": 300, "about": "other", "init": "runs/other", "encoder.dropout": 0.3, "encoder.attention_dropout": 0.3,
     "encoder.activation_dropout": 0.3, "encoder.layer_drop": 0.5, "masking.prob": 0.2, "masking.length": 3,
     "masking.min_masks": 2, "masking.equalize": False, "masking.clones": 1, "targets.offline.weight": 0.5,
     "targets.offline.clusters": 16, "targets.offline.features": "fbank", "targets.offline.layer": 0,

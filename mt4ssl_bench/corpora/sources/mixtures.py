@@ -162,6 +162,7 @@ SOURCE = Source(
     licence="CC BY 4.0",
     tasks="diarization (with --rttm), separation",
     homepage="https://github.com/JorisCos/LibriMix",
+    obtain="download LibriSpeech (openslr.org/12), unpack it and name its folder",
     citation="Cosentino et al., LibriMix: an open-source dataset for generalizable speech "
     "separation, 2020",
     texts=False,
