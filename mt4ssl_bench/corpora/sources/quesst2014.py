@@ -102,6 +102,7 @@ SOURCE = Source(
     hours="23 h in six languages",
     licence="as its archive states",
     tasks="query",
+    homepage="https://speech.fit.vutbr.cz/",
     citation="Anguera et al., QUESST2014: evaluating query-by-example speech search in a "
     "zero-resource setting with real-life queries, ICASSP 2015",
     archives={  # no checksum is published
