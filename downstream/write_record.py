@@ -177,6 +177,7 @@ def _corpus(job: Job) -> CorpusRecord:
     }
     if source := info.notes.get("source"):
         record["source"] = str(source)
+    record["folder"] = job.corpus.root.absolute().name
     return record
 
 

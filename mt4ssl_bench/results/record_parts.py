@@ -30,7 +30,7 @@ class SplitRecord(TypedDict):
 class CorpusRecord(TypedDict):
     """The corpus, with the splits that the task used by role ("train", "valid", "test").
 
-    `source` is the name of the source that it was prepared by.
+    `source` is the name of the source that it was prepared by, `folder` that of its folder.
     """
 
     name: str
@@ -39,6 +39,7 @@ class CorpusRecord(TypedDict):
     synthetic: bool
     splits: dict[str, SplitRecord]
     source: NotRequired[str]
+    folder: NotRequired[str]
 
 
 class LayerScore(TypedDict):

@@ -157,7 +157,7 @@ def build(
     """
     measured, notes = [], list[str]()
     for row in suite.rows:
-        found, note = _records_of(row, suite, records)
+        found, note = _records_of(row, records)
         notes += [note] if note else []
         if found:
             measured.append(_Measured(row, found, _superbs_own(found.values(), as_shipped)))
@@ -235,23 +235,18 @@ def from_folder(
     return build(name, suite, records, answers, as_shipped)
 
 
-def _records_of(
-    row: SuiteRow, suite: Suite, records: Sequence[Result]
-) -> tuple[dict[str, Result], str]:
+def _records_of(row: SuiteRow, records: Sequence[Result]) -> tuple[dict[str, Result], str]:
     """Return the comparable records of a suite's row by fingerprint, and a note on others.
 
-    They are those of the corpus that the row names; without any, those whose corpus no other row
-    of this task names, for a corpus may have another name than its folder. Of several digests or
-    settings, those that most upstreams share, the newest of equal ones.
+    They are those of the corpus whose name or folder the row names; of several digests or settings,
+    those that most upstreams share, the newest of equal ones.
     """
-    alike = [
+    own = [
         record
         for record in records
-        if (record.task, record.recipe_name) == (row.task, row.recipe_name) and not record.limit
-    ]
-    named = {each.corpus for each in suite.rows if each.task == row.task}
-    own = [record for record in alike if record.corpus["name"] == row.corpus] or [
-        record for record in alike if record.corpus["name"] not in named
+        if (record.task, record.recipe_name) == (row.task, row.recipe_name)
+        and row.corpus in {record.corpus["name"], record.corpus.get("folder")}
+        and record.limit is None
     ]
     groups: dict[Group, dict[str, Result]] = {}
     for record in own:

@@ -10,9 +10,10 @@ from builders import FIXTURES, call, refused, run, write_run, write_tones
 from mt4ssl_bench import results
 from mt4ssl_bench.config import recipe_names, suite_files
 from mt4ssl_bench.corpora.prepare import prepare
+from mt4ssl_bench.corpora.source import SOURCES, options_of
 from mt4ssl_bench.corpora.sources.table import read_table
 from mt4ssl_bench.downstream import evaluate as evaluation
-from mt4ssl_bench.downstream.suite import cost, plan_suite
+from mt4ssl_bench.downstream.suite import cost, how_to_prepare, plan_suite
 from mt4ssl_bench.downstream.task import TASKS
 from mt4ssl_bench.errors import ConfigError
 from mt4ssl_bench.results.suite import read_suite
@@ -209,9 +210,18 @@ def test_wrong_calls_give_one_line(
 
 @pytest.mark.parametrize("name", suite_files())
 def test_a_suite_names_recipes_of_its_tasks(name: str) -> None:
-    for row in read_suite(name).rows:
-        if row.task in set(TASKS):
-            assert row.recipe in recipe_names()
-            full = row.recipe == row.task
-            assert full if name == "superb" else row.recipe == f"{row.task}_tiny" or full
+    suite = read_suite(name)
+    for row in suite.rows:
+        assert row.task in set(TASKS)
+        assert row.recipe in recipe_names()
+        full = row.recipe == row.task
+        assert full if name == "superb" else row.recipe == f"{row.task}_tiny" or full
+        command = how_to_prepare(suite, row, Path("corpora", row.corpus))
+        source, *options = command.removeprefix("run: mt4ssl-bench prepare ").split()
+        known = {
+            f"--{option.name.replace('_', '-')}"
+            for option in options_of(SOURCES.get(source).options)
+        }
+        shared = {"--from", "--download", "--name", "--lexicon", "--out", "--rttm"}
+        assert {option for option in options if option.startswith("--")} <= known | shared
     assert name not in recipe_names(), "a suite is no recipe"

@@ -158,13 +158,11 @@ def test_a_column_holds_one_corpus_and_one_protocol_and_says_what_it_leaves_out(
     assert "no record of asr, recipe asr, on librispeech" in notes(made)
 
 
-def test_a_corpus_of_another_name_is_found_by_its_task_unless_another_row_names_it() -> None:
-    made = table(own("a", "phoneme", 5.0, **other(own("a", "phoneme", 5.0), name="mine")))
-    assert measured(made)[0][4] == "5.0 [4.0, 7.0]"
-    two = Suite(rows=[*SUITE.rows, SuiteRow(task="phoneme", recipe="phoneme", corpus="mine")])
-    records = [own("a", "phoneme", 5.0, **other(own("a", "phoneme", 5.0), name="mine"))]
-    found = build("two", two, records, lambda _: (), as_shipped)
-    assert [column.row.corpus for column in found.columns] == ["mine"]
+def test_a_corpus_of_another_name_is_found_by_its_folder() -> None:
+    mine = own("a", "phoneme", 5.0)
+    assert not table(replace(mine, **other(mine, name="mine"))).columns
+    found = table(replace(mine, **other(mine, name="mine", folder="librispeech")))
+    assert measured(found)[0][4] == "5.0 [4.0, 7.0]"
 
 
 def test_rows_without_points_stand_by_their_mean_place() -> None:
