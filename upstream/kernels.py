@@ -4,7 +4,8 @@ Each equals its plain form in value. Shapes: B batch, H heads, Q queries, T fram
 head, C and O channels in and out, K kernel.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Protocol
 
 import torch
@@ -60,7 +61,8 @@ def fused_conv(x: Tensor, norm: nn.LayerNorm, weight: Tensor) -> Tensor:
 
     x (B, T, C) lies in memory as cuDNN's channels_last, so that nothing is copied.
     """
-    y = F.conv2d(_planes(norm_gelu(x, norm.weight, norm.bias)), weight[:, :, None], stride=(1, 2))
+    h = compiled()(x, norm.weight, norm.bias)
+    y = F.conv2d(_planes(h), weight[:, :, None], stride=(1, 2))
     return y.squeeze(2).transpose(1, 2)
 
 
@@ -84,11 +86,15 @@ def _planes(x: Tensor) -> Tensor:
     return x.transpose(1, 2)[:, :, None]
 
 
-def _norm_gelu(x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
+@cache  # torch.compile() takes two seconds to import, which no other command should wait for
+def compiled() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Return norm_gelu() as one kernel, for any length."""
+    return torch.compile(norm_gelu, dynamic=True)
+
+
+def norm_gelu(x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
+    """Return gelu(LayerNorm(x)) for x (B, T, C), in the type of x."""
     return F.gelu(F.layer_norm(_full(x), x.shape[-1:], gain, bias, EPS)).to(x.dtype)
-
-
-norm_gelu = torch.compile(_norm_gelu, dynamic=True)  # one kernel, of any length
 
 
 def draw(shape: torch.Size, p: float) -> Tensor:

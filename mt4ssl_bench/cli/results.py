@@ -132,18 +132,20 @@ def runs(
     Example: mt4ssl-bench runs runs
     """
     from mt4ssl_bench.errors import CheckpointError
-    from mt4ssl_bench.results import runs as of
+    from mt4ssl_bench.results.runs import LOG, runs_below, table
 
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder; expected one with runs in it")
-    if not (found := of.runs(folder)):
+    if not (found := runs_below(folder)):
         raise CheckpointError(
-            f"{folder}: no {of.LOG} below it; expected the --out folder of 'mt4ssl-bench pretrain'"
+            f"{folder}: no {LOG} below it; expected the --out folder of 'mt4ssl-bench pretrain'"
         )
-    stdout.print(of.table(found, folder), soft_wrap=False)
+    stdout.print(table(found, folder), soft_wrap=False)
     for run in found:
         if run.unreadable:
-            stdout.print(f"{run.folder}: {run.unreadable} lines at the log's end cannot be read")
+            stdout.print(
+                f"{run.folder}: lines at the log's end that cannot be read: {run.unreadable}"
+            )
 
 
 def print_leaderboard(folder: Path, form: Format) -> None:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from mt4ssl_bench.device import fix_arithmetic
 from mt4ssl_bench.encoders.kind import ENCODERS
 from mt4ssl_bench.encoders.kinds.s3prl import s3prl_names
 from mt4ssl_bench.encoders.names import is_run
@@ -25,6 +26,8 @@ def load_upstream(name: str, *, device: str = "cpu") -> Upstream:
         UpstreamError, ConfigError, CheckpointError: If there is no such upstream.
     """
     kind, argument = split_kind(name)
+    if device.startswith("cuda"):
+        fix_arithmetic()  # a program has the same features as the commands
     return ENCODERS.get(kind).load(argument, device=device)
 
 

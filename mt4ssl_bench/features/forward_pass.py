@@ -159,15 +159,11 @@ class Pass:
     ) -> list[Named]:
         """Return a batch's features.
 
-        A batch that does not fit into the device's memory is run in halves. If one fails otherwise,
-        each utterance is run on its own, to name the one that is the reason.
+        If the batch fails, each utterance is run on its own, to name the one that is the reason.
         """
         rows: list[Tensor] = []  # (L, T, D) of each waveform
         try:
             rows = self._extract([wave for waves in audios for wave in waves])
-        except torch.OutOfMemoryError as error:
-            if len(ids) > 1:
-                return self._halves(ids, audios, error)
         except Exception as error:  # noqa: BLE001 - a model may fail in any way
             LOGGER.debug("running the %d utterances of a batch one by one: %r", len(ids), error)
         if not rows or not _finite(rows):
@@ -183,23 +179,6 @@ class Pass:
             if empty := [name for name, row in zip(ids, rows, strict=True) if not _finite([row])]:
                 raise UpstreamError(f"utterance '{empty[0]}': no frame is left to average")
         return [(name, row.numpy()) for name, row in zip(ids, rows, strict=True)]
-
-    def _halves(
-        self, ids: Sequence[str], audios: Sequence[Sequence[audio.Samples]], error: Exception
-    ) -> list[Named]:
-        if not self._halved:
-            LOGGER.warning(
-                "%s: out of device memory on a batch of %d utterances (%s); run in halves from "
-                "here on where needed",
-                self.upstream.name,
-                len(ids),
-                first_line(error),
-            )
-        self._halved, middle = True, len(ids) // 2
-        return [
-            *self._forward(ids[:middle], audios[:middle]),
-            *self._forward(ids[middle:], audios[middle:]),
-        ]
 
     def _extract_one(self, name: str, waves: Sequence[audio.Samples]) -> list[Tensor]:
         where = f"utterance '{name}' ({len(waves[0]) / audio.RATE:.2f} s)"
@@ -218,7 +197,27 @@ class Pass:
         return rows
 
     def _extract(self, waves: Sequence[audio.Samples]) -> list[Tensor]:
-        """Return each waveform's real frames (L, T, D)."""
+        """Return each waveform's real frames (L, T, D), in halves where memory ends."""
+        try:
+            return self._extract_together(waves)
+        except torch.OutOfMemoryError as error:
+            if len(waves) == 1:
+                raise
+            reason = first_line(error)
+        # outside the block above: its traceback holds what the failed pass had computed
+        if not self._halved:
+            self._halved = True
+            LOGGER.warning(
+                "%s: out of device memory on a batch of %d waveforms (%s); from here on, such "
+                "batches are run in halves",
+                self.upstream.name,
+                len(waves),
+                reason,
+            )
+        middle = len(waves) // 2
+        return [*self._extract(waves[:middle]), *self._extract(waves[middle:])]
+
+    def _extract_together(self, waves: Sequence[audio.Samples]) -> list[Tensor]:
         upstream = self.upstream
         least = round(SHORTEST * audio.RATE) if self.effects else 0
         if short := [number for number, wave in enumerate(waves) if len(wave) < least]:

@@ -4,7 +4,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, cast
 
@@ -14,6 +14,7 @@ from mt4ssl_bench.files import is_locked
 from mt4ssl_bench.text import shorten
 
 LOG, CONFIG = "log.jsonl", "config.json"
+MODEL = "model.pt"  # of heads, or of a fine-tuned model, once they are trained
 TAIL = 2**16  # bytes at the end of a log that are read
 PLACE = {"step", "epoch", "seconds", "audio_hours", "audio_seconds_per_second", "waiting_share"}
 State = Literal["running", "finished", "stopped", "new"]
@@ -28,7 +29,7 @@ class Run:
         steps: Updates of the whole run; None where no config is stored.
         last: The last training line of the log.
         valid: The last validation line.
-        unreadable: Lines at the log's end that are no JSON objects with a step.
+        unreadable: Lines at the log's end that are no JSON objects of numbers with a step.
     """
 
     folder: Path
@@ -59,7 +60,7 @@ class Run:
         return {k: v for k, v in self.last.items() if k not in PLACE and k != "lr"}
 
 
-def runs(folder: Path) -> list[Run]:
+def runs_below(folder: Path) -> list[Run]:
     """Return the runs in `folder` and below it, by path."""
     return [read_run(log.parent) for log in sorted(folder.rglob(LOG))]
 
@@ -79,7 +80,7 @@ def read_run(folder: Path) -> Run:
         pace=_pace(trained),
         unreadable=unreadable,
     )
-    return Run(**{**vars(run), "state": _state(run)})
+    return replace(run, state=_state(run))
 
 
 def table(found: list[Run], root: Path) -> Table:
@@ -106,7 +107,8 @@ def table(found: list[Run], root: Path) -> Table:
 
 
 def _state(run: Run) -> State:
-    if run.steps is not None and run.step >= run.steps:
+    trained = any((place / MODEL).exists() for place in (run.folder, run.folder.parent))
+    if trained or (run.steps is not None and run.step >= run.steps):
         return "finished"
     if is_locked(run.folder):
         return "running"
@@ -122,10 +124,13 @@ def _steps(config: Path) -> int | None:
 
 def _tail(log: Path) -> tuple[list[Line], int]:
     """Return the lines at the end of a log, and how many of them cannot be read."""
-    with log.open("rb") as file:
-        size = file.seek(0, 2)
-        file.seek(max(size - TAIL, 0))
-        texts = file.read().decode("utf-8", errors="replace").splitlines()
+    try:
+        with log.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(size - TAIL, 0))
+            texts = file.read().decode("utf-8", errors="replace").splitlines()
+    except OSError:  # a folder of that name, or a file that this user may not read
+        return [], 1
     lines = list(_parsed(texts[1:] if size > TAIL else texts))
     good = [line for line in lines if line is not None]
     return good, len(lines) - len(good)
@@ -139,7 +144,8 @@ def _parsed(texts: list[str]) -> Iterator[Line | None]:
             yield None
             continue
         fits = isinstance(line, dict) and isinstance(line.get("step"), int)
-        yield cast("Line", line) if fits else None
+        numbers = fits and all(isinstance(value, int | float) for value in line.values())
+        yield cast("Line", line) if numbers else None
 
 
 def _pace(lines: list[Line]) -> float | None:

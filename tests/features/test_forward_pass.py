@@ -165,6 +165,9 @@ def test_a_batch_that_does_not_fit_is_run_in_halves_and_said_once(
     assert line.startswith("small: out of device memory on a batch of")
     with pytest.raises(UpstreamError, match="failed on utterance .*CUDA out of memory"):
         collect(Pass(Small(room=0)), cuts)
+    crops = Crops(seconds=0.2, count=4)  # four waveforms of one utterance do not fit, either
+    expected, found = (collect(Pass(model, crops), cuts[:1]) for model in (roomy, Small(room=1)))
+    assert np.array_equal(found[cuts[0].id], expected[cuts[0].id])
 
 
 def test_batches_come_in_order_and_no_more_than_some_are_read_ahead() -> None:

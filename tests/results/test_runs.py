@@ -7,7 +7,7 @@ import pytest
 from filelock import FileLock
 
 from builders import call, refused, rendered
-from mt4ssl_bench.results.runs import Run, read_run, runs, table
+from mt4ssl_bench.results.runs import Run, read_run, runs_below, table
 
 
 def write_run(folder: Path, *steps: int, of: int = 400, extra: str = "") -> Path:
@@ -38,7 +38,7 @@ def test_states(tmp_path: Path) -> None:
     going = write_run(tmp_path / "going", 1, 100)
     write_run(tmp_path / "deep" / "new")
     with FileLock(going / ".lock"):
-        found = {run.folder.name: run for run in runs(tmp_path)}
+        found = {run.folder.name: run for run in runs_below(tmp_path)}
     assert {name: run.state for name, run in found.items()} == {
         "done": "finished", "going": "running", "new": "new",
     }  # fmt: skip
@@ -48,13 +48,32 @@ def test_states(tmp_path: Path) -> None:
 
 
 def test_damaged_parts_count_as_missing(tmp_path: Path) -> None:
-    run = read_run(write_run(tmp_path / "torn", 1, 100, extra='{"step": 12\n[1]\n\xff\x00\n'))
-    assert (run.step, run.unreadable) == (100, 3)
+    torn = (
+        '{"step": 12\n[1]\n\xff\x00\n{"step": 300, "online": "a"}\n{"step": 300, "online": null}\n'
+    )
+    run = read_run(write_run(tmp_path / "torn", 1, 100, extra=torn))
+    assert (run.step, run.unreadable) == (100, 5)
     (tmp_path / "torn" / "config.json").write_text("{")
     run = read_run(tmp_path / "torn")
     assert (run.steps, run.seconds_left) == (None, None)
     (tmp_path / "torn" / "log.jsonl").write_text("")
     assert read_run(tmp_path / "torn").state == "new"
+
+
+def test_a_log_that_is_none_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "odd" / "log.jsonl").mkdir(parents=True)
+    assert call("runs", tmp_path) == 0
+    assert "odd: lines at the log's end that cannot be read: 1" in capsys.readouterr().out
+
+
+def test_heads_are_trained_once_their_model_is_there(tmp_path: Path) -> None:
+    heads = write_run(tmp_path / "heads", 1, 100)
+    rate = write_run(heads / "lr-0.01-seed-1", 1, 100)
+    for folder in (heads, rate):
+        (folder / "config.json").unlink()
+        assert read_run(folder).state == "stopped"
+    (heads / "model.pt").touch()
+    assert {run.state for run in runs_below(tmp_path)} == {"finished"}
 
 
 def test_only_the_end_of_a_long_log_is_read(tmp_path: Path) -> None:
@@ -68,7 +87,7 @@ def test_the_table_fits_a_terminal_of_80_columns(tmp_path: Path) -> None:
     name = "mt4ssl_base-with_a_name_that_says_everything-and-more"
     write_run(tmp_path / name, 1, 100, of=400_000)
     write_run(tmp_path / "b", 1, 400)
-    text = rendered(table(runs(tmp_path), tmp_path), width=80)
+    text = rendered(table(runs_below(tmp_path), tmp_path), width=80)
     assert max(map(len, text.splitlines())) <= 80
     assert "mt4ssl_bas…ng-and-more" in text
     assert "100/400,000" in text
