@@ -6,13 +6,14 @@ A row that has a record is not computed again.
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.device import pick_device
 from mt4ssl_bench.downstream.clock import Clock
-from mt4ssl_bench.downstream.job import Job
+from mt4ssl_bench.downstream.job import Fold, Job, taken
 from mt4ssl_bench.downstream.layers.score_task import score_task
 from mt4ssl_bench.downstream.plan import plan
 from mt4ssl_bench.downstream.reference_checks import check_fold, check_references
@@ -128,12 +129,13 @@ def _compute(row: Row, model: Upstream, *, device: str, store: Path, out: Path) 
         result, path = write_layers(model, job, scored, device=device, clock=clock, out=out)
         _report(row, result, path, f"layer {scored.layer}, chosen on {scored.chosen_on}")
         return result
-    folds, counts = job.folds(), Counter[str]()
-    for fold in folds:
-        counts.update({f"{role}_utterances": len(cuts) for role, cuts in fold.cuts.items()})
+    folds, counts = list[Fold](), Counter[str]()
+    for fold in job.folds():
         counts.update(check_fold(job, fold) if fold.name else {})
         counts.update(check_references(job, fold.task, fold.cuts, fold.name))
-        counts.update(fold.task.look_at(fold.cuts))
+        cuts, found = taken(fold.task, fold.cuts)
+        counts.update(found)
+        folds.append(replace(fold, cuts=cuts))
     if job.config.mode == "finetune":
         trained = train_finetuned(model, job, folds, folder=row.folder, device=device, clock=clock)
     else:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.corpus_info import SplitInfo
 from mt4ssl_bench.data.cut import Cut, field_of
-from mt4ssl_bench.data.lists import Rows
 from mt4ssl_bench.downstream.config import BaseConfig, TaskConfig
 from mt4ssl_bench.downstream.task import TASKS, BaseTask, Task
 from mt4ssl_bench.encoders.protocol import Upstream
@@ -26,7 +25,7 @@ class Fold:
     """
 
     task: Task
-    cuts: Mapping[str, list[Cut]]
+    cuts: Mapping[str, Sequence[Cut]]
     name: str = ""
 
 
@@ -95,18 +94,18 @@ class Job:
         """Return the cuts of splits(), at most `limit` of them."""
         return sample(self.all_cuts(role), self.limit)
 
-    def lists(self) -> dict[str, Rows]:
-        """Return the lists of the corpus that the task reads."""
-        fields = self.kind(self.config).fields(self.config)
-        names = [field.removeprefix("list:") for field in fields if field.startswith("list:")]
-        return {name: self.corpus.list(name) for name in names}
+    def task(self) -> BaseTask:
+        """Return a new task with the lists of the corpus."""
+        task = self.kind(self.config)
+        task.lists = {name: self.corpus.list(name) for name in self.corpus.info.lists}
+        return task
 
     def folds(self) -> list[Fold]:
         """Return the trainings: one, or one for each value of the task's fold label."""
         label = self.kind.folds
         if not label:
             return [self._fold({role: self.cuts(role) for role in ROLES})]
-        cuts, task = self.cuts("test"), self._task()
+        cuts, task = self.cuts("test"), self._trained()
         folds = []
         for name in sorted({field_of(cut, label) for cut in cuts}):
             train, valid = task.hold_out([cut for cut in cuts if field_of(cut, label) != name])
@@ -115,14 +114,13 @@ class Job:
         return folds
 
     def _fold(self, cuts: Mapping[str, list[Cut]], name: str = "") -> Fold:
-        task = self._task()
+        task = self._trained()
         task.fit_units(cuts["train"])
         return Fold(task, cuts, name)
 
-    def _task(self) -> Task:
-        task = self.kind(self.config)
+    def _trained(self) -> Task:
+        task = self.task()
         assert isinstance(task, Task)
-        task.lists = {name: self.corpus.list(name) for name in self.corpus.info.lists}
         return task
 
     def forward_pass(self, upstream: Upstream, role: str) -> Pass:
@@ -153,6 +151,20 @@ class Job:
     def key(self, upstream: Upstream, *, training: bool = False) -> str:
         """Return the key of identity()."""
         return self.identity(upstream, training=training).key
+
+
+def taken(
+    task: BaseTask, cuts: Mapping[str, Sequence[Cut]]
+) -> tuple[Mapping[str, Sequence[Cut]], dict[str, int]]:
+    """Let a task take the cuts by role; return those that can be used, and counts for the record.
+
+    Raises:
+        CorpusError: See BaseTask.take.
+    """
+    used = task.take(cuts)
+    counts = {f"{role}_utterances": len(each) for role, each in cuts.items()} | task.counts
+    left_out = {f"{role}_left_out": len(cuts[role]) - len(each) for role, each in used.items()}
+    return used, counts | {name: number for name, number in left_out.items() if number}
 
 
 def sample(cuts: Iterable[Cut], limit: int | None) -> list[Cut]:

@@ -12,10 +12,10 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from mt4ssl_bench.data.cut import Cut, field_of, labels_of, speaker_of
+from mt4ssl_bench.data.cut import FOLD, Cut, field_of, labels_of, speaker_of
 from mt4ssl_bench.data.effects import Effect
 from mt4ssl_bench.data.epoch_order import Places
-from mt4ssl_bench.data.lists import Lists, Rows
+from mt4ssl_bench.data.lists import Lists
 from mt4ssl_bench.downstream import tasks
 from mt4ssl_bench.downstream.config import BaseConfig, TaskConfig
 from mt4ssl_bench.downstream.training.trained import WithLM
@@ -49,7 +49,9 @@ class BaseTask(ABC):
         folds: The label whose values are held out in turn; "" for the corpus's own splits.
         modes: Values of `mode` that it can be trained in.
         Config: Class of its config, which has its keys and their defaults.
-        lists: Rows of the corpus's lists by name.
+        config: An instance of Config.
+        lists: Rows of the corpus's lists by name, set before take().
+        counts: Of what could not be scored, for the record.
     """
 
     name: ClassVar[str]
@@ -65,11 +67,12 @@ class BaseTask(ABC):
     folds: ClassVar[str] = ""
     modes: ClassVar[tuple[str, ...]] = ("frozen", "finetune")
     Config: ClassVar[type[BaseConfig]]
+    config: BaseConfig
     lists: Lists = MappingProxyType({})
 
-    @abstractmethod
     def __init__(self, config: BaseConfig) -> None:
-        """Take the config, an instance of Config."""
+        self.config = config
+        self.counts: dict[str, int] = {}
 
     @classmethod
     def fields(cls, config: BaseConfig) -> tuple[str, ...]:  # noqa: ARG003 - most have one answer
@@ -78,6 +81,16 @@ class BaseTask(ABC):
 
     def check(self) -> None:  # noqa: B027 - most need nothing
         """Raise BenchError if the config needs what this machine lacks."""
+
+    def take(self, cuts: Mapping[str, Sequence[Cut]]) -> Mapping[str, Sequence[Cut]]:
+        """Take the cuts by role before any computation; return those that can be used.
+
+        What is found goes into `counts`.
+
+        Raises:
+            CorpusError: If the task cannot be trained or scored on them.
+        """
+        return cuts
 
     @property
     def metric(self) -> Metric:
@@ -124,18 +137,6 @@ class LayerTask(BaseTask):
     Config: ClassVar[type[BaseConfig]] = BaseConfig
     shared: ClassVar[str] = ""
 
-    def take(
-        self,
-        cuts: Mapping[str, Sequence[Cut]],
-        lists: Mapping[str, Rows],  # noqa: ARG002 - for tasks that read some
-    ) -> Mapping[str, Sequence[Cut]]:
-        """Take the cuts by role and the lists by name; return the cuts that can be scored.
-
-        Raises:
-            CorpusError: If a role has none.
-        """
-        return cuts
-
     @abstractmethod
     def score(self, cuts: Sequence[Cut], features: FeatureSet, stride: int, device: str) -> Scored:
         """Return the answers of each layer.
@@ -160,7 +161,6 @@ class Task(BaseTask):
 
     Attributes:
         pooled: Whether heads read means over time instead of frames.
-        counts: Of what the last answers() could not score, for the record.
         learns_silence: Whether utterances in which nobody speaks are trained on.
         stride: Samples from frame to frame of the upstream, set before anything is trained.
     """
@@ -169,10 +169,7 @@ class Task(BaseTask):
     learns_silence: ClassVar[bool] = False
     stride: int = 320
     Config: ClassVar[type[TaskConfig]] = TaskConfig
-
-    def __init__(self, config: TaskConfig) -> None:
-        self.config = config
-        self.counts: dict[str, int] = {}
+    config: TaskConfig
 
     def unlearnable(self, cuts: Iterable[Cut]) -> str:  # noqa: ARG002 - for those that need more
         """Return what the training cuts lack ("needs two speakers"), or ""."""
@@ -181,14 +178,6 @@ class Task(BaseTask):
     @abstractmethod
     def fit_units(self, cuts: Sequence[Cut]) -> None:
         """Take units or labels from the training split only."""
-
-    def look_at(self, cuts: Mapping[str, Sequence[Cut]]) -> dict[str, int]:  # noqa: ARG002
-        """Take what is needed of the cuts by role, before training; return counts for the record.
-
-        Raises:
-            CorpusError: If the task cannot be scored on them.
-        """
-        return {}
 
     def usable(self, cuts: Sequence[Cut]) -> list[Cut]:
         """Return the training cuts that are long enough."""
@@ -310,7 +299,7 @@ class Task(BaseTask):
             )
             labels = dict(labels_of(cut))
             if self.folds:
-                labels["fold"] = field_of(cut, self.folds)
+                labels[FOLD] = field_of(cut, self.folds)
             if labels:
                 answers[-1]["labels"] = labels
         return answers

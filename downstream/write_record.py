@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from mt4ssl_bench import results
-from mt4ssl_bench.data.cut import Cut
+from mt4ssl_bench.data.cut import FOLD, Cut
 from mt4ssl_bench.downstream.clock import Clock
 from mt4ssl_bench.downstream.find_record import former
 from mt4ssl_bench.downstream.job import Job, named
@@ -69,7 +69,7 @@ def write_record(
         layer_weights=trained.layer_weights,
         layer_norms=trained.layer_norms,
         seeds=list(job.training.seeds),
-        counts={**counts, **trained.counts, **task.counts, **unscored},
+        counts={**task.counts, **counts, **trained.counts, **unscored},
         lm_weights=_of_seeds(
             {each.seed: each.with_lm.weights for each in trained.decoded if each.with_lm}
         ),
@@ -229,5 +229,5 @@ def _fold_values(task: Task, answers: Sequence[Answer]) -> dict[str, float]:
     """Return the main metric of each fold, of several seeds their mean; none without folds."""
     folds: dict[str, list[Answer]] = {}
     for answer in answers if task.folds else ():
-        folds.setdefault(answer["labels"]["fold"], []).append(answer)
+        folds.setdefault(answer["labels"][FOLD], []).append(answer)
     return {name: task.metric.system(part).value for name, part in folds.items()}

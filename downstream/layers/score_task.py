@@ -6,7 +6,7 @@ from statistics import stdev
 from typing import Protocol
 
 from mt4ssl_bench.downstream.clock import Clock
-from mt4ssl_bench.downstream.job import Job
+from mt4ssl_bench.downstream.job import Job, taken
 from mt4ssl_bench.downstream.task import LayerTask, Scored
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import CorpusError
@@ -71,7 +71,7 @@ def score_task(
     Raises:
         CorpusError: If the test split holds nothing to score.
     """
-    task = job.kind(job.config)
+    task = job.task()
     assert isinstance(task, LayerTask)
     on, counts = _scorer(task, model, job, store, device)
     test = on("test")
@@ -116,10 +116,8 @@ def _scorer(
     task: LayerTask, model: Upstream, job: Job, store: FeatureStore, device: str
 ) -> tuple[_Score, dict[str, int]]:
     """Return the function that scores a role, and the numbers of utterances."""
-    everything, info = {role: job.cuts(role) for role in job.roles}, job.corpus.info
-    counts = {f"{role}_utterances": len(each) for role, each in everything.items()}
-    cuts = task.take(everything, job.lists())
-    lost = {f"{role}_left_out": len(everything[role]) - len(cuts[role]) for role in cuts}
+    cuts, counts = taken(task, {role: job.cuts(role) for role in job.roles})
+    info = job.corpus.info
 
     def features_of(role: str) -> FeatureSet:
         work, split = job.forward_pass(model, role), job.split(role)
@@ -134,4 +132,4 @@ def _scorer(
             features = JointFeatures({cut.id: parts[name] for name in parts for cut in cuts[name]})
         return (other or task).score(cuts[role], features, model.stride, device)
 
-    return score, counts | {name: number for name, number in lost.items() if number}
+    return score, counts

@@ -83,7 +83,7 @@ def survey(
         raise ConfigError(f"--split {role}: {hint(role, ROLES)}")
     aligned = PHONES in opened.info.fields
     job = plan("abx" if aligned else "abx_word", opened, overrides)
-    task = job.kind(job.config)
+    task = job.task()
     assert isinstance(task, LayerTask)
     model = load_upstream(upstream, device=device)
     cuts = job.cuts(role)

@@ -90,10 +90,12 @@ class ABX(LayerTask):
     metrics: ClassVar[tuple[str | Metric, ...]] = ("abx_within", "abx_across")
     reads: ClassVar[tuple[str, ...]] = ("speaker", "turns:phones")
     Config: ClassVar[type[TripletConfig]] = PhoneConfig
+    config: TripletConfig
     over: ClassVar[Over] = "groups"  # where speakers are; see answers_of()
 
     def __init__(self, config: TripletConfig) -> None:
-        self.config, self.triplets = config, config.triplets
+        super().__init__(config)
+        self.triplets = config.triplets
 
     @classmethod
     def fields(cls, config: BaseConfig) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+from mt4ssl_bench.data.cut import FOLD
 from mt4ssl_bench.downstream.heads.labels import LabelTask
 
 
@@ -12,7 +13,7 @@ class Emotion(LabelTask):
     superb: ClassVar[str] = "ER"
     full_hours: ClassVar[float] = 5.0  # IEMOCAP's four classes: 7 h
     labels: ClassVar[tuple[str, ...]] = ("emotion",)
-    folds: ClassVar[str] = "fold"
+    folds: ClassVar[str] = FOLD
 
 
 TASK = Emotion

@@ -11,7 +11,6 @@ import torch
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.cut import Cut, speaker_of
 from mt4ssl_bench.data.effects import Effect, Gain
-from mt4ssl_bench.data.lists import Rows
 from mt4ssl_bench.downstream.config import BaseConfig
 from mt4ssl_bench.downstream.job import named
 from mt4ssl_bench.downstream.layers.search import (
@@ -56,23 +55,22 @@ class QueryByExample(LayerTask):
     shared: ClassVar[str] = "documents"
     effects: ClassVar[tuple[Effect, ...]] = (Gain(-3.0),)
     Config: ClassVar[type[BaseConfig]] = QueryConfig
+    config: QueryConfig
 
     def __init__(self, config: QueryConfig) -> None:
-        self.config = config
+        super().__init__(config)
         self.documents: list[Cut] = []
         self.matches: dict[str, set[str]] = {}  # by query
 
-    def take(
-        self, cuts: Mapping[str, Sequence[Cut]], lists: Mapping[str, Rows]
-    ) -> Mapping[str, Sequence[Cut]]:
-        """See LayerTask.take: documents, which of them contain which query, silent queries."""
+    def take(self, cuts: Mapping[str, Sequence[Cut]]) -> Mapping[str, Sequence[Cut]]:
+        """See BaseTask.take: documents and what they contain; silent queries are left out."""
         # neighbors of similar length are searched together
         self.documents = sorted(cuts[self.shared], key=lambda cut: (cut.duration, cut.id))
         documents = {cut.id for cut in self.documents}
         queries = {role: each for role, each in cuts.items() if role != self.shared}
         self.matches = {cut.id: set() for each in queries.values() for cut in each}
         lost = []
-        for row in lists["matches"]:
+        for row in self.lists["matches"]:
             query, document = row.get("query_id", ""), row.get("document_id", "")
             if query in self.matches and document in documents:
                 self.matches[query].add(document)
@@ -82,8 +80,9 @@ class QueryByExample(LayerTask):
             LOGGER.warning(
                 "query: skipping %d of %d rows of list 'matches', which name no query of valid and "
                 "test or no document: %s",
-                *(len(lost), len(lists["matches"]), named(lost)),
+                *(len(lost), len(self.lists["matches"]), named(lost)),
             )
+            self.counts["matches_left_out"] = len(lost)
         heard = {role: _audible(each, role) for role, each in queries.items()}
         return {self.shared: self.documents, **heard}
 

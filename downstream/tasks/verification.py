@@ -36,6 +36,7 @@ from mt4ssl_bench.settings import FROZEN, Json
 from mt4ssl_bench.training.optim import OptimConfig
 
 LISTS = {"valid": "valid_trials", "test": "trials"}
+UNSCORED = "trials_without_frames"  # in counts
 LOGGER = logging.getLogger(__name__)
 
 
@@ -131,9 +132,9 @@ class Verification(Task):
         """See Task.frames_needed."""
         return NEEDED
 
-    def look_at(self, cuts: Mapping[str, Sequence[Cut]]) -> dict[str, int]:
-        """See Task.look_at: take the trials of valid and test."""
-        counts, heard = {}, {speaker_of(cut) for cut in cuts["train"]}
+    def take(self, cuts: Mapping[str, Sequence[Cut]]) -> Mapping[str, Sequence[Cut]]:
+        """See BaseTask.take: the trials of valid and test."""
+        heard = {speaker_of(cut) for cut in cuts["train"]}
         self.trials = []
         for role, name in LISTS.items():
             speakers = {cut.id: speaker_of(cut) for cut in cuts[role]}
@@ -145,10 +146,10 @@ class Verification(Task):
                 trials = make_trials(speakers, self.config.valid_trials)
             usable = usable_trials(trials, speakers, where, heard)
             self.trials += usable
-            counts[f"{role}_trials"] = len(usable)
+            self.counts[f"{role}_trials"] = len(usable)
             if len(usable) < len(trials):
-                counts[f"{role}_trials_left_out"] = len(trials) - len(usable)
-        return counts
+                self.counts[f"{role}_trials_left_out"] = len(trials) - len(usable)
+        return cuts
 
     def usable(self, cuts: Sequence[Cut]) -> list[Cut]:
         """See Task.usable: longer than min_seconds and NEEDED frames, without pauses."""
@@ -206,14 +207,15 @@ class Verification(Task):
         return answers
 
     def _count_unscored(self, trials: int, names: Sequence[str]) -> None:
-        counts = {"trials_without_frames": trials} if trials else {}
-        if counts and counts != self.counts:  # validation asks often
+        counted = self.counts.pop(UNSCORED, 0)
+        if trials:
+            self.counts[UNSCORED] = trials
+        if trials not in {0, counted}:  # validation asks often
             LOGGER.warning(
                 "task '%s': %d trials not scored: without pauses, fewer than %d frames are left "
                 "of %d utterances: %s",
                 *(self.name, trials, NEEDED, len(names), named(names)),
             )
-        self.counts = counts
 
 
 TASK = Verification

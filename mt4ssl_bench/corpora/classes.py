@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from mt4ssl_bench.corpora.check_report import Collector, LabelFacts, SplitFacts, TurnFacts
 from mt4ssl_bench.corpora.rows import Row
 from mt4ssl_bench.data.corpus import SID_PREFIX
-from mt4ssl_bench.data.cut import SLOTS
+from mt4ssl_bench.data.cut import FOLD, SLOTS
 
 EVALUATION = ("valid", "test")
-FOLD = "fold"  # the label that deals a corpus over folds: its values are no classes
 
 
 class Classes:
@@ -32,7 +31,7 @@ class Classes:
     def compare(self, found: Collector) -> None:
         """Report the labels that only training, or only an evaluation split has."""
         splits = {split for split, _ in self._labels if not split.startswith(SID_PREFIX)}
-        for split, name in [key for key in self._labels if key[1] != FOLD]:
+        for split, name in [key for key in self._labels if key[1] != FOLD]:  # no class
             known = self._labels.get(("train", name), Counter())
             labels = self._labels[split, name]
             if split in EVALUATION and known:

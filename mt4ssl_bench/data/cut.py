@@ -13,6 +13,7 @@ from mt4ssl_bench.settings import Json
 
 SHARDED_LABELS = "utterance_labels"  # where shards keep them: their "labels" are cluster ids
 SLOTS = "slots"  # the label that has one value for each word of the text
+FOLD = "fold"  # the label that deals a corpus over folds, and names the fold of an answer
 SPOKEN = frozenset(["text", "phones", SLOTS])  # fields that are empty where nobody speaks
 
 

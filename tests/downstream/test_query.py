@@ -206,6 +206,7 @@ def test_what_cannot_be_scored_is_left_out_named_and_counted(
         "documents_utterances": 7,
         "valid_utterances": 3,
         "test_left_out": 1,
+        "matches_left_out": 2,
         "queries": 2,
         "occurrences": 7,
         "queries_without_occurrence": 1,

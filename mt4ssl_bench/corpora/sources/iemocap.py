@@ -11,6 +11,7 @@ from mt4ssl_bench.corpora.audio_files import made_by_people
 from mt4ssl_bench.corpora.layout import numbered_lines, root_of
 from mt4ssl_bench.corpora.rows import Row
 from mt4ssl_bench.corpora.source import Options, Source
+from mt4ssl_bench.data.cut import FOLD
 from mt4ssl_bench.errors import CorpusError
 
 SESSIONS = range(1, 6)
@@ -71,7 +72,7 @@ def _turns(file: Path, folder: Path, fold: str) -> Iterator[Row]:
 
 
 def _turn(path: Path, speaker: str, emotion: str, fold: str) -> Row:
-    labels = {"emotion": emotion, "fold": fold}
+    labels = {"emotion": emotion, FOLD: fold}
     return Row(
         id=path.stem, path=path, speaker=speaker, language="en", labels=labels, split="train"
     )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mt4ssl_bench.data.cut import FOLD
 from mt4ssl_bench.results.answers import Answer, Counts
 from mt4ssl_bench.results.intervals import Floats, Resampled
 from mt4ssl_bench.results.metrics.metric import Confusions, Metric, RatioOfSums
@@ -33,7 +34,7 @@ ACC = Metric(
 
 
 class MeanOfFolds:
-    """The mean of the folds' accuracies; an answer's label "fold" names its fold."""
+    """The mean of the folds' accuracies; an answer's label FOLD names its fold."""
 
     def __call__(self, answers: Sequence[Answer], weights: Floats | None = None, /) -> float:
         """See Value."""
@@ -42,7 +43,7 @@ class MeanOfFolds:
 
     def resampled(self, answers: Sequence[Answer], /) -> Resampled:
         """See Fast."""
-        names = [answer.get("labels", {}).get("fold", "") for answer in answers]
+        names = [answer.get("labels", {}).get(FOLD, "") for answer in answers]
         member = np.array([[name == fold for fold in sorted(set(names))] for name in names], float)
         right = np.array([[a["reference"] == a["hypothesis"]] for a in answers]) * member  # (N, F)
 
