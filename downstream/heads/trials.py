@@ -6,6 +6,7 @@ import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from mt4ssl_bench.data.lists import Rows, check_columns
 from mt4ssl_bench.downstream.job import named
 from mt4ssl_bench.errors import CorpusError
 
@@ -22,19 +23,15 @@ class Trial(NamedTuple):
     test: str
 
 
-def read_trials(rows: Sequence[Mapping[str, str]], where: str) -> list[Trial]:
+def read_trials(rows: Rows, where: str) -> list[Trial]:
     """Return the trials of a list with the columns label (1 or 0), enrol_id and test_id.
 
     Raises:
         CorpusError: If a column is missing, or a label is another one.
     """
+    check_columns(rows, COLUMNS, where)
     trials = []
     for number, row in enumerate(rows, start=1):
-        if missing := [column for column in COLUMNS if column not in row]:
-            raise CorpusError(
-                f"{where}: no column {missing[0]}; expected {', '.join(COLUMNS)}, has "
-                f"{', '.join(row)}"
-            )
         label, enrol, test = (row[column] for column in COLUMNS)
         if label not in LABELS:
             raise CorpusError(

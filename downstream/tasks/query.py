@@ -11,6 +11,7 @@ import torch
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.cut import Cut, speaker_of
 from mt4ssl_bench.data.effects import Effect, Gain
+from mt4ssl_bench.data.lists import check_columns
 from mt4ssl_bench.downstream.config import BaseConfig
 from mt4ssl_bench.downstream.job import named
 from mt4ssl_bench.downstream.layers.search import (
@@ -29,6 +30,7 @@ from mt4ssl_bench.results.intervals import Floats
 from mt4ssl_bench.results.metrics import Metric
 
 LOGGER = logging.getLogger(__name__)
+COLUMNS = ("query_id", "document_id")  # of the list
 DECIMALS = 4  # of a score, as in the files that s3prl writes for QUESST's scorer
 ABOUT = {  # what is counted
     "queries_without_occurrence": "queries that occur in no document are left out",
@@ -70,8 +72,9 @@ class QueryByExample(LayerTask):
         queries = {role: each for role, each in cuts.items() if role != self.shared}
         self.matches = {cut.id: set() for each in queries.values() for cut in each}
         lost = []
-        for row in self.lists["matches"]:
-            query, document = row.get("query_id", ""), row.get("document_id", "")
+        rows = self.lists["matches"]
+        check_columns(rows, COLUMNS, "task 'query', list 'matches'")
+        for query, document in ((row[name] for name in COLUMNS) for row in rows):
             if query in self.matches and document in documents:
                 self.matches[query].add(document)
             else:
@@ -80,7 +83,7 @@ class QueryByExample(LayerTask):
             LOGGER.warning(
                 "query: skipping %d of %d rows of list 'matches', which name no query of valid and "
                 "test or no document: %s",
-                *(len(lost), len(self.lists["matches"]), named(lost)),
+                *(len(lost), len(rows), named(lost)),
             )
             self.counts["matches_left_out"] = len(lost)
         heard = {role: _audible(each, role) for role, each in queries.items()}
@@ -98,7 +101,7 @@ class QueryByExample(LayerTask):
         if not queries:
             raise CorpusError(
                 f"none of {len(cuts)} queries occurs in one of {len(self.documents)} documents; "
-                "expected rows with query_id and document_id in list 'matches'"
+                "expected rows of both in list 'matches'"
             )
         scale = scale_of(_read(features, [*self.documents, *cuts]))
 

@@ -26,6 +26,7 @@ from mt4ssl_bench.downstream.layers.single_layers import read_one_layer
 from mt4ssl_bench.downstream.task import Logits, Task
 from mt4ssl_bench.downstream.training.choose_rate import choose, chosen
 from mt4ssl_bench.downstream.training.head_run import HeadRun, restore, stored
+from mt4ssl_bench.errors import TrainingError
 from mt4ssl_bench.features.file import FeatureSet
 from mt4ssl_bench.threads import side_by_side
 from mt4ssl_bench.training.fit import Fit, FitConfig, Hooks, StepLoss
@@ -115,7 +116,7 @@ class Sweep:
         An interrupted call continues from `folder`, which keeps the heads' state during training.
 
         Raises:
-            TrainingError: If no rate has a score of every seed.
+            TrainingError: If no rate has a score of every seed, or valid cannot be scored at all.
             KeyboardInterrupt: If a stop was requested; the state is saved.
         """
         self.watch.start()
@@ -215,6 +216,12 @@ class Sweep:
                 run.stopped = 0 < self.config.patience <= run.waited
         if not self.active:
             raise _EnoughError
+        if all(run.state is None for run in self.runs):  # the metric is NaN, the heads are not
+            raise TrainingError(
+                f"{self.title}: {self.metric.label} cannot be measured on any of {len(cuts)} "
+                f"utterances of valid at update {step}; expected one with speech, and a learning "
+                "rate that does not diverge"
+            )
         return values
 
     @torch.no_grad()

@@ -24,7 +24,7 @@ REASONS: Mapping[str, str] = {  # a gap, no_<field>, explains itself
     "turn_order": "utterances with a turn that ends before it starts",
     "turn_outside": "utterances with a turn that reaches beyond them",
     "slots": "utterances with more or fewer slots than words",
-    "list_rows": "rows of lists that name an utterance that was left out",
+    "list_rows": "rows of lists that name no utterance of the corpus",
 }
 # what published corpora hold on purpose; everything else is refused without --partial
 EXPECTED = frozenset(["no_duration", "outside", "no_channel", "no_recording"])
@@ -77,7 +77,7 @@ class Exclusions:
             raise CorpusError(f"{where}{_complaint(reason, details)}")
         hint = (
             f"write {SILENCE} as the text of an utterance in which nobody speaks, "
-            if reason in {"no_text", "no_phones"}
+            if reason in {"no_text", "no_phones"} or reason.startswith("no_turns:")
             else ""
         )
         raise CorpusError(

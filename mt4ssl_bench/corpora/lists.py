@@ -91,8 +91,8 @@ def _checked(
         else:
             raise CorpusError(
                 f"{where}, row {number}: {unknown[0]} names no utterance of the corpus: "
-                f"'{row[unknown[0]]}'"
+                f"'{row[unknown[0]]}'; correct the list, or leave such rows out with --partial"
             )
     if not usable:
-        raise CorpusError(f"{where}: each row names an utterance that was left out")
+        raise CorpusError(f"{where}: each row names an utterance that is not in the corpus")
     return usable

@@ -20,15 +20,21 @@ from mt4ssl_bench.corpora.rows import (
 from mt4ssl_bench.corpora.splits import by_split, hold_out
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.corpus_info import CorpusInfo
+from mt4ssl_bench.data.cut import Turn
 from mt4ssl_bench.data.file_state import on_disk
 from mt4ssl_bench.data.lexicon_files import open_lexicon
 from mt4ssl_bench.data.lists import Lists
+from mt4ssl_bench.data.turns import merged
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.settings import Json
 
 LOGGER = logging.getLogger(__name__)
 # names that no label can have: a row's own columns, and reasons of exclusions.py (no_duration)
 COLUMNS = ("id", "path", "language", "split", "sid_split", "duration_s")
+TURNS = {  # what is counted
+    "turns_cut_off": "turns of speakers reach beyond the end, where they are cut off",
+    "turns_overlapping": "turns of one speaker overlap; diarization merges them",
+}
 RESERVED = frozenset([*ATTRIBUTES, *COLUMNS, "duration", "channel", "recording"])
 
 
@@ -75,7 +81,7 @@ def prepare(
     excluded = Exclusions(source, partial)
     rows = _usable(stated := list(rows), excluded, strict=strict)
     checked = checked_lists(lists or {}, rows, excluded)
-    noted = dict(notes or {}) | excluded.notes() | _cut_off(stated, rows, source)
+    noted = dict(notes or {}) | excluded.notes() | _about_turns(stated, rows, source)
     rows = rows if strict else _with_valid(rows, noted)
     rows, fields, book = _with_phones(rows, lexicon, noted)
     rows_of = by_split(rows)
@@ -94,18 +100,25 @@ def prepare(
     return write_rows(out, rows_of, checked, info)
 
 
-def _cut_off(stated: Iterable[Row], rows: Iterable[Row], source: Path) -> dict[str, Json]:
-    """Log and return the number of utterances whose turns reached beyond their ends."""
+def _about_turns(stated: Iterable[Row], rows: Iterable[Row], source: Path) -> dict[str, Json]:
+    """Log and count utterances with turns that reached beyond them, or that overlap each other."""
     turns = {row.id: row.turns for row in stated if "speakers" in row.turns}
-    changed = [row.id for row in rows if row.turns != turns.get(row.id, row.turns)]
-    if not changed:
-        return {}
-    LOGGER.warning(
-        "%s: turns of speakers reach beyond the end of %d utterances, where they are cut off; the "
-        "first is '%s'",
-        *(source, len(changed), changed[0]),
-    )
-    return {"turns_cut_off": len(changed)}
+    own = [row for row in rows if row.id in turns]
+    found = {
+        "turns_cut_off": [row.id for row in own if row.turns != turns[row.id]],
+        "turns_overlapping": [row.id for row in own if _overlapping(row.turns["speakers"])],
+    }
+    for reason, names in found.items():
+        if names:
+            about = "%s: %s: %d utterances, the first is '%s'"
+            LOGGER.warning(about, source, TURNS[reason], len(names), names[0])
+    return {reason: len(names) for reason, names in found.items() if names}
+
+
+def _overlapping(turns: Sequence[Turn]) -> bool:
+    """Return whether a speaker has two turns at a time."""
+    seconds, once = (sum(t.end - t.start for t in each) for each in (turns, merged(turns)))
+    return once < seconds - 1e-3  # RTTM files have milliseconds
 
 
 def _with_valid(rows: list[Row], noted: dict[str, Json]) -> list[Row]:

@@ -40,6 +40,16 @@ def parse_list(file: Path) -> list[dict[str, str]]:
     return rows
 
 
+def check_columns(rows: Rows, columns: Sequence[str], where: str) -> None:
+    """Raise CorpusError if a list lacks one of `columns`."""
+    header = rows[0] if rows else {}
+    if missing := [column for column in columns if column not in header]:
+        raise CorpusError(
+            f"{where}: no column {missing[0]}; expected {', '.join(columns)}, has "
+            f"{', '.join(header)}"
+        )
+
+
 def write_lists(root: Path, lists: Lists) -> dict[str, int]:
     """Write each list to lists/<name>.tsv; returns how many rows each has."""
     for name, rows in lists.items():

@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from mt4ssl_bench.results.intervals import MIN_GROUPS
 from mt4ssl_bench.results.metrics import Score
 from mt4ssl_bench.results.ranking import Answers, places, shared
 from mt4ssl_bench.results.record import Result
@@ -127,8 +128,8 @@ class Table:
             lines.append(f"^ of ABX: {' or '.join(sorted(few))}, as there are few speakers")
         if any(score.method in {"wilson", "poisson", "exact"} for score in scores):
             lines.append(
-                f"^: score interval (Wilson), as all {' or '.join(titles)} have the same rate and "
-                "the bootstrap has no width"
+                f"^: score interval (Wilson): all {' or '.join(titles)} have the same rate, so that "
+                f"the bootstrap has no width, or they are fewer than {MIN_GROUPS}"
             )
         share = f", which all {number} ranked rows share" if number > 1 else ""
         lines.append(f"rank: mean place over {ranked}{share}")

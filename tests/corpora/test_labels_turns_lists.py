@@ -19,6 +19,7 @@ from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cut import (
     Turn,
     field_of,
+    is_silent,
     label_of,
     labels_of,
     others_of,
@@ -232,7 +233,7 @@ def test_a_list_that_names_only_what_was_left_out_is_refused(
     edit(folder / "m.tsv", "joy\t1", "\t1")
     (folder / "trials.tsv").write_text("enrol_id\na\n")
     with pytest.raises(
-        CorpusError, match="list 'trials': each row names an utterance that was left out"
+        CorpusError, match="list 'trials': each row names an utterance that is not in the corpus"
     ):
         prepare(partial=True)
 
@@ -342,5 +343,40 @@ def test_turns_of_speakers_beyond_the_end_are_cut_off_and_counted(
     (cut,) = [cut for cut in corpus.cuts("train") if cut.id == "a"]
     assert stored_turns(cut) == {"speakers": BOTH}
     assert corpus.info.notes["turns_cut_off"] == 1
-    assert "turns of speakers reach beyond the end of 1 utterances" in caplog.text
+    assert (
+        "turns of speakers reach beyond the end, where they are cut off: 1 utterances"
+        in caplog.text
+    )
     assert not [f for f in check_corpus(corpus, full=False).findings if f.kind == "turn_outside"]
+
+
+def test_overlapping_turns_of_one_speaker_are_counted_and_named(
+    prepare: Prepare, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    edit(folder / "t.rttm", "SPEAKER c", "SPEAKER c 1 0.45 0.2 <NA> <NA> ann <NA> <NA>\nSPEAKER c")
+    edit(folder / "t.rttm", "SPEAKER d", "SPEAKER d 1 0.50 0.2 <NA> <NA> bob <NA> <NA>\nSPEAKER d")
+    corpus = prepare()
+    assert corpus.info.notes["turns_overlapping"] == 1, "those of d touch"
+    assert "turns of one speaker overlap; diarization merges them: 1 utterances" in caplog.text
+    assert "the first is 'c'" in caplog.text
+
+
+def test_a_recording_without_speech_needs_no_texts_of_the_others(
+    prepare: Prepare, folder: Path
+) -> None:
+    edit(folder / "t.rttm", "SPEAKER b 1 0.00 1.0 <NA> <NA> ann <NA> <NA>\n", "")
+    with pytest.raises(
+        CorpusError, match="'b' has no turns:speakers .*write <silence> as the text"
+    ):
+        prepare()
+    lines = (folder / "m.tsv").read_text().splitlines()
+    texts = ["text", "", "<silence>", "", ""]
+    table = "".join(f"{line}\t{text}\n" for line, text in zip(lines, texts, strict=True))
+    (folder / "m.tsv").write_text(table)
+    corpus = prepare()
+    assert corpus.info.fields == ["emotion", "fold", "other:clean", "turns:speakers"]
+    silent = {cut.id: is_silent(cut) for split in corpus.info.splits for cut in corpus.cuts(split)}
+    assert silent == {"a": False, "b": True, "c": False, "d": False}
+    (folder / "m.tsv").write_text(table.replace("<silence>", "SOMETHING"))
+    with pytest.raises(CorpusError, match="'a' has no text"):
+        prepare("again")

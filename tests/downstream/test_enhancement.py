@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from builders import RATE, WORDS, run, speak
+from builders import RATE, WORDS, call, run, speak
 from mt4ssl_bench import results
 
 KEYS = ("head.hidden=8", "sweep=0.01", "steps=6", "validate_every=3", "batch=4")
@@ -123,6 +123,26 @@ def test_wrong_requests_are_one_line(
     assert message in said
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.glob("*.json"))
+
+
+def test_a_valid_split_that_cannot_be_measured_ends_training_at_the_first_validation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = noisy(tmp_path / "in")
+    for line in table.read_text().splitlines():
+        cells = line.split("\t")
+        if cells[-1] == "valid":  # nothing is scored against a silent reference
+            soundfile.write(table.parent / cells[2], np.zeros(size_of(table, cells[1])), RATE)
+    assert call("prepare", "table", table, "--out", tmp_path / "corpus") == 0
+    words = ("--task", "SE", "--corpus", tmp_path / "corpus", "--out", tmp_path / "out")
+    assert call("evaluate", "fbank", *words, *KEYS, "measures=si_sdri") == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "SI-SDRi dB ↑ cannot be measured on any of 6 utterances of valid at update 3" in said
+    assert not list((tmp_path / "out").glob("*.json"))
+
+
+def size_of(table: Path, name: str) -> int:
+    return int(soundfile.info(table.parent / name).frames)
 
 
 def test_values_stand_beside_the_record_as_numbers(corpus: Path, tmp_path: Path) -> None:

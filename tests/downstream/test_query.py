@@ -247,8 +247,11 @@ def test_a_corpus_that_cannot_be_used_is_refused_in_a_line(
     assert call(*words) == 1
     assert "none of 3 queries occurs in one of 7 documents; expected" in capsys.readouterr().err
     assert not list(tmp_path.glob("*.json"))
+    other = corpus_of(tmp_path / "f", made, [{"query_id": "valid-LOW", "file_id": "d1"}])
     for name in [name for name in made if name.startswith("valid")]:
         made[name] = ("valid", np.zeros(RATE, dtype=np.float32))
+    with pytest.raises(CorpusError, match="no column document_id; expected query_id, document_id"):
+        plan("query", other).task().take({role: [] for role in ("documents", "valid", "test")})
     silent = corpus_of(tmp_path / "e", made, matches_of(made))
     (failure,) = evaluate(["mfcc"], ["query"], silent.root, out=tmp_path, device="cpu").failures
     assert "3 of 3 queries of valid are silence: valid-LOW, valid-MID, valid-HIGH;" in failure

@@ -47,7 +47,8 @@ def read_table(
     """Return the rows of a TSV.
 
     A row with an empty cell is unusable: nothing tells whether its text is missing or nobody
-    speaks, so that an utterance without speech has SILENCE as its text (or phones).
+    speaks, so that an utterance without speech has SILENCE as its text (or phones). In a table
+    without any text, the others' may be empty.
 
     Args:
         manifest: The table.
@@ -59,10 +60,10 @@ def read_table(
     """
     header, lines = _read_cells(manifest, labels)
     folder = manifest.resolve().parent
-    rows = [
-        _row(dict(zip(header, cells, strict=True)), folder, turns or {}, (manifest, number))
-        for number, cells in lines
-    ]
+    numbered = [(number, dict(zip(header, cells, strict=True))) for number, cells in lines]
+    if {cells.get("text") for _, cells in numbered} == {"", SILENCE}:  # marks, and no text at all
+        numbered = [(n, {k: v for k, v in c.items() if v or k != "text"}) for n, c in numbered]
+    rows = [_row(cells, folder, turns or {}, (manifest, number)) for number, cells in numbered]
     if not rows:
         raise CorpusError(f"{manifest}: no utterance below its header")
     refuse_duplicates(rows, manifest)
