@@ -80,7 +80,7 @@ HOMES = {  # library -> the only modules that import it; "cli" is the whole room
     "datasets": {"corpora.sources.hf"},
     "espeakng_loader": {"corpora.espeak"},
     "filelock": {"files", "features.store", "clustering.work_by_processes"},
-    "safetensors": {"features.extract"},
+    "safetensors": {"checkpoint", "features.extract"},
 }
 FILE, FUNCTION, TASK, FLAT = 400, 60, 250, 14
 # What somebody must read to change the science, which is an afternoon; and the word `Any`.
