@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mt4ssl_bench.config import AT_LEAST_1, PROBABILITY, Bounds
+from mt4ssl_bench.config import AT_LEAST_1, Bounds
 from mt4ssl_bench.data.audio import RATE
 from mt4ssl_bench.data.frame_grid import (
     KERNELS,
@@ -31,7 +31,6 @@ WINDOW = RECEPTIVE_FIELD - HOP  # 240 samples: two windows fill the receptive fi
 FFT = 512
 MOST_MELS = 100
 LOWEST = 20.0  # Hz, the lower edge of the first mel filter
-NARROW = 4_000.0  # Hz, the upper limit of telephone audio
 FLOOR = 1e-6  # power, of audio with variance 1: above the noise of 16-bit audio in an empty band
 
 
@@ -42,12 +41,10 @@ class FrontendConfig:
     channels: int = 512  # of the convolutions
     normalize: bool = True  # layer-norm each whole waveform before it is cropped
     mels: int = 0  # log-mel energies of a filter bank in place of the convolutions; 0: none
-    narrow: float = 0.0  # in training, share of utterances whose bands above 4 kHz are set to 0
     stack: int = 1  # neighboring frames that the encoder reads as one; 2: a frame every 40 ms
 
     BOUNDS: ClassVar[Bounds] = {
         AT_LEAST_1: "channels stack",
-        PROBABILITY: "narrow",
         # narrower filters would fall between two bins of the spectrum
         (f"0 to {MOST_MELS}", lambda mels: 0 <= mels <= MOST_MELS): "mels",
     }
@@ -85,7 +82,7 @@ class Frontend(nn.Module):
     def __init__(self, config: FrontendConfig, dim: int) -> None:
         super().__init__()
         channels = config.channels
-        self.stack, self.narrow = config.stack, config.narrow
+        self.stack = config.stack
         self.bank = FilterBank(config.mels) if config.mels else None
         self.convs = nn.ParameterList(
             torch.empty(channels, 1 if i == 0 else channels, kernel)
@@ -117,13 +114,10 @@ class Frontend(nn.Module):
         frames = x.shape[1] // self.stack
         x = x[:, : frames * self.stack].reshape(len(x), frames, -1)
         # eps 1: bands without variation, as those that narrow-band audio lacks, stay near 0
-        if self.bank is None:
-            normed: Tensor = self.norm(x)
-            return normed
-        x = normalize_over_time(x, padding, eps=1.0)
-        if self.training and self.narrow:
-            x = self.bank.narrowed(x, torch.rand(len(x), device=x.device) < self.narrow)
-        return x
+        if self.bank:
+            return normalize_over_time(x, padding, eps=1.0)
+        normed: Tensor = self.norm(x)
+        return normed
 
     def forward(self, waveforms: Tensor, padding: Tensor | None = None) -> Tensor:
         """Return frames (B, T, D) of normalized waveforms (B, N).
@@ -157,13 +151,6 @@ class FilterBank(nn.Module):
             energies = (power @ self.filters + FLOOR).log()  # (B, 2T or more, M)
             frames = (waveforms.shape[1] - RECEPTIVE_FIELD) // STRIDE + 1
             return energies[:, : 2 * frames].reshape(len(energies), frames, self.dim)
-
-    def narrowed(self, x: Tensor, rows: Tensor) -> Tensor:
-        """Return x (B, T, ...) with 0 in the bands above NARROW in `rows` (B,), as telephones."""
-        bins = torch.arange(len(self.filters), device=x.device, dtype=torch.float32) * RATE / FFT
-        empty = bins @ self.filters > NARROW  # (M,) by the mean frequency of each filter
-        bands = x.unflatten(-1, (-1, len(empty)))
-        return torch.where(empty & rows[:, None, None, None], 0.0, bands).flatten(-2)
 
 
 def mel_filters(mels: int) -> Tensor:

@@ -149,20 +149,3 @@ def test_other_filters_are_another_model_and_old_runs_keep_their_keys() -> None:
     assert to_stored(toy_config())["frontend"] == {"channels": 16, "normalize": True}
     stored = to_stored(toy_config(BANK))["frontend"]
     assert stored == {"channels": 16, "normalize": True, "mels": MELS}
-
-
-def test_training_narrows_a_share_of_the_utterances_to_telephone_bands() -> None:
-    frontend = toy_model(BANK, "frontend.narrow=0.5", "frontend.stack=2").frontend
-    torch.manual_seed(0)
-    x = torch.randn(40, 2_000)
-    whole = frontend.eval().features(x, None)
-    found = frontend.train().features(x, None)
-    bins = torch.arange(257) * 16_000 / 512
-    high = bins @ mel_filters(MELS) > 4_000  # mean frequency of each filter
-    assert 3 <= int(high.sum()) <= 8
-    narrow = (found != whole).flatten(1).any(1)
-    assert 10 <= int(narrow.sum()) <= 30
-    rows, same = (each[narrow].view(int(narrow.sum()), -1, MELS) for each in (found, whole))
-    assert not rows[..., high].any()
-    assert rows[..., ~high].equal(same[..., ~high])
-    assert found[~narrow].equal(whole[~narrow])
