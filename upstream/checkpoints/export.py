@@ -51,7 +51,9 @@ last frames through its positional convolutions."""
 
 
 def to_s3prl(run: Path, out: Path, *, half: bool = False) -> str:
-    """Write a file with only the student, in fp32 or fp16, for load_upstream and s3prl's mt4ssl_local.
+    """Write a file with only the student, for load_upstream and s3prl's mt4ssl_local.
+
+    The weights are fp32, or fp16 if `half`.
 
     Returns:
         The student's fingerprint.

@@ -29,8 +29,8 @@ def shipped() -> Path:
         ) from None
     if found != expected:
         raise CheckpointError(
-            f"{file}: damaged, its SHA-256 is {found[:12]}...; expected {expected[:12]}...; install "
-            "mt4ssl-bench again"
+            f"{file}: damaged, its SHA-256 is {found[:12]}...; expected {expected[:12]}...; "
+            "install mt4ssl-bench again"
         )
     return file
 
