@@ -1,8 +1,12 @@
-"""The front end: seven strided convolutions, in (B, T, C) layout so that each is a matrix product.
+"""The front end: seven strided convolutions, or a filter bank, and a projection.
 
-Shapes: B batch, N samples, T frames, C channels, D encoder dimension, K kernel.
+The convolutions work in (B, T, C) layout, so that each is a matrix product.
+
+Shapes: B batch, N samples, T frames, C channels, M mel filters, D encoder dimension,
+K kernel or window.
 """
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,18 +15,57 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mt4ssl_bench.config import AT_LEAST_1, Bounds
-from mt4ssl_bench.data.frame_grid import KERNELS, STRIDES
-from mt4ssl_bench.upstream.kernels import EPS, fused_conv, normed_conv
+from mt4ssl_bench.data.audio import RATE
+from mt4ssl_bench.data.frame_grid import (
+    KERNELS,
+    RECEPTIVE_FIELD,
+    STRIDE,
+    STRIDES,
+    frame_count,
+    frame_counts,
+)
+from mt4ssl_bench.upstream.kernels import EPS, fused_conv, normalize_over_time, normed_conv
+
+HOP = STRIDE // 2
+WINDOW = RECEPTIVE_FIELD - HOP  # 240 samples: two windows fill the receptive field of a frame
+FFT = 512
+MOST_MELS = 100
+LOWEST = 20.0  # Hz, the lower edge of the first mel filter
+FLOOR = 1e-6  # power, of audio with variance 1: above the noise of 16-bit audio in an empty band
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrontendConfig:
-    """The convolutional front end: seven layers, total stride 320 samples, receptive field 400."""
+    """Seven convolutions or a filter bank: a frame every 320 samples, receptive field 400."""
 
-    channels: int = 512
+    channels: int = 512  # of the convolutions
     normalize: bool = True  # layer-norm each whole waveform before it is cropped
+    mels: int = 0  # log-mel energies of a filter bank in place of the convolutions; 0: none
+    stack: int = 1  # neighboring frames that the encoder reads as one; 2: a frame every 40 ms
 
-    BOUNDS: ClassVar[Bounds] = {AT_LEAST_1: "channels"}
+    BOUNDS: ClassVar[Bounds] = {
+        AT_LEAST_1: "channels stack",
+        # narrower filters would fall between two bins of the spectrum
+        (f"0 to {MOST_MELS}", lambda mels: 0 <= mels <= MOST_MELS): "mels",
+    }
+
+    @property
+    def stride(self) -> int:
+        """Samples from frame to frame of the encoder."""
+        return STRIDE * self.stack
+
+    @property
+    def receptive_field(self) -> int:
+        """Samples that one frame of the encoder sees."""
+        return RECEPTIVE_FIELD + STRIDE * (self.stack - 1)
+
+    def frame_count(self, samples: int) -> int:
+        """Return how many frames `samples` samples give."""
+        return frame_count(samples) // self.stack
+
+    def frame_counts(self, lengths: Tensor) -> Tensor:
+        """Return frame_count() of each of `lengths` (B,)."""
+        return frame_counts(lengths) // self.stack
 
 
 def normalize(waveform: Tensor) -> Tensor:
@@ -31,18 +74,24 @@ def normalize(waveform: Tensor) -> Tensor:
 
 
 class Frontend(nn.Module):
-    """Convolutions with weights (C, C, K), then LayerNorm and a projection to D."""
+    """Convolutions with weights (C, C, K), then LayerNorm and a projection to D.
+
+    A filter bank has no weights. Its energies are normalized over the utterance instead.
+    """
 
     def __init__(self, config: FrontendConfig, dim: int) -> None:
         super().__init__()
         channels = config.channels
+        self.stack = config.stack
+        self.bank = FilterBank(config.mels) if config.mels else None
         self.convs = nn.ParameterList(
             torch.empty(channels, 1 if i == 0 else channels, kernel)
-            for i, kernel in enumerate(KERNELS)
+            for i, kernel in enumerate(() if self.bank else KERNELS)
         )
-        self.conv_norms = nn.ModuleList(nn.LayerNorm(channels, eps=EPS) for _ in KERNELS)
-        self.norm = nn.LayerNorm(channels, eps=EPS)
-        self.projection = nn.Linear(channels, dim)
+        self.conv_norms = nn.ModuleList(nn.LayerNorm(channels, eps=EPS) for _ in self.convs)
+        size = config.stack * (self.bank.dim if self.bank else channels)
+        self.norm = nn.Identity() if self.bank else nn.LayerNorm(size, eps=EPS)
+        self.projection = nn.Linear(size, dim)
         self.fused = False  # LayerNorm and GELU as one compiled kernel
         for weight in self.convs:
             nn.init.kaiming_normal_(weight)
@@ -59,7 +108,61 @@ class Frontend(nn.Module):
         normed: Tensor = self.conv_norms[-1](x)
         return F.gelu(normed)
 
-    def forward(self, waveforms: Tensor) -> Tensor:
-        """Return frames (B, T, D) of normalized waveforms (B, N)."""
-        projected: Tensor = self.projection(self.norm(self.convolve(waveforms)))
+    def features(self, waveforms: Tensor, padding: Tensor | None) -> Tensor:
+        """Return what is projected, (B, T, stack * C); see forward()."""
+        x = self.bank(waveforms) if self.bank else self.convolve(waveforms)
+        frames = x.shape[1] // self.stack
+        x = x[:, : frames * self.stack].reshape(len(x), frames, -1)
+        if self.bank:
+            # eps 1: bands without variation, as those that narrow-band audio lacks, stay near 0
+            return normalize_over_time(x, padding, eps=1.0)
+        normed: Tensor = self.norm(x)
+        return normed
+
+    def forward(self, waveforms: Tensor, padding: Tensor | None = None) -> Tensor:
+        """Return frames (B, T, D) of normalized waveforms (B, N).
+
+        `padding` (B, T) is True at padded frames. Only a filter bank reads it.
+        """
+        projected: Tensor = self.projection(self.features(waveforms, padding))
         return projected
+
+
+class FilterBank(nn.Module):
+    """Log energies of M mel filters, in two windows of 15 ms, 10 ms apart, in each frame."""
+
+    window: Tensor
+    filters: Tensor
+
+    def __init__(self, mels: int) -> None:
+        super().__init__()
+        self.dim = 2 * mels
+        window = torch.hann_window(WINDOW, periodic=False)
+        # computed from constants: no part of a checkpoint
+        self.register_buffer("window", window / window.norm(), persistent=False)
+        self.register_buffer("filters", mel_filters(mels), persistent=False)
+
+    @torch.no_grad()
+    def forward(self, waveforms: Tensor) -> Tensor:
+        """Return the log energies (B, T, 2M) of normalized waveforms (B, N), in fp32."""
+        with torch.autocast(waveforms.device.type, enabled=False):
+            windows = waveforms.float().unfold(1, WINDOW, HOP) * self.window  # (B, 2T or more, K)
+            power = torch.fft.rfft(windows, FFT).abs().square()
+            energies = (power @ self.filters + FLOOR).log()  # (B, 2T or more, M)
+            frames = (waveforms.shape[1] - RECEPTIVE_FIELD) // STRIDE + 1
+            return energies[:, : 2 * frames].reshape(len(energies), frames, self.dim)
+
+
+def mel_filters(mels: int) -> Tensor:
+    """Return triangular filters (FFT / 2 + 1, M) of sum 1, evenly spaced on HTK's mel scale."""
+    edges = torch.linspace(_mel(LOWEST), _mel(RATE / 2), mels + 2, dtype=torch.float64)
+    edges = 700 * ((edges / 1127).exp() - 1)  # Hz
+    bins = torch.arange(FFT // 2 + 1, dtype=torch.float64)[:, None] * RATE / FFT
+    left, center, right = edges[:-2], edges[1:-1], edges[2:]
+    rise, fall = (bins - left) / (center - left), (right - bins) / (right - center)
+    triangles = torch.minimum(rise, fall).clamp(min=0)
+    return (triangles / triangles.sum(0)).float()
+
+
+def _mel(frequency: float) -> float:
+    return 1127 * math.log1p(frequency / 700)
