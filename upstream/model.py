@@ -24,6 +24,7 @@ class Losses(NamedTuple):
     sums: dict[str, Tensor]
     masked: int  # frames that they are summed over
     hidden: Tensor  # (M, D) the student's last output at these frames
+    targets: dict[str, Tensor]  # (M, ...) by extractor
 
 
 class MT4SSL(nn.Module):
@@ -71,11 +72,12 @@ class MT4SSL(nn.Module):
         rows = None if padding is None else padding.repeat(clones, 1)
         output = self.encoder(x, rows, masked.queries)
         hidden = output.hidden[-1].flatten(0, 1)[masked.place]  # (M, D)
-        sums = {}
+        sums, targets = {}, {}
         for name, extractor in self.named_extractors():
-            targets = extractor.targets(labels, frames, padding)
-            sums[name] = extractor.loss(hidden, targets[masked.row, masked.time])
-        return Losses(sums, len(hidden), hidden)
+            every = extractor.targets(labels, frames, padding)
+            targets[name] = every[masked.row, masked.time]
+            sums[name] = extractor.loss(hidden, targets[name])
+        return Losses(sums, len(hidden), hidden, targets)
 
     def total(self, losses: Losses) -> Tensor:
         """Return the weighted sum of the losses, still summed over masked frames."""
