@@ -84,6 +84,7 @@ class PretrainData:
     Args:
         labels: Joined by utterance id; None if no extractor reads labels.
         normalized: Normalize each whole waveform before it is cropped.
+        stack: Frames of 20 ms that the model reads as one; it gets the label of the first.
         shuffle: Draw the order and the crops; otherwise the order is fixed and crops begin at 0.
         enough: End an epoch with the batch that reaches this many seconds of audio.
     """
@@ -96,12 +97,13 @@ class PretrainData:
         labels: LabelStore | CarriedLabels | None,
         *,
         normalized: bool,
+        stack: int = 1,
         seed: int = 0,
         shuffle: bool = True,
         enough: float | None = None,
     ) -> None:
         self.config, self.labels, self.normalized = config, labels, normalized
-        self.seed, self.shuffle = seed, shuffle
+        self.seed, self.shuffle, self.stack = seed, shuffle, stack
         self.cuts = Joined([corpus.cuts(split) for corpus in corpora], config.min_seconds)
         short, least = self.cuts.short, f"data.min_seconds={config.min_seconds:g} s"
         if not self.cuts:
@@ -182,8 +184,8 @@ class PretrainData:
         wave = whole[first * STRIDE :][: round(self.config.max_seconds * audio.RATE)]
         if self.labels is None:
             return wave, np.zeros(0, np.int64)
-        labels = self.labels.of(cut, frame_count(len(whole)))[first:][: frame_count(len(wave))]
-        return wave, labels.astype(np.int64)
+        labels = self.labels.of(cut, frame_count(len(whole)))[first :: self.stack]
+        return wave, labels[: frame_count(len(wave)) // self.stack].astype(np.int64)
 
     def _checked(self, batch: Batch) -> Batch:
         """Return the batch; log its unreadable utterances, and raise CorpusError for too many."""

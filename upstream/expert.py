@@ -12,7 +12,6 @@ from mt4ssl_bench import checkpoint
 from mt4ssl_bench.data.audio import RATE
 from mt4ssl_bench.data.download import DownloadError
 from mt4ssl_bench.data.download import download as download_file
-from mt4ssl_bench.data.frame_grid import STRIDE
 from mt4ssl_bench.encoders.kinds.s3prl import s3prl_hub
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import CheckpointError, UpstreamError
@@ -45,7 +44,7 @@ class UpstreamExpert(nn.Module):
 
     def get_downsample_rates(self, key: str = "") -> int:  # noqa: ARG002 - s3prl's signature
         """Return the stride in samples per frame."""
-        return STRIDE
+        return self.model.config.frontend.stride
 
     def forward(self, wavs: list[Tensor], sample_rate: int = RATE) -> HiddenStates:
         """Return the hidden states of 16 kHz waveforms (N_b,) on the device of the weights.

@@ -1,4 +1,6 @@
-"""The front end: seven strided convolutions, in (B, T, C) layout so that each is a matrix product.
+"""The front end: seven strided convolutions, or a filter bank, and a projection.
+
+The convolutions work in (B, T, C) layout, so that each is a matrix product.
 
 Shapes: B batch, N samples, T frames, C channels, D encoder dimension, K kernel.
 """
@@ -10,19 +12,47 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mt4ssl_bench.config import AT_LEAST_1, Bounds
-from mt4ssl_bench.data.frame_grid import KERNELS, STRIDES
-from mt4ssl_bench.upstream.kernels import EPS, fused_conv, normed_conv
+from mt4ssl_bench.config import AT_LEAST_1, NOT_NEGATIVE, Bounds
+from mt4ssl_bench.data.frame_grid import (
+    KERNELS,
+    RECEPTIVE_FIELD,
+    STRIDE,
+    STRIDES,
+    frame_count,
+    frame_counts,
+)
+from mt4ssl_bench.upstream.filter_bank import FilterBank
+from mt4ssl_bench.upstream.kernels import EPS, fused_conv, normalize_over_time, normed_conv
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrontendConfig:
-    """The convolutional front end: seven layers, total stride 320 samples, receptive field 400."""
+    """Seven convolutions or a filter bank: a frame every 320 samples, receptive field 400."""
 
-    channels: int = 512
+    channels: int = 512  # of the convolutions
     normalize: bool = True  # layer-norm each whole waveform before it is cropped
+    mels: int = 0  # log-mel energies of a filter bank in place of the convolutions; 0: none
+    stack: int = 1  # neighboring frames that the encoder reads as one; 2: a frame every 40 ms
 
-    BOUNDS: ClassVar[Bounds] = {AT_LEAST_1: "channels"}
+    BOUNDS: ClassVar[Bounds] = {AT_LEAST_1: "channels stack", NOT_NEGATIVE: "mels"}
+
+    @property
+    def stride(self) -> int:
+        """Samples from frame to frame of the encoder."""
+        return STRIDE * self.stack
+
+    @property
+    def receptive_field(self) -> int:
+        """Samples that one frame of the encoder sees."""
+        return RECEPTIVE_FIELD + STRIDE * (self.stack - 1)
+
+    def frame_count(self, samples: int) -> int:
+        """Return how many frames `samples` samples give."""
+        return frame_count(samples) // self.stack
+
+    def frame_counts(self, lengths: Tensor) -> Tensor:
+        """Return frame_count() of each of `lengths` (B,)."""
+        return frame_counts(lengths) // self.stack
 
 
 def normalize(waveform: Tensor) -> Tensor:
@@ -31,18 +61,24 @@ def normalize(waveform: Tensor) -> Tensor:
 
 
 class Frontend(nn.Module):
-    """Convolutions with weights (C, C, K), then LayerNorm and a projection to D."""
+    """Convolutions with weights (C, C, K), then LayerNorm and a projection to D.
+
+    A filter bank has no weights. Its energies are normalized over the utterance instead.
+    """
 
     def __init__(self, config: FrontendConfig, dim: int) -> None:
         super().__init__()
         channels = config.channels
+        self.stack = config.stack
+        self.bank = FilterBank(config.mels) if config.mels else None
         self.convs = nn.ParameterList(
             torch.empty(channels, 1 if i == 0 else channels, kernel)
-            for i, kernel in enumerate(KERNELS)
+            for i, kernel in enumerate(() if self.bank else KERNELS)
         )
-        self.conv_norms = nn.ModuleList(nn.LayerNorm(channels, eps=EPS) for _ in KERNELS)
-        self.norm = nn.LayerNorm(channels, eps=EPS)
-        self.projection = nn.Linear(channels, dim)
+        self.conv_norms = nn.ModuleList(nn.LayerNorm(channels, eps=EPS) for _ in self.convs)
+        size = config.stack * (self.bank.dim if self.bank else channels)
+        self.norm = nn.Identity() if self.bank else nn.LayerNorm(size, eps=EPS)
+        self.projection = nn.Linear(size, dim)
         self.fused = False  # LayerNorm and GELU as one compiled kernel
         for weight in self.convs:
             nn.init.kaiming_normal_(weight)
@@ -59,7 +95,18 @@ class Frontend(nn.Module):
         normed: Tensor = self.conv_norms[-1](x)
         return F.gelu(normed)
 
-    def forward(self, waveforms: Tensor) -> Tensor:
-        """Return frames (B, T, D) of normalized waveforms (B, N)."""
-        projected: Tensor = self.projection(self.norm(self.convolve(waveforms)))
+    def features(self, waveforms: Tensor, padding: Tensor | None) -> Tensor:
+        """Return what is projected, (B, T, stack * C); see forward()."""
+        x = self.bank(waveforms) if self.bank else self.convolve(waveforms)
+        frames = x.shape[1] // self.stack
+        x = x[:, : frames * self.stack].reshape(len(x), frames, -1)
+        # eps 1: bands without variation, as those that narrow-band audio lacks, stay near 0
+        return normalize_over_time(x, padding, eps=1.0) if self.bank else self.norm(x)
+
+    def forward(self, waveforms: Tensor, padding: Tensor | None = None) -> Tensor:
+        """Return frames (B, T, D) of normalized waveforms (B, N).
+
+        `padding` (B, T) is True at padded frames. Only a filter bank reads it.
+        """
+        projected: Tensor = self.projection(self.features(waveforms, padding))
         return projected

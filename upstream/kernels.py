@@ -86,6 +86,18 @@ def _planes(x: Tensor) -> Tensor:
     return x.transpose(1, 2)[:, :, None]
 
 
+def normalize_over_time(x: Tensor, padding: Tensor | None, eps: float = EPS) -> Tensor:
+    """Return x (B, T, D) with mean 0 and variance 1 per utterance and channel, over real frames."""
+    if padding is None:
+        variance, mean = torch.var_mean(x, dim=1, keepdim=True, correction=0)
+    else:
+        real = ~padding[..., None]
+        count = real.sum(1, keepdim=True).clamp(min=1)
+        mean = (x * real).sum(1, keepdim=True) / count
+        variance = (((x - mean) * real) ** 2).sum(1, keepdim=True) / count
+    return (x - mean) * torch.rsqrt(variance + eps)
+
+
 @cache  # torch.compile() takes two seconds to import, which no other command should wait for
 def compiled() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """Return norm_gelu() as one kernel, for any length."""

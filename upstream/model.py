@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mt4ssl_bench.data.frame_grid import frame_counts
 from mt4ssl_bench.upstream.config import PretrainConfig
 from mt4ssl_bench.upstream.encoder import Encoder
 from mt4ssl_bench.upstream.frontend import Frontend
@@ -62,9 +61,9 @@ class MT4SSL(nn.Module):
             masked: R masks of each utterance.
         """
         if self.checkpointing and self.training:
-            frames = checkpoint(self.frontend, waveforms, use_reentrant=False)
+            frames = checkpoint(self.frontend, waveforms, padding, use_reentrant=False)
         else:
-            frames = self.frontend(waveforms)  # (B, T, D)
+            frames = self.frontend(waveforms, padding)  # (B, T, D)
         clones = len(masked.mask) // len(frames)
         x = frames.repeat(clones, 1, 1)
         x = torch.where(masked.mask[..., None], self.mask_emb.to(x.dtype), x)
@@ -89,12 +88,13 @@ class MT4SSL(nn.Module):
 
         Waveforms (B, N) are normalized and zero-padded; outputs at padded frames mean nothing.
         """
-        frames = self.frontend(waveforms)
-        output = self.encoder(frames, padding_mask(lengths, frames.shape[1]))
-        return [output.embedded, *output.hidden], frame_counts(lengths)
+        counts = self.config.frontend.frame_counts(lengths)
+        padding = padding_mask(counts)
+        output = self.encoder(self.frontend(waveforms, padding), padding)
+        return [output.embedded, *output.hidden], counts
 
 
-def padding_mask(lengths: Tensor, num_frames: int) -> Tensor | None:
-    """Return a mask (B, T), True at padded frames, or None if there are none."""
-    padding = torch.arange(num_frames, device=lengths.device) >= frame_counts(lengths)[:, None]
+def padding_mask(counts: Tensor) -> Tensor | None:
+    """Return a mask (B, T) for `counts` (B,), True at padded frames, or None if there are none."""
+    padding = torch.arange(int(counts.max()), device=counts.device) >= counts[:, None]
     return padding if bool(padding.any()) else None

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from mt4ssl_bench.data.corpus import joint_digest
-from mt4ssl_bench.data.frame_grid import frame_counts
 from mt4ssl_bench.errors import ConfigError, TrainingError
 from mt4ssl_bench.settings import Json
 from mt4ssl_bench.training.distributed import ALONE, World, no_sync
@@ -95,13 +94,14 @@ class Pretraining:
             statistics: Get the targets at the masked frames.
         """
         device = torch.device(self.world.device)
-        counts: list[int] = frame_counts(batch.lengths).tolist()
+        lengths = self.config.frontend.frame_counts(batch.lengths)
+        counts: list[int] = lengths.tolist()
         generator = np.random.default_rng(seed)
         masks = [
             draw_masks(counts, max(counts), self.config.masking, generator) for _ in range(clones)
         ]
         masked = MaskedFrames.of(torch.cat(masks), len(counts))
-        padding, labels = padding_mask(batch.lengths, max(counts)), batch.labels
+        padding, labels = padding_mask(lengths), batch.labels
         with autocast(self.config.fit.autocast, device):
             losses: Losses = net(
                 moved(batch.waveforms, device),
@@ -221,14 +221,21 @@ def open_pretraining(config: PretrainConfig, *, world: World = ALONE) -> Pretrai
         corpus.cuts(config.data.train)
         corpus.cuts(config.data.valid)
     count = config.abx_tokens
-    abx = open_valid_abx(corpora, config.data.valid, count) if count else None
+    stride = config.frontend.stride
+    abx = open_valid_abx(corpora, config.data.valid, count, stride) if count else None
     digest, labels = joint_digest(corpora), None
     model = build_model(config, world.device)  # before labels: unusable `init` weights show at once
     if any(extractor.reads_labels for _, extractor in model.named_extractors()):
         labels = open_labels(config, corpora, digest, world)
-    data, normalized, seed = config.data, config.frontend.normalize, config.fit.seed
+    data, frontend = config.data, config.frontend
     split = partial(
-        PretrainData, corpora, config=data, labels=labels, normalized=normalized, seed=seed
+        PretrainData,
+        corpora,
+        config=data,
+        labels=labels,
+        normalized=frontend.normalize,
+        stack=frontend.stack,
+        seed=config.fit.seed,
     )
     train = split(data.train)
     valid = split(data.valid, shuffle=False, enough=VALID_SECONDS)

@@ -17,7 +17,7 @@ from mt4ssl_bench.config import AT_LEAST_1, SHARE, Bounds
 from mt4ssl_bench.errors import ConfigError
 from mt4ssl_bench.registry import Registry
 from mt4ssl_bench.upstream.encoder import Encoder
-from mt4ssl_bench.upstream.kernels import EPS
+from mt4ssl_bench.upstream.kernels import normalize_over_time
 
 
 class TargetConfig(Protocol):
@@ -150,18 +150,6 @@ class OnlineTargets(TargetExtractor):
         # (Baevski et al. 2022, section 3.2)
         self.teacher.pos_convs.load_state_dict(student.pos_convs.state_dict())
         return {"ema_decay": decay}
-
-
-def normalize_over_time(x: Tensor, padding: Tensor | None) -> Tensor:
-    """Return x (B, T, D) with mean 0 and variance 1 per utterance and channel, over real frames."""
-    if padding is None:
-        variance, mean = torch.var_mean(x, dim=1, keepdim=True, correction=0)
-    else:
-        real = ~padding[..., None]
-        count = real.sum(1, keepdim=True).clamp(min=1)
-        mean = (x * real).sum(1, keepdim=True) / count
-        variance = (((x - mean) * real) ** 2).sum(1, keepdim=True) / count
-    return (x - mean) * torch.rsqrt(variance + EPS)
 
 
 def spread(x: Tensor) -> Tensor:

@@ -11,13 +11,13 @@ from torch import Tensor
 from mt4ssl_bench.abx.items import Token, phone_tokens, single_words, word_tokens
 from mt4ssl_bench.abx.plan import AbxConfig, Mode, plan
 from mt4ssl_bench.abx.score import score_layers
-from mt4ssl_bench.abx.spans import Spans, find_frames
+from mt4ssl_bench.abx.spans import Grid, Spans, find_frames
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.alignment import Alignment
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cut import Cut, speaker_of, text_of, turns_of
 from mt4ssl_bench.data.draw import draw
-from mt4ssl_bench.data.frame_grid import frame_count
+from mt4ssl_bench.data.frame_grid import STRIDE, frame_count
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.upstream.checkpoints.encoder_adapter import hidden_states
 from mt4ssl_bench.upstream.model import MT4SSL
@@ -50,7 +50,9 @@ class ValidAbx:
         }
 
 
-def open_valid_abx(corpora: Sequence[Corpus], split: str, count: int) -> ValidAbx:
+def open_valid_abx(
+    corpora: Sequence[Corpus], split: str, count: int, stride: int = STRIDE
+) -> ValidAbx:
     """Choose tokens, at most `count`, and read their audio; the same in every run.
 
     They are phones of the first corpus with time-aligned ones, in any context; or words of the
@@ -77,8 +79,9 @@ def open_valid_abx(corpora: Sequence[Corpus], split: str, count: int) -> ValidAb
         raise CorpusError(f"{where}: has {named}; expected tokens of two speakers, or abx_tokens=0")
     by_id = {cut.id: cut for cut in cuts}
     waves = {name: audio.read(by_id[name]) for name in sorted({t.utterance for t in chosen})}
+    counts = {name: frame_count(len(wave)) * STRIDE // stride for name, wave in waves.items()}
     try:
-        spans = find_frames(chosen, {name: frame_count(len(wave)) for name, wave in waves.items()})
+        spans = find_frames(chosen, counts, Grid(stride))
         config = _config(spans)
     except CorpusError as error:
         raise CorpusError(f"{where}: {error}") from None

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from mt4ssl_bench import checkpoint
-from mt4ssl_bench.data.frame_grid import RECEPTIVE_FIELD, STRIDE, frame_count, frame_counts
 from mt4ssl_bench.encoders.finetuning import TuneConfig
 from mt4ssl_bench.encoders.identity import identify
 from mt4ssl_bench.encoders.origin import Origin, checkpoint_origin
@@ -41,7 +40,7 @@ class MT4SSLUpstream:
     def __init__(self, model: MT4SSL, name: str, device: str, *, pretrained: bool = False) -> None:
         model.extractors.clear()  # heads and teacher are needed only in training
         self.model = model.to(device).eval().requires_grad_(requires_grad=False)
-        self.name, self.device, self.stride = name, device, STRIDE
+        self.name, self.device, self.stride = name, device, model.config.frontend.stride
         config = model.config.encoder
         self.num_layers, self.dim = config.layers + 1, config.dim
         self.blueprint: dict[str, Json] = {"kind": KIND, "config": to_stored(model.config)}
@@ -79,39 +78,44 @@ class MT4SSLUpstream:
 
 def fingerprint(config: PretrainConfig, state: Mapping[str, Tensor]) -> str:
     """Return the fingerprint of a student: its weights, and the settings that they do not show."""
-    settings = {"normalize": config.frontend.normalize, "heads": config.encoder.heads}
+    frontend = config.frontend
+    settings = {"normalize": frontend.normalize, "heads": config.encoder.heads}
+    if frontend.mels:  # a stack of frames shows in the projection's weights
+        settings |= {"mels": frontend.mels}
     return identify(student(state), [KIND, settings])
 
 
 def hidden_states(model: MT4SSL, waves: list[Tensor]) -> tuple[list[Tensor], Tensor]:
     """Return the encoder's input and every layer's output, each (B, T, D), and frame counts (B,).
 
-    Waveforms (N_b,) of more than WINDOW frames are encoded in windows of equal length. The front
-    end's frames stay the same; attention does not look beyond its window.
+    Waveforms (N_b,) of more than WINDOW frames are encoded in windows of equal length. Attention,
+    and the normalization of a filter bank, do not look beyond their window; convolutions give the
+    same frames.
 
     Raises:
         UpstreamError: For unusable waveforms.
     """
-    check_waveforms(waves)
+    frontend = model.config.frontend
+    check_waveforms(waves, frontend.receptive_field)
     lengths = torch.tensor([len(wave) for wave in waves], device=waves[0].device)
-    normalized = model.config.frontend.normalize
-    waves = [normalize(wave.float()) if normalized else wave.float() for wave in waves]
-    if frame_count(int(lengths.max())) <= WINDOW:
+    waves = [normalize(wave.float()) if frontend.normalize else wave.float() for wave in waves]
+    if frontend.frame_count(int(lengths.max())) <= WINDOW:
         return model.hidden_states(nn.utils.rnn.pad_sequence(waves, batch_first=True), lengths)
     rows = [_in_windows(model, wave) for wave in waves]  # B times (L, T_b, D)
     layers = nn.utils.rnn.pad_sequence(
         [row.transpose(0, 1) for row in rows], batch_first=True
     )  # (B, T, L, D)
-    return list(layers.unbind(2)), frame_counts(lengths)
+    return list(layers.unbind(2)), frontend.frame_counts(lengths)
 
 
 def _in_windows(model: MT4SSL, wave: Tensor) -> Tensor:
     """Return the hidden states (L, T, D) of one normalized waveform, encoded window by window."""
-    num_frames = frame_count(len(wave))
+    frontend = model.config.frontend
+    num_frames, stride = frontend.frame_count(len(wave)), frontend.stride
     size = math.ceil(num_frames / math.ceil(num_frames / WINDOW))
     parts = []
     for start in range(0, num_frames, size):
-        part = wave[start * STRIDE : (start + size - 1) * STRIDE + RECEPTIVE_FIELD]
+        part = wave[start * stride : (start + size - 1) * stride + frontend.receptive_field]
         layers, _ = model.hidden_states(part[None], torch.tensor([len(part)], device=wave.device))
         parts.append(torch.stack(layers)[:, 0])
     return torch.cat(parts, dim=1)

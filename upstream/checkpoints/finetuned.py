@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from mt4ssl_bench.data.frame_grid import frame_counts
 from mt4ssl_bench.encoders.finetuning import TuneConfig
 from mt4ssl_bench.encoders.protocol import Features
 from mt4ssl_bench.settings import Json
@@ -50,18 +49,18 @@ class TunedMT4SSL(nn.Module):
             wave[:length]
             for wave, length in zip(waveforms.to(device), lengths.tolist(), strict=True)
         ]
-        check_waveforms(waves)
+        frontend = model.config.frontend
+        check_waveforms(waves, frontend.receptive_field)
         padded = pad_sequence(
-            [normalize(w) if model.config.frontend.normalize else w for w in waves],
+            [normalize(w) if frontend.normalize else w for w in waves],
             batch_first=True,
         )
-        with torch.no_grad():
-            x = model.frontend.convolve(padded)
-        x = model.frontend.projection(model.frontend.norm(x))  # (B, T, D)
-        counts = frame_counts(lengths)
+        counts = frontend.frame_counts(lengths)
+        padding = padding_mask(counts.to(device))
+        x = model.frontend(padded, padding)  # (B, T, D)
         if generator is not None:
             x = self._mask(x, counts.tolist(), generator)
-        output = model.encoder(x, padding_mask(lengths.to(x.device), x.shape[1]))
+        output = model.encoder(x, padding)
         return Features(torch.stack([output.embedded, *output.hidden]), counts)
 
     def _mask(self, x: Tensor, counts: list[int], generator: np.random.Generator) -> Tensor:
