@@ -6,15 +6,56 @@ Shapes: M masked frames, D dimension, V clusters.
 import logging
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
 
 from mt4ssl_bench.training.distributed import World
+from mt4ssl_bench.upstream.config import PretrainConfig
 
 LOGGER = logging.getLogger(__name__)
 FRAMES = 2048  # of a batch at most, whose rank is computed
+# Of mt4ssl_tiny and mt4ssl_demo: runs that learn their labels leave the plateau within 700 updates
+PATIENCE = 1_000  # updates at the full rate, from which on a plateau is one
+LEARNED = 0.05  # share of the labels' entropy that is explained by then; 0.18 after 700 updates
+# Of the dimension: collapsed targets have 0.04 and less, random and healthy ones 0.2 and more
+LEAST_RANK = 0.05
+
+
+class Warnings:
+    """One line in the log, once in a process, for a run that learns little."""
+
+    def __init__(self, config: PretrainConfig) -> None:
+        self.dim = config.encoder.dim
+        self.warmup = round(config.optim.phases[0] * config.fit.steps)
+        self._said: set[str] = set()
+
+    def __call__(self, step: int, values: Mapping[str, float]) -> None:
+        """Warn of what the values of a line of the log, after update `step`, show."""
+        for name, message in self.found(step, values):
+            if name not in self._said:
+                self._said.add(name)
+                LOGGER.warning("update %d: %s", step, message)
+
+    def found(self, step: int, values: Mapping[str, float]) -> Iterator[tuple[str, str]]:
+        """Yield the key of each suspicious value, and what is wrong with what may help."""
+        loss, entropy = values.get("offline", 0.0), values.get("label_entropy", math.inf)
+        if step >= self.warmup + PATIENCE and loss > (1 - LEARNED) * entropy:
+            plateau = (
+                f"the labels are not learned: cross entropy {loss:.2f}, their entropy is "
+                f"{entropy:.2f} nats; a lower optim.lr or targets.online.weight, masking.clones=2, "
+                "or other labels (targets.offline.normalize, .clusters) may help"
+            )
+            yield "offline", plateau
+        rank = values.get("online_target_rank", math.inf)
+        if step > self.warmup and rank < LEAST_RANK * self.dim:
+            collapse = (
+                f"targets collapse: online_target_rank is {rank:.1f} of {self.dim} dimensions; a "
+                "slower teacher (targets.online.ema_start and ema_end nearer 1), a lower optim.lr, "
+                "or labels beside it (targets.offline.weight) may help"
+            )
+            yield "online", collapse
 
 
 class TargetStatistics:
@@ -36,13 +77,16 @@ class TargetStatistics:
 
         Args:
             labels: (M,) on the host; None if no extractor reads labels.
-            targets: By extractor, at the same frames; those of shape (M, D) are vectors.
+            targets: By extractor, at the same frames, for all batches the same extractors.
+                Those of shape (M, D) are vectors.
         """
         if labels is not None:
             counts = torch.bincount(labels, minlength=len(self._counts))
             counts[: len(self._counts)] += self._counts
             self._counts = counts
-        self._vectors.append({n: x for n, x in targets.items() if x.is_floating_point()})
+        self._vectors.append(
+            {n: x for n, x in targets.items() if x.is_floating_point() and x.ndim == 2}
+        )
 
     def take(self, world: World) -> dict[str, float]:
         """Return the values over all processes, and reset.

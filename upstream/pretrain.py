@@ -27,7 +27,7 @@ from mt4ssl_bench.upstream.config import PretrainConfig, check
 from mt4ssl_bench.upstream.encoder import EncoderLayer
 from mt4ssl_bench.upstream.masking import MaskedFrames, draw_masks
 from mt4ssl_bench.upstream.model import MT4SSL, Losses, padding_mask
-from mt4ssl_bench.upstream.monitors import TargetStatistics
+from mt4ssl_bench.upstream.monitors import TargetStatistics, Warnings
 from mt4ssl_bench.upstream.offline_labels import open_corpora, open_labels
 from mt4ssl_bench.upstream.recipe import load_config, to_stored
 from mt4ssl_bench.upstream.valid_abx import ValidAbx, open_valid_abx
@@ -60,6 +60,7 @@ class Pretraining:
         """Wrap the model, so that several processes share its gradients."""
         self.net = self.world.wrap(self.model, unused=self.config.encoder.layer_drop > 0)
         self.statistics = TargetStatistics(self.config.fit.accumulate)
+        self.warn = Warnings(self.config)
 
     def loss(self, batch: Batch, step: int, number: int) -> StepLoss:
         """Return the loss of batch `number` of update `step`."""
@@ -127,7 +128,10 @@ class Pretraining:
             TrainingError: If the logged `values` show that an extractor has collapsed.
         """
         limits = {"target_var": self.config.min_target_var, "pred_var": self.config.min_pred_var}
-        moved = self.statistics.take(self.world) if values else {}
+        moved: dict[str, float] = {}
+        if values:
+            moved |= self.statistics.take(self.world)
+            self.warn(step, {**values, **moved})
         for name, extractor in self.model.named_extractors():
             moved |= {f"{name}_{key}": value for key, value in extractor.update(step).items()}
             for key, least in limits.items():
