@@ -117,7 +117,8 @@ class Step:
     def total(self, batch: Batch, kind: str = "auto") -> Tensor:
         """Return the loss of a batch, summed over masked frames."""
         waves, lengths, labels = batch
-        counts = frame_counts(lengths).tolist()
+        frames = frame_counts(lengths)
+        counts = frames.tolist()
         draws = np.random.default_rng(self.updates)
         masks = [
             draw_masks(counts, max(counts), self.config.masking, draws)
@@ -125,7 +126,7 @@ class Step:
         ]
         masked, padding = (
             MaskedFrames.of(torch.cat(masks), len(counts)),
-            padding_mask(lengths, max(counts)),
+            padding_mask(frames),
         )
         with autocast(kind, self.device):
             losses = self.model(

@@ -150,7 +150,7 @@ def toy_batch(*masks: Tensor) -> tuple[Tensor, Tensor, Tensor, MaskedFrames]:
     torch.manual_seed(1)
     waves = torch.randn(2, 16_000)
     waves[1, 9_700:] = 0
-    padding = padding_mask(torch.tensor([16_000, 9_700]), 49)
+    padding = padding_mask(torch.tensor([49, 30]))
     assert padding is not None
     masked = MaskedFrames.of(torch.cat(masks or toy_masks(1)), 2)
     return waves, padding, torch.randint(0, 8, (2, 49)), masked

@@ -2,9 +2,11 @@
 
 The convolutions work in (B, T, C) layout, so that each is a matrix product.
 
-Shapes: B batch, N samples, T frames, C channels, D encoder dimension, K kernel.
+Shapes: B batch, N samples, T frames, C channels, M mel filters, D encoder dimension,
+K kernel or window.
 """
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mt4ssl_bench.config import AT_LEAST_1, NOT_NEGATIVE, Bounds
+from mt4ssl_bench.config import AT_LEAST_1, Bounds
+from mt4ssl_bench.data.audio import RATE
 from mt4ssl_bench.data.frame_grid import (
     KERNELS,
     RECEPTIVE_FIELD,
@@ -21,8 +24,14 @@ from mt4ssl_bench.data.frame_grid import (
     frame_count,
     frame_counts,
 )
-from mt4ssl_bench.upstream.filter_bank import FilterBank
 from mt4ssl_bench.upstream.kernels import EPS, fused_conv, normalize_over_time, normed_conv
+
+HOP = STRIDE // 2
+WINDOW = RECEPTIVE_FIELD - HOP  # 240 samples: two windows fill the receptive field of a frame
+FFT = 512
+MOST_MELS = 100
+LOWEST = 20.0  # Hz, the lower edge of the first mel filter
+FLOOR = 1e-6  # power, of audio with variance 1: above the noise of 16-bit audio in an empty band
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +43,11 @@ class FrontendConfig:
     mels: int = 0  # log-mel energies of a filter bank in place of the convolutions; 0: none
     stack: int = 1  # neighboring frames that the encoder reads as one; 2: a frame every 40 ms
 
-    BOUNDS: ClassVar[Bounds] = {AT_LEAST_1: "channels stack", NOT_NEGATIVE: "mels"}
+    BOUNDS: ClassVar[Bounds] = {
+        AT_LEAST_1: "channels stack",
+        # narrower filters would fall between two bins of the spectrum
+        (f"0 to {MOST_MELS}", lambda mels: 0 <= mels <= MOST_MELS): "mels",
+    }
 
     @property
     def stride(self) -> int:
@@ -110,3 +123,43 @@ class Frontend(nn.Module):
         """
         projected: Tensor = self.projection(self.features(waveforms, padding))
         return projected
+
+
+class FilterBank(nn.Module):
+    """Log energies of M mel filters, in two windows of 15 ms, 10 ms apart, in each frame."""
+
+    window: Tensor
+    filters: Tensor
+
+    def __init__(self, mels: int) -> None:
+        super().__init__()
+        self.dim = 2 * mels
+        window = torch.hann_window(WINDOW, periodic=False)
+        # computed from constants: no part of a checkpoint
+        self.register_buffer("window", window / window.norm(), persistent=False)
+        self.register_buffer("filters", mel_filters(mels), persistent=False)
+
+    @torch.no_grad()
+    def forward(self, waveforms: Tensor) -> Tensor:
+        """Return the log energies (B, T, 2M) of normalized waveforms (B, N), in fp32."""
+        with torch.autocast(waveforms.device.type, enabled=False):
+            windows = waveforms.float().unfold(1, WINDOW, HOP) * self.window  # (B, 2T or more, K)
+            power = torch.fft.rfft(windows, FFT).abs().square()
+            energies = (power @ self.filters + FLOOR).log()  # (B, 2T or more, M)
+            frames = (waveforms.shape[1] - RECEPTIVE_FIELD) // STRIDE + 1
+            return energies[:, : 2 * frames].reshape(len(energies), frames, self.dim)
+
+
+def mel_filters(mels: int) -> Tensor:
+    """Return triangular filters (FFT / 2 + 1, M) of sum 1, evenly spaced on HTK's mel scale."""
+    edges = torch.linspace(_mel(LOWEST), _mel(RATE / 2), mels + 2, dtype=torch.float64)
+    edges = 700 * ((edges / 1127).exp() - 1)  # Hz
+    bins = torch.arange(FFT // 2 + 1, dtype=torch.float64)[:, None] * RATE / FFT
+    left, center, right = edges[:-2], edges[1:-1], edges[2:]
+    rise, fall = (bins - left) / (center - left), (right - bins) / (right - center)
+    triangles = torch.minimum(rise, fall).clamp(min=0)
+    return (triangles / triangles.sum(0)).float()
+
+
+def _mel(frequency: float) -> float:
+    return 1127 * math.log1p(frequency / 700)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from builders import FIXTURES
 from mt4ssl_bench.clustering.config import OfflineConfig
+from mt4ssl_bench.data.frame_grid import frame_counts
 from mt4ssl_bench.training.optim import OptimConfig, factor
 from mt4ssl_bench.upstream import targets
 from mt4ssl_bench.upstream.checkpoints.weight_names import from_official, rename
@@ -82,7 +83,7 @@ def test_hidden_states_equal_the_official_ones(model: MT4SSL, case: dict[str, Te
 
 
 def test_the_frame_padding_mask_is_the_official_one(case: dict[str, Tensor]) -> None:
-    found = padding_mask(lengths_of(case), 65)
+    found = padding_mask(frame_counts(lengths_of(case)))
     assert found is not None
     assert torch.equal(found, case["io.frame_padding_mask"])
 

@@ -61,9 +61,18 @@ def read_huggingface(name: str) -> ThirdPartyCheckpoint:
 
 
 def write_huggingface(model: MT4SSL, folder: Path) -> None:
-    """Write the files that transformers' AutoModel and AutoFeatureExtractor load."""
+    """Write the files that transformers' AutoModel and AutoFeatureExtractor load.
+
+    Raises:
+        CheckpointError: If the front end is not Data2VecAudio's.
+    """
     transformers = import_transformers("export --to hf")
     config = model.config
+    if config.frontend.mels or config.frontend.stack > 1:
+        raise CheckpointError(
+            f"--to hf: {KIND} has neither a filter bank nor stacked frames (frontend.mels="
+            f"{config.frontend.mels}, frontend.stack={config.frontend.stack}); use --to s3prl"
+        )
     fields = {theirs: getattr(config.encoder, ours) for ours, theirs in _FIELDS.items()}
     other = transformers.Data2VecAudioModel(
         transformers.Data2VecAudioConfig(
