@@ -78,9 +78,9 @@ class MT4SSL(nn.Module):
             sums[name] = extractor.loss(hidden, targets[name])
         return Losses(sums, len(hidden), hidden, targets)
 
-    def total(self, losses: Losses) -> Tensor:
-        """Return the weighted sum of the losses, still summed over masked frames."""
-        weighted = [e.weight * losses.sums[name] for name, e in self.named_extractors()]
+    def total(self, losses: Losses, step: int = 0) -> Tensor:
+        """Return the weighted sum of the losses after `step` updates, summed over masked frames."""
+        weighted = [e.weight_after(step) * losses.sums[name] for name, e in self.named_extractors()]
         return torch.stack(weighted).sum()
 
     def hidden_states(self, waveforms: Tensor, lengths: Tensor) -> tuple[list[Tensor], Tensor]:

@@ -69,7 +69,7 @@ class Pretraining:
         clones = self.config.masking.clones
         losses = self.forward(self.net, batch, seed, clones, self.statistics)
         return StepLoss(
-            total=self.model.total(losses),
+            total=self.model.total(losses, step),
             count=losses.masked,
             sums=losses.sums,
             monitors=self._monitors(),
