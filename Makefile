@@ -2,10 +2,11 @@
 PYTHON ?= python3
 BIN = .venv/bin
 DEMO = demo
+MODEL = build/model
 
 LOWEST = .venv-lowest
 
-.PHONY: demo test test-long test-lowest check format clean
+.PHONY: demo model test test-long test-lowest check format clean
 
 # installed again whenever pyproject.toml changes
 .venv/installed: pyproject.toml
@@ -18,6 +19,13 @@ demo: .venv/installed
 	$(BIN)/mt4ssl-bench pretrain mt4ssl_demo data.corpus=$(DEMO)/corpus --out $(DEMO)/runs/mt4ssl_demo
 	$(BIN)/mt4ssl-bench evaluate $(DEMO)/runs/mt4ssl_demo fbank random:mt4ssl_demo \
 		--task phoneme --task asr --task speaker steps=300 --corpus $(DEMO)/corpus --out $(DEMO)/results
+
+# the model that ships, from the publishers' downloads; resumable, 90 minutes on one core
+model: .venv/installed
+	$(BIN)/mt4ssl-bench prepare speechocean762 --download --out $(MODEL)/speechocean762
+	$(BIN)/mt4ssl-bench prepare librispeech --download --out $(MODEL)/librispeech
+	$(BIN)/python benchmarks/build_model.py $(MODEL)/speechocean762 $(MODEL)/librispeech \
+		--out $(MODEL)
 
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2  # two processes of one thread each

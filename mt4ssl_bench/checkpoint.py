@@ -1,6 +1,7 @@
 """Checkpoints: files of tensors and plain containers, written atomically.
 
-Loading one never builds other objects.
+Loading one never builds other objects. A file whose name ends in .safetensors has the tensors of
+"model", and everything else as JSON.
 """
 
 import hashlib
@@ -10,12 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from mt4ssl_bench.errors import CheckpointError, first_line, some
 
 FORMAT = "mt4ssl-bench 1"
+SAFETENSORS = ".safetensors"
 Payload = dict[str, Any]  # tensors and plain containers
 
 
@@ -31,7 +34,10 @@ def save(payload: Payload, path: Path) -> None:
     aside = path.with_name(f".{path.name}.partial")
     try:
         with aside.open("wb") as file:
-            torch.save({"format": FORMAT, **payload}, file)
+            if path.suffix == SAFETENSORS:
+                file.write(_to_safetensors(payload))
+            else:
+                torch.save({"format": FORMAT, **payload}, file)
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
@@ -53,7 +59,10 @@ def load(path: Path) -> Payload:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
     try:
-        payload = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        if path.suffix == SAFETENSORS:
+            payload = _from_safetensors(path)
+        else:
+            payload = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     # torch raises many kinds of errors for a damaged file
     except Exception as error:  # noqa: BLE001
         if "weights_only" in str(error):
@@ -68,6 +77,20 @@ def load(path: Path) -> Payload:
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a checkpoint of mt4ssl-bench (format '{FORMAT}')")
     return payload
+
+
+def _to_safetensors(payload: Payload) -> bytes:
+    rest = {key: value for key, value in payload.items() if key != "model"}
+    tensors = {name: tensor.contiguous() for name, tensor in payload["model"].items()}
+    return safetensors.torch.save(tensors, {"format": FORMAT, "json": json.dumps(rest)})
+
+
+def _from_safetensors(path: Path) -> Payload:
+    with safetensors.safe_open(path, "pt") as file:
+        metadata = file.metadata() or {}
+        rest = json.loads(metadata.get("json", "{}"))
+        model = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    return {**rest, "format": metadata.get("format"), "model": model}
 
 
 def misfit(module: nn.Module, state: Mapping[str, Tensor]) -> str:

@@ -33,7 +33,9 @@ class PretrainConfig:
     """One pretraining run."""
 
     about: str = ""
-    init: str | None = None  # a run folder or checkpoint whose weights the run starts from
+    init: str | None = (
+        None  # "mt4ssl", or a run folder or checkpoint whose weights the run starts from
+    )
     frontend: FrontendConfig = field(default_factory=FrontendConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)

@@ -21,6 +21,7 @@ from mt4ssl_bench.upstream.checkpoints.encoder_adapter import (
     load_checkpoint,
     load_file,
 )
+from mt4ssl_bench.upstream.checkpoints.shipped import NAME, shipped
 
 LOGGER = logging.getLogger(__name__)
 
@@ -67,9 +68,9 @@ def load_custom(argument: str, *, device: str) -> Upstream:
 
 
 def load_default(argument: str, *, device: str) -> Upstream:
-    """Return the upstream of a path or URL, or the default one, as mt4ssl in s3prl's hub."""
+    """Return the upstream of a path or URL, or the shipped one, as mt4ssl in s3prl's hub."""
     if not argument:
-        mt4ssl()
+        return load_file(shipped(), NAME, device, address=NAME)
     return load_custom(argument, device=device)
 
 
@@ -106,12 +107,9 @@ def mt4ssl_custom(
 def mt4ssl(
     ckpt: str | None = None, model_config: object = None, refresh: object = None
 ) -> UpstreamExpert:
-    """Return the model of a path or URL (entry of s3prl and torch.hub); there is no default yet."""
+    """Return the shipped model, or that of a path or URL (entry of s3prl and torch.hub)."""
     if ckpt is None:
-        raise UpstreamError(
-            "mt4ssl: no checkpoint is published yet; train one (mt4ssl-bench pretrain mt4ssl_base "
-            "data.corpus=... --out runs/base) and use mt4ssl_local with ckpt=runs/base"
-        )
+        return UpstreamExpert(shipped())
     return mt4ssl_custom(ckpt, model_config, refresh)
 
 

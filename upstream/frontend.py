@@ -113,8 +113,11 @@ class Frontend(nn.Module):
         x = self.bank(waveforms) if self.bank else self.convolve(waveforms)
         frames = x.shape[1] // self.stack
         x = x[:, : frames * self.stack].reshape(len(x), frames, -1)
-        # eps 1: bands without variation, as those that narrow-band audio lacks, stay near 0
-        return normalize_over_time(x, padding, eps=1.0) if self.bank else self.norm(x)
+        if self.bank:
+            # eps 1: bands without variation, as those that narrow-band audio lacks, stay near 0
+            return normalize_over_time(x, padding, eps=1.0)
+        normed: Tensor = self.norm(x)
+        return normed
 
     def forward(self, waveforms: Tensor, padding: Tensor | None = None) -> Tensor:
         """Return frames (B, T, D) of normalized waveforms (B, N).

@@ -23,6 +23,7 @@ from mt4ssl_bench.training.run_folder import RunFolder
 from mt4ssl_bench.upstream.batches import Batch, PretrainData
 from mt4ssl_bench.upstream.checkpoints.checkpoint_file import KIND
 from mt4ssl_bench.upstream.checkpoints.init_weights import start_from
+from mt4ssl_bench.upstream.checkpoints.shipped import located
 from mt4ssl_bench.upstream.config import PretrainConfig, check
 from mt4ssl_bench.upstream.encoder import EncoderLayer
 from mt4ssl_bench.upstream.masking import MaskedFrames, draw_masks
@@ -257,7 +258,7 @@ def build_model(config: PretrainConfig, device: str) -> MT4SSL:
     torch.manual_seed(config.fit.seed)
     model = MT4SSL(config)
     if config.init:
-        start_from(model, Path(config.init))
+        start_from(model, located(config.init))
     model.checkpointing = model.encoder.checkpointing = config.fit.checkpointing
     if config.fit.compile or (config.fit.compile is None and device.startswith("cuda")):
         # a layer is traced once per form: student or teacher, training or not, with padding or

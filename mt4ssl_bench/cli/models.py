@@ -77,13 +77,19 @@ def export(
     *,
     to: Annotated[
         Target,
-        typer.Option(help="hf: a folder for transformers; s3prl: one .pt file, the encoder alone."),
+        typer.Option(help="hf: a folder for transformers; s3prl: one file with only the encoder."),
     ],
-    out: Annotated[Path, typer.Option("--out", help="Folder (hf) or .pt file (s3prl) to write.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", help="Folder (hf), or .pt or .safetensors file (s3prl) to write."),
+    ],
     results: Annotated[
         Path | None,
         typer.Option(help="Results folder: its records of this model go into the model card (hf)."),
     ] = None,
+    half: Annotated[
+        bool, typer.Option("--half", help="Write weights as fp16, half the size (s3prl).")
+    ] = False,
 ) -> None:
     """Export a model to another toolkit, without heads, teacher and optimizer.
 
@@ -98,7 +104,12 @@ def export(
         raise ConfigError(
             "--results: is for the model card, which only --to hf writes; drop one of the two"
         )
-    mark = to_s3prl(run, out) if to is Target.S3PRL else to_huggingface(run, out, results)
+    if to is Target.HF and half:
+        raise ConfigError(
+            "--half: is for one file, which only --to s3prl writes; drop one of the two"
+        )
+    s3prl = to is Target.S3PRL
+    mark = to_s3prl(run, out, half=half) if s3prl else to_huggingface(run, out, results)
     stdout.print(f"{out}: fingerprint {mark}")
 
 

@@ -51,7 +51,7 @@ def _kind_without_prefix(name: str) -> str:
     A folder without a checkpoint gives way to a hub name.
     """
     path, hub = Path(name), "mt4ssl" if name == "mt4ssl" else "s3prl"
-    plain = "/" not in name and not name.endswith(".pt")  # could be a hub's name
+    plain = "/" not in name and not name.endswith((".pt", ".safetensors"))  # could be a hub's name
     if not path.exists():
         return hub if plain or ":" in name else "checkpoint"
     if not (plain and _in_hub(name)):

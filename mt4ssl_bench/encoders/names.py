@@ -26,4 +26,6 @@ def split_keys(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def is_run(path: Path) -> bool:
     """Return whether a path is a checkpoint file, or a folder with a checkpoint.pt."""
-    return zipfile.is_zipfile(path) if path.is_file() else (path / "checkpoint.pt").is_file()
+    if path.is_file():
+        return path.suffix == ".safetensors" or zipfile.is_zipfile(path)
+    return (path / "checkpoint.pt").is_file()

@@ -11,7 +11,7 @@ from mt4ssl_bench.cli.app import app
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.encoders.names import split_keys
-from mt4ssl_bench.errors import CheckpointError, UpstreamError
+from mt4ssl_bench.errors import CheckpointError
 
 
 @pytest.fixture(autouse=True)
@@ -89,5 +89,3 @@ def test_a_folder_is_ours_only_if_it_holds_a_checkpoint(
     (folder / "mine").mkdir()
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         load_upstream("mine")
-    with pytest.raises(UpstreamError, match="no checkpoint is published yet"):
-        load_upstream("mt4ssl:")

@@ -50,8 +50,10 @@ padding into an utterance's
 last frames through its positional convolutions."""
 
 
-def to_s3prl(run: Path, out: Path) -> str:
+def to_s3prl(run: Path, out: Path, *, half: bool = False) -> str:
     """Write a file with only the student, for load_upstream and s3prl's mt4ssl_local.
+
+    The weights are fp32, or fp16 if `half`.
 
     Returns:
         The student's fingerprint.
@@ -59,14 +61,15 @@ def to_s3prl(run: Path, out: Path) -> str:
     Raises:
         CheckpointError: If `run` is no MT4SSL checkpoint, or `out` exists.
     """
-    if out.suffix != ".pt":
-        raise ConfigError(f"--out {out}: the file's name must end in .pt")
+    if out.suffix not in {".pt", checkpoint.SAFETENSORS}:
+        raise ConfigError(f"--out {out}: the file's name must end in .pt or .safetensors")
     if out.exists():
         raise CheckpointError(f"{out}: exists already; choose another --out")
     stored, model = read_checkpoint(run), read_model(run)
     exported = {key: value for key, value in stored.items() if key in EXPORTED}
-    checkpoint.save({**exported, "model": model.state_dict()}, out)
-    return fingerprint(model.config, model.state_dict())
+    state = (model.half() if half else model).state_dict()
+    checkpoint.save({**exported, "model": state}, out)
+    return fingerprint(model.config, model.float().state_dict())
 
 
 def to_huggingface(run: Path, out: Path, results: Path | None = None) -> str:

@@ -27,5 +27,6 @@ def _problem(wave: Tensor, least: int) -> str:
         kind = str(wave.dtype).removeprefix("torch.")
         return f"{kind} samples; expected float in [-1, 1]: divide int16 by 32768 first"
     if len(wave) < least:
-        return f"{len(wave)} samples; at least {least} ({1000 * least / RATE:g} ms at 16 kHz) are needed"
+        time = f"{1000 * least / RATE:g} ms at 16 kHz"
+        return f"{len(wave)} samples; at least {least} ({time}) are needed"
     return "" if torch.isfinite(wave).all() else "holds NaN or infinite samples"

@@ -1,0 +1,1 @@
+"""Weights, digest, card and log of the pretrained model in this package."""
