@@ -19,6 +19,7 @@ def test_a_benchmark_imports_and_shows_its_help(
     spec = importlib.util.spec_from_file_location(f"benchmark_{file.stem}", file)
     assert spec is not None
     assert spec.loader is not None
+    monkeypatch.syspath_prepend(file.parent)  # as for a script
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look there
     spec.loader.exec_module(module)

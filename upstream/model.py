@@ -23,6 +23,7 @@ class Losses(NamedTuple):
     sums: dict[str, Tensor]
     masked: int  # frames that they are summed over
     hidden: Tensor  # (M, D) the student's last output at these frames
+    targets: dict[str, Tensor]  # (M, ...) by extractor
 
 
 class MT4SSL(nn.Module):
@@ -70,15 +71,16 @@ class MT4SSL(nn.Module):
         rows = None if padding is None else padding.repeat(clones, 1)
         output = self.encoder(x, rows, masked.queries)
         hidden = output.hidden[-1].flatten(0, 1)[masked.place]  # (M, D)
-        sums = {}
+        sums, targets = {}, {}
         for name, extractor in self.named_extractors():
-            targets = extractor.targets(labels, frames, padding)
-            sums[name] = extractor.loss(hidden, targets[masked.row, masked.time])
-        return Losses(sums, len(hidden), hidden)
+            every = extractor.targets(labels, frames, padding)
+            targets[name] = every[masked.row, masked.time]
+            sums[name] = extractor.loss(hidden, targets[name])
+        return Losses(sums, len(hidden), hidden, targets)
 
-    def total(self, losses: Losses) -> Tensor:
-        """Return the weighted sum of the losses, still summed over masked frames."""
-        weighted = [e.weight * losses.sums[name] for name, e in self.named_extractors()]
+    def total(self, losses: Losses, step: int = 0) -> Tensor:
+        """Return the weighted sum of the losses after `step` updates, summed over masked frames."""
+        weighted = [e.weight_after(step) * losses.sums[name] for name, e in self.named_extractors()]
         return torch.stack(weighted).sum()
 
     def hidden_states(self, waveforms: Tensor, lengths: Tensor) -> tuple[list[Tensor], Tensor]:

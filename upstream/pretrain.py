@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +28,7 @@ from mt4ssl_bench.upstream.config import PretrainConfig, check
 from mt4ssl_bench.upstream.encoder import EncoderLayer
 from mt4ssl_bench.upstream.masking import MaskedFrames, draw_masks
 from mt4ssl_bench.upstream.model import MT4SSL, Losses, padding_mask
+from mt4ssl_bench.upstream.monitors import TargetStatistics, Warnings
 from mt4ssl_bench.upstream.offline_labels import open_corpora, open_labels
 from mt4ssl_bench.upstream.recipe import load_config, to_stored
 from mt4ssl_bench.upstream.valid_abx import ValidAbx, open_valid_abx
@@ -58,28 +60,41 @@ class Pretraining:
     def __post_init__(self) -> None:
         """Wrap the model, so that several processes share its gradients."""
         self.net = self.world.wrap(self.model, unused=self.config.encoder.layer_drop > 0)
+        self.statistics = TargetStatistics(self.config.fit.accumulate)
+        self.warn = Warnings(self.config)
 
     def loss(self, batch: Batch, step: int, number: int) -> StepLoss:
         """Return the loss of batch `number` of update `step`."""
         # masks belong to the batch, not to the process: any number of processes draws the same
         seed = (self.config.fit.seed, step, number)
-        losses = self.forward(self.net, batch, seed, self.config.masking.clones)
-        monitors = {
-            f"{name}_{key}": value
-            for name, extractor in self.model.named_extractors()
-            for key, value in extractor.monitors.items()
-        }
+        clones = self.config.masking.clones
+        losses = self.forward(self.net, batch, seed, clones, self.statistics)
         return StepLoss(
-            total=self.model.total(losses),
+            total=self.model.total(losses, step),
             count=losses.masked,
             sums=losses.sums,
-            monitors=monitors,
+            monitors=self._monitors(),
             seconds=batch.seconds,
             ids=batch.ids,
         )
 
-    def forward(self, net: nn.Module, batch: Batch, seed: tuple[int, ...], clones: int) -> Losses:
-        """Return the losses of one batch under `clones` masks per utterance, drawn from `seed`."""
+    def forward(
+        self,
+        net: nn.Module,
+        batch: Batch,
+        seed: tuple[int, ...],
+        clones: int,
+        statistics: TargetStatistics,
+    ) -> Losses:
+        """Return the losses of one batch, whose targets are added to `statistics`.
+
+        Args:
+            net: The model, or what wraps it.
+            batch: Of any size.
+            seed: Of the masks.
+            clones: Masks per utterance.
+            statistics: Get the targets at the masked frames.
+        """
         device = torch.device(self.world.device)
         lengths = self.config.frontend.frame_counts(batch.lengths)
         counts: list[int] = lengths.tolist()
@@ -96,16 +111,28 @@ class Pretraining:
                 None if labels is None else moved(labels, device),
                 MaskedFrames(*(moved(each, device) for each in masked)),
             )
+        at = None if labels is None else labels[masked.row, masked.time]
+        statistics.add(at, losses.targets)
         return losses
 
+    def _monitors(self) -> dict[str, Tensor]:
+        return {
+            f"{name}_{key}": value
+            for name, extractor in self.model.named_extractors()
+            for key, value in extractor.monitors.items()
+        }
+
     def after_step(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
-        """Update the extractors and return their values to log.
+        """Update the extractors; return their values and those of the statistics to log.
 
         Raises:
             TrainingError: If the logged `values` show that an extractor has collapsed.
         """
         limits = {"target_var": self.config.min_target_var, "pred_var": self.config.min_pred_var}
         moved: dict[str, float] = {}
+        if values:
+            moved |= self.statistics.take(self.world)
+            self.warn(step, {**values, **moved})
         for name, extractor in self.model.named_extractors():
             moved |= {f"{name}_{key}": value for key, value in extractor.update(step).items()}
             for key, least in limits.items():
@@ -124,18 +151,23 @@ class Pretraining:
         ABX of each layer if it is asked for.
         """
         rank, world = self.world.rank, self.world.size
-        sums, masked = {name: 0.0 for name, _ in self.model.named_extractors()}, 0
+        sums, masked, statistics = Counter[str](), 0, TargetStatistics()
         self.model.eval()
         for number, batch in enumerate(self.valid(0, rank=rank, world=world)):
             # self.model: the processes may have unequal numbers of batches
-            made = self.forward(self.model, batch, (VALID_SEED, number * world + rank), 1)
-            sums = {name: sums[name] + made.sums[name].item() for name in sums}
+            seed = VALID_SEED, number * world + rank
+            made = self.forward(self.model, batch, seed, 1, statistics)
+            sums.update({name: total.item() for name, total in made.sums.items()})
+            monitors = self._monitors().items()
+            sums.update({name: value.item() * made.masked for name, value in monitors})
             masked += made.masked
         scores = self.abx(self.model, self.world.device) if self.abx else {}
         self.model.train()
-        count, *totals = self.world.sum(masked, *sums.values())
-        losses = {name: total / max(count, 1) for name, total in zip(sums, totals, strict=True)}
-        return {f"valid_{name}": value for name, value in {**losses, **scores}.items()}
+        names = max(self.world.gather(list(sums)), key=len)  # a process may have no batch
+        count, *totals = self.world.sum(masked, *(sums[name] for name in names))
+        means = {name: total / max(count, 1) for name, total in zip(names, totals, strict=True)}
+        values = {**means, **statistics.take(self.world), **scores}
+        return {f"valid_{name}": value for name, value in values.items()}
 
     def run(self, out: Path) -> FitReport:
         """Train, or continue; writes checkpoint.pt, config.json and log.jsonl into `out`."""

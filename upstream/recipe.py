@@ -14,11 +14,10 @@ from mt4ssl_bench.config import from_dict, load, to_dict
 from mt4ssl_bench.errors import ConfigError, with_class
 from mt4ssl_bench.settings import Json
 from mt4ssl_bench.upstream.config import PretrainConfig, TargetsConfig, check
-from mt4ssl_bench.upstream.frontend import FrontendConfig
 from mt4ssl_bench.upstream.targets import TARGETS, TargetConfig
 
 LOGGER = logging.getLogger(__name__)
-LATER = ("mels", "stack")  # keys of the front end that are stored only if they are set
+LATER = ("mels", "stack", "from_update")  # stored only if they are set: old runs go on without
 BUILT_IN = tuple(TargetsConfig().sections())  # what every installation has
 
 
@@ -84,18 +83,22 @@ def to_stored(config: PretrainConfig) -> dict[str, Json]:
     So a run that uses none of them does not depend on which packages are installed.
     """
     values: dict[str, Json] = to_dict(config)
-    frontend = config.frontend
-    values["frontend"] = {  # earlier revisions had no such keys, and stored runs go on
-        key: value
-        for key, value in to_dict(frontend).items()
-        if key not in LATER or value != getattr(FrontendConfig(), key)
-    }
+    values["frontend"] = _without_later(config.frontend)
     values["targets"] = {
-        name: to_dict(section)
+        name: _without_later(section)
         for name, section in config.targets.sections().items()
         if name in BUILT_IN or section.weight
     }
     return values
+
+
+def _without_later(section: object) -> dict[str, Json]:
+    default = type(section)()
+    return {
+        key: value
+        for key, value in to_dict(section).items()
+        if key not in LATER or value != getattr(default, key)
+    }
 
 
 def from_stored(values: Mapping[str, Json]) -> PretrainConfig:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mt4ssl_bench.clustering.config import OfflineConfig
-from mt4ssl_bench.config import AT_LEAST_1, SHARE, Bounds
+from mt4ssl_bench.config import AT_LEAST_1, NOT_NEGATIVE, SHARE, Bounds
 from mt4ssl_bench.errors import ConfigError
 from mt4ssl_bench.registry import Registry
 from mt4ssl_bench.upstream.encoder import Encoder
@@ -59,6 +59,10 @@ class TargetExtractor(nn.Module, ABC):
         """Update the extractor after optimizer update `step` (from 1); return values to log."""
         return {}
 
+    def weight_after(self, step: int) -> float:
+        """Return the factor of the loss in the total after `step` updates."""
+        return self.weight
+
 
 class OfflineTargets(TargetExtractor):
     """Off-TE: cluster ids made before training, a linear head and cross entropy."""
@@ -100,8 +104,15 @@ class OnlineTargets(TargetExtractor):
         ema_start: float = 0.999
         ema_end: float = 0.9999
         ema_steps: int = 30_000
+        # until so many updates are made, no loss, and a teacher that is a copy of the student; 0 as
+        # published
+        from_update: int = 0
 
-        BOUNDS: ClassVar[Bounds] = {AT_LEAST_1: "top_k ema_steps", SHARE: "ema_start ema_end"}
+        BOUNDS: ClassVar[Bounds] = {
+            AT_LEAST_1: "top_k ema_steps",
+            SHARE: "ema_start ema_end",
+            NOT_NEGATIVE: "from_update",
+        }
 
     def __init__(self, config: Config, encoder: Encoder) -> None:
         super().__init__(config, encoder)
@@ -136,9 +147,16 @@ class OnlineTargets(TargetExtractor):
         return scale * F.mse_loss(prediction, targets, reduction="sum")
 
     def decay(self, step: int) -> float:
-        """Return the EMA decay after update `step`."""
+        """Return the EMA decay after update `step`: 0 until the first update with a loss."""
         c = self.config
+        step -= c.from_update
+        if step <= 0 < c.from_update:
+            return 0.0
         return c.ema_end - (c.ema_end - c.ema_start) * (1 - min(step / c.ema_steps, 1.0))
+
+    def weight_after(self, step: int) -> float:
+        """See TargetExtractor.weight_after."""
+        return self.weight if step >= self.config.from_update else 0.0
 
     @torch.no_grad()
     def update(self, step: int) -> dict[str, float]:

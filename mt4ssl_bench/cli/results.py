@@ -129,6 +129,9 @@ def runs(
 
     A run is read from its log only; nothing is loaded, and a run that is going on is not disturbed.
 
+    'offline 3.55/4.46' is the cross entropy of the labels and the labels' own entropy: a run whose
+    cross entropy stays there has learned only how frequent each label is.
+
     Example: mt4ssl-bench runs runs
     """
     from mt4ssl_bench.errors import CheckpointError

@@ -94,7 +94,7 @@ def table(found: list[Run], root: Path) -> Table:
     for run in found:
         name = str(run.folder.relative_to(root)) if run.folder != root else root.name
         speed = run.last.get("audio_seconds_per_second", math.nan)
-        losses = (f"{key.removeprefix('valid_')} {value:.3g}" for key, value in run.losses.items())
+        losses = (f"{key.removeprefix('valid_')} {value}" for key, value in _shown(run.losses))
         shown.add_row(
             shorten(name, 22),
             run.state,
@@ -104,6 +104,14 @@ def table(found: list[Run], root: Path) -> Table:
             ", ".join(itertools.islice(losses, 3)),
         )
     return shown
+
+
+def _shown(losses: Line) -> Iterator[tuple[str, str]]:
+    """Yield the values by key; a cross entropy of labels with their entropy, its plateau."""
+    for key, value in losses.items():
+        prefix, found, _ = key.rpartition("offline")
+        entropy = losses.get(f"{prefix}label_entropy") if found and key.endswith(found) else None
+        yield key, f"{value:.3g}" + (f"/{entropy:.3g}" if entropy else "")
 
 
 def _state(run: Run) -> State:

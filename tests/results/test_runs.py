@@ -108,3 +108,13 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     empty.mkdir()
     assert "no log.jsonl below it" in refused(capsys, "runs", empty)
     assert "no such folder" in refused(capsys, "runs", tmp_path / "gone")
+
+
+def test_the_cross_entropy_stands_beside_the_entropy_of_the_labels(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "first", 1, 100)
+    line = {"step": 100, "valid_offline": 3.551, "valid_offline_accuracy": 0.2,
+            "valid_label_entropy": 4.461}  # fmt: skip
+    with (folder / "log.jsonl").open("a") as log:
+        log.write(json.dumps(line) + "\n")
+    shown = rendered(table(runs_below(tmp_path), tmp_path))
+    assert "offline 3.55/4.46, offline_accuracy 0.2, label_entropy 4.46" in shown

@@ -1,4 +1,4 @@
-"""Target extractors of other packages: they train beside ours, resume, and may be missing later."""
+"""Target extractors: those of other packages train beside ours; the online one may start late."""
 
 import json
 import os
@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from builders import largest_difference, read_log, weights_of
 from mt4ssl_bench import checkpoint
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.encoders.load import load_upstream
-from mt4ssl_bench.errors import ConfigError
+from mt4ssl_bench.errors import CheckpointError, ConfigError
+from mt4ssl_bench.upstream.pretrain import open_pretraining
 from mt4ssl_bench.upstream.recipe import load_config, to_stored
+from mt4ssl_bench.upstream.targets import OnlineTargets
 
 TOY = str(Path(__file__).parents[1] / "fixtures" / "toy.yaml")
 THIRD = """
@@ -191,3 +194,58 @@ def test_resuming_without_the_package_says_in_one_line_what_is_missing(
 def test_an_unknown_section_is_refused_with_similar_names() -> None:
     with pytest.raises(ConfigError, match=r"unknown target extractor 'ofline'; did you mean off"):
         load_config(TOY, ["targets.ofline.weight=1"])
+
+
+# ---- targets.online.from_update ----
+
+FIXED = ("encoder.dropout=0", "optim.phases=[0,1,0]", "fit.save_every=1", "fit.log_every=1")
+
+
+def run(corpus: Corpus, out: Path, steps: int, *keys: str) -> dict[str, torch.Tensor]:
+    """Train the toy model; return its weights."""
+    fixed = [f"data.corpus={corpus.root}", f"fit.steps={steps}", *FIXED]
+    open_pretraining(load_config(TOY, [*fixed, *keys])).run(out)
+    return weights_of(out)
+
+
+def test_before_its_first_update_the_online_target_is_as_if_it_were_not_there(
+    corpus: Corpus, tmp_path: Path
+) -> None:
+    late = run(corpus, tmp_path / "late", 3, "targets.online.from_update=3")
+    without = run(corpus, tmp_path / "without", 3, "targets.online.weight=0")
+    student = {name: value for name, value in late.items() if ".online." not in name}
+    assert largest_difference(student, without) == 0
+    prefix = "extractors.online.teacher."
+    teacher = {n.removeprefix(prefix): v for n, v in late.items() if n.startswith(prefix)}
+    encoder = {n.removeprefix("encoder."): v for n, v in late.items() if n.startswith("encoder.")}
+    assert largest_difference(teacher, encoder) == 0
+    assert [line["online_ema_decay"] for line in read_log(tmp_path / "late") if "lr" in line] == [
+        0, 0, 0,
+    ]  # fmt: skip
+
+
+def test_from_then_on_it_is_learned_also_by_a_run_that_was_interrupted(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = "targets.online.from_update=3"
+    whole = run(corpus, tmp_path / "whole", 5, key)
+    without = run(corpus, tmp_path / "without", 5, "targets.online.weight=0")
+    assert (whole["mask_emb"] - without["mask_emb"]).abs().max() > 0
+    decays = [line["online_ema_decay"] for line in read_log(tmp_path / "whole") if "lr" in line]
+    assert decays[:3] == [0, 0, 0]
+    assert all(0.999 <= decay < 0.9991 for decay in decays[3:])
+    update = OnlineTargets.update
+    with monkeypatch.context() as patch:
+        patch.setattr(OnlineTargets, "update", lambda self, n: 1 / 0 if n == 4 else update(self, n))
+        with pytest.raises(ZeroDivisionError):
+            run(corpus, tmp_path / "broken", 5, key)
+    assert largest_difference(run(corpus, tmp_path / "broken", 5, key), whole) == 0
+
+
+def test_a_run_of_an_earlier_revision_goes_on(corpus: Corpus, tmp_path: Path) -> None:
+    run(corpus, tmp_path / "run", 2)
+    stored = checkpoint.load(tmp_path / "run" / "checkpoint.pt")
+    assert "from_update" not in stored["config"]["targets"]["online"]
+    run(corpus, tmp_path / "run", 2)
+    with pytest.raises(CheckpointError, match="from_update: not set there, 1 here"):
+        run(corpus, tmp_path / "run", 2, "targets.online.from_update=1")
