@@ -20,8 +20,8 @@ from matplotlib.figure import Figure
 
 from mt4ssl_bench.text import flat, shorten
 
-WIDTH, ROW, TOP, BOTTOM = 360, 22, 12, 44  # units of the SVG
-LABEL = 20  # characters of a name beside its row
+WIDTH, ROW, TOP, BOTTOM = 360, 22, 10, 38  # units of the SVG
+LABEL, AXIS = 20, 40  # characters of a name beside its row, and of an axis
 COLORS, MARKERS = 6, "osD^vPX"  # 6 and 7 share no factor: 42 models look different
 DASHES = (0, (4, 3))
 INK, FAINT = "#f000a0", "#f000b0"  # stand for the page's variables, see _inline()
@@ -155,7 +155,7 @@ def forest(bars: Sequence[Bar], labels: Labels, *, zero: bool = False) -> Markup
         axes.grid(axis="x")
         if zero:
             axes.axvline(0, color=INK, linewidth=1, linestyle=DASHES)
-        axes.set_xlabel(labels.x)
+        axes.set_xlabel(shorten(flat(labels.x), AXIS), loc="right")
         return _inline(figure, labels.about)
 
 
@@ -209,7 +209,8 @@ def _draw(axes: Axes, line: Curve, *, logarithmic: bool) -> None:
     xs = list(map(math.log10, line.x)) if logarithmic else line.x
     if line.low:
         axes.fill_between(xs, line.low, line.high, color=ink, alpha=0.15, linewidth=0)
-    few = (line.look * 3 % max(count, 1), max(count // 5, 1))  # start, step
+    step = max(count // 5, 1)
+    few = (line.look % step, step)  # runs of equal lengths have theirs at other places
     axes.plot(
         xs,
         line.y,
@@ -250,8 +251,8 @@ def _finish_y(axes: Axes, values: Sequence[float], labels: Labels) -> None:
     ticks = _ticks(low, high)
     axes.set_yticks(ticks, map(_number, ticks))
     axes.grid(axis="y")
-    axes.set_xlabel(labels.x)
-    axes.set_ylabel(labels.y)
+    axes.set_xlabel(shorten(flat(labels.x), AXIS), loc="right")
+    axes.set_ylabel(shorten(flat(labels.y), 32))
 
 
 def _limits(values: Sequence[float]) -> tuple[float, float]:

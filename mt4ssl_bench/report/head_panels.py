@@ -12,10 +12,6 @@ from mt4ssl_bench.results.record_parts import LayerScore
 from mt4ssl_bench.results.table import Row
 
 Measured = Sequence[tuple[Row, Result]]
-LOUD = (
-    "weight x norm is the size of a layer's part in the sum, and compares layers; records without "
-    "norms show the softmax weight"
-)
 
 
 def sweeps(board: Board, looks: Looks) -> Group:
@@ -79,8 +75,7 @@ def layer_weights(board: Board, looks: Looks) -> Group:
         if measured:
             names += [row.upstream for row, _ in measured]
             panels.append(_weights(f"{column.label}: layers in the sum", measured, looks))
-    notes = [LOUD] if panels else []
-    return Group(title=board.table.title, panels=panels, legend=legend(names, looks), notes=notes)
+    return Group(title=board.table.title, panels=panels, legend=legend(names, looks))
 
 
 def _weights(title: str, measured: Measured, looks: Looks) -> Panel:

@@ -13,7 +13,13 @@ from mt4ssl_bench.report.head_panels import layer_scores, layer_weights, sweeps
 from mt4ssl_bench.report.parts import MARKS, Cell, Grid, Group, Looks, Section, model
 from mt4ssl_bench.report.record_details import detail
 from mt4ssl_bench.report.run_panels import AXES, over, overview, table_of
-from mt4ssl_bench.report.score_panels import Board, differences, forests, quality_over_cost
+from mt4ssl_bench.report.score_panels import (
+    Board,
+    differences,
+    forests,
+    quality_over_cost,
+    without_cost,
+)
 from mt4ssl_bench.results import suite_formats
 from mt4ssl_bench.results.leaderboard import Leaderboard, names_of
 from mt4ssl_bench.results.metrics import Score
@@ -70,7 +76,7 @@ def render(content: Content, suites: Sequence[SuiteTable] = ()) -> str:
 
 def _with_own_ids(svg: str, number: int) -> str:
     """Return an SVG with ids that no other one of the page has."""
-    return re.sub(r'(?<=[ (])(id="|href="#|url\(#)', rf"\g<1>f{number}", svg)
+    return re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>f{number}", svg)
 
 
 def run_names(content: Content) -> list[str]:
@@ -171,8 +177,14 @@ def _of_boards(boards: Sequence[Board], looks: Looks, content: Content) -> list[
         anchor: str, title: str, about: str, empty: str, group: Callable[[Board], Group]
     ) -> Section:
         groups = [each for each in map(group, boards) if each.panels or each.notes]
-        empty = empty if boards else NO_RECORD
-        return Section(anchor=anchor, title=title, about=about, empty=empty, groups=groups)
+        return Section(
+            anchor=anchor,
+            title=title,
+            about=about,
+            empty=empty if boards else NO_RECORD,
+            groups=groups,
+            notes=without_cost(boards, content.costs) if anchor == "cost" else (),
+        )
 
     return [
         section(
@@ -207,7 +219,8 @@ def _of_boards(boards: Sequence[Board], looks: Looks, content: Content) -> list[
         section(
             "weights",
             "Layer weights",
-            "What the heads of frozen models read.",
+            "The part of each hidden state in the sum that a head reads: softmax weight x mean norm, "
+            "or the weight only in records without norms.",
             "No record has the weights of several layers.",
             lambda board: layer_weights(board, looks),
         ),

@@ -98,6 +98,7 @@ class Section:
     about: str
     empty: str
     groups: Sequence[Group] = ()
+    notes: Sequence[str] = ()
 
 
 def number(value: float, digits: int = 2, *, best: bool = False) -> Cell:

@@ -162,7 +162,7 @@ def _differences(
         headings=["model", f"minus {name}", "low", "high", "interval by", "verdict"],
         rows=rows,
     )
-    labels = Labels(about=about, x=f"{score.title} minus that of the best, {unit}".rstrip(", "))
+    labels = Labels(about=about, x=f"difference to the best, {unit}".rstrip(", "))
     return Panel(
         title=f"{column.label}: minus {name}", figure=forest(bars, labels, zero=True), grid=grid
     )
@@ -178,13 +178,16 @@ def quality_over_cost(board: Board, looks: Looks, costs: Mapping[str, Cost]) -> 
                 for row, record in board.measured(column)
                 if (x := of_model(row, costs.get(row.fingerprint))) is not None
             ]
-            if places:
+            if len(places) >= min(2, len(board.measured(column))):
                 panels.append(_quality(column, title, places, looks))
-    unknown = [row.upstream for row in board.rows if row.fingerprint not in costs]
-    notes = [NO_COST.format(names=some(unknown))] if unknown else []
-    return Group(
-        title=board.table.title, panels=panels, legend=legend(board.names, looks), notes=notes
-    )
+    return Group(title=board.table.title, panels=panels, legend=legend(board.names, looks))
+
+
+def without_cost(boards: Sequence[Board], costs: Mapping[str, Cost]) -> list[str]:
+    """Return a note on models whose operations and time are not measured, if there are any."""
+    rows = (row for board in boards for row in board.rows)
+    unknown = {row.upstream for row in rows if row.fingerprint not in costs}
+    return [NO_COST.format(names=some(unknown))] if unknown else []
 
 
 def _quality(
