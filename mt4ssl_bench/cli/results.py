@@ -98,6 +98,40 @@ def show(record: Annotated[Path, typer.Argument(help="Record file, results/*.jso
     stdout.print(report(record), soft_wrap=False)
 
 
+@app.command(rich_help_panel=RESULTS)
+def report(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FOLDER...",
+            help="Folders of records, pretraining runs or costs, in any order; subfolders are "
+            "searched.",
+        ),
+    ],
+    *,
+    out: Annotated[Path, typer.Option("--out", help="HTML file to write.")] = Path("report.html"),
+    suite: SuiteName = "",
+) -> None:
+    """Write records and pretraining runs as one HTML file with figures and tables.
+
+    The file needs no network and no other file: leaderboards, scores with intervals, differences
+    to the best model, quality over cost, learning rates, layer weights, scores by layer,
+    pretraining curves, and the errors of each record. Each figure has a table of its numbers.
+    Records and logs are told apart by their content. Files that cannot be read are left out and
+    named at the top. Costs are what 'mt4ssl-bench check-upstream NAME --json' prints.
+
+    Needs the \\[report] extra.
+
+    Example: mt4ssl-bench report results runs --out report.html
+    """
+    from mt4ssl_bench.downstream.suite import as_shipped
+    from mt4ssl_bench.report import write_report
+
+    made = write_report(paths, out, suite=suite, as_shipped=as_shipped)
+    stdout.print(f"{out}: {made.records} records, {made.runs} pretraining runs")
+    stdout.print("next: open it in a browser")
+
+
 def print_suite(name: str, folder: Path, form: Format) -> None:
     """Print the table of a suite, of a folder of records."""
     from mt4ssl_bench.downstream.suite import as_shipped

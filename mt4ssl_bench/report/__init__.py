@@ -1,0 +1,65 @@
+"""The HTML report: records and pretraining logs as figures and tables in one file.
+
+It is a pure function of records, logs and measured costs.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from mt4ssl_bench.errors import ConfigError
+from mt4ssl_bench.files import write_text
+from mt4ssl_bench.results.record import Result
+
+
+@dataclass(frozen=True)
+class Written:
+    """The numbers of records, runs and left-out files in a report."""
+
+    records: int
+    runs: int
+    left_out: int
+
+
+def write_report(
+    paths: Sequence[str | Path],
+    out: str | Path,
+    *,
+    suite: str = "",
+    as_shipped: Callable[[Result], bool] = lambda _: False,
+) -> Written:
+    """Write the report of records, pretraining runs and costs in folders and below them.
+
+    Args:
+        paths: Folders or files, in any order.
+        out: The HTML file.
+        suite: Name of a suite, or the path of its file, whose table is shown first.
+        as_shipped: Return whether a record has the settings of its recipe, for published rows.
+
+    Raises:
+        BenchError: If a folder or suite does not exist, or the extra is not installed.
+    """
+    missing = [name for name in ("jinja2", "matplotlib") if not find_spec(name)]
+    if missing:
+        raise ConfigError(
+            f"report: {' and '.join(missing)} not installed; expected the extra that draws figures; "
+            "run: pip install 'mt4ssl-bench[report]'"
+        )
+    from mt4ssl_bench.report.collect import collect
+    from mt4ssl_bench.report.page import render
+    from mt4ssl_bench.results.suite import read_suite
+    from mt4ssl_bench.results.suite_table import build
+
+    if Path(out).is_dir():
+        raise ConfigError(f"--out {out}: a folder; expected the path of an HTML file")
+    wanted = read_suite(suite) if suite else None
+    content = collect([Path(path) for path in paths])
+    tables = []
+    if wanted and content.records:
+        records = [record for record in content.records if record.limit is None]
+        tables = [build(Path(suite).stem, wanted, records, content.answers, as_shipped)]
+    page = render(content, tables)
+    Path(out).absolute().parent.mkdir(parents=True, exist_ok=True)
+    write_text(Path(out), page)
+    return Written(len(content.records), len(content.runs), len(content.problems))
