@@ -69,7 +69,7 @@ def a_task(speakers: int = 2, **keys: Any) -> Diarization:
 def test_the_head_is_s3prls_with_the_same_weights(s3prl: Any) -> None:
     torch.manual_seed(0)
     head = DiarizationHead(LAYERS, DIM, 2, LSTMHeadConfig(hidden=20))
-    head.sum.weights.data = torch.linspace(-1, 1, LAYERS)
+    head.sum.scores.data = torch.linspace(-1, 1, LAYERS)
     theirs = s3prl("model").Model(DIM, 2, rnn_layers=1, hidden_size=20)
     theirs.rnn.load_state_dict(head.rnn.state_dict())
     theirs.linear.load_state_dict(head.output.state_dict())
