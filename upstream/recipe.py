@@ -18,7 +18,7 @@ from mt4ssl_bench.upstream.frontend import FrontendConfig
 from mt4ssl_bench.upstream.targets import TARGETS, TargetConfig
 
 LOGGER = logging.getLogger(__name__)
-LATER = ("mels", "stack")  # keys of the front end that are stored only if they are set
+LATER = ("mels", "stack", "warp")  # keys of the front end that are stored only if they are set
 BUILT_IN = tuple(TargetsConfig().sections())  # what every installation has
 
 
