@@ -164,7 +164,8 @@ class FilterBank(nn.Module):
             power = torch.fft.rfft(windows, FFT).abs().square()
             energies = (power @ filters + FLOOR).log()  # (B, 2T or more, M)
             frames = (waveforms.shape[1] - RECEPTIVE_FIELD) // STRIDE + 1
-            return energies[:, : 2 * frames].reshape(len(energies), frames, self.dim)
+            made: Tensor = energies[:, : 2 * frames].reshape(len(energies), frames, self.dim)
+        return made
 
 
 def mel_filters(mels: int, factor: float = 1.0) -> Tensor:
