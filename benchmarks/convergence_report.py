@@ -2,15 +2,16 @@
 
     python benchmarks/convergence_report.py benchmarks/studies/targets.yaml
 
-Reads docs/studies/<study>/*.json, writes results.md and curves.svg beside them, and prints the
-table. The seeds that settings are chosen with have scores of the validation split only; the seeds
-of the confirmation have scores of the test split.
+Reads docs/studies/<study>/*.json, writes results.md and curves.svg beside them and the study's part
+of docs/convergence.md, and prints the tables. The seeds that settings are chosen with have scores
+of the validation split only; the seeds of the confirmation have scores of the test split.
 """
 
 import argparse
 import json
 import math
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -234,7 +235,8 @@ def cell(found: OverSeeds | None, digits: int = 1) -> str:
 
 def rows(head: Sequence[str], body: Iterator[Sequence[str]]) -> str:
     lines = [head, ["--", *["--:"] * (len(head) - 1)], *body]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    cells = ([" ".join(cell.split()).replace("|", r"\|") for cell in line] for line in lines)
+    return "".join(f"| {' | '.join(line)} |\n" for line in cells)
 
 
 def levels(group: Group) -> Iterator[Sequence[str]]:
@@ -282,7 +284,7 @@ def single_runs(group: Group) -> Iterator[Sequence[str]]:
         yield f"{run['arm']}, seed {run['seed']}", *place, *scores, run["ended"] or "finished"
 
 
-def section(group: Group, title: str) -> str:
+def section(group: Group, title: str, *, brief: bool) -> str:
     study = group.study
     changed = [r for r in group.runs if r["outcomes"] != outcomes_digest(study)]
     numbers = sorted({number for arm in study.arms if (number := len(group.of(arm))) > 1})
@@ -292,19 +294,18 @@ def section(group: Group, title: str) -> str:
     if changed:
         notes.append(f"The outcomes were changed after {len(changed)} of {len(group.runs)} runs.")
     names = [*study.probes]
-    return "\n".join(
-        [
-            f"### {title}\n", *notes, "",
-            rows(("arm", "runs", *names, *LOSSES.values()), levels(group)),
-            rows(("outcome", "difference", "pairs", "over seeds", "over utterances", "verdict"),
-                 differences(group)),
-            rows(("run", "updates", "seconds", *names, "end"), single_runs(group)),
-        ]
-    )  # fmt: skip
+    compared = ("outcome", "difference", "pairs", "over seeds", "over utterances", "verdict")
+    tables = [
+        rows(("arm", "runs", *names, *LOSSES.values()), levels(group)),
+        rows(compared, differences(group)),
+    ]
+    if not brief:
+        tables.append(rows(("run", "updates", "seconds", *names, "end"), single_runs(group)))
+    return "\n".join([f"### {title}\n", filled(" ".join(notes)), *tables])
 
 
-def report(study: Study, runs: Sequence[Figures]) -> str:
-    """Return the tables of a study in Markdown."""
+def report(study: Study, runs: Sequence[Figures], *, brief: bool = False) -> str:
+    """Return the tables of a study in Markdown, without that of single runs if it is `brief`."""
     if not runs:
         return "No run is finished.\n"
     groups = (
@@ -315,18 +316,21 @@ def report(study: Study, runs: Sequence[Figures]) -> str:
     for seeds, split, title in groups:
         own = [run for run in runs if run["seed"] in seeds]
         if own:
-            parts.append(section(Group(study, own, split), f"{title}: seeds {spoken(seeds)}"))  # type: ignore[arg-type]
+            named = f"{title}: seeds {', '.join(map(str, seeds))}"
+            parts.append(section(Group(study, own, split), named, brief=brief))  # type: ignore[arg-type]
     revisions = sorted({str(run["revision"])[:7] for run in runs})
     machines = sorted({run["machine"] for run in runs})
-    parts.append(
-        f"{len(runs)} runs, revisions {', '.join(revisions)}; {', '.join(machines)}. Seconds "
-        "compare within one machine only. One head per probe: its seed is that of the recipe.\n"
+    end = (
+        f"{len(runs)} runs, revisions {', '.join(revisions)}; {'; '.join(machines)}. Seconds compare "
+        "within one machine only. Each probe trains one head, with the seed of its recipe."
     )
+    parts.append(filled(end))
     return "\n".join(parts)
 
 
-def spoken(seeds: Sequence[int]) -> str:
-    return ", ".join(map(str, seeds))
+def filled(text: str) -> str:
+    """Return a paragraph in lines of at most 100 columns."""
+    return textwrap.fill(text, 100) + "\n"
 
 
 def draw(study: Study, runs: Sequence[Figures], path: Path) -> None:
@@ -359,14 +363,23 @@ def draw(study: Study, runs: Sequence[Figures], path: Path) -> None:
 
 
 def write_report(path: Path, docs: Path) -> str:
-    """Write results.md and curves.svg of a study's file; return the tables."""
+    """Write results.md and curves.svg of a study, and its part of the page; return the tables."""
     study, folder = read_study(path), docs / path.stem
     runs = [run for run in read_figures(folder) if run["arm"] in study.arms]
     text = report(study, runs)
     if runs:
         draw(study, runs, folder / "curves.svg")
-        head = f"# Results of {path.stem}\n\n{study.about}\n\n![curves](curves.svg)\n\n"
+        head = f"# Results of {path.stem}\n\n{filled(study.about)}\n![curves](curves.svg)\n\n"
         (folder / "results.md").write_text(head + text, encoding="utf-8")
+    page = docs.parent / "convergence.md"
+    if page.exists():
+        start, end = f"<!-- study: {path.stem} -->\n", "<!-- end -->"
+        before, found, after = page.read_text(encoding="utf-8").partition(start)
+        after = after.partition(end)[2]
+        if found:
+            link = f"\n[Single runs and curves](studies/{path.stem}/results.md)\n" if runs else ""
+            new = f"{before}{found}\n{report(study, runs, brief=True)}{link}\n{end}{after}"
+            page.write_text(new, encoding="utf-8")
     return text
 
 

@@ -133,10 +133,11 @@ def test_every_entry_is_checked_before_any_training(
 @pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_a_study_is_interrupted_continued_and_moved(corpus: Corpus, tmp_path: Path) -> None:
-    whole = (
-        write_study(tmp_path / "whole" / "s.yaml") if (tmp_path / "whole").mkdir() is None else None
+    for place in ("whole", "broken", "moved"):
+        (tmp_path / place).mkdir()
+    whole, broken, moved = (
+        write_study(tmp_path / place / "s.yaml") for place in ("whole", "broken", "moved")
     )
-    assert whole is not None
     done = run(command(whole, corpus))
     assert done.returncode == 0, done.stderr
     figures = tmp_path / "whole" / "docs" / "s"
@@ -149,8 +150,6 @@ def test_a_study_is_interrupted_continued_and_moved(corpus: Corpus, tmp_path: Pa
     assert (figures / "curves.svg").read_text().startswith("<?xml")
 
     # Ctrl-C while the first run is trained, then while it is probed; the time is up at a checkpoint
-    (tmp_path / "broken").mkdir()
-    broken = write_study(tmp_path / "broken" / "s.yaml")
     log = tmp_path / "broken" / "work" / "s" / "runs" / "both-0" / "log.jsonl"
     stop(command(broken, corpus), log.exists)
     assert not list((tmp_path / "broken" / "docs").rglob("*.json"))
@@ -166,8 +165,6 @@ def test_a_study_is_interrupted_continued_and_moved(corpus: Corpus, tmp_path: Pa
         assert scores(ours) == scores(theirs)
 
     # another machine: the committed figures, and nothing else
-    (tmp_path / "moved").mkdir()
-    moved = write_study(tmp_path / "moved" / "s.yaml")
     shutil.copytree(figures, tmp_path / "moved" / "docs" / "s")
     (tmp_path / "moved" / "docs" / "s" / "offline-1.json").unlink()
     done = run(command(moved, corpus))
@@ -257,3 +254,24 @@ def test_a_damaged_file_of_figures_is_named(reporting: ModuleType, tmp_path: Pat
     (tmp_path / "both-0.json").write_text('{"seed": 1')
     with pytest.raises(ConfigError, match=r"both-0\.json: damaged"):
         reporting.read_figures(tmp_path)
+
+
+def test_the_page_gets_the_tables_between_its_markers(
+    reporting: ModuleType, tmp_path: Path
+) -> None:
+    path = write_study(tmp_path / "s.yaml")
+    folder, page = tmp_path / "docs" / "studies" / "s", tmp_path / "docs" / "convergence.md"
+    folder.mkdir(parents=True)
+    page.write_text("# Page\n\n<!-- study: s -->\n\nNo run is finished.\n\n<!-- end -->\n\nEnd\n")
+    before = page.read_text()
+    reporting.write_report(path, folder.parent)
+    assert page.read_text() == before
+    (folder / "both-0.json").write_text(json.dumps(figures("both", 0, [80, 60, 40])))
+    for _ in range(2):  # twice gives the same page
+        reporting.write_report(path, folder.parent)
+        text = page.read_text()
+        assert text.startswith("# Page\n")
+        assert text.endswith("<!-- end -->\n\nEnd\n")
+        assert text.count("| both | 1 | 41.0 (one seed) | 3.00 (one seed) | - | - |") == 1
+        assert "(studies/s/results.md)" in text
+    assert "both, seed 0" in (folder / "results.md").read_text()
