@@ -106,9 +106,8 @@ def collect(paths: Sequence[Path]) -> Content:
             logs[file.parent] = None
         else:
             _add_json(file, content)
-    for folder in logs:
-        if is_pretraining(folder):
-            content.runs.append(read_curves(folder))
+    runs = list(filter(is_pretraining, logs))
+    content.runs = [read_curves(folder, len(runs)) for folder in runs]
     content.records = sorted(one_model_each(content.records), key=lambda record: record.created)
     return content
 

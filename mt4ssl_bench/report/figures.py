@@ -223,6 +223,8 @@ def _draw(axes: Axes, line: Curve, *, logarithmic: bool) -> None:
         markevery=None if line.marked else few,
     )
     at = [index for index in line.chosen if math.isfinite(line.y[index])]
+    if not at:
+        return
     axes.plot(
         [xs[i] for i in at],
         [line.y[i] for i in at],
@@ -299,18 +301,27 @@ def _inline(figure: Figure, about: str) -> Markup:
     assert view
     body = svg[svg.index(">", svg.index("<svg")) + 1 :]
     body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, flags=re.DOTALL)
-    body = re.sub(r'<g id="[^"]*"', "<g", body)
+    body = re.sub(r"<clipPath.*?</clipPath>", "", body, flags=re.DOTALL)  # no data lie outside
+    body = re.sub(r' clip-path="[^"]*"', "", body)
+    body = re.sub(r"</?g\b[^>]*>|<defs>\s*</defs>", "", body)
     body = re.sub(r"font-family: [^;\"]*;? ?", "", body)
     body = re.sub(r'("|; )font-size: 11px;? ?', r"\1", body)
     body = re.sub(r' transform="rotate\(-0 [^"]*"', "", body)
     body = body.replace("xlink:href", "href")
+    styles = dict(re.findall(r'<use href="#(\w+)"[^>]*style="([^"]*)"', body))
+    for name, style in styles.items():  # once, instead of at each marker of a line
+        body = re.sub(rf'(<path id="{name}"[^>]*style=")[^"]*', rf"\g<1>{style}", body)
+    body = re.sub(r'(<use [^>]*?) style="[^"]*"', r"\1", body)
     body = re.sub(r'(?<= )(d|x|y|width|height|transform)="[^"]*"', _rounded, body)
     body = re.sub(r"#f0000(\d)", r"var(--c\1)", body)
     body = body.replace(INK, "var(--ink)").replace(FAINT, "var(--faint)")
+    body = body.replace("; fill: var(--ink)", "")  # of every text
+    body = re.sub(r'style="[^"]*"', lambda found: re.sub("(?<=[;:]) ", "", found.group()), body)
     body = re.sub(r"\n\s*", "\n", body)
     head = f'<svg class="plot" role="img" aria-label="{escape(flat(about))}" {view.group()}>'
     return Markup(head + body)  # noqa: S704 - matplotlib has escaped every text
 
 
 def _rounded(found: re.Match[str]) -> str:
-    return re.sub(r"(\d+\.\d)\d+", r"\1", found.group()).replace("\n", "")
+    short = re.sub(r"(\d+\.\d)\d+", r"\1", found.group()).replace("\n", "")
+    return short.replace(" L ", " ").replace(' "', '"')  # further pairs of a path are lines anyway

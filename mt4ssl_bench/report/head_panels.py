@@ -91,7 +91,7 @@ def _weights(title: str, measured: Measured, looks: Looks) -> Panel:
                 Cell(str(layer), layer),
                 number(weights[layer], 3),
                 number(norms[layer], 3) if norms else Cell("-"),
-                number(share, 3, best=share == max(shares)),
+                Cell(f"{share:.3f}", best=share == max(shares)),
             ]
             for layer, share in enumerate(shares)
         ]

@@ -9,8 +9,9 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from mt4ssl_bench.report.collect import Content
+from mt4ssl_bench.report.figures import COLORS, MARKERS
 from mt4ssl_bench.report.head_panels import layer_scores, layer_weights, sweeps
-from mt4ssl_bench.report.parts import MARKS, Cell, Grid, Group, Looks, Section, model
+from mt4ssl_bench.report.parts import Cell, Grid, Group, Looks, Section, model
 from mt4ssl_bench.report.record_details import detail
 from mt4ssl_bench.report.run_panels import AXES, over, overview, table_of
 from mt4ssl_bench.report.score_panels import (
@@ -67,7 +68,8 @@ def render(content: Content, suites: Sequence[SuiteTable] = ()) -> str:
         newest=content.records[-1].created if content.records else "",
         style=Markup(_file("style.css")),  # noqa: S704 - our own files
         script=Markup(_file("script.js")),  # noqa: S704
-        mark=lambda look: MARKS[look % len(MARKS)],
+        colors=COLORS,
+        markers=len(MARKERS),
     )
     figures = itertools.count()
     page = SVG.sub(lambda found: _with_own_ids(found.group(), next(figures)), page)
@@ -75,8 +77,12 @@ def render(content: Content, suites: Sequence[SuiteTable] = ()) -> str:
 
 
 def _with_own_ids(svg: str, number: int) -> str:
-    """Return an SVG with ids that no other one of the page has."""
-    return re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>f{number}", svg)
+    """Return an SVG with short ids that no other one of the page has."""
+    names = dict.fromkeys(re.findall(r'\bid="(\w+)"', svg))
+    for index, name in enumerate(names):
+        svg = svg.replace(f'"{name}"', f'"f{number}-{index}"')
+        svg = svg.replace(f'"#{name}"', f'"#f{number}-{index}"')
+    return svg
 
 
 def run_names(content: Content) -> list[str]:

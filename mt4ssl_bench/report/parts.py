@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-MARKS = "●■◆▲▼✚✖"  # as text, the markers of figures.py
-
 
 @dataclass(frozen=True, kw_only=True)
 class Looks:
@@ -32,6 +30,13 @@ class Cell:
     value: float | None = None
     best: bool = False
     look: int | None = None  # of the model that the cell names
+
+    @property
+    def exact(self) -> str:
+        """The value with all digits where the text has fewer, else ""."""
+        if self.value is None or self.text == f"{self.value:.6g}":
+            return ""
+        return repr(self.value)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,8 @@ from mt4ssl_bench.results.record import Result
 from mt4ssl_bench.results.recorded_metrics import installed
 from mt4ssl_bench.text import flat
 
-CONFUSED, WORST = 15, 5  # lines of a record, if there are few records
-ENOUGH = 400  # worst utterances in a report: with many records, each shows fewer
+WORST, ENOUGH = 5, 400  # worst utterances of a record, and of all: of many records, each has fewer
+CONFUSED = 3  # common errors for each of the worst utterances
 GAP = "*"
 
 
@@ -28,13 +28,14 @@ def detail(
         grids.append(_by_seed(record))
     if record.folds:
         grids.append(_folds(record.main.label, record.folds))
-    confused, note = _confusions(record, answers)
+    most = max(1, min(WORST, ENOUGH // records))
+    confused, note = _confusions(record, answers, CONFUSED * most)
     return Detail(
         title=f"{name}: {record.recipe_name} on {record.corpus['name']}{limited}",
         look=looks[name],
         facts=_facts(record),
         grids=[*grids, *confused],
-        worst=_worst(answers, most=max(1, min(WORST, ENOUGH // records))),
+        worst=_worst(answers, most),
         notes=note,
     )
 
@@ -106,7 +107,9 @@ def _folds(label: str, folds: Mapping[str, float]) -> Grid:
     return Grid(about="test by fold", headings=["fold", label], rows=rows)
 
 
-def _confusions(record: Result, answers: Sequence[Answer]) -> tuple[list[Grid], list[str]]:
+def _confusions(
+    record: Result, answers: Sequence[Answer], most: int
+) -> tuple[list[Grid], list[str]]:
     """Return the commonest errors as a table, or a note why there is none."""
     if not answers:
         return [], ["no confusions and no utterances: the answers beside the record are missing"]
@@ -124,7 +127,7 @@ def _confusions(record: Result, answers: Sequence[Answer]) -> tuple[list[Grid], 
             Cell(flat(hypothesis) or "(left out)"),
             Cell(f"{count:,}", count),
         ]
-        for (reference, hypothesis), count in islice(ordered, CONFUSED)
+        for (reference, hypothesis), count in islice(ordered, most)
     ]
     about = f"most confused {metric.tokens} ({counts.total():,} errors)"
     return [Grid(about=about, headings=["reference", "hypothesis", "times"], rows=rows)], []

@@ -10,7 +10,7 @@ from typing import cast
 
 from mt4ssl_bench.results.runs import CONFIG, LOG, PLACE, Line, Run, read_run
 
-POINTS = 120  # lines of training, and of validation, that are kept of one run
+POINTS, LEAST, MOST = 800, 40, 200  # lines that are kept of all runs, and of one run
 FIRST = 20  # lines by which a log without a config is told apart
 NOT_FINITE = (b"NaN", b"Infinity")
 
@@ -56,8 +56,8 @@ def is_pretraining(folder: Path) -> bool:
     return any(line.keys() - PLACE - {"lr"} for line in trained)
 
 
-def read_curves(folder: Path) -> RunCurves:
-    """Return the curves of a run; a log that is missing has no lines.
+def read_curves(folder: Path, runs: int = 1) -> RunCurves:
+    """Return the curves of one of so many runs; a log that is missing has no lines.
 
     The log is read as a stream, and only lines that are kept are parsed.
     """
@@ -65,7 +65,8 @@ def read_curves(folder: Path) -> RunCurves:
     for text in _texts(log):
         counts[_of_validation(text)] += 1
         not_finite += any(word in text for word in NOT_FINITE)
-    wanted, seen = [_evenly(count) for count in counts], [0, 0]
+    points = max(LEAST, min(MOST, POINTS // runs))
+    wanted, seen = [_evenly(count, points) for count in counts], [0, 0]
     kept: tuple[list[Line], list[Line]] = [], []
     unreadable = 0
     for text in _texts(log):
@@ -85,9 +86,9 @@ def read_curves(folder: Path) -> RunCurves:
     )
 
 
-def _evenly(count: int) -> set[int]:
-    """Return POINTS numbers below `count`, the first and the last among them, or all."""
-    points = min(count, POINTS)
+def _evenly(count: int, most: int) -> set[int]:
+    """Return at most `most` numbers below `count`, the first and the last among them."""
+    points = min(count, most)
     return {round(index * (count - 1) / max(points - 1, 1)) for index in range(points)}
 
 

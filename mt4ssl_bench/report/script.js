@@ -4,12 +4,11 @@ const number = (cell) => {
   const text = cell.dataset.v ?? cell.textContent.trim();
   return text === "" || text === "-" ? NaN : Number(text);
 };
-const words = (cell) => cell.textContent.replace(cell.querySelector(".sign")?.textContent, "").trim();
 const order = (a, b, column, down) => {
   const [x, y] = [a.cells[column], b.cells[column]];
   const [m, n] = [number(x), number(y)];
   if (Number.isNaN(m) && Number.isNaN(n)) {
-    return words(x).localeCompare(words(y)) * (down ? -1 : 1);
+    return x.textContent.localeCompare(y.textContent) * (down ? -1 : 1);
   }
   if (Number.isNaN(m) || Number.isNaN(n)) return Number.isNaN(m) ? 1 : -1; // those without: last
   return (m - n) * (down ? -1 : 1);
