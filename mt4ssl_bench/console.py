@@ -83,6 +83,17 @@ def set_quiet(*, quiet: bool) -> None:
 
 
 @contextmanager
+def quieted() -> Iterator[None]:
+    """Suppress the log during the block."""
+    level = LOGGER.level
+    LOGGER.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        LOGGER.setLevel(level)
+
+
+@contextmanager
 def progress(description: str, total: int, *, start: int = 0) -> Iterator[Advance]:
     """Show progress over `total` items; yield advance(count, note).
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from mt4ssl_bench.console import progress
 from mt4ssl_bench.files import holding
@@ -98,7 +98,7 @@ def finish(work: Work[T]) -> T:
         try:
             next(work)
         except StopIteration as end:
-            return end.value
+            return cast("T", end.value)
         time.sleep(PAUSE)
 
 

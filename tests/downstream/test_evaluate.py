@@ -115,14 +115,14 @@ def test_a_failed_row_does_not_stop_the_others(
 def test_a_row_that_fails_in_an_unforeseen_way_does_not_stop_the_others(
     corpus: Corpus, upstreams: dict[str, Spectrum], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train = job.train_frozen
+    train = job.FrozenTraining
 
     def odd(model: Spectrum, *arguments: Any, **options: Any) -> Any:
         if model.name == "broken":
             raise ZeroDivisionError
         return train(model, *arguments, **options)
 
-    monkeypatch.setattr(job, "train_frozen", odd)
+    monkeypatch.setattr(job, "FrozenTraining", odd)
     outcome = evaluate(["broken", "good"], [PHONEME], corpus.root, out=tmp_path, device="cpu")
     assert len(outcome.results) == 1
     assert outcome.failures == ["broken, toy_phoneme: ZeroDivisionError"]
