@@ -127,7 +127,7 @@ def evaluate_jobs(
     check_alike({**facts, "versions": made_with["versions"]}, world)
     check_shared(out, world)
     compute = partial(_compute, store=Path(store or out / "store"), out=out, world=world)
-    outcome = Rows(out, world.device, compute, partial(_report, out))(upstreams, jobs)
+    outcome = Rows(out, world, compute, partial(_report, out))(upstreams, jobs)
     world.barrier()  # a process that ends with an error code ends the others
     if not world.main:
         outcome.failures.clear()  # every process met them; the main one reports

@@ -13,6 +13,7 @@ from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import BenchError, first_line, with_class
 from mt4ssl_bench.results.record import Result
 from mt4ssl_bench.shared_work import PAUSE, Work
+from mt4ssl_bench.training.distributed import World
 
 LOGGER = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class Rows:
 
     Args:
         out: Folder of the records.
-        device: Torch device of the upstreams.
+        world: The processes of this call, which share the rows.
         compute: The work of a row that has no record; ends with its record.
         report: Takes each row that was computed, here or elsewhere.
     """
@@ -75,17 +76,21 @@ class Rows:
     def __init__(
         self,
         out: Path,
-        device: str,
+        world: World,
         compute: Callable[[Row, Upstream], Work[Result]],
         report: Callable[[Row, Result], None],
     ) -> None:
-        self.out, self.device, self.compute, self.report = out, device, compute, report
+        self.out, self.world, self.compute, self.report = out, world, compute, report
+        # of rows that another command computes; that a world shares its rows is no news
+        self.level = logging.INFO if world.size == 1 else logging.DEBUG
         self.outcome = Outcome()
 
     def __call__(self, upstreams: Sequence[str], jobs: Sequence[Job]) -> Outcome:
         """Compute every row that has no record; one that fails does not stop the others."""
         behind: list[Started] = []
-        for source, model in load_each(upstreams, device=self.device, failed=self.outcome.fail):
+        for source, model in load_each(
+            upstreams, device=self.world.device, failed=self.outcome.fail
+        ):
             begun = [each for job in jobs for each in self._begin(source, model, job)]
             self._end(behind)  # two upstreams at most are in memory
             behind = begun
@@ -96,25 +101,25 @@ class Rows:
         """Find or compute a row; return it if other processes hold what is left of it."""
         row = Row.of(model, source, job, self.out)
         try:
-            record = find_record(job, self.out, model)
+            if record := find_record(job, self.out, model):
+                LOGGER.info("%s: already evaluated, as %s", row.name, record.upstream["name"])
+                self.outcome.reused += 1
+                self.outcome.results.append(record)
+                return []
+            started = Started(row, self.compute(row, model))
         except Exception as error:  # noqa: BLE001 - a row may fail in any way
             self.outcome.fail(row.name, error)
             return []
-        if record:
-            LOGGER.info("%s: already evaluated, as %s", row.name, record.upstream["name"])
-            self.outcome.reused += 1
-            self.outcome.results.append(record)
-            return []
-        started = Started(row, self.compute(row, model))
         if self._ended(started):
             return []
-        LOGGER.info("%s: being computed by another process; next row", row.name)
+        LOGGER.log(self.level, "%s: being computed by another process; next row", row.name)
         return [started]
 
     def _end(self, rows: Sequence[Started]) -> None:
         """Compute rows to their end, with the processes that work on them."""
         for started in rows:
-            LOGGER.info("%s: waiting for the process that computes it", started.row.name)
+            name = started.row.name
+            LOGGER.log(self.level, "%s: waiting for the process that computes it", name)
         while rows := [started for started in rows if not self._ended(started)]:
             time.sleep(PAUSE)
 
