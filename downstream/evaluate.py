@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from mt4ssl_bench import results
+from mt4ssl_bench.console import quieted
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.downstream.clock import Clock
 from mt4ssl_bench.downstream.job import Fold, Job
@@ -68,7 +69,7 @@ def evaluate(
         BenchError: For a wrong task, key or corpus, before any computation starts; and when no
             upstream loads.
     """
-    with joined(device) as world:
+    with joined(device) as world, quieted(unless=world.main):
         opened = Corpus.open(corpus)
         jobs = [plan(name, opened, overrides, limit) for name in tasks]
         return evaluate_jobs(upstreams, jobs, Path(out), store, world)
@@ -102,7 +103,7 @@ def evaluate_suite(
     Raises:
         BenchError: For a wrong suite or key, if no corpus is there, and when no upstream loads.
     """
-    with joined(device) as world:
+    with joined(device) as world, quieted(unless=world.main):
         planned = plan_suite(read_suite(suite), Path(corpora), overrides, limit)
         for line in planned.missing:
             LOGGER.info("%s: %s", suite, line)

@@ -83,10 +83,10 @@ def set_quiet(*, quiet: bool) -> None:
 
 
 @contextmanager
-def quieted() -> Iterator[None]:
-    """Suppress the log during the block."""
+def quieted(*, unless: bool = False) -> Iterator[None]:
+    """Suppress the log during the block, errors included."""
     level = LOGGER.level
-    LOGGER.setLevel(logging.CRITICAL)
+    LOGGER.setLevel(level if unless else logging.CRITICAL)
     try:
         yield
     finally:

@@ -71,9 +71,8 @@ def evaluate(
     Instead of --task and --corpus, --suite and --corpora evaluate every task of a suite whose
     corpus is in the folder, and list what is missing.
 
-    Processes that --workers or torchrun start share passes over the audio and heads; a record does
-    not depend on their number. Default: one for each CPU thread where small LSTM heads are trained
-    (asr_tiny), else one.
+    The processes of --workers or torchrun share the work; no record depends on their number. By
+    default, small LSTM heads (asr_tiny) have a process for each CPU thread.
 
     Example: mt4ssl-bench evaluate fbank runs/first --task asr --task phoneme --corpus corpora/mine
     --out results
@@ -85,13 +84,12 @@ def evaluate(
     if not names:
         raise ConfigError("evaluate: name at least one upstream, for example fbank")
     overrides += [f"items={items}"] if items else []
-    how: _How = {
-        "out": out, "overrides": overrides, "device": device, "store": store, "limit": limit,
-    }  # fmt: skip
+    how = _How(out=out, overrides=overrides, device=device, store=store, limit=limit)
+    workers = 0 if dry_run else workers
     if suite and corpora and not (task or corpus):
-        _evaluate_suite(names, suite, corpora, how, workers=0 if dry_run else workers)
+        _evaluate_suite(names, suite, corpora, how, workers=workers)
     elif task and corpus and not (suite or corpora):
-        _evaluate_tasks(names, task, corpus, how, workers=0 if dry_run else workers)
+        _evaluate_tasks(names, task, corpus, how, workers=workers)
     else:
         raise ConfigError("evaluate: expected --task and --corpus, or --suite and --corpora")
 
@@ -115,7 +113,7 @@ def _evaluate_tasks(
         print_estimate(estimate(names, tasks, corpus, **how))
         return
     from mt4ssl_bench.downstream.evaluate import evaluate as run
-    from mt4ssl_bench.downstream.workers import pay_on_tasks
+    from mt4ssl_bench.downstream.training.workers import pay_on_tasks
 
     in_workers(workers, lambda: pay_on_tasks(tasks, corpus, how["overrides"], how["device"]))
     outcome = run(names, tasks, corpus, **how)
@@ -134,7 +132,7 @@ def _evaluate_suite(
         print_estimate(estimate_suite(names, suite, corpora, **how))
         return
     from mt4ssl_bench.downstream.evaluate import evaluate_suite
-    from mt4ssl_bench.downstream.workers import pay_on_suite
+    from mt4ssl_bench.downstream.training.workers import pay_on_suite
 
     in_workers(workers, lambda: pay_on_suite(suite, corpora, how["overrides"], how["device"]))
     outcome = evaluate_suite(names, suite, corpora, **how)

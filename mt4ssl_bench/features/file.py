@@ -203,7 +203,7 @@ class Writer:
         self._append(map(encoded, batches))
 
     def join(self, shards: Iterable[Path], remake: Callable[[str], Values]) -> None:
-        """Append other files of such features, delete each, then write the index.
+        """Append other files of such features, delete their values, then write the index.
 
         Args:
             shards: The files, finished.
@@ -213,8 +213,7 @@ class Writer:
         def moved() -> Iterator[Iterator[tuple[str, Bytes]]]:
             for shard in shards:
                 yield StoredFeatures(shard, remake).stored()
-                shard.with_suffix(".index").unlink()
-                shard.unlink()
+                shard.unlink()  # its index stays: the shard was made
 
         self._append(moved())
 

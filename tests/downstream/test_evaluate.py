@@ -335,7 +335,7 @@ def test_a_dry_run_says_what_is_missing_and_writes_nothing(
         sizes.append((path / "checkpoint.pt").stat().st_size)
         run_folder.discard(path)
 
-    for module in ("frozen", "finetune_rates"):
+    for module in ("fold_heads", "finetune_rates"):
         monkeypatch.setattr(f"mt4ssl_bench.downstream.training.{module}.discard", weigh)
     evaluate(["good"], [PHONEME, ASR, SPEAKER], corpus.root, out=tmp_path / "r", device="cpu")
     assert before.state / 2 == pytest.approx(max(sizes), rel=0.15)  # names and numbers come on top
