@@ -8,7 +8,7 @@ import typer
 from rich.filesize import decimal
 from rich.table import Table
 
-from mt4ssl_bench.cli.options import EVALUATION, Device, Out, SuiteName, Workers, in_workers
+from mt4ssl_bench.cli.options import EVALUATION, WORKERS, Device, Out, SuiteName, in_workers
 from mt4ssl_bench.cli.results import Format, print_leaderboard, print_suite, print_sweeps
 from mt4ssl_bench.console import stderr, stdout
 
@@ -22,6 +22,14 @@ Limit = Annotated[
     typer.Option(
         min=1,
         help="Use at most N utterances per split, to try a setup. Such results are never ranked.",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help=f"{WORKERS} Default: for small LSTM heads (asr_tiny) one for each CPU thread, else "
+        "one.",
     ),
 ]
 Items = Annotated[
@@ -71,8 +79,7 @@ def evaluate(
     Instead of --task and --corpus, --suite and --corpora evaluate every task of a suite whose
     corpus is in the folder, and list what is missing.
 
-    The processes of --workers or torchrun share the work; no record depends on their number. By
-    default, small LSTM heads (asr_tiny) have a process for each CPU thread.
+    The processes of --workers or torchrun share the work; no record depends on their number.
 
     Example: mt4ssl-bench evaluate fbank runs/first --task asr --task phoneme --corpus corpora/mine
     --out results

@@ -117,14 +117,11 @@ SuiteName = Annotated[
     str, typer.Option("--suite", help="A suite ('mt4ssl-bench list'), or the path of its file.")
 ]
 INTERRUPTED = 130  # the exit code after Ctrl-C
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="Processes on this machine that share the work and its CPU threads. Has no effect "
-        "under torchrun, which starts them on several machines.",
-    ),
-]
+WORKERS = (
+    "Processes on this machine that share the work and its CPU threads; torchrun starts them on "
+    "several."
+)
+Workers = Annotated[int, typer.Option(min=1, help=WORKERS)]
 Device = Annotated[str, typer.Option(help="auto (cuda, mps, cpu), or a torch device.")]
 Keys = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe keys that differ now.")

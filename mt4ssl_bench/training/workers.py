@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -48,11 +49,12 @@ def run_workers(count: int, arguments: Sequence[str]) -> int:
     except SignalException:
         return INTERRUPTED
     except ChildFailedError as error:
-        failures = error.failures.items()
-        killed = [(rank, failure) for rank, failure in failures if failure.exitcode < 0]
-        if not killed:  # it has printed why
-            return int(error.get_first_failure()[1].exitcode)
-        rank, failure = killed[0]
+        # the launcher stops the others by SIGTERM
+        causes = {r: f for r, f in error.failures.items() if f.exitcode != -signal.SIGTERM}
+        causes = causes or error.failures
+        rank, failure = min(causes.items(), key=lambda cause: cause[1].exitcode)
+        if failure.exitcode > 0:  # it has printed why
+            return int(failure.exitcode)
         raise TrainingError(
             f"process {rank} of {count} (pid {failure.pid}) was killed by "
             f"{failure.signal_name()}, and the others were stopped; what was complete is kept, and "
