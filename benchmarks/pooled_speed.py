@@ -24,11 +24,12 @@ from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.downstream.clock import Clock
 from mt4ssl_bench.downstream.job import Fold, Job
 from mt4ssl_bench.downstream.plan import plan
-from mt4ssl_bench.downstream.training.frozen import train_frozen
+from mt4ssl_bench.downstream.training.frozen import FrozenTraining
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.encoders.protocol import Features, Upstream
 from mt4ssl_bench.features.forward_pass import padding_is_safe
 from mt4ssl_bench.features.store import FeatureStore
+from mt4ssl_bench.shared_work import finish
 
 RATES = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3)
 
@@ -65,7 +66,7 @@ class Bench:
         """Train from nothing but the store; return the CPU milliseconds of an update."""
         self.runs += 1
         began = time.process_time()
-        train_frozen(
+        training = FrozenTraining(
             self.model,
             job,
             folds,
@@ -75,6 +76,8 @@ class Bench:
             device="cpu",
             clock=Clock(),
         )
+        finish(training.train())
+        training.result()
         return 1e3 * (time.process_time() - began) / job.training.steps
 
     def passes(self) -> float:

@@ -1,6 +1,6 @@
 """The evaluation job: upstreams x task recipes -> result records.
 
-A row that has a record is not computed again.
+A row that has a record is not computed again. Under torchrun, all processes share the work.
 """
 
 import logging
@@ -10,23 +10,30 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from mt4ssl_bench import results
+from mt4ssl_bench.console import quieted
 from mt4ssl_bench.data.corpus import Corpus
-from mt4ssl_bench.device import pick_device
 from mt4ssl_bench.downstream.clock import Clock
 from mt4ssl_bench.downstream.job import Fold, Job, taken
-from mt4ssl_bench.downstream.layers.score_task import score_task
+from mt4ssl_bench.downstream.layers.score_task import score_task, share_passes
 from mt4ssl_bench.downstream.plan import plan
 from mt4ssl_bench.downstream.reference_checks import check_fold, check_references
 from mt4ssl_bench.downstream.rows import Outcome, Row, Rows
 from mt4ssl_bench.downstream.suite import plan_suite
 from mt4ssl_bench.downstream.task import LayerTask
 from mt4ssl_bench.downstream.training.finetune_rates import train_finetuned
-from mt4ssl_bench.downstream.training.frozen import train_frozen
+from mt4ssl_bench.downstream.training.frozen import FrozenTraining
 from mt4ssl_bench.downstream.write_record import write_layers, write_record
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.features.store import FeatureStore
+from mt4ssl_bench.files import LOCK
+from mt4ssl_bench.results.provenance import environment
 from mt4ssl_bench.results.record import Result
 from mt4ssl_bench.results.suite import read_suite
+from mt4ssl_bench.settings import Json
+from mt4ssl_bench.shared_work import Unit, Work, share
+from mt4ssl_bench.training.distributed import World
+from mt4ssl_bench.training.launch import check_alike, check_shared, joined
 
 LOGGER = logging.getLogger(__name__)
 
@@ -63,9 +70,10 @@ def evaluate(
         BenchError: For a wrong task, key or corpus, before any computation starts; and when no
             upstream loads.
     """
-    opened = Corpus.open(corpus)
-    jobs = [plan(name, opened, overrides, limit) for name in tasks]
-    return evaluate_jobs(upstreams, jobs, out=out, device=device, store=store)
+    with joined(device) as world, quieted(unless=world.main):
+        opened = Corpus.open(corpus)
+        jobs = [plan(name, opened, overrides, limit) for name in tasks]
+        return evaluate_jobs(upstreams, jobs, Path(out), store, world)
 
 
 def evaluate_suite(
@@ -96,11 +104,13 @@ def evaluate_suite(
     Raises:
         BenchError: For a wrong suite or key, if no corpus is there, and when no upstream loads.
     """
-    planned = plan_suite(read_suite(suite), Path(corpora), overrides, limit)
-    for line in planned.missing:
-        LOGGER.info("%s: %s", suite, line)
-    outcome = evaluate_jobs(upstreams, planned.jobs, out=out, device=device, store=store)
-    outcome.failures[:0] = planned.failures
+    with joined(device) as world, quieted(unless=world.main):
+        planned = plan_suite(read_suite(suite), Path(corpora), overrides, limit)
+        for line in planned.missing:
+            LOGGER.info("%s: %s", suite, line)
+        outcome = evaluate_jobs(upstreams, planned.jobs, Path(out), store, world)
+    if world.main:
+        outcome.failures[:0] = planned.failures
     outcome.missing = planned.missing
     return outcome
 
@@ -108,27 +118,62 @@ def evaluate_suite(
 def evaluate_jobs(
     upstreams: Sequence[str],
     jobs: Sequence[Job],
-    *,
-    out: str | Path,
-    device: str = "auto",
-    store: str | Path | None = None,
+    out: Path,
+    store: str | Path | None,
+    world: World,
 ) -> Outcome:
-    """Evaluate every upstream on every job; see evaluate()."""
-    out, where = Path(out), pick_device(device)
-    compute = partial(_compute, device=where, store=Path(store or out / "store"), out=out)
-    return Rows(out, where, compute)(upstreams, jobs)
+    """Evaluate every upstream on every job, with the other processes of a world; see evaluate()."""
+    rows = [[job.recipe, job.corpus.info.digest, job.config.identity(), job.limit] for job in jobs]
+    made_with = environment()
+    facts: dict[str, Json] = {"upstreams": [*upstreams], "rows": rows, "git": made_with["git"]}
+    check_alike({**facts, "versions": made_with["versions"]}, world)
+    check_shared(out, world)
+    compute = partial(_compute, store=Path(store or out / "store"), out=out, world=world)
+    outcome = Rows(out, world, compute, partial(_report, out))(upstreams, jobs)
+    world.barrier()  # a process that ends with an error code ends the others
+    if not world.main:
+        outcome.failures.clear()  # every process met them; the main one reports
+    return outcome
 
 
-def _compute(row: Row, model: Upstream, *, device: str, store: Path, out: Path) -> Result:
-    """Train the heads of a row, or score its layers, and write its record."""
-    clock, job = Clock(), row.job
+def _compute(row: Row, model: Upstream, *, store: Path, out: Path, world: World) -> Work[Result]:
+    """Train the heads of a row, or score its layers, and write its record.
+
+    The processes of a world share passes and heads; one of them writes the record.
+    """
+    job, clock = row.job, Clock()
+    features = FeatureStore(store, job.config.store, world)
     if issubclass(job.kind, LayerTask):
-        scored = score_task(
-            model, job, FeatureStore(store, job.config.store), device=device, clock=clock
+        yield from share_passes(model, job, features)
+        write = partial(_score_layers, model, job, features, device=world.device, clock=clock)
+    elif job.config.mode == "finetune":
+        write = partial(_finetune, row, model, device=world.device, clock=clock)
+    else:
+        folds, counts = _folds(job)
+        training = FrozenTraining(
+            model,
+            job,
+            folds,
+            source=row.source,
+            folder=row.folder,
+            store=features,
+            device=world.device,
+            clock=clock,
         )
-        result, path = write_layers(model, job, scored, device=device, clock=clock, out=out)
-        _report(row, result, path, f"layer {scored.layer}, chosen on {scored.chosen_on}")
-        return result
+        yield from training.train()
+        write = partial(_decode, model, training, counts=counts, device=world.device, clock=clock)
+
+    def done() -> bool:
+        return bool(results.paths(out, row.key))
+
+    yield from share([Unit(row.folder / LOCK, done, partial(write, out=out))])
+    record = results.find(out, row.key)
+    assert record is not None
+    return record
+
+
+def _folds(job: Job) -> tuple[list[Fold], Counter[str]]:
+    """Return the trainings of a job, checked, and the counts of their utterances."""
     folds, counts = list[Fold](), Counter[str]()
     for fold in job.folds():
         counts.update(check_fold(job, fold) if fold.name else {})
@@ -136,30 +181,41 @@ def _compute(row: Row, model: Upstream, *, device: str, store: Path, out: Path) 
         cuts, found = taken(fold.task, fold.cuts)
         counts.update(found)
         folds.append(replace(fold, cuts=cuts))
-    if job.config.mode == "finetune":
-        trained = train_finetuned(model, job, folds, folder=row.folder, device=device, clock=clock)
-    else:
-        trained = train_frozen(
-            model,
-            job,
-            folds,
-            source=row.source,
-            folder=row.folder,
-            store=FeatureStore(store, job.config.store),
-            device=device,
-            clock=clock,
-        )
-    result, path = write_record(
-        model, job, folds[0].task, trained, counts=counts, device=device, clock=clock, out=out
-    )
-    chosen = next(trial for trial in result.sweep if trial["chosen"])
-    layer = "" if result.layer is None else f"layer {result.layer}, best on {result.chosen_on}, "
-    _report(row, result, path, f"{layer}lr {chosen['lr']:g}")
-    return result
+    return folds, counts
 
 
-def _report(row: Row, result: Result, path: Path, chosen: str) -> None:
-    main = result.main
+def _score_layers(
+    model: Upstream, job: Job, store: FeatureStore, *, device: str, clock: Clock, out: Path
+) -> None:
+    scored = score_task(model, job, store, device=device, clock=clock)
+    write_layers(model, job, scored, device=device, clock=clock, out=out)
+
+
+def _finetune(row: Row, model: Upstream, *, device: str, clock: Clock, out: Path) -> None:
+    job, (folds, counts) = row.job, _folds(row.job)
+    trained = train_finetuned(model, job, folds, folder=row.folder, device=device, clock=clock)
+    task = folds[0].task
+    write_record(model, job, task, trained, counts=counts, device=device, clock=clock, out=out)
+
+
+def _decode(
+    model: Upstream,
+    training: FrozenTraining,
+    *,
+    counts: Counter[str],
+    device: str,
+    clock: Clock,
+    out: Path,
+) -> None:
+    trained, job, task = training.result(), training.job, training.folds[0].task
+    write_record(model, job, task, trained, counts=counts, device=device, clock=clock, out=out)
+
+
+def _report(out: Path, row: Row, result: Result) -> None:
+    """Log the result of a row, whichever process has computed it."""
+    main, rates = result.main, [trial["lr"] for trial in result.sweep if trial["chosen"]]
+    on = f"{'best' if rates else 'chosen'} on {result.chosen_on}"
+    layer = [] if result.layer is None else [f"layer {result.layer}", on]
     LOGGER.info(
         "%s: %s %.2f%s [%.2f, %.2f] at %s (%.0f s) -> %s",
         row.name,
@@ -168,7 +224,7 @@ def _report(row: Row, result: Result, path: Path, chosen: str) -> None:
         main.spread(),
         main.low,
         main.high,
-        chosen,
+        ", ".join([*layer, *(f"lr {rate:g}" for rate in rates[:1])]),
         sum(result.wall_seconds.values()),
-        path,
+        results.record_path(result, out),
     )

@@ -1,22 +1,21 @@
 """Rows of an evaluation: found as records, computed here, or computed by another process."""
 
 import logging
+import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mt4ssl_bench import results
 from mt4ssl_bench.downstream.find_record import find_record, run_folder
 from mt4ssl_bench.downstream.job import Job
-from mt4ssl_bench.encoders.load import load_each, load_upstream
+from mt4ssl_bench.encoders.load import load_each
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import BenchError, first_line, with_class
-from mt4ssl_bench.files import locked
 from mt4ssl_bench.results.record import Result
+from mt4ssl_bench.shared_work import PAUSE, Work
+from mt4ssl_bench.training.distributed import World
 
 LOGGER = logging.getLogger(__name__)
-FOREVER = -1.0  # filelock's
 
 
 @dataclass
@@ -56,58 +55,83 @@ class Row:
         return cls(source, job, name, job.key(model), folder)
 
 
+@dataclass(frozen=True)
+class Started:
+    """A row that is being computed, until its work has ended."""
+
+    row: Row
+    work: Work[Result]
+
+
 class Rows:
-    """The rows of one call. A row that another process computes is waited for at the end.
+    """The rows of one call. One that other processes work on is turned to again at the end.
 
     Args:
         out: Folder of the records.
-        device: Torch device of the upstreams.
-        compute: Called for a row that has no record; writes one and returns it.
+        world: The processes of this call, which share the rows.
+        compute: The work of a row that has no record; ends with its record.
+        report: Takes each row that was computed, here or elsewhere.
     """
 
-    def __init__(self, out: Path, device: str, compute: Callable[[Row, Upstream], Result]) -> None:
-        self.out, self.device, self.compute = out, device, compute
+    def __init__(
+        self,
+        out: Path,
+        world: World,
+        compute: Callable[[Row, Upstream], Work[Result]],
+        report: Callable[[Row, Result], None],
+    ) -> None:
+        self.out, self.world, self.compute, self.report = out, world, compute, report
+        # of rows that another command computes; that a world shares its rows is no news
+        self.level = logging.INFO if world.size == 1 else logging.DEBUG
         self.outcome = Outcome()
 
     def __call__(self, upstreams: Sequence[str], jobs: Sequence[Job]) -> Outcome:
         """Compute every row that has no record; one that fails does not stop the others."""
-        waiting: list[Row] = []
-        for source, model in load_each(upstreams, device=self.device, failed=self.outcome.fail):
-            for job in jobs:
-                row = Row.of(model, source, job, self.out)
-                if not self._fill(row, model):
-                    LOGGER.info("%s: being computed by another process; next row", row.name)
-                    waiting.append(row)
-        for row in waiting:
-            LOGGER.info("%s: waiting for the process that computes it", row.name)
-            self._fill(row)
+        behind: list[Started] = []
+        for source, model in load_each(
+            upstreams, device=self.world.device, failed=self.outcome.fail
+        ):
+            begun = [each for job in jobs for each in self._begin(source, model, job)]
+            self._end(behind)  # two upstreams at most are in memory
+            behind = begun
+        self._end(behind)
         return self.outcome
 
-    def _fill(self, row: Row, model: Upstream | None = None) -> bool:
-        """Add one row to the outcome: the record that exists, a new one, or a failure.
-
-        Returns False where another process computes it. Without `model`, which is then loaded if
-        needed, waits for that process instead; if it fails or dies, the row is computed here.
-        """
+    def _begin(self, source: str, model: Upstream, job: Job) -> list[Started]:
+        """Find or compute a row; return it if other processes hold what is left of it."""
+        row = Row.of(model, source, job, self.out)
         try:
-            if self._reuse(row, model):
-                return True
-            with ExitStack() as held:
-                try:
-                    held.enter_context(locked(row.folder, patience=0 if model else FOREVER))
-                except TimeoutError:
-                    return False
-                if not self._reuse(row, model):  # not computed by another process meanwhile
-                    model = model or load_upstream(row.source, device=self.device)
-                    self.outcome.results.append(self.compute(row, model))
+            if record := find_record(job, self.out, model):
+                LOGGER.info("%s: already evaluated, as %s", row.name, record.upstream["name"])
+                self.outcome.reused += 1
+                self.outcome.results.append(record)
+                return []
+            started = Started(row, self.compute(row, model))
         except Exception as error:  # noqa: BLE001 - a row may fail in any way
             self.outcome.fail(row.name, error)
-        return True
+            return []
+        if self._ended(started):
+            return []
+        LOGGER.log(self.level, "%s: being computed by another process; next row", row.name)
+        return [started]
 
-    def _reuse(self, row: Row, model: Upstream | None) -> bool:
-        record = find_record(row.job, self.out, model) if model else results.find(self.out, row.key)
-        if record:
-            LOGGER.info("%s: already evaluated, as %s", row.name, record.upstream["name"])
-            self.outcome.reused += 1
-            self.outcome.results.append(record)
-        return record is not None
+    def _end(self, rows: Sequence[Started]) -> None:
+        """Compute rows to their end, with the processes that work on them."""
+        for started in rows:
+            name = started.row.name
+            LOGGER.log(self.level, "%s: waiting for the process that computes it", name)
+        while rows := [started for started in rows if not self._ended(started)]:
+            time.sleep(PAUSE)
+
+    def _ended(self, started: Started) -> bool:
+        """Do what can be done of a row now; return whether it has its record, or has failed."""
+        try:
+            next(started.work)
+        except StopIteration as end:
+            self.outcome.results.append(end.value)
+            self.report(started.row, end.value)
+        except Exception as error:  # noqa: BLE001 - a row may fail in any way
+            self.outcome.fail(started.row.name, error)
+        else:
+            return False
+        return True

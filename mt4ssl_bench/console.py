@@ -83,6 +83,17 @@ def set_quiet(*, quiet: bool) -> None:
 
 
 @contextmanager
+def quieted(*, unless: bool = False) -> Iterator[None]:
+    """Suppress the log during the block, errors included."""
+    level = LOGGER.level
+    LOGGER.setLevel(level if unless else logging.CRITICAL)
+    try:
+        yield
+    finally:
+        LOGGER.setLevel(level)
+
+
+@contextmanager
 def progress(description: str, total: int, *, start: int = 0) -> Iterator[Advance]:
     """Show progress over `total` items; yield advance(count, note).
 

@@ -13,6 +13,7 @@ LOGGER = logging.getLogger(__name__)
 # seconds to wait for the lock: data loader processes of a killed run release it with a delay
 PATIENCE = 30.0
 LOCK = ".lock"
+FOREVER = -1.0  # filelock's
 
 
 @contextmanager
@@ -40,27 +41,34 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def locked(folder: Path, patience: float | None = None) -> Iterator[None]:
-    """Lock `folder` against other processes during the block.
+    """Lock `folder`, which is created if it does not exist; see holding()."""
+    with holding(folder / LOCK, patience):
+        yield
+
+
+@contextmanager
+def holding(file: Path, patience: float | None = None) -> Iterator[None]:
+    """Hold the lock `file` against other processes during the block.
 
     The lock of a process that dies is released.
 
     Args:
-        folder: Created if it does not exist.
+        file: Of the lock; its folder is created if it does not exist.
         patience: Seconds to wait for the lock, negative: forever; default: PATIENCE.
 
     Raises:
         TimeoutError: If another process still holds the lock.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(file)
     try:
         lock.acquire(timeout=PATIENCE if patience is None else patience)
     except Timeout:
         raise TimeoutError(
-            f"{folder}: another process works there; wait for it, or choose another folder"
+            f"{file.parent}: another process works there; wait for it, or choose another folder"
         ) from None
     except (OSError, NotImplementedError) as error:
-        LOGGER.debug("%s: no lock, this file system may have none (%s)", folder, error)
+        LOGGER.debug("%s: no lock, this file system may have none (%s)", file, error)
     try:
         yield
     finally:

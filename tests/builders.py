@@ -342,12 +342,20 @@ class Prefork:
 
     def world(self, size: int, *argv: str) -> list[tuple[int, Path]]:
         """Start the processes of one run, as torchrun would: it keeps the store where they meet."""
-        store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+        return self.worlds([argv] * size)
+
+    def worlds(self, commands: Sequence[Sequence[str]]) -> list[tuple[int, Path]]:
+        """Start the processes of one run, which were given different commands."""
+        store, size = (
+            TCPStore("localhost", 0, is_master=True, wait_for_workers=False),
+            len(commands),
+        )
         self.stores.append(store)
         env = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port), "WORLD_SIZE": str(size)}
         env |= {"TORCHELASTIC_USE_AGENT_STORE": "True"}
         return [
-            self.start(*argv, **env, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(size)
+            self.start(*argv, **env, RANK=str(rank), LOCAL_RANK=str(rank))
+            for rank, argv in enumerate(commands)
         ]
 
 

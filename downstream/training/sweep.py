@@ -84,10 +84,18 @@ class Sweep:
         dim: Of the upstream.
         device: Torch device.
         title: Names the row in messages.
+        only: Numbers of the heads to train, if others are trained elsewhere.
     """
 
     def __init__(
-        self, task: Task, num_layers: int, dim: int, *, device: str, title: str = ""
+        self,
+        task: Task,
+        num_layers: int,
+        dim: int,
+        *,
+        device: str,
+        title: str = "",
+        only: Sequence[int] | None = None,
     ) -> None:
         self.task, self.config, self.metric, self.title = task, task.config, task.choice, title
         self.runs: list[HeadRun] = []
@@ -103,6 +111,7 @@ class Sweep:
                 self.runs += [
                     HeadRun(lr, seed, copy.deepcopy(first), layer) for lr in self.config.rates
                 ]
+        self.runs = self.runs if only is None else [self.runs[number] for number in only]
         self.heads = nn.ModuleList(run.head for run in self.runs)
 
     @property
@@ -113,10 +122,23 @@ class Sweep:
     def run(self, train: Split, valid: Split, folder: PassingFolder | None = None) -> HeadRun:
         """Train all heads and return the first seed's run at the best rate, with its best weights.
 
+        Raises:
+            TrainingError: If no rate has a score of every seed.
+            KeyboardInterrupt: See train().
+        """
+        self.train(train, valid, folder)
+        trials = choose([[run.trial() for run in self.runs]], self.metric, self.title)
+        best = self.runs[chosen(trials)[0]]
+        best.load_best()
+        return best
+
+    def train(self, train: Split, valid: Split, folder: PassingFolder | None = None) -> None:
+        """Train all heads.
+
         An interrupted call continues from `folder`, which keeps the heads' state during training.
 
         Raises:
-            TrainingError: If no rate has a score of every seed, or valid cannot be scored at all.
+            TrainingError: If valid cannot be scored at all.
             KeyboardInterrupt: If a stop was requested; the state is saved.
         """
         self.watch.start()
@@ -127,10 +149,6 @@ class Sweep:
         except _EnoughError:
             patience = self.config.patience
             LOGGER.info("%s: no head is left to train (patience=%d)", self.title, patience)
-        trials = choose([[run.trial() for run in self.runs]], self.metric, self.title)
-        best = self.runs[chosen(trials)[0]]
-        best.load_best()
-        return best
 
     def _fit(self, train: Split, valid: Split, folder: PassingFolder | None) -> None:
         config = self.config

@@ -8,7 +8,7 @@ import typer
 from rich.filesize import decimal
 from rich.table import Table
 
-from mt4ssl_bench.cli.options import EVALUATION, Device, Out, SuiteName
+from mt4ssl_bench.cli.options import EVALUATION, WORKERS, Device, Out, SuiteName, in_workers
 from mt4ssl_bench.cli.results import Format, print_leaderboard, print_suite, print_sweeps
 from mt4ssl_bench.console import stderr, stdout
 
@@ -22,6 +22,14 @@ Limit = Annotated[
     typer.Option(
         min=1,
         help="Use at most N utterances per split, to try a setup. Such results are never ranked.",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help=f"{WORKERS} Default: for small LSTM heads (asr_tiny) one for each CPU thread, else "
+        "one.",
     ),
 ]
 Items = Annotated[
@@ -55,6 +63,7 @@ def evaluate(
         Path | None, typer.Option(help="Folder of the features; default: <out>/store.")
     ] = None,
     device: Device = "auto",
+    workers: Workers = None,
     limit: Limit = None,
     items: Items = None,
     dry_run: Annotated[
@@ -70,6 +79,8 @@ def evaluate(
     Instead of --task and --corpus, --suite and --corpora evaluate every task of a suite whose
     corpus is in the folder, and list what is missing.
 
+    The processes of --workers or torchrun share the work; no record depends on their number.
+
     Example: mt4ssl-bench evaluate fbank runs/first --task asr --task phoneme --corpus corpora/mine
     --out results
     """
@@ -80,13 +91,12 @@ def evaluate(
     if not names:
         raise ConfigError("evaluate: name at least one upstream, for example fbank")
     overrides += [f"items={items}"] if items else []
-    how: _How = {
-        "out": out, "overrides": overrides, "device": device, "store": store, "limit": limit,
-    }  # fmt: skip
+    how = _How(out=out, overrides=overrides, device=device, store=store, limit=limit)
+    workers = 0 if dry_run else workers
     if suite and corpora and not (task or corpus):
-        _evaluate_suite(names, suite, corpora, how, dry_run=dry_run)
+        _evaluate_suite(names, suite, corpora, how, workers=workers)
     elif task and corpus and not (suite or corpora):
-        _evaluate_tasks(names, task, corpus, how, dry_run=dry_run)
+        _evaluate_tasks(names, task, corpus, how, workers=workers)
     else:
         raise ConfigError("evaluate: expected --task and --corpus, or --suite and --corpora")
 
@@ -102,15 +112,17 @@ class _How(TypedDict):
 
 
 def _evaluate_tasks(
-    names: list[str], tasks: list[str], corpus: Path, how: _How, *, dry_run: bool
+    names: list[str], tasks: list[str], corpus: Path, how: _How, *, workers: int | None
 ) -> None:
-    if dry_run:
+    if workers == 0:  # a dry run
         from mt4ssl_bench.downstream.dry_run import estimate
 
         print_estimate(estimate(names, tasks, corpus, **how))
         return
     from mt4ssl_bench.downstream.evaluate import evaluate as run
+    from mt4ssl_bench.downstream.training.workers import pay_on_tasks
 
+    in_workers(workers, lambda: pay_on_tasks(tasks, corpus, how["overrides"], how["device"]))
     outcome = run(names, tasks, corpus, **how)
     if outcome.results:
         print_sweeps(outcome.results)
@@ -119,15 +131,17 @@ def _evaluate_tasks(
 
 
 def _evaluate_suite(
-    names: list[str], suite: str, corpora: Path, how: _How, *, dry_run: bool
+    names: list[str], suite: str, corpora: Path, how: _How, *, workers: int | None
 ) -> None:
-    if dry_run:
+    if workers == 0:  # a dry run
         from mt4ssl_bench.downstream.dry_run import estimate_suite
 
         print_estimate(estimate_suite(names, suite, corpora, **how))
         return
     from mt4ssl_bench.downstream.evaluate import evaluate_suite
+    from mt4ssl_bench.downstream.training.workers import pay_on_suite
 
+    in_workers(workers, lambda: pay_on_suite(suite, corpora, how["overrides"], how["device"]))
     outcome = evaluate_suite(names, suite, corpora, **how)
     if outcome.results:
         print_suite(suite, how["out"], Format.TABLE)

@@ -1,6 +1,8 @@
 """Options that several commands share, help panels, and how a corpus is shown."""
 
 import shlex
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -115,7 +117,26 @@ SuiteName = Annotated[
     str, typer.Option("--suite", help="A suite ('mt4ssl-bench list'), or the path of its file.")
 ]
 INTERRUPTED = 130  # the exit code after Ctrl-C
+WORKERS = (
+    "Processes on this machine that share the work and its CPU threads; torchrun starts them on "
+    "several."
+)
+Workers = Annotated[int, typer.Option(min=1, help=WORKERS)]
 Device = Annotated[str, typer.Option(help="auto (cuda, mps, cpu), or a torch device.")]
 Keys = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe keys that differ now.")
 ]
+
+
+def in_workers(count: int | None, pay: Callable[[], int] = lambda: 1) -> None:
+    """Run this command in several processes, and exit, unless it is in one of them already.
+
+    Args:
+        count: How many; None: as many as pay.
+        pay: Returns how many pay.
+    """
+    from mt4ssl_bench.training.workers import run_workers, under_launcher
+
+    processes = 1 if under_launcher() else count or pay()
+    if processes > 1:
+        raise typer.Exit(run_workers(processes, sys.argv[1:]))

@@ -5,7 +5,15 @@ from typing import Annotated
 
 import typer
 
-from mt4ssl_bench.cli.options import INTERRUPTED, PRETRAINING, Device, Keys, Out
+from mt4ssl_bench.cli.options import (
+    INTERRUPTED,
+    PRETRAINING,
+    Device,
+    Keys,
+    Out,
+    Workers,
+    in_workers,
+)
 from mt4ssl_bench.console import stdout
 
 app = typer.Typer()
@@ -64,11 +72,13 @@ def kmeans(
         str, typer.Option(help="Name of the interval tier that holds the phones in TextGrid files.")
     ] = "phones",
     device: Device = "auto",
+    workers: Workers = 1,
 ) -> None:
     """Create labels for the offline targets, from MFCC or a layer of any upstream, and report on
     them.
 
-    The same command continues an interrupted one. Under torchrun, all processes share the work.
+    The same command continues an interrupted one. The processes of --workers or torchrun share the
+    work; labels do not depend on their number.
 
     Examples: mt4ssl-bench kmeans mt4ssl_tiny data.corpus=corpora/mine
 
@@ -76,6 +86,8 @@ def kmeans(
     targets.offline.layer=3 --out labels/second
     """
     from mt4ssl_bench.upstream.offline_labels import kmeans as run
+
+    in_workers(workers)
 
     for key, value in run(
         recipe, *(keys or []), out=out, alignment=alignment, tier=tier, device=device

@@ -25,6 +25,7 @@ from mt4ssl_bench.data.labels import LabelInfo
 from mt4ssl_bench.errors import ConfigError
 from mt4ssl_bench.settings import Json
 from mt4ssl_bench.training.distributed import ALONE, World
+from mt4ssl_bench.training.launch import check_shared
 
 LOGGER = logging.getLogger(__name__)
 SHORTEST = RECEPTIVE_FIELD / audio.RATE  # seconds: shorter cuts have no frame
@@ -70,6 +71,7 @@ def make_labels(
     key = next((old for old in former if (stores / old / "labels.json").exists()), key)
     folder = out or stores / key
     partial = folder.with_name(f".{folder.name}.{key}")
+    check_shared(folder.parent, world)
     with one_at_a_time(partial, world):
         if not (folder / "labels.json").exists():
             cuts = [

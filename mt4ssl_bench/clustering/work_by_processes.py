@@ -1,16 +1,14 @@
 """Long computations in parts that all processes of a run share; existing parts are kept."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 
-from mt4ssl_bench.console import progress
-from mt4ssl_bench.errors import ConfigError
-from mt4ssl_bench.files import written
+from mt4ssl_bench.files import FOREVER, holding, written
+from mt4ssl_bench.shared_work import Unit, finish, share
 from mt4ssl_bench.training.distributed import World
 
 ITEMS = 256  # of a part: the most that an interruption costs each process
@@ -33,27 +31,19 @@ class Parts:
             items: How many items there are.
             make: Items -> their arrays.
             title: Of the progress bar.
-
-        Raises:
-            ConfigError: If the processes do not share the folder.
         """
         ranges = [range(start, min(start + ITEMS, items)) for start in range(0, items, ITEMS)]
-        files = [self.folder / f"{name}-{number:06d}.npz" for number in range(len(ranges))]
-        mine = list(zip(files, ranges, strict=True))[self.world.rank :: self.world.size]
-        left = [(file, part) for file, part in mine if not file.exists()]
-        total = sum(len(part) for _, part in mine)
-        with progress(title, total, start=total - sum(len(part) for _, part in left)) as advance:
-            for file, part in left:
-                self.write(file.name, make(part))
-                advance(len(part), "")
-        self.world.barrier()
-        # only in the main process, which collects the parts: it may have removed them by now
-        absent = sum(not file.exists() for file in files) if self.world.main else 0
-        if absent:
-            raise ConfigError(
-                f"{self.folder}: {absent} of {len(ranges)} parts are missing; all processes need "
-                "one folder: choose one on a disk that their machines share"
-            )
+        units = [
+            self._unit(f"{name}-{number:06d}.npz", part, make) for number, part in enumerate(ranges)
+        ]
+        finish(share(units, start=self.world.rank / self.world.size, title=title))
+        self.world.barrier()  # the main process collects the parts, and removes them
+
+    def _unit(self, name: str, part: range, make: Callable[[range], Arrays]) -> Unit:
+        file = self.folder / name
+        return Unit(
+            file.with_suffix(".lock"), file.exists, lambda: self.write(name, make(part)), len(part)
+        )
 
     def read(self, name: str) -> Iterator[Arrays]:
         """Yield the parts in order."""
@@ -70,13 +60,8 @@ class Parts:
 @contextmanager
 def one_at_a_time(folder: Path, world: World) -> Iterator[None]:
     """Let one run at a time work in `folder`; others wait until it has ended, also by a kill."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_name(f"{folder.name}.lock"))
-    if world.main:
-        lock.acquire()
-    world.barrier()
-    try:
+    lock = folder.with_name(f"{folder.name}.lock")
+    with holding(lock, FOREVER) if world.main else nullcontext():
+        world.barrier()
         yield
         world.barrier()
-    finally:
-        lock.release()

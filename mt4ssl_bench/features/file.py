@@ -118,6 +118,11 @@ class StoredFeatures(FeatureSet):
         """See FeatureSet.count."""
         return self._lines[name].rows
 
+    def stored(self) -> Iterator[tuple[str, Bytes]]:
+        """Yield each utterance's id and stored bytes (T, L, W), in the order of the file."""
+        for name in list(self._lines):
+            yield name, self._read(name)
+
     def _read(self, name: str) -> Bytes:
         line, end = self._lines[name], self._ends[name]
         stored = self._stored[end - line.rows : end]
@@ -189,6 +194,30 @@ class Writer:
 
     def write(self, batches: Iterable[Sequence[Named]]) -> None:
         """Append every batch, then write the index."""
+        precision = self.header.precision
+
+        def encoded(batch: Sequence[Named]) -> Iterator[tuple[str, Bytes]]:
+            for name, features in batch:
+                yield name, encode_named(name, features, precision)
+
+        self._append(map(encoded, batches))
+
+    def join(self, shards: Iterable[Path], remake: Callable[[str], Values]) -> None:
+        """Append other files of such features, delete their values, then write the index.
+
+        Args:
+            shards: The files, finished.
+            remake: Computes an utterance's features again if they are damaged.
+        """
+
+        def moved() -> Iterator[Iterator[tuple[str, Bytes]]]:
+            for shard in shards:
+                yield StoredFeatures(shard, remake).stored()
+                shard.unlink()  # its index stays: the shard was made
+
+        self._append(moved())
+
+    def _append(self, batches: Iterable[Iterable[tuple[str, Bytes]]]) -> None:
         end = sum(line.rows for line in self.lines) * self.header.row_bytes
         self.file.touch()
         with self.file.open("r+b") as values, self.journal.open("w", encoding="utf-8") as journal:
@@ -197,8 +226,7 @@ class Writer:
             journal.write(as_json(asdict(self.header)) + "".join(map(as_json, self.lines)))
             for batch in batches:
                 lines = []
-                for name, features in batch:
-                    stored = encode_named(name, features, self.header.precision)
+                for name, stored in batch:
                     values.write(stored.data)
                     lines.append(Line(name, len(stored), zlib.crc32(stored.data)))
                 values.flush()  # before the journal: a line means that its values are there

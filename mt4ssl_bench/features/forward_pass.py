@@ -119,7 +119,7 @@ class Pass:
             CorpusError: If audio cannot be read and `unreadable` is None.
         """
         left = sum(cut.id not in done for cut in cuts)
-        batches = [batch for batch in self._batches(cuts) if any(c.id not in done for c in batch)]
+        batches = [batch for batch in self.batches(cuts) if any(c.id not in done for c in batch)]
         shown = (
             progress(title, len(cuts), start=len(cuts) - left) if title else nullcontext(_silent)
         )
@@ -132,7 +132,8 @@ class Pass:
                     yield new
                 advance(sum(cut.id not in done for cut in batch), "")
 
-    def _batches(self, cuts: Sequence[Cut]) -> Iterator[Sequence[Cut]]:
+    def batches(self, cuts: Sequence[Cut]) -> Iterator[Sequence[Cut]]:
+        """Yield the cuts in batches, which depend on the cuts only."""
         if not padding_is_safe(self.upstream):
             return Batches(cuts, list, count=1)()
         on_cpu = getattr(self.upstream, "device", "cpu") == "cpu"

@@ -11,13 +11,11 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
-
-from filelock import FileLock, Timeout
 
 from mt4ssl_bench.config import NOT_NEGATIVE, Bounds
 from mt4ssl_bench.data.cut import Cut
@@ -29,7 +27,11 @@ from mt4ssl_bench.features.file import FeatureSet, StoredFeatures, Writer, encod
 from mt4ssl_bench.features.forward_pass import Pass, Values
 from mt4ssl_bench.features.index import Header, read_header
 from mt4ssl_bench.features.precision import Precision, decode
+from mt4ssl_bench.features.shards import shard_folder, shards
+from mt4ssl_bench.files import FOREVER, holding
 from mt4ssl_bench.settings import NEVER
+from mt4ssl_bench.shared_work import Unit, Work, finish, share
+from mt4ssl_bench.training.distributed import ALONE, World
 
 LOGGER = logging.getLogger(__name__)
 GIB = 2**30
@@ -105,6 +107,12 @@ class _Request:
         digest = hashlib.sha256(ids.encode()).hexdigest()[:8]
         return f"{self.header.split}.{self.header.kind}-{digest}.bin"
 
+    @property
+    def title(self) -> str:
+        """Of the progress of the pass."""
+        kind = "means" if self.forward.crops else "frames"
+        return f"{kind} {self.header.split} of {self.header.upstream}"
+
     def remake(self, name: str) -> Values:
         """Compute an utterance in the batch that it was in: its shape decides the last bits."""
         others = {cut.id for cut in self.cuts} - {name}
@@ -112,10 +120,13 @@ class _Request:
 
 
 class FeatureStore:
-    """All features stored under `root`; frames() and means() compute what is missing."""
+    """All features stored under `root`; frames() and means() compute what is missing.
 
-    def __init__(self, root: Path, config: StoreConfig) -> None:
-        self.root, self.config = root, config
+    The processes of `world` share each pass, which they write shard by shard.
+    """
+
+    def __init__(self, root: Path, config: StoreConfig, world: World = ALONE) -> None:
+        self.root, self.config, self.world = root, config, world
 
     def frames(
         self, upstream: Upstream, digest: str, split: str, cuts: Sequence[Cut], *, corpus: str = ""
@@ -139,6 +150,12 @@ class FeatureStore:
     def features(
         self, forward: Pass, digest: str, split: str, cuts: Sequence[Cut], *, corpus: str = ""
     ) -> FeatureSet:
+        """Return the features of the cuts; see shared(). Waits for other processes."""
+        return finish(self.shared(forward, digest, split, cuts, corpus=corpus))
+
+    def shared(
+        self, forward: Pass, digest: str, split: str, cuts: Sequence[Cut], *, corpus: str = ""
+    ) -> Work[FeatureSet]:
         """Return the features of the cuts, from the store if they are there.
 
         Those of crops that each epoch draws anew are not stored.
@@ -160,7 +177,7 @@ class FeatureStore:
             return LiveFeatures(forward, cuts, header.precision)
         request = _Request(forward, cuts, header)
         try:
-            return self._open(request) or self._make(request)
+            return self._open(request) or (yield from self._make(request))
         except NoRoom as error:
             LOGGER.warning("%s", _cost(error, header, forward.rows(cuts) * header.row_bytes))
             return LiveFeatures(forward, cuts, header.precision)
@@ -176,19 +193,32 @@ class FeatureStore:
             return StoredFeatures(file, request.remake)
         except CheckpointError as error:
             LOGGER.warning("%s; computing it again", error)
-            with _locked(self.root, file, f"features of {request.header.split}"):
+            with holding(_lock(self.root, file), FOREVER):
                 _remove(file)
             return None
 
-    def _make(self, request: _Request) -> StoredFeatures:
-        """Compute and store features, or wait for the process that does; raises NoRoom."""
+    def _make(self, request: _Request) -> Work[StoredFeatures]:
+        """Compute and store features, or wait for the processes that do; raises NoRoom."""
         header = request.header
         file = self.root / f"{header.fingerprint}-{request.folder}" / request.name
         self.root.mkdir(parents=True, exist_ok=True)
-        with _locked(self.root, file, f"features of {header.split} from {header.upstream}"):
-            if not _finished(file):  # by another process meanwhile
-                self._make_room(file, request.forward.rows(request.cuts) * header.row_bytes)
-                self._write(file, request)
+
+        finished = file.with_suffix(".index").exists
+        need = request.forward.rows(request.cuts) * header.row_bytes
+        sharded = self.world.size > 1 or shard_folder(file).exists()
+        if sharded and not finished():
+            self._make_room(file, need)
+            units = shards(file, header, request.forward, request.cuts)
+            start = self.world.rank / self.world.size
+            yield from share(units, over=finished, start=start, title=request.title)
+
+        def make() -> None:
+            self._make_room(file, need)
+            self._write(file, request, sharded=sharded)
+
+        what = f"features of {header.split} from {header.upstream}"
+        busy = f"{what}: another process is making them; waiting for it"
+        yield from share([Unit(_lock(self.root, file), finished, make)], busy=busy)
         return StoredFeatures(file, request.remake)
 
     def _stored_at(self, request: _Request) -> Path | None:
@@ -210,20 +240,25 @@ class FeatureStore:
                 )
         return None
 
-    def _write(self, file: Path, request: _Request) -> None:
-        forward, cuts, header = request.forward, request.cuts, request.header
+    def _write(self, file: Path, request: _Request, *, sharded: bool) -> None:
+        """Write the features of a request, of shards that are all there or by a pass."""
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            writer = Writer(file, header)
+            writer = Writer(file, request.header)
+            if sharded:
+                folder = shard_folder(file)
+                writer.join(sorted(folder.glob("*.bin")), request.remake)
+                shutil.rmtree(folder)
+                return
             if writer.done:
                 LOGGER.info(
                     "%s: %d of %d utterances are there from an interrupted pass",
                     file,
                     len(writer.done),
-                    len(cuts),
+                    len(request.cuts),
                 )
-            title = f"{'means' if forward.crops else 'frames'} {header.split} of {header.upstream}"
-            writer.write(forward(cuts, done=writer.done, title=title))
+            batches = request.forward(request.cuts, done=writer.done, title=request.title)
+            writer.write(batches)
         except OSError as error:
             raise BenchError(
                 f"{file}: could not be written ({error}); free disk space or choose another --store"
@@ -233,7 +268,8 @@ class FeatureStore:
         """Delete the entries unused for longest until `need` bytes fit; raises NoRoom if never."""
         limit, free = self.config.limit_gb * GIB, shutil.disk_usage(self.root).free
         others = [entry for entry in entries(self.root) if entry.file != file]
-        free += file.stat().st_size if file.exists() else 0
+        own = [file, *shard_folder(file).glob("*.bin")]
+        free += sum(part.stat().st_size for part in own if part.exists())
         stored = sum(entry.bytes for entry in others)
         leaving = []
         for entry in sorted(others, key=lambda entry: entry.used):
@@ -329,37 +365,17 @@ def _finished(file: Path) -> bool:
     return file.with_suffix(".index").exists()
 
 
-@contextmanager
-def _locked(root: Path, file: Path, what: str) -> Iterator[None]:
-    """Hold the entry's lock, waiting for another process that makes it."""
-    lock = _lock(root, file)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        LOGGER.info("%s: another process is making them; waiting for it", what)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _lock(root: Path, file: Path) -> FileLock:
-    (root / LOCKS).mkdir(parents=True, exist_ok=True)
-    return FileLock(root / LOCKS / f"{file.parent.name}.{file.stem}")
+def _lock(root: Path, file: Path) -> Path:
+    return root / LOCKS / f"{file.parent.name}.{file.stem}"
 
 
 def _remove_unused(root: Path, entry: Entry) -> bool:
     """Remove an entry unless another process is writing it; its readers keep it until they end."""
-    lock = _lock(root, entry.file)
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
+        with holding(_lock(root, entry.file), patience=0):
+            _remove(entry.file)
+    except TimeoutError:
         return False
-    try:
-        _remove(entry.file)
-    finally:
-        lock.release()
     return True
 
 
@@ -367,5 +383,6 @@ def _remove(file: Path) -> None:
     """Remove the index first: values without one count for nothing."""
     for suffix in (".index", ".index.partial", ".bin"):
         file.with_suffix(suffix).unlink(missing_ok=True)
+    shutil.rmtree(shard_folder(file), ignore_errors=True)
     with suppress(OSError):  # not empty
         file.parent.rmdir()

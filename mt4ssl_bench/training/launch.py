@@ -1,9 +1,11 @@
 """How a run starts: as one process, or as one of torchrun's, with their errors reported once."""
 
 import os
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -13,7 +15,9 @@ from torch.distributed.rendezvous import rendezvous
 from mt4ssl_bench.console import set_quiet
 from mt4ssl_bench.device import pick_device
 from mt4ssl_bench.errors import BenchError, ConfigError, TrainingError
+from mt4ssl_bench.settings import Json
 from mt4ssl_bench.training.distributed import World
+from mt4ssl_bench.training.run_folder import difference
 
 # the longest wait for the main process while it works on its own, for example on k-means
 PATIENCE = timedelta(days=2)
@@ -86,3 +90,42 @@ def _is_lost_peer(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and any(
         word in str(error) for word in ("peer", "gloo", "Broken pipe")
     )
+
+
+def check_alike(facts: Mapping[str, Json], world: World) -> None:
+    """Check that all processes of a world were given the same things.
+
+    Raises:
+        ConfigError: In every process; names the first process that differs, and in what.
+    """
+    first, *others = world.gather(dict(facts))
+    for rank, own in enumerate(others, 1):
+        if changed := difference(first, own):
+            raise ConfigError(
+                f"process {rank} of {world.size} differs from process 0: {changed}; expected one "
+                "corpus, one recipe and one environment on all machines"
+            )
+
+
+def check_shared(folder: Path, world: World) -> None:
+    """Check that all processes of a world see one folder, which is created.
+
+    Raises:
+        ConfigError: In every process.
+    """
+    if world.size == 1:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    (mark,) = world.gather(uuid.uuid4().hex)[:1]
+    if world.main:
+        (folder / f".{mark}").touch()
+    world.barrier()
+    seen = world.gather((folder / f".{mark}").exists())
+    if world.main:
+        (folder / f".{mark}").unlink()
+    if not all(seen):
+        raise ConfigError(
+            f"{folder}: process {seen.index(False)} of {world.size} does not see the files of "
+            "process 0 there; all processes need one folder: choose one on a disk that their "
+            "machines share"
+        )

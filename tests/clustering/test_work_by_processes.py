@@ -10,7 +10,6 @@ import pytest
 
 from mt4ssl_bench.clustering import work_by_processes
 from mt4ssl_bench.clustering.work_by_processes import Parts
-from mt4ssl_bench.errors import ConfigError
 from mt4ssl_bench.training.distributed import ALONE, World
 
 
@@ -36,13 +35,6 @@ def test_the_main_process_may_remove_the_parts_before_the_others_go_on(tmp_path:
         "squares", 10, squares, ""
     )
     assert not folder.exists()
-
-
-def test_processes_that_do_not_share_the_folder_are_told_so(tmp_path: Path) -> None:
-    with pytest.raises(
-        ConfigError, match=r"1 of 3 parts are missing; all processes need one folder"
-    ):
-        Waiting(rank=0, size=2).parts(tmp_path).make("squares", 10, squares, "squaring")
 
 
 @dataclass(frozen=True)

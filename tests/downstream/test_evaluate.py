@@ -115,14 +115,14 @@ def test_a_failed_row_does_not_stop_the_others(
 def test_a_row_that_fails_in_an_unforeseen_way_does_not_stop_the_others(
     corpus: Corpus, upstreams: dict[str, Spectrum], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train = job.train_frozen
+    train = job.FrozenTraining
 
     def odd(model: Spectrum, *arguments: Any, **options: Any) -> Any:
         if model.name == "broken":
             raise ZeroDivisionError
         return train(model, *arguments, **options)
 
-    monkeypatch.setattr(job, "train_frozen", odd)
+    monkeypatch.setattr(job, "FrozenTraining", odd)
     outcome = evaluate(["broken", "good"], [PHONEME], corpus.root, out=tmp_path, device="cpu")
     assert len(outcome.results) == 1
     assert outcome.failures == ["broken, toy_phoneme: ZeroDivisionError"]
@@ -335,7 +335,7 @@ def test_a_dry_run_says_what_is_missing_and_writes_nothing(
         sizes.append((path / "checkpoint.pt").stat().st_size)
         run_folder.discard(path)
 
-    for module in ("frozen", "finetune_rates"):
+    for module in ("fold_heads", "finetune_rates"):
         monkeypatch.setattr(f"mt4ssl_bench.downstream.training.{module}.discard", weigh)
     evaluate(["good"], [PHONEME, ASR, SPEAKER], corpus.root, out=tmp_path / "r", device="cpu")
     assert before.state / 2 == pytest.approx(max(sizes), rel=0.15)  # names and numbers come on top

@@ -11,7 +11,7 @@ from builders import recipe
 from fakes import Spectrum
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.downstream.evaluate import evaluate
-from mt4ssl_bench.downstream.training.frozen import NORMED, layer_norms
+from mt4ssl_bench.downstream.training.fold_heads import NORMED, layer_norms
 from mt4ssl_bench.downstream.training.sweep import Split
 from mt4ssl_bench.encoders import load
 from mt4ssl_bench.features.file import FeatureSet

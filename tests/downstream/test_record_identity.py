@@ -27,11 +27,12 @@ from mt4ssl_bench.downstream.task import TASKS
 from mt4ssl_bench.downstream.tasks.asr import ASRConfig
 from mt4ssl_bench.downstream.tasks.phoneme import PhonemeConfig
 from mt4ssl_bench.downstream.training.finetune_rates import train_finetuned
-from mt4ssl_bench.downstream.training.frozen import train_frozen
+from mt4ssl_bench.downstream.training.frozen import FrozenTraining
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.features.store import FeatureStore
 from mt4ssl_bench.settings import keys_of
+from mt4ssl_bench.shared_work import finish as wait_for
 
 DATA = Path(__file__).parents[1] / "fixtures"
 TOY = f"random:{DATA / 'toy.yaml'}"
@@ -177,9 +178,11 @@ class Lab:
             trained = train_finetuned(model, job, [fold], **common)
         else:
             store = FeatureStore(self.folder / f"store-{self.trained}", job.config.store)
-            trained = train_frozen(
+            training = FrozenTraining(
                 self.upstreams[mode], job, [fold], source="", store=store, **common
             )
+            wait_for(training.train())
+            trained = training.result()
         (one_seed,) = trained.decoded
         with_lm = one_seed.with_lm
         searched = [with_lm.hypotheses, with_lm.weights] if with_lm else []

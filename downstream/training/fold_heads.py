@@ -1,0 +1,188 @@
+"""The heads of one fold: trained in slices, each by one process, and collected into model.pt.
+
+Shapes: L hidden states, B batch, T frames, D dimension.
+"""
+
+import hashlib
+import itertools
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mt4ssl_bench.data.cut import Cut
+from mt4ssl_bench.downstream.heads.run_heads import as_one
+from mt4ssl_bench.downstream.job import Fold, Job
+from mt4ssl_bench.downstream.reference_checks import learnable
+from mt4ssl_bench.downstream.task import Logits
+from mt4ssl_bench.downstream.training.choose_rate import choose
+from mt4ssl_bench.downstream.training.head_run import load_run, save_run
+from mt4ssl_bench.downstream.training.saved_model import (
+    Meta,
+    Training,
+    heads_to_store,
+    meta_of,
+    read_finished,
+    save_model,
+)
+from mt4ssl_bench.downstream.training.sweep import Split, Sweep
+from mt4ssl_bench.encoders.protocol import Upstream
+from mt4ssl_bench.features.file import FeatureSet
+from mt4ssl_bench.features.store import LiveFeatures
+from mt4ssl_bench.files import LOCK
+from mt4ssl_bench.shared_work import Unit
+from mt4ssl_bench.training.run_folder import PassingFolder, checkpoint_bytes, discard
+
+HEADS = "heads"  # folder of trained heads, until they are collected
+NORMED = 50  # utterances whose norms are measured
+
+
+@dataclass
+class FoldHeads:
+    """The heads of one fold, trained in slices, each by one process, or read from `folder`.
+
+    A slice leaves a file of each head in `folder`/heads; from these, the process that collects
+    them writes model.pt. Slices depend on the number of processes, and no head's bits on its slice.
+    """
+
+    model: Upstream
+    job: Job
+    fold: Fold
+    folder: Path
+    features: Callable[[str], FeatureSet]
+    device: str
+
+    def __post_init__(self) -> None:
+        model, fold, config = self.model, self.fold, self.job.training
+        fold.task.stride = model.stride
+        self.title = f"{self.job.recipe} on {model.name}{fold.name and f', fold {fold.name}'}"
+        self.meta = meta_of(model, self.job, fold)
+        self.found = _written(self.folder)
+        self.finished = read_finished(self.folder, self.meta)
+        layers = len(config.single_layers(model.num_layers)) or 1
+        self.count = layers * len(config.seeds) * len(config.rates)
+
+    def make(self, only: Sequence[int] | None = None) -> Sweep:
+        """Return the sweep, or one of some of its heads."""
+        task, model = self.fold.task, self.model
+        return Sweep(
+            task, model.num_layers, model.dim, device=self.device, title=self.title, only=only
+        )
+
+    @cached_property
+    def sweep(self) -> Sweep:
+        """All heads; those that are stored have their best weights after collect()."""
+        return self.make()
+
+    @cached_property
+    def learnt(self) -> tuple[list[Cut], dict[str, int]]:
+        """The cuts to train on, and counts of those that are left out."""
+        count = self.features("train").count
+        return learnable(self.job, self.fold, lambda cut: count(cut.id))
+
+    @cached_property
+    def all_meta(self) -> Meta:
+        """What a training depends on, the features included."""
+        sources = {role: self.features(role).identity for role in ("train", "valid")}
+        return {**self.meta, "features": sources}
+
+    def split(self, role: str) -> Split:
+        """Return the cuts of a role with their features."""
+        task, features = self.fold.task, self.features(role)
+        draw, cuts = None if role == "test" else partial(task.draw, role=role), self.fold.cuts[role]
+        return Split(
+            cuts, features, pooled=task.pooled, device=self.device, match=task.match, draw=draw
+        )
+
+    def units(self, processes: int) -> list[Unit]:
+        """Return the slices, for shared_work.share()."""
+        parts = min(processes, self.count)
+        if parts > 1 and as_one(self.fold.task.head(self.model.num_layers, self.model.dim)):
+            parts = 1
+        places = [self.count * part // parts for part in range(parts + 1)]
+        return [self._unit(range(*pair)) for pair in itertools.pairwise(places)]
+
+    def _unit(self, numbers: range) -> Unit:
+        name = f"heads-{numbers[0]}-{numbers[-1]}" if len(numbers) < self.count else ""
+        folder = self.folder / name
+
+        def done() -> bool:
+            return all(self._file(number).exists() for number in numbers)
+
+        return Unit(folder / LOCK, done, partial(self._train, numbers, folder))
+
+    def _file(self, number: int) -> Path:
+        """Return the file of a trained head; other features or units give others."""
+        digest = hashlib.sha256(json.dumps(self.all_meta, sort_keys=True).encode()).hexdigest()
+        return self.folder / HEADS / f"{digest[:12]}-{number:03d}.pt"
+
+    def _train(self, numbers: Sequence[int], folder: Path) -> None:
+        """Train a slice, but for heads that are there, and write a file of each head."""
+        left = [number for number in numbers if not self._file(number).exists()]
+        train, valid, sweep = self.split("train"), self.split("valid"), self.make(left)
+        train.cuts, _ = self.learnt
+        size = checkpoint_bytes(sweep.heads.parameters())
+        sweep.train(train, valid, PassingFolder(folder, self.all_meta, size=size))
+        for number, run in zip(left, sweep.runs, strict=True):
+            save_run(run, self._file(number), seconds=sweep.watch.seconds / len(left))
+
+    def collected(self) -> bool:
+        """Return whether another process has written model.pt since this one began."""
+        return _written(self.folder) != self.found
+
+    def collect(self, source: str) -> Training:
+        """Return the training; each head that is stored then has its best weights."""
+        self.finished = self.finished or read_finished(self.folder, self.meta)
+        training = self.finished[0] if self.finished else self._collected()
+        metric = None if self.fold.name else self.fold.task.choice
+        head = heads_to_store(self.sweep.runs, training, metric)
+        if self.finished:
+            head.load_state_dict(self.finished[1]["head"])
+        else:
+            save_model(self.folder, self.fold.task, self.model, training, head, source=source)
+        for place in (self.folder, *self.folder.glob("heads-*")):
+            discard(place)
+        shutil.rmtree(self.folder / HEADS, ignore_errors=True)
+        return training
+
+    def _collected(self) -> Training:
+        runs, metric = self.sweep.runs, self.sweep.metric
+        seconds = [load_run(run, self._file(number)) for number, run in enumerate(runs)]
+        normalized = self.job.training.head.layer_norm
+        split = self.split("train")
+        split.cuts, left_out = self.learnt
+        return Training(
+            meta=self.meta,
+            trials=choose([[run.trial() for run in runs]], metric, self.title),
+            counts=left_out,
+            seconds=sum(seconds),
+            layer_norms=layer_norms(split, normalized=normalized),
+        )
+
+    def logits(self, head: nn.Module, role: str) -> Iterator[Logits]:
+        """Yield the logits of a head on a split, whose features are read when they are needed."""
+        yield from self.sweep.logits(head, self.split(role))
+
+
+def _written(folder: Path) -> int:
+    """Return when model.pt was written, in nanoseconds; 0 if it is not there."""
+    file = folder / "model.pt"
+    return file.stat().st_mtime_ns if file.exists() else 0
+
+
+def layer_norms(split: Split, *, normalized: bool) -> list[float]:
+    """Return the mean L2 norm of each hidden state (L,), over frames of up to NORMED utterances."""
+    if isinstance(split.features, LiveFeatures):
+        return []  # each reading would be one more pass of the upstream
+    norms = []
+    for cut in split.cuts[:: -(-len(split.cuts) // NORMED)]:
+        x, _ = split.features.batch([cut.id])  # (L, 1, T, D)
+        x = F.layer_norm(x, x.shape[-1:]) if normalized else x
+        norms.append(x[:, 0].norm(dim=-1).double())  # (L, T)
+    return [float(norm) for norm in torch.cat(norms, dim=1).mean(1)]
