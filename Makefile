@@ -5,7 +5,7 @@ DEMO = demo
 
 LOWEST = .venv-lowest
 
-.PHONY: demo test test-long test-lowest check format clean
+.PHONY: demo test test-long test-lowest docs check format clean
 
 # installed again whenever pyproject.toml changes
 .venv/installed: pyproject.toml
@@ -38,6 +38,12 @@ $(LOWEST)/installed: pyproject.toml
 	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct \
 		--override $(LOWEST)/overrides.txt --editable '.[demo,dev]'
 	touch $@
+
+# the site, in build/site; a page out of date, a dead link or an unknown name fails
+docs: .venv/installed
+	$(BIN)/python docs/write_tables.py --check
+	$(BIN)/python tests/types_tree.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 check: .venv/installed
 	$(BIN)/ruff check .

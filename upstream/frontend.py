@@ -19,7 +19,7 @@ from mt4ssl_bench.upstream.kernels import EPS, fused_conv, normed_conv
 class FrontendConfig:
     """The convolutional front end: seven layers, total stride 320 samples, receptive field 400."""
 
-    channels: int = 512
+    channels: int = 512  # of each convolution
     normalize: bool = True  # layer-norm each whole waveform before it is cropped
 
     BOUNDS: ClassVar[Bounds] = {AT_LEAST_1: "channels"}
