@@ -65,10 +65,10 @@ def kmeans(
     ] = "phones",
     device: Device = "auto",
 ) -> None:
-    """Create labels for the offline targets, from MFCC or a layer of any upstream, and report on
-    them.
+    """Create k-means labels for the offline targets, from MFCC or a layer of any upstream.
 
-    The same command continues an interrupted one. Under torchrun, all processes share the work.
+    Prints inertia, used clusters and perplexity. The same command continues an interrupted one.
+    Under torchrun, all processes share the work.
 
     Examples: mt4ssl-bench kmeans mt4ssl_tiny data.corpus=corpora/mine
 

@@ -52,7 +52,7 @@ def places(records: Sequence[Result], answers: Answers) -> Places:
 
 
 def _beaten(pairs: Sequence[tuple[Result, Sequence[Answer]]]) -> list[int]:
-    """The number of better ones for each of several records with answers to the same items."""
+    """Return for each record how many are better; all have answers to the same items."""
     first, answers = pairs[0]
     metrics = [metric_of(record, record.main_metric, rows) for record, rows in pairs]
     systems = [system_of(each, rows) for each, (_, rows) in zip(metrics, pairs, strict=True)]
@@ -63,7 +63,7 @@ def _beaten(pairs: Sequence[tuple[Result, Sequence[Answer]]]) -> list[int]:
 
 
 def _items(result: Result, answers: Sequence[Answer]) -> tuple[str, ...]:
-    """The test items of sorted answers, equal for records that can be paired."""
+    """Return the test items of sorted answers, equal for records that can be paired."""
     references = () if any_reference(result) else (answer["reference"] for answer in answers)
     return (*(answer["id"] for answer in answers), *references)
 
