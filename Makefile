@@ -43,7 +43,7 @@ $(LOWEST)/installed: pyproject.toml
 docs: .venv/installed
 	$(BIN)/python docs/write_tables.py --check
 	$(BIN)/python tests/types_tree.py
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 check: .venv/installed
 	$(BIN)/ruff check .

@@ -13,7 +13,8 @@ import typer
 from mt4ssl_bench.cli.app import app
 from mt4ssl_bench.corpora.source import RESERVED
 
-WIDTH = 100
+WIDTH, NARROW = 100, 84  # columns of text, and of a command
+UNBROKEN = {"break_on_hyphens": False, "break_long_words": False}
 FACTS = ("Length: ", "Licence: ", "Tasks: ")  # of a source: corpora/sources.md has them as a table
 
 
@@ -69,9 +70,12 @@ def help_text(text: str) -> Iterator[str]:
         if line.startswith(FACTS):
             continue
         if line.startswith(("mt4ssl-bench ", "torchrun ")):
-            code.append(line.replace("\\[", "["))
+            # an option stays beside its value
+            line = re.sub(r"(--\w[\w-]*) (?!-)", "\\1\N{NO-BREAK SPACE}", line.replace("\\[", "["))
+            wrapped = textwrap.wrap(line, NARROW, subsequent_indent="  ", **UNBROKEN)
+            code.append(" \\\n".join(wrapped).replace("\N{NO-BREAK SPACE}", " "))
             continue
-        yield textwrap.fill(plain(line), WIDTH, break_on_hyphens=False, break_long_words=False)
+        yield textwrap.fill(plain(line), WIDTH, **UNBROKEN)
     if code:
         yield "\n".join(["```", *code, "```"])
 

@@ -23,7 +23,7 @@ class ASRConfig(CTCConfig):
     """The keys of speech recognition."""
 
     head: RecurrentHeadConfig = field(default_factory=RecurrentHeadConfig, metadata=FROZEN)
-    units: Literal["characters", "sentencepiece"] = "characters"  # that CTC predicts
+    units: Literal["characters", "sentencepiece"] = "characters"  # what CTC predicts
     vocabulary: int = 1000  # number of sentencepiece units
     decode: WordDecodeConfig = field(default_factory=WordDecodeConfig)
 

