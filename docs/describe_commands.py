@@ -71,7 +71,9 @@ def help_text(text: str) -> Iterator[str]:
             continue
         if line.startswith(("mt4ssl-bench ", "torchrun ")):
             # an option stays beside its value
-            line = re.sub(r"(--\w[\w-]*) (?!-)", "\\1\N{NO-BREAK SPACE}", line.replace("\\[", "["))
+            line = re.sub(
+                r"( --?\w[\w-]*) (?!-)", "\\1\N{NO-BREAK SPACE}", line.replace("\\[", "[")
+            )
             wrapped = textwrap.wrap(line, NARROW, subsequent_indent="  ", **UNBROKEN)
             code.append(" \\\n".join(wrapped).replace("\N{NO-BREAK SPACE}", " "))
             continue
@@ -107,7 +109,7 @@ def default_of(parameter: Parameter) -> str:
     if parameter.required:
         return "required"
     value = parameter.default
-    if value in (None, "", False) or value == ():
+    if value is None or value is False or value in ("", ()):
         return ""
     if isinstance(value, list | tuple):
         return ", ".join(f"`{each}`" for each in value)

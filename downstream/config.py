@@ -130,7 +130,7 @@ class TaskConfig(BaseConfig):
     accumulate: int = 1  # batches per update
     clip_norm: float = 1.0  # maximal norm of a head's gradient; 0 does not clip
     validate_every: int = 1_000  # updates between validations
-    # stop after so many validations without a better score; 0: train all updates
+    # validations without a better score after which training stops; 0: never
     patience: int = field(default=0, metadata=FROZEN)
     tune: TuneConfig = field(default_factory=TuneConfig, metadata=FINETUNE)
 

@@ -323,7 +323,7 @@ SHARES: Bound = (
     "shares that add up to 1",
     lambda value: min(value) >= 0 and math.isclose(sum(value), 1, abs_tol=1e-6),
 )
-Bounds = Mapping[Bound, str]  # a bound -> the keys (a.b) that it holds for, parted by spaces
+Bounds = Mapping[Bound, str]  # a bound -> the keys (a.b) that it holds for, separated by spaces
 
 
 def check_all_bounds(config: object, prefix: str = "") -> None:

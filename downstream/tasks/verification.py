@@ -67,7 +67,7 @@ class VerificationConfig(TaskConfig):
 
 
 class Verification(Task):
-    """SUPERB's ASV: equal error rate of trials between speakers that training never hears."""
+    """SUPERB's ASV: equal error rate of trials between speakers who are not in training."""
 
     name: ClassVar[str] = "verification"
     superb: ClassVar[str] = "ASV"

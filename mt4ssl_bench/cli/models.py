@@ -77,7 +77,7 @@ def export(
     *,
     to: Annotated[
         Target,
-        typer.Option(help="hf: a folder for transformers; s3prl: one .pt file, the encoder alone."),
+        typer.Option(help="hf: a folder for transformers; s3prl: one .pt file, only the encoder."),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder (hf) or .pt file (s3prl) to write.")],
     results: Annotated[

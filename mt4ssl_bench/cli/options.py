@@ -115,7 +115,13 @@ SuiteName = Annotated[
     str, typer.Option("--suite", help="A suite ('mt4ssl-bench list'), or the path of its file.")
 ]
 INTERRUPTED = 130  # the exit code after Ctrl-C
-Device = Annotated[str, typer.Option(help="auto (cuda, mps, cpu), or a torch device.")]
+Device = Annotated[
+    str,
+    typer.Option(help="Torch device, or 'auto' for the first available of cuda, mps and cpu."),
+]
 Keys = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe keys that differ now.")
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...", help="Keys of the recipe to change, as fit.steps=100."
+    ),
 ]

@@ -127,7 +127,7 @@ def runs(
 ) -> None:
     """List the training runs below a folder: state, updates, losses, speed and time left.
 
-    A run is read from its log only; nothing is loaded, and a run that is going on is not disturbed.
+    Only logs are read: no model is loaded, and running trainings are not disturbed.
 
     Example: mt4ssl-bench runs runs
     """

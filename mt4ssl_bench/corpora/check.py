@@ -208,7 +208,7 @@ def _decode(row: Row, cut: Cut, header: Header) -> tuple[Row, list[Defect]]:
 
 
 def _judge(signal: Signal) -> list[Defect]:
-    """Return what is wrong with the samples, the worst alone."""
+    """Return the worst defect of the samples, if any."""
     if not signal.finite:
         return [("not_finite", "")]
     if signal.silent:
