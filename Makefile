@@ -6,7 +6,7 @@ MODEL = build/model
 
 LOWEST = .venv-lowest
 
-.PHONY: demo model test test-long test-lowest check format clean
+.PHONY: demo model test test-long test-lowest docs check format clean
 
 # installed again whenever pyproject.toml changes
 .venv/installed: pyproject.toml
@@ -46,6 +46,12 @@ $(LOWEST)/installed: pyproject.toml
 	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct \
 		--override $(LOWEST)/overrides.txt --editable '.[demo,dev]'
 	touch $@
+
+# the site, in build/site; a page out of date, a dead link or an unknown name fails
+docs: .venv/installed
+	$(BIN)/python docs/write_tables.py --check
+	$(BIN)/python tests/types_tree.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 check: .venv/installed
 	$(BIN)/ruff check .

@@ -1,5 +1,4 @@
-"""What several masks per pass buy: processor time to one validation loss, for masking.clones = 1,
-2, 4.
+"""Processor time to one validation loss, for masking.clones = 1, 2 and 4.
 
     python benchmarks/clones.py CORPUS [--recipe mt4ssl_tiny] [--seconds 300] [--clones 1 2 4]
 

@@ -46,9 +46,7 @@ LABELS_PER_SECOND = 50
 
 
 def speed(folder: Path, workers: int) -> None:
-    """Print the loader's throughput from files and shards, each over soundfile's, and its
-    padding.
-    """
+    """Print the loader's throughput from files and shards over soundfile's, and its padding."""
     with tempfile.TemporaryDirectory() as scratch:
         corpus = prepare_path("folder", folder, Path(scratch, "files"))
         sharded = shard_corpus(corpus, Path(scratch, "shards"), splits=("train",))

@@ -1,5 +1,4 @@
-"""One frozen evaluation by s3prl's own SuperbPR, SuperbSID or SuperbKS, and by ours: wall time and
-metric of both.
+"""Wall time and metric of one frozen evaluation, by s3prl's own SuperbPR, SID or KS and by ours.
 
     python benchmarks/evaluate_vs_s3prl.py runs/mt4ssl_tiny corpora/speechocean762 --passes 20
     python benchmarks/evaluate_vs_s3prl.py runs/mt4ssl_tiny corpora/speechcommands --task keyword
@@ -73,9 +72,7 @@ RECIPES = {
 
 @dataclass(frozen=True)
 class Side:
-    """What one side took and found: seconds in all and per pass over the training audio beyond the
-    first.
-    """
+    """Metric of one side, and its seconds: in all, and per training pass beyond the first."""
 
     seconds: float
     per_pass: float
@@ -84,9 +81,7 @@ class Side:
     high: float = 0.0
 
     def at(self, passes: float, measured: float) -> float:
-        """Return the seconds at another number of passes: validations and the test stay what they
-        are.
-        """
+        """Return the seconds at another number of passes; validations and test stay as they are."""
         return self.seconds + (passes - measured) * self.per_pass
 
 
@@ -249,8 +244,9 @@ def table_paths(folder: Path) -> tuple[Path, Path, list[Path]]:
 
 
 def write_tables(job: Job, folder: Path) -> tuple[Path, Path, list[Path]]:
-    """Write s3prl's tables of the utterances that our side reads: id, wav_path, transcription or
-    label, and for crops of a noise where they begin and end.
+    """Write s3prl's tables of the utterances that our side reads.
+
+    Columns: id, wav_path, transcription or label, and for crops of a noise, start and end.
     """
     train, valid, tests = table_paths(folder)
     task = job.kind(job.config)

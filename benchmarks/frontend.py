@@ -1,5 +1,4 @@
-"""The front end forward and backward against torch's conv1d in channels-first layout, alternating
-in one process.
+"""Time of the front end, forward and backward, against torch's conv1d in channels-first layout.
 
     python benchmarks/frontend.py [channels ...]
 
@@ -23,7 +22,7 @@ SECONDS, UTTERANCES, PAIRS = 4, 4, 9
 
 
 def plain(frontend: Frontend, waveforms: Tensor) -> Tensor:
-    """The usual form: Conv1d, transposed around LayerNorm."""
+    """Compute the usual form: Conv1d, transposed around LayerNorm."""
     x = waveforms[:, None]
     for weight, norm, stride in zip(frontend.convs, frontend.conv_norms, STRIDES, strict=True):
         x = F.gelu(norm(F.conv1d(x, weight, stride=stride).transpose(1, 2)).transpose(1, 2))

@@ -154,7 +154,7 @@ class Step:
 
 
 def environment() -> None:
-    """What runs here."""
+    """Report what this machine has."""
     about = torch.cuda.get_device_properties(0) if CUDA else None
     shm = os.statvfs("/dev/shm")  # noqa: S108 - the size of what loaders share
     say(
@@ -219,7 +219,7 @@ def _gradients(step: Step, batch: Batch, kind: str) -> tuple[float, dict[str, Te
 
 
 def base_step() -> None:
-    """The update of mt4ssl_base at one shape: eager, as by default, in fp32; its kernels."""
+    """Time the update of mt4ssl_base at one shape: eager, as by default, in fp32; its kernels."""
     for name, keys, kind in (
         ("default", (), "auto"),
         ("eager", ("fit.compile=false",), "auto"),
@@ -351,7 +351,7 @@ def _attention(frames: int) -> None:
 
 
 def heads() -> None:
-    """Updates of the heads of one and of five learning rates, from a store of Base-size features."""
+    """Time the updates of the heads of one and of five rates, from a store of Base-size features."""
     sys.path.insert(0, str(Path(__file__).parent))
     import sweep
 
@@ -363,7 +363,7 @@ def heads() -> None:
 
 
 def frozen() -> None:
-    """The pass of a frozen encoder: the device's part, and the way back to the host."""
+    """Time the pass of a frozen encoder: the device's part, and the way back to the host."""
     upstream = load_upstream(f"random:{BASE}", device=DEVICE)
     say("padding is safe", value=padding_is_safe(upstream))
     draws, count = np.random.default_rng(0), 16 if CUDA else 2
@@ -388,7 +388,7 @@ def frozen() -> None:
 
 
 def commands() -> None:
-    """The command line on the device, from a table of audio to results."""
+    """Run the command line on the device, from a table of audio to results."""
     root = Path(tempfile.mkdtemp(prefix="gpu_check"))
     _write_tones(root / "tones")
     corpus, run = root / "corpus", root / "run"

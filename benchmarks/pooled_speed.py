@@ -1,7 +1,6 @@
-"""Cost of tasks on pooled features: passes over the audio, five learning rates against one, and all
-folds against one.
+r"""Cost of tasks on pooled features: passes, five learning rates against one, folds against one.
 
-    python benchmarks/pooled_speed.py random:mt4ssl_tiny keyword=corpora/commands \\
+    python benchmarks/pooled_speed.py random:mt4ssl_tiny keyword=corpora/commands \
         emotion=corpora/emodb
 
 Utterances are counted where the upstream gets them. Training is timed from stored features, in CPU

@@ -1,5 +1,4 @@
-"""One pretraining update against the same update built on transformers' Data2VecAudioModel,
-alternating in one process.
+"""Time of one pretraining update against the same one on transformers' Data2VecAudioModel.
 
     python benchmarks/pretrain_step.py [base small tiny] [--pairs N]
 
@@ -53,7 +52,7 @@ class Batch:
 
 
 def recipe(size: str) -> PretrainConfig:
-    """The recipe with one mask per pass, which is what the other side has."""
+    """Return the recipe with one mask per pass, which is what the other side has."""
     return load(PretrainConfig, f"mt4ssl_{size}", ["masking.clones=1"])
 
 
@@ -109,7 +108,7 @@ class Peer(nn.Module):
         self.classes = nn.Linear(encoder.dim, config.targets.offline.clusters)
 
     def forward(self, batch: Batch) -> Tensor:
-        """The mean loss per masked frame."""
+        """Return the mean loss per masked frame."""
         student = self.student
         frames, _ = student.feature_projection(
             student.feature_extractor(batch.waveforms).transpose(1, 2)
@@ -173,7 +172,7 @@ def peak_memory(side: str, size: str, queue: "multiprocessing.Queue[float]") -> 
 
 
 def resident(field: str) -> float:
-    """This process's resident GiB from /proc: now (VmRSS) or at most so far (VmHWM)."""
+    """Return this process's resident GiB from /proc: now (VmRSS) or at most so far (VmHWM)."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(status.split(f"{field}:")[1].split()[0]) / 2**20
 
@@ -204,9 +203,7 @@ def matrix_peak() -> float:
 
 
 def flops(size: str) -> int:
-    """Floating-point operations of our update: all products, forward and backward, without layer
-    drop.
-    """
+    """Return the operations of our update: all products, both passes, without layer drop."""
     config = recipe(size)
     config = dataclasses.replace(
         config, encoder=dataclasses.replace(config.encoder, layer_drop=0.0)

@@ -1,5 +1,4 @@
-"""What storing costs in accuracy: phoneme error rates from features kept at each precision, and
-from other batches.
+"""Phoneme error rates from features stored at each precision, and from other batches.
 
     python benchmarks/store_precision.py runs/mt4ssl_tiny corpora/fsdd_strings [KEY=VALUE]...
 

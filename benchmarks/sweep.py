@@ -30,9 +30,7 @@ RATES, PAIRS, UTTERANCES = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3), 3, 48
 
 @dataclass(frozen=True)
 class Case:
-    """Sizes: hidden states, their dimension, utterances of so many seconds, distinct units or
-    speakers.
-    """
+    """Hidden states, their dimension, seconds of an utterance, distinct units or speakers."""
 
     name: str
     task: str

@@ -1,14 +1,20 @@
-"""Writes the tables of the documentation that come from the registries, between their markers.
+"""Writes what the documentation takes from the code, between its markers.
 
-    python docs/write_tables.py
+    python docs/write_tables.py           # --check only names the pages that are out of date
 
-`tests/test_docs.py` fails while a table is out of date.
+Tables come from the registries, commands from Typer, keys from the config dataclasses.
+`tests/test_docs.py` and `make docs` fail while a page is out of date.
 """
 
 import re
+import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
+import describe_commands
+import describe_keys
+from mt4ssl_bench.cli.prepare import OTHERS, PUBLISHED
 from mt4ssl_bench.config import read_recipe, recipe_names
 from mt4ssl_bench.corpora.source import catalogue
 from mt4ssl_bench.downstream.task import TASKS
@@ -105,6 +111,19 @@ TABLES = {
     "metrics": metrics,
     "targets": targets,
     "encoders": encoders,
+    "commands_of_corpora": partial(describe_commands.panel, "Corpora"),
+    "commands_of_evaluation": partial(describe_commands.panel, "Evaluation"),
+    "commands_of_models": partial(describe_commands.panel, "Pretraining", "Models"),
+    "commands_of_results": partial(describe_commands.panel, "Results"),
+    "prepare_shared": describe_commands.prepare_shared,
+    "prepare_a_to_k": partial(describe_commands.prepare, PUBLISHED, "ak"),
+    "prepare_l_to_p": partial(describe_commands.prepare, PUBLISHED, "lp"),
+    "prepare_q_to_z": partial(describe_commands.prepare, PUBLISHED, "qz"),
+    "prepare_own": partial(describe_commands.prepare, OTHERS),
+    "keys_of_pretraining": describe_keys.pretraining,
+    "keys_of_evaluation": describe_keys.evaluation,
+    "keys_of_tasks": partial(describe_keys.tasks, trained=True),
+    "keys_of_untrained_tasks": partial(describe_keys.tasks, trained=False),
 }
 
 
@@ -113,13 +132,20 @@ def filled(text: str) -> str:
     return MARKED.sub(lambda match: f"{match[1]}\n{TABLES[match[2]]()}\n{match[3]}", text)
 
 
-def main() -> None:
-    """Write the tables of all pages."""
-    for page in DOCS.rglob("*.md"):
+def main() -> int:
+    """Write all pages, or with --check only print those that are out of date; return how many."""
+    check, stale = "--check" in sys.argv[1:], 0
+    for page in sorted(DOCS.rglob("*.md")):
         text = page.read_text(encoding="utf-8")
-        if (new := filled(text)) != text:
+        if (new := filled(text)) == text:
+            continue
+        if check:
+            print(f"{page.relative_to(DOCS)}: out of date; run: python docs/write_tables.py")
+            stale += 1
+        else:
             page.write_text(new, encoding="utf-8")
+    return stale
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(min(main(), 1))

@@ -20,8 +20,8 @@ from mt4ssl_bench.settings import FINETUNE, FROZEN, NEVER, Settings, file_digest
 class HeadConfig:
     """The sizes of a linear head."""
 
-    projection: int = 256
-    layer_norm: bool = False  # of each hidden state, before they are weighted
+    projection: int = 256  # dimension of the linear layer before the output
+    layer_norm: bool = False  # layer-normalize each hidden state before they are weighted
 
     BOUNDS: ClassVar[Bounds] = {AT_LEAST_1: "projection"}
 
@@ -30,10 +30,10 @@ class HeadConfig:
 class RecurrentHeadConfig(HeadConfig):
     """The sizes of an LSTM head."""
 
-    hidden: int = 1024  # of each LSTM direction
-    lstm_layers: int = 2
-    dropout: float = 0.2
-    spec_augment: bool = False
+    hidden: int = 1024  # units of each LSTM direction
+    lstm_layers: int = 2  # number of LSTM layers
+    dropout: float = 0.2  # probability, after each LSTM layer
+    spec_augment: bool = False  # warp and mask the features in training (SpecAugment)
 
     BOUNDS: ClassVar[Bounds] = {AT_LEAST_1: "hidden lstm_layers", PROBABILITY: "dropout"}
 
@@ -42,10 +42,10 @@ class RecurrentHeadConfig(HeadConfig):
 class MaskHeadConfig(HeadConfig):
     """The sizes of an LSTM head that predicts masks of spectra."""
 
-    projection: int = 0  # before the LSTM; 0: none
-    hidden: int = 896  # of each LSTM direction
-    lstm_layers: int = 3
-    dropout: float = 0.5
+    projection: int = 0  # dimension of a linear layer before the LSTM; 0: none
+    hidden: int = 896  # units of each LSTM direction
+    lstm_layers: int = 3  # number of LSTM layers
+    dropout: float = 0.5  # probability, between LSTM layers
 
     BOUNDS: ClassVar[Bounds] = {
         NOT_NEGATIVE: "projection",
@@ -58,10 +58,10 @@ class MaskHeadConfig(HeadConfig):
 class DecodeConfig:
     """Beam search with an n-gram model of units; the defaults are SUPERB's (asr/config.yaml)."""
 
-    lm: str = ""  # a KenLM file, ARPA or binary; without one decoding is greedy
-    beam: int = 5
+    lm: str = ""  # path of a KenLM file, ARPA or binary; without one, decoding is greedy
+    beam: int = 5  # number of hypotheses that are kept
     threshold: float = 25.0  # hypotheses worse than the best one by more than this are dropped
-    lm_weight: float = 2.0
+    lm_weight: float = 2.0  # factor of the language model's log probability
     tune: bool = False  # choose lm_weight (and word_score) on valid, from a small grid
 
     BOUNDS: ClassVar[Bounds] = {AT_LEAST_1: "beam", POSITIVE: "threshold", FINITE: "lm_weight"}
@@ -71,8 +71,8 @@ class DecodeConfig:
 class WordDecodeConfig(DecodeConfig):
     """Beam search over words that the units spell."""
 
-    lexicon: str = ""  # a file whose lines begin with a word; default: the words of training
-    word_score: float = -1.0  # added for each word
+    lexicon: str = ""  # path of a file whose lines begin with a word; default: the training words
+    word_score: float = -1.0  # added to the score for each word
 
     BOUNDS: ClassVar[Bounds] = {FINITE: "word_score"}
 
@@ -117,18 +117,21 @@ class TaskConfig(BaseConfig):
     """The keys of every task that trains."""
 
     head: HeadConfig = field(default_factory=HeadConfig, metadata=FROZEN)
-    layers: str = field(default="", metadata=FROZEN)  # heads on each of 4-9, or all, not on the sum
-    layer: int | None = field(default=None, metadata=NEVER)  # one layer: layers of one
-    sweep: tuple[float, ...] | None = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # rates; the best on valid
-    lr: float | None = field(default=None, metadata=NEVER)  # one rate: a sweep of one
-    # of initial weights: several give mean and spread; the first also orders batches and crops
+    # heads on single hidden states instead of their weighted sum: a range such as 4-9, or all
+    layers: str = field(default="", metadata=FROZEN)
+    layer: int | None = field(default=None, metadata=NEVER)  # the same for one hidden state
+    # learning rates, trained together; the best on the validation split is selected
+    sweep: tuple[float, ...] | None = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+    lr: float | None = field(default=None, metadata=NEVER)  # one learning rate instead of a sweep
+    # seeds of initial weights; several give mean and spread. The first orders batches and crops
     seeds: tuple[int, ...] = (0,)
-    steps: int = 100_000
-    batch: int = field(default=16, metadata=FROZEN)  # utterances
-    accumulate: int = 1
-    clip_norm: float = 1.0
-    validate_every: int = 1_000
-    patience: int = field(default=0, metadata=FROZEN)  # validations without a better score; 0: all
+    steps: int = 100_000  # number of updates
+    batch: int = field(default=16, metadata=FROZEN)  # utterances per batch
+    accumulate: int = 1  # batches per update
+    clip_norm: float = 1.0  # maximal norm of a head's gradient; 0 does not clip
+    validate_every: int = 1_000  # updates between validations
+    # validations without a better score after which training stops; 0: never
+    patience: int = field(default=0, metadata=FROZEN)
     tune: TuneConfig = field(default_factory=TuneConfig, metadata=FINETUNE)
 
     BOUNDS: ClassVar[Bounds] = {

@@ -58,7 +58,7 @@ def evaluate(
         tasks: Names of tasks or recipes, or recipe files.
         corpus: Folder of a corpus.
         out: Folder of the records.
-        overrides: Recipe keys that differ now, as "steps=100".
+        overrides: Keys of the recipe to change, as "steps=100".
         device: Torch device, or "auto".
         store: Folder of the features; default: `out`/store.
         limit: Most utterances per split; such a result is never ranked.

@@ -1,5 +1,6 @@
-"""Recipes to typed frozen dataclasses: the dataclass is schema and defaults, a recipe and `a.b=c`
-hold what differs.
+"""Recipes to typed frozen dataclasses.
+
+The dataclass is schema and defaults; a recipe and `a.b=c` hold what differs.
 
 A recipe file may have parts. `tiny` changes keys of what it stands in; `finetune` is another recipe
 for the same task. Part `tiny` of asr.yaml is the recipe "asr_tiny", part `tiny` of its part
@@ -58,9 +59,7 @@ def recipe_names() -> list[str]:
 
 
 def read_recipe(recipe: str) -> dict[str, Json]:
-    """Read a recipe by name or by path to a .yaml file, with what it is based on, as plain
-    containers.
-    """
+    """Return a recipe, by name or path of a .yaml file, merged with its base: plain containers."""
     merged = OmegaConf.merge({}, *(layer.values for layer in _layers(recipe)))
     return cast("dict[str, Json]", OmegaConf.to_container(merged))
 
@@ -256,9 +255,7 @@ def _read_override(override: str) -> Mapping[str, Json]:
 
 
 def _culprit(layer: DictConfig, schema: Node) -> str:
-    """Return the first key of `layer` that does not merge, as a.b: OmegaConf's errors may omit
-    it.
-    """
+    """Return the first key of `layer` that does not merge; OmegaConf's errors may omit it."""
     for key in map(str, layer):
         value = layer._get_node(key)  # noqa: SLF001 - interpolations are not resolved here
         try:
@@ -326,7 +323,7 @@ SHARES: Bound = (
     "shares that add up to 1",
     lambda value: min(value) >= 0 and math.isclose(sum(value), 1, abs_tol=1e-6),
 )
-Bounds = Mapping[Bound, str]  # a bound -> the keys (a.b) that it holds for, parted by spaces
+Bounds = Mapping[Bound, str]  # a bound -> the keys (a.b) that it holds for, separated by spaces
 
 
 def check_all_bounds(config: object, prefix: str = "") -> None:

@@ -22,9 +22,7 @@ NEVER: Mapping[str, tuple[str, ...]] = {"modes": ()}
 
 
 def read_by(config: object, mode: str, prefix: str = "") -> Settings:
-    """Return the values of a config dataclass that `mode` reads, nested ones as a.b, tuples as
-    lists.
-    """
+    """Return the values of a config dataclass that `mode` reads: nested as a.b, tuples as lists."""
     assert dataclasses.is_dataclass(config)
     settings: Settings = {}
     for field in dataclasses.fields(config):
@@ -39,9 +37,7 @@ def read_by(config: object, mode: str, prefix: str = "") -> Settings:
 
 
 def keys_of(config: object, prefix: str = "") -> list[str]:
-    """Return every key of a config dataclass, sections and what they hold: decode, decode.lm, and
-    so on.
-    """
+    """Return every key of a config dataclass, sections too: decode, decode.lm, and so on."""
     assert dataclasses.is_dataclass(config)
     keys: list[str] = []
     for field in dataclasses.fields(config):

@@ -9,10 +9,10 @@ FORMULA = ("=", "+", "-", "@")  # first characters of a spreadsheet's formula
 
 
 def flat(text: str) -> str:
-    """Return `text` on one line, without control characters.
+    r"""Return `text` on one line, without control characters.
 
     Line breaks and tabs become spaces. Other characters that are not printable (escape sequences,
-    text direction) become escapes such as \\x1b.
+    text direction) become escapes such as \x1b.
     """
     if text.isprintable():
         return text

@@ -39,9 +39,7 @@ def advice(error: BaseException) -> str:
 
 
 def is_mismatch(error: BaseException | None) -> bool:
-    """Return whether an error, or what it came from, is a library of torchaudio that does not
-    load.
-    """
+    """Return whether an error, or its cause, is a library of torchaudio that does not load."""
     while error is not None:
         if "torchaudio" in str(error):
             return True

@@ -26,7 +26,7 @@ def test_the_examples_in_the_readme_run_as_they_stand(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "corpora").mkdir()
-    (tmp_path / "corpora" / "mine").symlink_to(corpus.root)
+    (tmp_path / "corpora" / "demo").symlink_to(corpus.root)
     monkeypatch.chdir(tmp_path)
     said = []
     for example in examples():
@@ -35,8 +35,8 @@ def test_the_examples_in_the_readme_run_as_they_stand(
     trained, extracted, evaluated, board = said
     assert trained == "10 updates; finished: True\n"
     assert extracted == "torch.Size([5, 2, 49, 192]) tensor([49, 37])\n"
-    assert [line.split()[0] for line in evaluated.splitlines()] == ["first", "fbank"]
-    assert "| first |" in board
+    assert [line.split()[0] for line in evaluated.splitlines()] == ["python", "fbank"]
+    assert "| python |" in board
     assert "| fbank |" in board
 
 

@@ -2,6 +2,9 @@
 
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from mt4ssl_bench.cli.app import app
 from mt4ssl_bench.config import recipe_names
 
 ROOT = Path(__file__).parent.parent
+GROUPS = ("prepare", "store")  # commands that have commands
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
@@ -88,11 +92,47 @@ def test_pages_with_commands_are_found() -> None:
     assert sum(len(list(commands(page))) for page in PAGES) > 30
 
 
-def test_tables_of_the_registries_are_up_to_date() -> None:
+def checked(docs: Path) -> subprocess.CompletedProcess[str]:
+    """Run the check of a folder of docs, in a process without the plug-ins of tests."""
+    command = [sys.executable, docs / "write_tables.py", "--check"]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_what_the_docs_take_from_the_code_is_up_to_date() -> None:
+    run = checked(ROOT / "docs")
+    assert (run.returncode, run.stdout) == (0, ""), run.stderr
+
+
+def test_a_stale_page_is_found(tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    shutil.copytree(ROOT / "docs", docs)
+    page = docs / "reference" / "commands" / "results.md"
+    page.write_text(page.read_text(encoding="utf-8").replace("--sweep", "--sweeps"))
+    run = checked(docs)
+    assert run.returncode == 1
+    assert run.stdout.startswith("reference/commands/results.md: out of date")
+
+
+def test_a_key_needs_a_comment_that_gives_its_meaning(tmp_path: Path) -> None:
+    head = "from dataclasses import dataclass\n\n@dataclass\nclass Config:\n    first: int = 1"
+    (tmp_path / "bare.py").write_text(f"{head}  # in seconds\n    second: int = 2\n")
     code = (
-        "import runpy, sys; tables = runpy.run_path(sys.argv[1]); "
-        "print([p.name for p in tables['DOCS'].rglob('*.md') "
-        "if tables['filled'](p.read_text('utf-8')) != p.read_text('utf-8')])"
+        "import sys; sys.path[:0] = sys.argv[1:]\nimport bare, describe_keys\n"
+        "print(describe_keys.meaning(bare.Config, 'first'))\n"
+        "try: describe_keys.written(bare.Config(), 'Config')\n"
+        "except ValueError as error: print(error)"
     )
-    stale = python(code, ROOT / "docs" / "write_tables.py")  # in a process without test plug-ins
-    assert stale == "[]\n", "run: python docs/write_tables.py"
+    said = python(code, ROOT / "docs", tmp_path).splitlines()
+    assert said[0] == "in seconds"
+    assert said[1].startswith("Config.second: no comment")
+
+
+def test_every_command_is_in_the_reference() -> None:
+    pages = (ROOT / "docs" / "reference" / "commands").glob("*.md")
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    headings = set(re.findall(r"^## (.*)$", text, flags=re.MULTILINE))
+    group = typer.main.get_command(app)
+    for name in group.list_commands(typer.Context(group)):
+        command = group.get_command(typer.Context(group), name)
+        inner = command.list_commands(typer.Context(command)) if name in GROUPS else [""]
+        assert {f"{name} {each}".strip() for each in inner} <= headings

@@ -38,16 +38,16 @@ Sample = tuple[NDArray[np.float32], NDArray[np.int64]]  # audio (N,) and labels 
 class DataConfig:
     """Which audio, and how it is batched."""
 
-    corpus: tuple[str, ...] = ()
-    train: str = "train"
-    valid: str = "valid"
-    min_seconds: float = 2.0  # shorter utterances are left out and counted
-    max_seconds: float = 20.0  # longer ones are cropped at a random place
-    batch_seconds: float = 237.5  # audio per update and process, padding included
+    corpus: tuple[str, ...] = ()  # prepared corpora or shards, as paths or URLs
+    train: str = "train"  # name of the training split
+    valid: str = "valid"  # name of the validation split
+    min_seconds: float = 2.0  # seconds; shorter utterances are left out and counted
+    max_seconds: float = 20.0  # seconds; longer utterances are cropped at random
+    batch_seconds: float = 237.5  # seconds of audio per update and process, padding included
     workers: int = 4  # loader processes; 0 loads in the training process
     # fraction of unreadable utterances above which the run stops; one is always allowed
     max_unreadable: float = 0.001
-    # with workers=0, keep up to this much decoded audio in memory (230 MB per hour)
+    # with workers=0, hours of decoded audio that are kept in memory (230 MB each)
     cache_hours: float = 0.0
 
     BOUNDS: ClassVar[Bounds] = {

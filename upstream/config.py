@@ -34,7 +34,7 @@ class PretrainConfig:
 
     about: str = ""
     init: str | None = (
-        None  # "mt4ssl", or a run folder or checkpoint whose weights the run starts from
+        None  # "mt4ssl", or run folder or checkpoint whose weights the run starts from
     )
     frontend: FrontendConfig = field(default_factory=FrontendConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -43,10 +43,11 @@ class PretrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     fit: FitConfig = field(default_factory=FitConfig)
-    collapse_step: int = 5_000  # from then on, collapsed targets or predictions stop the run
-    min_target_var: float = 0.1
-    min_pred_var: float = 0.01
-    abx_tokens: int = 0  # whose ABX is logged at validation, from the valid split; 0: none
+    collapse_step: int = 5_000  # update from which on collapsed targets or predictions stop the run
+    min_target_var: float = 0.1  # variance below which targets count as collapsed
+    min_pred_var: float = 0.01  # variance below which predictions count as collapsed
+    # tokens of the valid split whose ABX is logged at each validation; 0: no ABX
+    abx_tokens: int = 0
 
     BOUNDS: ClassVar[Bounds] = {NOT_NEGATIVE: "abx_tokens"}
 

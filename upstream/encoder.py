@@ -19,17 +19,17 @@ from mt4ssl_bench.upstream.kernels import EPS, attention, dropout, positional_co
 class EncoderConfig:
     """Sizes and dropouts of the encoder; `pos_*` are of its positional convolutions."""
 
-    layers: int = 12
-    dim: int = 768
-    ffn: int = 3072
-    heads: int = 12
-    pos_depth: int = 5
-    pos_kernel: int = 19
-    pos_groups: int = 16
-    dropout: float = 0.1
-    attention_dropout: float = 0.1
-    activation_dropout: float = 0.0
-    layer_drop: float = 0.05
+    layers: int = 12  # number of Transformer layers
+    dim: int = 768  # dimension of the hidden states
+    ffn: int = 3072  # inner dimension of the feed-forward blocks
+    heads: int = 12  # attention heads; they divide dim
+    pos_depth: int = 5  # number of positional convolutions
+    pos_kernel: int = 19  # their width in frames, odd
+    pos_groups: int = 16  # their groups; they divide dim
+    dropout: float = 0.1  # probability, of the input and after attention and feed-forward
+    attention_dropout: float = 0.1  # probability, of the attention weights
+    activation_dropout: float = 0.0  # probability, inside the feed-forward blocks
+    layer_drop: float = 0.05  # probability that a whole layer is skipped in an update
 
     BOUNDS: ClassVar[Bounds] = {
         AT_LEAST_1: "layers dim ffn heads pos_kernel pos_groups",

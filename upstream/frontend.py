@@ -40,7 +40,7 @@ FLOOR = 1e-6  # power, of audio with variance 1: above the noise of 16-bit audio
 class FrontendConfig:
     """Seven convolutions or a filter bank: a frame every 320 samples, receptive field 400."""
 
-    channels: int = 512  # of the convolutions
+    channels: int = 512  # of each convolution
     normalize: bool = True  # layer-norm each whole waveform before it is cropped
     mels: int = 0  # log-mel energies of a filter bank in place of the convolutions; 0: none
     # in training, frequencies of an utterance are scaled by a factor from 1 - warp to 1 + warp

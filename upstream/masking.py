@@ -15,9 +15,9 @@ from mt4ssl_bench.config import AT_LEAST_1, NOT_NEGATIVE, Bounds
 class MaskingConfig:
     """Span masks over frames, as fairseq's static masks."""
 
-    prob: float = 0.65  # frames in spans, overlaps counted twice, per frame
-    length: int = 10  # frames of a span
-    min_masks: int = 1  # spans per utterance
+    prob: float = 0.65  # masked share of frames, overlaps of spans counted twice
+    length: int = 10  # length of a span, in frames
+    min_masks: int = 1  # fewest spans per utterance
     equalize: bool = True  # give all rows of a batch equally many masked frames, as published
     clones: int = 1  # masks per utterance; front end and teacher run once for all of them
 

@@ -147,8 +147,9 @@ class Pretraining:
 
     @torch.no_grad()
     def validate(self, step: int) -> dict[str, float]:  # noqa: ARG002 - fit's signature
-        """Return the validation losses per masked frame, under the same masks in every run, and the
-        ABX of each layer if it is asked for.
+        """Return the validation losses per masked frame, and the ABX of each layer if asked for.
+
+        Masks are the same in every run.
         """
         rank, world = self.world.rank, self.world.size
         sums, masked, statistics = Counter[str](), 0, TargetStatistics()

@@ -99,11 +99,11 @@ class OnlineTargets(TargetExtractor):
     class Config:
         """Settings of the EMA teacher; its decay rises linearly from ema_start to ema_end."""
 
-        weight: float = 1.0
-        top_k: int = 8  # layers that are averaged
-        ema_start: float = 0.999
-        ema_end: float = 0.9999
-        ema_steps: int = 30_000
+        weight: float = 1.0  # factor of this loss; 0 leaves the extractor out
+        top_k: int = 8  # number of the last layers that are averaged
+        ema_start: float = 0.999  # decay of the teacher at the first update
+        ema_end: float = 0.9999  # decay from ema_steps on
+        ema_steps: int = 30_000  # updates over which the decay rises
         # until so many updates are made, no loss, and a teacher that is a copy of the student; 0 as
         # published
         from_update: int = 0

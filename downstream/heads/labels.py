@@ -28,9 +28,9 @@ HELD_OUT = 0.2  # of the training utterances of a fold, for validation
 class LabelConfig(TaskConfig):
     """The keys of tasks that classify whole utterances."""
 
-    crop_seconds: float = 0.0  # random crops in training; 0: whole utterances
-    crops: int = field(default=1, metadata=FROZEN)  # stored per utterance
-    test_crop_seconds: float = 0.0  # in validation and test; 0: whole utterances
+    crop_seconds: float = 0.0  # length of the random crops in training; 0: whole utterances
+    crops: int = field(default=1, metadata=FROZEN)  # number of crops that are stored per utterance
+    test_crop_seconds: float = 0.0  # the same in validation and test; 0: whole utterances
 
     BOUNDS: ClassVar[Bounds] = {AT_LEAST_1: "crops", NOT_NEGATIVE: "crop_seconds test_crop_seconds"}
 

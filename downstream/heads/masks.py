@@ -49,8 +49,9 @@ class MaskConfig(TaskConfig):
     """The keys of enhancement and separation."""
 
     head: MaskHeadConfig = field(default_factory=MaskHeadConfig, metadata=FROZEN)
-    measures: tuple[str, ...] = ("si_sdri",)  # the first one selects on valid, and ranks
-    cache_hours: float = field(default=2.0, metadata=NEVER)  # of training audio kept in memory
+    # what is measured on test; the first one selects on valid, and ranks
+    measures: tuple[str, ...] = ("si_sdri",)
+    cache_hours: float = field(default=2.0, metadata=NEVER)  # hours of training audio in memory
 
     BOUNDS: ClassVar[Bounds] = {NAMES: "measures", NOT_NEGATIVE: "cache_hours"}
 

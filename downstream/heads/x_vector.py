@@ -23,8 +23,8 @@ NEEDED = LOST + 2  # frames: a standard deviation takes two
 class XVectorConfig(HeadConfig):
     """The sizes of an x-vector head."""
 
-    projection: int = 512  # also of the embedding, and of all layers but the last over frames
-    pooled: int = 1500  # of the last layer over frames
+    projection: int = 512  # dimension of all layers but the last over frames, and of the embedding
+    pooled: int = 1500  # dimension of the last layer over frames
 
     BOUNDS: ClassVar[Bounds] = {AT_LEAST_1: "pooled"}
 

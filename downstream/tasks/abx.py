@@ -44,15 +44,16 @@ SAMPLES = 5  # of tokens, over which the spread of a score is recorded
 class TripletConfig(BaseConfig):
     """The keys of all ABX tasks; see AbxConfig."""
 
+    # within: all three tokens are of one speaker; across: x is of another speaker
     modes: tuple[str, ...] = ("within", "across")
-    context: Literal["same", "any"] = "same"
+    context: Literal["same", "any"] = "same"  # of the three tokens: the neighboring phones
     slice: Slice = "exact"  # librilight: one frame less per token, as Libri-Light's program
-    distance: Distance = "angular"
-    pooled: bool = False
-    max_tokens: int = 0  # of a category, group and context; 0: all
-    max_groups: int = 0  # of x, across; 0: all
-    seed: int = 0  # of what max_tokens and max_groups draw
-    items: str = ""  # an item file of Libri-Light's format, instead of the corpus's alignment
+    distance: Distance = "angular"  # between frames
+    pooled: bool = False  # compare means over frames, instead of dynamic time warping
+    max_tokens: int = 0  # number of tokens to sample of a category, group and context; 0: all
+    max_groups: int = 0  # number of groups (speakers) of x to sample in mode across; 0: all
+    seed: int = 0  # of what max_tokens and max_groups sample
+    items: str = ""  # path of an item file as of Libri-Light, instead of the corpus's alignment
 
     BOUNDS: ClassVar[Bounds] = {NOT_NEGATIVE: "max_tokens max_groups seed"}
 
@@ -80,6 +81,7 @@ class TripletConfig(BaseConfig):
 class PhoneConfig(TripletConfig):
     """The keys of phone ABX."""
 
+    # what a token spans: the phone and its neighbors, or only the phone
     span: Literal["triphone", "phoneme"] = "triphone"
 
 

@@ -14,7 +14,7 @@ from mt4ssl_bench.downstream.tasks.abx import ABX, PhoneConfig, TripletConfig
 class SpeakerConfig(PhoneConfig):
     """The keys of speaker ABX: "within" compares speakers in the same phone."""
 
-    modes: tuple[str, ...] = ("within",)
+    modes: tuple[str, ...] = ("within",)  # within: all three tokens are of one phone
 
 
 class SpeakerABX(ABX):

@@ -18,7 +18,7 @@ from mt4ssl_bench.errors import CorpusError
 class WordConfig(TripletConfig):
     """The keys of word ABX."""
 
-    words: str = "text"  # the utterances' only words: text or a label; or turns:<tier>
+    words: str = "text"  # text or a label, for utterances of one word; or turns:<tier>
 
 
 class WordABX(ABX):

@@ -23,8 +23,8 @@ class ASRConfig(CTCConfig):
     """The keys of speech recognition."""
 
     head: RecurrentHeadConfig = field(default_factory=RecurrentHeadConfig, metadata=FROZEN)
-    units: Literal["characters", "sentencepiece"] = "characters"
-    vocabulary: int = 1000  # sentencepiece units
+    units: Literal["characters", "sentencepiece"] = "characters"  # what CTC predicts
+    vocabulary: int = 1000  # number of sentencepiece units
     decode: WordDecodeConfig = field(default_factory=WordDecodeConfig)
 
     BOUNDS: ClassVar[Bounds] = {AT_LEAST_1: "vocabulary"}

@@ -53,8 +53,8 @@ ODD: Bound = (
 class LSTMHeadConfig(HeadConfig):
     """The sizes of the head."""
 
-    hidden: int = 512
-    lstm_layers: int = 1
+    hidden: int = 512  # units of the LSTM
+    lstm_layers: int = 1  # number of LSTM layers
 
     BOUNDS: ClassVar[Bounds] = {AT_LEAST_1: "hidden lstm_layers"}
 
@@ -63,8 +63,9 @@ class LSTMHeadConfig(HeadConfig):
 class FilterConfig:
     """From chances to turns; the best pair on valid decodes test."""
 
+    # probabilities from which on a speaker is active
     thresholds: tuple[float, ...] = (0.3, 0.4, 0.5, 0.6, 0.7)
-    medians: tuple[int, ...] = (1, 11)  # frames of a median filter over time, 1: none
+    medians: tuple[int, ...] = (1, 11)  # width of a median filter over time, in frames; 1: none
 
     BOUNDS: ClassVar[Bounds] = {CHANCES: "thresholds", ODD: "medians"}
 
@@ -73,7 +74,7 @@ class FilterConfig:
 class DiarizationConfig(TaskConfig):
     """The keys of speaker diarization."""
 
-    speakers: int = 0  # outputs; 0: the most speakers that a training recording has
+    speakers: int = 0  # number of outputs; 0: the most speakers of a training recording
     head: LSTMHeadConfig = field(default_factory=LSTMHeadConfig, metadata=FROZEN)
     decode: FilterConfig = field(default_factory=FilterConfig)
 

@@ -12,7 +12,8 @@ from mt4ssl_bench.results.metrics import Metric
 class EnhancementConfig(MaskConfig):
     """The keys of speech enhancement."""
 
-    measures: tuple[str, ...] = ("pesq", "stoi", "si_sdri")  # the first one selects, and ranks
+    # what is measured on test; the first one selects on valid, and ranks
+    measures: tuple[str, ...] = ("pesq", "stoi", "si_sdri")
 
 
 class Enhancement(MaskTask):

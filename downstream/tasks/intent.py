@@ -17,7 +17,8 @@ NAMES: Bound = (
 class IntentConfig(LabelConfig):
     """The keys of intent classification."""
 
-    labels: tuple[str, ...] = ("action", "object", "location")  # any labels of the corpus
+    # labels of the corpus that are predicted together
+    labels: tuple[str, ...] = ("action", "object", "location")
 
     BOUNDS: ClassVar[Bounds] = {NAMES: "labels"}
 

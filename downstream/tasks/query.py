@@ -43,7 +43,7 @@ ABOUT = {  # what is counted
 class QueryConfig(BaseConfig):
     """The keys of query by example."""
 
-    distance: Distance = "cosine_exp"
+    distance: Distance = "cosine_exp"  # between frames of a query and a document
 
 
 class QueryByExample(LayerTask):

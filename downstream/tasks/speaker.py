@@ -11,8 +11,8 @@ from mt4ssl_bench.settings import FROZEN
 class SpeakerConfig(LabelConfig):
     """The keys of speaker identification."""
 
-    crop_seconds: float = 8.0
-    crops: int = field(default=4, metadata=FROZEN)
+    crop_seconds: float = 8.0  # length of the random crops in training; 0: whole utterances
+    crops: int = field(default=4, metadata=FROZEN)  # number of crops that are stored per utterance
 
 
 class Speaker(LabelTask):

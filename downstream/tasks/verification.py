@@ -45,12 +45,14 @@ class VerificationConfig(TaskConfig):
     """The keys of speaker verification."""
 
     head: XVectorConfig = field(default_factory=XVectorConfig, metadata=FROZEN)
-    margin: float = 0.4
-    scale: float = 30.0
-    weight_decay: float = 0.01
-    crop_seconds: float = 8.0  # of training, drawn anew in each epoch; 0: whole utterances
-    min_seconds: float = 2.0  # training utterances that are not longer without pauses are left out
-    valid_trials: int = 20_000  # where the corpus has no list of this name: how many are made
+    margin: float = 0.4  # of AM-softmax, subtracted from the cosine of the right speaker
+    scale: float = 30.0  # of AM-softmax, factor of the cosines
+    weight_decay: float = 0.01  # of AdamW, on every weight
+    # length of the training crops, drawn anew in each epoch; 0: whole utterances
+    crop_seconds: float = 8.0
+    # training utterances that are not longer than this without their pauses are left out
+    min_seconds: float = 2.0
+    valid_trials: int = 20_000  # number of trials made of valid, if the corpus has no such list
 
     BOUNDS: ClassVar[Bounds] = {
         AT_LEAST_1: "valid_trials",
@@ -66,7 +68,7 @@ class VerificationConfig(TaskConfig):
 
 
 class Verification(Task):
-    """SUPERB's ASV: equal error rate of trials between speakers that training never hears."""
+    """SUPERB's ASV: equal error rate of trials between speakers who are not in training."""
 
     name: ClassVar[str] = "verification"
     superb: ClassVar[str] = "ASV"

@@ -1,5 +1,6 @@
-"""A trained task on disk: model.pt holds recipe, units and head, and the upstream's weights if they
-were trained.
+"""A trained task on disk: model.pt.
+
+It holds recipe, units and head, and the upstream's weights if they were trained.
 """
 
 import dataclasses

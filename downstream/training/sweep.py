@@ -1,5 +1,4 @@
-"""Heads at every layer, learning rate and seed, trained side by side on one reading of the
-features.
+"""Heads at every layer, learning rate and seed, trained together on one reading of the features.
 
 Shapes: L hidden states, B batch, T frames, D dimension, V outputs, K heads.
 """

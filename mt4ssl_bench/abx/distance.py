@@ -45,7 +45,7 @@ def prepare(values: Tensor, distance: Distance) -> Frames:
 
 
 def _angular(x: Tensor, y: Tensor) -> Tensor:
-    """arccos of the cosine over pi, in [0, 1]."""
+    """Return arccos of the cosine over pi, in [0, 1]."""
     return (x @ y.mT).clamp_(-1, 1).acos_().div_(torch.pi)
 
 

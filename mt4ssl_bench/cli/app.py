@@ -65,8 +65,9 @@ def _fail(message: str) -> int:
 
 
 def main() -> None:
-    """Run the command line: one line and exit code 2 for a user's error, 130 for an
-    interruption.
+    """Run the command line.
+
+    A user's error prints one line and exits with code 2, an interruption with 130.
     """
     threads.configure()  # before a command imports torch
     if isinstance(sys.stdout, TextIOWrapper):

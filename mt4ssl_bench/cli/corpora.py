@@ -38,10 +38,10 @@ def check(
         Path | None, typer.Option("--json", help="Write the report to this file too.")
     ] = None,
 ) -> None:
-    """Look for what would stop a run or spoil a result: files, samples, duplicates, leaks, texts,
-    speakers.
+    """Check a corpus: files, samples, duplicates, leaks between splits, texts and speakers.
 
-    The exit code is 1 when there is an error among the findings; warnings and notes leave it 0.
+    Prints what would stop a run or make a result invalid. Exit code 1 if a finding is an error;
+    warnings and notes give 0.
 
     Example: mt4ssl-bench check corpora/librispeech --full --json check.json
     """
@@ -143,11 +143,10 @@ def shard(
     ] = None,
     size: Annotated[int, typer.Option(min=1, help="Number of utterances per shard.")] = 200,
 ) -> None:
-    """Write a corpus as Lhotse Shar: tar files of --size utterances, for object stores and network
-    disks.
+    """Write a corpus as Lhotse Shar, for object stores and network disks.
 
-    The folder is a corpus: data.corpus takes its path, or its URL (http, or any that Lhotse opens).
-    Rerun the same command to resume.
+    Shar is tar files of --size utterances each. The folder is a corpus: data.corpus takes its path,
+    or its URL (http, or any that Lhotse opens). Rerun the same command to resume.
 
     Example: mt4ssl-bench shard corpora/librispeech --split train --split valid --out /data/shards
     """

@@ -73,8 +73,8 @@ def evaluate(
     """Evaluate upstreams on tasks, write a record each into --out and print the leaderboard.
 
     Rows that have a record are not computed again. A task's name, or SUPERB's abbreviation (PR,
-    ASR, SID, ER, IC), selects its full recipe for corpora of the size of SUPERB's, and its _tiny
-    recipe for smaller ones; the log names it. Exit code 1 if a row fails.
+    ASR, KS, ...), selects its full recipe for corpora of the size of SUPERB's, and its _tiny recipe
+    for smaller ones; the log names it. Exit code 1 if a row fails.
 
     Instead of --task and --corpus, --suite and --corpora evaluate every task of a suite whose
     corpus is in the folder, and list what is missing.
@@ -157,7 +157,7 @@ def layers(
     ],
     keys: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the ABX task, as of evaluate."),
+        typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the ABX task, as in evaluate."),
     ] = None,
     *,
     corpus: Annotated[

@@ -195,11 +195,11 @@ def s3prl(
         list[str], typer.Argument(metavar="-- ARGUMENTS...", help="s3prl's own command line.")
     ],
 ) -> None:
-    """Run s3prl's own programs with the MT4SSL upstreams in its hub.
+    r"""Run s3prl's own programs with the MT4SSL upstreams in its hub.
 
     The first argument is a problem (SuperbPR, ...), or the arguments are run_downstream's.
 
-    Needs the \\[s3prl] extra.
+    Needs the extra \[s3prl].
 
     Example: mt4ssl-bench s3prl -- -m train -u mt4ssl_local -k runs/first/checkpoint.pt -d
     phone_linear -c config.yaml -n first

@@ -122,9 +122,15 @@ WORKERS = (
     "several."
 )
 Workers = Annotated[int, typer.Option(min=1, help=WORKERS)]
-Device = Annotated[str, typer.Option(help="auto (cuda, mps, cpu), or a torch device.")]
+Device = Annotated[
+    str,
+    typer.Option(help="Torch device, or 'auto' for the first available of cuda, mps and cpu."),
+]
 Keys = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe keys that differ now.")
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...", help="Keys of the recipe to change, as fit.steps=100."
+    ),
 ]
 
 

@@ -161,7 +161,7 @@ def runs(
 ) -> None:
     """List the training runs below a folder: state, updates, losses, speed and time left.
 
-    A run is read from its log only; nothing is loaded, and a run that is going on is not disturbed.
+    Only logs are read: no model is loaded, and running trainings are not disturbed.
 
     'offline 3.55/4.46' is the cross entropy of the labels and the labels' own entropy: a run whose
     cross entropy stays there has learned only how frequent each label is.

@@ -74,11 +74,10 @@ def kmeans(
     device: Device = "auto",
     workers: Workers = 1,
 ) -> None:
-    """Create labels for the offline targets, from MFCC or a layer of any upstream, and report on
-    them.
+    """Create k-means labels for the offline targets, from MFCC or a layer of any upstream.
 
-    The same command continues an interrupted one. The processes of --workers or torchrun share the
-    work; labels do not depend on their number.
+    Prints inertia, used clusters and perplexity. The same command continues an interrupted one. The
+    processes of --workers or torchrun share the work; labels do not depend on their number.
 
     Examples: mt4ssl-bench kmeans mt4ssl_tiny data.corpus=corpora/mine
 

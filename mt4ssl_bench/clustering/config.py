@@ -10,14 +10,14 @@ from mt4ssl_bench.config import AT_LEAST_1, Bounds
 class OfflineConfig:
     """k-means labels, predicted by cross entropy (as HuBERT)."""
 
-    weight: float = 1.0  # of the loss; 0 leaves the extractor out
-    clusters: int = 500
+    weight: float = 1.0  # factor of this loss; 0 leaves the extractor out
+    clusters: int = 500  # number of labels
     features: str = "mfcc"  # or any upstream that evaluate takes: a run folder, a hub name
-    layer: int = -1  # of the upstream's hidden states
+    layer: int = -1  # hidden state of the upstream; -1: the last one
     # "utterance": mean 0 and variance 1 of each feature over its utterance
     normalize: Literal["none", "utterance"] = "none"
     max_frames: int = 2_000_000  # frames that k-means is fitted on, a seeded sample
-    labels: str | None = None  # a label store; by default made from the corpus
+    labels: str | None = None  # path of a label store; null: made from the corpus
 
     BOUNDS: ClassVar[Bounds] = {
         ("2 or more", lambda clusters: clusters >= 2): "clusters",

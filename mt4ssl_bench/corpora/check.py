@@ -35,13 +35,15 @@ WINDOW = 512  # cuts looked at together: those of shards hold their audio
 
 
 def check_corpus(corpus: Corpus, *, full: bool = False) -> Report:
-    """Look at every utterance of a corpus, and return what is wrong with it.
+    """Check every utterance of a corpus, and return the findings.
 
     Args:
-        full: decode every sample, compare every file's digest, and find duplicates by samples;
+        corpus: A prepared corpus.
+        full: Decode every sample, compare every file's digest, and find duplicates by samples;
             otherwise read only headers and manifests.
 
-    Raises CorpusError when a split cannot be read at all.
+    Raises:
+        CorpusError: If a split cannot be read at all.
     """
     rules = Rules(corpus.info.fields, "samples" if full else "bytes")
     splits = in_order(corpus.info.splits)
@@ -206,7 +208,7 @@ def _decode(row: Row, cut: Cut, header: Header) -> tuple[Row, list[Defect]]:
 
 
 def _judge(signal: Signal) -> list[Defect]:
-    """Return what is wrong with the samples, the worst alone."""
+    """Return the worst defect of the samples, if any."""
     if not signal.finite:
         return [("not_finite", "")]
     if signal.silent:

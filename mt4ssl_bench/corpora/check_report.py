@@ -48,14 +48,14 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "leak": ("error", "utterances whose audio is in training and in evaluation"),
     "leak_speaker": (
         "warning",
-        "evaluation speakers that are heard in training too (ASR, PR: seen speakers)",
+        "evaluation speakers who are in training, too (ASR, PR: seen speakers)",
     ),
     "unheard_speaker": (
         "error",
         "evaluation speakers without a training utterance: none can be identified",
     ),
     "single_speaker": ("note", "speakers with one utterance"),
-    "similar_speakers": ("warning", "speakers whose names differ in case or spaces alone"),
+    "similar_speakers": ("warning", "speakers whose names differ only in case or spaces"),
     # texts
     "no_text": ("error", "utterances without text in a corpus that has texts"),
     "no_phones": ("error", "utterances without phones in a corpus that has phones"),
@@ -84,7 +84,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
         "utterances with more letters or phones than CTC has frames (50 a second)",
     ),
     "too_slow": ("warning", "utterances with under one letter in two seconds: is this their text?"),
-    "same_text": ("note", "evaluation texts that stand in training too"),
+    "same_text": ("note", "evaluation texts that are in training, too"),
     # labels, turns, other audio and lists
     "gap": ("error", "utterances without a label, turns or other audio that the corpus has"),
     "new_label": ("warning", "utterances with a label that training never has"),

@@ -1,5 +1,6 @@
-"""The rules that a corpus is checked by: rows pass through one at a time, and only counts and
-digests are kept.
+"""The rules that a corpus is checked by.
+
+Rows pass through one at a time; only counts and digests are kept.
 """
 
 import re
@@ -129,9 +130,7 @@ class Rules:
             self.found.add("long", split, f"{row.id} ({row.duration:.0f} s)")
 
     def _text(self, split: str, row: Row) -> None:
-        """Check text and phones for themselves, and keep their symbols for the comparison of
-        splits.
-        """
+        """Check text and phones, and keep their symbols for the comparison of splits."""
         text, add = row.text, self.found.add
         shown = f"{row.id}: {text[:40]!r}"
         if CONTROL.search(text) or _mojibake(text):
@@ -247,9 +246,7 @@ def _key(text: str) -> bytes:
 
 
 def _look_alikes(text: str) -> list[str]:
-    """Return the code points that look like others: typographic apostrophes, and what NFKC
-    changes.
-    """
+    """Return the code points that look like others: apostrophes, and what NFKC changes."""
     composed = unicodedata.normalize("NFC", text)
     return [
         f"U+{ord(character):04X}"

@@ -134,11 +134,10 @@ def _ends(cut: Cut, most: float, by: By) -> list[float] | None:
 
 
 def quiet_ends(samples: audio.Samples, seconds: float, most: float) -> list[float]:
-    """Return the ends of pieces of 16 kHz audio (N,): each is the quietest place between half of
-    `most` and `most`.
+    """Return the ends of pieces of 16 kHz audio (N,).
 
-    Loudness is the mean energy of the QUIET seconds around a place. No piece is under a quarter of
-    `most`.
+    Each is the quietest place between half of `most` and `most`. Loudness is the mean energy of the
+    QUIET seconds around a place. No piece is under a quarter of `most`.
     """
     hop = round(HOP * audio.RATE)
     frames = samples[: len(samples) // hop * hop].reshape(-1, hop)

@@ -1,5 +1,6 @@
-"""A corpus to Lhotse Shar: a shard that is there is whole and never made again, and corpus.json
-comes last.
+"""A corpus to Lhotse Shar.
+
+A shard that exists is complete and is not made again; corpus.json is written last.
 """
 
 import gzip
@@ -44,17 +45,21 @@ def shard_corpus(
     size: int = SIZE,
     labels: LabelStore | None = None,
 ) -> Corpus:
-    """Write a corpus's splits as shards: FLAC (16 bit, at the recordings' own rates), texts, and
-    labels if given.
+    """Write a corpus's splits as shards: FLAC (16 bit, own rates), texts, and labels if given.
+
+    An interrupted call is resumed by the same call. Unreadable audio is left out and counted.
 
     Args:
-        splits: which of them; none named: all.
-        size: cuts per shard.
-        labels: carried along. A split of which no utterance has labels is written without (so is a
-            speaker split of which not all have), one of which some have none is an error.
+        corpus: A prepared corpus.
+        out: Folder to write.
+        splits: Names of the splits to write; none named: all.
+        size: Cuts per shard.
+        labels: Written into the shards. A split of which no utterance has labels is written without
+            (so is a speaker split of which not all have), one of which some have none is an error.
 
-    Repeating it continues. What cannot be read is left out and counted. Raises CorpusError when
-    `out` holds other shards, a split does not exist, nothing can be read, or no split has labels.
+    Raises:
+        CorpusError: If `out` holds other shards, a split does not exist, nothing can be read, or no
+            split has labels.
     """
     _require_one_audio(corpus)
     found = splits or [name for name, info in corpus.info.splits.items() if info.utterances]

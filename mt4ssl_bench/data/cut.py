@@ -1,5 +1,6 @@
-"""A cut, one utterance as Lhotse has it, by the attributes that are read here; Lhotse ships no
-types.
+"""A cut, one utterance of Lhotse, by the attributes that are read here.
+
+Lhotse ships no types.
 """
 
 from collections.abc import Mapping, Sequence

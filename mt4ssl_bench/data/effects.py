@@ -54,8 +54,7 @@ class Gain:
 
 @dataclass(frozen=True)
 class TrimSilence:
-    """Removal of pauses, also inside: sox's `silence 1 0.1 0.1% -1 0.1 0.1%`, which SUPERB's
-    speaker verification has.
+    """Removal of pauses, also inside: sox's `silence 1 0.1 0.1% -1 0.1 0.1%`, as in SUPERB's ASV.
 
     A sample is loud if the root mean square of the last 20 ms is above 0.1 % of full scale
     (-60 dB), quiet otherwise. Audio begins with the first 0.1 s of loud samples and ends before

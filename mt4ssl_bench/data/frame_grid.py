@@ -1,5 +1,6 @@
-"""The 50 Hz grid of frames that labels, MFCC and MT4SSL share: the geometry of HuBERT's
-convolutions.
+"""The 50 Hz grid of frames that labels, MFCC and MT4SSL share.
+
+It is the geometry of HuBERT's convolutions.
 """
 
 import math

@@ -1,5 +1,6 @@
-"""A split in Lhotse Shar: tar files of some hundred cuts with their audio and labels, read from
-disk or any URL.
+"""A split in Lhotse Shar, read from disk or any URL.
+
+Shar is tar files of cuts with their audio and labels, 200 each by default.
 """
 
 import gzip
@@ -70,8 +71,9 @@ class Shards(Lazy):
 
 
 def index_of(where: str) -> str:
-    """Return the path or URL of the index of the split at `where`: beside its folder, whose files
-    Lhotse reads all.
+    """Return the path or URL of the index of the split at `where`.
+
+    It lies beside the split's folder, because Lhotse reads all files in that.
     """
     return f"{where}.index.npz"
 

@@ -37,26 +37,21 @@ class TuneConfig:
     MT4SSL models only: s3prl's and Hugging Face's keep their own dropouts and are not masked.
     """
 
-    # the hidden state that the head reads, or "weighted": all of them, as the frozen heads do
+    # hidden state that the head reads; "weighted": the weighted sum of all, as frozen heads do
     layer: str = "-1"
-    freeze_updates: int = 0  # updates in which the head alone learns
-    head_lr: float = 1.0  # the head's learning rate, relative to the encoder's
-    phases: tuple[float, float, float] = (
-        0.1,
-        0.4,
-        0.5,
-    )  # warm-up, hold, decay, as shares of all updates
+    freeze_updates: int = 0  # updates at the start in which only the head is trained
+    head_lr: float = 1.0  # factor of the head's learning rate, relative to the encoder's
+    phases: tuple[float, float, float] = (0.1, 0.4, 0.5)  # warm-up, hold, decay: shares of steps
     final_scale: float = 0.05  # the last update's learning rate, relative to the peak
-    batch_seconds: float = 200.0  # audio per batch, padding included
-    dropout: float = 0.0
-    attention_dropout: float = 0.0
-    activation_dropout: float = 0.1
-    layer_drop: float = 0.05
-    time_prob: float = 0.65  # masked spans of frames, which become the model's mask embedding
-    time_length: int = 10
-    # masked spans of dimensions, which become zero over the whole utterance
-    channel_prob: float = 0.5
-    channel_length: int = 64
+    batch_seconds: float = 200.0  # seconds of audio per batch, padding included
+    dropout: float = 0.0  # probability, of the input and after attention and feed-forward
+    attention_dropout: float = 0.0  # probability, of the attention weights
+    activation_dropout: float = 0.1  # probability, inside the feed-forward blocks
+    layer_drop: float = 0.05  # probability that a whole layer is skipped in an update
+    time_prob: float = 0.65  # masked share of frames, replaced by the model's mask embedding
+    time_length: int = 10  # length of a masked span, in frames
+    channel_prob: float = 0.5  # masked share of dimensions, zero over the whole utterance
+    channel_length: int = 64  # length of a masked span, in dimensions
     workers: int = field(default=0, metadata=NEVER)  # loader processes; 0: the trainer reads audio
     # with workers=0, hours of decoded audio that are kept in memory (230 MB each)
     cache_hours: float = field(default=1.0, metadata=NEVER)

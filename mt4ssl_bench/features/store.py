@@ -43,8 +43,10 @@ LOCKS = ".locks"  # one file per entry; a lock ends with its process, however th
 class StoreConfig:
     """Precision and size of a feature store."""
 
-    precision: Precision = "fp16"  # int8: with a scale for each frame of each layer
-    limit_gb: float = field(default=20.0, metadata=NEVER)  # of all entries; the unused ones go
+    precision: Precision = "fp16"  # of stored features; int8 has a scale per frame and layer
+    limit_gb: float = field(
+        default=20.0, metadata=NEVER
+    )  # largest size; unused entries are deleted
 
     BOUNDS: ClassVar[Bounds] = {NOT_NEGATIVE: "limit_gb"}
 

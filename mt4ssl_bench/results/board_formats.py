@@ -93,7 +93,7 @@ class _Fitted:
         yield from map(self._grid, parts)
 
     def _grid(self, columns: Sequence[int]) -> RichTable:
-        """These columns of the rows that have a number in them."""
+        """Return these columns of the rows that have a number in them."""
         grid = RichTable()
         headings = self.table.headings()
         before = len(headings) - len(self.table.columns)

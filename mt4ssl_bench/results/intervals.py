@@ -307,7 +307,7 @@ class _Paired:
 
 
 def _percentiles(values: Floats) -> Floats:
-    """The interval's two ends (2, ...) of resamples (..., S)."""
+    """Return the interval's two ends (2, ...) of resamples (..., S)."""
     tails = [(100.0 - COVERAGE) / 2, (100.0 + COVERAGE) / 2]
     finite = np.isfinite(values)
     if finite.all():

@@ -31,7 +31,7 @@ def environment() -> Environment:
 
 
 def _revision(root: Path) -> str | None:
-    """The commit of `root`, with "-dirty" if files differ; None unless `root` is a checkout.
+    """Return the commit of `root`, with "-dirty" if files differ; None unless `root` is a checkout.
 
     A wheel in a virtual environment inside somebody's repository does not report that repository.
     """

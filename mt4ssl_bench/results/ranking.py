@@ -94,14 +94,14 @@ def _systems(
 
 
 def _beaten(pairs: Sequence[tuple[Result, Sequence[Answer]]]) -> list[int]:
-    """The number of better ones for each of several records with answers to the same items."""
+    """Return for each record how many are better; all have answers to the same items."""
     systems, units, bounds = _systems(pairs)
     up = pairs[0][0].main.higher_is_better
     return beaten_by(systems, units, bounds, higher_is_better=up)
 
 
 def _items(result: Result, answers: Sequence[Answer]) -> tuple[str, ...]:
-    """The test items of sorted answers, equal for records that can be paired."""
+    """Return the test items of sorted answers, equal for records that can be paired."""
     references = () if any_reference(result) else (answer["reference"] for answer in answers)
     return (*(answer["id"] for answer in answers), *references)
 

@@ -101,7 +101,7 @@ def sweep_tables(results: Sequence[Result]) -> RenderableType:
 
 
 def _trials(result: Result, rate: float) -> Text:
-    """The scores at one rate: a line for each layer and seed, and for the mean that chooses."""
+    """Return the scores at one rate: a line per layer and seed, and for the mean that chooses."""
     lines = []
     trials = [trial for trial in result.sweep if trial["lr"] == rate]
     for trial in trials:
@@ -143,7 +143,7 @@ def _seeds(result: Result) -> Table:
 
 
 def _parts(result: Result) -> list[str]:
-    """The parts of each metric that names them, one line each."""
+    """Return the parts of each metric that names them, one line each."""
     lines = []
     for name, score in result.metrics.items():
         names = METRICS.get(name).parts if name in METRICS else None
@@ -156,7 +156,7 @@ def _parts(result: Result) -> list[str]:
 
 
 def _folds(result: Result) -> Table:
-    """The main metric of each fold, which the table of metrics has as a mean."""
+    """Return the main metric of each fold, which the table of metrics has as a mean."""
     grid = _table("test by fold", "fold", result.main.label)
     for name, value in result.folds.items():
         grid.add_row(_text(name), f"{value:.2f}")
@@ -192,7 +192,7 @@ def _layers(result: Result) -> RenderableType:
 
 
 def _curves(result: Result) -> Table:
-    """The scores of every layer, on valid where heads were chosen by it."""
+    """Return the scores of every layer, on valid where heads were chosen by it."""
     title = f"test by layer; layer {result.layer} is the best on {result.chosen_on}"
     labels = [result.metrics[name].label for name in result.layer_scores]
     first, *_ = result.layer_scores.values()
@@ -215,7 +215,7 @@ def _curve_cell(score: LayerScore) -> str:
 
 
 def _confused(result: Result, answers: Sequence[Answer]) -> RenderableType:
-    """The commonest errors, in the tokens of the main metric."""
+    """Return the commonest errors, in the tokens of the main metric."""
     try:
         metric = installed(result.main_metric)
     except ConfigError as error:

@@ -247,7 +247,7 @@ def _columns(models: Collection[Records]) -> list[Column]:
 
 
 def _task_order(results: Collection[Result]) -> dict[str, tuple[int, str]]:
-    """The place of each task: that of its main metric, then by name."""
+    """Return the place of each task: that of its main metric, then by name."""
     order: dict[str, tuple[int, str]] = {}
     for result in results:
         place = result.main.order, result.task
@@ -258,9 +258,7 @@ def _task_order(results: Collection[Result]) -> dict[str, tuple[int, str]]:
 def _mean_places(
     models: Mapping[str, Records], ranked: Sequence[Recipe], answers: Answers
 ) -> tuple[dict[str, float], set[str]]:
-    """The mean place of each row over the ranked columns, and the rows that were placed by
-    value.
-    """
+    """Return each row's mean place over the ranked columns, and the rows placed by value."""
     sums, by_value = dict.fromkeys(models, 0), set()
     for recipe in ranked:
         column, paired = places([records[recipe] for records in models.values()], answers)
@@ -272,9 +270,7 @@ def _mean_places(
 
 
 def _title(records: Sequence[Result]) -> str:
-    """The corpus with its digest, languages and test split, by task where they are of several
-    sizes.
-    """
+    """Return the corpus with digest, languages and test split, by task if sizes differ."""
     corpus = records[-1].corpus
     sizes: defaultdict[str, set[str]] = defaultdict(set)
     for result in records:

@@ -38,15 +38,15 @@ LEAST_SCALE = 1e-4  # fairseq's limit: fp16 that overflows at this scale will no
 class FitConfig:
     """Length and precision of a training, and intervals in updates."""
 
-    steps: int = 400_000
-    seed: int = 1
+    steps: int = 400_000  # number of updates
+    seed: int = 1  # of initial weights, masks, crops and the order of batches
     accumulate: int = 1  # batches per update and process
-    log_every: int = 200
-    validate_every: int = 5_000
-    save_every: int = 1_000
-    # auto: bf16 on accelerators, none (fp32) on the CPU
+    log_every: int = 200  # updates between lines of the log
+    validate_every: int = 5_000  # updates between validations
+    save_every: int = 1_000  # updates between checkpoints
+    # precision of the forward pass; auto: bf16 on accelerators, none (fp32) on a CPU
     autocast: Literal["auto", "none", "bf16", "fp16"] = "auto"
-    compile: bool | None = None  # torch.compile what the encoder is made of; null: on CUDA only
+    compile: bool | None = None  # torch.compile the parts of the encoder; null: only with CUDA
     checkpointing: bool = False  # recompute activations in the backward pass: less memory, slower
 
     BOUNDS: ClassVar[Bounds] = {AT_LEAST_1: "steps accumulate log_every save_every validate_every"}

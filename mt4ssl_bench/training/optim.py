@@ -15,11 +15,11 @@ from mt4ssl_bench.config import NOT_NEGATIVE, POSITIVE, SHARES, Bounds
 class OptimConfig:
     """AdamW, with a constant rate or the tri-stage schedule of the published MT4SSL."""
 
-    lr: float = 5e-4
-    betas: tuple[float, float] = (0.9, 0.98)
-    eps: float = 1e-6
+    lr: float = 5e-4  # peak learning rate
+    betas: tuple[float, float] = (0.9, 0.98)  # of AdamW
+    eps: float = 1e-6  # of AdamW
     weight_decay: float = 0.01  # decoupled, on every parameter as published
-    schedule: Literal["tri_stage", "constant"] = "tri_stage"
+    schedule: Literal["tri_stage", "constant"] = "tri_stage"  # of the learning rate
     phases: tuple[float, float, float] = (0.03, 0.9, 0.07)  # warm-up, hold, decay: shares of steps
     init_scale: float = 0.01  # rate of the first update, relative to lr
     final_scale: float = 0.01  # rate of the last update, relative to lr

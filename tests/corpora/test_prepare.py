@@ -208,7 +208,7 @@ def test_a_file_of_two_channels_at_another_rate_keeps_its_own_numbers_on_disk(
 @pytest.mark.parametrize("text", ["id,path\nu,a.wav\n", "id, path, text\nu, a.wav, one\n"])
 def test_a_table_of_commas_is_told_to_use_tabs(folder: Path, text: str) -> None:
     with pytest.raises(
-        CorpusError, match="no column 'id'; its columns are parted by tabs, not commas"
+        CorpusError, match="no column 'id'; its columns are separated by tabs, not commas"
     ):
         table(folder, text)
 

@@ -1,5 +1,4 @@
-"""Kaldi's data folders as rows: wav.scp with files, and segments, text and utt2spk where they
-exist.
+"""Kaldi's data folders as rows: wav.scp with files; segments, text and utt2spk if they exist.
 
 Commands and archive offsets in wav.scp are refused: a corpus is read without running programs.
 """
@@ -63,9 +62,7 @@ def read(folder: Path, options: Kaldi) -> Iterator[Row]:
 
 
 def _segment(row: Row, place: str, recordings: Mapping[str, Path], folder: Path) -> Row:
-    """Return the row of a line "utterance recording start end" of `segments`; -1 is the file's
-    end.
-    """
+    """Return the row of a line "utterance recording start end" of `segments`; end -1: all."""
     try:
         recording, begin, end = place.split()
         start, stop = read_number(begin), read_number(end)

@@ -43,7 +43,7 @@ class Mixtures(librispeech.LibriSpeech):
     ] = "max"
     train_mixtures: Annotated[int, "Mixtures of train; 0 uses each utterance once."] = 0
     test_mixtures: Annotated[int, "Mixtures of valid and of test, at most."] = 3000
-    seed: Annotated[int, "Of the pairs and their loudness."] = 72
+    seed: Annotated[int, "Seed of the pairs and their loudness."] = 72
 
     def __post_init__(self) -> None:
         """Check the numbers."""

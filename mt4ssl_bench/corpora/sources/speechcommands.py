@@ -158,7 +158,7 @@ SOURCE = Source(
     options=SpeechCommands,
     help="""The default is SUPERB's keyword spotting: version 0.01, whose train archive is split by
     a hash of the speaker (the tenth that would be Google's test is left out), and the separate test
-    archive as test. Both lie in the folder of --from; the classes are the folders of the test
+    archive as test. Both are in the folder of --from; the classes are the folders of the test
     archive. Noises are cut into crops of 1 s at seeded random places. Corpora of earlier versions
     have --split lists, which serves asr and phoneme, and cannot be used for keyword.""",
     examples=(

@@ -141,7 +141,7 @@ def _read_cells(
         raise CorpusError(
             f"{manifest}: not a text table (it holds zero bytes: UTF-16?); save it as UTF-8"
         )
-    # split at newlines alone: splitlines() also splits at U+2028 and its like, which texts may hold
+    # split only at newlines: splitlines() also splits at U+2028 and its like, which texts may hold
     numbered = ((n, line) for n, line in enumerate(text.split("\n"), start=1) if line)
     header = [column.strip() for column in next(numbered, (0, ""))[1].split("\t")]
     if any(is_quoted(column) for column in header):
@@ -149,7 +149,7 @@ def _read_cells(
     for column in REQUIRED:
         if column not in header:
             commas = (
-                "its columns are parted by tabs, not commas; " if "," in "".join(header) else ""
+                "its columns are separated by tabs, not commas; " if "," in "".join(header) else ""
             )
             raise CorpusError(
                 f"{manifest}: no column '{column}'; {commas}{hint(column, header)}; expected "

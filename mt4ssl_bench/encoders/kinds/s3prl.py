@@ -210,8 +210,9 @@ def _origin(used: Mapping[str, Path], options: Mapping[str, str]) -> Origin:
 
 
 def _entry_options(model: str, entry: Entry, argument: str) -> dict[str, str]:
-    """Return the keyword arguments of a hub entry; `argument` is the file of its checkpoint or of
-    its settings.
+    """Return the keyword arguments of a hub entry.
+
+    `argument` is the file of its checkpoint or of its settings.
     """
     wanted = [p.name for p in inspect.signature(entry).parameters.values() if p.default is p.empty]
     key = "model_config" if "model_config" in wanted else "ckpt"

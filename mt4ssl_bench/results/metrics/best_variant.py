@@ -1,5 +1,6 @@
-"""The best of several ways to decode test, chosen on test: SUPERB's rule for some tasks, never
-ranked.
+"""The best of several ways to decode test, chosen on test: SUPERB's rule for some tasks.
+
+It is never ranked.
 
 Shapes: S resamples, N answers.
 """
