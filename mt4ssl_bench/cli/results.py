@@ -112,7 +112,7 @@ def report(
     out: Annotated[Path, typer.Option("--out", help="HTML file to write.")] = Path("report.html"),
     suite: SuiteName = "",
 ) -> None:
-    """Write records and pretraining runs as one HTML file with figures and tables.
+    r"""Write records and pretraining runs as one HTML file with figures and tables.
 
     The file needs no network and no other file: leaderboards, scores with intervals, differences
     to the best model, quality over cost, learning rates, layer weights, scores by layer,
@@ -120,7 +120,7 @@ def report(
     Records and logs are told apart by their content. Files that cannot be read are left out and
     named at the top. Costs are what 'mt4ssl-bench check-upstream NAME --json' prints.
 
-    Needs the \\[report] extra.
+    Needs the \[report] extra.
 
     Example: mt4ssl-bench report results runs --out report.html
     """
