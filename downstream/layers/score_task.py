@@ -108,9 +108,7 @@ def score_task(
 
 def share_passes(model: Upstream, job: Job, store: FeatureStore) -> Work[None]:
     """Store the features that score_task() reads; processes of one world share the passes."""
-    task = job.kind(job.config)
-    assert isinstance(task, LayerTask)
-    cuts = task.take({role: job.cuts(role) for role in job.roles}, job.lists())
+    cuts, _ = taken(job.task(), {role: job.cuts(role) for role in job.roles})
     for role, own in cuts.items():
         work, info = job.forward_pass(model, role), job.corpus.info
         yield from store.shared(work, info.digest, job.split(role), own, corpus=info.name)
