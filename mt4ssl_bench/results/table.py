@@ -128,8 +128,8 @@ class Table:
             lines.append(f"^ of ABX: {' or '.join(sorted(few))}, as there are few speakers")
         if any(score.method in {"wilson", "poisson", "exact"} for score in scores):
             lines.append(
-                f"^: score interval (Wilson): all {' or '.join(titles)} have the same rate, so that "
-                f"the bootstrap has no width, or they are fewer than {MIN_GROUPS}"
+                f"^: score interval (Wilson): all {' or '.join(titles)} have the same rate, so the "
+                f"bootstrap has no width, or they are fewer than {MIN_GROUPS}"
             )
         share = f", which all {number} ranked rows share" if number > 1 else ""
         lines.append(f"rank: mean place over {ranked}{share}")
