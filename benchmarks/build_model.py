@@ -27,8 +27,13 @@ from mt4ssl_bench.upstream.checkpoints.shipped import write_digest
 from mt4ssl_bench.upstream.pretrain import pretrain
 
 IDS = Path(__file__).parent.parent / "upstream" / "shipped" / "mt4ssl.ids"
-FIRST = ("fit.steps=2500",)
-LAYER = "targets.offline.layer=3"
+FIRST = (
+    "fit.steps=2500",
+    "frontend.warp=0",
+    "encoder.dropout=0",
+    "encoder.attention_dropout=0",
+)
+LAYER = "targets.offline.layer=0"
 CARD = """# mt4ssl
 
 The speech encoder that `mt4ssl-bench` ships: a small MT4SSL model (student only, fp16). It is a
@@ -119,8 +124,8 @@ def build(corpora: Sequence[Corpus], out: Path, keys: Sequence[str] = ()) -> Pat
     data = f"data.corpus={select(corpora, out).root}"
     first, second, file = out / "first", out / "second", out / "mt4ssl.safetensors"
     pretrain("mt4ssl_fbank", data, *FIRST, *keys, out=first)
-    labels = f"targets.offline.features={first}"
-    pretrain("mt4ssl_fbank", data, labels, LAYER, *keys, out=second)
+    labels = (f"targets.offline.features={first}", LAYER, f"init={first}")
+    pretrain("mt4ssl_fbank", data, *labels, *keys, out=second)
     file.unlink(missing_ok=True)
     print(f"{file}: fingerprint {to_s3prl(second, file, half=True)}")
     write_digest(file)

@@ -29,8 +29,10 @@ from mt4ssl_bench.upstream.kernels import EPS, fused_conv, normalize_over_time, 
 HOP = STRIDE // 2
 WINDOW = RECEPTIVE_FIELD - HOP  # 240 samples: two windows fill the receptive field of a frame
 FFT = 512
-MOST_MELS = 100
+MOST_MELS = 80
 LOWEST = 20.0  # Hz, the lower edge of the first mel filter
+WARPS = 9  # factors, the middle one is 1
+KNEE = 4_800.0  # Hz
 FLOOR = 1e-6  # power, of audio with variance 1: above the noise of 16-bit audio in an empty band
 
 
@@ -41,10 +43,13 @@ class FrontendConfig:
     channels: int = 512  # of the convolutions
     normalize: bool = True  # layer-norm each whole waveform before it is cropped
     mels: int = 0  # log-mel energies of a filter bank in place of the convolutions; 0: none
+    # in training, frequencies of an utterance are scaled by a factor from 1 - warp to 1 + warp
+    warp: float = 0.0
     stack: int = 1  # neighboring frames that the encoder reads as one; 2: a frame every 40 ms
 
     BOUNDS: ClassVar[Bounds] = {
         AT_LEAST_1: "channels stack",
+        ("a number from 0 to 0.3", lambda warp: 0 <= warp <= 0.3): "warp",
         # narrower filters would fall between two bins of the spectrum
         (f"0 to {MOST_MELS}", lambda mels: 0 <= mels <= MOST_MELS): "mels",
     }
@@ -83,7 +88,7 @@ class Frontend(nn.Module):
         super().__init__()
         channels = config.channels
         self.stack = config.stack
-        self.bank = FilterBank(config.mels) if config.mels else None
+        self.bank = FilterBank(config.mels, config.warp) if config.mels else None
         self.convs = nn.ParameterList(
             torch.empty(channels, 1 if i == 0 else channels, kernel)
             for i, kernel in enumerate(() if self.bank else KERNELS)
@@ -129,35 +134,52 @@ class Frontend(nn.Module):
 
 
 class FilterBank(nn.Module):
-    """Log energies of M mel filters, in two windows of 15 ms, 10 ms apart, in each frame."""
+    """Log energies of M mel filters, in two windows of 15 ms, 10 ms apart, in each frame.
+
+    In training, each utterance's frequencies are warped by one of WARPS factors: vocal tract length
+    perturbation (Jaitly and Hinton, 2013).
+    """
 
     window: Tensor
     filters: Tensor
 
-    def __init__(self, mels: int) -> None:
+    def __init__(self, mels: int, warp: float = 0.0) -> None:
         super().__init__()
-        self.dim = 2 * mels
+        self.dim, self.warp = 2 * mels, warp
         window = torch.hann_window(WINDOW, periodic=False)
+        factors = torch.linspace(1 - warp, 1 + warp, WARPS).tolist() if warp else [1.0]
         # computed from constants: no part of a checkpoint
         self.register_buffer("window", window / window.norm(), persistent=False)
-        self.register_buffer("filters", mel_filters(mels), persistent=False)
+        filters = torch.stack([mel_filters(mels, factor) for factor in factors])
+        self.register_buffer("filters", filters, persistent=False)  # (WARPS or 1, FFT / 2 + 1, M)
 
     @torch.no_grad()
     def forward(self, waveforms: Tensor) -> Tensor:
         """Return the log energies (B, T, 2M) of normalized waveforms (B, N), in fp32."""
+        filters = self.filters[len(self.filters) // 2]  # without warp
+        if self.training and self.warp:
+            filters = self.filters[torch.randint(WARPS, (len(waveforms),))]  # (B, FFT / 2 + 1, M)
         with torch.autocast(waveforms.device.type, enabled=False):
             windows = waveforms.float().unfold(1, WINDOW, HOP) * self.window  # (B, 2T or more, K)
             power = torch.fft.rfft(windows, FFT).abs().square()
-            energies = (power @ self.filters + FLOOR).log()  # (B, 2T or more, M)
+            energies = (power @ filters + FLOOR).log()  # (B, 2T or more, M)
             frames = (waveforms.shape[1] - RECEPTIVE_FIELD) // STRIDE + 1
-            return energies[:, : 2 * frames].reshape(len(energies), frames, self.dim)
+            made: Tensor = energies[:, : 2 * frames].reshape(len(energies), frames, self.dim)
+        return made
 
 
-def mel_filters(mels: int) -> Tensor:
-    """Return triangular filters (FFT / 2 + 1, M) of sum 1, evenly spaced on HTK's mel scale."""
+def mel_filters(mels: int, factor: float = 1.0) -> Tensor:
+    """Return triangular filters (FFT / 2 + 1, M) of sum 1, evenly spaced on HTK's mel scale.
+
+    Frequencies are scaled by `factor` up to a knee at KNEE, and from there on so that half the
+    sampling rate stays in its place.
+    """
     edges = torch.linspace(_mel(LOWEST), _mel(RATE / 2), mels + 2, dtype=torch.float64)
     edges = 700 * ((edges / 1127).exp() - 1)  # Hz
     bins = torch.arange(FFT // 2 + 1, dtype=torch.float64)[:, None] * RATE / FFT
+    knee = KNEE * min(factor, 1.0)
+    slope = (RATE / 2 - knee) / (RATE / 2 - knee / factor)
+    bins = torch.where(bins <= knee / factor, bins * factor, RATE / 2 - slope * (RATE / 2 - bins))
     left, center, right = edges[:-2], edges[1:-1], edges[2:]
     rise, fall = (bins - left) / (center - left), (right - bins) / (right - center)
     triangles = torch.minimum(rise, fall).clamp(min=0)

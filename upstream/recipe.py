@@ -17,7 +17,7 @@ from mt4ssl_bench.upstream.config import PretrainConfig, TargetsConfig, check
 from mt4ssl_bench.upstream.targets import TARGETS, TargetConfig
 
 LOGGER = logging.getLogger(__name__)
-LATER = ("mels", "stack", "from_update")  # stored only if they are set: old runs go on without
+LATER = ("mels", "stack", "warp", "from_update")  # stored only if set: old runs go on without
 BUILT_IN = tuple(TargetsConfig().sections())  # what every installation has
 
 

@@ -538,5 +538,13 @@ def test_the_commands_convert_and_export(
         "results",
     )
     assert (code, "only --to hf writes" in said) == (2, True)
+    code, said = run(
+        "export", tmp_path / "run", "--to", "hf", "--half", "--out", tmp_path / "folder"
+    )
+    assert (code, "which only --to s3prl writes" in said) == (2, True)
+    half = tmp_path / "a.safetensors"
+    code, said = run("export", tmp_path / "run", "--to", "s3prl", "--half", "--out", half)
+    assert code == 0, said
+    assert half.stat().st_size < 0.6 * (tmp_path / "a.pt").stat().st_size
     code, said = run("convert", "facebook/hubert", "--out", tmp_path / "x")
     assert (code, "written hf:<id>" in said) == (2, True)

@@ -91,9 +91,9 @@ def test_empty_bands_of_narrow_band_audio_stay_near_zero() -> None:
 
 
 def test_too_many_filters_are_an_error() -> None:
-    assert torch.isfinite(mel_filters(100)).all()
-    with pytest.raises(ConfigError, match=r"frontend\.mels=101"):
-        load_config("mt4ssl_tiny", ["frontend.mels=101"])
+    assert torch.isfinite(mel_filters(80)).all()
+    with pytest.raises(ConfigError, match=r"frontend\.mels=81"):
+        load_config("mt4ssl_tiny", ["frontend.mels=81"])
 
 
 def test_a_stack_gets_the_label_of_its_first_frame(corpus: Corpus, tmp_path: Path) -> None:
@@ -149,3 +149,46 @@ def test_other_filters_are_another_model_and_old_runs_keep_their_keys() -> None:
     assert to_stored(toy_config())["frontend"] == {"channels": 16, "normalize": True}
     stored = to_stored(toy_config(BANK))["frontend"]
     assert stored == {"channels": 16, "normalize": True, "mels": MELS}
+
+
+def test_training_warps_frequencies_and_evaluation_does_not() -> None:
+    plain = toy_model(BANK).frontend
+    frontend = toy_model(BANK, "frontend.warp=0.2").frontend
+    torch.manual_seed(0)
+    x = torch.randn(30, 2_000)
+    assert frontend.eval().features(x, None).equal(plain.features(x, None))
+    found = frontend.train().features(x, None)
+    assert plain.train().features(x, None).equal(plain.eval().features(x, None))
+    filters = [mel_filters(MELS, factor) for factor in torch.linspace(0.8, 1.2, 9).tolist()]
+    drawn = set()
+    for one, wave in zip(found, x, strict=True):
+        assert plain.bank is not None
+        candidates = []
+        for each in filters:
+            plain.bank.filters = each[None]
+            candidates.append(plain.features(wave[None], None)[0])
+        [number] = [i for i, each in enumerate(candidates) if torch.allclose(each, one, atol=1e-5)]
+        drawn.add(number)
+    assert len(drawn) >= 6
+
+
+@pytest.mark.parametrize("factor", [0.7, 0.9, 1.0, 1.2, 1.3])
+def test_a_warp_scales_low_frequencies_and_keeps_the_highest(factor: float) -> None:
+    bins = torch.arange(257) * 16_000 / 512
+    means = bins @ mel_filters(80, factor)
+    assert means.isfinite().all()
+    expected = bins @ mel_filters(80)
+    low = (expected > 300) & (expected < 2_000)
+    torch.testing.assert_close(means[low] * factor, expected[low], rtol=0.05, atol=0)
+    assert means[-1] == pytest.approx(float(expected[-1]), rel=0.05)
+    assert (means.diff() >= 0).all()  # the lowest of 80 filters see one bin each
+
+
+def test_a_warp_is_no_part_of_the_model() -> None:
+    prints = {
+        MT4SSLUpstream(toy_model(BANK, warp), "toy", "cpu").fingerprint
+        for warp in ("frontend.warp=0", "frontend.warp=0.1")
+    }
+    assert len(prints) == 1
+    with pytest.raises(ConfigError, match=r"frontend\.warp=0\.5"):
+        load_config("mt4ssl_tiny", ["frontend.warp=0.5"])

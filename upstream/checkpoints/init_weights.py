@@ -14,7 +14,8 @@ from mt4ssl_bench.upstream.model import MT4SSL
 from mt4ssl_bench.upstream.recipe import from_stored
 
 LOGGER = logging.getLogger(__name__)
-FREE = {"dropout", "attention_dropout", "activation_dropout", "layer_drop"}  # no weight's shape
+# no weight's shape
+FREE = {"dropout", "attention_dropout", "activation_dropout", "layer_drop", "warp"}
 
 
 def start_from(model: MT4SSL, source: Path) -> None:
