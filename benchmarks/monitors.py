@@ -15,8 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mt4ssl_bench.data.frame_grid import frame_count
 from mt4ssl_bench.training.distributed import ALONE
+from mt4ssl_bench.training.monitors import FRAMES, TargetStatistics
 from mt4ssl_bench.upstream.batches import Batch
-from mt4ssl_bench.upstream.monitors import FRAMES, TargetStatistics
 from mt4ssl_bench.upstream.pretrain import Pretraining, build_model
 from mt4ssl_bench.upstream.recipe import load_config
 

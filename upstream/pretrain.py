@@ -18,6 +18,7 @@ from mt4ssl_bench.settings import Json
 from mt4ssl_bench.training.distributed import ALONE, World, no_sync
 from mt4ssl_bench.training.fit import Fit, FitReport, Hooks, Scaling, StepLoss
 from mt4ssl_bench.training.launch import joined
+from mt4ssl_bench.training.monitors import TargetStatistics, Warnings
 from mt4ssl_bench.training.precision import autocast, loss_scaler
 from mt4ssl_bench.training.run_folder import RunFolder
 from mt4ssl_bench.upstream.batches import Batch, PretrainData
@@ -28,7 +29,6 @@ from mt4ssl_bench.upstream.config import PretrainConfig, check
 from mt4ssl_bench.upstream.encoder import EncoderLayer
 from mt4ssl_bench.upstream.masking import MaskedFrames, draw_masks
 from mt4ssl_bench.upstream.model import MT4SSL, Losses, padding_mask
-from mt4ssl_bench.upstream.monitors import TargetStatistics, Warnings
 from mt4ssl_bench.upstream.offline_labels import open_corpora, open_labels
 from mt4ssl_bench.upstream.recipe import load_config, to_stored
 from mt4ssl_bench.upstream.valid_abx import ValidAbx, open_valid_abx
@@ -61,7 +61,8 @@ class Pretraining:
         """Wrap the model, so that several processes share its gradients."""
         self.net = self.world.wrap(self.model, unused=self.config.encoder.layer_drop > 0)
         self.statistics = TargetStatistics(self.config.fit.accumulate)
-        self.warn = Warnings(self.config)
+        warmup = round(self.config.optim.phases[0] * self.config.fit.steps)
+        self.warn = Warnings(self.config.encoder.dim, warmup)
 
     def loss(self, batch: Batch, step: int, number: int) -> StepLoss:
         """Return the loss of batch `number` of update `step`."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from builders import read_log, toy_config
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.training.distributed import ALONE
-from mt4ssl_bench.upstream.monitors import (
+from mt4ssl_bench.training.monitors import (
     LEAST_RANK,
     PATIENCE,
     TargetStatistics,
@@ -106,9 +106,8 @@ def test_validation_is_over_all_masked_frames(run: tuple[Pretraining, Path]) -> 
 HEALTHY = {"offline": 3.9, "label_entropy": 4.4, "online_target_rank": 40.0}
 
 
-def told(config_keys: list[str], step: int, values: dict[str, float]) -> list[str]:
-    keys = ["encoder.dim=192", "fit.steps=2000", "optim.phases=[0.1,0.8,0.1]", *config_keys]
-    return [message for _, message in Warnings(toy_config(*keys)).found(step, values)]
+def told(step: int, values: dict[str, float]) -> list[str]:
+    return [message for _, message in Warnings(dim=192, warmup=200).found(step, values)]
 
 
 @pytest.mark.parametrize(
@@ -126,15 +125,15 @@ def told(config_keys: list[str], step: int, values: dict[str, float]) -> list[st
 def test_plateau_and_collapse_are_named_with_the_keys_to_change(
     step: int, changed: dict[str, float], expected: list[str]
 ) -> None:
-    messages = told([], step, {**HEALTHY, **changed})
+    messages = told(step, {**HEALTHY, **changed})
     assert len(messages) == len(expected)
     assert all(key in message for key, message in zip(expected, messages, strict=True))
 
 
 def test_a_run_without_labels_or_teacher_has_nothing_to_warn_of() -> None:
-    assert told([], 2000, {"online": 0.1}) == []
-    assert told([], 2000, {"online": 0.1, "online_target_rank": 60.0}) == []
-    assert told([], 2000, {"offline": 3.0, "label_entropy": 4.4}) == []
+    assert told(2000, {"online": 0.1}) == []
+    assert told(2000, {"online": 0.1, "online_target_rank": 60.0}) == []
+    assert told(2000, {"offline": 3.0, "label_entropy": 4.4}) == []
 
 
 def test_a_run_warns_once(
@@ -143,8 +142,8 @@ def test_a_run_warns_once(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("mt4ssl_bench.upstream.monitors.PATIENCE", 1)
-    monkeypatch.setattr("mt4ssl_bench.upstream.monitors.LEAST_RANK", 0.99)
+    monkeypatch.setattr("mt4ssl_bench.training.monitors.PATIENCE", 1)
+    monkeypatch.setattr("mt4ssl_bench.training.monitors.LEAST_RANK", 0.99)
     keys = ["fit.steps=5", "fit.log_every=1", "optim.lr=1e-9"]
     with caplog.at_level(logging.WARNING):
         open_pretraining(toy_config(f"data.corpus={corpus.root}", *keys)).run(tmp_path / "run")

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from mt4ssl_bench.training.distributed import World
-from mt4ssl_bench.upstream.config import PretrainConfig
 
 LOGGER = logging.getLogger(__name__)
 FRAMES = 2048  # of a batch at most, whose rank is computed
@@ -24,11 +23,15 @@ LEAST_RANK = 0.05
 
 
 class Warnings:
-    """One line in the log, once in a process, for a run that learns little."""
+    """One line in the log, once in a process, for a pretraining that learns little.
 
-    def __init__(self, config: PretrainConfig) -> None:
-        self.dim = config.encoder.dim
-        self.warmup = round(config.optim.phases[0] * config.fit.steps)
+    Args:
+        dim: Of the targets.
+        warmup: Updates before the full learning rate.
+    """
+
+    def __init__(self, dim: int, warmup: int) -> None:
+        self.dim, self.warmup = dim, warmup
         self._said: set[str] = set()
 
     def __call__(self, step: int, values: Mapping[str, float]) -> None:
