@@ -58,6 +58,7 @@ def render(content: Content, suites: Sequence[SuiteTable] = ()) -> str:
     ]
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.lstrip_blocks = True
+    environment.finalize = _one_line
     page = environment.from_string(_file("template.html")).render(
         sections=sections,
         details=details,
@@ -92,6 +93,11 @@ def run_names(content: Content) -> list[str]:
         name if names.count(name) == 1 else "/".join(each.run.folder.resolve().parts[-2:])
         for name, each in zip(names, content.runs, strict=True)
     ]
+
+
+def _one_line(value: object) -> object:
+    """Return a text without control characters; marked-up parts of the page stay."""
+    return flat(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _file(name: str) -> str:
