@@ -11,7 +11,7 @@ from markupsafe import Markup
 from mt4ssl_bench.report.collect import Content
 from mt4ssl_bench.report.figures import COLORS, MARKERS
 from mt4ssl_bench.report.head_panels import layer_scores, layer_weights, sweeps
-from mt4ssl_bench.report.parts import Cell, Grid, Group, Looks, Section, model
+from mt4ssl_bench.report.parts import Cell, Grid, Group, Looks, Section, model, with_interval
 from mt4ssl_bench.report.record_details import detail
 from mt4ssl_bench.report.run_panels import AXES, over, overview, table_of
 from mt4ssl_bench.report.score_panels import (
@@ -139,9 +139,7 @@ def _board(board: Board, looks: Looks) -> Grid:
                 Cell(size, row.parameters),
                 *map(Cell, tasks),
                 *(
-                    Cell(cell.score.with_interval(), cell.score.value, cell.best)
-                    if cell
-                    else Cell("-")
+                    with_interval(cell.score, best=cell.best) if cell else Cell("-")
                     for cell in row.cells
                 ),
             ]
@@ -267,6 +265,7 @@ def _pretraining(content: Content, names: Sequence[str], looks: Looks) -> Sectio
         anchor="pretraining",
         title="Pretraining",
         about="Logged values, thinned to evenly spaced lines of each log.",
-        empty="No pretraining run was given; 'mt4ssl-bench pretrain ... --out runs/NAME' makes one.",
+        empty="No pretraining run was given; 'mt4ssl-bench pretrain ... --out runs/NAME' "
+        "makes one.",
         groups=groups,
     )
