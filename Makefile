@@ -3,10 +3,11 @@ PYTHON ?= python3
 BIN = .venv/bin
 DEMO = demo
 MODEL = build/model
+CHROMIUM = chromium
 
 LOWEST = .venv-lowest
 
-.PHONY: demo model test test-long test-lowest docs check format clean
+.PHONY: demo picture model test test-long test-lowest docs check format clean
 
 # installed again whenever pyproject.toml changes
 .venv/installed: pyproject.toml
@@ -19,6 +20,15 @@ demo: .venv/installed
 	$(BIN)/mt4ssl-bench pretrain mt4ssl_demo data.corpus=$(DEMO)/corpus --out $(DEMO)/runs/mt4ssl_demo
 	$(BIN)/mt4ssl-bench evaluate $(DEMO)/runs/mt4ssl_demo fbank random:mt4ssl_demo \
 		--task phoneme --task asr --task speaker steps=300 --corpus $(DEMO)/corpus --out $(DEMO)/results
+	$(BIN)/mt4ssl-bench report $(DEMO)/results $(DEMO)/runs --out $(DEMO)/report.html
+
+# the picture of the report in docs/, from the demo's results; needs Chromium
+picture: .venv/installed
+	mkdir -p build docs/pictures
+	$(BIN)/mt4ssl-bench report $(DEMO)/results $(DEMO)/runs --out build/report.html
+	$(CHROMIUM) --headless --no-sandbox --disable-gpu --disable-quic --hide-scrollbars --no-first-run \
+		--user-data-dir=$$(mktemp -d) --blink-settings=preferredColorScheme=1 \
+		--window-size=1280,900 --screenshot=docs/pictures/report.png file://$(CURDIR)/build/report.html
 
 # the model that ships, from the publishers' downloads; resumable, 90 minutes on one core
 model: .venv/installed

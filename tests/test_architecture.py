@@ -59,7 +59,7 @@ HOMES = {  # library -> the only modules that import it; "cli" is the whole room
     "huggingface_hub": {"encoders.hub", "encoders.kinds.hf", "encoders.s3prl_programs"},
     "matplotlib": {"report.figures"},
     "jinja2": {"report.page"},
-    "jiwer": {"results.metrics.error_rates"},
+    "jiwer": {"results.metrics.error_rates", "report.record_details"},
     "sklearn": {"clustering.kmeans"},
     "sentencepiece": {"downstream.heads.pieces"},
     "flashlight": {"downstream.heads.flashlight"},

@@ -43,8 +43,8 @@ def write_report(
     missing = [name for name in ("jinja2", "matplotlib") if not find_spec(name)]
     if missing:
         raise ConfigError(
-            f"report: {' and '.join(missing)} not installed; expected the extra for figures; "
-            "run: pip install 'mt4ssl-bench[report]'"
+            f"report: {' and '.join(missing)} not installed; expected the extra that draws "
+            "figures; run: pip install 'mt4ssl-bench[report]'"
         )
     from mt4ssl_bench.report.collect import collect
     from mt4ssl_bench.report.page import render

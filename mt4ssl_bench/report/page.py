@@ -11,7 +11,7 @@ from markupsafe import Markup
 from mt4ssl_bench.report.collect import Content
 from mt4ssl_bench.report.figures import COLORS, MARKERS
 from mt4ssl_bench.report.head_panels import layer_scores, layer_weights, sweeps
-from mt4ssl_bench.report.parts import Cell, Grid, Group, Looks, Section, model
+from mt4ssl_bench.report.parts import Cell, Grid, Group, Looks, Section, model, with_interval
 from mt4ssl_bench.report.record_details import detail
 from mt4ssl_bench.report.run_panels import AXES, over, overview, table_of
 from mt4ssl_bench.report.score_panels import (
@@ -58,6 +58,7 @@ def render(content: Content, suites: Sequence[SuiteTable] = ()) -> str:
     ]
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.lstrip_blocks = True
+    environment.finalize = _one_line
     page = environment.from_string(_file("template.html")).render(
         sections=sections,
         details=details,
@@ -92,6 +93,11 @@ def run_names(content: Content) -> list[str]:
         name if names.count(name) == 1 else "/".join(each.run.folder.resolve().parts[-2:])
         for name, each in zip(names, content.runs, strict=True)
     ]
+
+
+def _one_line(value: object) -> object:
+    """Return a text without control characters; marked-up parts of the page stay."""
+    return flat(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _file(name: str) -> str:
@@ -133,9 +139,7 @@ def _board(board: Board, looks: Looks) -> Grid:
                 Cell(size, row.parameters),
                 *map(Cell, tasks),
                 *(
-                    Cell(cell.score.with_interval(), cell.score.value, cell.best)
-                    if cell
-                    else Cell("-")
+                    with_interval(cell.score, best=cell.best) if cell else Cell("-")
                     for cell in row.cells
                 ),
             ]
@@ -261,6 +265,7 @@ def _pretraining(content: Content, names: Sequence[str], looks: Looks) -> Sectio
         anchor="pretraining",
         title="Pretraining",
         about="Logged values, thinned to evenly spaced lines of each log.",
-        empty="No pretraining run was given; 'mt4ssl-bench pretrain ... --out runs/NAME' makes one.",
+        empty="No pretraining run was given; 'mt4ssl-bench pretrain ... --out runs/NAME' "
+        "makes one.",
         groups=groups,
     )

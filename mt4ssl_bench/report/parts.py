@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from mt4ssl_bench.results.metrics import Score
+
 
 @dataclass(frozen=True, kw_only=True)
 class Looks:
@@ -109,6 +111,14 @@ class Section:
 def number(value: float, digits: int = 2, *, best: bool = False) -> Cell:
     """Return the cell of a number with this many decimals."""
     return Cell(f"{value:.{digits}f}", value, best)
+
+
+def with_interval(score: Score, *, best: bool) -> Cell:
+    """Return the cell of a leaderboard, "22.9 ±0.4 [20.6, 25.0]"; "^": by a formula."""
+    value, low, high = (f"{x:.{score.digits}f}" for x in (score.value, score.low, score.high))
+    formula = "" if score.method == "bootstrap" else "^"
+    text = f"{value}{score.spread(score.digits)} [{low}, {high}]{formula}"
+    return Cell(text, score.value, best)
 
 
 def general(value: float | None) -> Cell:

@@ -2,13 +2,14 @@
 
 import unicodedata
 from collections.abc import Mapping, Sequence
-from itertools import islice
+from itertools import islice, zip_longest
+
+import jiwer
 
 from mt4ssl_bench.errors import ConfigError
 from mt4ssl_bench.report.parts import Aligned, Cell, Detail, Grid, Looks, general, number
 from mt4ssl_bench.results.answers import Answer, has_counts
 from mt4ssl_bench.results.metrics import METRICS
-from mt4ssl_bench.results.metrics.error_rates import aligned
 from mt4ssl_bench.results.record import Result
 from mt4ssl_bench.results.recorded_metrics import installed
 from mt4ssl_bench.text import flat
@@ -155,7 +156,7 @@ def _aligned(answer: Answer, *, words: bool) -> Aligned:
     if not words:  # for example, seconds of turns
         return Aligned(name=name, reference=reference, hypothesis=hypothesis or "(nothing)")
     above, below, marks = [], [], []
-    for ours, theirs in aligned(reference, hypothesis):
+    for ours, theirs in _pairs(reference, hypothesis):
         kind = "" if ours == theirs else "I" if not ours else "D" if not theirs else "S"
         width = max(_width(ours), _width(theirs), 1)
         above.append(_padded(ours or GAP * width, width))
@@ -163,6 +164,18 @@ def _aligned(answer: Answer, *, words: bool) -> Aligned:
         marks.append(kind.ljust(width))
     lines = (" ".join(each).rstrip() for each in (above, below, marks))
     return Aligned(name=name, **dict(zip(("reference", "hypothesis", "marks"), lines, strict=True)))
+
+
+def _pairs(reference: str, hypothesis: str) -> list[tuple[str, str]]:
+    """Return the words of both texts in pairs, "" for an inserted or deleted one."""
+    output = jiwer.process_words([reference], [hypothesis])
+    (ours,), (theirs,), (chunks,) = output.references, output.hypotheses, output.alignments
+    pairs: list[tuple[str, str]] = []
+    for chunk in chunks:
+        a = ours[chunk.ref_start_idx : chunk.ref_end_idx]
+        b = theirs[chunk.hyp_start_idx : chunk.hyp_end_idx]
+        pairs += zip_longest(a, b, fillvalue="")
+    return pairs
 
 
 def _width(text: str) -> int:

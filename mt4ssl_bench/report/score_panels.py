@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from mt4ssl_bench.errors import some
 from mt4ssl_bench.report.collect import Content, Cost
 from mt4ssl_bench.report.figures import Bar, Dot, Labels, forest, scatter
+from mt4ssl_bench.report.paired import differences_to_best
 from mt4ssl_bench.report.parts import (
     Cell,
     Grid,
@@ -19,7 +20,6 @@ from mt4ssl_bench.report.parts import (
 )
 from mt4ssl_bench.results.intervals import Interval
 from mt4ssl_bench.results.metrics import Score
-from mt4ssl_bench.results.ranking import differences_to_best
 from mt4ssl_bench.results.record import Result
 from mt4ssl_bench.results.table import Column, Row, Table
 

@@ -233,26 +233,9 @@ def paired_difference(
     1934), and the interval is as wide. Where fewer than MIN_DIFFERENT units differ, it holds 0,
     as an exact sign test would say.
     """
-    value, low, high, flat = (
-        float(each[0]) for each in _Paired([a, b], units, bounds, bootstrap).differences(0, [1])
-    )
-    return value, _interval_of_difference(low, high, flat=bool(flat))
-
-
-def differences_to(
-    systems: Sequence[System], units: Units, bounds: Bounds = PER_CENT
-) -> list[tuple[float, Interval]]:
-    """Return each further system's paired_difference() to the first one."""
-    others = range(1, len(systems))
-    columns = _Paired(systems, units, bounds, DEFAULT).differences(0, others)
-    return [
-        (-value + 0.0, _interval_of_difference(-high + 0.0, -low + 0.0, flat=bool(flat)))
-        for value, low, high, flat in zip(*(each.tolist() for each in columns), strict=True)
-    ]
-
-
-def _interval_of_difference(low: float, high: float, *, flat: bool) -> Interval:
-    return Interval(low=low, high=high, method="exact" if flat else "bootstrap")
+    paired = _Paired([a, b], units, bounds, bootstrap)
+    value, low, high, flat = (float(each[0]) for each in paired.differences(0, [1]))
+    return value, Interval(low=low, high=high, method="exact" if flat else "bootstrap")
 
 
 def beaten_by(

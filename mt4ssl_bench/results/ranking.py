@@ -7,14 +7,7 @@ from operator import itemgetter
 
 from mt4ssl_bench.errors import ConfigError
 from mt4ssl_bench.results.answers import Answer
-from mt4ssl_bench.results.intervals import (
-    Bounds,
-    Interval,
-    System,
-    Units,
-    beaten_by,
-    differences_to,
-)
+from mt4ssl_bench.results.intervals import beaten_by
 from mt4ssl_bench.results.record import Result
 from mt4ssl_bench.results.recorded_metrics import metric_of, system_of
 
@@ -40,7 +33,10 @@ def places(records: Sequence[Result], answers: Answers) -> Places:
     Better means, as in `compare`, that the paired interval excludes 0. Records without answers to
     the same test items are placed by their values, as are all if the metric is not installed.
     """
-    answered, chosen = _pairable(records, answers)
+    answered = [sorted(answers(record), key=itemgetter("id")) for record in records]
+    tests = [items_of(record, rows) for record, rows in zip(records, answered, strict=True)]
+    (most, _), *_ = [*Counter(filter(None, tests)).most_common(1), ((), 0)]
+    chosen = [index for index, items in enumerate(tests) if items and items == most]
     better = dict.fromkeys(range(len(records)), 0)
     paired = set(chosen)
     try:
@@ -55,52 +51,18 @@ def places(records: Sequence[Result], answers: Answers) -> Places:
     return [1 + better[i] for i in range(len(records))], [i in paired for i in range(len(records))]
 
 
-def differences_to_best(
-    records: Sequence[Result], answers: Answers
-) -> tuple[int, dict[int, tuple[float, Interval]]]:
-    """Return the index of the best record of a column, and the differences of others to it.
-
-    They are of the main metric, other minus best, by index, with the intervals of `compare`.
-    Records that places() places by value are in neither.
-    """
-    answered, chosen = _pairable(records, answers)
-    best = max(chosen, key=lambda index: records[index].main.goodness, default=0)
-    others = [index for index in chosen if index != best]
-    if not others:
-        return best, {}
-    try:
-        systems, units, bounds = _systems([(records[i], answered[i]) for i in [best, *others]])
-    except ConfigError as error:
-        LOGGER.warning("differences: %s; skipping", error)
-        return best, {}
-    return best, dict(zip(others, differences_to(systems, units, bounds), strict=True))
-
-
-def _pairable(records: Sequence[Result], answers: Answers) -> tuple[list[list[Answer]], list[int]]:
-    """Return the sorted answers of each record, and which records answer the most common items."""
-    answered = [sorted(answers(record), key=itemgetter("id")) for record in records]
-    tests = [_items(record, rows) for record, rows in zip(records, answered, strict=True)]
-    (most, _), *_ = [*Counter(filter(None, tests)).most_common(1), ((), 0)]
-    return answered, [index for index, items in enumerate(tests) if items and items == most]
-
-
-def _systems(
-    pairs: Sequence[tuple[Result, Sequence[Answer]]],
-) -> tuple[list[System], Units, Bounds]:
-    """Return the systems of several records with answers to the same items, and their units."""
-    metrics = [metric_of(record, record.main_metric, rows) for record, rows in pairs]
-    systems = [system_of(each, rows) for each, (_, rows) in zip(metrics, pairs, strict=True)]
-    return systems, metrics[0].units_of(pairs[0][1]), metrics[0].bounds
-
-
 def _beaten(pairs: Sequence[tuple[Result, Sequence[Answer]]]) -> list[int]:
     """Return for each record how many are better; all have answers to the same items."""
-    systems, units, bounds = _systems(pairs)
-    up = pairs[0][0].main.higher_is_better
-    return beaten_by(systems, units, bounds, higher_is_better=up)
+    first, answers = pairs[0]
+    metrics = [metric_of(record, record.main_metric, rows) for record, rows in pairs]
+    systems = [system_of(each, rows) for each, (_, rows) in zip(metrics, pairs, strict=True)]
+    units = metrics[0].units_of(answers)
+    return beaten_by(
+        systems, units, metrics[0].bounds, higher_is_better=first.main.higher_is_better
+    )
 
 
-def _items(result: Result, answers: Sequence[Answer]) -> tuple[str, ...]:
+def items_of(result: Result, answers: Sequence[Answer]) -> tuple[str, ...]:
     """Return the test items of sorted answers, equal for records that can be paired."""
     references = () if any_reference(result) else (answer["reference"] for answer in answers)
     return (*(answer["id"] for answer in answers), *references)

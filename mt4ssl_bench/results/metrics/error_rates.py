@@ -68,18 +68,6 @@ def confusions(answers: Sequence[Answer], by: Tokens = "words") -> Confusions:
     return counter
 
 
-def aligned(reference: str, hypothesis: str) -> list[tuple[str, str]]:
-    """Return the words of both texts in pairs, "" for an inserted or deleted one."""
-    output = jiwer.process_words([reference], [hypothesis])
-    (ours,), (theirs,), (chunks,) = output.references, output.hypotheses, output.alignments
-    pairs: list[tuple[str, str]] = []
-    for chunk in chunks:
-        a = ours[chunk.ref_start_idx : chunk.ref_end_idx]
-        b = theirs[chunk.hyp_start_idx : chunk.hyp_end_idx]
-        pairs += zip_longest(a, b, fillvalue="")
-    return pairs
-
-
 def _texts(answers: Sequence[Answer]) -> tuple[list[str], list[str]]:
     return [a["reference"] for a in answers], [a["hypothesis"] for a in answers]
 

@@ -284,12 +284,6 @@ class Score:
         """Return the standard deviation over seeds to follow the value, " ±0.40"; "" of one."""
         return "" if self.sd is None else f" ±{self.sd:.{digits}f}"
 
-    def with_interval(self) -> str:
-        """Return the value as tables show it, "22.9 ±0.4 [20.6, 25.0]"; "^" marks a formula's."""
-        value, low, high = (f"{x:.{self.digits}f}" for x in (self.value, self.low, self.high))
-        formula = "" if self.method == "bootstrap" else "^"
-        return f"{value}{self.spread(self.digits)} [{low}, {high}]{formula}"
-
     @property
     def digits(self) -> int:
         """The number of decimals in a table."""
