@@ -63,8 +63,7 @@ class LSTMHeadConfig(HeadConfig):
 class FilterConfig:
     """From chances to turns; the best pair on valid decodes test."""
 
-    # probabilities from which on a speaker is active
-    thresholds: tuple[float, ...] = (0.3, 0.4, 0.5, 0.6, 0.7)
+    thresholds: tuple[float, ...] = (0.3, 0.4, 0.5, 0.6, 0.7)  # chances from which on one speaks
     medians: tuple[int, ...] = (1, 11)  # width of a median filter over time, in frames; 1: none
 
     BOUNDS: ClassVar[Bounds] = {CHANCES: "thresholds", ODD: "medians"}
