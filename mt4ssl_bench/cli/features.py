@@ -9,7 +9,7 @@ import typer
 from rich.filesize import decimal
 from rich.table import Table
 
-from mt4ssl_bench.cli.options import EVALUATION, Device
+from mt4ssl_bench.cli.options import EVALUATION, Device, Workers, in_workers
 from mt4ssl_bench.console import stdout
 
 app = typer.Typer()
@@ -54,13 +54,14 @@ def extract(
         bool, typer.Option("--collapse", help="Write a run of one unit once.")
     ] = False,
     device: Device = "auto",
+    workers: Workers = 1,
 ) -> None:
     """Extract an upstream's hidden states, or k-means units, of a corpus or a folder.
 
     Hidden states are written to safetensors files, a tensor (layers, frames, dimension) for each
     utterance id, or (frames, dimension) with --layer; index.json maps ids to files. Units are
     written to units.txt, a line "id unit unit ..." for each utterance. Rerun the same command to
-    resume.
+    resume. The processes of --workers or torchrun share the files of hidden states.
 
     Examples: mt4ssl-bench extract runs/first --folder recordings --layer 3 --dtype fp16 --out
     features
@@ -73,6 +74,7 @@ def extract(
 
     if layer != "all" and not layer.lstrip("-").isdecimal():
         raise ConfigError(f"--layer {layer}: expected a number or all")
+    in_workers(workers)
     written = run(
         upstream,
         out,

@@ -7,20 +7,21 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.numpy import save
 
 from mt4ssl_bench.corpora.prepare_source import prepare_path
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cut import Cut
-from mt4ssl_bench.device import pick_device
 from mt4ssl_bench.encoders.identity import is_of
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.encoders.protocol import Upstream
@@ -30,6 +31,9 @@ from mt4ssl_bench.features.mfcc import MFCC
 from mt4ssl_bench.features.units import Codebook
 from mt4ssl_bench.files import write_text, written
 from mt4ssl_bench.settings import Json
+from mt4ssl_bench.shared_work import Unit, finish, share
+from mt4ssl_bench.training.distributed import ALONE, World
+from mt4ssl_bench.training.launch import check_alike, check_shared, joined
 
 LOGGER = logging.getLogger(__name__)
 # of a file of features: at most this much is lost by an interruption, and read at once by a program
@@ -76,6 +80,7 @@ def extract_features(
     *,
     layer: int | None = None,
     dtype: Literal["fp16", "fp32"] = "fp32",
+    world: World = ALONE,
 ) -> Path:
     """Write hidden states to features-*.safetensors, a tensor for each utterance id.
 
@@ -88,6 +93,7 @@ def extract_features(
         out: Folder to write.
         layer: Writes this hidden state, tensors (T, D); None: all, tensors (L, T, D).
         dtype: Of the tensors.
+        world: The processes that share the files.
 
     Returns:
         index.json, which maps ids to files.
@@ -99,33 +105,80 @@ def extract_features(
     layer = None if layer is None else _layer(upstream, layer)
     about = _about(upstream, corpus, cuts, layer) | {"dtype": dtype}
     index, forward = out / "index.json", Pass(upstream)
-    files = _continued(index, about, upstream) if index.exists() else {}
-    left = forward.rows([cut for cut in cuts if cut.id not in files])
-    layers = 1 if layer is not None else upstream.num_layers
-    _need_disk(out, left * layers * upstream.dim * np.dtype(DTYPES[dtype]).itemsize)
-    held: dict[str, NDArray[np.floating]] = {}
-
-    def flush() -> None:
-        if held:
-            name = f"features-{len(set(files.values())):05d}.safetensors"
-            with written(out / name) as file:
-                file.write(save(held))  # save_file would let nobody else read it
-            files.update(dict.fromkeys(held, name))
-            held.clear()
-        write_text(index, json.dumps({**about, "files": files}, indent=1) + "\n")
-
+    # all processes plan from the main one's view, which it changes at the end
+    files = world.gather(_continued(index, about, upstream) if index.exists() else {})[0]
+    frame = (1 if layer is not None else upstream.num_layers) * upstream.dim
+    frame *= np.dtype(DTYPES[dtype]).itemsize
+    left = [cut for cut in cuts if cut.id not in files]
+    _need_disk(out, forward.rows(left) * frame)
     unreadable: dict[str, str] = {}
+
+    def make(file: Path, names: set[str]) -> None:
+        done = {cut.id for cut in cuts} - names
+        rows = {
+            name: _narrow(values if layer is None else values[layer], dtype, name)
+            for batch in forward(cuts, done=done, unreadable=unreadable)
+            for name, values in batch
+        }
+        with written(file) as shard:
+            shard.write(save(rows))  # save_file would let nobody else read it
+
+    first = max((int(name[9:14]) + 1 for name in files.values()), default=0)
+    shards = {
+        out / f"features-{first + number:05d}.safetensors": names
+        for number, names in enumerate(_shards(forward, cuts, files, frame))
+    }
+    units = [
+        Unit(file.with_suffix(".lock"), file.exists, partial(make, file, names), len(names))
+        for file, names in shards.items()
+    ]
     try:
-        title = f"extract from {upstream.name}"
-        for batch in forward(cuts, done=files, title=title, unreadable=unreadable):
-            for name, values in batch:
-                chosen = values if layer is None else values[layer]
-                held[name] = _narrow(chosen, dtype, name)
-            if sum(row.nbytes for row in held.values()) >= SHARD_BYTES:
-                flush()
+        start, title = world.rank / world.size, f"extract from {upstream.name}"
+        finish(share(units, start=start, title=title))
+        world.barrier()
     finally:  # Ctrl-C keeps what there is
-        flush()
+        if world.main:
+            files |= _collected(shards)
+            write_text(index, json.dumps({**about, "files": files}, indent=1) + "\n")
+    world.barrier()
     return index
+
+
+def _shards(
+    forward: Pass, cuts: Sequence[Cut], done: Container[str], frame: int
+) -> Iterator[set[str]]:
+    """Yield the ids of each file of features: whole batches of SHARD_BYTES, of ids not done."""
+    names, size = set[str](), 0
+    for batch in forward.batches(cuts):
+        new = [cut for cut in batch if cut.id not in done]
+        names.update(cut.id for cut in new)
+        size += forward.rows(new) * frame
+        if size >= SHARD_BYTES:
+            yield names
+            names, size = set(), 0
+    if names:
+        yield names
+
+
+def _collected(shards: Mapping[Path, set[str]]) -> dict[str, str]:
+    """Return id -> file of the files that are there; those without any id are removed.
+
+    Raises:
+        CheckpointError: If a file is of another extraction.
+    """
+    files: dict[str, str] = {}
+    for file, names in shards.items():
+        file.with_suffix(".lock").unlink(missing_ok=True)
+        if not file.exists():
+            continue
+        with safe_open(file, "np") as stored:
+            found = set(stored.keys())
+        if not found <= names:
+            raise CheckpointError(f"{file}: of another extraction; choose another --out")
+        if not found:  # audio that cannot be read is tried again by the next call
+            file.unlink()
+        files.update(dict.fromkeys(sorted(found), file.name))
+    return files
 
 
 def extract_units(
@@ -233,17 +286,23 @@ def extract(
         raise ConfigError(
             "--layer: cannot be combined with --units, whose codebook fixes the layer"
         )
-    out, where = Path(out), pick_device(device)
-    codebook = Codebook(Path(units)) if units else None
+    out, codebook = Path(out), Codebook(Path(units)) if units else None
     of_mfcc = codebook is not None and codebook.fingerprint == upstream == "mfcc"
-    model = MFCC() if of_mfcc else load_upstream(upstream, device=where)
-    out.mkdir(parents=True, exist_ok=True)
-    opened, cuts = audio_cuts(
-        Path(corpus) if corpus else None, splits, Path(folder) if folder else None, out
-    )
-    if codebook:
-        return extract_units(model, opened, cuts, out, codebook, collapse=collapse)
-    return extract_features(model, opened, cuts, out, layer=layer, dtype=dtype)
+    with joined(device) as world:
+        model = MFCC() if of_mfcc else load_upstream(upstream, device=world.device)
+        check_shared(out, world)
+        out.mkdir(parents=True, exist_ok=True)
+        with world.main_first():  # which prepares the folder
+            opened, cuts = audio_cuts(
+                Path(corpus) if corpus else None, splits, Path(folder) if folder else None, out
+            )
+        check_alike(_about(model, opened, cuts, layer), world)
+        if codebook is None:
+            return extract_features(model, opened, cuts, out, layer=layer, dtype=dtype, world=world)
+        if world.main:  # one file, in one order
+            extract_units(model, opened, cuts, out, codebook, collapse=collapse)
+        world.barrier()
+        return out / "units.txt"
 
 
 def _layer(upstream: Upstream, layer: int) -> int:

@@ -36,7 +36,7 @@ rows:
   - {task: verification, recipe: verification_tiny, corpus: all, keys: [min_seconds=0.3]}
   - {task: diarization, recipe: diarization_tiny, corpus: all}
   - {task: separation, recipe: separation_tiny, corpus: all}
-  - {task: abx_word, recipe: abx_word, corpus: all, keys: ["words=word"]}
+  - {task: abx_word, recipe: abx_word, corpus: all, keys: ["words=turns:words"]}
 """
 
 
@@ -55,8 +55,10 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
             soundfile.write(path, part * np.roll(samples, round(100 * part)), RATE)
         seconds = len(samples) / RATE
         turns = (Turn(0.0, 0.6 * seconds, "a"), Turn(0.4 * seconds, seconds, "b"))
+        third = seconds / 3
+        said = tuple(Turn(n * third, (n + 1) * third, word) for n, word in enumerate(words))
         labels = {
-            "fold": str(number % 3), "emotion": ("ang", "sad")[number // 2 % 2], "word": words[0],
+            "fold": str(number % 3), "emotion": ("ang", "sad")[number // 2 % 2],
             "action": words[0], "object": words[1], "location": words[2],
             "slots": " ".join(SLOTS[word] for word in words),
         }  # fmt: skip
@@ -64,7 +66,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Row(
                 id=name, path=paths["mix"], split=split, speaker=f"s{speaker}", labels=labels,
                 text=" ".join(words), phones=" ".join(word[0] for word in words),
-                turns={"speakers": turns}, others={"s1": paths["s1"], "s2": paths["s2"]},
+                turns={"speakers": turns, "words": said}, others={"s1": paths["s1"], "s2": paths["s2"]},
             )
         )  # fmt: skip
     test = [row for row in rows if row.split == "test"]
