@@ -37,11 +37,9 @@ HOMES = {  # library -> the only modules that import it; "cli" is the whole room
     "typer": {"cli"},
     "rich": {
         "console",
-        "results.board_formats",
+        "results.grid",
         "results.leaderboard",
-        "results.runs",
         "results.show",
-        "results.suite_formats",
         "cli",
     },
     "omegaconf": {"config"},
