@@ -155,7 +155,7 @@ def test_a_wheel_holds_every_file_and_an_sdist_the_tests_too(
     assert held == ours
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    shipped = ("docs", "tests", "mt4ssl_bench", *OUTSIDE)
+    shipped = ("docs", "examples", "tests", "mt4ssl_bench", *OUTSIDE)
     wanted = {
         f.relative_to(ROOT).as_posix() for f in files if f.relative_to(ROOT).parts[0] in shipped
     }
