@@ -7,7 +7,7 @@ CHROMIUM = chromium
 
 LOWEST = .venv-lowest
 
-.PHONY: demo picture model test test-long test-lowest docs check format clean
+.PHONY: demo picture model test test-long test-lowest docs check dist format clean
 
 # installed again whenever pyproject.toml changes
 .venv/installed: pyproject.toml
@@ -68,6 +68,11 @@ check: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/python tests/types_tree.py
 	cd build/types && ../../$(BIN)/mypy -p mt4ssl_bench
+
+# sdist and wheel, in dist
+dist: .venv/installed
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .

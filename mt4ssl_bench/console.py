@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.logging import RichHandler
 from rich.progress import (
     BarColumn,
@@ -25,6 +25,7 @@ from mt4ssl_bench.text import flat
 
 LOGGER = logging.getLogger("mt4ssl_bench")
 PLAIN_SECONDS = 20.0  # between two progress lines in the log
+ANY_WIDTH = 10_000  # columns: a terminal that is wide enough for every table
 
 
 class Lines(Console):
@@ -36,6 +37,16 @@ class Lines(Console):
 
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+    @property
+    def options(self) -> ConsoleOptions:
+        """Rich's options; what is piped has no width."""
+        options = super().options
+        return options if self.is_terminal else options.update(max_width=ANY_WIDTH)
+
+    def show(self, shown: RenderableType) -> None:
+        """Print tables and texts, which take the width of the terminal."""
+        self.print(shown, soft_wrap=False, crop=False)
 
     def render_str(self, text: str, **options: Any) -> Text:  # noqa: ANN401 - as rich's
         """Render a string, also a table's cell, without control characters."""
@@ -51,7 +62,7 @@ class OneLine(logging.Formatter):
         return super().formatMessage(record)
 
 
-stdout = Lines()  # does not wrap lines; tables are printed with soft_wrap=False
+stdout = Lines()  # does not wrap lines; tables are printed with show()
 stderr = Lines(stderr=True)
 
 Advance = Callable[[int, str], None]

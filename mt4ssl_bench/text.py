@@ -5,6 +5,21 @@ import re
 
 JOINERS = "\u200c\u200d"  # zero-width, but part of the spelling of words in many languages
 MARKS = re.compile(r"[\\`*\[\]|~#]|(?<![^\W_])_|_(?![^\W_])")  # not the _ inside a_word
+LATEX = {
+    **{character: f"\\{character}" for character in "{}$&#_%"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\symbol{34}",
+    "`": r"\`{}",
+    "[": "{[}",  # at the start of a row it would be an argument of the row before
+    "\u2193": r"$\downarrow$",
+    "\u2191": r"$\uparrow$",
+    "\u00b1": r"$\pm$",
+}
 FORMULA = ("=", "+", "-", "@")  # first characters of a spreadsheet's formula
 
 
@@ -26,17 +41,15 @@ def flat(text: str) -> str:
     )
 
 
-def shorten(text: str, width: int) -> str:
-    """Return `text` in at most `width` characters: a longer one is cut in the middle."""
-    if len(text) <= width:
-        return text
-    head = (width - 1) // 2
-    return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
-
-
 def markdown(text: str) -> str:
     """Return `text` with markup, HTML, links and table cells escaped for Markdown."""
     return MARKS.sub(r"\\\g<0>", html.escape(flat(text), quote=False))
+
+
+def latex(text: str) -> str:
+    """Return `text` with LaTeX's special characters escaped, arrows and signs as commands."""
+    escaped = "".join(LATEX.get(character, character) for character in flat(text))
+    return re.sub("-(?=-)", "-{}", escaped)  # two hyphens would be a dash
 
 
 def spreadsheet(text: str) -> str:

@@ -1,12 +1,33 @@
-"""Imports of torchaudio and transformers, with one line where their wheels do not fit torch's."""
+"""Packages that are missing or do not fit: one line each, with the command that installs them."""
 
 import importlib
 import importlib.metadata
 from types import ModuleType
 
-from mt4ssl_bench.errors import BenchError
+from mt4ssl_bench.errors import BenchError, first_line
 
 INDEX = "https://download.pytorch.org/whl"
+EXTRAS = {  # what each optional part of this package adds
+    "demo": "eSpeak NG, which speaks synthetic corpora",
+    "docs": "the documentation site",
+    "enhance": "PESQ and STOI",
+    "hf": "Hugging Face encoders",
+    "hf-data": "Hugging Face data sets",
+    "lm": "beam search with a language model",
+    "report": "the figures of reports and studies",
+    "s3prl": "what s3prl's own programs import",
+    "tensorboard": "curves for TensorBoard",
+    "wandb": "runs for Weights & Biases",
+}
+
+
+def missing(where: str, extra: str, error: ImportError | None = None) -> str:
+    """Return that an extra is not installed, what it adds, and the command that installs it."""
+    reason = f" ({first_line(error)})" if error else ""
+    return (
+        f"{where}: needs the extra [{extra}], {EXTRAS[extra]}{reason}; run: pip install "
+        f"'mt4ssl-bench[{extra}]'"
+    )
 
 
 def import_torchaudio(where: str) -> ModuleType:

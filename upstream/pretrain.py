@@ -21,6 +21,7 @@ from mt4ssl_bench.training.launch import joined
 from mt4ssl_bench.training.monitors import TargetStatistics, Warnings
 from mt4ssl_bench.training.precision import autocast, loss_scaler
 from mt4ssl_bench.training.run_folder import RunFolder
+from mt4ssl_bench.training.track import check_tracker
 from mt4ssl_bench.upstream.batches import Batch, PretrainData
 from mt4ssl_bench.upstream.checkpoints.checkpoint_file import KIND
 from mt4ssl_bench.upstream.checkpoints.init_weights import start_from
@@ -174,6 +175,7 @@ class Pretraining:
     def run(self, out: Path) -> FitReport:
         """Train, or continue; writes checkpoint.pt, config.json and log.jsonl into `out`."""
         config = to_stored(self.config)
+        free = [f"config.{key}" for key in FREE]
         meta: dict[str, Json] = {"kind": KIND, "config": config, "corpus_digest": self.digest}
         return Fit(
             self.model.train(),
@@ -181,7 +183,7 @@ class Pretraining:
             self.loss,
             self.config.optim,
             self.config.fit,
-            folder=RunFolder(out, meta, free=[f"config.{key}" for key in FREE]),
+            folder=RunFolder(out, meta, free=free, track=self.config.fit.track),
             hooks=Hooks(after_step=self.after_step, validate=self.validate),
             scaling=Scaling(
                 world=self.world,
@@ -223,6 +225,7 @@ def open_pretraining(config: PretrainConfig, *, world: World = ALONE) -> Pretrai
     Raises:
         BenchError: Before any long computation.
     """
+    check_tracker(config.fit.track)
     corpora = open_corpora(check(config))
     for corpus in corpora:  # a wrong name of a split shows before labels are created
         corpus.cuts(config.data.train)

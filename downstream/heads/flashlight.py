@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from mt4ssl_bench.downstream.config import DecodeConfig, WordDecodeConfig
 from mt4ssl_bench.downstream.heads.units import BLANK
 from mt4ssl_bench.errors import ConfigError, lines
+from mt4ssl_bench.wheels import missing
 
 NO_WHEEL = (3, 13)  # the first Python without a wheel of flashlight-text
 
@@ -138,4 +139,4 @@ def _no_decoder(python: tuple[int, int], error: ImportError) -> str:
             f"{python[0]}.{python[1]}; expected Python 3.11 or 3.12; make an environment with "
             "one of them, install 'mt4ssl-bench[lm]' there and rerun the same command"
         )
-    return f"decode.lm: needs flashlight-text ({error}); pip install 'mt4ssl-bench[lm]'"
+    return missing("decode.lm", "lm", error)

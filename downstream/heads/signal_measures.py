@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mt4ssl_bench.data.audio import RATE, Samples
 from mt4ssl_bench.errors import ConfigError
+from mt4ssl_bench.wheels import missing
 
 EPS = 1e-8  # as in s3prl
 LOWEST_PESQ = 0.999  # the lower end of ITU-T P.862.2's mapping
@@ -22,12 +23,9 @@ Signals = NDArray[np.float32]  # (S, N)
 
 def check_packages(measures: tuple[str, ...]) -> None:
     """Raise ConfigError if a measure needs a package that is not installed."""
-    missing = [name for name in measures if name in PACKAGES and not find_spec(PACKAGES[name])]
-    if missing:
-        raise ConfigError(
-            f"measures={','.join(measures)}: {' and '.join(missing)} cannot be measured here; "
-            "pip install 'mt4ssl-bench[enhance]', or select by SI-SDR: measures=si_sdri"
-        )
+    if any(name in PACKAGES and not find_spec(PACKAGES[name]) for name in measures):
+        line = missing(f"measures={','.join(measures)}", "enhance")
+        raise ConfigError(f"{line}, or select by SI-SDR: measures=si_sdri")
 
 
 def si_sdr(estimate: Samples, reference: Samples) -> float:

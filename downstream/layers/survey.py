@@ -26,6 +26,7 @@ from mt4ssl_bench.features.file import FeatureSet
 from mt4ssl_bench.features.store import FeatureStore
 from mt4ssl_bench.features.units import nearest_centre
 from mt4ssl_bench.registry import hint
+from mt4ssl_bench.results.grid import Entry
 from mt4ssl_bench.results.metrics import Score
 
 BASE_HOURS = 50.0  # of training audio, from which the Base recipe is proposed
@@ -47,7 +48,7 @@ class Survey:
     """
 
     headings: list[str]
-    rows: list[list[str]]
+    rows: list[list[Entry]]
     best: int
     reason: str
     command: str
@@ -110,16 +111,19 @@ def survey(
 
 def _compare(
     scores: list[list[Score]], clustering: "_Clustering | None", layers: int, where: str
-) -> tuple[list[str], list[list[str]], int, str]:
+) -> tuple[list[str], list[list[Entry]], int, str]:
     """Return headings, rows, best layer and reason; see Survey."""
     headings = [f"ABX {score.title} % ↓" for score in scores[0]]
-    rows = [[f"{s.value:.2f} [{s.low:.2f}, {s.high:.2f}]" for s in each] for each in scores]
+    rows = [
+        [Entry(f"{score.value:.2f}", f"[{score.low:.2f}, {score.high:.2f}]") for score in each]
+        for each in scores
+    ]
     by, values = headings[-1], [-each[-1].value for each in scores]
     if clustering:
         measures = [clustering.measure(layer) for layer in range(layers)]
         headings += ["phone purity ↑", "PNMI ↑"]
         for row, measure in zip(rows, measures, strict=True):
-            row += [f"{measure['phone_purity']:.3f}", f"{measure['pnmi']:.3f}"]
+            row += [Entry(f"{measure[key]:.3f}") for key in ("phone_purity", "pnmi")]
         by, values = "PNMI", [measure["pnmi"] for measure in measures]
         where += f", {clustering.clusters} clusters fitted on {clustering.frames} frames of it"
     best = values.index(max(values))

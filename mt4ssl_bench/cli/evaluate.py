@@ -1,12 +1,12 @@
 """Commands of evaluation: evaluate, transcribe."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypedDict, cast
 
 import typer
 from rich.filesize import decimal
-from rich.table import Table
 
 from mt4ssl_bench.cli.options import EVALUATION, WORKERS, Device, Out, SuiteName, in_workers
 from mt4ssl_bench.cli.results import Format, print_leaderboard, print_suite, print_sweeps
@@ -126,6 +126,7 @@ def _evaluate_tasks(
     outcome = run(names, tasks, corpus, **how)
     if outcome.results:
         print_sweeps(outcome.results)
+        stdout.print()
         print_leaderboard(how["out"], Format.TABLE)
     _report(outcome.failures)
 
@@ -179,6 +180,7 @@ def layers(
     """
     from mt4ssl_bench.device import pick_device
     from mt4ssl_bench.downstream.layers.survey import survey
+    from mt4ssl_bench.results.grid import Entry, Heading, grid, to_rich
 
     found = survey(
         upstream,
@@ -189,11 +191,12 @@ def layers(
         store=store,
         device=pick_device(device),
     )
-    grid = Table("layer", *found.headings)
-    for layer, cells in enumerate(found.rows):
-        grid.add_row(str(layer), *cells, style="bold" if layer == found.best else "")
-    stdout.print(grid, soft_wrap=False)
-    stdout.print(found.reason)
+    headings = [Heading("layer", key=True), *map(Heading, found.headings)]
+    rows = [
+        [Entry(str(layer), bold=layer == found.best), *cells]
+        for layer, cells in enumerate(found.rows)
+    ]
+    stdout.show(to_rich([replace(grid("", headings, rows), notes=[found.reason])]))
     if found.command:
         stdout.print(f"next: {found.command}", markup=False)
 

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 from rich.filesize import decimal
-from rich.table import Table
 
 from mt4ssl_bench.cli.options import EVALUATION, Device, Workers, in_workers
 from mt4ssl_bench.console import stdout
@@ -97,24 +96,32 @@ def list_entries(folder: Store = STORE) -> None:
     Example: mt4ssl-bench store list results/store
     """
     from mt4ssl_bench.features.store import entries
+    from mt4ssl_bench.results.grid import Heading, grid, to_rich
 
     _need(folder)
     listed = sorted(entries(folder), key=lambda entry: -entry.used)
-    table = Table("upstream", "corpus")
-    for heading in ("split", "features", "hours", "size", "last used"):
-        table.add_column(heading, no_wrap=True)
+    headings = [
+        Heading("upstream", "name", key=True),
+        Heading("corpus", "name", key=True),
+        Heading("split", "word"),
+        Heading("features", "word"),
+        *map(Heading, ("hours", "size", "last used")),
+    ]
+    rows = []
     for entry in listed:
         header = entry.header
-        table.add_row(
-            f"{header.upstream} ({header.fingerprint[:8]})",
-            f"{header.corpus} ({header.digest[:8]})",
-            header.split,
-            f"{header.kind} {header.precision}" + ("" if entry.whole else ", unfinished"),
-            f"{header.hours:.2f}",
-            decimal(entry.bytes),
-            f"{datetime.fromtimestamp(entry.used).astimezone():%Y-%m-%d}",
+        rows.append(
+            (
+                f"{header.upstream} ({header.fingerprint[:8]})",
+                f"{header.corpus} ({header.digest[:8]})",
+                header.split,
+                f"{header.kind} {header.precision}" + ("" if entry.whole else ", unfinished"),
+                f"{header.hours:.2f}",
+                decimal(entry.bytes),
+                f"{datetime.fromtimestamp(entry.used).astimezone():%Y-%m-%d}",
+            )
         )
-    stdout.print(table, soft_wrap=False)
+    stdout.show(to_rich([grid("", headings, rows)]))
     stdout.print(f"{len(listed)} entries, {decimal(sum(entry.bytes for entry in listed))}")
 
 

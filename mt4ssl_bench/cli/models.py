@@ -2,18 +2,17 @@
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from mt4ssl_bench.cli import prepare
-from mt4ssl_bench.cli.options import MODELS, Device
+from mt4ssl_bench.cli.options import MODELS, Device, print_section
 from mt4ssl_bench.console import stderr, stdout
 from mt4ssl_bench.text import flat
 
@@ -113,13 +112,6 @@ def export(
     stdout.print(f"{out}: fingerprint {mark}")
 
 
-STYLES = {
-    "ok": "green",
-    "warning": "yellow",
-    "failed": "bold red",
-}
-
-
 @app.command("check-upstream", rich_help_panel=MODELS)
 def check_upstream(
     name: Annotated[
@@ -174,12 +166,16 @@ def check_upstream(
 
 
 def _print_checks(upstream: "Upstream", checks: "Sequence[Check]", spent: "Cost | None") -> None:
-    title = Text(flat(upstream.name))
-    table = Table("check", "", "expected", "got", title=title, title_justify="left")
-    for result in checks:
-        outcome = Text(result.outcome, STYLES.get(result.outcome, ""))
-        table.add_row(result.name, outcome, result.expected, result.got)
-    stdout.print(table, soft_wrap=False)
+    from mt4ssl_bench.results.grid import Heading, grid, to_rich
+
+    headings = [
+        Heading("check", "word", key=True),
+        Heading("", "word", key=True),
+        Heading("expected", "text"),
+        Heading("got", "text"),
+    ]
+    rows = [(each.name, each.outcome, each.expected, each.got) for each in checks]
+    stdout.show(to_rich([grid(upstream.name, headings, rows)]))
     if spent:
         stdout.print(
             f"{upstream.num_layers} hidden states of {upstream.dim}, one frame per "
@@ -239,34 +235,34 @@ def list_names(
     }
     if what not in {"", *sections}:
         raise ConfigError(f"list: nothing called '{what}'; {hint(what, sections)}")
-    for name, print_section in sections.items():
-        if what in {"", name}:
-            print_section()
+    wanted = [section for name, section in sections.items() if what in {"", name}]
+    for number, section in enumerate(wanted):
+        if number:
+            stdout.print()
+        section()
 
 
 def _print_recipes(title: str, *, of_tasks: bool) -> None:
     from mt4ssl_bench.config import read_recipe, recipe_names
 
     recipes = {name: read_recipe(name) for name in recipe_names()}
-    _print_section(
-        title,
-        {k: str(v.get("about", "")) for k, v in recipes.items() if ("task" in v) == of_tasks},
-    )
+    own = {name: values for name, values in recipes.items() if ("task" in values) == of_tasks}
+    print_section(title, ((name, str(values.get("about", ""))) for name, values in own.items()))
 
 
 def _print_suites() -> None:
     from mt4ssl_bench.config import suite_files
     from mt4ssl_bench.results.suite import read_suite
 
-    _print_section("suites", {name: read_suite(name).about for name in suite_files()})
+    print_section("suites", ((name, read_suite(name).about) for name in suite_files()))
 
 
 def _print_targets() -> None:
     from mt4ssl_bench.upstream.targets import TARGETS
 
-    _print_section(
+    print_section(
         "target extractors (targets.<name>.<key>)",
-        {name: _first_sentence(kind) for name, kind in TARGETS.items()},
+        ((name, _first_sentence(kind)) for name, kind in TARGETS.items()),
     )
 
 
@@ -277,14 +273,7 @@ def _print_metrics() -> None:
     for name, metric in METRICS.items():
         better = "higher" if metric.higher_is_better else "lower"
         lines[name] = f"{metric.title or name.upper()}, {metric.unit}, {better} is better"
-    _print_section("metrics", lines)
-
-
-def _print_section(title: str, lines: Mapping[str, str]) -> None:
-    stdout.print(title, style="bold")
-    width = max(map(len, lines), default=0)
-    for name, about in lines.items():
-        stdout.print(f"  {name:{width}}  {about}")
+    print_section("metrics", lines.items())
 
 
 def _first_sentence(kind: type) -> str:
@@ -296,12 +285,8 @@ def _print_upstreams(*, all_names: bool) -> None:
     """Print how each kind of encoder is written, and with `all_names` the names that it has."""
     from mt4ssl_bench.encoders.kind import ENCODERS
 
-    stdout.print("upstreams", style="bold")
     kinds = dict(ENCODERS.items())
-    width = max(len(kind.written) for kind in kinds.values())
-    for kind in kinds.values():
-        stdout.print(f"  {kind.written:{width}}  {kind.about}")
+    print_section("upstreams", ((kind.written, kind.about) for kind in kinds.values()))
     for name, kind in kinds.items() if all_names else ():
         if kind.names is not None:
-            stdout.print(f"{name} names", style="bold")
-            stdout.print("  " + ", ".join(kind.names()))
+            print_section(f"{name} names", [("", ", ".join(kind.names()))])

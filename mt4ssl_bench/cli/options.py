@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -111,6 +111,14 @@ def show_corpus(corpus: "Corpus") -> None:
         kinds = ", ".join(f"{kind} {count}" for kind, count in info.notes["check"].items())
         stdout.print(f"  check: {kinds}")
         stdout.print(f"  next: mt4ssl-bench check {shlex.quote(str(corpus.root))}")
+
+
+def print_section(title: str, lines: Iterable[tuple[str, str]]) -> None:
+    """Print names with a text about each, which a terminal shows wrapped beside its name."""
+    from mt4ssl_bench.results.grid import Heading, grid, to_rich
+
+    headings = [Heading("", "word", key=True), Heading("", "text")]
+    stdout.show(to_rich([grid(title, headings, list(lines))]))
 
 
 SuiteName = Annotated[

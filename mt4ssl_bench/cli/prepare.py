@@ -22,6 +22,7 @@ from mt4ssl_bench.cli.options import (
     Out,
     Partial,
     Shards,
+    print_section,
     show_corpus,
     write_shards,
 )
@@ -189,7 +190,7 @@ def print_catalogue() -> None:
     """Print every corpus that `prepare` has a command for: hours, licence, tasks."""
     from mt4ssl_bench.corpora.source import catalogue
 
-    stdout.print("corpora (prepare NAME --help)", style="bold")
+    lines = []
     for name, source in catalogue().items():
-        stdout.print(f"  {name:16} {source.about}", markup=False)
-        stdout.print(f"  {'':16} {source.facts}", style="dim", markup=False)
+        lines += [(name, source.about), ("", source.facts)]
+    print_section("corpora (prepare NAME --help)", lines)

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,8 @@ from mt4ssl_bench.cli.options import RESULTS, SuiteName
 from mt4ssl_bench.console import stdout
 
 if TYPE_CHECKING:
+    from mt4ssl_bench.results.compare import Difference
+    from mt4ssl_bench.results.grid import Grid
     from mt4ssl_bench.results.record import Result
 
 app = typer.Typer()
@@ -24,6 +27,8 @@ class Format(StrEnum):
     MARKDOWN = "markdown"
     CSV = "csv"
     JSON = "json"
+    LATEX = "latex"
+    HTML = "html"
 
 
 @app.command(rich_help_panel=RESULTS)
@@ -36,23 +41,39 @@ def leaderboard(
         typer.Option("--sweep", help="Print the validation score of every learning rate instead."),
     ] = False,
     suite: SuiteName = "",
+    intervals: Annotated[
+        bool, typer.Option("--intervals", help="With --format latex: print the intervals, too.")
+    ] = False,
 ) -> None:
     """Print the leaderboard of a folder of records, one table per corpus.
 
     With --suite, print one table over all corpora of a suite, with SUPERB's points and published
     rows where recipe and corpus are SUPERB's own.
 
+    On a terminal, tables take its width: long names are cut in the middle, and columns that do not
+    fit follow in another table. Piped output is complete: a row is one line, and no name is cut.
+
+    latex needs the package booktabs; html has only the tables, to stand in a page.
+
     Example: mt4ssl-bench leaderboard results --format markdown > RESULTS.md
     """
+    if intervals and form is not Format.LATEX:
+        from mt4ssl_bench.errors import ConfigError
+
+        raise ConfigError("--intervals: expected --format latex; other formats always have them")
+    if sweep and (suite or form is not Format.TABLE):
+        from mt4ssl_bench.errors import ConfigError
+
+        raise ConfigError("--sweep: cannot be combined with --suite or --format; drop one")
     if suite:
-        print_suite(suite, results, form)
+        print_suite(suite, results, form, intervals=intervals)
         return
     if sweep:
         from mt4ssl_bench.results.record_files import load_all
 
         print_sweeps(load_all(results))
         return
-    print_leaderboard(results, form)
+    print_leaderboard(results, form, intervals=intervals)
 
 
 @app.command(rich_help_panel=RESULTS)
@@ -67,24 +88,45 @@ def compare(
 ) -> None:
     """Test whether two upstreams differ on a task, by a paired bootstrap over the test split.
 
-    Prints one line per metric, corpus and recipe that both upstreams have.
+    Prints a table for each corpus and recipe that both upstreams have, with a verdict per metric.
 
     Example: mt4ssl-bench compare hubert runs/first --task asr --results results
     """
     from mt4ssl_bench.downstream.task import task_named
     from mt4ssl_bench.results.compare import compare as run
+    from mt4ssl_bench.results.grid import to_rich
 
-    for each in run(a, b, task=task_named(task), folder=results):
-        score = each.a
-        points = "points" if score.unit == "%" else score.unit
-        difference = f"difference {each.value:+.2f} {points}".strip()
-        stdout.print(
-            f"{each.corpus}, {each.recipe}: {score.label}: {a} {score.value:.2f}{score.spread()}, "
-            f"{b} {each.b.value:.2f}{each.b.spread()}; {difference}, 95 % interval "
-            f"[{each.low:+.2f}, {each.high:+.2f}] "
-            f"({each.method}) over {each.units} {score.over}; {each.verdict(a, b)}"
-            + (f" ({each.seeds})" if each.seeds else "")
-        )
+    found = run(a, b, task=task_named(task), folder=results)
+    groups = groupby(found, lambda each: (each.corpus, each.recipe))
+    stdout.show(to_rich([_compared(a, b, list(group)) for _, group in groups]))
+
+
+def _compared(a: str, b: str, metrics: Sequence["Difference"]) -> "Grid":
+    """Return the metrics of two upstreams on one corpus and recipe, with the verdicts."""
+    from mt4ssl_bench.results.grid import Entry, Grid, Heading
+
+    rows = [
+        [Entry(a), *(Entry(f"{each.a.value:.2f}{each.a.spread()}") for each in metrics)],
+        [Entry(b), *(Entry(f"{each.b.value:.2f}{each.b.spread()}") for each in metrics)],
+        [
+            Entry("difference"),
+            *(Entry(f"{d.value:+.2f}", f"[{d.low:+.2f}, {d.high:+.2f}]") for d in metrics),
+        ],
+    ]
+    verdicts = [
+        f"{each.a.label}: {each.verdict(a, b)} ({each.method} over {each.units} {each.a.over})"
+        + (f"; {each.seeds}" if each.seeds else "")
+        for each in metrics
+    ]
+    units = dict.fromkeys("points" if each.a.unit == "%" else each.a.unit for each in metrics)
+    unit = f", in {' or '.join(filter(None, units))}" if any(units) else ""
+    return Grid(
+        title=f"{metrics[0].corpus}, {metrics[0].recipe}",
+        headings=[Heading("upstream", "name", key=True), *(Heading(d.a.label) for d in metrics)],
+        rows=rows,
+        intervals=[f"difference: {a} minus {b}{unit}; in brackets: its paired 95 % interval"],
+        notes=verdicts,
+    )
 
 
 @app.command(rich_help_panel=RESULTS)
@@ -95,7 +137,7 @@ def show(record: Annotated[Path, typer.Argument(help="Record file, results/*.jso
     """
     from mt4ssl_bench.results.show import report
 
-    stdout.print(report(record), soft_wrap=False)
+    stdout.show(report(record))
 
 
 @app.command(rich_help_panel=RESULTS)
@@ -132,7 +174,7 @@ def report(
     stdout.print("next: open it in a browser")
 
 
-def print_suite(name: str, folder: Path, form: Format) -> None:
+def print_suite(name: str, folder: Path, form: Format, *, intervals: bool = False) -> None:
     """Print the table of a suite, of a folder of records."""
     from mt4ssl_bench.downstream.suite import as_shipped
     from mt4ssl_bench.results import suite_formats
@@ -140,15 +182,26 @@ def print_suite(name: str, folder: Path, form: Format) -> None:
     from mt4ssl_bench.results.suite_table import from_folder
 
     table = from_folder(Path(name).stem, read_suite(name), folder, as_shipped)
+    if form is Format.CSV:
+        _write(suite_formats.to_csv(table))
+    elif form is Format.JSON:
+        _write(suite_formats.to_json(table))
+    else:
+        _print_grids([suite_formats.grid(table)], form, intervals=intervals)
+
+
+def _print_grids(grids: Sequence["Grid"], form: Format, *, intervals: bool) -> None:
+    from mt4ssl_bench.results import grid_formats
+    from mt4ssl_bench.results.grid import to_rich
+
     if form is Format.TABLE:
-        stdout.print(suite_formats.to_rich(table), soft_wrap=False)
-        return
-    write = {
-        Format.MARKDOWN: suite_formats.to_markdown,
-        Format.CSV: suite_formats.to_csv,
-        Format.JSON: suite_formats.to_json,
-    }[form]
-    _write(write(table))
+        stdout.show(to_rich(grids))
+    elif form is Format.MARKDOWN:
+        _write(grid_formats.to_markdown(grids))
+    elif form is Format.LATEX:
+        _write(grid_formats.to_latex(grids, intervals=intervals))
+    else:
+        _write(grid_formats.to_html(grids))
 
 
 def _write(text: str) -> None:
@@ -169,6 +222,7 @@ def runs(
     Example: mt4ssl-bench runs runs
     """
     from mt4ssl_bench.errors import CheckpointError
+    from mt4ssl_bench.results.grid import to_rich
     from mt4ssl_bench.results.runs import LOG, runs_below, table
 
     if not folder.is_dir():
@@ -177,7 +231,7 @@ def runs(
         raise CheckpointError(
             f"{folder}: no {LOG} below it; expected the --out folder of 'mt4ssl-bench pretrain'"
         )
-    stdout.print(table(found, folder), soft_wrap=False)
+    stdout.show(to_rich([table(found, folder)]))
     for run in found:
         if run.unreadable:
             stdout.print(
@@ -185,24 +239,21 @@ def runs(
             )
 
 
-def print_leaderboard(folder: Path, form: Format) -> None:
+def print_leaderboard(folder: Path, form: Format, *, intervals: bool = False) -> None:
     """Print the leaderboard of a folder of records."""
     from mt4ssl_bench.results.leaderboard import Leaderboard
 
     board = Leaderboard.from_folder(folder)
-    if form is Format.TABLE:
-        stdout.print(board.to_rich(), soft_wrap=False)
-        return
-    write = {
-        Format.MARKDOWN: board.to_markdown,
-        Format.CSV: board.to_csv,
-        Format.JSON: board.to_json,
-    }[form]
-    _write(write())
+    if form is Format.CSV:
+        _write(board.to_csv())
+    elif form is Format.JSON:
+        _write(board.to_json())
+    else:
+        _print_grids(board.grids(), form, intervals=intervals)
 
 
 def print_sweeps(results: Sequence["Result"]) -> None:
     """Print the validation score of every learning rate, a table per corpus and recipe."""
     from mt4ssl_bench.results.show import sweep_tables
 
-    stdout.print(sweep_tables(results), soft_wrap=False)
+    stdout.show(sweep_tables(results))

@@ -19,6 +19,7 @@ from mt4ssl_bench import console
 from mt4ssl_bench.corpora.espeak import VOICES, Espeak
 from mt4ssl_bench.errors import BenchError, CorpusError, first_line
 from mt4ssl_bench.files import write_text
+from mt4ssl_bench.wheels import missing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,7 +83,7 @@ def speak(out: Path, plan: Sequence[Spoken], *, digest: str, title: str) -> Path
     if manifest.exists() and mark.read_text(encoding="ascii").strip() == digest:
         return manifest
     if importlib.util.find_spec("espeakng_loader") is None:
-        raise BenchError(f"{title} needs the [demo] extra: pip install 'mt4ssl-bench[demo]'")
+        raise BenchError(missing(title, "demo"))
     out.mkdir(parents=True, exist_ok=True)
     manifest.unlink(missing_ok=True)
     seconds = dict(_spoken(out, plan, title))

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from mt4ssl_bench.errors import ConfigError, UpstreamError
 from mt4ssl_bench.registry import hint
-from mt4ssl_bench.wheels import import_torchaudio
+from mt4ssl_bench.wheels import import_torchaudio, missing
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -36,10 +36,7 @@ def run(arguments: Sequence[str]) -> None:
     try:
         program = importlib.import_module("s3prl.main" if is_problem else "s3prl.run_downstream")
     except ImportError as error:
-        raise UpstreamError(
-            f"s3prl's programs cannot be imported ({error}); they need more than its models: "
-            "pip install 'mt4ssl-bench[s3prl]'"
-        ) from None
+        raise UpstreamError(missing("s3prl's programs", "s3prl", error)) from None
     if is_problem:
         known = [
             name

@@ -11,6 +11,7 @@ from pathlib import Path
 from mt4ssl_bench.errors import ConfigError
 from mt4ssl_bench.files import write_text
 from mt4ssl_bench.results.record import Result
+from mt4ssl_bench.wheels import missing
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,8 @@ def write_report(
     Raises:
         BenchError: If a folder or suite does not exist, or the extra is not installed.
     """
-    missing = [name for name in ("jinja2", "matplotlib") if not find_spec(name)]
-    if missing:
-        raise ConfigError(
-            f"report: {' and '.join(missing)} not installed; expected the extra that draws "
-            "figures; run: pip install 'mt4ssl-bench[report]'"
-        )
+    if not (find_spec("jinja2") and find_spec("matplotlib")):
+        raise ConfigError(missing("report", "report"))
     from mt4ssl_bench.report.collect import collect
     from mt4ssl_bench.report.page import render
     from mt4ssl_bench.results.suite import read_suite

@@ -18,7 +18,8 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mt4ssl_bench.text import flat, shorten
+from mt4ssl_bench.results.grid import shorten
+from mt4ssl_bench.text import flat
 
 WIDTH, ROW, TOP, BOTTOM = 360, 22, 10, 38  # units of the SVG
 LABEL, AXIS = 20, 40  # characters of a name beside its row, and of an axis

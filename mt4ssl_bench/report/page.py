@@ -158,11 +158,11 @@ def _suite(table: SuiteTable, looks: Looks) -> Grid:
         values = [*about, *(c.value if isinstance(c, Score) else c for c in line.cells)]
         tops = [None] * len(about) + best
         numbers = [
-            Cell(text, value, isinstance(top, float) and value == top)
+            Cell(text.whole, value, isinstance(top, float) and value == top)
             for text, value, top in zip(texts, values, tops, strict=True)
         ]
         name = Cell(line.upstream) if line.source else model(line.upstream, looks)
-        return [name, Cell(size, line.parameters), *numbers]
+        return [name, Cell(size.whole, line.parameters), *numbers]
 
     return Grid(
         about=table.title,

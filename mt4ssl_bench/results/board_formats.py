@@ -1,48 +1,37 @@
-"""Leaderboards for a terminal, as Markdown, CSV and JSON."""
+"""Leaderboards as tables to be shown, as CSV and as JSON."""
 
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from itertools import groupby
 
-from rich.console import Console, ConsoleOptions, Group, RenderableType
-from rich.table import Table as RichTable
-from rich.text import Text
-
+from mt4ssl_bench.results.grid import Entry, Grid, Heading, grid
+from mt4ssl_bench.results.metrics import Score
 from mt4ssl_bench.results.table import Cell, Column, Row, Table, rates
-from mt4ssl_bench.text import flat, markdown, spreadsheet
-
-ANY_WIDTH = 10_000  # columns: a terminal that is wide enough for every table
+from mt4ssl_bench.text import spreadsheet
 
 
-def to_rich(tables: Sequence[Table], dry_runs: Sequence[str]) -> RenderableType:
-    """Return the tables for a rich console, the best of each column in bold."""
-    parts: list[RenderableType] = []
-    for table in tables:
-        parts += [_Fitted(table), *(Text(flat(note)) for note in table.notes()), Text()]
+def grids(tables: Sequence[Table], dry_runs: Sequence[str]) -> list[Grid]:
+    """Return the tables with the best of each column in bold, and a list of the dry runs."""
+    shown = [
+        Grid(
+            title=table.title,
+            headings=[_heading(text) for text in table.headings()],
+            rows=[
+                [*map(Entry, table.about(row)), *(_entry(cell) for cell in row.cells)]
+                for row in table.rows
+            ],
+            bold="best value",
+            intervals=table.interval_notes(),
+            notes=table.notes(),
+        )
+        for table in tables
+    ]
     if dry_runs:
-        lines = (Text(flat(line)) for line in dry_runs)
-        parts += [Text("dry runs (not ranked)", "bold"), *lines]
-    return Group(*parts)
-
-
-def to_markdown(tables: Sequence[Table], dry_runs: Sequence[str]) -> str:
-    """Return the tables in GitHub's Markdown, the best of each column in bold."""
-    lines: list[str] = []
-    for table in tables:
-        headings = table.headings()
-        lines += [f"### {markdown(table.title)}", "", _cells(map(markdown, headings))]
-        lines.append(_cells(":--" if heading == "upstream" else "--:" for heading in headings))
-        for row in table.rows:
-            numbers = (_text(cell, bold="**") for cell in row.cells)
-            lines.append(_cells([*map(markdown, table.about(row)), *numbers]))
-        lines += ["", *(f"* {markdown(note)}" for note in table.notes()), ""]
-    if dry_runs:
-        items = (f"* {markdown(line)}" for line in dry_runs)
-        lines += ["### dry runs (not ranked)", "", *items, ""]
-    return "\n".join(lines)
+        heading = Heading("dry runs (not ranked)", "text", key=True)
+        shown.append(grid("", [heading], [[line] for line in dry_runs]))
+    return shown
 
 
 def to_csv(tables: Sequence[Table]) -> str:
@@ -70,42 +59,21 @@ def to_json(tables: Sequence[Table], dry_runs: Sequence[str]) -> str:
     return json.dumps(content, ensure_ascii=False, indent=2)
 
 
-class _Fitted:
-    """A table for a terminal: recipes that do not fit side by side stand one below the other."""
+def _heading(text: str) -> Heading:
+    return Heading(
+        text, "name" if text == "upstream" else "number", key=text in {"rank", "upstream"}
+    )
 
-    def __init__(self, table: Table) -> None:
-        self.table = table
 
-    def __rich_console__(
-        self, console: Console, options: ConsoleOptions
-    ) -> Iterator[RenderableType]:
-        columns = enumerate(self.table.columns)
-        recipes = [[i for i, _ in each] for _, each in groupby(columns, lambda c: c[1].recipe)]
-        wide = options.update(max_width=ANY_WIDTH)
-        parts = [recipes[0]]
-        for recipe in recipes[1:]:
-            both = self._grid([*parts[-1], *recipe])
-            if console.measure(both, options=wide).maximum <= options.max_width:
-                parts[-1] = [*parts[-1], *recipe]
-            else:
-                parts.append(recipe)
-        yield Text(flat(self.table.title), "bold")
-        yield from map(self._grid, parts)
+def _entry(cell: Cell | None) -> Entry:
+    return Entry("-") if cell is None else score_entry(cell.score, bold=cell.best)
 
-    def _grid(self, columns: Sequence[int]) -> RichTable:
-        """Return these columns of the rows that have a number in them."""
-        grid = RichTable()
-        headings = self.table.headings()
-        before = len(headings) - len(self.table.columns)
-        for heading in [*headings[:before], *(headings[before + i] for i in columns)]:
-            name = heading == "upstream"  # never cut: in a narrow terminal the numbers wrap first
-            grid.add_column(Text(flat(heading)), justify="left" if name else "right", no_wrap=name)
-        for row in self.table.rows:
-            cells = [row.cells[i] for i in columns]
-            if any(cells):
-                numbers = (Text(_text(c), "bold" if c and c.best else "") for c in cells)
-                grid.add_row(*(Text(flat(text)) for text in self.table.about(row)), *numbers)
-        return grid
+
+def score_entry(score: Score, *, bold: bool = False) -> Entry:
+    """Return a number with its interval; "^" marks one that is no bootstrap's."""
+    value, low, high = (f"{x:.{score.digits}f}" for x in (score.value, score.low, score.high))
+    formula = "" if score.method == "bootstrap" else "^"
+    return Entry(value + score.spread(score.digits), f"[{low}, {high}]{formula}", bold=bold)
 
 
 def _csv_line(table: Table, row: Row, column: Column, cell: Cell) -> dict[str, object]:
@@ -127,16 +95,3 @@ def _csv_line(table: Table, row: Row, column: Column, cell: Cell) -> dict[str, o
     return {
         key: spreadsheet(value) if isinstance(value, str) else value for key, value in line.items()
     }
-
-
-def _text(cell: Cell | None, bold: str = "") -> str:
-    if cell is None:
-        return "-"
-    score, mark = cell.score, bold if cell.best else ""
-    value, low, high = (f"{x:.{score.digits}f}" for x in (score.value, score.low, score.high))
-    formula = "" if score.method == "bootstrap" else "^"
-    return f"{mark}{value}{mark}{score.spread(score.digits)} [{low}, {high}]{formula}"
-
-
-def _cells(texts: Iterable[str]) -> str:
-    return "| " + " | ".join(texts) + " |"

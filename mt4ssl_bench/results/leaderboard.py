@@ -7,7 +7,8 @@ from pathlib import Path
 from rich.console import RenderableType
 
 from mt4ssl_bench.errors import BenchError
-from mt4ssl_bench.results import board_formats
+from mt4ssl_bench.results import board_formats, grid_formats
+from mt4ssl_bench.results.grid import Grid, to_rich
 from mt4ssl_bench.results.ranking import Answers
 from mt4ssl_bench.results.record import Result
 from mt4ssl_bench.results.record_files import answers_beside, load, one_model_each, record_paths
@@ -44,13 +45,25 @@ class Leaderboard:
         """
         return cls(*read_folder(Path(folder)))
 
+    def grids(self) -> list[Grid]:
+        """Return the tables to be shown, the best of each column in bold."""
+        return board_formats.grids(self.tables, self.dry_runs)
+
     def to_rich(self) -> RenderableType:
-        """Return the tables for a rich console, the best of each column in bold."""
-        return board_formats.to_rich(self.tables, self.dry_runs)
+        """Return the tables for a rich console; they fit its width."""
+        return to_rich(self.grids())
 
     def to_markdown(self) -> str:
-        """Return the tables in GitHub's Markdown, the best of each column in bold."""
-        return board_formats.to_markdown(self.tables, self.dry_runs)
+        """Return the tables in GitHub's Markdown."""
+        return grid_formats.to_markdown(self.grids())
+
+    def to_latex(self, *, intervals: bool = False) -> str:
+        """Return the tables in LaTeX, with booktabs."""
+        return grid_formats.to_latex(self.grids(), intervals=intervals)
+
+    def to_html(self) -> str:
+        """Return the tables in HTML, without a page around them."""
+        return grid_formats.to_html(self.grids())
 
     def to_csv(self) -> str:
         """Return one line per upstream, corpus, recipe and metric, without partial results.

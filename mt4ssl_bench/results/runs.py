@@ -8,10 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, cast
 
-from rich.table import Table
-
 from mt4ssl_bench.files import is_locked
-from mt4ssl_bench.text import shorten
+from mt4ssl_bench.results.grid import Grid, Heading, grid
 
 LOG, CONFIG = "log.jsonl", "config.json"
 MODEL = "model.pt"  # of heads, or of a fine-tuned model, once they are trained
@@ -83,27 +81,30 @@ def read_run(folder: Path) -> Run:
     return replace(run, state=_state(run))
 
 
-def table(found: list[Run], root: Path) -> Table:
-    """Return a table of runs for 80 columns or more; speed is audio's time over the clock's."""
-    shown = Table(box=None, pad_edge=False)
-    for name in ("run", "state", "updates", "left", "speed", "losses"):
-        justify: Literal["left", "right"] = (
-            "right" if name in {"updates", "left", "speed"} else "left"
-        )
-        shown.add_column(name, justify=justify, no_wrap=name != "losses")
+def table(found: list[Run], root: Path) -> Grid:
+    """Return a table of runs; speed is audio's time over the clock's."""
+    rows = []
     for run in found:
         name = str(run.folder.relative_to(root)) if run.folder != root else root.name
         speed = run.last.get("audio_seconds_per_second", math.nan)
         losses = (f"{key.removeprefix('valid_')} {value}" for key, value in _shown(run.losses))
-        shown.add_row(
-            shorten(name, 22),
-            run.state,
-            f"{run.step:,}" + (f"/{run.steps:,}" if run.steps else ""),
-            _duration(run.seconds_left),
-            f"{speed:.0f} x" if math.isfinite(speed) and speed > 0 else "-",
-            ", ".join(itertools.islice(losses, 3)),
+        rows.append(
+            (
+                name,
+                run.state,
+                f"{run.step:,}" + (f"/{run.steps:,}" if run.steps else ""),
+                _duration(run.seconds_left),
+                f"{speed:.0f} x" if math.isfinite(speed) and speed > 0 else "-",
+                ", ".join(itertools.islice(losses, 3)),
+            )
         )
-    return shown
+    headings = [
+        Heading("run", "name", key=True),
+        Heading("state", "word"),
+        *map(Heading, ("updates", "left", "speed")),
+        Heading("losses", "text"),
+    ]
+    return grid("", headings, rows)
 
 
 def _shown(losses: Line) -> Iterator[tuple[str, str]]:

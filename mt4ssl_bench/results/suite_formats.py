@@ -1,72 +1,31 @@
-"""A suite's table for a terminal, as Markdown, CSV and JSON."""
+"""A suite's table to be shown, as CSV and as JSON."""
 
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 
-from rich.console import Console, ConsoleOptions, Group, RenderableType
-from rich.table import Table
-from rich.text import Text
-
-from mt4ssl_bench.results.board_formats import ANY_WIDTH
+from mt4ssl_bench.results.board_formats import score_entry
+from mt4ssl_bench.results.grid import Entry, Grid, Heading
 from mt4ssl_bench.results.metrics import Score
 from mt4ssl_bench.results.suite_table import SuiteLine, SuiteTable
-from mt4ssl_bench.text import flat, markdown, spreadsheet
+from mt4ssl_bench.text import spreadsheet
 
 POINTS = "points: 0 for FBANK, 1000 for the best of each metric when SUPERB fixed its anchors"
 
 
-def to_rich(table: SuiteTable) -> RenderableType:
-    """Return the table for a rich console; columns that do not fit stand in a table below."""
-    title = Text(flat(table.title), "bold")
-    return Group(title, _Fitted(table), *(Text(flat(note)) for note in notes(table)))
-
-
-class _Fitted:
-    """A table for a terminal, cut into several by columns where it is too wide."""
-
-    def __init__(self, table: SuiteTable) -> None:
-        self.rows = [headings(table), *(cells(table, line) for line in table.lines)]
-        self.about = len(headings(table)) - len(table.columns)
-
-    def __rich_console__(
-        self, console: Console, options: ConsoleOptions
-    ) -> Iterator[RenderableType]:
-        wide = options.update(max_width=ANY_WIDTH)
-        parts: list[list[int]] = []
-        for column in range(self.about, len(self.rows[0])):
-            longer = [*parts[-1], column] if parts else [column]
-            fits = console.measure(self._grid(longer), options=wide).maximum <= options.max_width
-            if fits and parts:
-                parts[-1] = longer
-            else:
-                parts.append([column])
-        yield from map(self._grid, parts or [[]])
-
-    def _grid(self, columns: Sequence[int]) -> Table:
-        grid, shown = Table(), [*range(self.about), *columns]
-        heading, *rows = self.rows
-        for index in shown:
-            grid.add_column(Text(flat(heading[index])), justify="right" if index else "left")
-        for row in rows:
-            grid.add_row(*(Text(flat(row[index])) for index in shown))
-        return grid
-
-
-def to_markdown(table: SuiteTable) -> str:
-    """Return the table in GitHub's Markdown."""
-    names = headings(table)
-    lines = [f"### {markdown(table.title)}", ""]
-    lines += [
-        _row([markdown(name) for name in names]),
-        _row([":--" if name == "upstream" else "--:" for name in names]),
-    ]
-    for line in table.lines:
-        name, *numbers = cells(table, line)
-        lines.append(_row([markdown(name), *numbers]))
-    return "\n".join([*lines, "", *(f"* {markdown(note)}" for note in notes(table)), ""])
+def grid(table: SuiteTable) -> Grid:
+    """Return the table to be shown."""
+    first, *others = headings(table)
+    return Grid(
+        title=table.title,
+        headings=[Heading(first, "name", key=True), *map(Heading, others)],
+        rows=[cells(table, line) for line in table.lines],
+        bold="best value of the measured upstreams",
+        intervals=interval_notes(table),
+        notes=notes(table),
+    )
 
 
 def to_csv(table: SuiteTable) -> str:
@@ -98,23 +57,31 @@ def headings(table: SuiteTable) -> list[str]:
     return [*about, *(column.label for column in table.columns)]
 
 
-def cells(table: SuiteTable, line: SuiteLine) -> list[str]:
-    """Return a line's texts, in the order of the headings."""
+def cells(table: SuiteTable, line: SuiteLine) -> list[Entry]:
+    """Return a line's cells, in the order of the headings."""
     name = f"{line.upstream} (published)" if line.source else line.upstream
     score = ["-" if line.points is None else f"{line.points:.0f}"] if table.pointed else []
     place = "-" if line.rank is None else f"{line.rank:.2g}"
-    numbers = [_number(cell) for cell in line.cells]
-    return [name, f"{line.parameters / 1e6:.3g}", *score, place, *numbers]
+    about = [name, f"{line.parameters / 1e6:.3g}", *score, place]
+    columns = zip(*(each.cells for each in table.lines), strict=True)
+    numbers = (_entry(cell, column) for cell, column in zip(line.cells, columns, strict=True))
+    return [*map(Entry, about), *numbers]
 
 
-def notes(table: SuiteTable) -> list[str]:
-    """Return the notes below the table."""
-    scores = [cell for line in table.lines for cell in line.cells if isinstance(cell, Score)]
+def interval_notes(table: SuiteTable) -> list[str]:
+    """Return the notes on what stands in brackets."""
+    scores = _scores(table)
     over = ", ".join(dict.fromkeys(score.over for score in scores))
     lines = [f"in brackets: 95 % interval over {over}"] if scores else []
     if any(score.method != "bootstrap" for score in scores):
         lines.append("^: interval by a formula instead of the bootstrap")
-    if any(score.sd is not None for score in scores):
+    return lines
+
+
+def notes(table: SuiteTable) -> list[str]:
+    """Return the other notes."""
+    lines = []
+    if any(score.sd is not None for score in _scores(table)):
         lines.append("±: standard deviation over seeds; the value is their mean")
     if any(line.rank is not None for line in table.lines):
         lines.append(
@@ -132,15 +99,13 @@ def notes(table: SuiteTable) -> list[str]:
     return [*lines, *table.notes]
 
 
-def _number(cell: Score | float | None) -> str:
-    if cell is None:
-        return "-"
+def _scores(table: SuiteTable) -> list[Score]:
+    return [cell for line in table.lines for cell in line.cells if isinstance(cell, Score)]
+
+
+def _entry(cell: Score | float | None, column: Sequence[Score | float | None]) -> Entry:
+    """Return a cell, in bold if no measured one of its column is better."""
     if isinstance(cell, Score):
-        value, low, high = (f"{x:.{cell.digits}f}" for x in (cell.value, cell.low, cell.high))
-        formula = "" if cell.method == "bootstrap" else "^"
-        return f"{value}{cell.spread(cell.digits)} [{low}, {high}]{formula}"
-    return f"{cell:.2f}"
-
-
-def _row(texts: Sequence[str]) -> str:
-    return "| " + " | ".join(texts) + " |"
+        best = max(each.goodness for each in column if isinstance(each, Score))
+        return score_entry(cell, bold=cell.goodness == best)
+    return Entry("-" if cell is None else f"{cell:.2f}")

@@ -106,30 +106,35 @@ class Table:
         tasks = [f"{row.tasks} of {row.of_tasks}"] if self.gaps else []
         return [str(row.rank or "-"), row.upstream, size, *tasks]
 
-    def notes(self) -> list[str]:
-        """Return the notes below the table, the recipes with their learning rates among them."""
-        ranked = ", ".join(column.label for column in self.columns if column.ranked)
-        number = sum(row.rank is not None for row in self.rows)
-        lines = [SYNTHETIC] if self.corpus["synthetic"] else []
-        scores = [cell.score for row in self.rows for cell in row.cells if cell]
+    def interval_notes(self) -> list[str]:
+        """Return the notes on what stands in brackets."""
+        scores = self._scores()
         titles: defaultdict[str, dict[str, None]] = defaultdict(dict)
         for score in scores:
             titles[score.over][score.title] = None
         overs = [f"{over} ({', '.join(titles[over])})" for over in titles]
         over = ", over ".join(overs if len(titles) > 1 else titles)
-        lines.append(f"in brackets: 95 % interval over {over}, by the bootstrap; bold: best value")
-        if counts := sorted({len(score.by_seed) for score in scores if score.sd is not None}):
-            seeds = " or ".join(map(str, counts))
-            lines.append(
-                f"±: standard deviation over {seeds} seeds; the value is their mean, which the "
-                "interval is of, too"
-            )
+        lines = [f"in brackets: 95 % interval over {over}, by the bootstrap"]
         if few := {score.method for score in scores} & {"jackknife", "range"}:
             lines.append(f"^ of ABX: {' or '.join(sorted(few))}, as there are few speakers")
         if any(score.method in {"wilson", "poisson", "exact"} for score in scores):
             lines.append(
                 f"^: score interval (Wilson): all {' or '.join(titles)} have the same rate, so the "
                 f"bootstrap has no width, or they are fewer than {MIN_GROUPS}"
+            )
+        return lines
+
+    def notes(self) -> list[str]:
+        """Return the other notes, the recipes with their learning rates among them."""
+        ranked = ", ".join(column.label for column in self.columns if column.ranked)
+        number = sum(row.rank is not None for row in self.rows)
+        lines = [SYNTHETIC] if self.corpus["synthetic"] else []
+        counts = sorted({len(score.by_seed) for score in self._scores() if score.sd is not None})
+        if counts:
+            seeds = " or ".join(map(str, counts))
+            lines.append(
+                f"±: standard deviation over {seeds} seeds; the value is their mean, which the "
+                "interval is of, too"
             )
         share = f", which all {number} ranked rows share" if number > 1 else ""
         lines.append(f"rank: mean place over {ranked}{share}")
@@ -157,6 +162,9 @@ class Table:
                     f"{'best' if layers else 'lr'}: {', '.join(shown)}"
                 )
         return lines
+
+    def _scores(self) -> list[Score]:
+        return [cell.score for row in self.rows for cell in row.cells if cell]
 
 
 def build(records: Sequence[Result], names: dict[str, str], answers: Answers) -> Table:

@@ -28,6 +28,7 @@ from mt4ssl_bench.training.optim import (
 )
 from mt4ssl_bench.training.run_folder import RunFolder, State
 from mt4ssl_bench.training.run_state import RunState
+from mt4ssl_bench.training.track import Kind
 
 B = TypeVar("B")
 SEED_STRIDE = 10_000_019  # between the seeds of an update's batches: more than any run has updates
@@ -48,6 +49,7 @@ class FitConfig:
     autocast: Literal["auto", "none", "bf16", "fp16"] = "auto"
     compile: bool | None = None  # torch.compile the parts of the encoder; null: only with CUDA
     checkpointing: bool = False  # recompute activations in the backward pass: less memory, slower
+    track: Kind = "none"  # tensorboard or wandb: copy the log there, too
 
     BOUNDS: ClassVar[Bounds] = {AT_LEAST_1: "steps accumulate log_every save_every validate_every"}
 

@@ -18,6 +18,7 @@ from mt4ssl_bench.errors import CheckpointError, TrainingError
 from mt4ssl_bench.files import locked
 from mt4ssl_bench.results.run_log import replace, trim, write
 from mt4ssl_bench.settings import Json
+from mt4ssl_bench.training.track import Kind, Tracker, open_tracker
 
 LOGGER = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint.pt"
@@ -48,17 +49,33 @@ class RunFolder:
         path: Gets checkpoint.pt and log.jsonl, and config.json if `meta` has a "config".
         meta: Stored in the checkpoint; a folder whose meta differs is refused.
         free: Dotted keys of `meta` that may differ.
+        track: Where the log is copied to; see training.track.
     """
 
     def __init__(
-        self, path: Path, meta: Mapping[str, Json] | None = None, free: Collection[str] = ()
+        self,
+        path: Path,
+        meta: Mapping[str, Json] | None = None,
+        free: Collection[str] = (),
+        *,
+        track: Kind = "none",
     ) -> None:
-        self.path, self.meta, self.free = path, dict(meta or {}), free
+        self.path, self.meta, self.free, self.track = path, dict(meta or {}), free, track
+        self._tracker: Tracker | None = None
         self.file = path / CHECKPOINT
 
     def alone(self) -> AbstractContextManager[None]:
         """Return a context in which no other process trains in this folder."""
-        return locked(self.path)
+        return self._alone()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        with locked(self.path):
+            try:
+                yield
+            finally:
+                if self._tracker:
+                    self._tracker.close()
 
     def due(self, step: int, *, every: int, last: bool) -> bool:
         """Return whether to save after update `step`, which may be the `last` one."""
@@ -108,12 +125,14 @@ class RunFolder:
         return nullcontext()
 
     def log(self, values: Mapping[str, float]) -> None:
-        """Append a line to log.jsonl.
+        """Append a line to log.jsonl, and to its copy.
 
         Raises:
             TrainingError: If the file cannot be written.
         """
         write(self.path / "log.jsonl", values)
+        if self._tracker:
+            self._tracker.log(values)
 
     def begin(self, step: int) -> None:
         """Keep the log's lines up to `step`, and write config.json."""
@@ -124,6 +143,8 @@ class RunFolder:
         if "config" in self.meta:
             text = json.dumps(self.meta["config"], indent=1) + "\n"
             replace(self.path / "config.json", text)
+        config = cast("Mapping[str, Json]", self.meta.get("config", {}))
+        self._tracker = open_tracker(self.track, self.path, step, config)
 
 
 class PassingFolder(RunFolder):

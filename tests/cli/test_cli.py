@@ -42,7 +42,9 @@ def test_from_a_manifest_to_a_leaderboard(manifest: Path, tmp_path: Path, prefor
     compared = prefork.run(
         "compare", "first", f"random:{TOY}", "--task", "asr", "--results", results
     )
-    assert compared.count("points, 95 % interval") == 2
+    assert "WER % ↓: " in compared
+    assert "CER % ↓: " in compared
+    assert "in points; in brackets: its paired 95 % interval" in compared
     shown = prefork.run("show", str(next(Path(results).glob("phoneme-first-*.json"))))
     assert "most confused phonemes" in shown
     for form in ("markdown", "csv", "json"):

@@ -125,7 +125,8 @@ def test_a_source_of_another_package_has_a_command_with_help_and_makes_a_corpus(
     assert "--download" not in shown.stdout
 
     listed = run(site, "list", "corpora")
-    assert "  birds            Birds in [two] seasons\n" in listed.stdout
+    assert "\nbirds  " in listed.stdout
+    assert "  Birds in [two] seasons\n" in listed.stdout
     assert "0.1 h | CC0 | speaker\n" in listed.stdout
 
     out = tmp_path / "out"

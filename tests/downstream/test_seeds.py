@@ -159,7 +159,7 @@ def test_leaderboard_and_show_give_mean_spread_and_each_seed(made: tuple[Result,
     result, out = made
     main = result.main
     text = Leaderboard.from_folder(out).to_markdown()
-    cell = f"**{main.value:.1f}** ±{main.sd:.1f} [{main.low:.1f}, {main.high:.1f}]"
+    cell = f"**{main.value:.1f} ±{main.sd:.1f}** [{main.low:.1f}, {main.high:.1f}]"
     assert cell in text
     assert "±: standard deviation over 3 seeds; the value is their mean" in text
     shown = rendered(report(results.record_path(result, out)))

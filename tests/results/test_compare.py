@@ -244,28 +244,28 @@ def test_confusions_count_what_was_said_for_what() -> None:
 def test_a_report_holds_everything_a_record_says(tmp_path: Path) -> None:
     said = [*GOOD[:-1], ""]
     shown = text(report(save(tmp_path, "good", said)))
-    for part in ("good (", "PER % ↓", "diverged", "12.50 (90)", "0.750", "█" * 40, "most confused phonemes",
+    for part in ("good (", "PER % ↓", "diverged", "12.50 (90)", "0.750", "█" * 20, "most confused phonemes",
                  "(left out)", "u39", "0/7/0", "(nothing)", "test_utterances 40"):  # fmt: skip
         assert part in shown
-    assert "█" * 41 not in shown
+    assert "█" * 21 not in shown
 
 
 def test_a_report_has_the_score_of_every_fold(tmp_path: Path) -> None:
     path = save(tmp_path, "good", GOOD, folds={"1": 71.568, "2": 60.0})
     rows = [row.split() for row in text(report(path)).partition("test by fold")[2].splitlines()]
-    assert ["│", "1", "│", "71.57", "│"] in rows
-    assert ["│", "2", "│", "60.00", "│"] in rows
+    assert ["1", "71.57"] in rows
+    assert ["2", "60.00"] in rows
     assert "by fold" not in text(report(save(tmp_path, "other", GOOD)))
 
 
 def test_layers_are_compared_by_weight_times_norm(tmp_path: Path) -> None:
     loud = save(tmp_path, "loud", GOOD, layer_weights=[0.2, 0.8], layer_norms=[40.0, 2.0])
-    lines = [line for line in text(report(loud)).splitlines() if "│" in line or "weight" in line]
-    (first,) = [line for line in lines if line.startswith("│ 0 ") and "0.200" in line]
-    (second,) = [line for line in lines if line.startswith("│ 1 ") and "0.800" in line]
-    assert [part in first for part in ("0.200", "40", "8", "█" * 40)] == [True] * 4
-    assert [part in second for part in ("0.800", "2", "1.6", "█" * 8)] == [True] * 4
-    assert "█" * 9 not in second
+    lines = text(report(loud)).splitlines()
+    (first,) = [line for line in lines if line.split()[:2] == ["0", "0.200"]]
+    (second,) = [line for line in lines if line.split()[:2] == ["1", "0.800"]]
+    assert [part in first for part in ("0.200", "40", "8", "█" * 20)] == [True] * 4
+    assert [part in second for part in ("0.800", "2", "1.6", "█" * 4)] == [True] * 4
+    assert "█" * 5 not in second
     assert any("weight x norm: size of the layer's part in the sum" in line for line in lines)
     old = text(report(save(tmp_path, "old", GOOD)))
     assert "this record has no norms" in old

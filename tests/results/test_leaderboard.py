@@ -358,19 +358,18 @@ def recipes(number: int) -> list[Result]:
 
 def test_recipes_that_do_not_fit_side_by_side_stand_below_each_other() -> None:
     board = Leaderboard(recipes(12))
-    lines = as_text(board, width=120).splitlines()
-    assert max(map(len, lines[: lines.index("")])) <= 200  # the notes wrap elsewhere
-    tops = [line for line in lines if line.startswith("┏")]
-    assert len(tops) > 3
-    assert all(len(top) <= 120 for top in tops)
-    text = "\n".join(lines)
+    text = as_text(board, width=120)
+    assert max(map(len, text.splitlines())) <= 120
     assert "…" not in text
+    tops = [line for line in text.splitlines() if line.startswith("rank")]
+    assert len(tops) > 1
     for value in range(40, 52):  # each number once, none is cut
-        assert text.count(f"{value}.0 [{value - 1}.0, {value + 2}.0]") == 1
-    rows = [line for line in lines if line.startswith("│")]
-    assert sum("│ b " in row for row in rows) == 1  # left out where it has no number
+        assert len(re.findall(rf"(?<!\[){value}\.0(?!\])", text)) >= 1
+        assert text.count(f"[{value - 1}.0, {value + 2}.0]") == 1
+    rows = [line.split() for line in text.splitlines()]
+    assert sum(row[1:2] == ["b"] for row in rows) == 1  # left out where it has no number
     wide = as_text(board, width=1000).splitlines()
-    assert len([line for line in wide if line.startswith("┏")]) == 1
+    assert len([line for line in wide if line.startswith("rank  ")]) == 1
 
 
 def test_a_bar_in_a_name_does_not_break_the_markdown() -> None:

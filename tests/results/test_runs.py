@@ -7,6 +7,7 @@ import pytest
 from filelock import FileLock
 
 from builders import call, refused, rendered
+from mt4ssl_bench.results.grid import to_rich
 from mt4ssl_bench.results.runs import Run, read_run, runs_below, table
 
 
@@ -87,16 +88,16 @@ def test_the_table_fits_a_terminal_of_80_columns(tmp_path: Path) -> None:
     name = "mt4ssl_base-with_a_name_that_says_everything-and-more"
     write_run(tmp_path / name, 1, 100, of=400_000)
     write_run(tmp_path / "b", 1, 400)
-    text = rendered(table(runs_below(tmp_path), tmp_path), width=80)
+    text = rendered(to_rich([table(runs_below(tmp_path), tmp_path)]), width=80)
     assert max(map(len, text.splitlines())) <= 80
-    assert "mt4ssl_bas…ng-and-more" in text
+    assert "mt4ssl_base…ing-and-more" in text
     assert "100/400,000" in text
     assert "55 h 32 min" in text
     assert "finished" in text
 
 
 def test_a_run_is_not_a_number_it_does_not_have(tmp_path: Path) -> None:
-    text = rendered(table([Run(folder=tmp_path, state="new")], tmp_path), width=80)
+    text = rendered(to_rich([table([Run(folder=tmp_path, state="new")], tmp_path)]), width=80)
     assert "nan" not in text
 
 

@@ -10,10 +10,12 @@ from builders import record, rendered, score
 from mt4ssl_bench.downstream.plan import load_config
 from mt4ssl_bench.downstream.suite import as_shipped
 from mt4ssl_bench.downstream.task import TASKS
+from mt4ssl_bench.results import suite_formats
+from mt4ssl_bench.results.grid import to_rich
 from mt4ssl_bench.results.record import Result
 from mt4ssl_bench.results.suite import Suite, SuiteRow, read_suite
-from mt4ssl_bench.results.suite_formats import cells, headings, notes, to_rich
-from mt4ssl_bench.results.suite_table import SuiteTable, build, points, superb
+from mt4ssl_bench.results.suite_formats import headings, notes
+from mt4ssl_bench.results.suite_table import SuiteLine, SuiteTable, build, points, superb
 
 LIBRISPEECH = {"train": 28_539, "valid": 2_703, "test": 2_620}
 VOXCELEB = {"train": 138_361, "valid": 6_904, "test": 8_251}
@@ -47,6 +49,10 @@ def other(result: Result, **corpus: Any) -> dict[str, Any]:
 
 def table(*records: Result) -> SuiteTable:
     return build("three", SUITE, records, lambda _: (), as_shipped)
+
+
+def cells(made: SuiteTable, line: SuiteLine) -> list[str]:
+    return [entry.whole for entry in suite_formats.cells(made, line)]
 
 
 def measured(made: SuiteTable) -> list[list[str]]:
@@ -176,11 +182,12 @@ def test_rows_without_points_stand_by_their_mean_place() -> None:
 
 def test_a_narrow_terminal_shows_every_number_whole() -> None:
     made = table(*(own("a", task, 50.0) for task in SOURCES))
-    shown = rendered(to_rich(made), width=90)
-    assert "…" not in shown
-    for text in cells(made, made.lines[0])[4:]:
-        assert text in shown
-    assert max(map(len, shown.splitlines())) <= 90
+    for width in (90, 40):
+        shown = rendered(to_rich([suite_formats.grid(made)]), width=width)
+        for entry in suite_formats.cells(made, made.lines[0])[4:]:
+            assert entry.text in shown
+            assert entry.below in shown
+        assert max(map(len, shown.splitlines())) <= width
 
 
 def test_several_seeds_show_their_spread() -> None:

@@ -12,6 +12,7 @@ from mt4ssl_bench.corpora.rows import Row, one_line
 from mt4ssl_bench.corpora.source import Options, Source, Takes
 from mt4ssl_bench.errors import ConfigError, CorpusError
 from mt4ssl_bench.registry import hint
+from mt4ssl_bench.wheels import missing
 
 LOGGER = logging.getLogger(__name__)
 TEXTS = ("text", "sentence", "transcription", "transcript", "normalized_text")
@@ -119,10 +120,8 @@ def _open_dataset(name: str, config: str | None) -> tuple[Mapping[str, Part], ob
     """Return a dataset's splits, and the type of a column of audio that is not decoded."""
     try:
         import datasets
-    except ImportError:
-        raise ConfigError(
-            "prepare hf: needs the datasets package; pip install 'mt4ssl-bench[hf-data]'"
-        ) from None
+    except ImportError as error:
+        raise ConfigError(missing("prepare hf", "hf-data", error)) from None
     # the library warns of five retries, two lines each
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     if not Path(name).is_dir():

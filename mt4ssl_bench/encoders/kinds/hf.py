@@ -24,7 +24,7 @@ from mt4ssl_bench.encoders.kind import EncoderKind
 from mt4ssl_bench.encoders.origin import Origin, checkpoint_origin
 from mt4ssl_bench.encoders.protocol import Features, Upstream
 from mt4ssl_bench.errors import UpstreamError, some
-from mt4ssl_bench.wheels import advice, is_mismatch
+from mt4ssl_bench.wheels import advice, is_mismatch, missing
 
 LOGGER = logging.getLogger(__name__)
 # attention's memory grows as the square of the length; the first layer of a base model takes 6 MB
@@ -57,9 +57,7 @@ def import_transformers(what: str) -> ModuleType:
     except (ImportError, OSError, RuntimeError) as error:
         if is_mismatch(error):
             raise UpstreamError(f"{what}: {advice(error)}") from None
-        raise UpstreamError(
-            f"{what}: needs Hugging Face's transformers: pip install 'mt4ssl-bench[hf]'"
-        ) from None
+        raise UpstreamError(missing(what, "hf")) from None
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     huggingface_hub.logging.set_verbosity_error()
