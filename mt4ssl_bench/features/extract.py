@@ -4,10 +4,11 @@ Shapes: L hidden states, T frames, D dimension.
 """
 
 import hashlib
+import itertools
 import json
 import logging
 import shutil
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -26,7 +27,7 @@ from mt4ssl_bench.encoders.identity import is_of
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import BenchError, CheckpointError, ConfigError, CorpusError
-from mt4ssl_bench.features.forward_pass import Pass, Values
+from mt4ssl_bench.features.forward_pass import Named, Pass, Values
 from mt4ssl_bench.features.mfcc import MFCC
 from mt4ssl_bench.features.units import Codebook
 from mt4ssl_bench.files import write_text, written
@@ -115,26 +116,17 @@ def extract_features(
 
     def make(file: Path, names: set[str]) -> None:
         done = {cut.id for cut in cuts} - names
-        rows = {
-            name: _narrow(values if layer is None else values[layer], dtype, name)
-            for batch in forward(cuts, done=done, unreadable=unreadable)
-            for name, values in batch
-        }
-        with written(file) as shard:
-            shard.write(save(rows))  # save_file would let nobody else read it
+        batches = forward(cuts, done=done, unreadable=unreadable)
+        _write_shard(file, batches, layer, dtype)
 
-    first = max((int(name[9:14]) + 1 for name in files.values()), default=0)
-    shards = {
-        out / f"features-{first + number:05d}.safetensors": names
-        for number, names in enumerate(_shards(forward, cuts, files, frame))
-    }
+    shards = _shards(out, forward, cuts, files, frame)
     units = [
-        Unit(file.with_suffix(".lock"), file.exists, partial(make, file, names), len(names))
-        for file, names in shards.items()
+        Unit(file.with_suffix(".lock"), file.exists, partial(make, file, own), len(own))
+        for file, own in shards.items()
     ]
     try:
-        start, title = world.rank / world.size, f"extract from {upstream.name}"
-        finish(share(units, start=start, title=title))
+        title = f"extract from {upstream.name}"
+        finish(share(units, start=world.rank / world.size, title=title))
         world.barrier()
     finally:  # Ctrl-C keeps what there is
         if world.main:
@@ -144,20 +136,32 @@ def extract_features(
     return index
 
 
+def _write_shard(
+    file: Path, batches: Iterable[Sequence[Named]], layer: int | None, dtype: str
+) -> None:
+    rows = {
+        name: _narrow(values if layer is None else values[layer], dtype, name)
+        for batch in batches
+        for name, values in batch
+    }
+    with written(file) as shard:
+        shard.write(save(rows))  # save_file would let nobody else read it
+
+
 def _shards(
-    forward: Pass, cuts: Sequence[Cut], done: Container[str], frame: int
-) -> Iterator[set[str]]:
-    """Yield the ids of each file of features: whole batches of SHARD_BYTES, of ids not done."""
-    names, size = set[str](), 0
+    out: Path, forward: Pass, cuts: Sequence[Cut], files: Mapping[str, str], frame: int
+) -> dict[Path, set[str]]:
+    """Return the ids of each file to write: whole batches of SHARD_BYTES, of ids not in `files`."""
+    groups, size = [set[str]()], 0
     for batch in forward.batches(cuts):
-        new = [cut for cut in batch if cut.id not in done]
-        names.update(cut.id for cut in new)
-        size += forward.rows(new) * frame
         if size >= SHARD_BYTES:
-            yield names
-            names, size = set(), 0
-    if names:
-        yield names
+            groups, size = [*groups, set()], 0
+        new = [cut for cut in batch if cut.id not in files]
+        groups[-1].update(cut.id for cut in new)
+        size += forward.rows(new) * frame
+    first = max((int(name[9:14]) + 1 for name in files.values()), default=0)
+    names = (f"features-{number:05d}.safetensors" for number in itertools.count(first))
+    return {out / name: group for name, group in zip(names, filter(None, groups), strict=False)}
 
 
 def _collected(shards: Mapping[Path, set[str]]) -> dict[str, str]:

@@ -96,13 +96,13 @@ def row(lab: Path, out: Path, *keys: str) -> list[str]:
 
 
 def outputs(out: Path) -> dict[str, Any]:
-    """Return records and answers by file name, without times and what trained models hold twice."""
+    """Return records and answers by file name, without times."""
     found: dict[str, Any] = {}
     for path in sorted(out.glob("*.json*")):
         found[path.name] = path.read_text()
         if path.suffix == ".json":
             found[path.name] = json.loads(found[path.name])
-            for key in ("created", "wall_seconds"):
+            for key in ("created", "wall_seconds", "git"):
                 del found[path.name][key]
     return found
 

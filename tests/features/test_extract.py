@@ -265,3 +265,16 @@ def test_ids_with_white_space_have_no_place_in_a_file_of_units(
     odd = cuts[0].with_id("two words")
     with pytest.raises(CorpusError, match="utterance id 'two words'"):
         job.extract_units(upstream, corpus, [odd], tmp_path, Codebook(labels))
+
+
+def test_processes_share_the_files_of_an_extraction(
+    corpus: Corpus, prefork: builders.Prefork, tmp_path: Path
+) -> None:
+    argv = ["extract", TOY, "--corpus", str(corpus.root), "--device", "cpu", "--out"]
+    prefork.run(*argv, str(tmp_path / "one"))
+    started = prefork.world(2, *argv, str(tmp_path / "two"))
+    assert [prefork.wait(pid) for pid, _ in started] == [0, 0], [o.read_text() for _, o in started]
+    one, two = (read(tmp_path / name / "index.json") for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+    assert not list((tmp_path / "two").glob("*.lock"))
