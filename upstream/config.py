@@ -33,9 +33,8 @@ class PretrainConfig:
     """One pretraining run."""
 
     about: str = ""
-    init: str | None = (
-        None  # "mt4ssl", or run folder or checkpoint whose weights the run starts from
-    )
+    # whose weights the run starts from: a run folder or checkpoint, or "mt4ssl", which ships
+    init: str | None = None
     frontend: FrontendConfig = field(default_factory=FrontendConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)

@@ -48,7 +48,8 @@ class FrontendConfig:
     stack: int = 1  # neighboring frames that the encoder reads as one; 2: a frame every 40 ms
 
     BOUNDS: ClassVar[Bounds] = {
-        AT_LEAST_1: "channels stack",
+        AT_LEAST_1: "channels",
+        ("1 or 2", lambda stack: stack in {1, 2}): "stack",
         ("a number from 0 to 0.3", lambda warp: 0 <= warp <= 0.3): "warp",
         # narrower filters would fall between two bins of the spectrum
         (f"0 to {MOST_MELS}", lambda mels: 0 <= mels <= MOST_MELS): "mels",

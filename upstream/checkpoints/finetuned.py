@@ -85,4 +85,6 @@ def build(blueprint: Mapping[str, Json], config: TuneConfig) -> TunedMT4SSL:
         activation_dropout=config.activation_dropout,
         layer_drop=config.layer_drop,
     )
-    return TunedMT4SSL(MT4SSL(replace(stored, encoder=encoder), student_only=True), config)
+    frontend = replace(stored.frontend, warp=0.0)  # a key of pretraining
+    model = MT4SSL(replace(stored, encoder=encoder, frontend=frontend), student_only=True)
+    return TunedMT4SSL(model, config)
