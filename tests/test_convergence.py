@@ -176,6 +176,7 @@ def test_a_study_is_interrupted_continued_and_moved(corpus: Corpus, tmp_path: Pa
 
 def stop(argv: list[str], when: Any) -> None:
     """Press Ctrl-C once something has happened."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
     child = subprocess.Popen(
         argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

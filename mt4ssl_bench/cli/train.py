@@ -44,7 +44,7 @@ def pretrain(
     if not report.finished:
         raise typer.Exit(INTERRUPTED)
     last = report.validations[-1] if report.validations else {}
-    losses = [f"{key} {value:.3f}" for key, value in last.items() if key != "step"]
+    losses = [f"{key} {value:.3f}" for key, value in last.items() if key != "step"][:3]
     stdout.print(f"{out}: {', '.join([f'{report.steps} updates', *losses])}")
     stdout.print(
         f"next: mt4ssl-bench evaluate {out} fbank --task phoneme --corpus ... --out results"
