@@ -80,8 +80,8 @@ def _added_config(name: str) -> Callable[..., TargetConfig]:
 def to_stored(config: PretrainConfig) -> dict[str, Json]:
     """Return a config as a checkpoint holds it, without the added extractors that it leaves out.
 
-    So a run that uses none of them does not depend on which packages are installed. fit.track, which
-    affects nothing, is left out, too: a run is the same one with and without it.
+    So a run that uses none of them does not depend on which packages are installed. fit.track is
+    left out, too: a run is the same one with and without it.
     """
     values: dict[str, Json] = to_dict(config)
     values["frontend"] = _without_later(config.frontend)
