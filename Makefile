@@ -26,7 +26,7 @@ demo: .venv/installed
 picture: .venv/installed
 	mkdir -p build docs/pictures
 	$(BIN)/mt4ssl-bench report $(DEMO)/results $(DEMO)/runs --out build/report.html
-	$(CHROMIUM) --headless --no-sandbox --disable-gpu --disable-quic --hide-scrollbars --no-first-run \
+	$(CHROMIUM) --headless --no-sandbox --disable-gpu --disable-quic --hide-scrollbars --log-level=3 --no-first-run \
 		--user-data-dir=$$(mktemp -d) --blink-settings=preferredColorScheme=1 \
 		--window-size=1280,900 --screenshot=docs/pictures/report.png file://$(CURDIR)/build/report.html
 

@@ -33,6 +33,58 @@ NO_RECORD = (
     "makes one."
 )
 
+# anchor, title, what it shows, why it may be empty, and its group for a corpus
+OF_BOARDS: tuple[tuple[str, str, str, str, Callable[[Board, Looks, Content], Group]], ...] = (
+    (
+        "scores",
+        "Scores with intervals",
+        "Best at the top. Lines are 95 % intervals.",
+        NO_RECORD,
+        lambda board, looks, _: forests(board, looks),
+    ),
+    (
+        "differences",
+        "Differences to the best",
+        (
+            "Each model minus the best one, by a paired bootstrap over the same utterances. An "
+            "interval that holds 0 (bold) shows no difference."
+        ),
+        "No two models have a record of the same task, recipe and corpus.",
+        differences,
+    ),
+    (
+        "cost",
+        "Quality over cost",
+        "The dashed line is the front: no other model is as good and as cheap.",
+        NO_RECORD,
+        lambda board, looks, content: quality_over_cost(board, looks, content.costs),
+    ),
+    (
+        "sweeps",
+        "Learning rates",
+        "The score of every head on validation.",
+        "No record has a sweep.",
+        lambda board, looks, _: sweeps(board, looks),
+    ),
+    (
+        "weights",
+        "Layer weights",
+        (
+            "The part of each hidden state in the sum that a head reads: softmax weight x mean "
+            "norm, or the weight only in records without norms."
+        ),
+        "No record has the weights of several layers.",
+        lambda board, looks, _: layer_weights(board, looks),
+    ),
+    (
+        "layers",
+        "Scores by layer",
+        "ABX and other scores of single layers.",
+        "No record has scores of layers; tasks such as abx, or the key layers=all, give them.",
+        lambda board, looks, _: layer_scores(board, looks),
+    ),
+)
+
 
 def render(content: Content, suites: Sequence[SuiteTable] = ()) -> str:
     """Return the page of records, runs and costs, and of the tables of suites."""
@@ -182,66 +234,20 @@ def _best(cells: Sequence[Score | float | None]) -> float | None:
 
 def _of_boards(boards: Sequence[Board], looks: Looks, content: Content) -> list[Section]:
     """Return the sections with a group for each corpus."""
-
-    def section(
-        anchor: str, title: str, about: str, empty: str, group: Callable[[Board], Group]
-    ) -> Section:
-        groups = [each for each in map(group, boards) if each.panels or each.notes]
-        return Section(
-            anchor=anchor,
-            title=title,
-            about=about,
-            empty=empty if boards else NO_RECORD,
-            groups=groups,
-            notes=without_cost(boards, content.costs) if anchor == "cost" else (),
+    sections = []
+    for anchor, title, about, empty, group_of in OF_BOARDS:
+        groups = [group_of(board, looks, content) for board in boards]
+        sections.append(
+            Section(
+                anchor=anchor,
+                title=title,
+                about=about,
+                empty=empty if boards else NO_RECORD,
+                groups=[group for group in groups if group.panels or group.notes],
+                notes=without_cost(boards, content.costs) if anchor == "cost" else (),
+            )
         )
-
-    return [
-        section(
-            "scores",
-            "Scores with intervals",
-            "Best at the top. Lines are 95 % intervals.",
-            NO_RECORD,
-            lambda board: forests(board, looks),
-        ),
-        section(
-            "differences",
-            "Differences to the best",
-            "Each model minus the best one, by a paired bootstrap over the same utterances. An "
-            "interval that holds 0 (bold) shows no difference.",
-            "No two models have a record of the same task, recipe and corpus.",
-            lambda board: differences(board, looks, content),
-        ),
-        section(
-            "cost",
-            "Quality over cost",
-            "The dashed line is the front: no other model is as good and as cheap.",
-            NO_RECORD,
-            lambda board: quality_over_cost(board, looks, content.costs),
-        ),
-        section(
-            "sweeps",
-            "Learning rates",
-            "The score of every head on validation.",
-            "No record has a sweep.",
-            lambda board: sweeps(board, looks),
-        ),
-        section(
-            "weights",
-            "Layer weights",
-            "The part of each hidden state in the sum that a head reads: softmax weight x mean norm, "
-            "or the weight only in records without norms.",
-            "No record has the weights of several layers.",
-            lambda board: layer_weights(board, looks),
-        ),
-        section(
-            "layers",
-            "Scores by layer",
-            "ABX and other scores of single layers.",
-            "No record has scores of layers; tasks such as abx, or the key layers=each, give them.",
-            lambda board: layer_scores(board, looks),
-        ),
-    ]
+    return sections
 
 
 def _pretraining(content: Content, names: Sequence[str], looks: Looks) -> Section:
