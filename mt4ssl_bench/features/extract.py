@@ -110,8 +110,7 @@ def extract_features(
     files = world.gather(_continued(index, about, upstream) if index.exists() else {})[0]
     frame = (1 if layer is not None else upstream.num_layers) * upstream.dim
     frame *= np.dtype(DTYPES[dtype]).itemsize
-    left = [cut for cut in cuts if cut.id not in files]
-    _need_disk(out, forward.rows(left) * frame)
+    _need_disk(out, forward.rows([cut for cut in cuts if cut.id not in files]) * frame)
     unreadable: dict[str, str] = {}
 
     def make(file: Path, names: set[str]) -> None:
