@@ -113,7 +113,7 @@ class FoldHeads:
         folder = self.folder / name
 
         def done() -> bool:
-            return all(self._file(number).exists() for number in numbers)
+            return self.collected() or all(self._file(number).exists() for number in numbers)
 
         return Unit(folder / LOCK, done, partial(self._train, numbers, folder))
 

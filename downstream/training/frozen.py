@@ -69,8 +69,7 @@ class FrozenTraining:
             self._features[role] = yield from self._share(role)
         self.clock.lap("features")
         units = [unit for part in left for unit in part.units(world.size)]
-        start = world.rank / world.size
-        yield from share(units, start=start, over=lambda: all(part.collected() for part in left))
+        yield from share(units, start=world.rank / world.size)
 
     def result(self) -> Trained:
         """Return each seed's hypotheses at the rate that is best on valid, over folds and seeds.

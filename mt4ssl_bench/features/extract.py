@@ -108,8 +108,8 @@ def extract_features(
     index, forward = out / "index.json", Pass(upstream)
     # all processes plan from the main one's view, which it changes at the end
     files = world.gather(_continued(index, about, upstream) if index.exists() else {})[0]
-    frame = (1 if layer is not None else upstream.num_layers) * upstream.dim
-    frame *= np.dtype(DTYPES[dtype]).itemsize
+    layers = 1 if layer is not None else upstream.num_layers
+    frame = layers * upstream.dim * np.dtype(DTYPES[dtype]).itemsize
     _need_disk(out, forward.rows([cut for cut in cuts if cut.id not in files]) * frame)
     unreadable: dict[str, str] = {}
 
@@ -124,8 +124,8 @@ def extract_features(
         for file, own in shards.items()
     ]
     try:
-        title = f"extract from {upstream.name}"
-        finish(share(units, start=world.rank / world.size, title=title))
+        begin, title = world.rank / world.size, f"extract from {upstream.name}"
+        finish(share(units, start=begin, title=title))
         world.barrier()
     finally:  # Ctrl-C keeps what there is
         if world.main:
