@@ -103,6 +103,7 @@ class Diarization(Task):
     """SUPERB's SD, on whole recordings: s3prl cuts those over 2,000 frames."""
 
     name: ClassVar[str] = "diarization"
+    divisible: ClassVar[bool] = False  # sums over rows are rounded by their number
     superb: ClassVar[str] = "SD"
     full_hours: ClassVar[float] = 50.0  # Libri2Mix, mode max: 56 h
     metrics: ClassVar[tuple[str | Metric, ...]] = ("der", "der_by_rule")
