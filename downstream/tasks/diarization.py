@@ -225,8 +225,7 @@ class Diarization(Task):
 
     def files(self, answers: Sequence[Answer]) -> dict[str, str]:
         """See Task.files: the hypotheses as RTTM."""
-        turns = {answer["id"]: from_text(answer["hypothesis"]) for answer in answers}
-        return {".rttm": to_rttm(turns)}
+        return {".rttm": to_rttm({row["id"]: from_text(row["hypothesis"]) for row in answers})}
 
     def _settings(self) -> Iterator[tuple[float, int]]:
         return product(self.config.decode.thresholds, self.config.decode.medians)
