@@ -162,11 +162,13 @@ class Task(BaseTask):
     Attributes:
         pooled: Whether heads read means over time instead of frames.
         learns_silence: Whether utterances in which nobody speaks are trained on.
+        divisible: Whether a head's loss has the same bits without the other heads of its batch.
         stride: Samples from frame to frame of the upstream, set before anything is trained.
     """
 
     pooled: ClassVar[bool] = False
     learns_silence: ClassVar[bool] = False
+    divisible: ClassVar[bool] = True
     stride: int = 320
     Config: ClassVar[type[TaskConfig]] = TaskConfig
     config: TaskConfig

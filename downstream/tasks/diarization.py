@@ -103,6 +103,7 @@ class Diarization(Task):
     """SUPERB's SD, on whole recordings: s3prl cuts those over 2,000 frames."""
 
     name: ClassVar[str] = "diarization"
+    divisible: ClassVar[bool] = False  # sums over rows are rounded by their number
     superb: ClassVar[str] = "SD"
     full_hours: ClassVar[float] = 50.0  # Libri2Mix, mode max: 56 h
     metrics: ClassVar[tuple[str | Metric, ...]] = ("der", "der_by_rule")
@@ -224,8 +225,7 @@ class Diarization(Task):
 
     def files(self, answers: Sequence[Answer]) -> dict[str, str]:
         """See Task.files: the hypotheses as RTTM."""
-        turns = {answer["id"]: from_text(answer["hypothesis"]) for answer in answers}
-        return {".rttm": to_rttm(turns)}
+        return {".rttm": to_rttm({row["id"]: from_text(row["hypothesis"]) for row in answers})}
 
     def _settings(self) -> Iterator[tuple[float, int]]:
         return product(self.config.decode.thresholds, self.config.decode.medians)

@@ -103,7 +103,8 @@ class FoldHeads:
     def units(self, processes: int) -> list[Unit]:
         """Return the slices, for shared_work.share()."""
         parts = min(processes, self.count)
-        if parts > 1 and as_one(self.fold.task.head(self.model.num_layers, self.model.dim)):
+        task, model = self.fold.task, self.model
+        if parts > 1 and (not task.divisible or as_one(task.head(model.num_layers, model.dim))):
             parts = 1
         places = [self.count * part // parts for part in range(parts + 1)]
         return [self._unit(range(*pair)) for pair in itertools.pairwise(places)]
