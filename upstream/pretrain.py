@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mt4ssl_bench.data.corpus import joint_digest
 from mt4ssl_bench.data.frame_grid import frame_counts
+from mt4ssl_bench.device import moved
 from mt4ssl_bench.errors import ConfigError, TrainingError
 from mt4ssl_bench.settings import Json
 from mt4ssl_bench.training.distributed import ALONE, World, no_sync
@@ -155,11 +156,6 @@ class Pretraining:
             ),
             title=f"pretrain {out.name}",
         )()
-
-
-def moved(x: Tensor, device: torch.device) -> Tensor:
-    """Return x on the device; from pinned memory, a GPU copies it while the host goes on."""
-    return (x.pin_memory() if device.type == "cuda" else x).to(device, non_blocking=True)
 
 
 def pretrain(recipe: str, *keys: str, out: str | Path, device: str = "auto") -> FitReport:

@@ -34,7 +34,8 @@ from mt4ssl_bench.downstream.training.sweep import Split, Sweep
 from mt4ssl_bench.downstream.training.trained import Decoded, Trained
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.features.file import FeatureSet
-from mt4ssl_bench.features.store import FeatureStore, LiveFeatures
+from mt4ssl_bench.features.live import LiveFeatures
+from mt4ssl_bench.features.store import FeatureStore
 from mt4ssl_bench.training.run_folder import PassingFolder, checkpoint_bytes, discard
 
 NORMED = 50  # utterances whose norms are measured

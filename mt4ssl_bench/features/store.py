@@ -6,7 +6,6 @@ store or onto the disk are computed on the fly.
 """
 
 import hashlib
-import itertools
 import logging
 import os
 import shutil
@@ -25,10 +24,11 @@ from mt4ssl_bench.data.file_state import require_unchanged
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import BenchError, CheckpointError
 from mt4ssl_bench.features.crops import Crops, FreshCrop
-from mt4ssl_bench.features.file import FeatureSet, StoredFeatures, Writer, encode_named
+from mt4ssl_bench.features.file import FeatureSet, StoredFeatures, Writer
 from mt4ssl_bench.features.forward_pass import Pass, Values
 from mt4ssl_bench.features.index import Header, read_header
-from mt4ssl_bench.features.precision import Precision, decode
+from mt4ssl_bench.features.live import LiveFeatures
+from mt4ssl_bench.features.precision import Precision
 from mt4ssl_bench.settings import NEVER
 
 LOGGER = logging.getLogger(__name__)
@@ -56,33 +56,6 @@ class Entry:
     bytes: int
     used: float
     whole: bool  # no interrupted pass
-
-
-class LiveFeatures(FeatureSet):
-    """Features that are not stored: every rows() runs the upstream again.
-
-    They are rounded as stored ones are, so that free disk space does not change a score.
-    """
-
-    def __init__(self, forward: Pass, cuts: Sequence[Cut], precision: Precision) -> None:
-        self.precision = precision
-        self.layers, self.dim = forward.upstream.num_layers, forward.upstream.dim
-        self._forward, self._cuts = forward, {cut.id: cut for cut in cuts}
-
-    def rows(self, names: Sequence[str]) -> list[Values]:
-        """See FeatureSet.rows."""
-        batches = self._forward([self._cuts[name] for name in names])
-        computed = dict(itertools.chain.from_iterable(batches))
-        stored = (encode_named(name, computed[name], self.precision) for name in names)
-        return [decode(values, self.precision) for values in stored]
-
-    def count(self, name: str) -> int:
-        """See FeatureSet.count; computed from the duration: one off, or more with effects."""
-        return self._forward.rows([self._cuts[name]])
-
-    def at(self, epoch: int) -> "LiveFeatures":
-        """See FeatureSet.at."""
-        return LiveFeatures(self._forward.at(epoch), list(self._cuts.values()), self.precision)
 
 
 @dataclass(frozen=True)
@@ -223,7 +196,7 @@ class FeatureStore:
                     len(cuts),
                 )
             title = f"{'means' if forward.crops else 'frames'} {header.split} of {header.upstream}"
-            writer.write(forward(cuts, done=writer.done, title=title))
+            writer.write(forward.tensors(cuts, done=writer.done, title=title))
         except OSError as error:
             raise BenchError(
                 f"{file}: could not be written ({error}); free disk space or choose another --store"

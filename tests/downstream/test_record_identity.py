@@ -67,6 +67,7 @@ LINEAR = {
     "head.projection": "4",
     "head.layer_norm": "true",
     "store.precision": "int8",
+    "pass_precision": "bf16",
 }
 LSTM = {
     "head.hidden": "4",
