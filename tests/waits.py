@@ -63,7 +63,11 @@ def on_fake_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Tensor],
     monkeypatch.setattr(Tensor, "pin_memory", lambda x: x)
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True):
+        # cuDNN would ask for a driver; torch's own kernels have the same types
+        with (
+            torch.backends.cudnn.flags(enabled=False),
+            FakeTensorMode(allow_non_fake_inputs=True),
+        ):
             yield lambda x: x.to("cuda")
     finally:
         torch.__future__.set_overwrite_module_params_on_conversion(False)

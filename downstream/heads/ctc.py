@@ -52,8 +52,8 @@ def _ctc(log_probs: Tensor, ids: Tensor, lengths: Sequence[int], sizes: Sequence
     return F.ctc_loss(
         log_probs,
         ids,
-        tuple(lengths),
-        tuple(sizes),
+        torch.tensor(lengths),
+        torch.tensor(sizes),
         blank=BLANK,
         reduction="none",
         zero_infinity=True,

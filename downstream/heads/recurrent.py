@@ -71,7 +71,7 @@ class RecurrentHead(nn.Module):
             rows = self.dropout(both(PackedSequence(rows, sizes))[0].data)
         logits: Tensor = self.output(rows)
         filled = logits.new_zeros(x.shape[0] * x.shape[1], logits.shape[-1])
-        return filled.index_copy(0, place, logits).unflatten(0, x.shape[:2])
+        return filled.index_copy(0, place, logits).view(*x.shape[:2], -1)
 
     def _both(self) -> list[nn.LSTM]:
         """Return each layer's directions as one module with their weights, in one buffer on CUDA.

@@ -19,6 +19,7 @@ from mt4ssl_bench.downstream.clock import Clock
 from mt4ssl_bench.downstream.heads.weighted_sum import layer_weights
 from mt4ssl_bench.downstream.job import ROLES, Fold, Job
 from mt4ssl_bench.downstream.layers.best_heads import best_of_layers, by_layer
+from mt4ssl_bench.downstream.readings import readings
 from mt4ssl_bench.downstream.reference_checks import learnable
 from mt4ssl_bench.downstream.task import Logits
 from mt4ssl_bench.downstream.training.choose_rate import choose, chosen
@@ -34,11 +35,11 @@ from mt4ssl_bench.downstream.training.sweep import Split, Sweep
 from mt4ssl_bench.downstream.training.trained import Decoded, Trained
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.features.file import FeatureSet
-from mt4ssl_bench.features.live import LiveFeatures
 from mt4ssl_bench.features.store import FeatureStore
 from mt4ssl_bench.training.run_folder import PassingFolder, checkpoint_bytes, discard
 
 NORMED = 50  # utterances whose norms are measured
+AT_ONCE = 8  # of them
 
 
 def train_frozen(
@@ -74,7 +75,9 @@ def train_frozen(
         # with folds, each utterance is in one test set: one entry of the store serves all roles
         cuts = [cut for fold in folds for cut in fold.cuts["test" if fold.name else role]]
         info, work = job.corpus.info, job.forward_pass(model, role)
-        return store.features(work, info.digest, job.split(role), cuts, corpus=info.name)
+        often = readings(job, "train" if folds[0].name else role, len(cuts), len(folds))
+        place = info.digest, job.split(role), cuts
+        return store.features(work, *place, corpus=info.name, readings=often)
 
     places = [(fold, f"fold-{n}" if fold.name else "") for n, fold in enumerate(folds, 1)]
     parts = [_Heads(model, job, fold, folder / name, features, device) for fold, name in places]
@@ -144,9 +147,13 @@ class _Heads:
         train, valid, sweep = self.split("train"), self.split("valid"), self.sweep
         count = train.features.count
         train.cuts, left_out = learnable(self.job, self.fold, lambda cut: count(cut.id))
+        # stored values must be those of the checkpoint; live ones have the same, as far as they go
         sources = {"train": train.features.identity, "valid": valid.features.identity}
-        meta, size = {**self.meta, "features": sources}, checkpoint_bytes(sweep.heads.parameters())
-        sweep.run(train, valid, PassingFolder(self.folder, meta, size=size))
+        stored = {f"features of {k}": mark for k, mark in sources.items() if mark != "live"}
+        folder = PassingFolder(
+            self.folder, {**self.meta, **stored}, size=checkpoint_bytes(sweep.heads.parameters())
+        )
+        sweep.run(train, valid, folder)
         for run in sweep.runs:
             run.load_best()
         return Training(
@@ -177,13 +184,12 @@ def _decode(parts: Sequence[_Heads], number: int, *, with_lm: bool) -> tuple[Dec
 
 def layer_norms(split: Split, *, normalized: bool) -> list[float]:
     """Return the mean L2 norm of each hidden state (L,), over frames of up to NORMED utterances."""
-    if isinstance(split.features, LiveFeatures):
-        return []  # each reading would be one more pass of the upstream
-    norms = []
-    for cut in split.cuts[:: -(-len(split.cuts) // NORMED)]:
-        x, _ = split.features.batch([cut.id])  # (L, 1, T, D)
-        x = F.layer_norm(x, x.shape[-1:]) if normalized else x
-        norms.append(x[:, 0].norm(dim=-1).double())  # (L, T)
+    norms, names = [], [cut.id for cut in split.cuts[:: -(-len(split.cuts) // NORMED)]]
+    batches = (names[first : first + AT_ONCE] for first in range(0, len(names), AT_ONCE))
+    for features, lengths in split.features.stream(batches, "cpu"):
+        x = F.layer_norm(features, features.shape[-1:]) if normalized else features  # (L, B, T, D)
+        real = torch.arange(x.shape[2]) < lengths[:, None]  # (B, T)
+        norms.append(x.norm(dim=-1)[:, real].double())  # (L, N)
     return [float(norm) for norm in torch.cat(norms, dim=1).mean(1)]
 
 

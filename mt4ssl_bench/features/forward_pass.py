@@ -66,6 +66,8 @@ class Pass:
         self.upstream, self.crops, self.effects = upstream, crops, tuple(effects)
         self.precision = precision
         self.device = str(getattr(upstream, "device", "cpu"))  # of features, before they are stored
+        if precision == "tf32" and torch.device(self.device).type != "cuda":
+            raise ConfigError(f"pass_precision=tf32: expected a CUDA device, got {self.device}")
         self._halved = False  # a batch did not fit into the device's memory
         for effect in self.effects:
             if not re.fullmatch(r"[\w.-]+", effect.key, re.ASCII):

@@ -54,7 +54,7 @@ def rounded(x: Tensor, precision: Precision) -> Tensor:
         return x.bfloat16().float()
     if precision == "int8":
         whole, scale = _whole(x)
-        return whole * scale
+        return (whole + 0.0) * scale  # int8 has no negative zero
     return x
 
 

@@ -7,6 +7,7 @@ store or onto the disk are computed on the fly.
 
 import hashlib
 import logging
+import math
 import os
 import shutil
 import time
@@ -23,6 +24,7 @@ from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.data.file_state import require_unchanged
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import BenchError, CheckpointError
+from mt4ssl_bench.features.costs import Costs, measure
 from mt4ssl_bench.features.crops import Crops, FreshCrop
 from mt4ssl_bench.features.file import FeatureSet, StoredFeatures, Writer
 from mt4ssl_bench.features.forward_pass import Pass, Values
@@ -33,6 +35,8 @@ from mt4ssl_bench.settings import NEVER
 
 LOGGER = logging.getLogger(__name__)
 GIB = 2**30
+MEASURED = GIB  # bytes; smaller features are stored without measuring what costs less time
+STRETCH = 1.1  # of the limit is used where features miss it, and the disk has room
 DAY = 86_400.0
 LOCKS = ".locks"  # one file per entry; a lock ends with its process, however that ends
 
@@ -110,11 +114,19 @@ class FeatureStore:
         return self.features(Pass(upstream, crops), digest, split, cuts, corpus=corpus)
 
     def features(
-        self, forward: Pass, digest: str, split: str, cuts: Sequence[Cut], *, corpus: str = ""
+        self,
+        forward: Pass,
+        digest: str,
+        split: str,
+        cuts: Sequence[Cut],
+        *,
+        corpus: str = "",
+        readings: float = math.inf,
     ) -> FeatureSet:
         """Return the features of the cuts, from the store if they are there.
 
-        Those of crops that each epoch draws anew are not stored.
+        Those of crops that each epoch draws anew are not stored, nor are those of more than
+        MEASURED bytes that cost less time on the fly.
 
         Args:
             forward: Computes them; its upstream's fingerprint and its kind are part of the entry.
@@ -122,6 +134,7 @@ class FeatureStore:
             split: The corpus's.
             cuts: Utterances of the split.
             corpus: Name of the corpus, for people.
+            readings: How often they will be read; infinite: they are stored in any case.
 
         Raises:
             AudioChangedError: If an audio file is not the one that was prepared.
@@ -133,10 +146,31 @@ class FeatureStore:
             return LiveFeatures(forward, cuts, header.precision)
         request = _Request(forward, cuts, header)
         try:
-            return self._open(request) or self._make(request)
+            stored = self._open(request)
+            if stored is None and self._live_is_cheaper(request, readings):
+                return LiveFeatures(forward, cuts, header.precision)
+            return stored or self._make(request)
         except NoRoom as error:
             LOGGER.warning("%s", _cost(error, header, forward.rows(cuts) * header.row_bytes))
             return LiveFeatures(forward, cuts, header.precision)
+
+    def _live_is_cheaper(self, request: _Request, readings: float) -> bool:
+        """Return whether features cost less time on the fly; the log says why."""
+        forward, header, cuts = request.forward, request.header, request.cuts
+        need = forward.rows(cuts) * header.row_bytes
+        if math.isinf(readings) or need < MEASURED:
+            return False
+        self.root.mkdir(parents=True, exist_ok=True)
+        speeds = measure(forward, cuts, header, self.root, cold=need > memory() / 2)
+        costs = Costs.of(speeds, forward.seconds(cuts), readings)
+        LOGGER.info(
+            "%s: features of %s are %s: %s",
+            header.split,
+            header.upstream,
+            "computed on the fly" if costs.live_is_cheaper else "stored",
+            costs,
+        )
+        return costs.live_is_cheaper
 
     def _open(self, request: _Request) -> StoredFeatures | None:
         """Return stored features, None if there are none; damaged ones are removed."""
@@ -217,8 +251,14 @@ class FeatureStore:
                 stored -= entry.bytes
                 free += entry.bytes
         total = stored + need
-        if total > limit or need > free:
+        if total > limit * STRETCH or need > free:
             raise NoRoom(total, self.config.limit_gb, free)
+        if total > limit:
+            LOGGER.info(
+                "store: %.3g GiB, above store.limit_gb=%g by less than a tenth, are stored",
+                total / GIB,
+                self.config.limit_gb,
+            )
         for entry in leaving:
             LOGGER.info(
                 "store: removing %s, unused for longest, to stay within the limit", entry.file
@@ -252,6 +292,14 @@ def header_of(
         layers=forward.upstream.num_layers,
         dim=forward.upstream.dim,
     )
+
+
+def memory() -> float:
+    """Return the bytes of this machine's memory; infinite where the system does not say."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):
+        return math.inf
 
 
 def entries(root: Path) -> list[Entry]:

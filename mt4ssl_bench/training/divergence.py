@@ -33,7 +33,7 @@ class Divergence:
             norm = nn.utils.get_total_norm(grads).to(self._wide)
             norms.append(norm)
             shrink = (clip_norm / (norm * scale + 1e-6)).clamp(max=1.0) if clip_norm > 0 else 1.0
-            torch._foreach_mul_(grads, scale * shrink)  # type: ignore[arg-type]
+            torch._foreach_mul_(grads, scale * shrink)
         bad = ~torch.stack(norms).isfinite()
         self._first = torch.where(bad & (self._first < 0), step, self._first)
         self.optimizer.broken = (self._first >= 0).float()

@@ -244,8 +244,8 @@ class Fit(Generic[B]):
             TrainingError: In every process, for a loss or gradient that is not finite otherwise.
         """
         if self.divergence:
-            count = sum(part.count for part in parts)
-            self.divergence.step(self.state.step, 1 / max(count, 1), self.optim.clip_norm)
+            scale = 1 / max(sum(part.count for part in parts), 1)
+            self.divergence.step(self.state.step, scale, self.optim.clip_norm)
             self.state.audio_seconds += sum(part.seconds for part in parts)
             return True
         self.scaler.unscale_(self.optimizer)

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException
+from waits import Waits, on_fake_cuda
 
 from builders import toy_batch, toy_config, toy_masks, toy_model
 from mt4ssl_bench.training.fit import StepLoss, _to_host
 from mt4ssl_bench.training.optim import build_optimizer
 from mt4ssl_bench.upstream.masking import MaskedFrames
 from mt4ssl_bench.upstream.model import MT4SSL
-from waits import Waits, on_fake_cuda
 
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
