@@ -26,6 +26,7 @@ from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.features.store import FeatureStore
 from mt4ssl_bench.results.record import Result
 from mt4ssl_bench.results.suite import read_suite
+from mt4ssl_bench.training.distributed import World
 
 LOGGER = logging.getLogger(__name__)
 
@@ -135,7 +136,8 @@ def _compute(row: Row, model: Upstream, *, device: str, store: Path, out: Path) 
         counts.update(check_references(job, fold.task, fold.cuts, fold.name))
         counts.update(fold.task.look_at(fold.cuts))
     if job.config.mode == "finetune":
-        trained = train_finetuned(model, job, folds, folder=row.folder, device=device, clock=clock)
+        world = World(device=device)
+        trained = train_finetuned(model, job, folds, folder=row.folder, world=world, clock=clock)
     else:
         trained = train_frozen(
             model,

@@ -32,6 +32,7 @@ from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.features.store import FeatureStore
 from mt4ssl_bench.settings import keys_of
+from mt4ssl_bench.training.distributed import ALONE
 
 DATA = Path(__file__).parents[1] / "fixtures"
 TOY = f"random:{DATA / 'toy.yaml'}"
@@ -168,18 +169,14 @@ class Lab:
         one.fit_units(cuts["train"])
         fold = Fold(one, cuts)
         self.trained += 1
-        common: dict[str, Any] = {
-            "folder": self.folder / str(self.trained),
-            "device": "cpu",
-            "clock": Clock(),
-        }
+        common: dict[str, Any] = {"folder": self.folder / str(self.trained), "clock": Clock()}
         if mode == "finetune":
             model = self.upstreams.setdefault(mode, load_upstream(TOY))
-            trained = train_finetuned(model, job, [fold], **common)
+            trained = train_finetuned(model, job, [fold], world=ALONE, **common)
         else:
             store = FeatureStore(self.folder / f"store-{self.trained}", job.config.store)
             trained = train_frozen(
-                self.upstreams[mode], job, [fold], source="", store=store, **common
+                self.upstreams[mode], job, [fold], source="", store=store, device="cpu", **common
             )
         (one_seed,) = trained.decoded
         with_lm = one_seed.with_lm
