@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mt4ssl_bench.data.frame_grid import frame_counts
+from mt4ssl_bench.device import moved
 from mt4ssl_bench.upstream.config import PretrainConfig
 from mt4ssl_bench.upstream.encoder import Encoder
 from mt4ssl_bench.upstream.frontend import Frontend
@@ -85,10 +86,12 @@ class MT4SSL(nn.Module):
     def hidden_states(self, waveforms: Tensor, lengths: Tensor) -> tuple[list[Tensor], Tensor]:
         """Return the encoder's input and each layer's output (B, T, D), and frame counts (B,).
 
-        Waveforms (B, N) are normalized and zero-padded; outputs at padded frames mean nothing.
+        Waveforms (B, N) are normalized and zero-padded, of `lengths` (B,), which are on the host;
+        outputs at padded frames mean nothing.
         """
         frames = self.frontend(waveforms)
-        output = self.encoder(frames, padding_mask(lengths, frames.shape[1]))
+        padding = padding_mask(lengths, frames.shape[1])
+        output = self.encoder(frames, None if padding is None else moved(padding, frames.device))
         return [output.embedded, *output.hidden], frame_counts(lengths)
 
 

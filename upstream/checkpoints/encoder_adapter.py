@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mt4ssl_bench import checkpoint
 from mt4ssl_bench.data.frame_grid import RECEPTIVE_FIELD, STRIDE, frame_count, frame_counts
+from mt4ssl_bench.device import moved_rows
 from mt4ssl_bench.encoders.finetuning import TuneConfig
 from mt4ssl_bench.encoders.identity import identify
 from mt4ssl_bench.encoders.origin import Origin, checkpoint_origin
@@ -24,6 +25,7 @@ from mt4ssl_bench.upstream.checkpoints.checkpoint_file import (
 from mt4ssl_bench.upstream.checkpoints.finetuned import build
 from mt4ssl_bench.upstream.checkpoints.waveform_checks import check_waveforms
 from mt4ssl_bench.upstream.config import PretrainConfig
+from mt4ssl_bench.upstream.encoder import compile_layers
 from mt4ssl_bench.upstream.frontend import normalize
 from mt4ssl_bench.upstream.model import MT4SSL
 from mt4ssl_bench.upstream.recipe import load_config, to_stored
@@ -63,10 +65,9 @@ class MT4SSLUpstream:
 
     def hidden_states(self, waveforms: Tensor, lengths: Tensor) -> Features:
         """Return what extract() does, with gradients."""
-        waves = [
-            wave[:length]
-            for wave, length in zip(waveforms.to(self.device), lengths.tolist(), strict=True)
-        ]
+        # checked where they are: on a GPU, each check would wait for it
+        pairs = zip(waveforms, lengths.tolist(), strict=True)
+        waves = [wave[:length] for wave, length in pairs]
         layers, counts = hidden_states(self.model, waves)
         return Features(torch.stack(layers), counts.cpu())
 
@@ -74,6 +75,8 @@ class MT4SSLUpstream:
         """Return the student with the dropouts of `config`; see finetuning.Trainable."""
         tuned = build(self.blueprint, config)
         tuned.model.load_state_dict(self.model.state_dict())
+        if self.device.startswith("cuda"):
+            compile_layers(tuned)
         return tuned.to(self.device)
 
 
@@ -84,7 +87,8 @@ def fingerprint(config: PretrainConfig, state: Mapping[str, Tensor]) -> str:
 
 
 def hidden_states(model: MT4SSL, waves: list[Tensor]) -> tuple[list[Tensor], Tensor]:
-    """Return the encoder's input and every layer's output, each (B, T, D), and frame counts (B,).
+    """Return the encoder's input and every layer's output, each (B, T, D), and frame counts (B,),
+    which are on the host.
 
     Waveforms (N_b,) of more than WINDOW frames are encoded in windows of equal length. The front
     end's frames stay the same; attention does not look beyond its window.
@@ -93,7 +97,8 @@ def hidden_states(model: MT4SSL, waves: list[Tensor]) -> tuple[list[Tensor], Ten
         UpstreamError: For unusable waveforms.
     """
     check_waveforms(waves)
-    lengths = torch.tensor([len(wave) for wave in waves], device=waves[0].device)
+    lengths = torch.tensor([len(wave) for wave in waves])
+    waves = moved_rows(waves, model.mask_emb.device)
     normalized = model.config.frontend.normalize
     waves = [normalize(wave.float()) if normalized else wave.float() for wave in waves]
     if frame_count(int(lengths.max())) <= WINDOW:
@@ -112,7 +117,7 @@ def _in_windows(model: MT4SSL, wave: Tensor) -> Tensor:
     parts = []
     for start in range(0, num_frames, size):
         part = wave[start * STRIDE : (start + size - 1) * STRIDE + RECEPTIVE_FIELD]
-        layers, _ = model.hidden_states(part[None], torch.tensor([len(part)], device=wave.device))
+        layers, _ = model.hidden_states(part[None], torch.tensor([len(part)]))
         parts.append(torch.stack(layers)[:, 0])
     return torch.cat(parts, dim=1)
 

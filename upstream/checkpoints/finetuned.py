@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from mt4ssl_bench.data.frame_grid import frame_counts
+from mt4ssl_bench.device import moved, moved_rows
 from mt4ssl_bench.encoders.finetuning import TuneConfig
 from mt4ssl_bench.encoders.protocol import Features
 from mt4ssl_bench.settings import Json
@@ -46,11 +47,10 @@ class TunedMT4SSL(nn.Module):
         """
         model = self.model
         device = model.mask_emb.device
-        waves = [
-            wave[:length]
-            for wave, length in zip(waveforms.to(device), lengths.tolist(), strict=True)
-        ]
-        check_waveforms(waves)
+        pairs = zip(waveforms, lengths.tolist(), strict=True)
+        waves = [wave[:length] for wave, length in pairs]
+        check_waveforms(waves)  # where they are: on a GPU, each check would wait for it
+        waves = moved_rows(waves, device)
         padded = pad_sequence(
             [normalize(w) if model.config.frontend.normalize else w for w in waves],
             batch_first=True,
@@ -61,7 +61,8 @@ class TunedMT4SSL(nn.Module):
         counts = frame_counts(lengths)
         if generator is not None:
             x = self._mask(x, counts.tolist(), generator)
-        output = model.encoder(x, padding_mask(lengths.to(x.device), x.shape[1]))
+        padding = padding_mask(lengths, x.shape[1])
+        output = model.encoder(x, None if padding is None else moved(padding, x.device))
         return Features(torch.stack([output.embedded, *output.hidden]), counts)
 
     def _mask(self, x: Tensor, counts: list[int], generator: np.random.Generator) -> Tensor:
