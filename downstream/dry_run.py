@@ -18,9 +18,9 @@ from mt4ssl_bench.device import pick_device
 from mt4ssl_bench.downstream.find_record import find_record
 from mt4ssl_bench.downstream.job import Job
 from mt4ssl_bench.downstream.plan import plan
-from mt4ssl_bench.downstream.readings import readings
 from mt4ssl_bench.downstream.suite import plan_suite
 from mt4ssl_bench.downstream.task import LayerTask
+from mt4ssl_bench.downstream.training.readings import readings
 from mt4ssl_bench.encoders.kind import check_trainable
 from mt4ssl_bench.encoders.load import load_each
 from mt4ssl_bench.encoders.protocol import Upstream

@@ -170,10 +170,8 @@ class Diarization(Task):
         """See Task.match: frames beyond the labels are cut off, the last one stands for missing."""
         wanted = torch.tensor([self._frames(cut) for cut in cuts])
         time = torch.arange(int(wanted.max()))[None].minimum(lengths[:, None] - 1)  # (B, T)
-        index = moved(time, features.device)[None, :, :, None].expand(
-            len(features), -1, -1, features.shape[-1]
-        )
-        return features.gather(2, index), wanted
+        place = moved(time, features.device)[None, :, :, None]
+        return features.take_along_dim(place, dim=2), wanted
 
     def loss(self, logits: Tensor, lengths: Tensor, targets: list[Tensor]) -> Tensor:
         """Return BCE for each row (B,) under the best order of its speakers, over all frames.

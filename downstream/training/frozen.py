@@ -19,11 +19,11 @@ from mt4ssl_bench.downstream.clock import Clock
 from mt4ssl_bench.downstream.heads.weighted_sum import layer_weights
 from mt4ssl_bench.downstream.job import ROLES, Fold, Job
 from mt4ssl_bench.downstream.layers.best_heads import best_of_layers, by_layer
-from mt4ssl_bench.downstream.readings import readings
 from mt4ssl_bench.downstream.reference_checks import learnable
 from mt4ssl_bench.downstream.task import Logits
 from mt4ssl_bench.downstream.training.choose_rate import choose, chosen
 from mt4ssl_bench.downstream.training.decode_test import decode_fold
+from mt4ssl_bench.downstream.training.readings import readings
 from mt4ssl_bench.downstream.training.saved_model import (
     Training,
     heads_to_store,
