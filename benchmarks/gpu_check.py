@@ -33,7 +33,7 @@ from mt4ssl_bench.config import load
 from mt4ssl_bench.data.audio import RATE
 from mt4ssl_bench.data.batches import pad
 from mt4ssl_bench.data.frame_grid import frame_count, frame_counts
-from mt4ssl_bench.device import pick_device
+from mt4ssl_bench.device import moved, pick_device
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.features.forward_pass import padding_is_safe
 from mt4ssl_bench.features.precision import encode
@@ -44,7 +44,7 @@ from mt4ssl_bench.upstream.config import PretrainConfig
 from mt4ssl_bench.upstream.kernels import planar_conv, positional_conv
 from mt4ssl_bench.upstream.masking import MaskedFrames, draw_masks
 from mt4ssl_bench.upstream.model import MT4SSL, padding_mask
-from mt4ssl_bench.upstream.pretrain import build_model, moved
+from mt4ssl_bench.upstream.pretrain import build_model
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"

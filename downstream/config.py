@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from mt4ssl_bench.config import AT_LEAST_1, FINITE, NOT_NEGATIVE, POSITIVE, PROBABILITY, Bounds
+from mt4ssl_bench.device import Arithmetic
 from mt4ssl_bench.downstream.layers.single_layers import check_layers, numbers
 from mt4ssl_bench.encoders.finetuning import TuneConfig
 from mt4ssl_bench.features.crops import Crops, FreshCrop
@@ -85,6 +86,8 @@ class BaseConfig:
     task: str = field(default="", metadata=NEVER)  # an identity has task and mode anyway
     mode: Literal["frozen", "finetune"] = field(default="frozen", metadata=NEVER)
     store: StoreConfig = field(default_factory=StoreConfig, metadata=FROZEN)
+    # arithmetic of a frozen upstream's products: other numbers, never ranked with those of fp32
+    pass_precision: Arithmetic = field(default="fp32", metadata=FROZEN)
 
     def unread(self) -> set[str]:
         """Return the keys that other values make meaningless (decode.beam without decode.lm)."""

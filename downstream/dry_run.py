@@ -3,6 +3,7 @@
 import bisect
 import itertools
 import shutil
+import tempfile
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -19,14 +20,16 @@ from mt4ssl_bench.downstream.job import Job
 from mt4ssl_bench.downstream.plan import plan
 from mt4ssl_bench.downstream.suite import plan_suite
 from mt4ssl_bench.downstream.task import LayerTask
+from mt4ssl_bench.downstream.training.readings import readings
 from mt4ssl_bench.encoders.kind import check_trainable
 from mt4ssl_bench.encoders.load import load_each
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import BenchError
+from mt4ssl_bench.features.costs import MEASURED, Costs, Speeds, measure
 from mt4ssl_bench.features.crops import FreshCrop
 from mt4ssl_bench.features.forward_pass import Pass
 from mt4ssl_bench.features.index import Header
-from mt4ssl_bench.features.store import GIB, entries, header_of
+from mt4ssl_bench.features.store import GIB, STRETCH, entries, header_of
 from mt4ssl_bench.results.record import Result
 from mt4ssl_bench.results.suite import read_suite
 from mt4ssl_bench.training.run_folder import checkpoint_bytes
@@ -36,11 +39,16 @@ PROBE_SECONDS = 20.0  # audio on which the speed of a pass is measured
 
 @dataclass(frozen=True, kw_only=True)
 class Passes:
-    """What passes of an upstream need: hours of audio, seconds of time, bytes to store."""
+    """What passes of an upstream need: hours of audio, seconds of time, bytes to store.
+
+    `stored` and `live` are the seconds that features cost in all readings, either way.
+    """
 
     hours: float = 0.0
     seconds: float = 0.0
     bytes: int = 0
+    stored: float = 0.0
+    live: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +126,7 @@ def estimate(
 ) -> Estimate:
     """Return what evaluate() with the same arguments would do.
 
-    Reads 20 s of audio per upstream and writes nothing.
+    Reads 20 s of audio per upstream and kind of features, and leaves no file.
 
     Raises:
         BenchError: For a wrong task, key or corpus, and if no upstream loads.
@@ -195,10 +203,11 @@ class _NewPasses:
     def __init__(self, model: Upstream, store: Path) -> None:
         stored = entries(store) if store.is_dir() else []
         self.model, self.speed = model, 0.0
+        self.speeds: dict[tuple[str, str], Speeds] = {}
         self.there = {_pass_key(entry.header) for entry in stored if entry.whole}
 
     def __call__(self, job: Job) -> Passes:
-        audio, disk = 0.0, 0
+        audio, disk, stored, live = 0.0, 0, 0.0, 0.0
         for role in job.roles:
             work, cuts = job.forward_pass(self.model, role), job.cuts(role)
             info, precision = job.corpus.info, job.config.store.precision
@@ -209,11 +218,28 @@ class _NewPasses:
             self.there.add(_pass_key(header))
             self.speed = self.speed or _speed(self.model, cuts)
             seconds, need = work.seconds(cuts), work.rows(cuts) * header.row_bytes
+            often = readings(job, role, len(cuts))
+            costs = Costs.of(self._speeds(work, cuts, header), seconds, often)
+            stored, live = stored + costs.stored, live + costs.live
             fresh = isinstance(work.crops, FreshCrop)
-            if fresh or need > job.config.store.limit_gb * GIB:  # again in every epoch
-                seconds, need = seconds * _times(job, role, len(cuts)), 0
+            beyond = need > job.config.store.limit_gb * GIB * STRETCH
+            if fresh or beyond or (need >= MEASURED and costs.live_is_cheaper):
+                seconds, need = seconds * often, 0  # again in every epoch
             audio, disk = audio + seconds, disk + need
-        return Passes(hours=audio / 3600, seconds=audio / (self.speed or 1.0), bytes=disk)
+        return Passes(
+            hours=audio / 3600,
+            seconds=audio / (self.speed or 1.0),
+            bytes=disk,
+            stored=stored,
+            live=live,
+        )
+
+    def _speeds(self, work: Pass, cuts: Sequence[Cut], header: Header) -> Speeds:
+        """Return what a kind of features costs, measured once on the disk of temporary files."""
+        key = header.kind, header.precision
+        if key not in self.speeds:
+            self.speeds[key] = measure(work, cuts, header, Path(tempfile.gettempdir()), cold=False)
+        return self.speeds[key]
 
 
 def _add_training(made: Estimate, model: Upstream, job: Job) -> None:
@@ -250,16 +276,6 @@ def _heads(model: Upstream, job: Job) -> int:
 
 def _folds(job: Job) -> int:
     return len(job.folds()) if job.kind.folds else 1
-
-
-def _times(job: Job, role: str, utterances: int) -> float:
-    """Return how often training reads a split."""
-    if issubclass(job.kind, LayerTask):
-        return 1.0
-    config = job.training
-    if role == "train":
-        return config.steps * config.accumulate * config.batch / max(utterances, 1)
-    return config.steps / config.validate_every if role == "valid" else 1.0
 
 
 def _pass_key(header: Header) -> tuple[object, ...]:

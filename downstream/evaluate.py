@@ -193,7 +193,8 @@ def _score_layers(
 
 def _finetune(row: Row, model: Upstream, *, device: str, clock: Clock, out: Path) -> None:
     job, (folds, counts) = row.job, _folds(row.job)
-    trained = train_finetuned(model, job, folds, folder=row.folder, device=device, clock=clock)
+    world = World(device=device)  # rows are shared, and each is trained by one process
+    trained = train_finetuned(model, job, folds, folder=row.folder, world=world, clock=clock)
     task = folds[0].task
     write_record(model, job, task, trained, counts=counts, device=device, clock=clock, out=out)
 

@@ -125,7 +125,8 @@ class Job:
 
     def forward_pass(self, upstream: Upstream, role: str) -> Pass:
         """Return the pass of an upstream over the audio of a role."""
-        return Pass(upstream, self.config.crops_of(role), self.kind.effects)
+        config = self.config
+        return Pass(upstream, config.crops_of(role), self.kind.effects, config.pass_precision)
 
     def identity(self, upstream: Upstream, *, training: bool = False) -> Identity:
         """Return the identity of this job's record on `upstream`.

@@ -206,5 +206,5 @@ class _Frozen(nn.Module):
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         features = self.upstream.extract(waveforms, lengths)
         device = next(self.head.parameters()).device
-        logits, frames = self.head(features.layers.to(device), features.lengths.to(device))
+        logits, frames = self.head(features.layers.to(device), features.lengths.cpu())
         return logits, frames

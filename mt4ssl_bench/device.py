@@ -1,8 +1,15 @@
-"""The torch device that a name means on this machine."""
+"""The torch device that a name means on this machine, and copies to it that nothing waits for."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal
 
 import torch
+from torch import Tensor
 
 from mt4ssl_bench.errors import UpstreamError, first_line
+
+Arithmetic = Literal["fp32", "tf32", "bf16"]  # of products; tf32 exists on CUDA only
 
 
 def pick_device(name: str = "auto") -> str:
@@ -10,19 +17,27 @@ def pick_device(name: str = "auto") -> str:
 
     Sets what computes on CUDA in this process; see fix_arithmetic().
 
-    Raises UpstreamError for a wrong one.
+    Raises:
+        UpstreamError: If the device does not work here; a GPU that is there and broken is an error
+            for "auto", too.
     """
     fix_arithmetic()
-    if name != "auto":
-        try:
-            return str(torch.zeros(1, device=name).device)
-        except (RuntimeError, AssertionError) as error:
-            raise UpstreamError(
-                f"--device {name}: not available here ({first_line(error)})"
-            ) from None
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    found = name
+    if name == "auto":
+        other = "mps" if torch.backends.mps.is_available() else "cpu"
+        found = "cuda" if torch.cuda.is_available() else other
+    try:
+        place = torch.ones(1, device=found).add(1).device  # visible is not working
+    except (RuntimeError, AssertionError) as error:
+        reason = first_line(error)
+    else:
+        return found if name == "auto" else str(place)
+    if name == "auto":
+        raise UpstreamError(
+            f"--device auto: {found} is visible but does not work ({reason}); expected a working "
+            "driver, or --device cpu"
+        )
+    raise UpstreamError(f"--device {name}: not available here ({reason})")
 
 
 def fix_arithmetic() -> None:
@@ -34,3 +49,36 @@ def fix_arithmetic() -> None:
     """
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cuda.enable_cudnn_sdp(enabled=False)
+
+
+@contextmanager
+def arithmetic(kind: Arithmetic, device: str) -> Iterator[None]:
+    """Compute products in another arithmetic than fp32 in a block; tf32 is for CUDA."""
+    where = torch.device(device).type
+    if kind == "bf16":
+        with torch.autocast(where, dtype=torch.bfloat16):
+            yield
+    elif kind == "tf32":
+        try:
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+            yield
+        finally:
+            fix_arithmetic()
+    else:
+        yield
+
+
+def moved(x: Tensor, device: torch.device | str) -> Tensor:
+    """Return x on the device; from pinned memory, a GPU copies it while the host goes on."""
+    target = torch.device(device)
+    if x.device.type == "cpu" and target.type == "cuda":
+        x = x.pin_memory()
+    return x.to(target, non_blocking=True)
+
+
+def moved_rows(rows: Sequence[Tensor], device: torch.device | str) -> list[Tensor]:
+    """Return rows (N_b, ...) on the device, by one copy."""
+    if torch.device(device).type == "cpu":
+        return list(rows)
+    together = moved(torch.cat(list(rows)), device)
+    return list(torch.split(together, [len(row) for row in rows]))

@@ -4,12 +4,15 @@ Frames are windows of 320 samples. Child processes of tests import this file, to
 """
 
 import time
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from mt4ssl_bench.encoders.hidden_states import PROBE
 from mt4ssl_bench.encoders.protocol import Features
+from mt4ssl_bench.features.file import FeatureSet
+from mt4ssl_bench.features.forward_pass import Values
 
 
 def windows(waveforms: Tensor) -> Tensor:
@@ -62,11 +65,15 @@ class Spectrum(Encoder):
 
 
 class Mirrored(Spectrum):
-    """A spectrum whose second layer is upside down: its layers cannot stand for each other."""
+    """A spectrum whose second layer is upside down: its layers cannot stand for each other.
+
+    It has a product, which autocast rounds and fp32 does not.
+    """
 
     def extract(self, waveforms: Tensor, lengths: Tensor) -> Features:
         (x, half), lengths = super().extract(waveforms, lengths)
-        return Features(torch.stack([x, half.flip(-1)]), lengths)
+        x = x @ torch.eye(self.dim)
+        return Features(torch.stack([x, half.flip(-1).to(x.dtype)]), lengths)
 
 
 class Moments(Encoder):
@@ -148,6 +155,35 @@ class Small(Nosy):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         self.batches.append(len(lengths))
         return Features(windows(waveforms).mean(-1, keepdim=True)[None], lengths // 320)
+
+
+class Noise(FeatureSet):
+    """Features as the store gives them, drawn from each utterance's name; `reads` counts readings.
+
+    A pooled task reads one of two means of each.
+    """
+
+    layers, dim = 3, 12
+
+    def __init__(self, *, pooled: bool) -> None:
+        self.pooled, self.reads = pooled, 0
+
+    def rows(self, names: Sequence[str], crops: Sequence[int] | None = None) -> list[Values]:
+        self.reads += 1
+        rows = [self._drawn(name) for name in names]
+        chosen = crops or [None] * len(rows)
+        return [
+            row if crop is None else row[:, crop : crop + 1]
+            for row, crop in zip(rows, chosen, strict=True)
+        ]
+
+    def count(self, name: str) -> int:
+        return 2 if self.pooled else 40 + sum(map(ord, name)) % 30
+
+    def _drawn(self, name: str) -> Values:
+        generator = torch.Generator().manual_seed(sum(map(ord, name)))
+        shape = self.count(name), self.layers, self.dim
+        return torch.randn(shape, generator=generator).transpose(0, 1).numpy()
 
 
 # a user's file: tests write it, and change one thing in it

@@ -1,8 +1,10 @@
 """Devices: what computes on CUDA."""
 
+import pytest
 import torch
 
-from mt4ssl_bench.device import pick_device
+from mt4ssl_bench.device import arithmetic, pick_device
+from mt4ssl_bench.errors import UpstreamError
 
 
 def test_picking_a_device_switches_off_what_computes_otherwise_than_in_fp32() -> None:
@@ -12,3 +14,28 @@ def test_picking_a_device_switches_off_what_computes_otherwise_than_in_fp32() ->
     assert not torch.backends.cudnn.allow_tf32
     assert not torch.backends.cuda.matmul.allow_tf32
     assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
+def test_a_gpu_that_is_visible_and_broken_is_an_error_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("its GPU works")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(UpstreamError) as caught:
+        pick_device()
+    assert str(caught.value).startswith("--device auto: cuda is visible but does not work (")
+    assert str(caught.value).endswith("); expected a working driver, or --device cpu")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UpstreamError, match="--device cuda: not available here"):
+        pick_device("cuda")
+
+
+def test_tf32_is_on_only_in_its_block() -> None:
+    flags = torch.backends.cuda.matmul, torch.backends.cudnn
+    pick_device("cpu")
+    with arithmetic("tf32", "cuda"):
+        assert all(each.allow_tf32 for each in flags)
+    assert not any(each.allow_tf32 for each in flags)
+    with arithmetic("bf16", "cpu"):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16

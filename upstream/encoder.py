@@ -161,3 +161,15 @@ class Encoder(nn.Module):
             y = positional_conv(x, conv)
             x = F.gelu(F.layer_norm(y, y.shape[-1:], eps=EPS))
         return x
+
+
+def compile_layers(model: nn.Module) -> None:
+    """Compile the encoder layers of a model; one layer's code serves all of them, and any length.
+
+    A layer is traced once per form: student or teacher, training or not, with padding or without,
+    all frames or masked ones. Beyond its limit, torch would not compile it.
+    """
+    torch._dynamo.config.recompile_limit = 64  # noqa: SLF001 - where torch documents it
+    for module in model.modules():
+        if isinstance(module, EncoderLayer):
+            module.compile(dynamic=True)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mt4ssl_bench.device import moved
 from mt4ssl_bench.upstream.config import PretrainConfig
 from mt4ssl_bench.upstream.encoder import Encoder
 from mt4ssl_bench.upstream.frontend import Frontend
@@ -86,10 +87,12 @@ class MT4SSL(nn.Module):
     def hidden_states(self, waveforms: Tensor, lengths: Tensor) -> tuple[list[Tensor], Tensor]:
         """Return the encoder's input and each layer's output (B, T, D), and frame counts (B,).
 
-        Waveforms (B, N) are normalized and zero-padded; outputs at padded frames mean nothing.
+        Waveforms (B, N) are normalized and zero-padded, of `lengths` (B,), which are on the host;
+        outputs at padded frames mean nothing.
         """
         counts = self.config.frontend.frame_counts(lengths)
         padding = padding_mask(counts)
+        padding = None if padding is None else moved(padding, waveforms.device)
         output = self.encoder(self.frontend(waveforms, padding), padding)
         return [output.embedded, *output.hidden], counts
 

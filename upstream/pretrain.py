@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mt4ssl_bench.data.corpus import joint_digest
+from mt4ssl_bench.device import moved
 from mt4ssl_bench.errors import ConfigError, TrainingError
 from mt4ssl_bench.settings import Json
 from mt4ssl_bench.training.distributed import ALONE, World, no_sync
@@ -27,7 +28,7 @@ from mt4ssl_bench.upstream.checkpoints.checkpoint_file import KIND
 from mt4ssl_bench.upstream.checkpoints.init_weights import start_from
 from mt4ssl_bench.upstream.checkpoints.shipped import located
 from mt4ssl_bench.upstream.config import PretrainConfig, check
-from mt4ssl_bench.upstream.encoder import EncoderLayer
+from mt4ssl_bench.upstream.encoder import compile_layers
 from mt4ssl_bench.upstream.masking import MaskedFrames, draw_masks
 from mt4ssl_bench.upstream.model import MT4SSL, Losses, padding_mask
 from mt4ssl_bench.upstream.offline_labels import open_corpora, open_labels
@@ -194,11 +195,6 @@ class Pretraining:
         )()
 
 
-def moved(x: Tensor, device: torch.device) -> Tensor:
-    """Return x on the device; from pinned memory, a GPU copies it while the host goes on."""
-    return (x.pin_memory() if device.type == "cuda" else x).to(device, non_blocking=True)
-
-
 def pretrain(recipe: str, *keys: str, out: str | Path, device: str = "auto") -> FitReport:
     """Pretrain a model; the same call continues an interrupted run.
 
@@ -266,11 +262,6 @@ def build_model(config: PretrainConfig, device: str) -> MT4SSL:
         start_from(model, located(config.init))
     model.checkpointing = model.encoder.checkpointing = config.fit.checkpointing
     if config.fit.compile or (config.fit.compile is None and device.startswith("cuda")):
-        # a layer is traced once per form: student or teacher, training or not, with padding or
-        # without, all frames or masked ones; beyond its limit, torch would not compile it
-        torch._dynamo.config.recompile_limit = 64  # noqa: SLF001 - where torch documents it
-        for module in model.modules():
-            if isinstance(module, EncoderLayer):
-                module.compile(dynamic=True)  # one layer's code serves all, and any length
+        compile_layers(model)
         model.frontend.fused = device.startswith("cuda")
     return model.to(device)

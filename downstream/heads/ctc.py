@@ -3,6 +3,7 @@
 Shapes: B batch, T frames, V outputs, S units.
 """
 
+import logging
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mt4ssl_bench.data.cut import Cut
+from mt4ssl_bench.device import moved
 from mt4ssl_bench.downstream.config import CTCConfig, DecodeConfig, TaskConfig
 from mt4ssl_bench.downstream.heads.beam_search import BeamDecoder, tuned
 from mt4ssl_bench.downstream.heads.flashlight import check_decoder
@@ -20,6 +22,42 @@ from mt4ssl_bench.downstream.heads.units import BLANK, Units, restore
 from mt4ssl_bench.downstream.task import Logits, Task
 from mt4ssl_bench.downstream.training.trained import WithLM
 from mt4ssl_bench.settings import Json
+
+LOGGER = logging.getLogger(__name__)
+_LACKING: set[str] = set()  # kinds of devices whose torch has no CTC
+
+
+def ctc(log_probs: Tensor, ids: Tensor, lengths: Sequence[int], sizes: Sequence[int]) -> Tensor:
+    """Return CTC of each row (B,); 0 if no alignment exists.
+
+    Where torch has no CTC for a device, as some versions for MPS, the CPU computes it.
+
+    Args:
+        log_probs: (T, B, V).
+        ids: Targets of all rows, one after the other.
+        lengths: Frames of each row; on the host, so that nothing waits for the device.
+        sizes: Units of each row.
+    """
+    kind = log_probs.device.type
+    if kind not in _LACKING:
+        try:
+            return _ctc(log_probs, ids.to(log_probs.device), lengths, sizes)
+        except NotImplementedError:
+            _LACKING.add(kind)
+            LOGGER.warning("CTC: this torch has no kernel for %s; computing it on the CPU", kind)
+    return _ctc(log_probs.cpu(), ids.cpu(), lengths, sizes).to(log_probs.device)
+
+
+def _ctc(log_probs: Tensor, ids: Tensor, lengths: Sequence[int], sizes: Sequence[int]) -> Tensor:
+    return F.ctc_loss(
+        log_probs,
+        ids,
+        torch.tensor(lengths),
+        torch.tensor(sizes),
+        blank=BLANK,
+        reduction="none",
+        zero_infinity=True,
+    )
 
 
 class CTCTask(Task):
@@ -102,17 +140,15 @@ class CTCTask(Task):
     def loss(self, logits: Tensor, lengths: Tensor, targets: list[Tensor]) -> Tensor:
         """Return CTC of each row (B,) divided by its target length; 0 if no alignment exists."""
         log_probs = logits.float().log_softmax(-1).transpose(0, 1)  # (T, B, V)
-        sizes = torch.tensor([len(target) for target in targets])
-        ids = torch.cat(targets).to(logits.device)
-        losses = F.ctc_loss(
-            log_probs, ids, lengths, sizes, blank=BLANK, reduction="none", zero_infinity=True
-        )
-        return losses / sizes.clamp(min=1).to(losses.device)
+        sizes = [len(target) for target in targets]
+        losses = ctc(log_probs, torch.cat(targets), lengths.tolist(), sizes)
+        return losses / moved(torch.tensor(sizes).clamp(min=1), losses.device)
 
     def summed_loss(self, logits: Tensor, lengths: Tensor, targets: list[Tensor]) -> Tensor:
         """Return CTC summed over utterances, not divided by target lengths, as in fairseq."""
         rows = self.loss(logits, lengths, targets)
-        return (rows * torch.tensor([len(target) for target in targets], device=rows.device)).sum()
+        sizes = torch.tensor([len(target) for target in targets])
+        return (rows * moved(sizes, rows.device)).sum()
 
     def decode(self, logits: Tensor, lengths: Tensor) -> list[str]:
         """Return the best path of each row: argmax, repetitions collapsed, blanks dropped."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from mt4ssl_bench.device import moved
 from mt4ssl_bench.downstream.config import HeadConfig
 from mt4ssl_bench.downstream.heads.weighted_sum import WeightedSum, weigh
 
@@ -39,6 +40,7 @@ def mean(x: Tensor, lengths: Tensor) -> Tensor:
 
     Linear maps may follow it instead of preceding it.
     """
+    lengths = moved(lengths, x.device)
     real = torch.arange(x.shape[2], device=x.device)[None] < lengths[:, None]  # (B, T)
     return (x * real[..., None]).sum(2) / lengths[:, None]
 

@@ -18,6 +18,7 @@ from mt4ssl_bench.config import NOT_NEGATIVE, Bound, Bounds
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.audio_cache import AudioCache
 from mt4ssl_bench.data.cut import Cut
+from mt4ssl_bench.device import moved
 from mt4ssl_bench.downstream.config import MaskHeadConfig, RecurrentHeadConfig, TaskConfig
 from mt4ssl_bench.downstream.heads.recurrent import RecurrentHead
 from mt4ssl_bench.downstream.heads.signal_measures import Signals, check_packages, measured
@@ -208,7 +209,7 @@ class MaskTask(Task):
             torch.stack([errors[e][s] for e, s in enumerate(order)]).sum(0)
             for order in permutations(range(count))
         ]
-        return torch.stack(orders).amin(0) / (lengths.to(logits.device) * count)
+        return torch.stack(orders).amin(0) / (moved(lengths, logits.device) * count)
 
     def decode(self, logits: Tensor, lengths: Tensor) -> list[str]:
         """Raise: signals need the mixtures of hypotheses()."""

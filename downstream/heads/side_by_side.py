@@ -3,6 +3,7 @@
 Shapes: L hidden states, B batch, T frames, D dimension, K heads.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from functools import partial
@@ -36,7 +37,7 @@ def backward(
     lengths: Tensor,
     targets: list[Tensor],
 ) -> Tensor:
-    """Return the heads' mean losses (K,); each head adds its gradient if the loss is finite.
+    """Return the heads' mean losses (K,); each head has added its gradient, see poisoned().
 
     Args:
         executor: From threads.side_by_side().
@@ -48,13 +49,17 @@ def backward(
     """
 
     def train(logits: Callable[[], tuple[Tensor, Tensor]]) -> Tensor:
-        value = loss(*logits(), targets).mean()
-        if value.isfinite():
-            value.backward()  # type: ignore[no-untyped-call]
+        value = poisoned(loss(*logits(), targets).mean())
+        value.backward()  # type: ignore[no-untyped-call]
         return value.detach()
 
     losses = torch.stack(list(executor.map(train, _independent(heads, features, lengths))))
     return losses.requires_grad_()  # the trainer's backward() ends here
+
+
+def poisoned(losses: Tensor) -> Tensor:
+    """Return losses; the gradient of one that is not finite is NaN, by which its head is found."""
+    return losses * torch.where(losses.isfinite(), 1.0, math.nan)
 
 
 def _independent(

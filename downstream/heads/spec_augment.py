@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mt4ssl_bench.device import moved
+
 WARP_WINDOW = 5  # frames (SUPERB's ASR recipe, as all numbers here)
 CHANNEL_MASKS, CHANNEL_WIDTH = 4, 50
 TIME_MASKS, TIME_WIDTH = 2, 40
@@ -15,15 +17,17 @@ TIME_MASKS, TIME_WIDTH = 2, 40
 def augment(x: Tensor, lengths: Tensor) -> Tensor:
     """Return x (B, T, D) warped in time, with 4 spans of channels and 2 of frames set to zero.
 
-    Rows are warped within their real frames; padding becomes zero.
+    `lengths` (B,) are on the host. Rows are warped within their real frames;
+    padding becomes zero.
     """
     x = torch.stack([_warp(row, length) for row, length in zip(x, lengths.tolist(), strict=True)])
-    hidden = (
-        _masks(x, CHANNEL_MASKS, CHANNEL_WIDTH, axis=2)[:, None]
-        | _masks(x, TIME_MASKS, TIME_WIDTH, axis=1)[..., None]
-    )
-    padding = torch.arange(x.shape[1], device=x.device)[None] >= lengths[:, None]
-    return x.masked_fill(hidden | padding[..., None], 0.0)
+    batch, frames, channels = x.shape
+    # drawn on the host, as s3prl draws on a CPU: an accelerator is not waited for
+    silent = _masks(batch, channels, CHANNEL_MASKS, CHANNEL_WIDTH)
+    hidden = _masks(batch, frames, TIME_MASKS, TIME_WIDTH)
+    hidden |= torch.arange(frames)[None] >= lengths[:, None]  # padding
+    silent, hidden = moved(silent, x.device), moved(hidden, x.device)
+    return x.masked_fill(silent[:, None] | hidden[..., None], 0.0)
 
 
 def _warp(row: Tensor, length: int) -> Tensor:
@@ -40,10 +44,9 @@ def _warp(row: Tensor, length: int) -> Tensor:
     return torch.cat([*resized, row[length:]])
 
 
-def _masks(x: Tensor, count: int, widest: int, *, axis: int) -> Tensor:
-    """Return True within `count` spans of each row (B, size of the axis)."""
-    size = x.shape[axis]
-    widths = torch.randint(0, widest + 1, (len(x), count), device=x.device)
-    starts = torch.randint(0, max(1, size - int(widths.max())), (len(x), count), device=x.device)
-    places = torch.arange(size, device=x.device)
+def _masks(batch: int, size: int, count: int, widest: int) -> Tensor:
+    """Return True within `count` spans of each row (B, size)."""
+    widths = torch.randint(0, widest + 1, (batch, count))
+    starts = torch.randint(0, max(1, size - int(widths.max())), (batch, count))
+    places = torch.arange(size)
     return ((starts[..., None] <= places) & (places < (starts + widths)[..., None])).any(1)

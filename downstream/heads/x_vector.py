@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mt4ssl_bench.config import AT_LEAST_1, Bounds
+from mt4ssl_bench.device import moved
 from mt4ssl_bench.downstream.config import HeadConfig
 from mt4ssl_bench.downstream.heads.weighted_sum import WeightedSum
 
@@ -70,6 +71,7 @@ class XVectorHead(nn.Module):
 
 def statistics(x: Tensor, lengths: Tensor) -> Tensor:
     """Return mean and unbiased standard deviation (B, 2 C) over the real frames of x (B, C, T)."""
+    lengths = moved(lengths, x.device)
     real = (torch.arange(x.shape[2], device=x.device) < lengths[:, None])[:, None]  # (B, 1, T)
     count = lengths.clamp(min=2)[:, None]  # shorter rows have no meaning, and no infinite value
     mean = (x * real).sum(2) / count

@@ -21,7 +21,9 @@ from mt4ssl_bench.config import AT_LEAST_1, NOT_NEGATIVE, Bound, Bounds
 from mt4ssl_bench.data.audio import RATE
 from mt4ssl_bench.data.cut import Cut, turns_of
 from mt4ssl_bench.data.turns import from_frames, from_text, merged, to_frames, to_rttm, to_text
+from mt4ssl_bench.device import moved
 from mt4ssl_bench.downstream.config import HeadConfig, TaskConfig
+from mt4ssl_bench.downstream.heads.orders import best_orders
 from mt4ssl_bench.downstream.heads.weighted_sum import WeightedSum
 from mt4ssl_bench.downstream.task import Logits, Task
 from mt4ssl_bench.results.answers import Answer
@@ -169,7 +171,8 @@ class Diarization(Task):
         """See Task.match: frames beyond the labels are cut off, the last one stands for missing."""
         wanted = torch.tensor([self._frames(cut) for cut in cuts])
         time = torch.arange(int(wanted.max()))[None].minimum(lengths[:, None] - 1)  # (B, T)
-        return features[:, torch.arange(len(cuts))[:, None], time], wanted
+        place = moved(time, features.device)[None, :, :, None]
+        return features.take_along_dim(place, dim=2), wanted
 
     def loss(self, logits: Tensor, lengths: Tensor, targets: list[Tensor]) -> Tensor:
         """Return BCE for each row (B,) under the best order of its speakers, over all frames.
@@ -178,15 +181,12 @@ class Diarization(Task):
         cost of each order is a sum over its pairs, so that the best order is an assignment.
         """
         labels = pad_sequence(targets, batch_first=True).to(logits.device)  # (B, T, V)
-        real = torch.arange(logits.shape[1], device=logits.device)[None] < lengths[:, None]
+        frames = moved(lengths, logits.device)
+        real = torch.arange(logits.shape[1], device=logits.device)[None] < frames[:, None]
         x = logits.float() * real[..., None]
         silent = (F.softplus(logits.float()) * real[..., None]).sum(1)  # (B, V), labels of 0
         costs = silent[:, :, None] - torch.einsum("btv,btw->bvw", x, labels)  # (B, V, V)
-        finite = costs.detach().nan_to_num().cpu().numpy()
-        best = [
-            cost[linear_sum_assignment(c)].mean() for cost, c in zip(costs, finite, strict=True)
-        ]
-        return torch.stack(best) * len(best) / lengths.sum()
+        return best_orders(costs) * len(costs) / lengths.sum()
 
     def decode(self, logits: Tensor, lengths: Tensor) -> list[str]:
         """Return turns as text, by the threshold and the median filter that tune() chose."""

@@ -5,6 +5,8 @@ Shapes: B batch, N samples, T frames, V outputs.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import cast
 
@@ -24,24 +26,37 @@ from mt4ssl_bench.encoders.kind import trainable
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import TrainingError
 from mt4ssl_bench.results.record_parts import Trial
-from mt4ssl_bench.training.fit import Fit, FitConfig, Hooks, StepLoss
+from mt4ssl_bench.training.distributed import World, no_sync
+from mt4ssl_bench.training.fit import Fit, FitConfig, Hooks, Scaling, StepLoss
 from mt4ssl_bench.training.optim import OptimConfig
 from mt4ssl_bench.training.run_folder import PassingFolder, checkpoint_bytes
 
 
 class Finetuning:
-    """An upstream that is trained for one task at one rate and seed, in `folder`."""
+    """An upstream that is trained for one task at one rate and seed, in `folder`.
+
+    The processes of a world share the batches of an update and of a validation.
+    """
 
     def __init__(
-        self, task: Task, upstream: Upstream, *, lr: float, folder: Path, device: str, seed: int = 0
+        self,
+        task: Task,
+        upstream: Upstream,
+        *,
+        lr: float,
+        folder: Path,
+        world: World,
+        seed: int = 0,
     ) -> None:
         self.task, self.config, self.lr, self.seed = task, task.config, lr, seed
-        self.folder, self.device = folder, torch.device(device)
+        self.folder, self.world, self.device = folder, world, torch.device(world.device)
         tune, layers, dim = task.config.tune, upstream.num_layers, upstream.dim
         encoder = trainable(upstream, tune)
         torch.manual_seed(seed)
         head = TunedHead(layers, dim, task.outputs, tune, pooled=task.pooled)
-        self.upstream, self.model = upstream, Tuned(encoder, head).to(device)
+        self.upstream, self.model = upstream, Tuned(encoder, head).to(self.device)
+        # dropped layers, and those above the one that the head reads, have no gradient
+        self.net = world.wrap(self.model, unused=True)
         self.best = Best()
         self.watch = Stopwatch()
 
@@ -69,7 +84,7 @@ class Finetuning:
         data, checked = Audio(self.task, train, "train"), Audio(self.task, valid, "valid")
         report = Fit(
             self.model.train(),
-            data.batches(shuffle=True).stream(),
+            data.batches(shuffle=True).stream(rank=self.world.rank, world=self.world.size),
             self.loss,
             # wav2vec 2.0's: Adam with a tri-stage rate
             OptimConfig(
@@ -98,6 +113,7 @@ class Finetuning:
                 state=lambda: {"best": self.best.stored(), "seconds": self.watch.seconds},
                 restore=self._restore,
             ),
+            scaling=Scaling(world=self.world, no_sync=partial(no_sync, self.net)),
             title=title,
         )()
         if not report.finished:
@@ -110,12 +126,35 @@ class Finetuning:
 
     def _validate(self, checked: Audio, step: int) -> dict[str, float]:
         metric = self.task.choice
-        hypotheses, cuts = self.decode(checked)
+        hypotheses, cuts = self._decode_together(checked)
         value = self.task.measure(cuts, hypotheses)
         # as in fairseq, the later of two equal ones is kept
         if math.isfinite(value) and not metric.better(self.best.value, value):
             self.best = Best(value, step, Best.copy(self.model.state_dict()))
         return {metric.name: value}
+
+    def _decode_together(self, data: Audio) -> tuple[list[str], list[Cut]]:
+        """Return decode() of a split, whose batches the processes share.
+
+        Raises:
+            TrainingError: In every process, if one of them has logits that are not finite.
+        """
+        batches, failure = list[tuple[list[str], list[str]]](), ""
+        try:
+            for cuts, logits, lengths in self.logits(data, shared=True):
+                batches.append(([cut.id for cut in cuts], self.task.decode(logits, lengths)))
+        except TrainingError as error:
+            failure = str(error)
+        shares = self.world.gather((batches, failure))
+        for _, failed in shares:
+            if failed:
+                raise TrainingError(failed)
+        # batch after batch, as one process decodes them
+        turns = chain.from_iterable(zip_longest(*(own for own, _ in shares)))
+        decoded = [batch for batch in turns if batch is not None]
+        by_id = {cut.id: cut for cut in data.cuts}
+        cuts = [by_id[name] for names, _ in decoded for name in names]
+        return [text for _, texts in decoded for text in texts], cuts
 
     def _restore(self, stored: Mapping[str, object]) -> None:
         self.best = read_best(stored, self.task.choice, self.folder)
@@ -129,7 +168,7 @@ class Finetuning:
         generator = np.random.default_rng((self.seed, step, micro))
         frozen = step < self.config.tune.freeze_updates
         with self._autocast():
-            logits, lengths = self.model(batch.waveforms, batch.lengths, generator, frozen=frozen)
+            logits, lengths = self.net(batch.waveforms, batch.lengths, generator, frozen=frozen)
         targets = [self.task.target(cut) for cut in batch.cuts]
         total = self.task.summed_loss(logits, lengths, targets)
         seconds = float(batch.lengths.sum()) / audio.RATE
@@ -146,10 +185,11 @@ class Finetuning:
         return hypotheses, decoded
 
     @torch.no_grad()
-    def logits(self, data: Audio) -> Iterator[Logits]:
-        """Yield the logits of a split, without masks and dropout."""
+    def logits(self, data: Audio, *, shared: bool = False) -> Iterator[Logits]:
+        """Yield the logits of a split, or of this process's share, without masks and dropout."""
         self.model.eval()
-        for batch in data.batches(shuffle=False)():
+        part = {"rank": self.world.rank, "world": self.world.size} if shared else {}
+        for batch in data.batches(shuffle=False)(**part):
             with self._autocast():
                 logits, lengths = self.model(batch.waveforms, batch.lengths)
             if not logits.isfinite().all():

@@ -33,17 +33,19 @@ from mt4ssl_bench.downstream.training.saved_model import (
 from mt4ssl_bench.downstream.training.trained import Decoded, Trained
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import TrainingError
+from mt4ssl_bench.training.distributed import World
 from mt4ssl_bench.training.run_folder import discard
 
 LOGGER = logging.getLogger(__name__)
 
 
 def train_finetuned(
-    model: Upstream, job: Job, folds: Sequence[Fold], *, folder: Path, device: str, clock: Clock
+    model: Upstream, job: Job, folds: Sequence[Fold], *, folder: Path, world: World, clock: Clock
 ) -> Trained:
     """Return each seed's hypotheses on test at the rate that is best on valid.
 
-    Its score is the mean over folds and seeds.
+    Its score is the mean over folds and seeds. The processes of a world share every update; each
+    returns the same.
 
     Args:
         model: The upstream.
@@ -51,7 +53,7 @@ def train_finetuned(
         folds: One training, or one for each value of the task's fold label.
         folder: Keeps each fold's model of the first seed in a model.pt, and those of other seeds in
             a folder each; an interrupted call continues.
-        device: Torch device.
+        world: The processes.
         clock: Times the stages.
 
     Raises:
@@ -59,13 +61,15 @@ def train_finetuned(
         KeyboardInterrupt: If a stop was requested during training; its state is saved.
     """
     places = [(fold, f"fold-{n}" if fold.name else "") for n, fold in enumerate(folds, 1)]
-    parts = [_Rates(model, job, fold, folder / name, device) for fold, name in places]
+    parts = [_Rates(model, job, fold, folder / name, world) for fold, name in places]
     trainings = [part.train() for part in parts]
     metric, title = folds[0].task.choice, f"{job.recipe} on {model.name}"
     trials = choose([training.trials for training in trainings], metric, title)
     numbers = chosen(trials)
     for part, training in zip(parts, trainings, strict=True):
-        part.keep(training, numbers)
+        if world.main:
+            part.keep(training, numbers)
+    world.barrier()  # the models are where they are read from
     clock.lap("train", sum(training.seconds for training in trainings))
     decoded, cuts, weights = [], list[Cut](), list[list[float]]()
     for number in numbers:
@@ -89,7 +93,7 @@ class _Rates:
     job: Job
     fold: Fold
     folder: Path
-    device: str
+    world: World
 
     def __post_init__(self) -> None:
         config = self.job.training
@@ -108,10 +112,11 @@ class _Rates:
         """Return one rate and seed, not trained."""
         seed, lr = self.pairs[number]
         task, model = self.fold.task, self.model
-        return Finetuning(task, model, lr=lr, seed=seed, folder=folder, device=self.device)
+        return Finetuning(task, model, lr=lr, seed=seed, folder=folder, world=self.world)
 
     def train(self) -> Training:
         """Train every rate and seed, or read the training that keep() stored."""
+        self.world.barrier()  # no process looks for what another one writes meanwhile
         if finished := self._finished():
             return finished
         cuts, stride = self.fold.cuts, self.model.stride
@@ -206,6 +211,7 @@ def train_rate(
         KeyboardInterrupt: If a stop was requested; the state is saved.
     """
     meta = {**(meta or {}), "rate": [run.lr, run.seed]}
+    run.world.barrier()
     if finished := read_finished(run.folder, meta):
         training, stored = finished
         (trial,) = training.trials
@@ -220,9 +226,10 @@ def train_rate(
         counts=dict(counts or {}),
         seconds=run.watch.seconds,
     )
-    encoder, head = run.model.encoder, run.model.head
-    save_model(run.folder, run.task, run.upstream, training, head, encoder=encoder)
-    discard(run.folder)
+    if run.world.main:
+        encoder, head = run.model.encoder, run.model.head
+        save_model(run.folder, run.task, run.upstream, training, head, encoder=encoder)
+        discard(run.folder)
 
 
 def load_weights(run: Finetuning, stored: Stored) -> None:

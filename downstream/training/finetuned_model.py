@@ -62,7 +62,7 @@ class Tuned(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             features: Features = self.encoder(waveforms, lengths, generator)
         layers = features.layers
-        logits, frame_counts = self.head(layers, features.lengths.to(layers.device))
+        logits, frame_counts = self.head(layers, features.lengths.cpu())
         return logits, frame_counts
 
 

@@ -34,13 +34,13 @@ from mt4ssl_bench.downstream.training.saved_model import (
 from mt4ssl_bench.downstream.training.sweep import Split, Sweep
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.features.file import FeatureSet
-from mt4ssl_bench.features.store import LiveFeatures
 from mt4ssl_bench.files import LOCK
 from mt4ssl_bench.shared_work import Unit
 from mt4ssl_bench.training.run_folder import PassingFolder, checkpoint_bytes, discard
 
 HEADS = "heads"  # folder of trained heads, until they are collected
 NORMED = 50  # utterances whose norms are measured
+AT_ONCE = 8  # of them
 
 
 @dataclass
@@ -88,9 +88,11 @@ class FoldHeads:
 
     @cached_property
     def all_meta(self) -> Meta:
-        """What a training depends on, the features included."""
+        """What a training depends on, stored features included."""
+        # stored values must be those of the checkpoint; live ones have the same, as far as they go
         sources = {role: self.features(role).identity for role in ("train", "valid")}
-        return {**self.meta, "features": sources}
+        stored = {f"features of {k}": mark for k, mark in sources.items() if mark != "live"}
+        return {**self.meta, **stored}
 
     def split(self, role: str) -> Split:
         """Return the cuts of a role with their features."""
@@ -179,11 +181,10 @@ def _written(folder: Path) -> int:
 
 def layer_norms(split: Split, *, normalized: bool) -> list[float]:
     """Return the mean L2 norm of each hidden state (L,), over frames of up to NORMED utterances."""
-    if isinstance(split.features, LiveFeatures):
-        return []  # each reading would be one more pass of the upstream
-    norms = []
-    for cut in split.cuts[:: -(-len(split.cuts) // NORMED)]:
-        x, _ = split.features.batch([cut.id])  # (L, 1, T, D)
-        x = F.layer_norm(x, x.shape[-1:]) if normalized else x
-        norms.append(x[:, 0].norm(dim=-1).double())  # (L, T)
+    norms, names = [], [cut.id for cut in split.cuts[:: -(-len(split.cuts) // NORMED)]]
+    batches = (names[first : first + AT_ONCE] for first in range(0, len(names), AT_ONCE))
+    for features, lengths in split.features.stream(batches, "cpu"):
+        x = F.layer_norm(features, features.shape[-1:]) if normalized else features  # (L, B, T, D)
+        real = torch.arange(x.shape[2]) < lengths[:, None]  # (B, T)
+        norms.append(x.norm(dim=-1)[:, real].double())  # (L, N)
     return [float(norm) for norm in torch.cat(norms, dim=1).mean(1)]

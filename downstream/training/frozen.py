@@ -17,6 +17,7 @@ from mt4ssl_bench.downstream.layers.best_heads import best_of_layers, by_layer
 from mt4ssl_bench.downstream.training.choose_rate import choose, chosen
 from mt4ssl_bench.downstream.training.decode_test import decode_fold
 from mt4ssl_bench.downstream.training.fold_heads import FoldHeads
+from mt4ssl_bench.downstream.training.readings import readings
 from mt4ssl_bench.downstream.training.trained import Decoded, Trained
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.features.file import FeatureSet
@@ -106,7 +107,9 @@ class FrozenTraining:
         # with folds, each utterance is in one test set: one entry of the store serves all roles
         cuts = [cut for fold in self.folds for cut in fold.cuts["test" if fold.name else role]]
         info, work = self.job.corpus.info, self.job.forward_pass(self.model, role)
-        return self.store.shared(work, info.digest, self.job.split(role), cuts, corpus=info.name)
+        folds, place = self.folds, (info.digest, self.job.split(role), cuts)
+        often = readings(self.job, "train" if folds[0].name else role, len(cuts), len(folds))
+        return self.store.shared(work, *place, corpus=info.name, readings=often)
 
 
 def _decode(parts: Sequence[FoldHeads], number: int, *, with_lm: bool) -> tuple[Decoded, list[Cut]]:

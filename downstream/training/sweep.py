@@ -4,6 +4,7 @@ Shapes: L hidden states, B batch, T frames, D dimension, V outputs, K heads.
 """
 
 import copy
+import itertools
 import logging
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -18,9 +19,10 @@ from torch import Tensor, nn
 from mt4ssl_bench.data.batches import Batches, endless
 from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.data.epoch_order import Places
+from mt4ssl_bench.device import moved_rows
 from mt4ssl_bench.downstream.clock import Stopwatch
 from mt4ssl_bench.downstream.heads.run_heads import run_heads
-from mt4ssl_bench.downstream.heads.side_by_side import backward, serial
+from mt4ssl_bench.downstream.heads.side_by_side import backward, poisoned, serial
 from mt4ssl_bench.downstream.layers.single_layers import read_one_layer
 from mt4ssl_bench.downstream.task import Logits, Task
 from mt4ssl_bench.downstream.training.choose_rate import choose, chosen
@@ -33,7 +35,8 @@ from mt4ssl_bench.training.run_folder import PassingFolder
 
 LOGGER = logging.getLogger(__name__)
 EVALUATION_BATCH = 32
-Batch = tuple[list[Cut], Tensor, Tensor]  # cuts, features (L, B, T, D), lengths (B,)
+# cuts, features (L, B, T, D) on the device, lengths (B,) on the host, which never waits for them
+Batch = tuple[list[Cut], Tensor, Tensor]
 Match = Callable[[Sequence[Cut], Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -62,16 +65,21 @@ class Split:
         """Yield batches of `count` utterances of similar lengths."""
         draw = partial(self.draw, self.cuts) if self.draw else None
         make = Batches(self.cuts, list, count=count, seed=seed, shuffle=shuffle, draw=draw)
-        features = self.features.at(epoch)
-        for cuts in make(epoch, skip):
-            x, lengths = features.batch([cut.id for cut in cuts])
-            if self.pooled:  # (L, B, K, D): one of the K crops, as if it were the only frame
-                rows, crop = torch.arange(len(cuts)), torch.zeros(len(cuts), dtype=torch.long)
-                if shuffle:
-                    crop = torch.randint(0, x.shape[2], (len(cuts),))
-                x, lengths = x[:, rows, crop][:, :, None], torch.ones_like(lengths)
-            x, lengths = self.match(cuts, x, lengths) if self.match else (x, lengths)
-            yield cuts, x.to(self.device), lengths.to(self.device)
+        batches, own = itertools.tee(make(epoch, skip))
+        names = ([cut.id for cut in cuts] for cuts in own)
+        # of means, one of the K crops is read, as if it were the only frame
+        crop = (_any_crop if shuffle else _first_crop) if self.pooled else None
+        stream = self.features.at(epoch).stream(names, self.device, crop)
+        for (x, lengths), cuts in zip(stream, batches, strict=False):
+            yield cuts, *(self.match(cuts, x, lengths) if self.match else (x, lengths))
+
+
+def _any_crop(utterances: int, crops: int) -> Tensor:
+    return torch.randint(0, crops, (utterances,))
+
+
+def _first_crop(utterances: int, crops: int) -> Tensor:  # noqa: ARG001 - see FeatureSet.stream
+    return torch.zeros(utterances, dtype=torch.long)
 
 
 class Sweep:
@@ -104,11 +112,12 @@ class Sweep:
         for layer in layers:  # those of one layer side by side, as run_heads() groups them
             for seed in self.config.seeds:
                 torch.manual_seed(seed)
-                first = task.head(num_layers, dim).to(device)  # equal at every layer and rate
+                first = task.head(num_layers, dim)  # equal at every layer and rate
                 if layer is not None:
                     read_one_layer(first, layer)
-                self.runs += [
-                    HeadRun(lr, seed, copy.deepcopy(first), layer) for lr in self.config.rates
+                self.runs += [  # copied on the host: cuDNN wants an LSTM's weights in one buffer
+                    HeadRun(lr, seed, copy.deepcopy(first).to(device), layer)
+                    for lr in self.config.rates
                 ]
         self.runs = self.runs if only is None else [self.runs[number] for number in only]
         self.heads = nn.ModuleList(run.head for run in self.runs)
@@ -154,13 +163,8 @@ class Sweep:
         batches = partial(train.batches, config.batch, seed=config.seeds[0], shuffle=True)
 
         def loss(batch: Batch, step: int, micro: int) -> StepLoss:  # noqa: ARG001
-            runs = self.active
-            losses = self._losses(runs, batch)
-            for run, value in zip(runs, losses.tolist(), strict=True):
-                if not math.isfinite(value):
-                    self._give_up(run, step)
-            finite = losses[torch.tensor([run.active for run in runs], device=losses.device)]
-            return StepLoss(total=finite.sum(), count=1)
+            losses = self._losses(self.active, batch)
+            return StepLoss(total=poisoned(losses).sum(), count=1)
 
         def diverged(step: int, groups: Collection[int]) -> None:
             for number in groups:
@@ -197,8 +201,9 @@ class Sweep:
         heads, own = [run.head for run in runs], [self.task.target(cut) for cut in cuts]
         if self._executor:
             return backward(self._executor, self.task.loss, heads, features, lengths, own)
-        logits, counts = run_heads(heads, features, lengths)  # (K, B, ..., V)
-        rows = self.task.loss(logits.flatten(0, 1), counts.repeat(len(runs)), own * len(runs))
+        own = moved_rows(own, features.device)
+        logits, _ = run_heads(heads, features, lengths)  # (K, B, ..., V)
+        rows = self.task.loss(logits.flatten(0, 1), lengths.repeat(len(runs)), own * len(runs))
         return rows.view(logits.shape[:2]).mean(1)
 
     def _give_up(self, run: HeadRun, step: int) -> None:

@@ -215,6 +215,7 @@ def print_estimate(plan: "Estimate") -> None:
         own = row.passes
         needs = f"; {own.hours:.2f} h of audio, about {own.seconds / 60:.1f} min"
         needs += f", {decimal(own.bytes)} to store"
+        needs += f"; features take {own.stored / 60:.1f} min stored, {own.live / 60:.1f} on the fly"
         where = f"{row.upstream}, {row.job.recipe} on {row.job.corpus.info.name}"
         lines.append(f"{where}: {row.about}{needs if own.hours else ''}")
     lines += [f"missing: {line}" for line in plan.missing]

@@ -23,12 +23,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mt4ssl_bench.device import moved
 from mt4ssl_bench.errors import CheckpointError, UpstreamError
-from mt4ssl_bench.features.forward_pass import Named, Values
+from mt4ssl_bench.features.forward_pass import Values
 from mt4ssl_bench.features.index import Header, Line, as_json, read_index, write_index
 from mt4ssl_bench.features.precision import Bytes, Precision, decode, encode
+from mt4ssl_bench.features.read_ahead import read_ahead
 
 LOGGER = logging.getLogger(__name__)
+Draw = Callable[[int, int], Tensor]  # see FeatureSet.stream
 
 
 class FeatureSet(ABC):
@@ -39,8 +42,11 @@ class FeatureSet(ABC):
     identity: str = "live"  # of the values, if they are stored
 
     @abstractmethod
-    def rows(self, names: Sequence[str]) -> list[Values]:
-        """Return each utterance's features: (L, T, D), or (L, K, D) for means of crops."""
+    def rows(self, names: Sequence[str], crops: Sequence[int] | None = None) -> list[Values]:
+        """Return each utterance's features: (L, T, D), or (L, K, D) for means of crops.
+
+        With `crops`, means are only of the crop of this number: (L, 1, D).
+        """
 
     @abstractmethod
     def count(self, name: str) -> int:
@@ -54,14 +60,40 @@ class FeatureSet(ABC):
         """Return an utterance's features."""
         return self.rows([name])[0]
 
-    def batch(self, names: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Return several utterances as fp32 (L, B, T, D), zero-padded, and their frames (B,)."""
-        rows = self.rows(names)
-        lengths = torch.tensor([row.shape[1] for row in rows])
-        padded = torch.zeros(self.layers, len(rows), int(lengths.max()), self.dim)
-        for b, row in enumerate(rows):
-            padded[:, b, : row.shape[1]] = torch.from_numpy(row)
-        return padded, lengths
+    def batch(
+        self, names: Sequence[str], crops: Sequence[int] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return several utterances as fp32 (L, B, T, D), zero-padded, and their frames (B,).
+
+        Args:
+            names: Of the utterances.
+            crops: The number of the only crop that is read of each; None: all rows.
+        """
+        return padded([torch.from_numpy(row) for row in self.rows(names, crops)])
+
+    def stream(
+        self, batches: Iterable[Sequence[str]], device: str, draw: Draw | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield batch() of each list of names on the device; lengths stay on the host.
+
+        For an accelerator, a thread reads one batch ahead. A CPU computes meanwhile what a thread
+        would read.
+
+        Args:
+            batches: Names of each batch.
+            device: Torch device.
+            draw: Utterances, crops of each -> their numbers (B,), called where a batch is taken:
+                only these are read.
+        """
+        if draw:
+            for names in batches:
+                x, lengths = self.batch(names, draw(len(names), self.count(names[0])).tolist())
+                yield moved(x, device), lengths
+        elif torch.device(device).type == "cpu":
+            yield from map(self.batch, batches)
+        else:
+            for _, (x, lengths) in read_ahead(batches, self.batch, 1):
+                yield moved(x, device), lengths
 
 
 class JointFeatures(FeatureSet):
@@ -71,13 +103,14 @@ class JointFeatures(FeatureSet):
         first = next(iter(parts.values()))
         self.layers, self.dim, self._parts = first.layers, first.dim, parts
 
-    def rows(self, names: Sequence[str]) -> list[Values]:
+    def rows(self, names: Sequence[str], crops: Sequence[int] | None = None) -> list[Values]:
         """See FeatureSet.rows."""
-        found: dict[str, Values] = {}
+        found: dict[int, Values] = {}
         for part in {id(self._parts[name]): self._parts[name] for name in names}.values():
-            own = [name for name in names if self._parts[name] is part]
-            found.update(zip(own, part.rows(own), strict=True))
-        return [found[name] for name in names]
+            own = [number for number, name in enumerate(names) if self._parts[name] is part]
+            chosen = crops and [crops[number] for number in own]
+            found.update(zip(own, part.rows([names[n] for n in own], chosen), strict=True))
+        return [found[number] for number in range(len(names))]
 
     def count(self, name: str) -> int:
         """See FeatureSet.count."""
@@ -110,9 +143,12 @@ class StoredFeatures(FeatureSet):
     def __len__(self) -> int:
         return len(self._lines)
 
-    def rows(self, names: Sequence[str]) -> list[Values]:
+    def rows(self, names: Sequence[str], crops: Sequence[int] | None = None) -> list[Values]:
         """See FeatureSet.rows."""
-        return [decode(self._read(name), self.header.precision) for name in names]
+        stored = [self._read(name) for name in names]
+        if crops is not None:
+            stored = [row[crop : crop + 1] for row, crop in zip(stored, crops, strict=True)]
+        return [decode(row, self.header.precision) for row in stored]
 
     def count(self, name: str) -> int:
         """See FeatureSet.count."""
@@ -167,6 +203,16 @@ class StoredFeatures(FeatureSet):
             raise CheckpointError(f"features {self.file}: damaged ({error})") from None
 
 
+def padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return features (L, T_b, D) as (L, B, T, D) on their device, zero-padded, and T_b (B,)."""
+    counts = [row.shape[1] for row in rows]
+    layers, _, dim = rows[0].shape
+    x = rows[0].new_zeros(layers, len(rows), max(counts), dim)
+    for b, row in enumerate(rows):
+        x[:, b, : row.shape[1]] = row
+    return x, torch.tensor(counts)
+
+
 class Writer:
     """Appends utterances to a file of features; `done` are those of an interrupted pass."""
 
@@ -192,11 +238,11 @@ class Writer:
         except (OSError, ValueError, KeyError, TypeError):
             return
 
-    def write(self, batches: Iterable[Sequence[Named]]) -> None:
+    def write(self, batches: Iterable[Sequence[tuple[str, Values | Tensor]]]) -> None:
         """Append every batch, then write the index."""
         precision = self.header.precision
 
-        def encoded(batch: Sequence[Named]) -> Iterator[tuple[str, Bytes]]:
+        def encoded(batch: Sequence[tuple[str, Values | Tensor]]) -> Iterator[tuple[str, Bytes]]:
             for name, features in batch:
                 yield name, encode_named(name, features, precision)
 
@@ -210,12 +256,12 @@ class Writer:
             remake: Computes an utterance's features again if they are damaged.
         """
 
-        def moved() -> Iterator[Iterator[tuple[str, Bytes]]]:
+        def joined() -> Iterator[Iterator[tuple[str, Bytes]]]:
             for shard in shards:
                 yield StoredFeatures(shard, remake).stored()
                 shard.unlink()  # its index stays: the shard was made
 
-        self._append(moved())
+        self._append(joined())
 
     def _append(self, batches: Iterable[Iterable[tuple[str, Bytes]]]) -> None:
         end = sum(line.rows for line in self.lines) * self.header.row_bytes
@@ -237,7 +283,7 @@ class Writer:
         self.journal.unlink()
 
 
-def encode_named(name: str, values: Values, precision: Precision) -> Bytes:
+def encode_named(name: str, values: Values | Tensor, precision: Precision) -> Bytes:
     """Return encode() of the features of the utterance called `name`.
 
     Raises:
@@ -246,9 +292,14 @@ def encode_named(name: str, values: Values, precision: Precision) -> Bytes:
     try:
         return encode(values, precision)
     except OverflowError:
-        peaks = np.abs(values).max(axis=(1, 2))  # of each hidden state
-        raise UpstreamError(
-            f"features of '{name}' are too large for fp16 (hidden state {peaks.argmax()} of "
-            f"0-{len(peaks) - 1} reaches {peaks.max():.3g}, fp16 holds 65504); set "
-            "store.precision=bf16 or fp32"
-        ) from None
+        raise too_large(name, torch.as_tensor(values)) from None
+
+
+def too_large(name: str, values: Tensor) -> UpstreamError:
+    """Return the error for features (L, T, D) of an utterance that fp16 cannot hold."""
+    peaks = values.abs().amax((1, 2))  # of each hidden state
+    return UpstreamError(
+        f"features of '{name}' are too large for fp16 (hidden state {int(peaks.argmax())} of "
+        f"0-{len(peaks) - 1} reaches {float(peaks.max()):.3g}, fp16 holds 65504); set "
+        "store.precision=bf16 or fp32"
+    )

@@ -24,6 +24,7 @@ from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.batches import Batches, pad
 from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.data.effects import Effect, apply
+from mt4ssl_bench.device import Arithmetic, arithmetic
 from mt4ssl_bench.encoders.hidden_states import HUGE, LEAK, broken_layers, padding_leak
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import ConfigError, CorpusError, UpstreamError, first_line
@@ -39,6 +40,7 @@ READERS = 4  # batches read ahead, so that a fast device does not wait for files
 
 Values = NDArray[np.float32]  # features of an utterance: (L, T, D), or (L, K, D) for means of crops
 Named = tuple[str, Values]  # with its id
+Waves = list[list[audio.Samples] | CorpusError]  # of each cut, or why it cannot be read
 
 
 class Pass:
@@ -51,6 +53,7 @@ class Pass:
         upstream: The model.
         crops: What to average over, or whose frames to take; None for every frame.
         effects: Applied in order to the audio of each cut, before it is cropped.
+        precision: Arithmetic of the upstream's products; features of another one are others.
     """
 
     def __init__(
@@ -58,8 +61,13 @@ class Pass:
         upstream: Upstream,
         crops: Crops | FreshCrop | None = None,
         effects: Sequence[Effect] = (),
+        precision: Arithmetic = "fp32",
     ) -> None:
         self.upstream, self.crops, self.effects = upstream, crops, tuple(effects)
+        self.precision = precision
+        self.device = str(getattr(upstream, "device", "cpu"))  # of features, before they are stored
+        if precision == "tf32" and torch.device(self.device).type != "cuda":
+            raise ConfigError(f"pass_precision=tf32: expected a CUDA device, got {self.device}")
         self._halved = False  # a batch did not fit into the device's memory
         for effect in self.effects:
             if not re.fullmatch(r"[\w.-]+", effect.key, re.ASCII):
@@ -70,19 +78,28 @@ class Pass:
 
     @property
     def kind(self) -> str:
-        """What is computed, for stores: "frames" or which means, and the keys of the effects."""
+        """What is computed, for stores: "frames" or which means, the arithmetic, the effects."""
         kind, crops = "frames", self.crops
         if isinstance(crops, Crops):
             kind = f"means-{crops.seconds:g}s-{crops.count}-{crops.seed}"
         elif crops:
             kind = f"crop-{crops.seconds:g}s-{crops.seed}-{crops.epoch}"
+        if self.precision != "fp32":
+            kind += f"-{self.precision}"
         return "+".join([kind, *(effect.key for effect in self.effects)])
 
     def at(self, epoch: int) -> "Pass":
         """Return the pass of an epoch: another one only where crops are drawn anew."""
         if not isinstance(self.crops, FreshCrop):
             return self
-        return Pass(self.upstream, replace(self.crops, epoch=epoch), self.effects)
+        crops = replace(self.crops, epoch=epoch)
+        return Pass(self.upstream, crops, self.effects, self.precision)
+
+    def single(self) -> "Pass":
+        """Return the pass over one of the crops of each cut, which the caller chooses."""
+        if not isinstance(self.crops, Crops):
+            return self
+        return Pass(self.upstream, replace(self.crops, count=1), self.effects, self.precision)
 
     def seconds(self, cuts: Sequence[Cut]) -> float:
         """Return the seconds of audio that the upstream processes."""
@@ -105,7 +122,19 @@ class Pass:
         title: str = "",
         unreadable: MutableMapping[str, str] | None = None,
     ) -> Iterator[list[Named]]:
-        """Yield ids with features, batch by batch.
+        """Yield what tensors() does, on the host."""
+        for batch in self.tensors(cuts, done=done, title=title, unreadable=unreadable):
+            yield [(name, row.cpu().numpy()) for name, row in batch]
+
+    def tensors(
+        self,
+        cuts: Sequence[Cut],
+        *,
+        done: Container[str] = (),
+        title: str = "",
+        unreadable: MutableMapping[str, str] | None = None,
+    ) -> Iterator[list[tuple[str, Tensor]]]:
+        """Yield ids with features, batch by batch, on the upstream's device.
 
         Args:
             cuts: They decide the batches, whatever is `done`: an interrupted pass ends with the
@@ -124,27 +153,51 @@ class Pass:
             progress(title, len(cuts), start=len(cuts) - left) if title else nullcontext(_silent)
         )
         with shown as advance:
-            for batch, audios in read_ahead(batches, self._read, READERS):
+            for batch, audios in read_ahead(batches, self.read, READERS):
                 read = _readable([cut.id for cut in batch], audios, unreadable)
-                features = self._forward(*zip(*read, strict=True)) if read else []
-                new = [(name, values) for name, values in features if name not in done]
+                ids, waves = zip(*read, strict=True) if read else ((), ())
+                features = self._forward(ids, waves) if read else []
+                new = [(n, row) for n, row in zip(ids, features, strict=True) if n not in done]
                 if new:
                     yield new
                 advance(sum(cut.id not in done for cut in batch), "")
 
+    def compute(self, cuts: Sequence[Cut], audios: Waves, *, checked: bool = True) -> list[Tensor]:
+        """Return the features of each cut (L, T, D), on the upstream's device.
+
+        Args:
+            cuts: They may repeat.
+            audios: What read() gave for them.
+            checked: Wait for the device, and raise UpstreamError for values that are not finite.
+
+        Raises:
+            UpstreamError: See tensors().
+            CorpusError: If audio could not be read.
+        """
+        ids, waves = zip(*_readable([cut.id for cut in cuts], audios, None), strict=True)
+        rows: dict[int, Tensor] = {}
+        for key in self._order(cuts).order(0):
+            part = key.places.tolist()
+            own = [ids[i] for i in part], [waves[i] for i in part]
+            features = self._forward(*own, checked=checked)
+            rows.update(zip(part, features, strict=True))
+        return [rows[number] for number in range(len(cuts))]
+
     def batches(self, cuts: Sequence[Cut]) -> Iterator[Sequence[Cut]]:
         """Yield the cuts in batches, which depend on the cuts only."""
+        return self._order(cuts)()
+
+    def _order(self, cuts: Sequence[Cut]) -> Batches[list[Cut]]:
         if not padding_is_safe(self.upstream):
-            return Batches(cuts, list, count=1)()
-        on_cpu = getattr(self.upstream, "device", "cpu") == "cpu"
-        seconds = BATCH_SECONDS if on_cpu else BATCH_SECONDS * ACCELERATED
+            return Batches(cuts, list, count=1)
+        seconds = BATCH_SECONDS if self.device == "cpu" else BATCH_SECONDS * ACCELERATED
         count = self.crops.count if self.crops else 1
         longest = self.crops.seconds if isinstance(self.crops, FreshCrop) else math.inf
-        return Batches(cuts, list, seconds=seconds / count, longest=longest)()
+        return Batches(cuts, list, seconds=seconds / count, longest=longest)
 
-    def _read(self, cuts: Sequence[Cut]) -> list[list[audio.Samples] | CorpusError]:
+    def read(self, cuts: Sequence[Cut]) -> Waves:
         """Return each cut's waveforms: the whole cut, or its crops."""
-        audios: list[list[audio.Samples] | CorpusError] = []
+        audios: Waves = []
         for cut in cuts:
             try:
                 samples = audio.read(cut)
@@ -156,9 +209,13 @@ class Pass:
         return audios
 
     def _forward(
-        self, ids: Sequence[str], audios: Sequence[Sequence[audio.Samples]]
-    ) -> list[Named]:
-        """Return a batch's features.
+        self,
+        ids: Sequence[str],
+        audios: Sequence[Sequence[audio.Samples]],
+        *,
+        checked: bool = True,
+    ) -> list[Tensor]:
+        """Return a batch's features, on the upstream's device.
 
         If the batch fails, each utterance is run on its own, to name the one that is the reason.
         """
@@ -167,19 +224,21 @@ class Pass:
             rows = self._extract([wave for waves in audios for wave in waves])
         except Exception as error:  # noqa: BLE001 - a model may fail in any way
             LOGGER.debug("running the %d utterances of a batch one by one: %r", len(ids), error)
-        if not rows or not _finite(rows):
+        if not rows or (checked and not _finite(rows)):
             rows = [
                 row
                 for name, waves in zip(ids, audios, strict=True)
                 for row in self._extract_one(name, waves)
             ]
         if isinstance(self.crops, Crops):
-            means = iter([row.mean(1) for row in rows])
-            stacked = [torch.stack([next(means) for _ in waves], dim=1) for waves in audios]
-            rows = [mean.expand(-1, self.crops.count, -1) for mean in stacked]  # (L, K, D)
-            if empty := [name for name, row in zip(ids, rows, strict=True) if not _finite([row])]:
-                raise UpstreamError(f"utterance '{empty[0]}': no frame is left to average")
-        return [(name, row.numpy()) for name, row in zip(ids, rows, strict=True)]
+            frames = iter(rows)
+            own = [[next(frames) for _ in waves] for waves in audios]
+            for name, parts in zip(ids, own, strict=True):
+                if not all(part.shape[1] for part in parts):
+                    raise UpstreamError(f"utterance '{name}': no frame is left to average")
+            means = [torch.stack([part.mean(1) for part in parts], dim=1) for parts in own]
+            rows = [mean.expand(-1, self.crops.count, -1) for mean in means]  # (L, K, D)
+        return rows
 
     def _extract_one(self, name: str, waves: Sequence[audio.Samples]) -> list[Tensor]:
         where = f"utterance '{name}' ({len(waves[0]) / audio.RATE:.2f} s)"
@@ -224,22 +283,23 @@ class Pass:
         if short := [number for number, wave in enumerate(waves) if len(wave) < least]:
             long = [wave for wave in waves if len(wave) >= least]
             rows = iter(self._extract(long) if long else [])
-            none = torch.empty(upstream.num_layers, 0, upstream.dim)
+            none = torch.empty(upstream.num_layers, 0, upstream.dim, device=self.device)
             return [none if number in short else next(rows) for number in range(len(waves))]
-        layers, lengths = upstream.extract(*pad(waves))
+        with arithmetic(self.precision, self.device):
+            layers, lengths = upstream.extract(*pad(waves))
         if (layers.shape[0], layers.shape[-1]) != (upstream.num_layers, upstream.dim):
             raise UpstreamError(
                 f"upstream '{upstream.name}' gave hidden states {tuple(layers.shape)}; its "
                 f"num_layers and dim say ({upstream.num_layers}, {len(waves)}, frames, "
                 f"{upstream.dim})"
             )
-        layers = layers.float().cpu()
+        layers = layers.float()
         return [layers[:, b, :count] for b, count in enumerate(lengths.tolist())]
 
 
 def _readable(
     ids: Sequence[str],
-    audios: Sequence[list[audio.Samples] | CorpusError],
+    audios: Waves,
     unreadable: MutableMapping[str, str] | None,
 ) -> list[tuple[str, list[audio.Samples]]]:
     """Return ids with their waveforms, without audio that cannot be read; see Pass."""
@@ -270,7 +330,8 @@ _SAFE: dict[str, bool] = {}  # by fingerprint
 
 
 def _finite(rows: Sequence[Tensor]) -> bool:
-    return all(bool((row.abs() <= HUGE).all()) for row in rows)  # NaN fails, too
+    """Return whether all values are finite, waiting for the device once."""
+    return bool(torch.stack([(row.abs() <= HUGE).all() for row in rows]).all())  # NaN fails, too
 
 
 def _silent(count: int, note: str) -> None:

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mt4ssl_bench.features.forward_pass import Values
 
@@ -20,26 +21,47 @@ def vector_bytes(precision: Precision, dim: int) -> int:
     return {"fp32": 4 * dim, "fp16": 2 * dim, "bf16": 2 * dim, "int8": dim + 4}[precision]
 
 
-def encode(values: Values, precision: Precision) -> Bytes:
+def encode(values: Values | Tensor, precision: Precision) -> Bytes:
     """Return features (L, T, D) as a file holds them, bytes (T, L, W).
+
+    A tensor is rounded on its device, and copied to the host rounded.
 
     Raises:
         OverflowError: If fp16 cannot hold a value.
     """
-    values = np.ascontiguousarray(values.transpose(1, 0, 2), dtype=np.float32)
-    if precision == "fp32":
-        return values.view(np.uint8)
+    x = torch.as_tensor(values).transpose(0, 1).float()
     if precision == "fp16":
-        half = torch.from_numpy(values).half()  # ten times as fast as numpy's conversion
-        if not half.isfinite().all():
+        x = x.half()
+        if not x.isfinite().all():
             raise OverflowError
-        return half.numpy().view(np.uint8)
-    if precision == "bf16":  # the upper half of fp32, rounded to the nearest, ties to even
-        bits = values.view(np.uint32)
-        return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16).view(np.uint8)
-    scale = np.abs(values).max(-1, keepdims=True) / 127
-    whole = np.rint(values / np.where(scale > 0, scale, 1)).astype(np.int8)
-    return np.concatenate([whole.view(np.uint8), scale.astype(np.float32).view(np.uint8)], axis=-1)
+    elif precision == "bf16":
+        x = x.bfloat16()
+    elif precision == "int8":
+        whole, scale = _whole(x)
+        parts = [whole.to(torch.int8).view(torch.uint8), scale.contiguous().view(torch.uint8)]
+        return torch.cat(parts, dim=-1).cpu().numpy()
+    return x.contiguous().view(torch.uint8).cpu().numpy()
+
+
+def rounded(x: Tensor, precision: Precision) -> Tensor:
+    """Return fp32 features (..., D) with the bits that decode(encode()) gives them, on the device.
+
+    Values that fp16 cannot hold become infinite.
+    """
+    if precision == "fp16":
+        return x.half().float()
+    if precision == "bf16":
+        return x.bfloat16().float()
+    if precision == "int8":
+        whole, scale = _whole(x)
+        return (whole + 0.0) * scale  # int8 has no negative zero
+    return x
+
+
+def _whole(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the whole numbers (..., D) that int8 holds, as fp32, and their scales (..., 1)."""
+    scale = x.abs().amax(-1, keepdim=True) / 127
+    return (x / torch.where(scale > 0, scale, 1)).round(), scale
 
 
 def decode(stored: Bytes, precision: Precision) -> Values:

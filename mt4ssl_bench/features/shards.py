@@ -47,7 +47,7 @@ def shards(file: Path, header: Header, forward: Pass, cuts: Sequence[Cut]) -> li
         def make() -> None:
             try:
                 writer = Writer(shard, replace(header, utterances=len(names)))
-                writer.write(forward(cuts, done=(every - names) | there | writer.done))
+                writer.write(forward.tensors(cuts, done=(every - names) | there | writer.done))
             except OSError as error:
                 raise BenchError(
                     f"{shard}: could not be written ({error}); free disk space or choose another "

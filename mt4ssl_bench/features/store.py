@@ -6,8 +6,8 @@ store or onto the disk are computed on the fly.
 """
 
 import hashlib
-import itertools
 import logging
+import math
 import os
 import shutil
 import time
@@ -22,11 +22,13 @@ from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.data.file_state import require_unchanged
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import BenchError, CheckpointError
+from mt4ssl_bench.features.costs import live_is_cheaper
 from mt4ssl_bench.features.crops import Crops, FreshCrop
-from mt4ssl_bench.features.file import FeatureSet, StoredFeatures, Writer, encode_named
+from mt4ssl_bench.features.file import FeatureSet, StoredFeatures, Writer
 from mt4ssl_bench.features.forward_pass import Pass, Values
 from mt4ssl_bench.features.index import Header, read_header
-from mt4ssl_bench.features.precision import Precision, decode
+from mt4ssl_bench.features.live import LiveFeatures
+from mt4ssl_bench.features.precision import Precision
 from mt4ssl_bench.features.shards import shard_folder, shards
 from mt4ssl_bench.files import FOREVER, holding
 from mt4ssl_bench.settings import NEVER
@@ -35,6 +37,7 @@ from mt4ssl_bench.training.distributed import ALONE, World
 
 LOGGER = logging.getLogger(__name__)
 GIB = 2**30
+STRETCH = 1.1  # of the limit is used where features miss it, and the disk has room
 DAY = 86_400.0
 LOCKS = ".locks"  # one file per entry; a lock ends with its process, however that ends
 
@@ -60,33 +63,6 @@ class Entry:
     bytes: int
     used: float
     whole: bool  # no interrupted pass
-
-
-class LiveFeatures(FeatureSet):
-    """Features that are not stored: every rows() runs the upstream again.
-
-    They are rounded as stored ones are, so that free disk space does not change a score.
-    """
-
-    def __init__(self, forward: Pass, cuts: Sequence[Cut], precision: Precision) -> None:
-        self.precision = precision
-        self.layers, self.dim = forward.upstream.num_layers, forward.upstream.dim
-        self._forward, self._cuts = forward, {cut.id: cut for cut in cuts}
-
-    def rows(self, names: Sequence[str]) -> list[Values]:
-        """See FeatureSet.rows."""
-        batches = self._forward([self._cuts[name] for name in names])
-        computed = dict(itertools.chain.from_iterable(batches))
-        stored = (encode_named(name, computed[name], self.precision) for name in names)
-        return [decode(values, self.precision) for values in stored]
-
-    def count(self, name: str) -> int:
-        """See FeatureSet.count; computed from the duration: one off, or more with effects."""
-        return self._forward.rows([self._cuts[name]])
-
-    def at(self, epoch: int) -> "LiveFeatures":
-        """See FeatureSet.at."""
-        return LiveFeatures(self._forward.at(epoch), list(self._cuts.values()), self.precision)
 
 
 @dataclass(frozen=True)
@@ -150,17 +126,33 @@ class FeatureStore:
         return self.features(Pass(upstream, crops), digest, split, cuts, corpus=corpus)
 
     def features(
-        self, forward: Pass, digest: str, split: str, cuts: Sequence[Cut], *, corpus: str = ""
+        self,
+        forward: Pass,
+        digest: str,
+        split: str,
+        cuts: Sequence[Cut],
+        *,
+        corpus: str = "",
+        readings: float = math.inf,
     ) -> FeatureSet:
         """Return the features of the cuts; see shared(). Waits for other processes."""
-        return finish(self.shared(forward, digest, split, cuts, corpus=corpus))
+        place = digest, split, cuts
+        return finish(self.shared(forward, *place, corpus=corpus, readings=readings))
 
     def shared(
-        self, forward: Pass, digest: str, split: str, cuts: Sequence[Cut], *, corpus: str = ""
+        self,
+        forward: Pass,
+        digest: str,
+        split: str,
+        cuts: Sequence[Cut],
+        *,
+        corpus: str = "",
+        readings: float = math.inf,
     ) -> Work[FeatureSet]:
         """Return the features of the cuts, from the store if they are there.
 
-        Those of crops that each epoch draws anew are not stored.
+        Those of crops that each epoch draws anew are not stored, nor does one process store those
+        of a GiB or more that cost less time on the fly.
 
         Args:
             forward: Computes them; its upstream's fingerprint and its kind are part of the entry.
@@ -168,6 +160,7 @@ class FeatureStore:
             split: The corpus's.
             cuts: Utterances of the split.
             corpus: Name of the corpus, for people.
+            readings: How often they will be read; infinite: they are stored in any case.
 
         Raises:
             AudioChangedError: If an audio file is not the one that was prepared.
@@ -179,7 +172,12 @@ class FeatureStore:
             return LiveFeatures(forward, cuts, header.precision)
         request = _Request(forward, cuts, header)
         try:
-            return self._open(request) or (yield from self._make(request))
+            if stored := self._open(request):
+                return stored
+            # several processes would measure several things, and they share the pass
+            if self.world.size == 1 and live_is_cheaper(forward, cuts, header, self.root, readings):
+                return LiveFeatures(forward, cuts, header.precision)
+            return (yield from self._make(request))
         except NoRoom as error:
             LOGGER.warning("%s", _cost(error, header, forward.rows(cuts) * header.row_bytes))
             return LiveFeatures(forward, cuts, header.precision)
@@ -259,8 +257,8 @@ class FeatureStore:
                     len(writer.done),
                     len(request.cuts),
                 )
-            batches = request.forward(request.cuts, done=writer.done, title=request.title)
-            writer.write(batches)
+            work = request.forward
+            writer.write(work.tensors(request.cuts, done=writer.done, title=request.title))
         except OSError as error:
             raise BenchError(
                 f"{file}: could not be written ({error}); free disk space or choose another --store"
@@ -282,8 +280,14 @@ class FeatureStore:
                 stored -= entry.bytes
                 free += entry.bytes
         total = stored + need
-        if total > limit or need > free:
+        if total > limit * STRETCH or need > free:
             raise NoRoom(total, self.config.limit_gb, free)
+        if total > limit:
+            LOGGER.info(
+                "store: %.3g GiB, above store.limit_gb=%g by less than a tenth, are stored",
+                total / GIB,
+                self.config.limit_gb,
+            )
         for entry in leaving:
             LOGGER.info(
                 "store: removing %s, unused for longest, to stay within the limit", entry.file

@@ -18,6 +18,7 @@ from mt4ssl_bench.data.batches import Place, Stream
 from mt4ssl_bench.errors import TrainingError, first_line
 from mt4ssl_bench.training.averages import Averages
 from mt4ssl_bench.training.distributed import ALONE, World
+from mt4ssl_bench.training.divergence import Divergence, gradients
 from mt4ssl_bench.training.graceful_stop import graceful_stop
 from mt4ssl_bench.training.optim import (
     OptimConfig,
@@ -32,6 +33,7 @@ from mt4ssl_bench.training.track import Kind
 
 B = TypeVar("B")
 SEED_STRIDE = 10_000_019  # between the seeds of an update's batches: more than any run has updates
+LOOK_EVERY = 100  # updates after which the host asks which parameter groups have diverged
 LEAST_SCALE = 1e-4  # fairseq's limit: fp16 that overflows at this scale will not recover
 
 
@@ -84,8 +86,11 @@ class Hooks:
         after_step: Completed updates, logged values (empty if none are) -> more values to log. May
             raise TrainingError.
         validate: Completed updates -> values to log, the same in every process.
-        diverged: Completed updates, numbers of the parameter groups with non-finite gradients:
-            they keep their weights in this update. Without it, such a gradient stops the run.
+        diverged: Completed updates, numbers of the parameter groups with non-finite gradients in
+            the next one: they keep their weights from then on. Called every LOOK_EVERY updates, so
+            that the host does not wait for the device in each, before a validation and before a
+            checkpoint; for one process without loss scaling. Without it, such a gradient stops
+            the run, at once.
         state: -> the owner's state, stored in the checkpoint beside the run's own.
         restore: Takes the stored checkpoint, before the first update.
     """
@@ -149,6 +154,7 @@ class Fit(Generic[B]):
         self.optimizer = build_optimizer(groups, optim)
         shares = [self.world.size, config.accumulate]
         self.state = RunState(model, self.optimizer, self.scaler, config.steps, shares)
+        self.divergence = Divergence(self.optimizer) if self.hooks.diverged else None
 
     def __call__(self) -> FitReport:
         """Train to config.steps, from the folder's checkpoint if there is one."""
@@ -168,16 +174,20 @@ class Fit(Generic[B]):
                 values = self._update(source, averages)
                 advance(1, "  ".join(f"{k} {v:.3g}" for k, v in list(values.items())[:3]))
                 due = self.state.step % self.config.validate_every == 0 or self.state.ended
+                saving = self.folder is not None and self.folder.due(
+                    self.state.step, every=self.config.save_every, last=self.state.ended
+                )
+                if due or saving or self.state.step % LOOK_EVERY == 0:
+                    self._look()
                 if self.hooks.validate and due:
                     self.state.validations.append(
                         {"step": self.state.step, **self.hooks.validate(self.state.step)}
                     )
                     self._log(self.state.validations[-1])
-                if self.folder and self.folder.due(
-                    self.state.step, every=self.config.save_every, last=self.state.ended
-                ):
+                if saving:
                     self._save()
             if not self.state.ended:
+                self._look()
                 self._save()
         return FitReport(
             steps=self.state.step,
@@ -235,11 +245,13 @@ class Fit(Generic[B]):
         Raises:
             TrainingError: In every process, for a loss or gradient that is not finite otherwise.
         """
+        if self.divergence:
+            scale = 1 / max(sum(part.count for part in parts), 1)
+            self.divergence.step(self.state.step, scale, self.optim.clip_norm)
+            self.state.audio_seconds += sum(part.seconds for part in parts)
+            return True
         self.scaler.unscale_(self.optimizer)
-        groups = [
-            [p.grad for p in group["params"] if p.grad is not None]
-            for group in self.optimizer.param_groups
-        ]
+        groups = gradients(self.optimizer)
         losses, norms = _to_host(parts, groups)
         count = self._check(parts, losses, norms)
         # losses are sums over frames, and DistributedDataParallel has divided their gradients by
@@ -272,16 +284,8 @@ class Fit(Generic[B]):
         Raises:
             TrainingError: In every process, if a loss or gradient of any is not finite.
         """
-        broken = [number for number, norm in enumerate(norms) if not math.isfinite(norm)]
-        if self.scaler.is_enabled():
-            broken = []
-        elif broken and self.hooks.diverged:
-            self.hooks.diverged(self.state.step, broken)
-            for number in broken:
-                for parameter in self.optimizer.param_groups[number]["params"]:
-                    parameter.grad = None
-            broken = []
-        bad = bool(broken) or not all(map(math.isfinite, losses))
+        sound = self.scaler.is_enabled() or all(map(math.isfinite, norms))
+        bad = not (sound and all(map(math.isfinite, losses)))
         own = sum(part.count for part in parts), sum(part.seconds for part in parts)
         count, seconds, bad_processes = self.world.sum(*own, bad)
         if bad_processes:
@@ -289,6 +293,12 @@ class Fit(Generic[B]):
             raise self._error([part for share in self.world.gather(named) for part in share])
         self.state.audio_seconds += seconds
         return count
+
+    def _look(self) -> None:
+        """Tell the owner which groups have diverged since the last look."""
+        if self.divergence and self.hooks.diverged:
+            for step, numbers in self.divergence.found():
+                self.hooks.diverged(step, numbers)
 
     def _error(self, parts: Sequence[tuple[float, Sequence[str]]]) -> TrainingError:
         """Return the error for an update, from its losses and their utterances."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, NotRequired, TypedDict
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mt4ssl_bench.config import NOT_NEGATIVE, POSITIVE, SHARES, Bounds
 
@@ -39,9 +39,25 @@ class ParameterGroup(TypedDict):
     lr: NotRequired[float]
 
 
-def build_optimizer(groups: Iterable[ParameterGroup], config: OptimConfig) -> torch.optim.Optimizer:
+class GroupAdamW(torch.optim.AdamW):
+    """AdamW that leaves a parameter group as it is where `broken` (groups,) is 1, on the device.
+
+    The kernel skips what torch.amp's loss scaling calls found_inf, here by group.
+    """
+
+    broken: Tensor | None = None
+    found_inf: Tensor
+
+    def _init_group(self, group: dict[str, object], *lists: object) -> bool:  # once in each step()
+        if self.broken is not None:
+            place = next(n for n, own in enumerate(self.param_groups) if own is group)
+            self.found_inf = self.broken[place]
+        return bool(super()._init_group(group, *lists))  # type: ignore[no-untyped-call]
+
+
+def build_optimizer(groups: Iterable[ParameterGroup], config: OptimConfig) -> GroupAdamW:
     """Return AdamW over parameter groups; each keeps its own rate as "base_lr"."""
-    return torch.optim.AdamW(
+    return GroupAdamW(
         [
             {"params": group["params"], "lr": (lr := group.get("lr", config.lr)), "base_lr": lr}
             for group in groups

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from builders import spoken
+from mt4ssl_bench.downstream.heads import ctc
 from mt4ssl_bench.downstream.tasks.asr import ASR, ASRConfig
 
 
@@ -75,3 +77,24 @@ def test_the_best_path_collapses_repeats_drops_blanks_and_ends_with_its_utteranc
 ) -> None:
     logits = logits_of("AA_AB", "_BBBA", task=task, frames=6)
     assert task.decode(logits, torch.tensor([5, 4])) == ["AAB", "B"]
+
+
+def test_a_device_without_ctc_falls_back_to_the_cpu_and_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    arguments = torch.randn(6, 2, 4).log_softmax(-1), torch.tensor([1, 2, 3]), [6, 5], [2, 1]
+    expected, own, calls = ctc.ctc(*arguments), ctc._ctc, []
+
+    def lacking(*values: Any) -> torch.Tensor:
+        calls.append(values)
+        if len(calls) == 1:
+            raise NotImplementedError("The operator 'aten::_ctc_loss' is not implemented for MPS")
+        return own(*values)
+
+    monkeypatch.setattr(ctc, "_LACKING", set())
+    monkeypatch.setattr(ctc, "_ctc", lacking)
+    assert ctc.ctc(*arguments).equal(expected)
+    assert ctc.ctc(*arguments).equal(expected)
+    assert len(calls) == 3, "it is tried once"
+    assert caplog.messages == ["CTC: this torch has no kernel for cpu; computing it on the CPU"]

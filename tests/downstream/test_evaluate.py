@@ -17,6 +17,8 @@ from mt4ssl_bench.downstream.evaluate import evaluate
 from mt4ssl_bench.downstream.plan import plan
 from mt4ssl_bench.encoders import load
 from mt4ssl_bench.errors import BenchError, ConfigError, CorpusError
+from mt4ssl_bench.features import costs
+from mt4ssl_bench.features.costs import Speeds
 from mt4ssl_bench.results.leaderboard import Leaderboard
 from mt4ssl_bench.training import run_folder
 
@@ -260,9 +262,37 @@ def test_without_room_to_store_one_pass_feeds_all_rates_to_the_same_score(
         ["good"], [PHONEME], corpus.root, out=tmp_path / "b", device="cpu", overrides=keys
     ).results
     assert len(live.sweep) == 2
-    assert model.calls == 20 + 2 + 1  # updates, validations and the test, each of one batch
+    # updates, validations and the test, each of one batch, and the norms of 18 utterances, 8 at once
+    assert model.calls == 20 + 2 + 1 + 3
     assert (live.metrics, live.sweep) == (stored.metrics, stored.sweep)
     assert live.layer_weights == pytest.approx(stored.layer_weights, abs=1e-5)
+    assert live.layer_norms == pytest.approx(stored.layer_norms, rel=1e-6)
+
+
+@pytest.mark.parametrize("task", [PHONEME, SPEAKER, ASR])
+def test_a_record_of_live_features_is_that_of_stored_ones(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str
+) -> None:
+    monkeypatch.setattr(costs, "MEASURED", 0)
+    fast = Speeds(live=1e-9, write=1.0, read=1.0)
+    monkeypatch.setattr(costs, "measure", lambda *_, **__: fast)
+    keys = ["steps=8", "validate_every=4"]
+    keys += ["crop_seconds=0.5", "crops=3"] if task == SPEAKER else []
+    toy = f"random:{DATA / 'toy.yaml'}"
+    (live,) = evaluate(
+        [toy], [task], corpus.root, out=tmp_path / "a", device="cpu", overrides=keys
+    ).results
+    assert not list((tmp_path / "a/store").glob("*/*.bin"))
+    monkeypatch.undo()
+    (stored,) = evaluate(
+        [toy], [task], corpus.root, out=tmp_path / "b", device="cpu", overrides=keys
+    ).results
+    assert len(list((tmp_path / "b/store").glob("*/*.bin"))) == 3
+    assert (live.metrics, live.key) == (stored.metrics, stored.key)
+    for ours, theirs in zip(live.sweep, stored.sweep, strict=True):
+        assert ours == theirs
+    assert live.layer_weights == pytest.approx(stored.layer_weights, abs=1e-5)
+    assert live.layer_norms == pytest.approx(stored.layer_norms, rel=1e-5)
 
 
 def test_an_upstream_that_cannot_be_loaded_does_not_stop_the_others(

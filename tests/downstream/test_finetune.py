@@ -36,6 +36,7 @@ from mt4ssl_bench.errors import (
 )
 from mt4ssl_bench.results.leaderboard import Leaderboard
 from mt4ssl_bench.training import run_folder
+from mt4ssl_bench.training.distributed import ALONE
 from mt4ssl_bench.training.fit import Fit
 
 DATA = Path(__file__).parents[1] / "fixtures"
@@ -51,7 +52,7 @@ def make(corpus: Corpus, folder: Path, *overrides: str) -> tuple[Finetuning, lis
     config = load_config(FINETUNE, overrides)
     task, train, valid = ASR(config), list(corpus.cuts("train")), list(corpus.cuts("valid"))
     task.fit_units(train)
-    return Finetuning(task, load_upstream(TOY), lr=1e-2, folder=folder, device="cpu"), train, valid
+    return Finetuning(task, load_upstream(TOY), lr=1e-2, folder=folder, world=ALONE), train, valid
 
 
 def weights(run: Finetuning) -> dict[str, torch.Tensor]:
@@ -404,7 +405,7 @@ def test_speakers_are_learnt_from_crops_and_hold_no_text(corpus: Corpus, tmp_pat
         for epoch in (0, 0, 1)
     ]
     assert epochs[0] == epochs[1] != epochs[2]
-    run = Finetuning(task, load_upstream(TOY), lr=1e-3, folder=tmp_path, device="cpu")
+    run = Finetuning(task, load_upstream(TOY), lr=1e-3, folder=tmp_path, world=ALONE)
     train_rate(run, train, list(corpus.cuts("valid")), "test")
     assert set(run.decode(Audio(task, train, "train"))[0]) <= {"spk0", "spk1", "spk2"}
     with pytest.raises(CheckpointError, match="task 'speaker', which outputs no text"):

@@ -30,7 +30,11 @@ class Levels(FeatureSet):
     def __init__(self) -> None:
         self.read: list[str] = []
 
-    def rows(self, names: Sequence[str]) -> list[Values]:
+    def rows(
+        self,
+        names: Sequence[str],
+        crops: Sequence[int] | None = None,  # noqa: ARG002
+    ) -> list[Values]:
         self.read += names
         swing = np.array([10, -10, 10, -10])
         return [np.array([[[int(name)] * 4] * 2, [swing] * 2]).astype(np.float32) for name in names]

@@ -1,11 +1,16 @@
 """Heads: padding never matters, pooling commutes, and the recurrent head is torch's bidirectional LSTM."""
 
+import copy
+
+import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from mt4ssl_bench.downstream.config import RecurrentHeadConfig
 from mt4ssl_bench.downstream.heads.linear import LinearHead, PooledHead
+from mt4ssl_bench.downstream.heads.orders import best_orders
 from mt4ssl_bench.downstream.heads.recurrent import RecurrentHead, flip
 from mt4ssl_bench.downstream.heads.spec_augment import augment
 from mt4ssl_bench.downstream.heads.weighted_sum import WeightedSum
@@ -77,3 +82,40 @@ def test_spec_augment_masks_within_its_limits_and_only_in_training() -> None:
         3, 4, 5, RecurrentHeadConfig(projection=6, hidden=5, spec_augment=True)
     ).eval()
     assert head(features(), LENGTHS)[0].equal(head(features(), LENGTHS)[0])
+
+
+def test_the_form_for_cuda_is_the_recurrent_head_on_real_frames() -> None:
+    torch.manual_seed(1)
+    lengths = torch.tensor([4, 7, 7, 1, 5])
+    head, x = RecurrentHead(3, 4, 5, CONFIG), torch.randn(3, 5, 7, 4)
+    real = torch.arange(7) < lengths[:, None]
+    grads = []
+    for packed in (False, True):
+        summed = head.augmented(x, lengths)
+        logits = head.packed(summed, lengths) if packed else head(x, lengths)[0]
+        assert not packed or not logits[~real].any()
+        head.zero_grad()
+        (logits[real] * torch.linspace(-1, 1, 5)).sum().backward()
+        grads.append([logits[real].detach(), *(p.grad for p in head.parameters())])
+    for ours, theirs in zip(*grads, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+    other = copy.deepcopy(head)
+    other.output.weight.data.zero_()
+    other.forwards[0].weight_hh_l0.data.zero_()
+    assert not torch.equal(
+        other.packed(summed, lengths) + head.output.bias - other.output.bias,
+        head.packed(summed, lengths),
+    )
+    assert set(other.state_dict()) == set(head.state_dict()) == set(dict(head.named_parameters()))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 6])
+def test_the_best_order_is_the_assignment(count: int) -> None:
+    costs = torch.randn(4, count, count, generator=torch.Generator().manual_seed(count))
+    best = best_orders(costs.requires_grad_())
+    for cost, found in zip(costs, best, strict=True):
+        rows, columns = linear_sum_assignment(cost.detach().numpy())
+        assert float(found) == pytest.approx(float(cost[rows, columns].mean()), abs=1e-6)
+    best.sum().backward()
+    assert costs.grad is not None
+    assert costs.grad.sum((1, 2)).allclose(torch.ones(4))

@@ -33,6 +33,7 @@ from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.features.store import FeatureStore
 from mt4ssl_bench.settings import keys_of
 from mt4ssl_bench.shared_work import finish as wait_for
+from mt4ssl_bench.training.distributed import ALONE
 
 DATA = Path(__file__).parents[1] / "fixtures"
 TOY = f"random:{DATA / 'toy.yaml'}"
@@ -68,6 +69,7 @@ LINEAR = {
     "head.projection": "4",
     "head.layer_norm": "true",
     "store.precision": "int8",
+    "pass_precision": "bf16",
 }
 LSTM = {
     "head.hidden": "4",
@@ -168,18 +170,14 @@ class Lab:
         one.fit_units(cuts["train"])
         fold = Fold(one, cuts)
         self.trained += 1
-        common: dict[str, Any] = {
-            "folder": self.folder / str(self.trained),
-            "device": "cpu",
-            "clock": Clock(),
-        }
+        common: dict[str, Any] = {"folder": self.folder / str(self.trained), "clock": Clock()}
         if mode == "finetune":
             model = self.upstreams.setdefault(mode, load_upstream(TOY))
-            trained = train_finetuned(model, job, [fold], **common)
+            trained = train_finetuned(model, job, [fold], world=ALONE, **common)
         else:
             store = FeatureStore(self.folder / f"store-{self.trained}", job.config.store)
             training = FrozenTraining(
-                self.upstreams[mode], job, [fold], source="", store=store, **common
+                self.upstreams[mode], job, [fold], source="", store=store, device="cpu", **common
             )
             wait_for(training.train())
             trained = training.result()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from builders import recipe, run
-from fakes import Mirrored, Spectrum
+from fakes import Mirrored, Noise, Spectrum
 from mt4ssl_bench import results
 from mt4ssl_bench.corpora.prepare import prepare
 from mt4ssl_bench.corpora.rows import Row
@@ -30,7 +30,7 @@ from mt4ssl_bench.errors import ConfigError
 from mt4ssl_bench.results.leaderboard import Leaderboard
 from mt4ssl_bench.results.record import Result
 
-LAYERS, DIM = 3, 12
+LAYERS, DIM = Noise.layers, Noise.dim
 KEYS = ["steps=6", "validate_every=3", "clip_norm=0.5", "accumulate=2", "sweep=[0.1, 0.01]"]
 LSTM = ["head.dropout=0.2"]  # SpecAugment would mask all 12 channels
 
@@ -48,26 +48,6 @@ class OneHot(WeightedSum):
         return torch.eye(LAYERS)[self.chosen]
 
 
-class Noise:
-    """Features as the store gives them, drawn from each utterance's name; it counts its readings."""
-
-    def __init__(self, *, pooled: bool) -> None:
-        self.pooled, self.reads = pooled, 0
-
-    def at(self, epoch: int) -> "Noise":  # noqa: ARG002
-        return self
-
-    def batch(self, names: list[str]) -> tuple[Tensor, Tensor]:
-        self.reads += 1
-        rows = []
-        for name in names:
-            generator = torch.Generator().manual_seed(sum(map(ord, name)))
-            frames = 2 if self.pooled else 40 + sum(map(ord, name)) % 30
-            rows.append(torch.randn(frames, LAYERS, DIM, generator=generator))
-        lengths = torch.tensor([len(row) for row in rows])
-        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).movedim(2, 0), lengths
-
-
 def sweep(corpus: Corpus, name: str, *keys: str, only: int | None = None) -> tuple[Sweep, int]:
     """Train a sweep; return it and the number of batches that it read.
 
@@ -78,7 +58,7 @@ def sweep(corpus: Corpus, name: str, *keys: str, only: int | None = None) -> tup
     task.fit_units(job.cuts("train"))
     features = Noise(pooled=task.pooled)
     train, valid = (
-        Split(job.cuts(role), features, pooled=task.pooled, device="cpu")  # type: ignore[arg-type]
+        Split(job.cuts(role), features, pooled=task.pooled, device="cpu")
         for role in ("train", "valid")
     )
     made = Sweep(task, LAYERS, DIM, device="cpu")

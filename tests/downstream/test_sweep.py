@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from fakes import Noise
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.downstream.heads.ctc import CTCTask
 from mt4ssl_bench.downstream.heads.recurrent import RecurrentHead
@@ -21,27 +22,7 @@ from mt4ssl_bench.errors import ConfigError, TrainingError
 from mt4ssl_bench.training.fit import Fit
 
 DATA = Path(__file__).parents[1] / "fixtures"
-LAYERS, DIM = 3, 12
-
-
-class Noise:
-    """Features as the store gives them, drawn from each utterance's name; a speaker task reads one mean of each."""
-
-    def __init__(self, *, pooled: bool) -> None:
-        self.pooled = pooled
-
-    def at(self, epoch: int) -> "Noise":  # noqa: ARG002
-        return self
-
-    def get(self, name: str) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(sum(map(ord, name)))
-        frames = 2 if self.pooled else 40 + int(torch.randint(30, (), generator=generator))
-        return torch.randn(frames, LAYERS, DIM, generator=generator)
-
-    def batch(self, names: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        rows = [self.get(name) for name in names]
-        lengths = torch.tensor([len(row) for row in rows])
-        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).movedim(2, 0), lengths
+LAYERS, DIM = Noise.layers, Noise.dim
 
 
 def sweep(corpus: Corpus, name: str, *keys: str) -> tuple[Sweep, HeadRun]:

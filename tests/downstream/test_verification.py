@@ -37,7 +37,8 @@ from mt4ssl_bench.encoders.protocol import Features
 from mt4ssl_bench.errors import ConfigError, CorpusError
 from mt4ssl_bench.features.crops import FreshCrop
 from mt4ssl_bench.features.forward_pass import Pass
-from mt4ssl_bench.features.store import FeatureStore, LiveFeatures, StoreConfig
+from mt4ssl_bench.features.live import LiveFeatures
+from mt4ssl_bench.features.store import FeatureStore, StoreConfig
 
 SPEAKERS = {"train": 4, "valid": 3, "test": 3}
 EACH = 5

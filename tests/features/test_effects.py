@@ -18,7 +18,8 @@ from mt4ssl_bench.encoders.protocol import Features
 from mt4ssl_bench.errors import ConfigError, UpstreamError
 from mt4ssl_bench.features.crops import Crops
 from mt4ssl_bench.features.forward_pass import Pass
-from mt4ssl_bench.features.store import FeatureStore, LiveFeatures, StoreConfig, entries
+from mt4ssl_bench.features.live import LiveFeatures
+from mt4ssl_bench.features.store import FeatureStore, StoreConfig, entries
 
 OLD = Path(__file__).parents[1] / "fixtures" / "store_4d85cb0"  # made by that revision
 FP32 = StoreConfig(precision="fp32")

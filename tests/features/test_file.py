@@ -142,7 +142,11 @@ class Filled(FeatureSet):
     def __init__(self, **values: float) -> None:
         self.values, self.asked = values, 0
 
-    def rows(self, names: Sequence[str]) -> list[np.ndarray]:
+    def rows(
+        self,
+        names: Sequence[str],
+        crops: Sequence[int] | None = None,  # noqa: ARG002
+    ) -> list[np.ndarray]:
         self.asked += 1
         return [np.full((2, self.count(name), 3), self.values[name], np.float32) for name in names]
 

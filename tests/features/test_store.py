@@ -27,7 +27,8 @@ from mt4ssl_bench.encoders.protocol import Features, Upstream
 from mt4ssl_bench.errors import BenchError, UpstreamError
 from mt4ssl_bench.features.crops import Crops
 from mt4ssl_bench.features.file import StoredFeatures
-from mt4ssl_bench.features.store import GIB, FeatureStore, LiveFeatures, StoreConfig, clear, entries
+from mt4ssl_bench.features.live import LiveFeatures
+from mt4ssl_bench.features.store import GIB, FeatureStore, StoreConfig, clear, entries
 
 FP32 = StoreConfig(precision="fp32")
 WHOLE = Crops(seconds=0)

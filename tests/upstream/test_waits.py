@@ -3,52 +3,17 @@
 Fake tensors have a device and no values: whatever would wait for a value is an error.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-
 import pytest
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch._subclasses.fake_tensor import DataDependentOutputException
+from waits import Waits, on_fake_cuda
 
 from builders import toy_batch, toy_config, toy_masks, toy_model
 from mt4ssl_bench.training.fit import StepLoss, _to_host
 from mt4ssl_bench.training.optim import build_optimizer
 from mt4ssl_bench.upstream.masking import MaskedFrames
 from mt4ssl_bench.upstream.model import MT4SSL
-
-WAITING = ("aten._local_scalar_dense", "aten.nonzero", "aten.masked_select", "aten.equal")
-
-
-class Waits(TorchDispatchMode):
-    """Counts operations on whose values the host would wait, in forward and backward passes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN204
-        name = str(func)
-        by_mask = name.startswith(("aten.index.", "aten.index_put")) and any(
-            each is not None and each.dtype is torch.bool for each in args[1]
-        )
-        if by_mask or name.startswith(WAITING):
-            self.names.append(name)
-        return func(*args, **(kwargs or {}))
-
-
-@contextmanager
-def on_fake_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Tensor], Tensor]]:
-    """Yield a function that moves to a GPU that only has devices, types and shapes."""
-    monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
-    torch.__future__.set_overwrite_module_params_on_conversion(True)
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            yield lambda x: x.to("cuda")
-    finally:
-        torch.__future__.set_overwrite_module_params_on_conversion(False)
 
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])

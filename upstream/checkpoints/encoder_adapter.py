@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mt4ssl_bench import checkpoint
+from mt4ssl_bench.device import moved_rows
 from mt4ssl_bench.encoders.finetuning import TuneConfig
 from mt4ssl_bench.encoders.identity import identify
 from mt4ssl_bench.encoders.origin import Origin, checkpoint_origin
@@ -23,6 +24,7 @@ from mt4ssl_bench.upstream.checkpoints.checkpoint_file import (
 from mt4ssl_bench.upstream.checkpoints.finetuned import build
 from mt4ssl_bench.upstream.checkpoints.waveform_checks import check_waveforms
 from mt4ssl_bench.upstream.config import PretrainConfig
+from mt4ssl_bench.upstream.encoder import compile_layers
 from mt4ssl_bench.upstream.frontend import normalize
 from mt4ssl_bench.upstream.model import MT4SSL
 from mt4ssl_bench.upstream.recipe import load_config, to_stored
@@ -62,10 +64,9 @@ class MT4SSLUpstream:
 
     def hidden_states(self, waveforms: Tensor, lengths: Tensor) -> Features:
         """Return what extract() does, with gradients."""
-        waves = [
-            wave[:length]
-            for wave, length in zip(waveforms.to(self.device), lengths.tolist(), strict=True)
-        ]
+        # checked where they are: on a GPU, each check would wait for it
+        pairs = zip(waveforms, lengths.tolist(), strict=True)
+        waves = [wave[:length] for wave, length in pairs]
         layers, counts = hidden_states(self.model, waves)
         return Features(torch.stack(layers), counts.cpu())
 
@@ -73,6 +74,8 @@ class MT4SSLUpstream:
         """Return the student with the dropouts of `config`; see finetuning.Trainable."""
         tuned = build(self.blueprint, config)
         tuned.model.load_state_dict(self.model.state_dict())
+        if self.device.startswith("cuda"):
+            compile_layers(tuned)
         return tuned.to(self.device)
 
 
@@ -88,16 +91,17 @@ def fingerprint(config: PretrainConfig, state: Mapping[str, Tensor]) -> str:
 def hidden_states(model: MT4SSL, waves: list[Tensor]) -> tuple[list[Tensor], Tensor]:
     """Return the encoder's input and every layer's output, each (B, T, D), and frame counts (B,).
 
-    Waveforms (N_b,) of more than WINDOW frames are encoded in windows of equal length. Attention,
-    and the normalization of a filter bank, do not look beyond their window; convolutions give the
-    same frames.
+    Counts are on the host. Waveforms (N_b,) of more than WINDOW frames are encoded in windows of
+    equal length. Attention, and the normalization of a filter bank, do not look beyond their
+    window; convolutions give the same frames.
 
     Raises:
         UpstreamError: For unusable waveforms.
     """
     frontend = model.config.frontend
     check_waveforms(waves, frontend.receptive_field)
-    lengths = torch.tensor([len(wave) for wave in waves], device=waves[0].device)
+    lengths = torch.tensor([len(wave) for wave in waves])
+    waves = moved_rows(waves, model.mask_emb.device)
     waves = [normalize(wave.float()) if frontend.normalize else wave.float() for wave in waves]
     if frontend.frame_count(int(lengths.max())) <= WINDOW:
         return model.hidden_states(nn.utils.rnn.pad_sequence(waves, batch_first=True), lengths)
@@ -116,7 +120,7 @@ def _in_windows(model: MT4SSL, wave: Tensor) -> Tensor:
     parts = []
     for start in range(0, num_frames, size):
         part = wave[start * stride : (start + size - 1) * stride + frontend.receptive_field]
-        layers, _ = model.hidden_states(part[None], torch.tensor([len(part)], device=wave.device))
+        layers, _ = model.hidden_states(part[None], torch.tensor([len(part)]))
         parts.append(torch.stack(layers)[:, 0])
     return torch.cat(parts, dim=1)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from mt4ssl_bench.device import moved, moved_rows
 from mt4ssl_bench.encoders.finetuning import TuneConfig
 from mt4ssl_bench.encoders.protocol import Features
 from mt4ssl_bench.settings import Json
@@ -45,18 +46,20 @@ class TunedMT4SSL(nn.Module):
         """
         model = self.model
         device = model.mask_emb.device
-        waves = [
-            wave[:length]
-            for wave, length in zip(waveforms.to(device), lengths.tolist(), strict=True)
-        ]
+        pairs = zip(waveforms, lengths.tolist(), strict=True)
+        waves = [wave[:length] for wave, length in pairs]
         frontend = model.config.frontend
-        check_waveforms(waves, frontend.receptive_field)
+        check_waveforms(
+            waves, frontend.receptive_field
+        )  # where they are: a GPU would be waited for
+        waves = moved_rows(waves, device)
         padded = pad_sequence(
             [normalize(w) if frontend.normalize else w for w in waves],
             batch_first=True,
         )
         counts = frontend.frame_counts(lengths)
-        padding = padding_mask(counts.to(device))
+        padding = padding_mask(counts)
+        padding = None if padding is None else moved(padding, device)
         x = model.frontend(padded, padding)  # (B, T, D)
         if generator is not None:
             x = self._mask(x, counts.tolist(), generator)
