@@ -267,7 +267,7 @@ def test_another_package_adds_recipes_with_their_parts(tmp_path: Path) -> None:
         "temper_finetune_tiny",
         "asr_tiny",
     ):
-        assert f"  {name} " in listed
+        assert f"\n{name} " in listed
     names = ["temper", "temper_tiny", "temper_finetune", "temper_finetune_tiny"]
     code = f"""
 import json
@@ -299,7 +299,7 @@ def test_a_recipe_that_cannot_be_used_costs_one_line_and_its_names_only(tmp_path
     lines = [line for line in done.stderr.splitlines() if line]
     folder = tmp_path / "plug_c" / "tasks"
     assert done.returncode == 0
-    assert "  temper_tiny " in done.stdout
+    assert "\ntemper_tiny " in done.stdout
     shown = " ".join(lines)
     for text in (
         f"left out: recipe broken ({folder}/broken.yaml): not valid YAML",
