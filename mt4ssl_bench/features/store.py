@@ -217,7 +217,9 @@ class FeatureStore:
             self._write(file, request, sharded=sharded)
 
         what = f"features of {header.split} from {header.upstream}"
-        busy = f"{what}: another process is making them; waiting for it"
+        # a process of the same world only joins the shards
+        others = f"{what}: another process is making them; waiting for it"
+        busy = others if self.world.size == 1 else ""
         yield from share([Unit(_lock(self.root, file), finished, make)], busy=busy)
         return StoredFeatures(file, request.remake)
 
