@@ -31,6 +31,7 @@ from convergence_report import write_report as write_tables
 from mt4ssl_bench import checkpoint, results
 from mt4ssl_bench.console import setup_logging
 from mt4ssl_bench.data.corpus import Corpus
+from mt4ssl_bench.device import pick_device
 from mt4ssl_bench.downstream.evaluate import evaluate_jobs
 from mt4ssl_bench.downstream.job import Job
 from mt4ssl_bench.downstream.plan import plan
@@ -39,6 +40,7 @@ from mt4ssl_bench.files import write_text
 from mt4ssl_bench.registry import hint
 from mt4ssl_bench.results.provenance import environment
 from mt4ssl_bench.results.record import digest
+from mt4ssl_bench.training.distributed import World
 from mt4ssl_bench.upstream.checkpoints.checkpoint_file import KIND, student
 from mt4ssl_bench.upstream.config import PretrainConfig
 from mt4ssl_bench.upstream.model import MT4SSL
@@ -219,9 +221,8 @@ class Machine:
             if time.monotonic() > self.deadline:
                 raise PausedError
             records, store = self.place.work / "results", self.place.work / "store"
-            outcome = evaluate_jobs(
-                [str(source)], [job], out=records, device=self.device, store=store
-            )
+            world = World(device=pick_device(self.device))
+            outcome = evaluate_jobs([str(source)], [job], records, store, world)
             if outcome.failures:
                 found[name] = {"failed": outcome.failures[0].partition(": ")[2]}
                 continue
