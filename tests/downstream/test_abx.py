@@ -166,7 +166,7 @@ def test_any_stride_reads_the_frames_of_its_tokens(
         "it", corpus, overrides=keys, split="test", clusters=8, store=tmp_path / "store"
     )
     assert found.best == 1
-    noisy, clean = (float(row[-1]) for row in found.rows)  # PNMI
+    noisy, clean = (float(row[-1].text) for row in found.rows)  # PNMI
     assert noisy < 0.5 < clean
     assert bool(found.command) == (stride == 320)
     note = f"no kmeans command: every{stride} has a frame every {stride} samples"
