@@ -1,9 +1,10 @@
-"""Seconds and bytes of a report: `python benchmarks/report_size.py [records] [runs] [lines]`.
+"""Seconds and bytes of a report: `python benchmarks/report_size.py`.
 
 Makes records of 20 models on 10 corpora, 300 utterances each, and logs of training, in a temporary
 folder, and writes their report as the command does, in another process.
 """
 
+import argparse
 import json
 import random
 import subprocess
@@ -115,9 +116,12 @@ def log_line(step: int, rng: random.Random) -> dict[str, float]:
 
 def main() -> None:
     """Print the seconds and megabytes of one report."""
-    defaults = (200, 20, 2000)
-    given = [int(argument) for argument in sys.argv[1:]]
-    records, runs, lines = (*given, *defaults[len(given) :])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[2])
+    parser.add_argument("--records", type=int, default=200)
+    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--lines", type=int, default=2000, help="of each run's log")
+    args = parser.parse_args()
+    records, runs, lines = args.records, args.runs, args.lines
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         write_records(folder / "results", records)
