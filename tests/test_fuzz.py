@@ -218,11 +218,18 @@ def test_lists_of_other_toolkits_are_read_or_refused(examples: int, tmp_path: Pa
         labels=torn(" ".join(["7"] * 49) + "\n" + " ".join(["3"] * 99) + "\n"),
     )
 
+    def numbers(text: str) -> set[float]:
+        found = set()
+        for word in text.split():
+            with suppress(ValueError):
+                found.add(float(word))
+        return found
+
     def kaldi_holds(scp: str, segments: str, text: str) -> None:
         for name, content in (("wav.scp", scp), ("segments", segments), ("text", text)):
             (data / name).write_bytes(content.encode())
         for row in attempt(lambda: list(kaldi.read(data, kaldi.Kaldi()))) or []:
-            assert not math.isfinite(row.start) or f"{row.start:g}" in f"{segments} 0"
+            assert not math.isfinite(row.start) or row.start in numbers(f"{segments} 0")
 
     check(
         examples,

@@ -62,7 +62,9 @@ def read_suite(name: str) -> Suite:
     else:
         files = suite_files()
         if name not in files:
-            raise ConfigError(f"unknown suite '{name}'; {hint(name, files)}, or the path of a file")
+            raise ConfigError(
+                f"unknown suite '{name}'; {hint(name, files)} (expected a name or a file's path)"
+            )
         path = files[name]
     suite = load(Suite, str(path))
     if not suite.rows:
