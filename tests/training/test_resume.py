@@ -295,7 +295,12 @@ def test_a_row_continues_from_live_features_to_stored_ones(
     broken_off(corpus, tmp_path, "store.limit_gb=0")
     assert not frozen(corpus, tmp_path).failures
     assert "continuing from update 7 of 12" in said.text
-    assert_same(tmp_path, plain)
+    record, answers, _ = outputs(tmp_path)
+    record_2, answers_2, _ = outputs(plain)
+    # a batch is padded otherwise in the two, which moves the last bit of some features
+    assert record.pop("layer_weights") == pytest.approx(record_2.pop("layer_weights"), abs=1e-6)
+    assert record == record_2
+    assert answers == answers_2
 
 
 def test_a_full_disk_costs_a_warning_and_not_the_row(
