@@ -116,7 +116,7 @@ def log_line(step: int, rng: random.Random) -> dict[str, float]:
 
 def main() -> None:
     """Print the seconds and megabytes of one report."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[2])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--records", type=int, default=200)
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--lines", type=int, default=2000, help="of each run's log")

@@ -47,6 +47,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
+@pytest.mark.long
 def test_the_whole_journey_works_with_what_another_package_adds(site: str, tmp_path: Path) -> None:
     def do(*arguments: object) -> str:
         done = run(*arguments, PYTHONPATH=site, OMP_NUM_THREADS="1")

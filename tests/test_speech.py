@@ -54,6 +54,7 @@ def test_both_targets_together_learn_on_recordings(speech: Path, tmp_path: Path)
     assert end["valid_online"] < start["online"] / 2
 
 
+@pytest.mark.long
 def test_the_loss_curve_is_the_kept_one(speech: Path, tmp_path: Path) -> None:
     kept = json.loads((DATA / "loss_curve.json").read_text(encoding="utf-8"))
     corpus = prepare_path("table", speech / "fsdd_strings" / "manifest.tsv", tmp_path / "fsdd")

@@ -173,6 +173,7 @@ def test_any_stride_reads_the_frames_of_its_tokens(
     assert (note in found.reason) == (stride != 320)
 
 
+@pytest.mark.long
 def test_a_sample_of_the_tokens_has_its_spread_recorded(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

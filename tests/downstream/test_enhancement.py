@@ -83,6 +83,7 @@ def test_enhancement_counts_and_names_what_pesq_cannot_measure(
     assert "mixture" not in board
 
 
+@pytest.mark.long
 def test_separation_is_trained_found_again_and_compared(corpus: Path, tmp_path: Path) -> None:
     for upstream in ("fbank", "fbank_no_cmvn"):
         arguments = ("evaluate", upstream, "--task", "SS", "--corpus", corpus, "--out", tmp_path)

@@ -4,6 +4,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from builders import TOY, environment, largest_difference, recipe, torchrun
@@ -55,6 +56,7 @@ def model(out: Path) -> dict[str, Any]:
     return {**stored["encoder"], **{f"head.{k}": v for k, v in stored["head"].items()}}
 
 
+@pytest.mark.long
 def test_two_processes_make_the_updates_of_one(corpus: Corpus, tmp_path: Path) -> None:
     for processes, accumulate in ((1, 2), (2, 1)):
         done = train(corpus, tmp_path / str(processes), processes, f"accumulate={accumulate}")

@@ -202,6 +202,7 @@ def test_keywords_are_scored_from_a_store_that_names_the_gain(
     assert "+gain-3.0dB-" in file.name
 
 
+@pytest.mark.long
 @pytest.mark.speech
 def test_real_commands_are_classified_through_the_command_line(
     speech: Path, tmp_path: Path

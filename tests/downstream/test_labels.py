@@ -209,7 +209,7 @@ def test_an_interrupted_row_trains_only_the_folds_that_are_missing(
     moods: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (whole,) = evaluated(moods, tmp_path / "whole", "folded").results
-    trained, train = 0, Sweep.run
+    trained, train = 0, Sweep.train
 
     def stop(self: Sweep, *arguments: Any) -> Any:
         nonlocal trained
@@ -218,7 +218,7 @@ def test_an_interrupted_row_trains_only_the_folds_that_are_missing(
             raise MemoryError
         return train(self, *arguments)
 
-    monkeypatch.setattr(Sweep, "run", stop)
+    monkeypatch.setattr(Sweep, "train", stop)
     assert evaluated(moods, tmp_path / "parts", "folded").failures
     (again,) = evaluated(moods, tmp_path / "parts", "folded").results
     assert trained == 4
@@ -338,7 +338,7 @@ def test_a_task_of_another_package_is_one_class_and_one_recipe(
     (site / "plug" / "temper.yaml").write_text(text)
     where = {"PYTHONPATH": str(site)}
     listed = run("list", "tasks", **where).stdout
-    assert re.search(r"  temper_tiny +the same in short", listed)
+    assert re.search(r"(?m)^temper_tiny +the same in short", listed)
     command = ["evaluate", "fbank", "--task", "temper", "--corpus", moods.root, "--out", out]
     planned = run(*command, "--dry-run", **where)
     assert "fbank, temper_tiny on moods: to do: 150 updates of 1 heads at once" in planned.stdout

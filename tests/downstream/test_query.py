@@ -282,8 +282,8 @@ def test_digits_are_found_in_strings_by_the_commands_of_the_docs(
 ) -> None:
     page = Path(__file__).parents[2] / "docs" / "tasks" / "query.md"
     (script,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-    for folder in ("fsdd_strings", "tasks"):
-        (tmp_path / folder).symlink_to(speech / folder)
+    for folder in ("fsdd_strings", "tasks/fsdd_queries"):
+        (tmp_path / Path(folder).name).symlink_to(speech / folder)
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=False)
     assert done.returncode == 0
     table = ("table", tmp_path / "digits.tsv", "--list", f"matches={tmp_path / 'matches.tsv'}")

@@ -89,7 +89,7 @@ def test_two_tasks_on_two_corpora_for_two_upstreams_in_one_command(
         for task in ("phoneme", "speaker"):
             main = next(r for r in found if (r.upstream["name"], r.task) == (name, task)).main
             spread = f"{main.value:.1f} ±{main.sd:.1f} [{main.low:.1f}, {main.high:.1f}]"
-            assert spread in line
+            assert spread in line.replace("**", "")
     assert "* no record of speaker, recipe toy_speaker, on calls" in lines
     assert "published" not in board.stdout
     assert "points" not in board.stdout, "these corpora are not SUPERB's"

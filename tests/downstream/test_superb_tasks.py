@@ -220,6 +220,7 @@ def test_one_emotion_only_is_refused(corpus: Corpus, tmp_path: Path) -> None:
         plan("emotion", made)
 
 
+@pytest.mark.long
 @pytest.mark.speech
 def test_emotions_and_orders_are_classified_through_the_command_line(
     speech: Path, tmp_path: Path

@@ -167,6 +167,7 @@ def test_more_processes_than_heads(lab: Path, prefork: Prefork, tmp_path: Path) 
     assert outputs(tmp_path / "three") == outputs(tmp_path / "one")
 
 
+@pytest.mark.long
 def test_a_process_that_is_killed_is_replaced_and_nothing_is_lost(
     lab: Path, prefork: Prefork, tmp_path: Path
 ) -> None:

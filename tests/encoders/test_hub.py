@@ -339,6 +339,7 @@ def test_another_sample_rate_is_refused_where_it_is_stated(run: Path) -> None:
         UpstreamExpert(str(run))([torch.zeros(800)], sample_rate=8_000)
 
 
+@pytest.mark.long
 def test_s3prls_bases_our_models_and_a_users_class_stand_on_one_leaderboard(
     corpus: Corpus, run: Path, tmp_path: Path
 ) -> None:

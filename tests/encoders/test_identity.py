@@ -28,8 +28,10 @@ from mt4ssl_bench.upstream.config import PretrainConfig
 MOVES = {  # key of the pretraining config -> another value, under which features are others
     "frontend.channels": 32, "frontend.normalize": False, "encoder.layers": 3, "encoder.dim": 64, "encoder.ffn": 32,
     "encoder.heads": 4, "encoder.pos_depth": 1, "encoder.pos_kernel": 9, "encoder.pos_groups": 8,
+    "frontend.mels": 20, "frontend.stack": 2,
 }  # fmt: skip
 STAYS = {  # key -> another value, under which features are the same bits
+    "frontend.warp": 0.1, "targets.online.from_update": 2, "fit.track": "tensorboard",
     "abx_tokens": 300, "about": "other", "init": "runs/other", "encoder.dropout": 0.3, "encoder.attention_dropout": 0.3,
     "encoder.activation_dropout": 0.3, "encoder.layer_drop": 0.5, "masking.prob": 0.2, "masking.length": 3,
     "masking.min_masks": 2, "masking.equalize": False, "masking.clones": 1, "targets.offline.weight": 0.5,

@@ -272,6 +272,7 @@ def test_recomputed_activations_give_the_same_gradients(corpus: Corpus, tmp_path
     assert sum(grad is not None for grad in grads[0].values()) > 20
 
 
+@pytest.mark.long
 def test_compiled_layers_keep_names_and_updates_and_may_be_switched_on_midway(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
