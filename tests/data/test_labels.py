@@ -198,6 +198,7 @@ def test_interrupted_labelling_goes_on_where_it_was(
     ]
 
 
+@pytest.mark.long
 def test_two_processes_share_the_labelling(corpus: Corpus, tmp_path: Path) -> None:
     script = tmp_path / "small_parts.py"
     script.write_text(

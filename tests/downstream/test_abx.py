@@ -266,6 +266,7 @@ def test_answers_give_the_table_back_and_its_weights() -> None:
     }
 
 
+@pytest.mark.long
 @pytest.mark.speech
 def test_word_abx_of_recorded_digits(speech: Path, tmp_path: Path) -> None:
     folder = speech / "tasks" / "fsdd_queries"

@@ -67,6 +67,7 @@ def test_two_processes_make_the_updates_of_one(corpus: Corpus, tmp_path: Path) -
     assert texts[0] == texts[1] == texts[2], "every process has the trials and the hypotheses"
 
 
+@pytest.mark.long
 def test_an_error_of_one_process_ends_the_rate_in_all(corpus: Corpus, tmp_path: Path) -> None:
     done = train(corpus, tmp_path / "out", 2, "sweep=1e30", "clip_norm=0", "tune.phases=[0,1,0]")
     assert done.returncode != 0

@@ -321,6 +321,7 @@ class Mood(LabelTask):
 """
 
 
+@pytest.mark.long
 def test_a_task_of_another_package_is_one_class_and_one_recipe(
     moods: Corpus, tmp_path: Path
 ) -> None:

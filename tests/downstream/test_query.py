@@ -276,6 +276,7 @@ def test_without_valid_the_layer_is_chosen_on_test_and_the_log_says_so(
         assert error.count("\n") == 1
 
 
+@pytest.mark.long
 @pytest.mark.speech
 def test_digits_are_found_in_strings_by_the_commands_of_the_docs(
     speech: Path, tmp_path: Path
