@@ -339,6 +339,7 @@ def main() -> int:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--check", action="store_true", help="check the study, train nothing")
     parser.add_argument("--confirm", action="store_true", help="the seeds of the confirmation")
+    parser.add_argument("--seeds", type=int, nargs="+", help="only these seeds, in this order")
     arguments = parser.parse_args()
     setup_logging(verbose=False)
     deadline = time.monotonic() + 60 * arguments.minutes
@@ -348,6 +349,9 @@ def main() -> int:
         job = Machine(study, place, arguments.device, deadline)
         job.check()
         seeds = study.confirm if arguments.confirm else study.seeds
+        seeds = tuple(arguments.seeds or seeds)
+        if unknown := set(seeds) - {*study.seeds, *study.confirm}:
+            raise ConfigError(f"--seeds {min(unknown)}: not in {arguments.study}")
         print(f"{name}: {len(study.arms)} arms x {len(seeds)} seeds, all entries are right")
         if arguments.check:
             return 0
