@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from builders import Prefork, write_tones
 from mt4ssl_bench.corpora.prepare import prepare
@@ -13,6 +14,7 @@ from mt4ssl_bench.corpora.sources.table import read_table
 from mt4ssl_bench.data.corpus import Corpus
 
 SPEECH = os.environ.get("MT4SSL_BENCH_SPEECH", "")
+torch.set_num_threads(1)  # a command in this process starts no workers
 
 
 @pytest.fixture(autouse=True)

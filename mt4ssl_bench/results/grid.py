@@ -12,7 +12,7 @@ from itertools import chain
 from typing import Literal
 
 from rich import box
-from rich.cells import cell_len, chop_cells
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.segment import Segment
 from rich.table import Table
@@ -99,8 +99,9 @@ def shorten(text: str, width: int) -> str:
     """Return `text` in at most `width` columns of a terminal: a longer one is cut in the middle."""
     if cell_len(text) <= width:
         return text
-    head = chop_cells(text, max((width - 1) // 2, 1))[0]
-    tail = chop_cells(text[::-1], max(width - 1 - cell_len(head), 1))[0][::-1]
+    # a wide character that does not fit leaves a space
+    head = set_cell_size(text, (width - 1) // 2).rstrip()
+    tail = set_cell_size(text[::-1], width - 1 - cell_len(head)).rstrip()[::-1]
     return f"{head}…{tail}"
 
 
