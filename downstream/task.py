@@ -163,12 +163,16 @@ class Task(BaseTask):
         pooled: Whether heads read means over time instead of frames.
         learns_silence: Whether utterances in which nobody speaks are trained on.
         divisible: Whether a head's loss has the same bits without the other heads of its batch.
+        looks: Validations at which test is decoded, too, for SUPERB's best of so many on test
+            (`by_rule`), which is never ranked. The task has no folds, and its hypotheses are
+            numbers with 8 decimals.
         stride: Samples from frame to frame of the upstream, set before anything is trained.
     """
 
     pooled: ClassVar[bool] = False
     learns_silence: ClassVar[bool] = False
     divisible: ClassVar[bool] = True
+    looks: ClassVar[int] = 0
     stride: int = 320
     Config: ClassVar[type[TaskConfig]] = TaskConfig
     config: TaskConfig

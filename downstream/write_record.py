@@ -21,6 +21,7 @@ from mt4ssl_bench.files import write_text
 from mt4ssl_bench.results.answers import WITH_LM, Answer, by_seed
 from mt4ssl_bench.results.answers import with_lm as decoded_with_lm
 from mt4ssl_bench.results.metrics import Score
+from mt4ssl_bench.results.metrics.best_variant import measurable
 from mt4ssl_bench.results.metrics.mean_of_values import MeanOfValues
 from mt4ssl_bench.results.provenance import environment
 from mt4ssl_bench.results.record import Result
@@ -140,8 +141,9 @@ def _record(
 
 
 def _scores(task: Task, answers: Sequence[Answer]) -> dict[str, Score]:
-    scores = {metric.name: metric.score(answers) for metric in task.all_metrics}
-    for metric in task.all_metrics if "with_lm" in answers[0] else ():
+    metrics = measurable(task.all_metrics, answers)
+    scores = {metric.name: metric.score(answers) for metric in metrics}
+    for metric in metrics if "with_lm" in answers[0] else ():
         score = metric.score(decoded_with_lm(answers))
         scores[f"{metric.name}{WITH_LM}"] = replace(score, title=f"{score.title}{WITH_LM.upper()}")
     return scores

@@ -7,6 +7,7 @@ from mt4ssl_bench.downstream.training.choose_rate import best_of, mean_of
 from mt4ssl_bench.downstream.training.trained import Decoded, OneLayer
 from mt4ssl_bench.results.answers import Answer
 from mt4ssl_bench.results.metrics import Metric
+from mt4ssl_bench.results.metrics.best_variant import measurable
 from mt4ssl_bench.results.record_parts import LayerScore, Trial
 
 
@@ -53,7 +54,7 @@ def layer_curves(
     curves: dict[str, list[LayerScore]] = {}
     for one in layers:
         own = answers(one.decoded)
-        for metric in task.all_metrics:
+        for metric in measurable(task.all_metrics, own):
             score = metric.score(own)
             row: LayerScore = {
                 "value": score.value,

@@ -72,7 +72,8 @@ class Verification(Task):
 
     name: ClassVar[str] = "verification"
     superb: ClassVar[str] = "ASV"
-    metrics: ClassVar[tuple[str | Metric, ...]] = ("eer", "mindcf")
+    metrics: ClassVar[tuple[str | Metric, ...]] = ("eer", "mindcf", "eer_by_rule")
+    looks: ClassVar[int] = 10
     reads: ClassVar[tuple[str, ...]] = ("speaker", "list:trials")
     effects: ClassVar[tuple[Effect, ...]] = (Gain(-3.0), TrimSilence())
     modes: ClassVar[tuple[str, ...]] = ("frozen",)
@@ -83,6 +84,7 @@ class Verification(Task):
     def __init__(self, config: VerificationConfig) -> None:
         super().__init__(config)
         self.trials: list[Trial] = []  # of valid and test
+        self._warned: list[Sequence[str]] = []  # of these utterances
 
     def unlearnable(self, cuts: Iterable[Cut]) -> str:
         """See Task.unlearnable."""
@@ -209,10 +211,12 @@ class Verification(Task):
         return answers
 
     def _count_unscored(self, trials: int, names: Sequence[str]) -> None:
-        counted = self.counts.pop(UNSCORED, 0)
-        if trials:
-            self.counts[UNSCORED] = trials
-        if trials not in {0, counted}:  # validation asks often
+        self.counts.pop(UNSCORED, None)
+        if not trials:
+            return
+        self.counts[UNSCORED] = trials
+        if names not in self._warned:  # validation asks often
+            self._warned.append(names)
             LOGGER.warning(
                 "task '%s': %d trials not scored: without pauses, fewer than %d frames are left "
                 "of %d utterances: %s",

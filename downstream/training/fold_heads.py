@@ -129,9 +129,10 @@ class FoldHeads:
         """Train a slice, but for heads that are there, and write a file of each head."""
         left = [number for number in numbers if not self._file(number).exists()]
         train, valid, sweep = self.split("train"), self.split("valid"), self.make(left)
+        test = self.split("test") if self.fold.task.looks else None
         train.cuts, _ = self.learnt
         size = checkpoint_bytes(sweep.heads.parameters())
-        sweep.train(train, valid, PassingFolder(folder, self.all_meta, size=size))
+        sweep.train(train, valid, PassingFolder(folder, self.all_meta, size=size), test=test)
         for number, run in zip(left, sweep.runs, strict=True):
             save_run(run, self._file(number), seconds=sweep.watch.seconds / len(left))
 
@@ -147,6 +148,8 @@ class FoldHeads:
         head = heads_to_store(self.sweep.runs, training, metric)
         if self.finished:
             head.load_state_dict(self.finished[1]["head"])
+            for run, looks in zip(self.sweep.runs, training.looks, strict=False):
+                run.looks = looks
         else:
             save_model(self.folder, self.fold.task, self.model, training, head, source=source)
         for place in (self.folder, *self.folder.glob("heads-*")):
@@ -166,6 +169,7 @@ class FoldHeads:
             counts=left_out,
             seconds=sum(seconds),
             layer_norms=layer_norms(split, normalized=normalized),
+            looks=[run.looks for run in runs],
         )
 
     def logits(self, head: nn.Module, role: str) -> Iterator[Logits]:

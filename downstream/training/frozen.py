@@ -119,6 +119,7 @@ def _decode(parts: Sequence[FoldHeads], number: int, *, with_lm: bool) -> tuple[
     for part, run in zip(parts, runs, strict=True):
         logits = partial(part.logits, run.head)
         cuts += decode_fold(decoded, part.fold, logits, title=part.title)
+        decoded.variants |= run.variants()
     if with_lm:
         logits = partial(parts[0].logits, runs[0].head)
         decoded.with_lm = parts[0].fold.task.answer_with_lm(logits)

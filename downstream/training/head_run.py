@@ -2,16 +2,20 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from mt4ssl_bench import checkpoint
+from mt4ssl_bench.results.answers import Answer
 from mt4ssl_bench.results.record_parts import Trial
 
-STORED = ("best", "step", "waited", "diverged", "stopped", "state")  # in a checkpoint
+# in a checkpoint; those of earlier revisions have no looks
+STORED = ("best", "step", "waited", "diverged", "stopped", "state", "looks")
+Looks = dict[int, Tensor]  # update -> scores of the answers on test (N,)
 
 
 @dataclass
@@ -31,6 +35,7 @@ class HeadRun:
     waited: int = 0  # validations since the best one
     diverged: bool = False
     stopped: bool = False  # by patience
+    looks: Looks = field(default_factory=dict)  # see Task.looks
 
     @property
     def active(self) -> bool:
@@ -41,6 +46,17 @@ class HeadRun:
         """Take the head's present weights as the best so far."""
         self.best, self.step, self.waited = value, step, 0
         self.state = {name: x.clone() for name, x in self.head.state_dict().items()}
+
+    def look(self, answers: Sequence[Answer], step: int) -> None:
+        """Keep the scores on test of the head's present weights, which are far larger."""
+        self.looks[step] = torch.tensor([float(answer["hypothesis"]) for answer in answers])
+
+    def variants(self) -> dict[str, list[str]]:
+        """Return what look() kept, as Decoded.variants: the texts that the task gave."""
+        return {
+            f"update {step}": [f"{score:.8f}" for score in scores.tolist()]
+            for step, scores in self.looks.items()
+        }
 
     def load_best(self) -> None:
         """Give the head its best weights, if there are any."""
@@ -69,10 +85,11 @@ def restore(runs: Sequence[HeadRun], checkpoint: Mapping[str, object]) -> None:
     """Take what stored() returned."""
     rows = cast("list[dict[str, object]]", checkpoint["trials"])
     for run, row in zip(runs, rows, strict=True):
-        for name in STORED:
-            setattr(run, name, row[name])
+        for name, value in row.items():
+            setattr(run, name, value)
         # cloned: the file that they are mapped from will be removed
         run.state = run.state and {name: x.clone() for name, x in run.state.items()}
+        run.looks = {step: x.clone() for step, x in run.looks.items()}
 
 
 def save_run(run: HeadRun, file: Path, *, seconds: float) -> None:

@@ -19,7 +19,7 @@ from mt4ssl_bench.downstream.job import Fold, Job
 from mt4ssl_bench.downstream.layers.best_heads import best_of_layers
 from mt4ssl_bench.downstream.task import TASKS, Task
 from mt4ssl_bench.downstream.training.choose_rate import chosen
-from mt4ssl_bench.downstream.training.head_run import HeadRun
+from mt4ssl_bench.downstream.training.head_run import HeadRun, Looks
 from mt4ssl_bench.encoders.finetuning import Blueprint, Trainable
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import CheckpointError
@@ -69,17 +69,22 @@ class StoredTraining(TypedDict):
     counts: dict[str, int]
     seconds: float
     layer_norms: NotRequired[list[float]]
+    looks: NotRequired[list[Looks]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How a finished model was trained: `meta` holds recipe and data, `seconds` are of training."""
+    """How a finished model was trained: `meta` holds recipe and data, `seconds` are of training.
+
+    `looks` are those of each trial; none in old files.
+    """
 
     meta: Meta
     trials: list[Trial]
     counts: dict[str, int]
     seconds: float
     layer_norms: list[float] = dataclasses.field(default_factory=list)  # of the training split
+    looks: list[Looks] = dataclasses.field(default_factory=list)
 
 
 def meta_of(upstream: Upstream, job: Job, fold: Fold) -> Meta:

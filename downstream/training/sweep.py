@@ -140,10 +140,21 @@ class Sweep:
         best.load_best()
         return best
 
-    def train(self, train: Split, valid: Split, folder: PassingFolder | None = None) -> None:
+    def train(
+        self,
+        train: Split,
+        valid: Split,
+        folder: PassingFolder | None = None,
+        *,
+        test: Split | None = None,
+    ) -> None:
         """Train all heads.
 
-        An interrupted call continues from `folder`, which keeps the heads' state during training.
+        Args:
+            train: To train on.
+            valid: Scores the heads.
+            folder: Keeps their state during training: an interrupted call continues from it.
+            test: For Task.looks.
 
         Raises:
             TrainingError: If valid cannot be scored at all.
@@ -153,18 +164,25 @@ class Sweep:
         apart = serial(self.heads[0])
         try:
             with side_by_side(len(self.runs)) if apart else nullcontext() as self._executor:
-                self._fit(train, valid, folder)
+                self._fit(train, valid, folder, test)
         except _EnoughError:
             patience = self.config.patience
             LOGGER.info("%s: no head is left to train (patience=%d)", self.title, patience)
 
-    def _fit(self, train: Split, valid: Split, folder: PassingFolder | None) -> None:
+    def _fit(
+        self, train: Split, valid: Split, folder: PassingFolder | None, test: Split | None
+    ) -> None:
         config = self.config
         batches = partial(train.batches, config.batch, seed=config.seeds[0], shuffle=True)
 
         def loss(batch: Batch, step: int, micro: int) -> StepLoss:  # noqa: ARG001
             losses = self._losses(self.active, batch)
             return StepLoss(total=poisoned(losses).sum(), count=1)
+
+        def validate(step: int) -> dict[str, float]:
+            if test is not None:
+                self._look(test, step)
+            return self._validate(valid, step)
 
         def diverged(step: int, groups: Collection[int]) -> None:
             for number in groups:
@@ -185,7 +203,7 @@ class Sweep:
             groups=[{"params": list(run.head.parameters()), "lr": run.lr} for run in self.runs],
             folder=folder,
             hooks=Hooks(
-                validate=lambda step: self._validate(valid, step),
+                validate=validate,
                 diverged=diverged,
                 state=lambda: {"trials": stored(self.runs), "seconds": self.watch.seconds},
                 restore=self._restore,
@@ -219,6 +237,18 @@ class Sweep:
     def _restore(self, stored: Mapping[str, object]) -> None:
         restore(self.runs, stored)
         self.watch.earlier = cast("float", stored["seconds"])
+
+    def _look(self, test: Split, step: int) -> None:
+        """Keep the heads' scores on test, if this validation is one of Task.looks."""
+        config, looks = self.config, self.task.looks
+        before = (step - 1) // config.validate_every * config.validate_every
+        if looks * step // config.steps == looks * before // config.steps:
+            return
+        runs = self.active
+        answers, cuts = self.decode([run.head for run in runs], test)
+        for run, hypotheses in zip(runs, answers, strict=True):
+            if hypotheses is not None:
+                run.look(self.task.answers(cuts, hypotheses), step)
 
     def _validate(self, valid: Split, step: int) -> dict[str, float]:
         values, runs = {}, self.active
@@ -257,7 +287,7 @@ class Sweep:
     def decode(
         self, heads: Sequence[nn.Module], split: Split
     ) -> tuple[list[list[str] | None], list[Cut]]:
-        """Return each head's hypotheses on valid (None if logits are not finite) and the cuts."""
+        """Return each head's hypotheses (None if logits are not finite), and the cuts."""
         together = nn.ModuleList(heads).eval()
         hypotheses: list[list[str]] = [[] for _ in heads]
         finite = torch.ones(len(heads), dtype=torch.bool, device=split.device)

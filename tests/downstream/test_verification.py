@@ -1,5 +1,6 @@
 """Speaker verification: trials, crops drawn anew in each epoch, silence, and what cannot be scored."""
 
+import copy
 import itertools
 import json
 import logging
@@ -17,9 +18,9 @@ import torch
 from scipy.interpolate import interp1d
 from scipy.optimize import brentq
 from sklearn.metrics import roc_curve
-from torch import Tensor
+from torch import Tensor, nn
 
-from builders import RATE, identical, run, speak
+from builders import RATE, identical, rendered, run, speak
 from fakes import Moments
 from mt4ssl_bench import results
 from mt4ssl_bench.corpora.prepare import prepare
@@ -32,6 +33,11 @@ from mt4ssl_bench.downstream.evaluate import evaluate
 from mt4ssl_bench.downstream.heads.trials import make_trials, read_trials, usable_trials
 from mt4ssl_bench.downstream.plan import load_config, plan
 from mt4ssl_bench.downstream.tasks.verification import Verification
+from mt4ssl_bench.downstream.training import head_run
+from mt4ssl_bench.downstream.training.fold_heads import FoldHeads
+from mt4ssl_bench.downstream.training.head_run import HeadRun
+from mt4ssl_bench.downstream.training.readings import readings
+from mt4ssl_bench.downstream.training.sweep import Split, Sweep
 from mt4ssl_bench.encoders import load
 from mt4ssl_bench.encoders.protocol import Features
 from mt4ssl_bench.errors import ConfigError, CorpusError
@@ -39,6 +45,10 @@ from mt4ssl_bench.features.crops import FreshCrop
 from mt4ssl_bench.features.forward_pass import Pass
 from mt4ssl_bench.features.live import LiveFeatures
 from mt4ssl_bench.features.store import FeatureStore, StoreConfig
+from mt4ssl_bench.results.answers import by_seed
+from mt4ssl_bench.results.leaderboard import Leaderboard
+from mt4ssl_bench.results.metrics.trials import EER
+from mt4ssl_bench.results.show import report
 
 SPEAKERS = {"train": 4, "valid": 3, "test": 3}
 EACH = 5
@@ -187,6 +197,9 @@ def test_the_upstream_runs_once_per_batch_for_all_rates_and_a_resumed_row_has_th
     assert rest.calls == 14 - 9 + normed
     assert again.metrics == record.metrics
     assert identical(model_of(tmp_path / "a"), model_of(tmp_path / "b"))
+    looks = model_of(tmp_path / "b")["training"]["looks"]
+    assert [list(each) for each in looks] == [[7, 14], [7, 14]], "of each rate"
+    assert answers_of(tmp_path / "a") == answers_of(tmp_path / "b")
 
 
 def test_a_dry_run_counts_the_crops_of_every_epoch_and_stores_none(
@@ -200,6 +213,154 @@ def test_a_dry_run_counts_the_crops_of_every_epoch_and_stores_none(
     more = (made[1].passes.hours - made[0].passes.hours) * 3600
     assert more == pytest.approx(14 * 4 * 0.6, rel=0.01)
     assert made[0].passes.bytes == made[1].passes.bytes
+
+
+# ---- SUPERB's best of ten checkpoints on test ----------------------------------------------------
+
+STORED = (*SMALL, "crop_seconds=0", "store.precision=fp32")
+TEN = (*STORED, "steps=30", "validate_every=2")
+
+
+def answers_of(out: Path) -> list[Any]:
+    (file,) = out.glob("*.json")
+    return list(results.load_hypotheses(file))
+
+
+def scores_of(head: nn.Module, corpus: Corpus) -> list[float]:
+    """The cosines of a head on test, from the audio and the list of the corpus."""
+    vectors = {}
+    for cut in corpus.cuts("test"):
+        samples = torch.from_numpy(apply(Verification.effects, audio.read(cut)).copy())[None]
+        features = Moments().extract(samples, torch.tensor([samples.shape[1]]))
+        vectors[cut.id] = head.eval()(features.layers, features.lengths)[0][0].detach()
+    pairs = [(vectors[row["enrol_id"]], vectors[row["test_id"]]) for row in trial_rows("test")]
+    return [float(torch.cosine_similarity(a, b, dim=0)) for a, b in pairs]
+
+
+def error_of(scores: list[float]) -> float:
+    """The EER of the trials of test by scikit-learn."""
+    false, true, _ = roc_curve([row["label"] == "1" for row in trial_rows("test")], scores)
+    return float(100 * brentq(lambda x: 1 - x - interp1d(false, true)(x), 0, 1))
+
+
+def test_the_number_by_superbs_rule_is_the_best_of_ten_checkpoints_and_never_ranked(
+    pairs: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads: dict[tuple[float, int], nn.Module] = {}
+    look = HeadRun.look
+
+    def kept(run: HeadRun, answers: Any, step: int) -> None:
+        heads[run.lr, step] = copy.deepcopy(run.head)
+        look(run, answers, step)
+
+    monkeypatch.setattr(HeadRun, "look", kept)
+    model = Moments()
+    (record,) = evaluated(pairs, tmp_path, model, monkeypatch, *TEN).results
+    assert model.utterances == EACH * sum(SPEAKERS.values()), "each utterance once"
+    steps = [4, 6, 10, 12, 16, 18, 22, 24, 28, 30]  # of 15 validations, those that enter a tenth
+    assert list(heads) == [(lr, step) for step in steps for lr in (1e-2, 1e-3)]
+    rate = next(trial["lr"] for trial in record.sweep if trial["chosen"])
+    variants = [answer["variants"] for answer in answers_of(tmp_path)]
+    assert all(list(each) == [f"update {step}" for step in steps] for each in variants)
+    errors = []
+    for step in steps:
+        scores = [float(each[f"update {step}"]) for each in variants]
+        assert scores == pytest.approx(scores_of(heads[rate, step], pairs), abs=2e-6)
+        errors.append(error_of(scores))
+    rule = record.metrics["eer_by_rule"]
+    assert rule.value == pytest.approx(min(errors), abs=1e-6)
+    assert min(errors) < max(errors)
+    assert not rule.ranked
+    (table,) = Leaderboard.from_folder(tmp_path).tables
+    assert [column.metric for column in table.columns] == ["eer", "mindcf"]
+    (file,) = tmp_path.glob("*.json")
+    assert "EER by SUPERB's rule" in rendered(report(file))
+
+
+def test_each_seed_and_layer_has_its_looks_and_a_finished_training_still_has_them(
+    pairs: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = (*STORED, "steps=6", "validate_every=3", "seeds=[1,2]", "layers=all")
+    (record,) = evaluated(pairs, tmp_path, Moments(), monkeypatch, *keys).results
+    rule, answers = record.metrics["eer_by_rule"], answers_of(tmp_path)
+    values = {
+        seed: min(
+            EER.value([{**a, "hypothesis": a["variants"][way]} for a in own])
+            for way in ("update 3", "update 6")
+        )
+        for seed, own in by_seed(answers).items()
+    }
+    assert rule.by_seed == pytest.approx(values)
+    curve = record.layer_scores["eer_by_rule"]
+    assert [row["layer"] for row in curve] == [0, 1]
+    assert curve[record.layer]["value"] == pytest.approx(rule.value)
+    (file,) = tmp_path.glob("*.json")
+    file.unlink()
+    idle = Moments()
+    (again,) = evaluated(pairs, tmp_path, idle, monkeypatch, *keys).results
+    assert (again.metrics, again.layer_scores) == (record.metrics, record.layer_scores)
+    assert idle.calls == 0
+    assert answers_of(tmp_path) == answers
+
+
+def test_heads_that_are_trained_in_slices_have_the_same_looks(
+    pairs: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = (*STORED, "steps=4", "validate_every=2")
+    evaluated(pairs, tmp_path / "whole", Moments(), monkeypatch, *keys)
+    units = FoldHeads.units
+    monkeypatch.setattr(FoldHeads, "units", lambda part, _: units(part, 2))  # of two processes
+    evaluated(pairs, tmp_path / "slices", Moments(), monkeypatch, *keys)
+    whole, slices = (model_of(tmp_path / name)["training"]["looks"] for name in ("whole", "slices"))
+    assert [list(each) for each in slices] == [[2, 4], [2, 4]]
+    for ours, theirs in zip(whole, slices, strict=True):
+        assert all(scores.allclose(theirs[step], atol=2e-6) for step, scores in ours.items())
+
+
+def test_a_look_at_a_diverged_head_is_left_out(
+    pairs: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = Sweep._look
+
+    def spoiled(sweep: Sweep, test: Split, step: int) -> None:
+        for weights in sweep.runs[0].head.parameters() if step == 4 else ():
+            weights.data.fill_(torch.nan)
+        look(sweep, test, step)
+
+    monkeypatch.setattr(Sweep, "_look", spoiled)
+    keys = (*STORED, "steps=6", "validate_every=2")
+    (record,) = evaluated(pairs, tmp_path, Moments(), monkeypatch, *keys).results
+    looks = model_of(tmp_path)["training"]["looks"]
+    assert [list(each) for each in looks] == [[2], [2, 4, 6]]
+    assert all(scores.isfinite().all() for each in looks for scores in each.values())
+    assert record.metrics["eer_by_rule"].value <= 50
+
+
+def test_trainings_of_earlier_revisions_have_no_number_by_superbs_rule(
+    pairs: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = (*STORED, "steps=4", "validate_every=2")
+    (record,) = evaluated(pairs, tmp_path, Moments(), monkeypatch, *keys).results
+    (file,) = tmp_path.glob("runs/*/model.pt")
+    stored = torch.load(file, weights_only=True)
+    del stored["training"]["looks"]
+    torch.save(stored, file)
+    (path,) = tmp_path.glob("*.json")
+    path.unlink()
+    (again,) = evaluated(pairs, tmp_path, Moments(), monkeypatch, *keys).results
+    assert again.metrics == {name: record.metrics[name] for name in ("eer", "mindcf")}
+    run = HeadRun(1e-2, 1, nn.Linear(1, 1))
+    (row,) = head_run.stored([run])
+    del row["looks"]
+    head_run.restore([run], {"trials": [row]})
+    assert run.looks == {}
+
+
+def test_looks_count_as_readings_of_test(pairs: Corpus) -> None:
+    for keys, often in ((("steps=600", "validate_every=100"), 1 + 6), (("steps=200",), 1 + 2)):
+        assert readings(plan("ASV", pairs, keys), "test", 15) == often
+    assert readings(plan("ASV", pairs, ["steps=600", "validate_every=1"]), "test", 15) == 1 + 10
+    assert readings(plan("speaker", pairs), "test", 15) == 1
 
 
 # ---- trials ------------------------------------------------------------------------------------
@@ -219,7 +380,7 @@ def test_a_record_holds_every_trial_with_its_score(
     expected = 100 * brentq(lambda x: 1 - x - interp1d(false, true)(x), 0, 1)
     score = record.metrics["eer"]
     assert score.value == pytest.approx(expected, abs=1e-6)
-    assert (score.over, list(record.metrics)) == ("speakers", ["eer", "mindcf"])
+    assert (score.over, list(record.metrics)) == ("speakers", ["eer", "mindcf", "eer_by_rule"])
     made = EACH * (EACH - 1) // 2 * SPEAKERS["valid"]  # all target pairs, and as many others
     assert (record.counts["test_trials"], record.counts["valid_trials"]) == (len(wanted), 2 * made)
     head = torch.load(next(tmp_path.glob("runs/*/model.pt")), weights_only=True)["head"]
@@ -323,6 +484,7 @@ def test_an_utterance_of_which_silence_leaves_nothing_is_not_scored(
         f"{lost} trials not scored: without pauses, fewer than 16 frames are left of 1 utt"
         in caplog.text
     )
+    assert caplog.text.count("trials not scored") == 2, "of valid and of test, once each"
     (file,) = (tmp_path / "out").glob("*.json")
     answers = results.load_hypotheses(file)
     assert len(answers) == len(trial_rows("test")) - lost

@@ -152,6 +152,7 @@ def test_directions_titles_and_places_are_the_metrics_own() -> None:
     expected |= {"si_sdri": True, "pesq": True, "pesq_mixture": True, "stoi": True}
     expected |= {"stoi_mixture": True, "der": False, "der_by_rule": False}
     expected |= {"slot_type_f1": True, "slot_value_cer": False, "eer": False, "mindcf": False}
+    expected |= {"eer_by_rule": False}
     assert {name: metric.higher_is_better for name, metric in METRICS.items()} == expected
     orders = {name: metric.order for name, metric in METRICS.items()}
     assert orders["per"] < orders["wer"] == orders["cer"] < orders["acc"]

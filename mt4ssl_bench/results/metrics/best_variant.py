@@ -60,5 +60,11 @@ def by_rule(metric: Metric) -> Metric:
     )
 
 
+def measurable(metrics: Sequence[Metric], answers: Sequence[Answer]) -> list[Metric]:
+    """Return the metrics, but for those of variants where answers have none."""
+    lacking = not all("variants" in answer for answer in answers)
+    return [each for each in metrics if not (lacking and isinstance(each.value, BestVariant))]
+
+
 def _decoded(answers: Sequence[Answer], way: str) -> list[Answer]:
     return [{**answer, "hypothesis": answer["variants"][way]} for answer in answers]

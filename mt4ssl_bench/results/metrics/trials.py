@@ -12,6 +12,7 @@ import numpy as np
 
 from mt4ssl_bench.results.answers import Answer
 from mt4ssl_bench.results.intervals import Bounds, Floats, Resampled
+from mt4ssl_bench.results.metrics.best_variant import by_rule
 from mt4ssl_bench.results.metrics.metric import Metric
 
 TARGET, NONTARGET = "target", "nontarget"
@@ -82,6 +83,7 @@ def speakers(answers: Sequence[Answer]) -> list[tuple[str, ...]]:
 
 
 EER = Metric(name="eer", value=FromROC(equal_error_rate), order=40, units=speakers, over="speakers")
+EER_BY_RULE = by_rule(EER)
 MIN_DCF = Metric(
     name="mindcf",
     value=FromROC(minimal_cost),
