@@ -18,7 +18,7 @@ LOWEST = .venv-lowest
 demo: .venv/installed
 	$(BIN)/mt4ssl-bench prepare demo --out $(DEMO)/corpus
 	$(BIN)/mt4ssl-bench pretrain mt4ssl_demo data.corpus=$(DEMO)/corpus --out $(DEMO)/runs/mt4ssl_demo
-	$(BIN)/mt4ssl-bench evaluate $(DEMO)/runs/mt4ssl_demo fbank random:mt4ssl_demo \
+	$(BIN)/mt4ssl-bench evaluate mt4ssl $(DEMO)/runs/mt4ssl_demo fbank random:mt4ssl_demo \
 		--task phoneme --task asr --task speaker steps=300 --corpus $(DEMO)/corpus --out $(DEMO)/results
 	$(BIN)/mt4ssl-bench report $(DEMO)/results $(DEMO)/runs --out $(DEMO)/report.html
 
