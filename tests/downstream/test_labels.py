@@ -211,12 +211,12 @@ def test_an_interrupted_row_trains_only_the_folds_that_are_missing(
     (whole,) = evaluated(moods, tmp_path / "whole", "folded").results
     trained, train = 0, Sweep.train
 
-    def stop(self: Sweep, *arguments: Any) -> Any:
+    def stop(self: Sweep, *arguments: Any, **keys: Any) -> Any:
         nonlocal trained
         trained += 1
         if trained == 3:
             raise MemoryError
-        return train(self, *arguments)
+        return train(self, *arguments, **keys)
 
     monkeypatch.setattr(Sweep, "train", stop)
     assert evaluated(moods, tmp_path / "parts", "folded").failures
