@@ -351,7 +351,8 @@ def main() -> int:
         seeds = study.confirm if arguments.confirm else study.seeds
         seeds = tuple(arguments.seeds or seeds)
         if unknown := set(seeds) - {*study.seeds, *study.confirm}:
-            raise ConfigError(f"--seeds {min(unknown)}: not in {arguments.study}")
+            known = ", ".join(map(str, (*study.seeds, *study.confirm)))
+            raise ConfigError(f"--seeds {min(unknown)}: expected some of {known}")
         print(f"{name}: {len(study.arms)} arms x {len(seeds)} seeds, all entries are right")
         if arguments.check:
             return 0

@@ -127,6 +127,17 @@ def test_every_entry_is_checked_before_any_training(
     assert not (tmp_path / "work").exists()
 
 
+def test_seeds_are_those_of_the_study(corpus: Corpus, tmp_path: Path) -> None:
+    argv = command(write_study(tmp_path / "s.yaml"), corpus, "--check", "--seeds")
+    own = [str(seed) for seed in reversed(STUDY["seeds"])]
+    done = run([*argv, *own])
+    assert done.returncode == 0, done.stderr
+    assert f"{len(own)} seeds, all entries are right" in done.stdout
+    done = run([*argv, "99"])
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --seeds 99: expected some of ")
+
+
 # ---- a whole study ----
 
 
