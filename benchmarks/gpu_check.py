@@ -20,28 +20,41 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import soundfile
 import torch
 import torch.nn.functional as F
+from lhotse import MonoCut, Recording, SupervisionSegment
 from torch import Tensor, nn
 
 from mt4ssl_bench.config import load
 from mt4ssl_bench.data.audio import RATE
 from mt4ssl_bench.data.batches import pad
 from mt4ssl_bench.data.frame_grid import frame_count, frame_counts
-from mt4ssl_bench.device import moved, pick_device
+from mt4ssl_bench.device import arithmetic, moved, pick_device, to_host
+from mt4ssl_bench.downstream.config import TaskConfig
+from mt4ssl_bench.downstream.task import TASKS
+from mt4ssl_bench.downstream.training.audio_batches import Audio
+from mt4ssl_bench.downstream.training.finetune import Finetuning
+from mt4ssl_bench.downstream.training.sweep import Split, Sweep
 from mt4ssl_bench.encoders.load import load_upstream
-from mt4ssl_bench.features.forward_pass import padding_is_safe
+from mt4ssl_bench.features.crops import Crops
+from mt4ssl_bench.features.file import Writer
+from mt4ssl_bench.features.forward_pass import Pass, padding_is_safe
+from mt4ssl_bench.features.index import Header
+from mt4ssl_bench.features.live import LiveFeatures
 from mt4ssl_bench.features.precision import encode
+from mt4ssl_bench.features.store import header_of
 from mt4ssl_bench.results import provenance
+from mt4ssl_bench.training.distributed import World, no_sync
 from mt4ssl_bench.training.optim import build_optimizer
 from mt4ssl_bench.training.precision import autocast
 from mt4ssl_bench.upstream.config import PretrainConfig
-from mt4ssl_bench.upstream.kernels import planar_conv, positional_conv
+from mt4ssl_bench.upstream.kernels import Spans, attention
 from mt4ssl_bench.upstream.masking import MaskedFrames, draw_masks
 from mt4ssl_bench.upstream.model import MT4SSL, padding_mask
 from mt4ssl_bench.upstream.pretrain import build_model
@@ -114,8 +127,8 @@ class Step:
         pinned = [x.pin_memory() if CUDA else x for x in (waves, labels)]
         return pinned[0], lengths, pinned[1]
 
-    def total(self, batch: Batch, kind: str = "auto") -> Tensor:
-        """Return the loss of a batch, summed over masked frames."""
+    def total(self, batch: Batch, kind: str = "auto", net: nn.Module | None = None) -> Tensor:
+        """Return the loss of a batch, summed over masked frames, by the model or what wraps it."""
         waves, lengths, labels = batch
         frames = frame_counts(lengths)
         counts = frames.tolist()
@@ -129,7 +142,7 @@ class Step:
             padding_mask(frames),
         )
         with autocast(kind, self.device):
-            losses = self.model(
+            losses = (net or self.model)(
                 moved(waves, self.device),
                 None if padding is None else moved(padding, self.device),
                 moved(labels, self.device),
@@ -292,23 +305,7 @@ def waits() -> None:
 
 
 def parts() -> None:
-    """Positional convolution, front end and attention by themselves, each in its forms."""
-    frames, dim, dtype = (624, 768, torch.bfloat16) if CUDA else (40, 64, torch.float32)
-    conv = nn.Conv1d(dim, dim, 19, padding=9, groups=16).to(DEVICE, dtype)
-    x = torch.randn(ROWS, frames, dim, device=DEVICE, dtype=dtype, requires_grad=True)
-    forms: dict[str, Callable[[], Tensor]] = {
-        "conv1d": lambda: conv(x.transpose(1, 2)).transpose(1, 2),
-        "planes": lambda: planar_conv(x, conv),
-        "as used": lambda: positional_conv(x, conv),
-    }
-    expected = forms["conv1d"]().float()
-    for name, form in forms.items():
-        say(
-            f"positional convolution, {name}",
-            forward_ms=milliseconds(form),
-            both_ms=milliseconds(lambda form=form: form().sum().backward()),
-            error=((form().float() - expected).norm() / expected.norm()).item(),
-        )
+    """Front end and attention by themselves, each in its forms."""
     for name, keys in (("as used", ()), ("eager", ("fit.compile=false",))):
         free()
         step = Step(*keys)
@@ -321,7 +318,7 @@ def parts() -> None:
 
         say(f"front end, {name}", both_ms=milliseconds(front), peak_gib=peak_gib())
     if CUDA:
-        _attention(frames)
+        _attention(624)
 
 
 def _attention(frames: int) -> None:
@@ -347,6 +344,15 @@ def _attention(frames: int) -> None:
 
         both = milliseconds(lambda attend=attend: attend().sum().backward())
         say(f"attention, {name}", forward_ms=milliseconds(attend), both_ms=both)
+
+    spans = Spans.of(~keys[:, 0, 0])
+    q, k, v = (x.transpose(1, 2).contiguous().detach().requires_grad_() for x in (q, k, v))
+
+    def in_spans() -> Tensor:
+        return attention(q, k, v, spans, 0.1)
+
+    both = milliseconds(lambda: in_spans().sum().backward())
+    say("attention, flash, in spans", forward_ms=milliseconds(in_spans), both_ms=both)
     torch.backends.cuda.enable_cudnn_sdp(enabled=False)
 
 
@@ -385,6 +391,138 @@ def frozen() -> None:
         ms=milliseconds(lambda: encode(host[:, 0].numpy(), "fp16"), times=3),
     )
     say("back to the device, fp32", ms=milliseconds(lambda: host.to(DEVICE), times=3))
+
+
+def small_steps() -> None:
+    """Time the update of the smaller recipes, whose kernels are short: as by default, and eager."""
+    for recipe, rows, seconds in (("mt4ssl_small", 13, 12.3), ("mt4ssl_tiny", 4, 4.0), ("mt4ssl_fbank", 4, 4.0)):
+        for name, keys in (("default", ()), ("eager", ("fit.compile=false",))):
+            free()
+            step = Step(*keys, recipe=recipe)
+            batch = step.draw(*((seconds, rows) if CUDA else (SECONDS, ROWS)))
+            taken = milliseconds(lambda step=step, batch=batch: step(batch), times=20 if CUDA else 2)
+            say(f"step of {recipe}, {name}", ms=taken, peak_gib=peak_gib())
+
+
+def memory() -> None:
+    """Report the peak memory of the update of mt4ssl_base by batch, and with checkpointing."""
+    for rows in (8, ROWS, 2 * ROWS) if CUDA else (1,):
+        for keys in ((), ("fit.checkpointing=true",)):
+            free()
+            step = Step(*keys)
+            batch = step.draw(SECONDS, rows)
+            step(batch)
+            step(batch)
+            say(f"memory, {rows * SECONDS:g} s, {' '.join(keys) or 'default'}", peak_gib=peak_gib())
+
+
+def shared_gradients() -> None:
+    """Compare DDP over one process with none: dropped layers, and accumulated batches."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29517"}
+    torch.distributed.init_process_group("nccl" if CUDA else "gloo", rank=0, world_size=1)
+    # two, so that the model is wrapped; the gradients are those of the only process
+    world = World(size=2, device="cuda:0" if CUDA else "cpu")
+    step = Step("encoder.layer_drop=0.3", recipe="mt4ssl_tiny" if CUDA else TOY)
+    plain, grads = step.model, list[dict[str, Tensor]]()
+    batches = [step.draw(3.0 if CUDA else 1.0, 4) for _ in range(3)]
+    for net in (world.wrap(plain, unused=True), plain):
+        plain.zero_grad()
+        for number, batch in enumerate(batches):
+            torch.manual_seed(number)
+            with no_sync(net) if number < len(batches) - 1 else nullcontext():
+                step.total(batch, "none", net).backward()  # type: ignore[no-untyped-call]
+        grads.append({n: p.grad.clone() for n, p in plain.named_parameters() if p.grad is not None})
+    error = max(((grads[0][n] - g).norm() / g.norm().clamp(min=1e-12)).item() for n, g in grads[1].items() if "qkv.bias" not in n)
+    say("shared gradients against plain", worst_error=error, missing=len(grads[1].keys() - grads[0].keys()))
+    torch.distributed.destroy_process_group()
+
+
+class Recordings:
+    """Files of noise, as FLAC, and their cuts with phones, text and speaker."""
+
+    def __init__(self, folder: Path, count: int, seconds: float, *, speakers: int = 1251) -> None:
+        draws, self.cuts = np.random.default_rng(0), []
+        for number in range(count):
+            length = round(RATE * seconds * draws.uniform(0.93, 1))
+            wave = 0.1 * draws.standard_normal(length, dtype=np.float32)
+            path = folder / f"{number}.flac"
+            soundfile.write(path, wave, RATE)
+            said = {"phones": " ".join(f"P{(n + number) % 70}" for n in draws.integers(0, 70, int(10 * seconds)))}
+            text = " ".join("ABCDEFG"[n] * 4 for n in draws.integers(0, 7, int(3 * seconds)))
+            about = SupervisionSegment(path.stem, path.stem, 0, length / RATE, speaker=f"S{number % speakers}", text=text, custom=said)
+            recording = Recording.from_file(path, recording_id=path.stem)
+            self.cuts.append(MonoCut(path.stem, 0, length / RATE, 0, [about], recording=recording))
+
+
+RATES5 = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3)
+
+
+def live() -> None:
+    """Time frozen rows as `evaluate` makes them: audio from files, one and five rates, no store."""
+    upstream = load_upstream(f"random:{BASE}", device=DEVICE)
+    with tempfile.TemporaryDirectory(prefix="gpu_check") as name:
+        files = Recordings(Path(name), *((288, 12.7) if CUDA else (4, 1.0)))
+        seconds = sum(cut.duration for cut in files.cuts)
+        for kind in ("fp32", "tf32", "bf16") if CUDA else ("fp32",):
+            forward = Pass(upstream, precision=kind)
+            header = header_of(forward, files.cuts, "digest", "train", "fp16", "noise")
+
+            def stored(forward: Pass = forward, header: Header = header) -> None:
+                with tempfile.TemporaryDirectory(prefix="gpu_check") as folder:
+                    Writer(Path(folder) / "x.bin", header).write(forward.tensors(files.cuts))
+
+            def passed(forward: Pass = forward) -> None:
+                for _ in forward.tensors(files.cuts):
+                    pass
+
+            for what, work in (("from files", passed), ("from files to a store", stored)):
+                taken = milliseconds(work, times=1, warm=1)
+                say(f"pass, {kind}, {what}", ms=taken, times_real_time=round(1e3 * seconds / taken))
+        rates = RATES5
+        for task, crops, kinds, steps in (("phoneme", None, ("fp32", "tf32", "bf16"), 40), ("asr", None, ("bf16",), 10), ("speaker", 8.0, ("fp32", "bf16"), 60)):
+            for kind in kinds if CUDA else ("fp32",):
+                forward = Pass(upstream, Crops(seconds=crops, count=8) if crops else None, precision=kind)
+                features = LiveFeatures(forward, files.cuts, "fp16")
+                pooled = crops is not None
+                train = Split(files.cuts, features, pooled=pooled, device=DEVICE)
+                valid = Split(files.cuts[:1], features, pooled=pooled, device=DEVICE)
+                for count in (1, 5):
+                    config = plan_config(task, rates[:count], steps if CUDA else 1)
+                    job = TASKS.get(task)(config)
+                    job.fit_units(files.cuts)
+                    took = []
+                    for updates in (2, config.steps):
+                        job.config = replace(config, steps=updates)
+                        began = time.perf_counter()
+                        Sweep(job, upstream.num_layers, upstream.dim, device=DEVICE).run(train, valid)
+                        took.append(time.perf_counter() - began)
+                    each = 1e3 * (took[1] - took[0]) / max(config.steps - 2, 1) / config.accumulate
+                    say(f"live, {task}, {kind}, {count} rates", ms_per_batch=round(each, 2), batch=config.batch, accumulate=config.accumulate)
+
+
+def plan_config(task: str, rates: Sequence[float], steps: int) -> TaskConfig:
+    """Return SUPERB's recipe of a task, with fewer updates."""
+    config = load(TASKS.get(task).Config, task if CUDA else f"{task}_tiny", ())
+    return replace(config, sweep=tuple(rates), steps=steps, validate_every=10**6)
+
+
+def finetune() -> None:
+    """Time the micro-batch of fine-tuning, 200 s of audio."""
+    upstream = load_upstream(f"random:{BASE}", device=DEVICE)
+    with tempfile.TemporaryDirectory(prefix="gpu_check") as name:
+        files = Recordings(Path(name), 16 if CUDA else 2, 12.5 if CUDA else 1.0)
+        task = TASKS.get("asr")(load(TASKS.get("asr").Config, "asr_finetune", ()))
+        task.fit_units(files.cuts)
+        tuning = Finetuning(task, upstream, lr=5e-5, folder=Path(name), world=World(device=DEVICE))
+        tuning.model.train()
+        batch = Audio(task, files.cuts, "train").make(files.cuts)
+
+        def step() -> None:
+            loss = tuning.loss(batch, 1, 0).total
+            loss.backward()  # type: ignore[no-untyped-call]
+
+        free()
+        say("fine-tuning, 200 s", ms=milliseconds(step), peak_gib=peak_gib())
 
 
 def commands() -> None:
@@ -455,7 +593,10 @@ def _write_tones(folder: Path) -> None:
     (folder / "manifest.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-SECTIONS = (environment, correctness, base_step, new_shapes, waits, parts, heads, frozen, commands)
+SECTIONS = (
+    environment, correctness, base_step, small_steps, new_shapes, waits, memory, parts, frozen,
+    live, heads, finetune, shared_gradients, commands,
+)  # fmt: skip
 
 
 @contextmanager

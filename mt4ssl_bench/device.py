@@ -76,6 +76,13 @@ def moved(x: Tensor, device: torch.device | str) -> Tensor:
     return x.to(target, non_blocking=True)
 
 
+def to_host(x: Tensor) -> Tensor:
+    """Return x on the host; from a GPU into pinned memory, which is many times faster."""
+    if x.device.type != "cuda":
+        return x.cpu()
+    return torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x)
+
+
 def moved_rows(rows: Sequence[Tensor], device: torch.device | str) -> list[Tensor]:
     """Return rows (N_b, ...) on the device, by one copy."""
     if torch.device(device).type == "cpu":

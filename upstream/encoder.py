@@ -12,7 +12,16 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mt4ssl_bench.config import AT_LEAST_1, NOT_NEGATIVE, PROBABILITY, Bounds
-from mt4ssl_bench.upstream.kernels import EPS, attention, dropout, positional_conv
+from mt4ssl_bench.upstream.kernels import (
+    EPS,
+    Keys,
+    Spans,
+    attention,
+    compiled,
+    dropout,
+    flash_runs,
+    norm_gelu,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,13 +80,13 @@ class EncoderLayer(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(
-        self, x: Tensor, keys: Tensor | None, queries: Tensor | None = None
+        self, x: Tensor, keys: Keys, queries: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return the layer's output and its feed-forward output, each (B, T, D).
 
         Args:
             x: (B, T, D).
-            keys: (B, 1, 1, T), True at frames that are attended to; None if all are.
+            keys: Frames that are attended to; see attention().
             queries: Frames (B, Q) to compute, so that outputs are (B, Q, D); None for all.
         """
         if queries is None:
@@ -88,15 +97,15 @@ class EncoderLayer(nn.Module):
             x = take(x, queries)
             (q,) = self._heads(F.linear(x, self.qkv.weight[:dim], self.qkv.bias[:dim]), 1)
         a = attention(q, k, v, keys, self.attention_dropout if self.training else 0.0)
-        a = self.out(a.transpose(1, 2).reshape(x.shape))
+        a = self.out(a.reshape(x.shape))
         x = self.attention_norm(x + dropout(a, self.dropout, self.training))
         f = dropout(F.gelu(self.fc1(x)), self.activation_dropout, self.training)
         f = self.fc2(f)
         return self.final_norm(x + dropout(f, self.dropout, self.training)), f
 
-    def _heads(self, x: Tensor, parts: int) -> Tensor:
-        """Return x (B, T, parts * D) as (parts, B, H, T, D / H)."""
-        return x.view(*x.shape[:2], parts, self.heads, -1).permute(2, 0, 3, 1, 4)
+    def _heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """Return the parts of x (B, T, parts * D), each (B, T, H, D / H)."""
+        return x.view(*x.shape[:2], parts, self.heads, -1).unbind(2)
 
 
 class Encoder(nn.Module):
@@ -109,6 +118,8 @@ class Encoder(nn.Module):
         # depend on its batch; the official code (False, for comparisons) does so before the first
         self.isolate_padding = True
         self.checkpointing = False  # in training, store only the layers' inputs
+        self.heads = config.heads
+        self.fused = False  # LayerNorm and GELU as one compiled kernel
         self.pos_convs = nn.ModuleList(
             nn.Conv1d(
                 config.dim,
@@ -132,15 +143,17 @@ class Encoder(nn.Module):
             padding: (B, T), True at padded frames; None if there are none, which is faster.
             queries: Frames (B, Q) that the last layer computes, so that its outputs are (B, Q, D).
         """
-        keys = None
         if padding is not None:
             x = x.masked_fill(padding[..., None], 0)
-            keys = ~padding[:, None, None, :]
+        keys = self._keys(x, padding)
         embedded = self.norm(x + self.positions(x, padding))
         x = dropout(embedded, self.dropout, self.training)
         hidden, ffn = [], []
         for layer in self.layers:
             at = queries if layer is self.layers[-1] else None
+            if at is not None and isinstance(keys, Spans):
+                assert padding is not None, "without padding, attention needs no spans"
+                keys = Spans.of(padding, at.shape[1])
             if self.training and self.layer_drop > 0 and torch.rand(()).item() <= self.layer_drop:
                 x = x if at is None else take(x, at)
             else:
@@ -152,24 +165,39 @@ class Encoder(nn.Module):
             hidden.append(x)
         return EncoderOutput(embedded, hidden, ffn)
 
+    def _keys(self, x: Tensor, padding: Tensor | None) -> Keys:
+        if padding is None:
+            return None
+        if flash_runs(x, x.shape[2] // self.heads):
+            return Spans.of(padding)
+        return ~padding[:, None, None, :]
+
     def positions(self, x: Tensor, padding: Tensor | None) -> Tensor:
         """Return the positional convolutions' output (B, T, D), to be added to x."""
         for i, conv in enumerate(self.pos_convs):
             if i and padding is not None and self.isolate_padding:
                 x = x.masked_fill(padding[..., None], 0)
-            assert isinstance(conv, nn.Conv1d)
-            y = positional_conv(x, conv)
-            x = F.gelu(F.layer_norm(y, y.shape[-1:], eps=EPS))
+            y = conv(x.transpose(1, 2)).transpose(1, 2)
+            if self.fused:
+                x = compiled(norm_gelu)(y)
+            else:
+                x = F.gelu(F.layer_norm(y, y.shape[-1:], eps=EPS))
         return x
 
 
-def compile_layers(model: nn.Module) -> None:
+def compile_layers(model: nn.Module, *, fused: bool) -> None:
     """Compile the encoder layers of a model; one layer's code serves all of them, and any length.
 
     A layer is traced once per form: student or teacher, training or not, with padding or without,
     all frames or masked ones. Beyond its limit, torch would not compile it.
+
+    Args:
+        model: Any that has an encoder.
+        fused: Compile the elementwise operations of its other parts, too: for a GPU.
     """
     torch._dynamo.config.recompile_limit = 64  # noqa: SLF001 - where torch documents it
     for module in model.modules():
         if isinstance(module, EncoderLayer):
             module.compile(dynamic=True)
+        elif hasattr(module, "fused"):
+            module.fused = fused

@@ -6,7 +6,7 @@ head, C and O channels in and out, K kernel.
 
 from collections.abc import Callable, Iterator
 from functools import cache
-from typing import Protocol
+from typing import NamedTuple, ParamSpec, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,10 @@ from torch.autograd import Function
 EPS = 1e-5  # of every LayerNorm
 TILE = 2**20  # numbers (4 MB) between LayerNorm and product at a time: they stay in a CPU's cache
 LEVELS = 2**16  # dropout probabilities are multiples of 1 / LEVELS: 0.1 becomes 0.100006
+HALF = (torch.float16, torch.bfloat16)
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Context(Protocol):
@@ -39,14 +43,67 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:  # noqa: FBT001 - to
     return dropped
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None, p: float) -> Tensor:
-    """Return softmax attention (B, H, Q, E) over k and v (B, H, T, E), weights dropped at rate p.
+class Spans(NamedTuple):
+    """Where the utterances of a batch, and the padding after each, begin if it is laid end to end.
 
-    `keys` (B, 1, 1, T) is True at frames that are attended to, None if all are.
+    Utterances attend to themselves, and padding to padding: flash attention then needs no mask,
+    which it has no kernel for.
     """
-    if p == 0 or not q.is_cpu or q.dtype not in {torch.float32, torch.float64}:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=keys, dropout_p=p)
-    attended: Tensor = _DropAttention.apply(q * q.shape[-1] ** -0.5, k, v, keys, p)
+
+    queries: Tensor  # (2B + 1,) int32, among the B * Q queries; the last is their number
+    keys: Tensor  # (2B + 1,) int32, among the B * T frames
+
+    @classmethod
+    def of(cls, padding: Tensor, queries: int | None = None) -> "Spans":
+        """Return the spans of a mask (B, T), True at padding; of `queries` frames that attend."""
+        rows, frames = padding.shape
+        starts = torch.arange(2 * rows + 1, dtype=torch.int32, device=padding.device)
+        keys = starts // 2 * frames
+        keys[1::2] += (~padding).sum(1, dtype=torch.int32)
+        return cls(keys if queries is None else (starts + 1) // 2 * queries, keys)
+
+
+Keys = Tensor | Spans | None  # (B, 1, 1, T), True at frames that are attended to; None: all are
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, keys: Keys, p: float) -> Tensor:
+    """Return softmax attention (B, Q, H, E) over k and v (B, T, H, E), weights dropped at rate p.
+
+    q (B, Q, H, E) has all frames or some. Spans are for a device where flash_runs().
+    """
+    if isinstance(keys, Spans):
+        flat = [x.flatten(0, 1) for x in (q, k, v)]
+        return flash(flat, keys, (q.shape[1], k.shape[1]), p).view(q.shape)
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    if p == 0 or not q.is_cpu or q.dtype in HALF:
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=keys, dropout_p=p)
+    else:
+        attended = _DropAttention.apply(q * q.shape[-1] ** -0.5, k, v, keys, p)
+    return attended.transpose(1, 2)
+
+
+def flash_runs(x: Tensor, size: int) -> bool:
+    """Return whether flash attention computes heads of `size` of what a linear layer makes of x."""
+    if not x.is_cuda or size % 8:
+        return False
+    autocast = torch.is_autocast_enabled("cuda")
+    kind = torch.get_autocast_dtype("cuda") if autocast else x.dtype
+    return kind in HALF and flash_is_there()
+
+
+@cache
+def flash_is_there() -> bool:
+    """Return whether this torch and this GPU have flash attention."""
+    there = torch.backends.cuda.is_flash_attention_available()
+    return there and torch.cuda.get_device_capability() >= (8, 0)
+
+
+def flash(x: list[Tensor], spans: Spans, longest: tuple[int, int], p: float) -> Tensor:
+    """Return attention (N, H, E) of q, k and v (N, H, E), in each span."""
+    attended: Tensor
+    attended, *_ = torch.ops.aten._flash_attention_forward(  # noqa: SLF001 - no other name drops
+        *x, *spans, *longest, p, is_causal=False, return_debug_mask=False
+    )
     return attended
 
 
@@ -61,23 +118,8 @@ def fused_conv(x: Tensor, norm: nn.LayerNorm, weight: Tensor) -> Tensor:
 
     x (B, T, C) lies in memory as cuDNN's channels_last, so that nothing is copied.
     """
-    h = compiled()(x, norm.weight, norm.bias)
+    h = compiled(norm_gelu)(x, norm.weight, norm.bias)
     y = F.conv2d(_planes(h), weight[:, :, None], stride=(1, 2))
-    return y.squeeze(2).transpose(1, 2)
-
-
-def positional_conv(x: Tensor, conv: nn.Conv1d) -> Tensor:
-    """Return the convolution of x (B, T, D) over time."""
-    if x.is_cuda:
-        return planar_conv(x, conv)
-    y: Tensor = conv(x.transpose(1, 2))
-    return y.transpose(1, 2)
-
-
-def planar_conv(x: Tensor, conv: nn.Conv1d) -> Tensor:
-    """Return positional_conv() without the copies of x to (B, D, T) and back: see fused_conv()."""
-    padding, weight = (0, int(conv.padding[0])), conv.weight[:, :, None]
-    y = F.conv2d(_planes(x), weight, conv.bias, padding=padding, groups=conv.groups)
     return y.squeeze(2).transpose(1, 2)
 
 
@@ -99,12 +141,12 @@ def normalize_over_time(x: Tensor, padding: Tensor | None, eps: float = EPS) -> 
 
 
 @cache  # torch.compile() takes two seconds to import, which no other command should wait for
-def compiled() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """Return norm_gelu() as one kernel, for any length."""
-    return torch.compile(norm_gelu, dynamic=True)
+def compiled(function: Callable[P, R]) -> Callable[P, R]:
+    """Return a function whose elementwise operations run as one kernel, for any length."""
+    return torch.compile(function, dynamic=True)
 
 
-def norm_gelu(x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
+def norm_gelu(x: Tensor, gain: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
     """Return gelu(LayerNorm(x)) for x (B, T, C), in the type of x."""
     return F.gelu(F.layer_norm(_full(x), x.shape[-1:], gain, bias, EPS)).to(x.dtype)
 
@@ -217,7 +259,7 @@ class _NormedConv(Function):
 
 def _full(x: Tensor) -> Tensor:
     """Return half-precision x in fp32: LayerNorm is never computed in less."""
-    return x.float() if x.dtype in {torch.float16, torch.bfloat16} else x
+    return x.float() if x.dtype in HALF else x
 
 
 def _taps(weight: Tensor) -> tuple[Tensor, Tensor | None]:

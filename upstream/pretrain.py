@@ -262,6 +262,5 @@ def build_model(config: PretrainConfig, device: str) -> MT4SSL:
         start_from(model, located(config.init))
     model.checkpointing = model.encoder.checkpointing = config.fit.checkpointing
     if config.fit.compile or (config.fit.compile is None and device.startswith("cuda")):
-        compile_layers(model)
-        model.frontend.fused = device.startswith("cuda")
+        compile_layers(model, fused=device.startswith("cuda"))
     return model.to(device)

@@ -17,7 +17,7 @@ from mt4ssl_bench.config import AT_LEAST_1, NOT_NEGATIVE, SHARE, Bounds
 from mt4ssl_bench.errors import ConfigError
 from mt4ssl_bench.registry import Registry
 from mt4ssl_bench.upstream.encoder import Encoder
-from mt4ssl_bench.upstream.kernels import normalize_over_time
+from mt4ssl_bench.upstream.kernels import compiled, normalize_over_time
 
 
 class TargetConfig(Protocol):
@@ -121,6 +121,7 @@ class OnlineTargets(TargetExtractor):
         self.config = config
         self.head = nn.Linear(encoder.dim, encoder.dim)
         self.teacher = copy.deepcopy(encoder).requires_grad_(requires_grad=False).eval()
+        self.fused = False  # normalization and average as one compiled kernel
         self._student = (encoder,)  # in a tuple, so that it is no submodule of this one
 
     # torch's signature
@@ -134,10 +135,8 @@ class OnlineTargets(TargetExtractor):
     def targets(self, labels: Tensor | None, frames: Tensor, padding: Tensor | None) -> Tensor:
         """Return the teacher's top K feed-forward outputs, normalized over time and averaged."""
         outputs = self.teacher(frames.detach(), padding).ffn[-self.config.top_k :]
-        total = torch.zeros_like(outputs[0], dtype=torch.float32)
-        for output in outputs:
-            total += normalize_over_time(output.float(), padding)
-        return total / len(outputs)
+        average = compiled(average_over_time) if self.fused else average_over_time
+        return average(outputs, padding)
 
     def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Return the squared error, summed over frames and dimensions, over sqrt(D)."""
@@ -173,6 +172,14 @@ class OnlineTargets(TargetExtractor):
 def spread(x: Tensor) -> Tensor:
     """Return the standard deviation of x (M, D) over frames, averaged: near 0 after a collapse."""
     return (x.float().var(dim=0) + 1e-6).sqrt().mean()
+
+
+def average_over_time(outputs: list[Tensor], padding: Tensor | None) -> Tensor:
+    """Return the mean in fp32 of outputs (B, T, D), each normalized over time."""
+    total = torch.zeros_like(outputs[0], dtype=torch.float32)
+    for output in outputs:
+        total += normalize_over_time(output.float(), padding)
+    return total / len(outputs)
 
 
 TARGETS: Registry[type[TargetExtractor]] = Registry(

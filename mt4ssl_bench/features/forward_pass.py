@@ -24,19 +24,21 @@ from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.batches import Batches, pad
 from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.data.effects import Effect, apply
-from mt4ssl_bench.device import Arithmetic, arithmetic
+from mt4ssl_bench.device import Arithmetic, arithmetic, to_host
 from mt4ssl_bench.encoders.hidden_states import HUGE, LEAK, broken_layers, padding_leak
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import ConfigError, CorpusError, UpstreamError, first_line
 from mt4ssl_bench.features.crops import Crops, FreshCrop
 from mt4ssl_bench.features.read_ahead import read_ahead
+from mt4ssl_bench.threads import affinity
 
 LOGGER = logging.getLogger(__name__)
 # audio per forward pass, padding included: on a CPU a quarter faster than 80, for its caches
 BATCH_SECONDS = 20.0
-ACCELERATED = 4.0  # times as much on an accelerator, which has more to do at once
+ACCELERATED = 12.0  # times as much on an accelerator, which has more to do at once
 SHORTEST = 0.1  # seconds below which effects leave nothing that an upstream could read
-READERS = 4  # batches read ahead, so that a fast device does not wait for files
+# batches read ahead, each by a thread, so that a fast device does not wait for files
+READERS = min(max(affinity(), 4), 16)
 
 Values = NDArray[np.float32]  # features of an utterance: (L, T, D), or (L, K, D) for means of crops
 Named = tuple[str, Values]  # with its id
@@ -124,7 +126,7 @@ class Pass:
     ) -> Iterator[list[Named]]:
         """Yield what tensors() does, on the host."""
         for batch in self.tensors(cuts, done=done, title=title, unreadable=unreadable):
-            yield [(name, row.cpu().numpy()) for name, row in batch]
+            yield [(name, to_host(row).numpy()) for name, row in batch]
 
     def tensors(
         self,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mt4ssl_bench.data.cut import Cut
+from mt4ssl_bench.device import to_host
 from mt4ssl_bench.encoders.hidden_states import HUGE
 from mt4ssl_bench.errors import CorpusError, UpstreamError
 from mt4ssl_bench.features.file import Draw, FeatureSet, padded, too_large
@@ -36,7 +37,7 @@ class LiveFeatures(FeatureSet):
         cuts = [self._cuts[name] for name in names]
         rows = self._computed(cuts, self._forward.read(cuts), crops)
         self._look()
-        return [row.cpu().numpy() for row in rows]
+        return [to_host(row).numpy() for row in rows]
 
     def stream(
         self, batches: Iterable[Sequence[str]], device: str, draw: Draw | None = None

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mt4ssl_bench.device import to_host
 from mt4ssl_bench.features.forward_pass import Values
 
 Precision = Literal["fp16", "fp32", "bf16", "int8"]
@@ -39,8 +40,8 @@ def encode(values: Values | Tensor, precision: Precision) -> Bytes:
     elif precision == "int8":
         whole, scale = _whole(x)
         parts = [whole.to(torch.int8).view(torch.uint8), scale.contiguous().view(torch.uint8)]
-        return torch.cat(parts, dim=-1).cpu().numpy()
-    return x.contiguous().view(torch.uint8).cpu().numpy()
+        return to_host(torch.cat(parts, dim=-1)).numpy()
+    return to_host(x.contiguous().view(torch.uint8)).numpy()
 
 
 def rounded(x: Tensor, precision: Precision) -> Tensor:

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mt4ssl_bench.upstream import kernels
+from builders import toy_batch, toy_masks, toy_model
+from mt4ssl_bench.upstream import encoder, kernels
 
 
 def plain_attention(
@@ -29,7 +30,7 @@ def test_attention_with_dropped_weights_equals_the_plain_form_forward_and_backwa
         else None
     )
     torch.manual_seed(1)
-    found = kernels.attention(q, k, v, keys, 0.3)
+    found = kernels.attention(*(x.transpose(1, 2) for x in (q, k, v)), keys, 0.3).transpose(1, 2)
     torch.manual_seed(1)
     keep = kernels.draw(torch.Size((2, 3, 5, 9)), 0.3)
     assert 0.1 < 1 - keep.double().mean() < 0.5
@@ -61,11 +62,57 @@ def test_each_quarter_of_a_word_is_drawn_fairly() -> None:
     assert kernels.draw(torch.Size((3, 5)), 0.5).shape == (3, 5)
 
 
-def test_a_positional_convolution_of_planes_equals_the_plain_one() -> None:
-    torch.manual_seed(0)
-    conv = torch.nn.Conv1d(32, 32, 19, padding=9, groups=4).double()
-    x = torch.randn(2, 25, 32, dtype=torch.float64, requires_grad=True)
-    plain, planes = kernels.positional_conv(x, conv), kernels.planar_conv(x, conv)
-    torch.testing.assert_close(planes, plain, rtol=1e-12, atol=1e-12)
-    (a,), (b,) = (torch.autograd.grad(y.square().sum(), x) for y in (plain, planes))
-    torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+def test_spans_begin_where_utterances_and_their_padding_do() -> None:
+    padding = torch.arange(6) >= torch.tensor([6, 4, 1])[:, None]
+    spans = kernels.Spans.of(padding)
+    assert spans.keys.tolist() == [0, 6, 6, 10, 12, 13, 18]
+    assert torch.equal(spans.queries, spans.keys)
+    assert spans.keys.dtype == torch.int32  # what flash attention wants
+    few = kernels.Spans.of(padding, 2)  # real frames only attend: none of them is padding
+    assert few.queries.tolist() == [0, 2, 2, 4, 4, 6, 6]
+    assert torch.equal(few.keys, spans.keys)
+
+
+def attention_by_span(
+    x: list[Tensor], spans: kernels.Spans, longest: tuple[int, int], p: float
+) -> Tensor:
+    """Return what flash attention does, without a GPU."""
+    assert p == 0
+    parts = []
+    for n in range(len(spans.keys) - 1):
+        (first, end), (start, stop) = spans.queries[n : n + 2], spans.keys[n : n + 2]
+        assert end - first <= longest[0]
+        assert stop - start <= longest[1]
+        q, k, v = x[0][first:end], x[1][start:stop], x[2][start:stop]
+        if len(q):
+            scores = torch.einsum("qhe,khe->hqk", q, k) * q.shape[-1] ** -0.5
+            parts.append(torch.einsum("hqk,khe->qhe", scores.softmax(-1), v))
+    return torch.cat(parts)
+
+
+def test_attention_in_spans_gives_the_losses_and_gradients_of_a_mask(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    still = ("encoder.dropout=0", "encoder.attention_dropout=0", "encoder.layer_drop=0")
+    model = toy_model(*still).train().double()
+    waves, *rest = toy_batch(*toy_masks(2))
+    found, spans = [], list[kernels.Spans]()
+
+    def flash(x: list[Tensor], at: kernels.Spans, longest: tuple[int, int], p: float) -> Tensor:
+        spans.append(at)
+        return attention_by_span(x, at, longest, p)
+
+    monkeypatch.setattr(kernels, "flash", flash)
+    for runs in (False, True):
+        monkeypatch.setattr(encoder, "flash_runs", lambda x, size, runs=runs: runs)
+        model.zero_grad()
+        total = model.total(model(waves.double(), *rest))
+        total.backward()  # type: ignore[no-untyped-call]
+        grads = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        found.append((total, grads))
+    layers = len(model.encoder.layers)
+    assert len(spans) == 2 * layers, "the student's and the teacher's"
+    (expected, grads), (total, ours) = found
+    torch.testing.assert_close(total, expected, rtol=1e-10, atol=0)
+    for name, grad in grads.items():
+        torch.testing.assert_close(ours[name], grad, rtol=1e-8, atol=1e-10, msg=name)

@@ -1,10 +1,12 @@
 """MT4SSL as a whole: which extractors it has, what clones mean, and where gradients may flow."""
 
+import pytest
 import torch
 
 from builders import toy_batch, toy_masks, toy_model
+from mt4ssl_bench.upstream import encoder, kernels, targets
 from mt4ssl_bench.upstream.config import EncoderConfig
-from mt4ssl_bench.upstream.encoder import Encoder, take
+from mt4ssl_bench.upstream.encoder import Encoder, EncoderLayer, compile_layers, take
 from mt4ssl_bench.upstream.model import MT4SSL
 
 
@@ -76,3 +78,22 @@ def test_the_last_layer_at_some_frames_equals_those_frames_of_the_whole() -> Non
     whole, some = encoder(x, padding).hidden, encoder(x, padding, at).hidden
     assert torch.equal(whole[0], some[0])
     torch.testing.assert_close(some[1], take(whole[1], at), atol=1e-12, rtol=0)
+
+
+def test_the_parts_for_a_gpu_give_the_losses_and_gradients_of_those_for_a_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for module in (kernels, encoder, targets):
+        monkeypatch.setattr(module, "compiled", lambda function: function)
+    model, batch = build().train().double(), toy_batch(*toy_masks(2))
+    monkeypatch.setattr(EncoderLayer, "compile", lambda layer, **options: None)  # noqa: ARG005
+    found = []
+    for fused in (False, True):
+        compile_layers(model, fused=fused)
+        model.zero_grad()
+        total = model.total(model(batch[0].double(), *batch[1:]))
+        total.backward()
+        found.append([total.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
+    assert sum(getattr(module, "fused", False) for module in model.modules()) == 4
+    for ours, expected in zip(*found, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)

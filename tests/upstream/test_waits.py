@@ -12,16 +12,21 @@ from waits import Waits, on_fake_cuda
 from builders import toy_batch, toy_config, toy_masks, toy_model
 from mt4ssl_bench.training.fit import StepLoss, _to_host
 from mt4ssl_bench.training.optim import build_optimizer
+from mt4ssl_bench.upstream import kernels
 from mt4ssl_bench.upstream.masking import MaskedFrames
 from mt4ssl_bench.upstream.model import MT4SSL
 
 
+@pytest.mark.parametrize("flash", [False, True])
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
 def test_a_training_step_on_a_gpu_has_its_types_and_waits_for_nothing(
-    monkeypatch: pytest.MonkeyPatch, kind: torch.dtype
+    monkeypatch: pytest.MonkeyPatch,
+    kind: torch.dtype,
+    flash: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
     model: MT4SSL = toy_model("encoder.layer_drop=0", "encoder.attention_dropout=0.1").train()
     waves, padding, labels, masked = toy_batch(*toy_masks(2))
+    monkeypatch.setattr(kernels, "flash_is_there", lambda: flash)
     with on_fake_cuda(monkeypatch) as move:
         model.to("cuda")
         batch = move(waves), move(padding), move(labels), MaskedFrames(*map(move, masked))

@@ -75,7 +75,7 @@ class MT4SSLUpstream:
         tuned = build(self.blueprint, config)
         tuned.model.load_state_dict(self.model.state_dict())
         if self.device.startswith("cuda"):
-            compile_layers(tuned)
+            compile_layers(tuned, fused=True)
         return tuned.to(self.device)
 
 
