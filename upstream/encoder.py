@@ -174,14 +174,11 @@ class Encoder(nn.Module):
 
     def positions(self, x: Tensor, padding: Tensor | None) -> Tensor:
         """Return the positional convolutions' output (B, T, D), to be added to x."""
+        activation = compiled(norm_gelu) if self.fused else norm_gelu
         for i, conv in enumerate(self.pos_convs):
             if i and padding is not None and self.isolate_padding:
                 x = x.masked_fill(padding[..., None], 0)
-            y = conv(x.transpose(1, 2)).transpose(1, 2)
-            if self.fused:
-                x = compiled(norm_gelu)(y)
-            else:
-                x = F.gelu(F.layer_norm(y, y.shape[-1:], eps=EPS))
+            x = activation(conv(x.transpose(1, 2)).transpose(1, 2))
         return x
 
 
@@ -200,4 +197,4 @@ def compile_layers(model: nn.Module, *, fused: bool) -> None:
         if isinstance(module, EncoderLayer):
             module.compile(dynamic=True)
         elif hasattr(module, "fused"):
-            module.fused = fused
+            module.fused = fused  # type: ignore[assignment]

@@ -24,6 +24,7 @@ from mt4ssl_bench.data.frame_grid import (
     frame_count,
     frame_counts,
 )
+from mt4ssl_bench.device import moved
 from mt4ssl_bench.upstream.kernels import EPS, fused_conv, normalize_over_time, normed_conv
 
 HOP = STRIDE // 2
@@ -159,7 +160,8 @@ class FilterBank(nn.Module):
         """Return the log energies (B, T, 2M) of normalized waveforms (B, N), in fp32."""
         filters = self.filters[len(self.filters) // 2]  # without warp
         if self.training and self.warp:
-            filters = self.filters[torch.randint(WARPS, (len(waveforms),))]  # (B, FFT / 2 + 1, M)
+            chosen = moved(torch.randint(WARPS, (len(waveforms),)), waveforms.device)
+            filters = self.filters[chosen]  # (B, FFT / 2 + 1, M)
         with torch.autocast(waveforms.device.type, enabled=False):
             windows = waveforms.float().unfold(1, WINDOW, HOP) * self.window  # (B, 2T or more, K)
             power = torch.fft.rfft(windows, FFT).abs().square()

@@ -140,15 +140,15 @@ def normalize_over_time(x: Tensor, padding: Tensor | None, eps: float = EPS) -> 
     return (x - mean) * torch.rsqrt(variance + eps)
 
 
+def norm_gelu(x: Tensor, gain: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+    """Return gelu(LayerNorm(x)) for x (B, T, C), in the type of x."""
+    return F.gelu(F.layer_norm(_full(x), x.shape[-1:], gain, bias, EPS)).to(x.dtype)
+
+
 @cache  # torch.compile() takes two seconds to import, which no other command should wait for
 def compiled(function: Callable[P, R]) -> Callable[P, R]:
     """Return a function whose elementwise operations run as one kernel, for any length."""
     return torch.compile(function, dynamic=True)
-
-
-def norm_gelu(x: Tensor, gain: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-    """Return gelu(LayerNorm(x)) for x (B, T, C), in the type of x."""
-    return F.gelu(F.layer_norm(_full(x), x.shape[-1:], gain, bias, EPS)).to(x.dtype)
 
 
 def draw(shape: torch.Size, p: float) -> Tensor:

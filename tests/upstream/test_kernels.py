@@ -104,7 +104,7 @@ def test_attention_in_spans_gives_the_losses_and_gradients_of_a_mask(
 
     monkeypatch.setattr(kernels, "flash", flash)
     for runs in (False, True):
-        monkeypatch.setattr(encoder, "flash_runs", lambda x, size, runs=runs: runs)
+        monkeypatch.setattr(encoder, "flash_runs", lambda *_, runs=runs: runs)
         model.zero_grad()
         total = model.total(model(waves.double(), *rest))
         total.backward()  # type: ignore[no-untyped-call]

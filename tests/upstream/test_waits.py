@@ -17,14 +17,17 @@ from mt4ssl_bench.upstream.masking import MaskedFrames
 from mt4ssl_bench.upstream.model import MT4SSL
 
 
+@pytest.mark.parametrize("frontend", [[], ["frontend.mels=8", "frontend.warp=0.1"]])
 @pytest.mark.parametrize("flash", [False, True])
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
 def test_a_training_step_on_a_gpu_has_its_types_and_waits_for_nothing(
     monkeypatch: pytest.MonkeyPatch,
     kind: torch.dtype,
     flash: bool,  # noqa: FBT001 - a parameter of the test
+    frontend: list[str],
 ) -> None:
-    model: MT4SSL = toy_model("encoder.layer_drop=0", "encoder.attention_dropout=0.1").train()
+    keys = ["encoder.layer_drop=0", "encoder.attention_dropout=0.1", *frontend]
+    model: MT4SSL = toy_model(*keys).train()
     waves, padding, labels, masked = toy_batch(*toy_masks(2))
     monkeypatch.setattr(kernels, "flash_is_there", lambda: flash)
     with on_fake_cuda(monkeypatch) as move:
