@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mt4ssl_bench.device import arithmetic, pick_device
+from mt4ssl_bench.device import arithmetic, pick_device, seed_torch
 from mt4ssl_bench.errors import UpstreamError
 
 
@@ -39,3 +39,10 @@ def test_tf32_is_on_only_in_its_block() -> None:
     assert not any(each.allow_tf32 for each in flags)
     with arithmetic("bf16", "cpu"):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+
+
+def test_a_seed_is_torch_s() -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(5)
+    seed_torch(7)
+    assert torch.equal(torch.rand(5), expected)

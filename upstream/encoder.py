@@ -47,6 +47,11 @@ class EncoderConfig:
     }
 
 
+# encoder.dim from which compiling pays on a GPU: at 192 it takes half a minute and slows updates,
+# at 448 it gains nothing (docs/clusters.md)
+WIDE = 512
+
+
 def take(x: Tensor, queries: Tensor) -> Tensor:
     """Return the frames `queries` (B, Q) of x (B, T, D)."""
     return x.gather(1, queries[..., None].expand(-1, -1, x.shape[2]))
@@ -180,6 +185,11 @@ class Encoder(nn.Module):
                 x = x.masked_fill(padding[..., None], 0)
             x = activation(conv(x.transpose(1, 2)).transpose(1, 2))
         return x
+
+
+def pays(config: EncoderConfig, device: str) -> bool:
+    """Return whether an encoder is compiled on a device where nobody decides."""
+    return device.startswith("cuda") and config.dim >= WIDE
 
 
 def compile_layers(model: nn.Module, *, fused: bool) -> None:

@@ -7,6 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from mt4ssl_bench.device import seed_torch
 from mt4ssl_bench.downstream.heads.linear import LinearHead, PooledHead, mean, project
 from mt4ssl_bench.downstream.heads.weighted_sum import weigh
 
@@ -34,7 +35,7 @@ def run_heads(
         return parts[0] if len(parts) == 1 else torch.cat(parts), lengths
     seed, rows = int(torch.randint(2**31, ())), []
     for head in heads:
-        torch.manual_seed(seed)
+        seed_torch(seed)
         logits, counts = head(features, lengths)
         rows.append(logits)
     return torch.stack(rows), counts

@@ -12,6 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from mt4ssl_bench.device import seed_torch
 from mt4ssl_bench.downstream.heads.recurrent import RecurrentHead
 
 SMALL = 256  # LSTM units of a direction up to which a head trains on one CPU thread
@@ -72,7 +73,7 @@ def _independent(
     recurrent = cast("Sequence[RecurrentHead]", heads)
     seed, sums = int(torch.randint(2**31, ())), []
     for head in recurrent:
-        torch.manual_seed(seed)
+        seed_torch(seed)
         sums.append(head.augmented(features, lengths))
     first = recurrent[0]
     ones = first.output.weight.new_ones(*features.shape[1:3], first.output.in_features)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mt4ssl_bench.config import AT_LEAST_1, Bounds
 from mt4ssl_bench.console import progress
 from mt4ssl_bench.data.batches import Place, Stream
+from mt4ssl_bench.device import seed_torch
 from mt4ssl_bench.errors import TrainingError, first_line
 from mt4ssl_bench.training.averages import Averages
 from mt4ssl_bench.training.distributed import ALONE, World
@@ -49,7 +50,8 @@ class FitConfig:
     save_every: int = 1_000  # updates between checkpoints
     # precision of the forward pass; auto: bf16 on accelerators, none (fp32) on a CPU
     autocast: Literal["auto", "none", "bf16", "fp16"] = "auto"
-    compile: bool | None = None  # torch.compile the parts of the encoder; null: only with CUDA
+    # torch.compile the parts of the encoder; null: with CUDA, if it is at least 512 wide
+    compile: bool | None = None
     checkpointing: bool = False  # recompute activations in the backward pass: less memory, slower
     track: Kind = "none"  # tensorboard or wandb: copy the log there, too
 
@@ -330,7 +332,7 @@ class Fit(Generic[B]):
 
 def seed_all(seed: int) -> None:
     """Seed every generator that a model may draw from in its forward pass."""
-    torch.manual_seed(seed)
+    seed_torch(seed)
     # s3prl's models drop layers by the global generator
     np.random.seed(seed % 2**32)  # noqa: NPY002
     random.seed(seed)

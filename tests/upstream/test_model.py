@@ -6,7 +6,7 @@ import torch
 from builders import toy_batch, toy_masks, toy_model
 from mt4ssl_bench.upstream import encoder, kernels, targets
 from mt4ssl_bench.upstream.config import EncoderConfig
-from mt4ssl_bench.upstream.encoder import Encoder, EncoderLayer, compile_layers, take
+from mt4ssl_bench.upstream.encoder import Encoder, EncoderLayer, compile_layers, pays, take
 from mt4ssl_bench.upstream.model import MT4SSL
 
 
@@ -97,3 +97,11 @@ def test_the_parts_for_a_gpu_give_the_losses_and_gradients_of_those_for_a_cpu(
     assert sum(getattr(module, "fused", False) for module in model.modules()) == 4
     for ours, expected in zip(*found, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("device", "dim", "expected"),
+    [("cuda:1", 768, True), ("cuda", 448, False), ("cpu", 768, False)],
+)
+def test_wide_encoders_are_compiled_on_gpus(device: str, dim: int, expected: bool) -> None:  # noqa: FBT001
+    assert pays(EncoderConfig(dim=dim, heads=8), device) is expected

@@ -24,7 +24,7 @@ from mt4ssl_bench.upstream.checkpoints.checkpoint_file import (
 from mt4ssl_bench.upstream.checkpoints.finetuned import build
 from mt4ssl_bench.upstream.checkpoints.waveform_checks import check_waveforms
 from mt4ssl_bench.upstream.config import PretrainConfig
-from mt4ssl_bench.upstream.encoder import compile_layers
+from mt4ssl_bench.upstream.encoder import compile_layers, pays
 from mt4ssl_bench.upstream.frontend import normalize
 from mt4ssl_bench.upstream.model import MT4SSL
 from mt4ssl_bench.upstream.recipe import load_config, to_stored
@@ -74,7 +74,7 @@ class MT4SSLUpstream:
         """Return the student with the dropouts of `config`; see finetuning.Trainable."""
         tuned = build(self.blueprint, config)
         tuned.model.load_state_dict(self.model.state_dict())
-        if self.device.startswith("cuda"):
+        if pays(self.model.config.encoder, self.device):
             compile_layers(tuned, fused=True)
         return tuned.to(self.device)
 
