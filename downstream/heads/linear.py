@@ -1,6 +1,7 @@
 """SUPERB's linear heads over a softmax-weighted sum of hidden states, and many of them at once.
 
-Shapes: B batch, T frames, N frames of a batch, D dimension, P projection, V outputs, K heads.
+Shapes: F batches, B batch, T frames, N frames of a batch, D dimension, P projection, V outputs, K
+heads.
 """
 
 from collections.abc import Sequence
@@ -36,24 +37,26 @@ class PooledHead(LinearHead):
 
 
 def mean(x: Tensor, lengths: Tensor) -> Tensor:
-    """Return the mean (K, B, D) over the real frames of x (K, B, T, D).
+    """Return the mean (K, B, D) over the real frames of x (K, B, T, D), by lengths (B,) or (F, B).
 
     Linear maps may follow it instead of preceding it.
     """
-    lengths = moved(lengths, x.device)
-    real = torch.arange(x.shape[2], device=x.device)[None] < lengths[:, None]  # (B, T)
-    return (x * real[..., None]).sum(2) / lengths[:, None]
+    lengths = moved(lengths, x.device).reshape(-1, 1, x.shape[1])  # (F, 1, B)
+    real = torch.arange(x.shape[2], device=x.device) < lengths[..., None]  # (F, 1, B, T)
+    x = x.reshape(len(lengths), -1, *x.shape[1:])  # (F, K / F, B, T, D)
+    return ((x * real[..., None]).sum(3) / lengths[..., None]).flatten(0, 1)
 
 
 def project(heads: Sequence[LinearHead], x: Tensor) -> Tensor:
     """Return K heads' logits (K, ..., V) of their sums x (K, ..., D), as batched products.
 
-    One sum (1, ..., D) serves all heads.
+    One sum (1, ..., D) serves all heads, and of F sums (F, ..., D) each serves K / F of them.
 
     The two linear maps of a head are multiplied first where that is cheaper than applying both (4
     times for phonemes); gradients reach both.
     """
-    rows = x.flatten(1, -2).expand(len(heads), -1, -1)  # (K, N, D)
+    rows = x.flatten(1, -2)[:, None].expand(-1, len(heads) // len(x), -1, -1)
+    rows = rows.flatten(0, 1)  # (K, N, D)
     first = torch.stack([head.projection.weight for head in heads]).mT  # (K, D, P)
     second = torch.stack([head.output.weight for head in heads]).mT  # (K, P, V)
     inner = torch.stack([head.projection.bias for head in heads])[:, None]  # (K, 1, P)

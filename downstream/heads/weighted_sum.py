@@ -34,20 +34,24 @@ class WeightedSum(nn.Module):
 def weigh(sums: Sequence[WeightedSum], features: Tensor) -> Tensor:
     """Return K weighted sums (K, B, T, D) of features (L, B, T, D), read once for all of them.
 
-    Sums that read one layer, the same for all, are one: (1, B, T, D).
+    Features (F, L, B, T, D) are F batches, each for its own K / F sums. Sums that read one layer,
+    the same for all, are one for each batch: (F, B, T, D).
     """
+    features = features.reshape(-1, *features.shape[-4:])
     if sums[0].layer is not None:
-        features = features[sums[0].layer, None]
+        features = features[:, sums[0].layer]
     if sums[0].layer_norm:
         features = F.layer_norm(features, features.shape[-1:])
     if sums[0].layer is not None:
         return features
     # a product per frame, not one over (L, B * T * D): it is as fast, and the weights' gradients,
     # which are sums over all frames, are rounded ten times less
-    frames = features.flatten(1, 2).transpose(0, 1)  # (N, L, D), a view
-    weights = torch.stack([each.weights for each in sums]).expand(len(frames), -1, -1)  # (N, K, L)
-    x = torch.bmm(weights, frames)  # (N, K, D)
-    return x.transpose(0, 1).reshape(len(sums), *features.shape[1:3], -1)
+    count, depth, *size, dim = features.shape
+    frames = features.flatten(2, 3).transpose(1, 2)  # (F, N, L, D)
+    weights = torch.stack([each.weights for each in sums]).view(count, 1, -1, depth)
+    weights = weights.expand(-1, frames.shape[1], -1, -1)  # (F, N, K / F, L)
+    x = torch.bmm(weights.flatten(0, 1), frames.flatten(0, 1))  # views of one batch
+    return x.view(count, -1, *x.shape[1:]).transpose(1, 2).reshape(len(sums), *size, dim)
 
 
 def layer_weights(head: nn.Module) -> list[float]:

@@ -31,12 +31,12 @@ from mt4ssl_bench.downstream.training.saved_model import (
     read_finished,
     save_model,
 )
-from mt4ssl_bench.downstream.training.sweep import Split, Sweep
+from mt4ssl_bench.downstream.training.sweep import Split, Splits, Sweep, train_sweeps
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.features.file import FeatureSet
 from mt4ssl_bench.files import LOCK
 from mt4ssl_bench.shared_work import Unit
-from mt4ssl_bench.training.run_folder import PassingFolder, checkpoint_bytes, discard
+from mt4ssl_bench.training.run_folder import CHECKPOINT, PassingFolder, checkpoint_bytes, discard
 
 HEADS = "heads"  # folder of trained heads, until they are collected
 NORMED = 50  # utterances whose norms are measured
@@ -105,36 +105,46 @@ class FoldHeads:
     def units(self, processes: int) -> list[Unit]:
         """Return the slices, for shared_work.share()."""
         parts = min(processes, self.count)
-        task, model = self.fold.task, self.model
-        if parts > 1 and (not task.divisible or as_one(task.head(model.num_layers, model.dim))):
+        if parts > 1 and (not self.fold.task.divisible or self.as_one):
             parts = 1
         places = [self.count * part // parts for part in range(parts + 1)]
         return [self._unit(range(*pair)) for pair in itertools.pairwise(places)]
 
+    @property
+    def as_one(self) -> bool:
+        """Whether all heads are one batched problem."""
+        return as_one(self.fold.task.head(self.model.num_layers, self.model.dim))
+
+    @property
+    def begun(self) -> bool:
+        """Whether a training of this fold by itself was interrupted."""
+        return (self.folder / CHECKPOINT).exists()
+
     def _unit(self, numbers: range) -> Unit:
         name = f"heads-{numbers[0]}-{numbers[-1]}" if len(numbers) < self.count else ""
         folder = self.folder / name
+        make = partial(_train, [self], numbers, folder, self.title)
+        return Unit(folder / LOCK, partial(self.trained, numbers), make)
 
-        def done() -> bool:
-            return self.collected() or all(self._file(number).exists() for number in numbers)
+    def trained(self, numbers: Sequence[int]) -> bool:
+        """Return whether these heads have their files, or model.pt was made of them."""
+        return self.collected() or not self.left(numbers)
 
-        return Unit(folder / LOCK, done, partial(self._train, numbers, folder))
+    def left(self, numbers: Sequence[int]) -> list[int]:
+        """Return those of these heads that have no file."""
+        return [number for number in numbers if not self.file(number).exists()]
 
-    def _file(self, number: int) -> Path:
+    def file(self, number: int) -> Path:
         """Return the file of a trained head; other features or units give others."""
         digest = hashlib.sha256(json.dumps(self.all_meta, sort_keys=True).encode()).hexdigest()
         return self.folder / HEADS / f"{digest[:12]}-{number:03d}.pt"
 
-    def _train(self, numbers: Sequence[int], folder: Path) -> None:
-        """Train a slice, but for heads that are there, and write a file of each head."""
-        left = [number for number in numbers if not self._file(number).exists()]
-        train, valid, sweep = self.split("train"), self.split("valid"), self.make(left)
-        test = self.split("test") if self.fold.task.looks else None
+    def splits(self) -> Splits:
+        """Return the splits of a training."""
+        train, valid = self.split("train"), self.split("valid")
         train.cuts, _ = self.learnt
-        size = checkpoint_bytes(sweep.heads.parameters())
-        sweep.train(train, valid, PassingFolder(folder, self.all_meta, size=size), test=test)
-        for number, run in zip(left, sweep.runs, strict=True):
-            save_run(run, self._file(number), seconds=sweep.watch.seconds / len(left))
+        test = self.split("test") if self.fold.task.looks else None
+        return Splits(train, valid, test, self.fold.name and f"fold {self.fold.name}, ")
 
     def collected(self) -> bool:
         """Return whether another process has written model.pt since this one began."""
@@ -159,7 +169,7 @@ class FoldHeads:
 
     def _collected(self) -> Training:
         runs, metric = self.sweep.runs, self.sweep.metric
-        seconds = [load_run(run, self._file(number)) for number, run in enumerate(runs)]
+        seconds = [load_run(run, self.file(number)) for number, run in enumerate(runs)]
         normalized = self.job.training.head.layer_norm
         split = self.split("train")
         split.cuts, left_out = self.learnt
@@ -175,6 +185,45 @@ class FoldHeads:
     def logits(self, head: nn.Module, role: str) -> Iterator[Logits]:
         """Yield the logits of a head on a split, whose features are read when they are needed."""
         yield from self.sweep.logits(head, self.split(role))
+
+
+def units_of(parts: Sequence[FoldHeads], folder: Path, processes: int, *, title: str) -> list[Unit]:
+    """Return the work on several folds, for shared_work.share().
+
+    Pooled linear heads of all folds are one batched problem, and one unit, whose bits do not depend
+    on the number of processes. Folds that an earlier revision has begun one by one end so.
+
+    Args:
+        parts: The folds.
+        folder: Of the training of all.
+        processes: That share the work.
+        title: Names the training of all in messages.
+    """
+    together = [part for part in parts if part.fold.task.pooled and part.as_one and not part.begun]
+    if len(together) < 2:
+        return [unit for part in parts for unit in part.units(processes)]
+    numbers = range(together[0].count)
+
+    def done() -> bool:
+        return all(part.trained(numbers) for part in together)
+
+    unit = Unit(folder / LOCK, done, partial(_train, together, numbers, folder, title))
+    others = [part for part in parts if part not in together]
+    return [unit, *(unit for part in others for unit in part.units(processes))]
+
+
+def _train(parts: Sequence[FoldHeads], numbers: Sequence[int], folder: Path, title: str) -> None:
+    """Train heads of some folds, but for those that are there, and write a file of each."""
+    left = [(part, own) for part in parts if (own := part.left(numbers))]
+    sweeps = [part.make(own) for part, own in left]
+    metas = {part.fold.name: part.all_meta for part, _ in left}
+    meta: Meta = {"folds": metas} if len(metas) > 1 else left[0][0].all_meta
+    heads = [weights for sweep in sweeps for weights in sweep.heads.parameters()]
+    passing = PassingFolder(folder, meta, size=checkpoint_bytes(heads))
+    seconds = train_sweeps(sweeps, [part.splits() for part, _ in left], passing, title=title)
+    for (part, own), sweep in zip(left, sweeps, strict=True):
+        for number, run in zip(own, sweep.runs, strict=True):
+            save_run(run, part.file(number), seconds=seconds / len(metas) / len(own))
 
 
 def _written(folder: Path) -> int:

@@ -16,13 +16,15 @@ from mt4ssl_bench.downstream.job import ROLES, Fold, Job
 from mt4ssl_bench.downstream.layers.best_heads import best_of_layers, by_layer
 from mt4ssl_bench.downstream.training.choose_rate import choose, chosen
 from mt4ssl_bench.downstream.training.decode_test import decode_fold
-from mt4ssl_bench.downstream.training.fold_heads import FoldHeads
+from mt4ssl_bench.downstream.training.fold_heads import FoldHeads, units_of
+from mt4ssl_bench.downstream.training.held_means import held
 from mt4ssl_bench.downstream.training.readings import readings
 from mt4ssl_bench.downstream.training.trained import Decoded, Trained
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.features.file import FeatureSet
 from mt4ssl_bench.features.store import FeatureStore
 from mt4ssl_bench.shared_work import Work, finish, share
+from mt4ssl_bench.training.run_folder import discard
 
 
 class FrozenTraining:
@@ -52,7 +54,8 @@ class FrozenTraining:
         clock: Clock,
     ) -> None:
         self.model, self.job, self.folds, self.source = model, job, folds, source
-        self.store, self.clock = store, clock
+        self.folder, self.store, self.clock = folder, store, clock
+        self.title = f"{job.recipe} on {model.name}"
         self._features: dict[str, FeatureSet] = {}
         places = [(fold, f"fold-{n}" if fold.name else "") for n, fold in enumerate(folds, 1)]
         self.parts = [
@@ -69,7 +72,7 @@ class FrozenTraining:
         for role in ROLES if left else ("test",):
             self._features[role] = yield from self._share(role)
         self.clock.lap("features")
-        units = [unit for part in left for unit in part.units(world.size)]
+        units = units_of(left, self.folder, world.size, title=self.title)
         yield from share(units, start=world.rank / world.size)
 
     def result(self) -> Trained:
@@ -81,8 +84,9 @@ class FrozenTraining:
         folds, parts = self.folds, self.parts
         trainings = [part.collect(self.source) for part in parts]
         self.clock.lap("train", sum(training.seconds for training in trainings))
-        metric, title = folds[0].task.choice, f"{self.job.recipe} on {self.model.name}"
-        trials = choose([training.trials for training in trainings], metric, title)
+        discard(self.folder)
+        metric = folds[0].task.choice
+        trials = choose([training.trials for training in trainings], metric, self.title)
         numbers = chosen(trials)
         decoded, cuts = dict[int, Decoded](), list[Cut]()
         for number in best_of_layers(trials, metric):
@@ -109,7 +113,11 @@ class FrozenTraining:
         info, work = self.job.corpus.info, self.job.forward_pass(self.model, role)
         folds, place = self.folds, (info.digest, self.job.split(role), cuts)
         often = readings(self.job, "train" if folds[0].name else role, len(cuts), len(folds))
-        return self.store.shared(work, *place, corpus=info.name, readings=often)
+        features = yield from self.store.shared(work, *place, corpus=info.name, readings=often)
+        # read in every update, the others at validations
+        if role != "train" or not folds[0].task.pooled:
+            return features
+        return held(features, [cut.id for cut in cuts])  # read in every update
 
 
 def _decode(parts: Sequence[FoldHeads], number: int, *, with_lm: bool) -> tuple[Decoded, list[Cut]]:

@@ -112,7 +112,7 @@ def test_updates_of_a_tasks_heads_wait_for_the_device_only_every_hundred(
     sweep = Sweep(task, Noise.layers, Noise.dim, device="cpu")
     looks: list[list[str]] = []
     made: list[Tensor] = []
-    losses = Sweep._losses
+    losses = Sweep.losses
 
     def kept(self: Sweep, runs: Sequence[Any], batch: Any) -> Tensor:
         made.append(losses(self, runs, batch))
@@ -123,8 +123,8 @@ def test_updates_of_a_tasks_heads_wait_for_the_device_only_every_hundred(
         for p in sweep.heads.parameters():
             p.grad = torch.zeros_like(p)
 
-    monkeypatch.setattr(Sweep, "_losses", kept)
-    monkeypatch.setattr(Sweep, "_validate", lambda *_: {})
+    monkeypatch.setattr(Sweep, "losses", kept)
+    monkeypatch.setattr(Sweep, "validate", lambda *_: {})
     monkeypatch.setattr(Tensor, "backward", backward)
     monkeypatch.setattr(ctc, "_ctc", ctc_of_any_device)
     monkeypatch.setattr(
@@ -159,7 +159,7 @@ def test_the_gradient_of_a_tasks_heads_reads_no_value(
     sweep = Sweep(task, Noise.layers, Noise.dim, device="cpu")
     features = Long(pooled=task.pooled)
     train = Split(cuts, features, pooled=task.pooled, device="cpu", match=task.match)
-    total = sweep._losses(sweep.runs, next(train.batches(2))).sum()
+    total = sweep.losses(sweep.runs, next(train.batches(2))).sum()
     with Waits() as waits:
         total.backward()  # type: ignore[no-untyped-call]
     assert waits.names == []

@@ -110,7 +110,7 @@ def test_a_head_whose_gradient_is_not_finite_stays_and_the_others_go_on(
 def test_a_head_whose_logits_are_not_finite_on_valid_has_diverged(
     corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = Sweep._fit
+    run = Sweep.run
 
     def spoil(self: Sweep, *arguments: Any) -> Any:
         self.runs[1].head.register_forward_hook(
@@ -118,7 +118,7 @@ def test_a_head_whose_logits_are_not_finite_on_valid_has_diverged(
         )
         return run(self, *arguments)
 
-    monkeypatch.setattr(Sweep, "_fit", spoil)
+    monkeypatch.setattr(Sweep, "run", spoil)
     made, chosen = sweep(corpus, "asr", "sweep=[1e-2, 1e-3]")
     assert [trial.diverged for trial in made.runs] == [False, True]
     assert made.runs[1].state is None

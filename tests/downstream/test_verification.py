@@ -320,14 +320,14 @@ def test_heads_that_are_trained_in_slices_have_the_same_looks(
 def test_a_look_at_a_diverged_head_is_left_out(
     pairs: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look = Sweep._look
+    look = Sweep.look
 
     def spoiled(sweep: Sweep, test: Split, step: int) -> None:
         for weights in sweep.runs[0].head.parameters() if step == 4 else ():
             weights.data.fill_(torch.nan)
         look(sweep, test, step)
 
-    monkeypatch.setattr(Sweep, "_look", spoiled)
+    monkeypatch.setattr(Sweep, "look", spoiled)
     keys = (*STORED, "steps=6", "validate_every=2")
     (record,) = evaluated(pairs, tmp_path, Moments(), monkeypatch, *keys).results
     looks = model_of(tmp_path)["training"]["looks"]
