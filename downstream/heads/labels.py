@@ -77,6 +77,7 @@ class LabelTask(Task):
     def fit_units(self, cuts: Sequence[Cut]) -> None:
         """See Task.fit_units: the values of each label."""
         self.values = {name: sorted({field_of(cut, name) for cut in cuts}) for name in self.names}
+        self._targets = dict[str, Tensor]()
 
     @property
     def outputs(self) -> int:
@@ -90,6 +91,7 @@ class LabelTask(Task):
     def restore(self, state: Mapping[str, Json]) -> None:
         """See Task.restore."""
         self.values = {name: list(cast("list[str]", state[f"{name}s"])) for name in self.names}
+        self._targets = {}
 
     def head(self, num_layers: int, dim: int) -> nn.Module:
         """Return a PooledHead."""
@@ -111,8 +113,11 @@ class LabelTask(Task):
         return value if len(self.names) == 1 else f"{name}={value}"
 
     def target(self, cut: Cut) -> Tensor:
-        """Return the numbers of the cut's labels (K,)."""
-        return torch.tensor([self.values[name].index(field_of(cut, name)) for name in self.names])
+        """Return the numbers of the cut's labels (K,), made once: every update reads them."""
+        if cut.id not in self._targets:
+            values = [self.values[name].index(field_of(cut, name)) for name in self.names]
+            self._targets[cut.id] = torch.tensor(values)
+        return self._targets[cut.id]
 
     def loss(self, logits: Tensor, lengths: Tensor, targets: list[Tensor]) -> Tensor:
         """Return the sum of the labels' cross entropies for each row (B,)."""
