@@ -19,7 +19,7 @@ from mt4ssl_bench.downstream.find_record import find_record
 from mt4ssl_bench.downstream.job import Job
 from mt4ssl_bench.downstream.plan import plan
 from mt4ssl_bench.downstream.suite import plan_suite
-from mt4ssl_bench.downstream.task import LayerTask
+from mt4ssl_bench.downstream.task import LayerTask, Task
 from mt4ssl_bench.downstream.training.readings import readings
 from mt4ssl_bench.encoders.kind import check_trainable
 from mt4ssl_bench.encoders.load import load_each
@@ -69,7 +69,8 @@ class PlannedRow:
                 return "to do: scores of every layer, without training"
             config, count, folds = self.job.training, self.heads, _folds(self.job)
             if config.mode == "frozen":
-                turns = f", for {folds} folds in turn" if folds > 1 else ""
+                count *= (together := _together(self.job))
+                turns = f", for {folds} folds in turn" if folds > together else ""
                 return f"to do: {config.steps} updates of {count} heads at once{turns}"
             hours = config.steps * config.accumulate * config.tune.batch_seconds / 3600
             return (
@@ -257,7 +258,7 @@ def _add_training(made: Estimate, model: Upstream, job: Job) -> None:
         task = job.folds()[0].task
         with torch.device("meta"):
             head = list(task.head(model.num_layers, model.dim).parameters())
-        state = 2 * trials * checkpoint_bytes(head)
+        state = 2 * trials * _together(job) * checkpoint_bytes(head)
         # with folds, every rate's head of each; else the best of each single layer
         layers = len(job.training.single_layers(model.num_layers)) or 1
         few = layers * seeds
@@ -276,6 +277,11 @@ def _heads(model: Upstream, job: Job) -> int:
 
 def _folds(job: Job) -> int:
     return len(job.folds()) if job.kind.folds else 1
+
+
+def _together(job: Job) -> int:
+    """Return the number of folds that train in the same updates: all of a pooled task."""
+    return _folds(job) if issubclass(job.kind, Task) and job.kind.pooled else 1
 
 
 def _pass_key(header: Header) -> tuple[object, ...]:

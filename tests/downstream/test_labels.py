@@ -28,7 +28,6 @@ from mt4ssl_bench.downstream.task import TASKS
 from mt4ssl_bench.downstream.tasks.speaker import Speaker, SpeakerConfig
 from mt4ssl_bench.downstream.training.choose_rate import choose
 from mt4ssl_bench.downstream.training.finetune import Finetuning
-from mt4ssl_bench.downstream.training.sweep import Sweep
 from mt4ssl_bench.encoders import load
 from mt4ssl_bench.errors import ConfigError, CorpusError, TrainingError
 from mt4ssl_bench.results.answers import by_seed
@@ -205,27 +204,6 @@ def test_each_seed_has_a_head_of_every_fold(moods: Corpus, tmp_path: Path) -> No
     assert score.value == pytest.approx(sum(result.folds.values()) / 3)
 
 
-def test_an_interrupted_row_trains_only_the_folds_that_are_missing(
-    moods: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (whole,) = evaluated(moods, tmp_path / "whole", "folded").results
-    trained, train = 0, Sweep.train
-
-    def stop(self: Sweep, *arguments: Any, **keys: Any) -> Any:
-        nonlocal trained
-        trained += 1
-        if trained == 3:
-            raise MemoryError
-        return train(self, *arguments, **keys)
-
-    monkeypatch.setattr(Sweep, "train", stop)
-    assert evaluated(moods, tmp_path / "parts", "folded").failures
-    (again,) = evaluated(moods, tmp_path / "parts", "folded").results
-    assert trained == 4
-    assert (again.metrics, again.folds, again.sweep) == (whole.metrics, whole.folds, whole.sweep)
-    assert again.layer_weights == whole.layer_weights
-
-
 def test_the_best_rate_is_that_of_the_mean_over_folds() -> None:
     def trials(*scores: float | None) -> list[results.Trial]:
         return [
@@ -304,7 +282,7 @@ def test_folds_are_fine_tuned_and_an_interrupted_call_goes_on_with_the_next_rate
     planned = estimate([TOY], [file], moods.root, out=tmp_path, overrides=keys, device="cpu")
     assert planned.rows[0].about.startswith(f"to do: 2 updates of the model, {2 * folds} times;")
     frozen = estimate([TOY], [file], moods.root, out=tmp_path, overrides=keys[1:4], device="cpu")
-    assert frozen.rows[0].about == f"to do: 2 updates of 2 heads at once, for {folds} folds in turn"
+    assert frozen.rows[0].about == f"to do: 2 updates of {2 * folds} heads at once"
     kept = sorted((tmp_path / "parts" / "runs").rglob("model.pt"))
     assert [model.parent.name for model in kept] == [f"fold-{n}" for n in range(1, folds + 1)]
 
