@@ -5,8 +5,8 @@ r"""Cost of tasks on pooled features: passes, five learning rates against one, f
 
 Utterances are counted where the upstream gets them. Training is timed from stored features, in CPU
 seconds of this process (with one thread by default), so that other processes disturb it less than a
-wall clock; each case takes the fastest of several alternating runs. The aims: one pass, five rates
-for at most 2 x one, the folds for at most 1.5 x one.
+wall clock; each case takes the fastest of several alternating runs. Aims: one pass, five rates for
+at most 2 x one. Folds train in the same updates, but each on batches of its own.
 """
 
 import argparse
