@@ -74,7 +74,7 @@ def seed_torch(seed: int) -> None:
     Where CUDA is not in use yet, that notes down the whole stack of calls, for when it will be.
     """
     torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.manual_seed_all(seed)
     if torch.backends.mps.is_available():
         torch.mps.manual_seed(seed)
