@@ -29,6 +29,7 @@ LOGGER = logging.getLogger(__name__)
 class Difference:
     """One metric of A minus that of B, with its 95 % paired bootstrap interval.
 
+    `recipe` names settings, too, if others of this name and corpus were compared with other ones.
     `units` is the number of resampled units, which `over` names. `seeds` says what was paired where
     a side has several seeds. `alone` are the lowest and the highest difference of a single unit,
     where units are too few to show a difference.
@@ -81,7 +82,28 @@ def compare(a: str, b: str, *, task: str, folder: Path) -> list[Difference]:
         raise BenchError(f"compare: {a} and {b} cannot be compared on '{task}': {reason}")
     if all(x[0] == y[0] for x, y in pairs):
         raise BenchError(f"compare: {a} and {b} are the same record; name two")
-    return [each for x, y in pairs for each in _differences(x, y)]
+    names = _recipes([result for (_, result), _ in pairs])
+    return [
+        each for pair, name in zip(pairs, names, strict=True) for each in _differences(*pair, name)
+    ]
+
+
+def _recipes(results: Sequence[Result]) -> list[str]:
+    """Return each record's recipe, with the settings in which those of its name and corpus differ."""
+    names = []
+    for result in results:
+        alike = [
+            other.identity.settings
+            for other in results
+            if (other.corpus["name"], other.recipe_name)
+            == (result.corpus["name"], result.recipe_name)
+        ]
+        own = result.identity.settings
+        keys = sorted({key for settings in alike for key in {**settings, **own}})
+        varied = [key for key in keys if any(each.get(key) != own.get(key) for each in alike)]
+        values = (f"{key}={own.get(key, 'default')}" for key in varied)
+        names.append(", ".join([result.recipe_name, *values]))
+    return names
 
 
 def _pairing(a: Result, b: Result) -> str:
@@ -101,13 +123,13 @@ def _scored_by(result: Result) -> str:
     return f"{'mean' if result.main.by_seed else 'best on valid'} of seeds {names}"
 
 
-def _differences(a: Filed, b: Filed) -> list[Difference]:
+def _differences(a: Filed, b: Filed, recipe: str) -> list[Difference]:
     sides = aligned_answers(a, b)
     differences, reasons = [], []
     ranked = (name for name, score in a[1].metrics.items() if score.ranked)
     for name in (name for name in ranked if name in b[1].metrics):
         try:
-            differences.append(_difference(name, a[1], b[1], sides))
+            differences.append(_difference(name, a[1], b[1], sides, recipe))
         except ConfigError as error:
             reasons.append(f"compare: {name} cannot be compared: {error}")
     if reasons and not differences:
@@ -118,7 +140,7 @@ def _differences(a: Filed, b: Filed) -> list[Difference]:
 
 
 def _difference(
-    name: str, a: Result, b: Result, sides: tuple[Sequence[Answer], Sequence[Answer]]
+    name: str, a: Result, b: Result, sides: tuple[Sequence[Answer], Sequence[Answer]], recipe: str
 ) -> Difference:
     ours, theirs = (decoded(side, name) for side in sides)
     metric = metric_of(a, name, ours)
@@ -128,7 +150,7 @@ def _difference(
     value, interval = paired_difference(*systems, units, metric.bounds)
     return Difference(
         corpus=a.corpus["name"],
-        recipe=a.recipe_name,
+        recipe=recipe,
         metric=name,
         a=a.metrics[name],
         b=b.metrics[name],

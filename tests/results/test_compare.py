@@ -16,7 +16,7 @@ from mt4ssl_bench.results.compare import compare
 from mt4ssl_bench.results.metrics import METRICS, Metric, RatioOfSums, Score
 from mt4ssl_bench.results.metrics.accuracy import wrong_answers
 from mt4ssl_bench.results.metrics.error_rates import confusions
-from mt4ssl_bench.results.record import Result
+from mt4ssl_bench.results.record import SCHEME, Result
 from mt4ssl_bench.results.show import report, sweep_tables
 
 SENTENCES = [
@@ -93,6 +93,19 @@ def test_a_clear_difference_is_one_whatever_the_order_of_the_utterances(tmp_path
     (back,) = compare("good", "bad", task="phoneme_tiny", folder=tmp_path)
     assert back.value == pytest.approx(-found.value)
     assert back.verdict("good", "bad") == "good is better"
+
+
+def test_recipes_of_one_name_are_told_apart_by_what_they_set(tmp_path: Path) -> None:
+    for model, said in (("good", GOOD), ("bad", BAD)):
+        for steps in ({}, {"steps": 50}):
+            save(tmp_path, model, said, settings={"batch": 8, **steps}, scheme=SCHEME)
+    found = compare("bad", "good", task="phoneme", folder=tmp_path)
+    names = ["phoneme_tiny, steps=50", "phoneme_tiny, steps=default"]
+    assert sorted(each.recipe for each in found) == names
+    save(tmp_path / "one", "good", GOOD, settings={"batch": 8}, scheme=SCHEME)
+    save(tmp_path / "one", "bad", BAD, settings={"batch": 8}, scheme=SCHEME)
+    (alone,) = compare("bad", "good", task="phoneme", folder=tmp_path / "one")
+    assert alone.recipe == "phoneme_tiny"
 
 
 def test_a_small_difference_is_not_called_one(tmp_path: Path) -> None:
