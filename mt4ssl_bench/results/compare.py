@@ -89,7 +89,7 @@ def compare(a: str, b: str, *, task: str, folder: Path) -> list[Difference]:
 
 
 def _recipes(results: Sequence[Result]) -> list[str]:
-    """Return each record's recipe, with the settings in which those of its name and corpus differ."""
+    """Return each record's recipe, with the settings by which those of one name are told apart."""
     names = []
     for result in results:
         alike = [
