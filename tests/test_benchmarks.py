@@ -35,14 +35,17 @@ def test_a_benchmark_imports_and_shows_its_help(
 @pytest.mark.long
 def test_the_check_of_a_gpu_runs_without_one(tmp_path: Path) -> None:
     out = tmp_path / "check.jsonl"
-    sections = "environment,correctness,base_step,new_shapes,waits,parts,frozen"
-    command = [sys.executable, "benchmarks/gpu_check.py", "--only", sections, "--out", str(out)]
+    sections = "environment,correctness,base_step,new_shapes,waits,live,frozen,parts,finetune"
+    chosen = f"{sections},shared_gradients"
+    command = [sys.executable, "benchmarks/gpu_check.py", "--only", chosen, "--out", str(out)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     figures = [json.loads(line) for line in out.read_text().splitlines()]
     correct = [each for each in figures if each["figure"].startswith("correct")]
-    assert len(correct) == 8
+    assert len(correct) == 10
     assert all(each["right"] for each in correct)
-    assert {"step, default", "waits in an update", "extract, bf16"} <= {
-        each["figure"] for each in figures
-    }
+    found = {each["figure"] for each in figures}
+    assert {"step, default", "waits in an update", "extract, bf16", "fine-tuning, 200 s"} <= found
+    assert {"on the fly, asr, fp32, 5 rates", "pass, fp32, from files to a store"} <= found
+    (shared,) = [each for each in figures if each["figure"].startswith("shared gradients")]
+    assert (shared["worst_error"] < 1e-6, shared["missing"]) == (True, 0)
