@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+import sweep
 import torch
 import torch.nn.functional as F
 from lhotse import MonoCut, Recording, SupervisionSegment
@@ -362,9 +363,6 @@ def _attention(frames: int) -> None:
 
 def heads() -> None:
     """Time the updates of the heads of one and of five rates, from a store of Base-size features."""
-    sys.path.insert(0, str(Path(__file__).parent))
-    import sweep
-
     threads = torch.get_num_threads()
     for case in sweep.CASES if CUDA else sweep.CASES[:1]:
         one, five = sweep.measure(case, 10, device=DEVICE)
@@ -452,36 +450,35 @@ def shared_gradients() -> None:
     torch.distributed.destroy_process_group()
 
 
-class Recordings:
-    """Files of noise, as FLAC, and their cuts with phones, text and speaker."""
+SPEAKERS = 1251
 
-    def __init__(self, folder: Path, count: int, seconds: float, *, speakers: int = 1251) -> None:
-        draws, self.cuts = np.random.default_rng(0), []
-        for number in range(count):
-            length = round(RATE * seconds * draws.uniform(0.93, 1))
-            wave = 0.1 * draws.standard_normal(length, dtype=np.float32)
-            path = folder / f"{number}.flac"
-            soundfile.write(path, wave, RATE)
-            said = {
-                "phones": " ".join(
-                    f"P{(n + number) % 70}" for n in draws.integers(0, 70, int(10 * seconds))
-                )
-            }
-            text = " ".join("ABCDEFG"[n] * 4 for n in draws.integers(0, 7, int(3 * seconds)))
-            about = SupervisionSegment(
-                path.stem,
-                path.stem,
-                0,
-                length / RATE,
-                speaker=f"S{number % speakers}",
-                text=text,
-                custom=said,
+
+def recordings(folder: Path, count: int, seconds: float) -> list[Cut]:
+    """Write files of noise, as FLAC; return their cuts with phones, text and speaker."""
+    draws, cuts = np.random.default_rng(0), list[Cut]()
+    for number in range(count):
+        length = round(RATE * seconds * draws.uniform(0.93, 1))
+        wave = 0.1 * draws.standard_normal(length, dtype=np.float32)
+        path = folder / f"{number}.flac"
+        soundfile.write(path, wave, RATE)
+        said = {
+            "phones": " ".join(
+                f"P{(n + number) % 70}" for n in draws.integers(0, 70, int(10 * seconds))
             )
-            recording = Recording.from_file(path, recording_id=path.stem)
-            self.cuts.append(MonoCut(path.stem, 0, length / RATE, 0, [about], recording=recording))
-
-
-RATES = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3)
+        }
+        text = " ".join("ABCDEFG"[n] * 4 for n in draws.integers(0, 7, int(3 * seconds)))
+        about = SupervisionSegment(
+            path.stem,
+            path.stem,
+            0,
+            length / RATE,
+            speaker=f"S{number % SPEAKERS}",
+            text=text,
+            custom=said,
+        )
+        recording = Recording.from_file(path, recording_id=path.stem)
+        cuts.append(MonoCut(path.stem, 0, length / RATE, 0, [about], recording=recording))
+    return cuts
 
 
 def live() -> None:
@@ -489,26 +486,26 @@ def live() -> None:
     upstream = load_upstream(f"random:{BASE}", device=DEVICE)
     kinds: tuple[Arithmetic, ...] = ("bf16", "fp32", "tf32") if CUDA else ("fp32",)
     with tempfile.TemporaryDirectory(prefix="gpu_check") as name:
-        files = Recordings(Path(name), *((288, 12.7) if CUDA else (4, 1.0)))
-        seconds = sum(cut.duration for cut in files.cuts)
+        cuts = recordings(Path(name), *((288, 12.7) if CUDA else (4, 1.0)))
+        seconds = sum(cut.duration for cut in cuts)
         for kind in kinds:
             forward = Pass(upstream, precision=kind)
-            header = header_of(forward, files.cuts, "digest", "train", "fp16", "noise")
+            header = header_of(forward, cuts, "digest", "train", "fp16", "noise")
 
             def passed(forward: Pass = forward) -> None:
-                for _ in forward.tensors(files.cuts):
+                for _ in forward.tensors(cuts):
                     pass
 
             def stored(forward: Pass = forward, header: Header = header) -> None:
                 with tempfile.TemporaryDirectory(prefix="gpu_check") as folder:
-                    Writer(Path(folder) / "x.bin", header).write(forward.tensors(files.cuts))
+                    Writer(Path(folder) / "x.bin", header).write(forward.tensors(cuts))
 
             for what, work in (("from files", passed), ("from files to a store", stored)):
                 taken = milliseconds(work, times=1, warm=1)
                 say(f"pass, {kind}, {what}", ms=taken, times_real_time=round(1e3 * seconds / taken))
         for task, crops, updates in (("phoneme", 0.0, 10), ("speaker", 8.0, 8), ("asr", 0.0, 4)):
             for kind in kinds[:2]:
-                _row(upstream, files.cuts, task, crops, kind, updates if CUDA else 2)
+                _row(upstream, cuts, task, crops, kind, updates if CUDA else 2)
 
 
 def _row(
@@ -520,7 +517,7 @@ def _row(
     train, valid = (
         Split(part, features, pooled=bool(crops), device=DEVICE) for part in (cuts, cuts[:1])
     )
-    for rates in (RATES[:1], RATES):
+    for rates in (sweep.RATES[:1], sweep.RATES):
         taken = []
         for steps in (2, 2 + updates):  # the difference leaves out what is done once
             config = superb(task, sweep=rates, steps=steps, validate_every=10**6)
@@ -547,13 +544,13 @@ def finetune() -> None:
     """Time the micro-batch of fine-tuning, 200 s of audio."""
     upstream = load_upstream(f"random:{BASE}", device=DEVICE)
     with tempfile.TemporaryDirectory(prefix="gpu_check") as name:
-        files = Recordings(Path(name), 16 if CUDA else 2, 12.5 if CUDA else 1.0)
+        cuts = recordings(Path(name), 16 if CUDA else 2, 12.5 if CUDA else 1.0)
         config = load(TASKS.get("asr").Config, "asr_finetune", ())
         task = TASKS.get("asr")(config)
-        task.fit_units(files.cuts)
+        task.fit_units(cuts)
         tuning = Finetuning(task, upstream, lr=5e-5, folder=Path(name), world=World(device=DEVICE))
         tuning.model.train()
-        batch = Audio(task, files.cuts, "train").make(files.cuts)
+        batch = Audio(task, cuts, "train").make(cuts)
 
         def step() -> None:
             loss = tuning.loss(batch, 1, 0).total

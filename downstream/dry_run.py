@@ -69,9 +69,9 @@ class PlannedRow:
                 return "to do: scores of every layer, without training"
             config, count, folds = self.job.training, self.heads, _folds(self.job)
             if config.mode == "frozen":
-                count *= (together := _together(self.job))
+                together = _together(self.job)
                 turns = f", for {folds} folds in turn" if folds > together else ""
-                return f"to do: {config.steps} updates of {count} heads at once{turns}"
+                return f"to do: {config.steps} updates of {count * together} heads at once{turns}"
             hours = config.steps * config.accumulate * config.tune.batch_seconds / 3600
             return (
                 f"to do: {config.steps} updates of the model, {count * folds} times; "

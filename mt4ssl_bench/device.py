@@ -71,13 +71,12 @@ def arithmetic(kind: Arithmetic, device: str) -> Iterator[None]:
 def seed_torch(seed: int) -> None:
     """Seed torch as torch.manual_seed() does, in a hundredth of its time in each update.
 
-    Where CUDA is not in use yet, that notes down the whole stack of calls, for when it will be.
+    On a machine without an accelerator, that notes down the whole stack of calls for later.
     """
-    torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        torch.cuda.manual_seed_all(seed)
-    if torch.backends.mps.is_available():
-        torch.mps.manual_seed(seed)
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
 
 
 def moved(x: Tensor, device: torch.device | str) -> Tensor:

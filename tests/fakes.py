@@ -5,10 +5,12 @@ Frames are windows of 320 samples. Child processes of tests import this file, to
 
 import time
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from mt4ssl_bench.downstream.heads.labels import LabelTask
 from mt4ssl_bench.encoders.hidden_states import PROBE
 from mt4ssl_bench.encoders.protocol import Features
 from mt4ssl_bench.features.file import FeatureSet
@@ -206,3 +208,11 @@ class Energy:
         energy = frames.square().mean(-1, keepdim=True).add(1e-6).log().expand(-1, -1, 4)
         return torch.stack([energy, self.net(frames)]), lengths // 320
 '''
+
+
+class Folded(LabelTask):
+    """A task of one label, each of whose folds is tested in turn."""
+
+    name: ClassVar[str] = "folded"
+    labels: ClassVar[tuple[str, ...]] = ("mood",)
+    folds: ClassVar[str] = "fold"

@@ -1,7 +1,7 @@
 """Dropout, attention and convolution that compute and store less than torch's own on a CPU.
 
-Each equals its plain form in value. Shapes: B batch, H heads, Q queries, T frames, E dimension of a
-head, C and O channels in and out, K kernel.
+Some have a form for a GPU. Each equals its plain form in value. Shapes: B batch, H heads, Q
+queries, T frames, E dimension of a head, C and O channels in and out, K kernel.
 """
 
 from collections.abc import Callable, Iterator

@@ -114,7 +114,6 @@ class FrozenTraining:
         folds, place = self.folds, (info.digest, self.job.split(role), cuts)
         often = readings(self.job, "train" if folds[0].name else role, len(cuts), len(folds))
         features = yield from self.store.shared(work, *place, corpus=info.name, readings=often)
-        # read in every update, the others at validations
         if role != "train" or not folds[0].task.pooled:
             return features
         return held(features, [cut.id for cut in cuts])  # read in every update

@@ -20,7 +20,9 @@ def held(features: FeatureSet, names: Sequence[str]) -> FeatureSet:
 
     Live features stay as they are: each reading of them computes only the crops that it takes.
     """
-    rows = sum(map(features.count, names)) if features.identity != "live" else LIMIT
+    if features.identity == "live":
+        return features
+    rows = sum(map(features.count, names))
     if 4 * rows * features.layers * features.dim > LIMIT:
         return features
     return HeldMeans(features, names)

@@ -7,7 +7,7 @@ import shutil
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +20,6 @@ from mt4ssl_bench.corpora.rows import Row
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cut import text_of
 from mt4ssl_bench.downstream.evaluate import evaluate
-from mt4ssl_bench.downstream.heads.labels import LabelTask
 from mt4ssl_bench.downstream.task import TASKS
 from mt4ssl_bench.downstream.training import fold_heads, frozen, held_means
 from mt4ssl_bench.downstream.training.fold_heads import FoldHeads
@@ -37,15 +36,9 @@ RECIPE = "about: moods\ntask: folded\nsteps: 12\nvalidate_every: 3\nsweep: [0.1,
 FOLDS = 4
 
 
-class Folded(LabelTask):
-    name: ClassVar[str] = "folded"
-    labels: ClassVar[tuple[str, ...]] = ("mood",)
-    folds: ClassVar[str] = "fold"
-
-
 @pytest.fixture(autouse=True)
 def task(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(TASKS._addresses, "folded", f"{__name__}:Folded")
+    monkeypatch.setitem(TASKS._addresses, "folded", "fakes:Folded")
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch.utils.data import random_split
 
 from builders import python, run
-from fakes import Spectrum
+from fakes import Folded, Spectrum
 from mt4ssl_bench import results
 from mt4ssl_bench.corpora.prepare import prepare
 from mt4ssl_bench.corpora.rows import Row
@@ -47,16 +47,10 @@ class Joint(LabelTask):
     labels: ClassVar[tuple[str, ...]] = ("mood", "speaker")
 
 
-class Folded(LabelTask):
-    name: ClassVar[str] = "folded"
-    labels: ClassVar[tuple[str, ...]] = ("mood",)
-    folds: ClassVar[str] = "fold"
-
-
 @pytest.fixture(autouse=True)
 def tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in (Mood, Joint, Folded):
-        monkeypatch.setitem(TASKS._addresses, kind.name, f"{__name__}:{kind.__name__}")
+        monkeypatch.setitem(TASKS._addresses, kind.name, f"{kind.__module__}:{kind.__name__}")
 
 
 @pytest.fixture(scope="module")
