@@ -200,7 +200,7 @@ def correctness() -> None:
     }
     recipe = "mt4ssl_tiny" if CUDA else TOY
     for name, keys in cases.items():
-        cpu = Step(*still, *keys, recipe=recipe, device="cpu")
+        cpu = Step(*still, *keys, "fit.compile=false", recipe=recipe, device="cpu")
         there = Step(*still, *keys, recipe=recipe)
         there.model.load_state_dict(cpu.model.state_dict())
         batch = cpu.draw(3.0 if CUDA else 1.0, 4)
@@ -237,30 +237,37 @@ def _gradients(step: Step, batch: Batch, kind: str) -> tuple[float, dict[str, Te
 
 
 def base_step() -> None:
-    """Time the update of mt4ssl_base at one shape: eager, as by default, in fp32; its kernels."""
-    for name, keys, kind in (
-        ("default", (), "auto"),
-        ("eager", ("fit.compile=false",), "auto"),
-        ("fp32", ("fit.compile=false",), "none"),
-    ):
+    """Time the update of mt4ssl_base as it is by default, and its kernels; then larger batches."""
+    free()
+    step = Step()
+    _time("default", step, step.batch)
+    _kernels(step)
+    for times in (2, 4) if CUDA else ():
         free()
-        step = Step(*keys)
-        began = time.perf_counter()
-        loss = step(kind=kind)
-        first = time.perf_counter() - began
-        taken = milliseconds(
-            lambda step=step, kind=kind: step(kind=kind), times=4 if kind == "none" else 8
-        )
-        say(
-            f"step, {name}",
-            ms=taken,
-            audio_seconds_per_second=round(1e3 * ROWS * SECONDS / taken, 1),
-            peak_gib=peak_gib(),
-            first_seconds=round(first, 1),
-            loss=loss,
-        )
-        if name == "default":
-            _kernels(step)
+        _time(f"default, {times} x as much audio", step, step.draw(rows=times * ROWS))
+
+
+def other_base_steps() -> None:
+    """Time the update of mt4ssl_base eager, and in fp32."""
+    for name, kind in (("eager", "auto"), ("fp32", "none")):
+        free()
+        step = Step("fit.compile=false")
+        _time(name, step, step.batch, kind)
+
+
+def _time(name: str, step: Step, batch: Batch, kind: str = "auto") -> None:
+    began = time.perf_counter()
+    loss = step(batch, kind)
+    first = time.perf_counter() - began
+    taken = milliseconds(lambda: step(batch, kind), times=4 if kind == "none" else 8)
+    say(
+        f"step, {name}",
+        ms=taken,
+        audio_seconds_per_second=round(len(batch[0]) * SECONDS * 1e3 / taken, 1),
+        peak_gib=peak_gib(),
+        first_seconds=round(first, 1),
+        loss=loss,
+    )
 
 
 def _kernels(step: Step) -> None:
@@ -481,14 +488,16 @@ def recordings(folder: Path, count: int, seconds: float) -> list[Cut]:
     return cuts
 
 
-def live() -> None:
-    """Time passes and frozen rows as `evaluate` makes them: audio from files, without a store."""
+KINDS: tuple[Arithmetic, ...] = ("bf16", "fp32", "tf32") if CUDA else ("fp32",)
+
+
+def passes() -> None:
+    """Time passes as `evaluate` makes them: audio from files, with and without a store."""
     upstream = load_upstream(f"random:{BASE}", device=DEVICE)
-    kinds: tuple[Arithmetic, ...] = ("bf16", "fp32", "tf32") if CUDA else ("fp32",)
     with tempfile.TemporaryDirectory(prefix="gpu_check") as name:
         cuts = recordings(Path(name), *((288, 12.7) if CUDA else (4, 1.0)))
         seconds = sum(cut.duration for cut in cuts)
-        for kind in kinds:
+        for kind in KINDS:
             forward = Pass(upstream, precision=kind)
             header = header_of(forward, cuts, "digest", "train", "fp16", "noise")
 
@@ -503,8 +512,15 @@ def live() -> None:
             for what, work in (("from files", passed), ("from files to a store", stored)):
                 taken = milliseconds(work, times=1, warm=1)
                 say(f"pass, {kind}, {what}", ms=taken, times_real_time=round(1e3 * seconds / taken))
+
+
+def rows_on_the_fly() -> None:
+    """Time the training of heads as `evaluate` does it: audio from files, without a store."""
+    upstream = load_upstream(f"random:{BASE}", device=DEVICE)
+    with tempfile.TemporaryDirectory(prefix="gpu_check") as name:
+        cuts = recordings(Path(name), *((288, 12.7) if CUDA else (4, 1.0)))
         for task, crops, updates in (("phoneme", 0.0, 10), ("speaker", 8.0, 8), ("asr", 0.0, 4)):
-            for kind in kinds[:2]:
+            for kind in KINDS[:2]:
                 _row(upstream, cuts, task, crops, kind, updates if CUDA else 2)
 
 
@@ -519,14 +535,15 @@ def _row(
     )
     for rates in (sweep.RATES[:1], sweep.RATES):
         taken = []
-        for steps in (2, 2 + updates):  # the difference leaves out what is done once
+        # the first warms up; the difference of the others leaves out what is done once
+        for steps in (2, 2, 2 + updates):
             config = superb(task, sweep=rates, steps=steps, validate_every=10**6)
             job = TASKS.get(task)(config)
             job.fit_units(cuts)
             began = time.perf_counter()
             Sweep(job, upstream.num_layers, upstream.dim, device=DEVICE).run(train, valid)
             taken.append(time.perf_counter() - began)
-        each = 1e3 * (taken[1] - taken[0]) / updates / config.accumulate
+        each = 1e3 * (taken[2] - taken[1]) / updates / config.accumulate
         say(
             f"on the fly, {task}, {kind}, {len(rates)} rates",
             ms_per_batch=round(each, 2),
@@ -571,7 +588,7 @@ def commands() -> None:
     heads = ("--task", "phoneme_tiny", "--task", "asr_tiny", "--task", "speaker_tiny")
     calls: dict[str, Sequence[object]] = {
         "prepare": ("prepare", "table", root / "tones" / "manifest.tsv", "--out", corpus),
-        "pretrain": (*train, *COMPILED, "--out", run),
+        "pretrain": (*train, "--out", run),
         "pretrain, eager, fp16": (*train, "fit.autocast=fp16", "fit.compile=false", "--out", root / "fp16"),
         "pretrain, checkpointing": (*train, "fit.checkpointing=true", "fit.compile=false", "--out", root / "less"),
         "kmeans of a layer": (
@@ -629,8 +646,8 @@ def _write_tones(folder: Path) -> None:
 
 
 SECTIONS = (
-    environment, correctness, base_step, new_shapes, waits, commands, live, frozen, parts, finetune,
-    shared_gradients, heads, small_steps, memory,
+    environment, correctness, base_step, passes, rows_on_the_fly, finetune, shared_gradients, waits,
+    commands, frozen, new_shapes, other_base_steps, parts, heads, small_steps, memory,
 )  # fmt: skip
 
 

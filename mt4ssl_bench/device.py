@@ -88,15 +88,27 @@ def moved(x: Tensor, device: torch.device | str) -> Tensor:
 
 
 def to_host(x: Tensor) -> Tensor:
-    """Return x on the host; from a GPU into pinned memory, which is many times faster."""
+    """Return x on the host."""
     if x.device.type != "cuda":
         return x.cpu()
-    return torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x)
+    return host_memory(x.shape, x.dtype, x.device).copy_(x)
+
+
+def host_memory(shape: Sequence[int], kind: torch.dtype, device: torch.device | str) -> Tensor:
+    """Return an empty tensor on the host for what is copied to or from a device.
+
+    For CUDA it is pinned, from which and into which copies are many times faster.
+    """
+    pinned = torch.device(device).type == "cuda" and torch.cuda.is_available()
+    return torch.empty(shape, dtype=kind, pin_memory=pinned)
 
 
 def moved_rows(rows: Sequence[Tensor], device: torch.device | str) -> list[Tensor]:
     """Return rows (N_b, ...) on the device, by one copy."""
-    if torch.device(device).type == "cpu":
+    target = torch.device(device)
+    if target.type == "cpu":
         return list(rows)
-    together = moved(torch.cat(list(rows)), device)
-    return list(torch.split(together, [len(row) for row in rows]))
+    counts, first, together = [len(row) for row in rows], rows[0], None
+    if first.device.type == "cpu":
+        together = host_memory((sum(counts), *first.shape[1:]), first.dtype, target)
+    return list(torch.split(moved(torch.cat(list(rows), out=together), target), counts))

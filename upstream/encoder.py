@@ -106,7 +106,8 @@ class EncoderLayer(nn.Module):
         x = self.attention_norm(x + dropout(a, self.dropout, self.training))
         f = dropout(F.gelu(self.fc1(x)), self.activation_dropout, self.training)
         f = self.fc2(f)
-        return self.final_norm(x + dropout(f, self.dropout, self.training)), f
+        x = self.final_norm(x + dropout(f, self.dropout, self.training))
+        return x, f.detach()  # a target, never trained on
 
     def _heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
         """Return the parts of x (B, T, parts * D), each (B, T, H, D / H)."""
@@ -124,6 +125,7 @@ class Encoder(nn.Module):
         self.isolate_padding = True
         self.checkpointing = False  # in training, store only the layers' inputs
         self.heads = config.heads
+        self.compiled = False  # one compiled function runs each layer
         self.fused = False  # LayerNorm and GELU as one compiled kernel
         self.pos_convs = nn.ModuleList(
             nn.Conv1d(
@@ -153,6 +155,7 @@ class Encoder(nn.Module):
         keys = self._keys(x, padding)
         embedded = self.norm(x + self.positions(x, padding))
         x = dropout(embedded, self.dropout, self.training)
+        run = compiled(EncoderLayer.forward) if self.compiled else EncoderLayer.__call__
         hidden, ffn = [], []
         for layer in self.layers:
             at = queries if layer is self.layers[-1] else None
@@ -163,9 +166,9 @@ class Encoder(nn.Module):
                 x = x if at is None else take(x, at)
             else:
                 if self.checkpointing and self.training:
-                    x, f = checkpoint(layer, x, keys, at, use_reentrant=False)
+                    x, f = checkpoint(run, layer, x, keys, at, use_reentrant=False)
                 else:
-                    x, f = layer(x, keys, at)
+                    x, f = run(layer, x, keys, at)
                 ffn.append(f)
             hidden.append(x)
         return EncoderOutput(embedded, hidden, ffn)
@@ -192,7 +195,7 @@ def pays(config: EncoderConfig, device: str) -> bool:
     return device.startswith("cuda") and config.dim >= WIDE
 
 
-def compile_layers(model: nn.Module, *, fused: bool) -> None:
+def compile_layers(model: nn.Module, *, layers: bool = True, fused: bool) -> None:
     """Compile the encoder layers of a model; one layer's code serves all of them, and any length.
 
     A layer is traced once per form: student or teacher, training or not, with padding or without,
@@ -200,11 +203,13 @@ def compile_layers(model: nn.Module, *, fused: bool) -> None:
 
     Args:
         model: Any that has an encoder.
+        layers: False: run the layers as they are again.
         fused: Compile the elementwise operations of its other parts, too: for a GPU.
     """
-    torch._dynamo.config.recompile_limit = 64  # noqa: SLF001 - where torch documents it
+    if layers:
+        torch._dynamo.config.recompile_limit = 64  # noqa: SLF001 - where torch documents it
     for module in model.modules():
-        if isinstance(module, EncoderLayer):
-            module.compile(dynamic=True)
-        elif hasattr(module, "fused"):
+        if isinstance(module, Encoder):
+            module.compiled = layers
+        if hasattr(module, "fused"):
             module.fused = fused  # type: ignore[assignment]

@@ -17,6 +17,7 @@ from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.data.cuts import durations_of, shards_of
 from mt4ssl_bench.data.epoch_order import Places, batches_of
 from mt4ssl_bench.data.loader_processes import loaded
+from mt4ssl_bench.device import host_memory
 from mt4ssl_bench.errors import TrainingError
 
 B = TypeVar("B")
@@ -67,15 +68,18 @@ def endless(
     return stream
 
 
-def pad(rows: Sequence[NDArray[np.generic]]) -> tuple[Tensor, Tensor]:
-    """Return rows of unequal length as one zero-padded tensor (B, N) and their lengths (B,)."""
-    lengths = torch.tensor([len(row) for row in rows])
-    padded = torch.zeros(
-        len(rows), int(lengths.max()), dtype=torch.from_numpy(rows[0][:0].copy()).dtype
-    )
+def pad(rows: Sequence[NDArray[np.generic]], device: str = "cpu") -> tuple[Tensor, Tensor]:
+    """Return rows of unequal length as one zero-padded tensor (B, N) and their lengths (B,).
+
+    Both are on the host, whatever the device that they are for.
+    """
+    counts = [len(row) for row in rows]
+    kind = torch.from_numpy(rows[0][:0].copy()).dtype
+    padded = host_memory((len(rows), max(counts)), kind, device)
     for target, row in zip(padded, rows, strict=True):
         target[: len(row)] = torch.from_numpy(np.ascontiguousarray(row))
-    return padded, lengths
+        target[len(row) :] = 0
+    return padded, torch.tensor(counts)
 
 
 class Batches(Generic[B]):

@@ -13,24 +13,31 @@ Shapes: L hidden states, B batch, T frames, D dimension, K crops, W bytes of a s
 import itertools
 import json
 import logging
+import threading
 import zlib
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mt4ssl_bench.device import moved
+from mt4ssl_bench.device import host_memory, moved
 from mt4ssl_bench.errors import CheckpointError, UpstreamError
 from mt4ssl_bench.features.forward_pass import Values
 from mt4ssl_bench.features.index import Header, Line, as_json, read_index, write_index
-from mt4ssl_bench.features.precision import Bytes, Precision, decode, encode
+from mt4ssl_bench.features.precision import Bytes, Precision, decode, decoded, encode
 from mt4ssl_bench.features.read_ahead import read_ahead
 
 LOGGER = logging.getLogger(__name__)
+WRITERS = 4  # threads that write utterances while the next batch is computed
+READERS = 4  # batches read ahead for an accelerator, each by a thread
 Draw = Callable[[int, int], Tensor]  # see FeatureSet.stream
 
 
@@ -76,8 +83,7 @@ class FeatureSet(ABC):
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield batch() of each list of names on the device; lengths stay on the host.
 
-        For an accelerator, a thread reads one batch ahead. A CPU computes meanwhile what a thread
-        would read.
+        For an accelerator, threads read ahead. A CPU computes meanwhile what they would read.
 
         Args:
             batches: Names of each batch.
@@ -138,6 +144,7 @@ class StoredFeatures(FeatureSet):
         checksums = sorted((line.name, line.checksum) for line in lines)
         self.identity = f"{zlib.crc32(repr(checksums).encode()):08x}"
         self._verified: set[str] = set()
+        self._mending = threading.Lock()
         self._stored = self._map(max(ends, default=0))
 
     def __len__(self) -> int:
@@ -154,21 +161,54 @@ class StoredFeatures(FeatureSet):
         """See FeatureSet.count."""
         return self._lines[name].rows
 
+    def stream(
+        self, batches: Iterable[Sequence[str]], device: str, draw: Draw | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """See FeatureSet.stream; an accelerator is given the bytes of whole utterances."""
+        if draw or torch.device(device).type == "cpu":
+            yield from super().stream(batches, device, draw)
+            return
+        read = partial(self._bytes, device=device)
+        for _, (stored, lengths) in read_ahead(batches, read, READERS):
+            vectors = decoded(moved(stored, device), self.header.precision)  # (B, T, L, D)
+            yield vectors.permute(2, 0, 1, 3).contiguous(), lengths
+
+    def _bytes(self, names: Sequence[str], device: str) -> tuple[Tensor, Tensor]:
+        """Return the bytes (B, T, L, W) of utterances, padded, and their frames (B,).
+
+        Both are on the host, whatever the device that they are for.
+        """
+        rows = [torch.from_numpy(self._read(name)) for name in names]
+        counts = [len(row) for row in rows]
+        shape = len(rows), max(counts), *rows[0].shape[1:]
+        x = host_memory(shape, torch.uint8, device)
+        for target, row in zip(x, rows, strict=True):
+            target[: len(row)] = row
+            target[len(row) :] = 0
+        return x, torch.tensor(counts)
+
     def stored(self) -> Iterator[tuple[str, Bytes]]:
         """Yield each utterance's id and stored bytes (T, L, W), in the order of the file."""
         for name in list(self._lines):
             yield name, self._read(name)
 
     def _read(self, name: str) -> Bytes:
-        line, end = self._lines[name], self._ends[name]
-        stored = self._stored[end - line.rows : end]
         if name not in self._verified:
-            if zlib.crc32(stored.data) != line.checksum:
-                stored = self._mend(name)
+            if not self._sound(name):
+                with self._mending:  # of several threads that read it, one mends it
+                    if not self._sound(name):
+                        self._mend(name)
             self._verified.add(name)
-        return stored
+        return self._values(name)
 
-    def _mend(self, name: str) -> Bytes:
+    def _values(self, name: str) -> Bytes:
+        end = self._ends[name]
+        return self._stored[end - self._lines[name].rows : end]
+
+    def _sound(self, name: str) -> bool:
+        return zlib.crc32(self._values(name).data) == self._lines[name].checksum
+
+    def _mend(self, name: str) -> None:
         """Compute an utterance again and write it where it was damaged."""
         LOGGER.warning(
             "features %s: utterance '%s' is damaged on disk; it is computed again", self.file, name
@@ -186,7 +226,6 @@ class StoredFeatures(FeatureSet):
         self._lines[name] = Line(name, rows, zlib.crc32(stored.data))
         write_index(self.file, self.header, self._lines.values())
         self._stored = self._map(len(self._stored))
-        return self._stored[end - rows : end]
 
     def _map(self, rows: int) -> Bytes:
         """Return the values (rows, L, W) of the file."""
@@ -246,7 +285,7 @@ class Writer:
             for name, features in batch:
                 yield name, encode_named(name, features, precision)
 
-        self._append(map(encoded, batches))
+        self._append(map(encoded, batches), behind=1)
 
     def join(self, shards: Iterable[Path], remake: Callable[[str], Values]) -> None:
         """Append other files of such features, delete their values, then write the index.
@@ -261,26 +300,48 @@ class Writer:
                 yield StoredFeatures(shard, remake).stored()
                 shard.unlink()  # its index stays: the shard was made
 
-        self._append(joined())
+        self._append(joined(), behind=0)  # a shard is deleted once its values are here
 
-    def _append(self, batches: Iterable[Iterable[tuple[str, Bytes]]]) -> None:
+    def _append(self, batches: Iterable[Iterable[tuple[str, Bytes]]], *, behind: int) -> None:
+        """Append batches; threads write them while the next `behind` of them are computed."""
         end = sum(line.rows for line in self.lines) * self.header.row_bytes
         self.file.touch()
-        with self.file.open("r+b") as values, self.journal.open("w", encoding="utf-8") as journal:
+        with self.file.open("r+b") as values:
             values.truncate(end)
-            values.seek(end)
+        with (
+            self.journal.open("w", encoding="utf-8") as journal,
+            ThreadPoolExecutor(WRITERS) as pool,
+        ):
             journal.write(as_json(asdict(self.header)) + "".join(map(as_json, self.lines)))
-            for batch in batches:
-                lines = []
-                for name, stored in batch:
-                    values.write(stored.data)
-                    lines.append(Line(name, len(stored), zlib.crc32(stored.data)))
-                values.flush()  # before the journal: a line means that its values are there
-                journal.write("".join(map(as_json, lines)))
-                journal.flush()
-                self.lines += lines
+            unwritten: deque[list[Future[Line]]] = deque()
+            try:
+                for batch in batches:
+                    lines = []
+                    for name, stored in batch:
+                        lines.append(pool.submit(self._put, name, stored, end))
+                        end += stored.nbytes
+                    unwritten.append(lines)
+                    if len(unwritten) > behind:
+                        self._note(unwritten.popleft(), journal)
+            finally:  # what was computed before an interruption is kept
+                while unwritten:
+                    self._note(unwritten.popleft(), journal)
         write_index(self.file, self.header, self.lines)
         self.journal.unlink()
+
+    def _put(self, name: str, stored: Bytes, place: int) -> Line:
+        """Write an utterance's bytes at a place of the file; return its line of the index."""
+        with self.file.open("r+b") as values:
+            values.seek(place)
+            values.write(stored.data)
+        return Line(name, len(stored), zlib.crc32(stored.data))
+
+    def _note(self, written: Iterable[Future[Line]], journal: TextIO) -> None:
+        """Add lines to the journal once their values are there."""
+        lines = [line.result() for line in written]
+        journal.write("".join(map(as_json, lines)))
+        journal.flush()
+        self.lines += lines
 
 
 def encode_named(name: str, values: Values | Tensor, precision: Precision) -> Bytes:

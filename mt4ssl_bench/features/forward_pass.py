@@ -288,7 +288,7 @@ class Pass:
             none = torch.empty(upstream.num_layers, 0, upstream.dim, device=self.device)
             return [none if number in short else next(rows) for number in range(len(waves))]
         with arithmetic(self.precision, self.device):
-            layers, lengths = upstream.extract(*pad(waves))
+            layers, lengths = upstream.extract(*pad(waves, self.device))
         if (layers.shape[0], layers.shape[-1]) != (upstream.num_layers, upstream.dim):
             raise UpstreamError(
                 f"upstream '{upstream.name}' gave hidden states {tuple(layers.shape)}; its "

@@ -67,13 +67,13 @@ def _whole(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def decode(stored: Bytes, precision: Precision) -> Values:
     """Return bytes (T, L, W) as fp32 features (L, T, D)."""
-    if precision == "fp32":
-        values = stored.view(np.float32)
-    elif precision == "fp16":
-        values = torch.from_numpy(stored.view(np.float16)).float().numpy()
-    elif precision == "bf16":
-        values = (stored.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-    else:
-        scale = np.ascontiguousarray(stored[..., -4:]).view(np.float32)  # (T, L, 1)
-        values = stored[..., :-4].view(np.int8) * scale
-    return values.transpose(1, 0, 2)
+    return decoded(torch.from_numpy(stored), precision).transpose(0, 1).numpy()
+
+
+def decoded(stored: Tensor, precision: Precision) -> Tensor:
+    """Return bytes (..., W) as fp32 vectors (..., D), on their device."""
+    if precision == "int8":
+        scale = stored[..., -4:].contiguous().view(torch.float32)  # (..., 1)
+        return stored[..., :-4].view(torch.int8) * scale
+    kinds = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+    return stored.view(kinds[precision]).float()

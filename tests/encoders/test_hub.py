@@ -5,7 +5,7 @@ S3prl's own test/test_upstream.py, written again.
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from mt4ssl_bench.encoders.kinds.s3prl import S3PRLUpstream
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.errors import BenchError, CheckpointError, UpstreamError
 from mt4ssl_bench.results.leaderboard import Leaderboard
-from mt4ssl_bench.upstream import expert
+from mt4ssl_bench.upstream import encoder, expert, kernels
 from mt4ssl_bench.upstream.checkpoints import encoder_adapter
 from mt4ssl_bench.upstream.expert import UpstreamExpert, register
 
@@ -315,6 +315,24 @@ def test_long_audio_is_encoded_in_windows_that_give_the_same_frames(
         torch.testing.assert_close(a[1, :27], b[1, :27], atol=1e-5, rtol=0)
 
 
+def test_a_wide_encoder_is_compiled_on_a_gpu_while_it_computes_in_bf16(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compiled: list[Callable[..., Any]] = []
+    for module in (kernels, encoder):
+        monkeypatch.setattr(module, "compiled", lambda f: compiled.append(f) or f)
+    upstream = load_upstream(f"random:{TOY}")
+    monkeypatch.setattr(encoder_adapter, "pays", lambda config, device: True)  # noqa: ARG005
+    waves, lengths = torch.randn(2, 9_000), torch.tensor([9_000, 7_000])
+    plain = upstream.extract(waves, lengths).layers
+    assert not compiled
+    with torch.autocast("cpu", torch.bfloat16):
+        half = upstream.extract(waves, lengths).layers
+    assert set(compiled) == {encoder.EncoderLayer.forward, kernels.norm_gelu}
+    torch.testing.assert_close(half.float(), plain, atol=0.1, rtol=0)
+    assert upstream.extract(waves, lengths).layers.equal(plain)
+
+
 @pytest.mark.parametrize(
     ("waves", "says"),
     [
@@ -325,6 +343,7 @@ def test_long_audio_is_encoded_in_windows_that_give_the_same_frames(
             "waveform 1: int16 samples; .*32768",
         ),
         ([torch.full((800,), torch.nan)], "waveform 0: holds NaN"),
+        ([torch.tensor([torch.inf, -torch.inf]).repeat(400)], "waveform 0: holds NaN"),
         ([torch.zeros(399)], "waveform 0: 399 samples; at least 400"),
         ([[0.0] * 800], "waveform 0: a list; expected a tensor"),
     ],

@@ -91,6 +91,33 @@ def test_what_is_written_is_what_is_read(tmp_path: Path, precision: Precision) -
     assert np.array_equal(padded[:, 1, :20].numpy(), features.get("a"))
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
+def test_an_accelerator_makes_the_same_values_of_the_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Precision
+) -> None:
+    monkeypatch.setattr("mt4ssl_bench.features.file.moved", lambda x, _: x)
+    file = tmp_path / "x.bin"
+    Writer(file, header(precision)).write(iter([[("a", VALUES[:, :20]), ("b", VALUES[:, 20:])]]))
+    damaged = bytearray(file.read_bytes())
+    damaged[25 * header(precision).row_bytes] ^= 1  # within b
+    file.write_bytes(damaged)
+    mended: list[str] = []
+
+    def remake(name: str) -> np.ndarray:
+        mended.append(name)
+        return VALUES[:, 20:]
+
+    features = StoredFeatures(file, remake)
+    names = [["b", "a"], ["a"], ["b"], ["b", "b"]]
+    seen = list(features.stream(names, "cuda"))
+    assert mended == ["b"], "four threads read, one of them mends"
+    for (x, lengths), own in zip(seen, names, strict=True):
+        expected, counts = features.batch(own)
+        assert lengths.equal(counts)
+        assert x.is_contiguous()
+        assert x.numpy().tobytes() == expected.numpy().tobytes()
+
+
 def interrupted(file: Path, precision: Precision = "fp32") -> None:
     """Leave the first two of three utterances."""
 

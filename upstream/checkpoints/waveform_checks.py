@@ -1,6 +1,5 @@
 """Checks of the waveforms that an upstream is given."""
 
-import torch
 from torch import Tensor
 
 from mt4ssl_bench.data.audio import RATE
@@ -29,4 +28,6 @@ def _problem(wave: Tensor, least: int) -> str:
     if len(wave) < least:
         time = f"{1000 * least / RATE:g} ms at 16 kHz"
         return f"{len(wave)} samples; at least {least} ({time}) are needed"
-    return "" if torch.isfinite(wave).all() else "holds NaN or infinite samples"
+    # a sum is many times faster, and finite unless a sample is not, or all of them are huge
+    finite = wave.sum().isfinite() or wave.isfinite().all()
+    return "" if finite else "holds NaN or infinite samples"
