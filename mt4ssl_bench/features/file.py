@@ -98,7 +98,7 @@ class FeatureSet(ABC):
         elif torch.device(device).type == "cpu":
             yield from map(self.batch, batches)
         else:
-            for _, (x, lengths) in read_ahead(batches, self.batch, 1):
+            for _, ((x, lengths),) in read_ahead(([names] for names in batches), self.batch, 1):
                 yield moved(x, device), lengths
 
 
@@ -169,7 +169,7 @@ class StoredFeatures(FeatureSet):
             yield from super().stream(batches, device, draw)
             return
         read = partial(self._bytes, device=device)
-        for _, (stored, lengths) in read_ahead(batches, read, READERS):
+        for _, ((stored, lengths),) in read_ahead(([names] for names in batches), read, READERS):
             vectors = decoded(moved(stored, device), self.header.precision)  # (B, T, L, D)
             yield vectors.permute(2, 0, 1, 3).contiguous(), lengths
 

@@ -37,12 +37,12 @@ LOGGER = logging.getLogger(__name__)
 BATCH_SECONDS = 20.0
 ACCELERATED = 12.0  # times as much on an accelerator, which has more to do at once
 SHORTEST = 0.1  # seconds below which effects leave nothing that an upstream could read
-# batches read ahead, each by a thread, so that a fast device does not wait for files
+# batches read ahead, and threads that read them, so that a fast device does not wait for files
 READERS = min(max(affinity(), 4), 16)
 
 Values = NDArray[np.float32]  # features of an utterance: (L, T, D), or (L, K, D) for means of crops
 Named = tuple[str, Values]  # with its id
-Waves = list[list[audio.Samples] | CorpusError]  # of each cut, or why it cannot be read
+Waves = Sequence[list[audio.Samples] | CorpusError]  # of each cut, or why it cannot be read
 
 
 class Pass:
@@ -155,7 +155,7 @@ class Pass:
             progress(title, len(cuts), start=len(cuts) - left) if title else nullcontext(_silent)
         )
         with shown as advance:
-            for batch, audios in read_ahead(batches, self.read, READERS):
+            for batch, audios in read_ahead(batches, self.read_one, READERS):
                 read = _readable([cut.id for cut in batch], audios, unreadable)
                 ids, waves = zip(*read, strict=True) if read else ((), ())
                 features = self._forward(ids, waves) if read else []
@@ -198,17 +198,17 @@ class Pass:
         return Batches(cuts, list, seconds=seconds / count, longest=longest)
 
     def read(self, cuts: Sequence[Cut]) -> Waves:
-        """Return each cut's waveforms: the whole cut, or its crops."""
-        audios: Waves = []
-        for cut in cuts:
-            try:
-                samples = audio.read(cut)
-            except CorpusError as error:
-                audios.append(error)
-                continue
-            samples = apply(self.effects, samples)
-            audios.append(self.crops.draw(samples, cut.id) if self.crops else [samples])
-        return audios
+        """Return each cut's waveforms."""
+        return [self.read_one(cut) for cut in cuts]
+
+    def read_one(self, cut: Cut) -> list[audio.Samples] | CorpusError:
+        """Return a cut's waveforms: the whole cut, or its crops; or why it cannot be read."""
+        try:
+            samples = audio.read(cut)
+        except CorpusError as error:
+            return error
+        samples = apply(self.effects, samples)
+        return self.crops.draw(samples, cut.id) if self.crops else [samples]
 
     def _forward(
         self,

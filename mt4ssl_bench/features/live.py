@@ -30,7 +30,7 @@ class LiveFeatures(FeatureSet):
         self._forward, self._cuts = forward, {cut.id: cut for cut in cuts}
         self._host = torch.device(forward.device).type == "cpu"
         # batches that nobody has looked at: utterances, and whether their values are fine (B,)
-        self._unseen: list[tuple[list[Cut], Tensor]] = []
+        self._unseen: list[tuple[Sequence[Cut], Tensor]] = []
 
     def rows(self, names: Sequence[str], crops: Sequence[int] | None = None) -> list[Values]:
         """See FeatureSet.rows."""
@@ -45,7 +45,7 @@ class LiveFeatures(FeatureSet):
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """See FeatureSet.stream; threads read the audio of the next batches."""
         wanted = ([self._cuts[name] for name in names] for names in batches)
-        for cuts, audios in read_ahead(wanted, self._forward.read, READERS):
+        for cuts, audios in read_ahead(wanted, self._forward.read_one, READERS):
             crops = draw(len(cuts), self.count(cuts[0].id)).tolist() if draw else None
             x, lengths = self._computed(cuts, audios, crops)
             if self._host or len(self._unseen) >= LOOK_EVERY:
@@ -62,7 +62,7 @@ class LiveFeatures(FeatureSet):
         return LiveFeatures(self._forward.at(epoch), list(self._cuts.values()), self.precision)
 
     def _computed(
-        self, cuts: list[Cut], audios: Waves, crops: Sequence[int] | None
+        self, cuts: Sequence[Cut], audios: Waves, crops: Sequence[int] | None
     ) -> tuple[Tensor, Tensor]:
         """Return features (L, B, T, D) on the upstream's device, and T_b (B,).
 

@@ -3,6 +3,7 @@ kinds.
 """
 
 import copy
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -177,15 +178,24 @@ def test_batches_come_in_order_and_no_more_than_some_are_read_ahead() -> None:
         begun.append(number)
         return number * number
 
-    taken = read_ahead(range(20), read, 3)
-    assert next(taken) == (0, 0)
+    taken = read_ahead(([n, n + 100] for n in range(20)), read, 3)
+    assert next(taken) == ([0, 100], [0, 10_000])
     time.sleep(0.05)
-    assert sorted(begun) == [0, 1, 2, 3]
-    assert list(taken) == [(number, number * number) for number in range(1, 20)]
+    assert sorted(begun) == [0, 1, 2, 3, 100, 101, 102, 103]
+    assert list(taken) == [([n, n + 100], [n * n, (n + 100) ** 2]) for n in range(1, 20)]
+
+
+def test_threads_share_the_first_batch() -> None:
+    together = threading.Barrier(3, timeout=10)  # broken unless three items are read at once
+
+    def read(item: int) -> int:
+        return together.wait() and item
+
+    assert next(read_ahead([[1, 2, 3], [4, 5, 6]], read, 3))[0] == [1, 2, 3]
 
 
 def test_what_reading_raises_is_raised_where_its_batch_is_due() -> None:
-    taken = read_ahead([1, 0, 2], lambda number: 2 // number, 2)
-    assert next(taken) == (1, 2)
+    taken = read_ahead([[1], [0], [2]], lambda number: 2 // number, 2)
+    assert next(taken) == ([1], [2])
     with pytest.raises(ZeroDivisionError):
         next(taken)
