@@ -88,14 +88,14 @@ def flash_runs(x: Tensor, size: int) -> bool:
         return False
     autocast = torch.is_autocast_enabled("cuda")
     kind = torch.get_autocast_dtype("cuda") if autocast else x.dtype
-    return kind in HALF and flash_is_there()
+    return kind in HALF and flash_is_there(x.device)
 
 
 @cache
-def flash_is_there() -> bool:
-    """Return whether this torch and this GPU have flash attention."""
+def flash_is_there(device: torch.device) -> bool:
+    """Return whether this torch and a GPU have flash attention."""
     there = torch.backends.cuda.is_flash_attention_available()
-    return there and torch.cuda.get_device_capability() >= (8, 0)
+    return there and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def flash(x: list[Tensor], spans: Spans, longest: tuple[int, int], p: float) -> Tensor:

@@ -71,7 +71,8 @@ def waves() -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize(
     ("kind", "settings", "masked", "normalize", "pads"),
     [
-        ("Hubert", {"feat_extract_norm": "group"}, False, True, False),
+        ("Hubert", {"feat_extract_norm": "group"}, False, True, True),
+        ("WavLM", {"feat_extract_norm": "group"}, False, False, True),
         (
             "Wav2Vec2",
             {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True},

@@ -29,7 +29,7 @@ def test_a_training_step_on_a_gpu_has_its_types_and_waits_for_nothing(
     keys = ["encoder.layer_drop=0", "encoder.attention_dropout=0.1", *frontend]
     model: MT4SSL = toy_model(*keys).train()
     waves, padding, labels, masked = toy_batch(*toy_masks(2))
-    monkeypatch.setattr(kernels, "flash_is_there", lambda: flash)
+    monkeypatch.setattr(kernels, "flash_is_there", lambda device: flash)  # noqa: ARG005
     with on_fake_cuda(monkeypatch) as move:
         model.to("cuda")
         batch = move(waves), move(padding), move(labels), MaskedFrames(*map(move, masked))

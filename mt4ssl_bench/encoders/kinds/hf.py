@@ -6,10 +6,11 @@ Shapes: L hidden states (encoder input and every layer), B batch, N samples, T f
 import copy
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -132,9 +133,10 @@ class HuggingFaceUpstream:
 
     The model's feature extractor takes each utterance on its own, so that it normalizes real
     samples only. The attention mask is given if the model was trained with one
-    (return_attention_mask). A model whose features padding changes (a group norm or several
-    positional convolutions do; measured when it is loaded) is run on utterances of equal length
-    together, never padded.
+    (return_attention_mask). Where padding changes features, which is measured when a model is
+    loaded, its front end takes each utterance on its own, too: a group norm averages over time.
+    Where that does not help, as with several positional convolutions, only utterances of equal
+    length are run together, never padded.
     """
 
     def __init__(self, argument: str, device: str) -> None:
@@ -155,10 +157,13 @@ class HuggingFaceUpstream:
         self.masked = bool(self.extractor.return_attention_mask)
         self.parameters = sum(p.numel() for p in model.parameters())
         self._identify()
-        self.pads = True  # for the probes
+        self.pads, self.apart = True, False  # for the probes
         layers = self.extract(torch.zeros(1, RATE), torch.tensor([RATE])).layers
         self.num_layers, self.dim = layers.shape[0], layers.shape[-1]
         self.pads = padding_leak(self.extract) <= LEAK
+        if not self.pads and hasattr(model, "feature_extractor"):
+            self.pads = self.apart = True
+            self.pads = self.apart = padding_leak(self.extract) <= LEAK
 
     @torch.no_grad()
     def extract(self, waveforms: Tensor, lengths: Tensor) -> Features:
@@ -220,10 +225,11 @@ class HuggingFaceUpstream:
             for wave, length in zip(waveforms.float(), lengths.tolist(), strict=True)
         ]
         values = nn.utils.rnn.pad_sequence(waves, batch_first=True).to(self.device)
-        mask = None  # (B, N)
-        if self.masked and len(set(lengths.tolist())) > 1:
+        mask, uneven = None, len(set(lengths.tolist())) > 1  # (B, N)
+        if uneven and (self.masked or self.apart):
             mask = (torch.arange(values.shape[1]) < lengths.cpu()[:, None]).long().to(self.device)
-        output = self.model(values, attention_mask=mask, output_hidden_states=True)
+        with self._front_end_apart(lengths) if uneven and self.apart else nullcontext():
+            output = self.model(values, attention_mask=mask, output_hidden_states=True)
         layers = torch.stack(output.hidden_states)
         if layers.shape[2] != int(self.frame_counts(lengths).max()):
             raise UpstreamError(
@@ -232,6 +238,26 @@ class HuggingFaceUpstream:
                 "plain frames"
             )
         return layers
+
+    @contextmanager
+    def _front_end_apart(self, lengths: Tensor) -> Iterator[None]:
+        """Run the convolutions on each utterance of `lengths` (B,) samples without its padding."""
+        front_end = cast("nn.Module", self.model.feature_extractor)
+        together = front_end.forward
+
+        def forward(values: Tensor) -> Tensor:
+            """Return (B, C, T) of values (B, N)."""
+            rows = [
+                together(row[None, :length])[0].t()
+                for row, length in zip(values, lengths.tolist(), strict=True)
+            ]
+            return nn.utils.rnn.pad_sequence(rows, batch_first=True).transpose(1, 2)
+
+        front_end.forward = forward
+        try:
+            yield
+        finally:
+            del front_end.forward  # the method of its class is seen again
 
     def _check(self) -> None:
         """Raise UpstreamError if the model does not read 16 kHz waveforms frame by frame."""
