@@ -3,7 +3,13 @@
 Shapes: B batch, T frames, D dimension, H heads, Q queried frames.
 """
 
+import logging
+import os
+import shutil
+import sysconfig
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -22,6 +28,8 @@ from mt4ssl_bench.upstream.kernels import (
     flash_runs,
     norm_gelu,
 )
+
+LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +200,30 @@ class Encoder(nn.Module):
 
 def pays(config: EncoderConfig, device: str) -> bool:
     """Return whether an encoder is compiled on a device unless a recipe says otherwise."""
-    return device.startswith("cuda") and config.dim >= WIDE
+    return device.startswith("cuda") and config.dim >= WIDE and _compiles()
+
+
+@cache
+def _compiles() -> bool:
+    """Return whether torch.compile() can work here; if not, the log says so once."""
+    missing = lacking()
+    if missing:
+        LOGGER.warning(
+            "the encoder is not compiled, which is slower: torch.compile() needs %s", missing
+        )
+    return not missing
+
+
+def lacking() -> str:
+    """Return what this machine lacks for torch.compile(), or "".
+
+    Small container images have no compiler.
+    """
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "a C compiler (install gcc, or set CC)"
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        return "Python's headers (install python3-dev)"
+    return ""
 
 
 def compile_layers(model: nn.Module, *, layers: bool = True, fused: bool) -> None:

@@ -28,7 +28,7 @@ from mt4ssl_bench.upstream.checkpoints.checkpoint_file import KIND
 from mt4ssl_bench.upstream.checkpoints.init_weights import start_from
 from mt4ssl_bench.upstream.checkpoints.shipped import located
 from mt4ssl_bench.upstream.config import PretrainConfig, check
-from mt4ssl_bench.upstream.encoder import compile_layers, pays
+from mt4ssl_bench.upstream.encoder import compile_layers, lacking, pays
 from mt4ssl_bench.upstream.masking import MaskedFrames, draw_masks
 from mt4ssl_bench.upstream.model import MT4SSL, Losses, padding_mask
 from mt4ssl_bench.upstream.offline_labels import open_corpora, open_labels
@@ -261,6 +261,8 @@ def build_model(config: PretrainConfig, device: str) -> MT4SSL:
     if config.init:
         start_from(model, located(config.init))
     model.checkpointing = model.encoder.checkpointing = config.fit.checkpointing
+    if config.fit.compile and (missing := lacking()):
+        raise ConfigError(f"fit.compile=true: torch.compile() needs {missing}")
     if config.fit.compile or (config.fit.compile is None and pays(config.encoder, device)):
         compile_layers(model, fused=device.startswith("cuda"))
     return model.to(device)

@@ -3,11 +3,13 @@
 import pytest
 import torch
 
-from builders import toy_batch, toy_masks, toy_model
+from builders import toy_batch, toy_config, toy_masks, toy_model
+from mt4ssl_bench.errors import ConfigError
 from mt4ssl_bench.upstream import encoder, kernels, targets
 from mt4ssl_bench.upstream.config import EncoderConfig
 from mt4ssl_bench.upstream.encoder import Encoder, compile_layers, pays, take
 from mt4ssl_bench.upstream.model import MT4SSL
+from mt4ssl_bench.upstream.pretrain import build_model
 
 
 def build(*overrides: str) -> MT4SSL:
@@ -102,5 +104,26 @@ def test_the_parts_for_a_gpu_give_the_losses_and_gradients_of_those_for_a_cpu(
     ("device", "dim", "expected"),
     [("cuda:1", 768, True), ("cuda", 448, False), ("cpu", 768, False)],
 )
-def test_wide_encoders_are_compiled_on_gpus(device: str, dim: int, expected: bool) -> None:  # noqa: FBT001
+def test_wide_encoders_are_compiled_on_gpus(
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    dim: int,
+    expected: bool,  # noqa: FBT001
+) -> None:
+    monkeypatch.setattr(encoder, "_compiles", lambda: True)
     assert pays(EncoderConfig(dim=dim, heads=8), device) is expected
+
+
+def test_without_a_compiler_an_encoder_runs_as_it_is_and_one_line_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)  # noqa: ARG005
+    monkeypatch.delenv("CC", raising=False)
+    encoder._compiles.cache_clear()
+    assert not any(pays(EncoderConfig(), "cuda") for _ in range(3))
+    (line,) = caplog.messages
+    assert line.startswith("the encoder is not compiled, which is slower: ")
+    assert line.endswith("torch.compile() needs a C compiler (install gcc, or set CC)")
+    encoder._compiles.cache_clear()
+    with pytest.raises(ConfigError, match=r"^fit\.compile=true: torch\.compile\(\) needs a C comp"):
+        build_model(toy_config("fit.compile=true"), "cpu")
