@@ -80,8 +80,13 @@ def seed_torch(seed: int) -> None:
 
 
 def moved(x: Tensor, device: torch.device | str) -> Tensor:
-    """Return x on the device; from pinned memory, a GPU copies it while the host goes on."""
+    """Return x on the device; from pinned memory, a GPU copies it while the host goes on.
+
+    On the way to the host, nothing goes on before the values are there.
+    """
     target = torch.device(device)
+    if target.type == "cpu":
+        return to_host(x)
     if x.device.type == "cpu" and target.type == "cuda":
         x = x.pin_memory()
     return x.to(target, non_blocking=True)
@@ -105,10 +110,7 @@ def host_memory(shape: Sequence[int], kind: torch.dtype, device: torch.device | 
 
 def moved_rows(rows: Sequence[Tensor], device: torch.device | str) -> list[Tensor]:
     """Return rows (N_b, ...) on the device, by one copy."""
-    target = torch.device(device)
-    if target.type == "cpu":
+    if torch.device(device).type == "cpu":
         return list(rows)
-    counts, first, together = [len(row) for row in rows], rows[0], None
-    if first.device.type == "cpu":
-        together = host_memory((sum(counts), *first.shape[1:]), first.dtype, target)
-    return list(torch.split(moved(torch.cat(list(rows), out=together), target), counts))
+    together = moved(torch.cat(list(rows)), device)
+    return list(torch.split(together, [len(row) for row in rows]))

@@ -36,7 +36,7 @@ def test_a_benchmark_imports_and_shows_its_help(
 def test_the_check_of_a_gpu_runs_without_one(tmp_path: Path) -> None:
     out = tmp_path / "check.jsonl"
     sections = "environment,correctness,base_step,new_shapes,waits,passes,rows_on_the_fly,frozen"
-    chosen = f"{sections},parts,finetune,shared_gradients"
+    chosen = f"{sections},parts,finetune,shared_gradients,other_base_steps"
     command = [sys.executable, "benchmarks/gpu_check.py", "--only", chosen, "--out", str(out)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

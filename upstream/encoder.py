@@ -206,7 +206,7 @@ def pays(config: EncoderConfig, device: str) -> bool:
 @cache
 def _compiles() -> bool:
     """Return whether torch.compile() can work here; if not, the log says so once."""
-    missing = lacking()
+    missing = lacking("cuda")
     if missing:
         LOGGER.warning(
             "the encoder is not compiled, which is slower: torch.compile() needs %s", missing
@@ -214,14 +214,18 @@ def _compiles() -> bool:
     return not missing
 
 
-def lacking() -> str:
-    """Return what this machine lacks for torch.compile(), or "".
+def lacking(device: str) -> str:
+    """Return what this machine lacks to compile for a device, or "".
 
     Small container images have no compiler.
     """
-    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
-        return "a C compiler (install gcc, or set CC)"
-    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+    cuda = device.startswith("cuda")
+    variable, names = ("CC", ("gcc", "clang")) if cuda else ("CXX", ("g++", "clang++", "cl"))
+    if not (os.environ.get(variable) or any(map(shutil.which, names))):
+        return f"a {'C' if cuda else 'C++'} compiler (install {names[0]}, or set {variable})"
+    schemes = {sysconfig.get_default_scheme(), "posix_prefix"}  # Debian's own, and Python's
+    folders = [sysconfig.get_path("include", scheme) for scheme in schemes]
+    if not any(Path(folder, "Python.h").exists() for folder in folders):
         return "Python's headers (install python3-dev)"
     return ""
 

@@ -261,7 +261,7 @@ def build_model(config: PretrainConfig, device: str) -> MT4SSL:
     if config.init:
         start_from(model, located(config.init))
     model.checkpointing = model.encoder.checkpointing = config.fit.checkpointing
-    if config.fit.compile and (missing := lacking()):
+    if config.fit.compile and (missing := lacking(device)):
         raise ConfigError(f"fit.compile=true: torch.compile() needs {missing}")
     if config.fit.compile or (config.fit.compile is None and pays(config.encoder, device)):
         compile_layers(model, fused=device.startswith("cuda"))

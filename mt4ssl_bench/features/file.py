@@ -34,10 +34,11 @@ from mt4ssl_bench.features.forward_pass import Values
 from mt4ssl_bench.features.index import Header, Line, as_json, read_index, write_index
 from mt4ssl_bench.features.precision import Bytes, Precision, decode, decoded, encode
 from mt4ssl_bench.features.read_ahead import read_ahead
+from mt4ssl_bench.files import write_text
 
 LOGGER = logging.getLogger(__name__)
 WRITERS = 4  # threads that write utterances while the next batch is computed
-READERS = 4  # batches read ahead for an accelerator, each by a thread
+READERS = 2  # batches read ahead for a GPU, each by a thread
 Draw = Callable[[int, int], Tensor]  # see FeatureSet.stream
 
 
@@ -164,17 +165,17 @@ class StoredFeatures(FeatureSet):
     def stream(
         self, batches: Iterable[Sequence[str]], device: str, draw: Draw | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """See FeatureSet.stream; an accelerator is given the bytes of whole utterances."""
-        if draw or torch.device(device).type == "cpu":
+        """See FeatureSet.stream; a GPU is given the bytes of whole utterances."""
+        if draw or torch.device(device).type != "cuda":
             yield from super().stream(batches, device, draw)
             return
         read = partial(self._bytes, device=device)
         for _, ((stored, lengths),) in read_ahead(([names] for names in batches), read, READERS):
-            vectors = decoded(moved(stored, device), self.header.precision)  # (B, T, L, D)
-            yield vectors.permute(2, 0, 1, 3).contiguous(), lengths
+            layers = moved(stored, device).permute(2, 0, 1, 3).contiguous()  # (L, B, T, W)
+            yield decoded(layers, self.header.precision), lengths
 
     def _bytes(self, names: Sequence[str], device: str) -> tuple[Tensor, Tensor]:
-        """Return the bytes (B, T, L, W) of utterances, padded, and their frames (B,).
+        """Return the bytes (B, T, L, W) of utterances, zero-padded, and their frames (B,).
 
         Both are on the host, whatever the device that they are for.
         """
@@ -308,37 +309,42 @@ class Writer:
         self.file.touch()
         with self.file.open("r+b") as values:
             values.truncate(end)
+        head = as_json(asdict(self.header)) + "".join(map(as_json, self.lines))
+        write_text(self.journal, head)  # at once: a killed process leaves the old one or the new
+        unwritten: deque[list[Future[list[Line]]]] = deque()
         with (
-            self.journal.open("w", encoding="utf-8") as journal,
+            self.journal.open("a", encoding="utf-8") as journal,
             ThreadPoolExecutor(WRITERS) as pool,
         ):
-            journal.write(as_json(asdict(self.header)) + "".join(map(as_json, self.lines)))
-            unwritten: deque[list[Future[Line]]] = deque()
             try:
                 for batch in batches:
-                    lines = []
-                    for name, stored in batch:
-                        lines.append(pool.submit(self._put, name, stored, end))
-                        end += stored.nbytes
-                    unwritten.append(lines)
-                    if len(unwritten) > behind:
-                        self._note(unwritten.popleft(), journal)
+                    whole = list(batch)
+                    size = -(-len(whole) // WRITERS) or 1
+                    unwritten.append([])
+                    for first in range(0, len(whole), size):
+                        part = whole[first : first + size]
+                        unwritten[-1].append(pool.submit(self._put, part, end))
+                        end += sum(stored.nbytes for _, stored in part)
+                    while len(unwritten) > behind:
+                        self._note(unwritten, journal)
             finally:  # what was computed before an interruption is kept
                 while unwritten:
-                    self._note(unwritten.popleft(), journal)
+                    self._note(unwritten, journal)
         write_index(self.file, self.header, self.lines)
         self.journal.unlink()
 
-    def _put(self, name: str, stored: Bytes, place: int) -> Line:
-        """Write an utterance's bytes at a place of the file; return its line of the index."""
+    def _put(self, part: Sequence[tuple[str, Bytes]], place: int) -> list[Line]:
+        """Write utterances from a place of the file on; return their lines of the index."""
         with self.file.open("r+b") as values:
             values.seek(place)
-            values.write(stored.data)
-        return Line(name, len(stored), zlib.crc32(stored.data))
+            for _, stored in part:
+                values.write(stored.data)
+        return [Line(name, len(stored), zlib.crc32(stored.data)) for name, stored in part]
 
-    def _note(self, written: Iterable[Future[Line]], journal: TextIO) -> None:
-        """Add lines to the journal once their values are there."""
-        lines = [line.result() for line in written]
+    def _note(self, unwritten: deque[list[Future[list[Line]]]], journal: TextIO) -> None:
+        """Add the lines of the first batch to the journal, once its values are there."""
+        lines = [line for part in unwritten[0] for line in part.result()]
+        unwritten.popleft()
         journal.write("".join(map(as_json, lines)))
         journal.flush()
         self.lines += lines

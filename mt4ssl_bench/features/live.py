@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mt4ssl_bench.data.cut import Cut
-from mt4ssl_bench.device import to_host
+from mt4ssl_bench.device import moved, to_host
 from mt4ssl_bench.encoders.hidden_states import HUGE
 from mt4ssl_bench.errors import CorpusError, UpstreamError
 from mt4ssl_bench.features.file import Draw, FeatureSet, padded, too_large
@@ -50,7 +50,7 @@ class LiveFeatures(FeatureSet):
             x, lengths = self._computed(cuts, audios, crops)
             if self._host or len(self._unseen) >= LOOK_EVERY:
                 self._look()
-            yield x.to(device, non_blocking=True), lengths
+            yield moved(x, device), lengths
         self._look()
 
     def count(self, name: str) -> int:
@@ -66,8 +66,8 @@ class LiveFeatures(FeatureSet):
     ) -> tuple[Tensor, Tensor]:
         """Return features (L, B, T, D) on the upstream's device, and T_b (B,).
 
-        Nothing waits for the device, and each operation is one of the whole batch: a GPU is done
-        with it sooner than the host starts the next one.
+        Nothing waits for the device. The batch is rounded and looked at as a whole, since a GPU is
+        done with an utterance sooner than the host starts the next one.
         """
         forward = self._forward
         if crops is not None:

@@ -31,6 +31,8 @@ def encode(values: Values | Tensor, precision: Precision) -> Bytes:
         OverflowError: If fp16 cannot hold a value.
     """
     x = torch.as_tensor(values).transpose(0, 1).float()
+    if not x.numel():  # no frame is left; torch cannot view nothing as bytes
+        return np.empty((*x.shape[:2], vector_bytes(precision, x.shape[2])), np.uint8)
     if precision == "fp16":
         x = x.half()
         if not x.isfinite().all():
@@ -72,8 +74,14 @@ def decode(stored: Bytes, precision: Precision) -> Values:
 
 def decoded(stored: Tensor, precision: Precision) -> Tensor:
     """Return bytes (..., W) as fp32 vectors (..., D), on their device."""
+    if not stored.numel():  # as in encode()
+        width = stored.shape[-1]
+        dim = width - 4 if precision == "int8" else width // vector_bytes(precision, 1)
+        return stored.new_empty((*stored.shape[:-1], dim), dtype=torch.float32)
     if precision == "int8":
-        scale = stored[..., -4:].contiguous().view(torch.float32)  # (..., 1)
+        # a copy in any case: a view of one row may begin where no fp32 can
+        scale = stored[..., -4:].clone(memory_format=torch.contiguous_format)
+        scale = scale.view(torch.float32)  # (..., 1)
         return stored[..., :-4].view(torch.int8) * scale
     kinds = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     return stored.view(kinds[precision]).float()

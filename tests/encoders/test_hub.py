@@ -330,7 +330,9 @@ def test_a_wide_encoder_is_compiled_on_a_gpu_while_it_computes_in_bf16(
         half = upstream.extract(waves, lengths).layers
     assert set(compiled) == {encoder.EncoderLayer.forward, kernels.norm_gelu}
     torch.testing.assert_close(half.float(), plain, atol=0.1, rtol=0)
+    compiled.clear()
     assert upstream.extract(waves, lengths).layers.equal(plain)
+    assert not compiled, "fp32 is never compiled"
 
 
 @pytest.mark.parametrize(

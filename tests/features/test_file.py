@@ -2,6 +2,7 @@
 all there.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -105,17 +106,58 @@ def test_an_accelerator_makes_the_same_values_of_the_bytes(
 
     def remake(name: str) -> np.ndarray:
         mended.append(name)
+        time.sleep(0.05)  # the other threads find the damage meanwhile
         return VALUES[:, 20:]
 
     features = StoredFeatures(file, remake)
     names = [["b", "a"], ["a"], ["b"], ["b", "b"]]
     seen = list(features.stream(names, "cuda"))
-    assert mended == ["b"], "four threads read, one of them mends"
+    assert mended == ["b"], "two threads read, one of them mends"
     for (x, lengths), own in zip(seen, names, strict=True):
         expected, counts = features.batch(own)
         assert lengths.equal(counts)
         assert x.is_contiguous()
         assert x.numpy().tobytes() == expected.numpy().tobytes()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
+@pytest.mark.parametrize("shape", [(1, 1, 39), (1, 0, 39), (2, 3, 7)])
+def test_vectors_of_any_size_are_decoded(precision: Precision, shape: tuple[int, int, int]) -> None:
+    values = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+    found = decode(encode(values, precision), precision)
+    assert found.shape == shape
+    assert np.allclose(found, values, atol=0.05)
+
+
+def test_a_write_that_fails_ends_the_pass_and_keeps_what_was_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, put = tmp_path / "x.bin", Writer._put
+
+    def full(self: Writer, part: Sequence[tuple[str, Any]], place: int) -> Any:
+        if any(name == "b" for name, _ in part):
+            raise OSError(28, "No space left on device")
+        return put(self, part, place)
+
+    monkeypatch.setattr(Writer, "_put", full)
+    parts = [[(name, VALUES[:, 10 * n : 10 * n + 10])] for n, name in enumerate("abc")]
+    with pytest.raises(OSError, match="No space left"):
+        Writer(file, header()).write(iter(parts))
+    assert Writer(file, header()).done == {"a"}
+
+
+def test_a_resumed_pass_that_is_killed_at_once_keeps_what_was_there(tmp_path: Path) -> None:
+    file = tmp_path / "x.bin"
+    interrupted(file)
+    writer = Writer(file, header())
+
+    def killed() -> Iterator[Any]:
+        assert Writer(file, header()).done == {"a", "b"}, "as another process finds it"
+        raise KeyboardInterrupt
+        yield
+
+    with pytest.raises(KeyboardInterrupt):
+        writer.write(killed())
 
 
 def interrupted(file: Path, precision: Precision = "fp32") -> None:

@@ -1,5 +1,7 @@
 """MT4SSL as a whole: which extractors it has, what clones mean, and where gradients may flow."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ from builders import toy_batch, toy_config, toy_masks, toy_model
 from mt4ssl_bench.errors import ConfigError
 from mt4ssl_bench.upstream import encoder, kernels, targets
 from mt4ssl_bench.upstream.config import EncoderConfig
-from mt4ssl_bench.upstream.encoder import Encoder, compile_layers, pays, take
+from mt4ssl_bench.upstream.encoder import Encoder, compile_layers, lacking, pays, take
 from mt4ssl_bench.upstream.model import MT4SSL
 from mt4ssl_bench.upstream.pretrain import build_model
 
@@ -125,5 +127,18 @@ def test_without_a_compiler_an_encoder_runs_as_it_is_and_one_line_says_so(
     assert line.startswith("the encoder is not compiled, which is slower: ")
     assert line.endswith("torch.compile() needs a C compiler (install gcc, or set CC)")
     encoder._compiles.cache_clear()
-    with pytest.raises(ConfigError, match=r"^fit\.compile=true: torch\.compile\(\) needs a C comp"):
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(
+        ConfigError, match=r"^fit\.compile=true: torch\.compile\(\) needs a C\+\+ c"
+    ):
         build_model(toy_config("fit.compile=true"), "cpu")
+
+
+def test_a_compiler_without_pythons_headers_is_not_enough(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CC", "gcc")
+    monkeypatch.setattr("sysconfig.get_path", lambda *_: str(tmp_path))
+    assert lacking("cuda") == "Python's headers (install python3-dev)"
+    (tmp_path / "Python.h").touch()
+    assert not lacking("cuda")

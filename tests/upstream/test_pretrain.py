@@ -286,12 +286,16 @@ def test_compiled_layers_keep_names_and_updates_and_may_be_switched_on_midway(
         return torch.compile(function, backend="aot_eager", fullgraph=True, dynamic=True)
 
     monkeypatch.setattr(encoder, "compiled", compile_fast)
-    monkeypatch.setattr(pretrain, "lacking", lambda: "")  # this backend needs no compiler
+    # this backend needs no compiler
+    monkeypatch.setattr(pretrain, "lacking", lambda device: "")  # noqa: ARG005
     keys = ["encoder.dropout=0", "encoder.attention_dropout=0", "fit.steps=3"]
     plain = trained(corpus, tmp_path / "plain", *keys)
     run = tmp_path / "compiled"
     assert largest_difference(plain, trained(corpus, run, *keys, "fit.compile=true")) < 1e-5
-    assert compiled == [encoder.EncoderLayer.forward]  # student's and teacher's
+    assert compiled == [encoder.EncoderLayer.forward]
+    model = pretrain.build_model(config(corpus, *keys, "fit.compile=true"), "cpu")
+    encoders = [module for module in model.modules() if isinstance(module, encoder.Encoder)]
+    assert [each.compiled for each in encoders] == [True, True]  # student's and teacher's
     assert trained(corpus, run, *keys).keys() == plain.keys()  # continued without
 
 

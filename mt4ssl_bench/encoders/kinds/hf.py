@@ -6,8 +6,10 @@ Shapes: L hidden states (encoder input and every layer), B batch, N samples, T f
 import copy
 import json
 import logging
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, cast
@@ -28,6 +30,7 @@ from mt4ssl_bench.errors import UpstreamError, some
 from mt4ssl_bench.wheels import advice, is_mismatch, missing
 
 LOGGER = logging.getLogger(__name__)
+PATCHING = threading.Lock()
 # attention's memory grows as the square of the length; the first layer of a base model takes 6 MB
 # a second
 MAX_SECONDS = 600
@@ -241,9 +244,12 @@ class HuggingFaceUpstream:
 
     @contextmanager
     def _front_end_apart(self, lengths: Tensor) -> Iterator[None]:
-        """Run the convolutions on each utterance of `lengths` (B,) samples without its padding."""
+        """Run the convolutions on each utterance of `lengths` (B,) samples without its padding.
+
+        One thread at a time: the model's own method is replaced meanwhile.
+        """
         front_end = cast("nn.Module", self.model.feature_extractor)
-        together = front_end.forward
+        together = partial(type(front_end).forward, front_end)
 
         def forward(values: Tensor) -> Tensor:
             """Return (B, C, T) of values (B, N)."""
@@ -253,11 +259,12 @@ class HuggingFaceUpstream:
             ]
             return nn.utils.rnn.pad_sequence(rows, batch_first=True).transpose(1, 2)
 
-        front_end.forward = forward
-        try:
-            yield
-        finally:
-            del front_end.forward  # the method of its class is seen again
+        with PATCHING:
+            front_end.forward = forward
+            try:
+                yield
+            finally:
+                del front_end.forward  # the method of its class is seen again
 
     def _check(self) -> None:
         """Raise UpstreamError if the model does not read 16 kHz waveforms frame by frame."""
