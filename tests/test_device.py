@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from mt4ssl_bench import device
 from mt4ssl_bench.device import arithmetic, pick_device, seed_torch
 from mt4ssl_bench.errors import UpstreamError
 
@@ -46,3 +47,11 @@ def test_a_seed_is_torch_s() -> None:
     expected = torch.rand(5)
     seed_torch(7)
     assert torch.equal(torch.rand(5), expected)
+
+
+def test_nothing_goes_on_before_values_are_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[torch.Tensor] = []
+    monkeypatch.setattr(device, "to_host", lambda x: taken.append(x) or x)
+    x = torch.ones(2)
+    assert device.moved(x, "cpu") is x
+    assert taken == [x], "a copy that is not waited for may be read too early"

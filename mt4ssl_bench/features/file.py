@@ -84,7 +84,7 @@ class FeatureSet(ABC):
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield batch() of each list of names on the device; lengths stay on the host.
 
-        For an accelerator, threads read ahead. A CPU computes meanwhile what they would read.
+        For an accelerator, a thread reads ahead. A CPU computes meanwhile what it would read.
 
         Args:
             batches: Names of each batch.

@@ -93,7 +93,7 @@ def test_what_is_written_is_what_is_read(tmp_path: Path, precision: Precision) -
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
-def test_an_accelerator_makes_the_same_values_of_the_bytes(
+def test_a_gpu_makes_the_same_values_of_the_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Precision
 ) -> None:
     monkeypatch.setattr("mt4ssl_bench.features.file.moved", lambda x, _: x)
