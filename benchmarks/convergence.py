@@ -106,12 +106,18 @@ class Machine:
         """Return a digest of all that the figures of a run depend on, but for the machine."""
         needed = {n: self.settings(n, seed) if n in self.needs(arm) else n for n in self.study.arms}
         config = to_stored(load_config(self.study.recipe, self.keys(arm, seed, needed)))
-        data = [Corpus.open(self.place.corpora / n).info.digest for n in self.study.train]
+        data = [self.corpora[name] for name in self.study.train]
         config = {**config, "about": "", "data": {**config["data"], "corpus": data}}  # type: ignore[dict-item]
         probes = {
             n: [j.recipe, j.config.identity(), j.corpus.info.digest] for n, j in self.jobs.items()
         }
         return digest([config, list(self.study.checkpoints), probes])
+
+    @cached_property
+    def corpora(self) -> dict[str, str]:
+        """The digests of the corpora that are trained on or probed."""
+        names = {*self.study.train, *(probe.corpus for probe in self.study.probes.values())}
+        return {n: Corpus.open(self.place.corpora / n).info.digest for n in sorted(names)}
 
     def probe_job(self, name: str) -> Job:
         """Return a checked probe."""
@@ -149,6 +155,27 @@ class Machine:
                 self.probe_job(name)
             except BenchError as error:
                 raise ConfigError(f"probe '{name}': {error}") from None
+        self.check_finished()
+
+    def check_finished(self) -> None:
+        """Raise ConfigError if a finished run had other settings: no study mixes two of them."""
+        others = [
+            run
+            for run in read_figures(self.place.figures)
+            if run["arm"] in self.study.arms
+            and run["settings"] != self.settings(run["arm"], run["seed"])
+        ]
+        if not others:
+            return
+        first, theirs = others[0], others[0].get("corpora", {})
+        why = "other corpora or keys"
+        if differ := [n for n, digest in self.corpora.items() if theirs.get(n, digest) != digest]:
+            why = f"corpus '{differ[0]}' was {theirs[differ[0]]}, is {self.corpora[differ[0]]}"
+        raise ConfigError(
+            f"{self.place.figures}: {len(others)} finished runs had other settings, such as "
+            f"{first['arm']}, seed {first['seed']} ({why}); give the study the same, or move "
+            "their files away to train them again"
+        )
 
     # ---- training ----
 
@@ -270,7 +297,8 @@ class Machine:
             "arm": arm, "seed": seed, "ended": ended, "settings": self.settings(arm, seed),
             "outcomes": outcomes_digest(self.study), "revision": environment()["git"],
             "machine": machine(), "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "seconds_before": before, "points": points, "utterances": {main: last} if last else {},
+            "seconds_before": before, "corpora": self.corpora, "points": points,
+            "utterances": {main: last} if last else {},
         }  # fmt: skip
 
     def finish(self, seeds: tuple[int, ...]) -> None:

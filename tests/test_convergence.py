@@ -127,6 +127,24 @@ def test_every_entry_is_checked_before_any_training(
     assert not (tmp_path / "work").exists()
 
 
+@pytest.mark.parametrize(
+    ("had", "why"),
+    [({"tones": "0"}, "corpus 'tones' was 0, is {now}"), ({}, "other corpora or keys")],
+)
+def test_a_run_with_other_settings_is_neither_replaced_nor_mixed_with_others(
+    corpus: Corpus, tmp_path: Path, had: dict[str, str], why: str
+) -> None:
+    study, file = write_study(tmp_path / "s.yaml"), tmp_path / "docs" / "s" / "offline-7.json"
+    file.parent.mkdir(parents=True)
+    run_of_it = {"arm": "offline", "seed": 7, "settings": "0", "points": [], "corpora": had}
+    file.write_text(json.dumps(run_of_it))
+    done = run(command(study, corpus))
+    assert done.returncode == 2
+    assert f"offline, seed 7 ({why.format(now=corpus.info.digest)})" in done.stderr
+    assert json.loads(file.read_text()) == run_of_it
+    assert not (tmp_path / "work").exists()
+
+
 def test_seeds_are_those_of_the_study(corpus: Corpus, tmp_path: Path) -> None:
     argv = command(write_study(tmp_path / "s.yaml"), corpus, "--check", "--seeds")
     own = [str(seed) for seed in reversed(STUDY["seeds"])]
