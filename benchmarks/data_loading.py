@@ -2,9 +2,11 @@
 
 Memory and start-up up to a million utterances.
 
-    python benchmarks/data_loading.py speed FOLDER [--workers 2]    FOLDER: any audio, for example
-    speechocean762 python benchmarks/data_loading.py scale FOLDER [COUNT ...]      10,000, 100,000
-    and 1,000,000 utterances
+    python benchmarks/data_loading.py speed FOLDER [--workers 2]
+    python benchmarks/data_loading.py scale FOLDER [COUNT ...]
+
+FOLDER is any audio, for example speechocean762; COUNT is a number of utterances (default: 10,000,
+100,000 and 1,000,000).
 
 `speed` prints audio hours per second from files, from shards and by soundfile alone, the padding,
 and how long a training step waits for its batch. `scale` prepares corpora whose utterances share a

@@ -70,7 +70,10 @@ def plan_suite(
         LOGGER.info("task %s on %s: recipe %s", row.task, row.corpus, job.recipe)
         planned.jobs.append(job)
     if not planned.jobs:
-        raise ConfigError(f"--corpora {corpora}: {(planned.failures + planned.missing)[0]}")
+        first, *others = planned.failures + planned.missing
+        for line in others:
+            LOGGER.warning("%s", line)
+        raise ConfigError(f"--corpora {corpora}: no row can run; {first}")
     planned.jobs.sort(key=cost)
     return planned
 

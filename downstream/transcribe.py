@@ -1,4 +1,4 @@
-"""Audio files to text with a trained asr or phoneme model.
+"""Audio files to text with a trained asr, phoneme or slots model.
 
 Shapes: N samples, T frames, V outputs.
 """
@@ -107,7 +107,7 @@ def named(paths: Sequence[Path]) -> list[Path]:
 
 
 class Recognizer:
-    """A trained asr or phoneme model: audio to logits and text.
+    """A trained model of asr, phoneme or slots: audio to logits and text.
 
     Args:
         folder: Of <out>/runs of an evaluation, or its model.pt.

@@ -21,7 +21,7 @@ from mt4ssl_bench.files import write_text
 from mt4ssl_bench.results.answers import WITH_LM, Answer, by_seed
 from mt4ssl_bench.results.answers import with_lm as decoded_with_lm
 from mt4ssl_bench.results.metrics import Score
-from mt4ssl_bench.results.metrics.best_variant import measurable
+from mt4ssl_bench.results.metrics.best_variant import measurable, scores
 from mt4ssl_bench.results.metrics.mean_of_values import MeanOfValues
 from mt4ssl_bench.results.provenance import environment
 from mt4ssl_bench.results.record import Result
@@ -55,8 +55,8 @@ def write_record(
         out: Folder of the records.
     """
     answers = _answers(task, trained.cuts, trained.decoded)
-    unscored = _unscored(job, task, answers)
     metrics = _scores(task, answers)
+    unscored = _unscored(job, task, answers, metrics)
     curves = layer_curves(task, trained.layers, partial(_answers, task, trained.cuts))
     chosen_on = "the training part of each fold" if task.folds else job.split("valid")
     clock.lap("test")
@@ -141,12 +141,13 @@ def _record(
 
 
 def _scores(task: Task, answers: Sequence[Answer]) -> dict[str, Score]:
-    metrics = measurable(task.all_metrics, answers)
-    scores = {metric.name: metric.score(answers) for metric in metrics}
-    for metric in metrics if "with_lm" in answers[0] else ():
-        score = metric.score(decoded_with_lm(answers))
-        scores[f"{metric.name}{WITH_LM}"] = replace(score, title=f"{score.title}{WITH_LM.upper()}")
-    return scores
+    found = scores(task.all_metrics, answers)
+    with_lm = "with_lm" in answers[0]
+    decoded = scores(task.all_metrics, decoded_with_lm(answers)) if with_lm else {}
+    return found | {
+        f"{name}{WITH_LM}": replace(score, title=f"{score.title}{WITH_LM.upper()}")
+        for name, score in decoded.items()
+    }
 
 
 def _upstream(model: Upstream) -> UpstreamRecord:
@@ -212,10 +213,12 @@ def _of_seeds(values: Mapping[int, Mapping[str, float]]) -> dict[str, float]:
     }
 
 
-def _unscored(job: Job, task: Task, answers: Sequence[Answer]) -> dict[str, int]:
-    """Count the answers that a mean of values leaves out, for the record; warn of them."""
+def _unscored(
+    job: Job, task: Task, answers: Sequence[Answer], metrics: Mapping[str, Score]
+) -> dict[str, int]:
+    """Count the answers that a mean of values leaves out, or a metric without a score; warn."""
     counts = {}
-    for metric in task.all_metrics:
+    for metric in measurable(task.all_metrics, answers):
         value = metric.value
         if isinstance(value, MeanOfValues) and (lacking := value.lacking(answers)):
             counts[f"test_without_{metric.name}"] = len(lacking)
@@ -223,6 +226,12 @@ def _unscored(job: Job, task: Task, answers: Sequence[Answer]) -> dict[str, int]
                 "%s: %s cannot be measured on %d of %d utterances of test, which its mean leaves "
                 "out: %s",
                 *(job.recipe, metric.label, len(lacking), len(answers), named(lacking)),
+            )
+        elif metric.name not in metrics:
+            counts[f"test_without_{metric.name}"] = len(answers)
+            LOGGER.warning(
+                "%s: %s has nothing to measure in test; the record does not have it",
+                *(job.recipe, metric.label),
             )
     return counts
 

@@ -43,7 +43,7 @@ class DataConfig:
     valid: str = "valid"  # name of the validation split
     min_seconds: float = 2.0  # seconds; shorter utterances are left out and counted
     max_seconds: float = 20.0  # seconds; longer utterances are cropped at random
-    batch_seconds: float = 237.5  # seconds of audio per update and process, padding included
+    batch_seconds: float = 237.5  # seconds of audio per batch, padding included
     workers: int = 4  # loader processes; 0 loads in the training process
     # fraction of unreadable utterances above which the run stops; one is always allowed
     max_unreadable: float = 0.001

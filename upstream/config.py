@@ -43,8 +43,8 @@ class PretrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     fit: FitConfig = field(default_factory=FitConfig)
     collapse_step: int = 5_000  # update from which on collapsed targets or predictions stop the run
-    min_target_var: float = 0.1  # variance below which targets count as collapsed
-    min_pred_var: float = 0.01  # variance below which predictions count as collapsed
+    min_target_var: float = 0.1  # standard deviation below which targets count as collapsed
+    min_pred_var: float = 0.01  # standard deviation below which predictions count as collapsed
     # tokens of the valid split whose ABX is logged at each validation; 0: no ABX
     abx_tokens: int = 0
 

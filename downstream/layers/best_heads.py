@@ -7,7 +7,7 @@ from mt4ssl_bench.downstream.training.choose_rate import best_of, mean_of
 from mt4ssl_bench.downstream.training.trained import Decoded, OneLayer
 from mt4ssl_bench.results.answers import Answer
 from mt4ssl_bench.results.metrics import Metric
-from mt4ssl_bench.results.metrics.best_variant import measurable
+from mt4ssl_bench.results.metrics.best_variant import scores
 from mt4ssl_bench.results.record_parts import LayerScore, Trial
 
 
@@ -54,15 +54,14 @@ def layer_curves(
     curves: dict[str, list[LayerScore]] = {}
     for one in layers:
         own = answers(one.decoded)
-        for metric in measurable(task.all_metrics, own):
-            score = metric.score(own)
+        for name, score in scores(task.all_metrics, own).items():
             row: LayerScore = {
                 "value": score.value,
                 "low": score.low,
                 "high": score.high,
                 "layer": one.layer,
             }
-            if metric.name == task.metric.name:
+            if name == task.metric.name:
                 row["valid"] = one.valid
-            curves.setdefault(metric.name, []).append(row)
+            curves.setdefault(name, []).append(row)
     return curves

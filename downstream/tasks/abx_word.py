@@ -26,6 +26,7 @@ class WordABX(ABX):
 
     name: ClassVar[str] = "abx_word"
     Config: ClassVar[type[TripletConfig]] = WordConfig
+    reads: ClassVar[tuple[str, ...]] = ("speaker", "text")
 
     @classmethod
     def fields(cls, config: BaseConfig) -> tuple[str, ...]:

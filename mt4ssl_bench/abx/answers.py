@@ -21,8 +21,6 @@ from mt4ssl_bench.results.answers import Answer
 from mt4ssl_bench.results.intervals import DEFAULT, Bootstrap, Floats, Resampled
 from mt4ssl_bench.results.metrics.metric import Metric, Score
 
-COLUMN = {"groups": 2, "categories": 0}  # of Table.keys: which is the speaker
-
 
 def answers_of(tables: Mapping[Mode, Table], layer: int, over: Over = "groups") -> list[Answer]:
     """Return one answer for each speaker.

@@ -16,8 +16,9 @@ import numpy as np
 
 from mt4ssl_bench.abx.table import Numbers, Table, Weights
 from mt4ssl_bench.errors import ConfigError
+from mt4ssl_bench.results.intervals import NO_WIDTH, flat_difference, score_interval
 
-Method = Literal["bootstrap", "jackknife", "range"]
+Method = Literal["bootstrap", "jackknife", "range", "wilson", "exact"]
 Over = Literal["groups", "categories"]
 BOOTSTRAP, JACKKNIFE = 10, 5  # fewest speakers
 SAMPLES = 2000
@@ -34,6 +35,7 @@ class Interval:
         method: "bootstrap": expanded percentiles (Hesterberg 2015, American Statistician 69).
             "jackknife": t interval of the delete-one jackknife (Efron and Tibshirani 1993, chapter
             11). "range": the lowest and highest score of a speaker; no confidence is claimed.
+            "wilson", "exact": score_interval() and flat_difference(), where all speakers are alike.
         speakers: Number of resampled speakers.
         vanished: Mean share of ordered pairs of categories that a replicate lacks: the larger it
             is, the less are replicates averages over the same pairs.
@@ -68,7 +70,11 @@ class Replicates:
 
     def interval(self, layer: int) -> Interval:
         """Return the interval of a layer's score, within [0, 1]."""
-        low, high = self._ends(float(self.scores[layer]), self.values[layer])
+        score = float(self.scores[layer])
+        low, high = self._ends(score, self.values[layer])
+        if self._flat(low, high):
+            alike = score_interval(100 * score, self.speakers)
+            return self._interval(alike.low / 100, alike.high / 100, "wilson")
         return self._interval(max(low, 0.0), min(high, 1.0))
 
     def difference(
@@ -89,7 +95,14 @@ class Replicates:
             )
         value = float(self.scores[layer] - other.scores[other_layer])
         differences = self.values[layer] - other.values[other_layer]
-        return value, self._interval(*self._ends(value, differences))
+        low, high = self._ends(value, differences)
+        if self._flat(low, high):
+            return value, self._interval(*flat_difference(value, self.speakers, 1.0), "exact")
+        return value, self._interval(low, high)
+
+    def _flat(self, low: float, high: float) -> bool:
+        """Return whether an interval would claim certainty; a range claims nothing."""
+        return self.method != "range" and high - low <= NO_WIDTH / 100
 
     def _ends(self, value: float, values: Numbers) -> tuple[float, float]:
         values = values[np.isfinite(values)]
@@ -107,11 +120,11 @@ class Replicates:
         low, high = np.quantile(values, [tail, 1 - tail])
         return float(low), float(high)
 
-    def _interval(self, low: float, high: float) -> Interval:
+    def _interval(self, low: float, high: float, method: Method | None = None) -> Interval:
         return Interval(
             low=low,
             high=high,
-            method=self.method,
+            method=method or self.method,
             speakers=self.speakers,
             vanished=self.vanished,
         )

@@ -241,7 +241,7 @@ def print_estimate(plan: "Estimate") -> None:
 @app.command(rich_help_panel=EVALUATION)
 def transcribe(
     model: Annotated[
-        Path, typer.Argument(help="A folder of <out>/runs of an evaluation of asr or phoneme.")
+        Path, typer.Argument(help="A folder of <out>/runs: of asr, phoneme or slots.")
     ],
     files: Annotated[
         list[Path], typer.Argument(metavar="AUDIO...", help="Audio files, or folders of them.")

@@ -33,8 +33,8 @@ def pretrain(
 
     Missing labels are created. Ctrl-C saves and stops, with exit code 130. Several processes:
 
-    torchrun --nproc-per-node 8 -m mt4ssl_bench pretrain mt4ssl_base data.corpus=corpora/mine --out
-    runs/base
+    torchrun --nproc-per-node 8 -m mt4ssl_bench pretrain mt4ssl_base fit.accumulate=2
+    data.corpus=corpora/mine --out runs/base
 
     Example: mt4ssl-bench pretrain mt4ssl_tiny data.corpus=corpora/mine --out runs/first
     """
@@ -74,7 +74,7 @@ def kmeans(
     device: Device = "auto",
     workers: Workers = 1,
 ) -> None:
-    """Create k-means labels for the offline targets, from MFCC or a layer of any upstream.
+    """Create k-means labels for the offline targets, from MFCC or a layer of an upstream.
 
     Prints inertia, used clusters and perplexity. The same command continues an interrupted one. The
     processes of --workers or torchrun share the work; labels do not depend on their number.

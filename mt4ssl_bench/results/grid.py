@@ -271,7 +271,7 @@ def _words(heading: Heading) -> list[str]:
 def _wrapped(heading: Heading, width: int) -> str:
     """Return a heading's lines of at most `width` characters."""
     words = " ".join(word.replace(" ", NO_BREAK) for word in _words(heading))
-    lines = textwrap.wrap(words, width, break_long_words=False, break_on_hyphens=False)
+    lines = textwrap.wrap(words, max(width, 1), break_long_words=False, break_on_hyphens=False)
     return "\n".join(lines).replace(NO_BREAK, " ")
 
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ import numpy.typing as npt
 from mt4ssl_bench.errors import ConfigError
 
 Floats = npt.NDArray[np.float64]
+T = TypeVar("T", float, npt.NDArray[np.float64])
 # weights (S, N) of the answers -> the metric's value (S,) under each
 Resampled = Callable[[Floats], Floats]
 
@@ -228,14 +229,23 @@ def paired_difference(
     for confidence intervals in ASR performance evaluation"). Their answers must be to the same
     items in the same order; their references may differ.
 
-    Where all units differ equally (identical answers, or one unit), the bootstrap has no width:
-    at most a share of 1 - 0.025**(1/U) of other units could show a difference (Clopper and Pearson
-    1934), and the interval is as wide. Where fewer than MIN_DIFFERENT units differ, it holds 0,
-    as an exact sign test would say.
+    Where all units differ equally (identical answers, or one unit), the bootstrap has no width, and
+    the interval is that of flat_difference(). Where fewer than MIN_DIFFERENT units differ, it holds
+    0, as an exact sign test would say.
     """
     paired = _Paired([a, b], units, bounds, bootstrap)
     value, low, high, flat = (float(each[0]) for each in paired.differences(0, [1]))
     return value, Interval(low=low, high=high, method="exact" if flat else "bootstrap")
+
+
+def flat_difference(value: T, units: int, scale: float) -> tuple[T, T]:
+    """Return the ends of the interval of a difference that each of `units` units has.
+
+    At most a share of 1 - 0.025**(1/U) of other units could show another difference (Clopper and
+    Pearson 1934), of at most `scale`, the range of the metric.
+    """
+    share = 1 - ((100 - COVERAGE) / 200) ** (1 / units)
+    return value * (1 - share) - share * scale, value * (1 - share) + share * scale
 
 
 def beaten_by(
@@ -279,10 +289,8 @@ class _Paired:
         value = self.values[a] - self.values[others]
         low, high = _percentiles(self.resampled[a] - self.resampled[others])
         flat = high - low < NO_WIDTH * self.bounds.scale
-        share = 1 - ((100 - COVERAGE) / 200) ** (1 / self.units.number)
-        reach = 100 * share * self.bounds.scale
-        low = np.where(flat, value * (1 - share) - reach, low)
-        high = np.where(flat, value * (1 - share) + reach, high)
+        ends = flat_difference(value, self.units.number, 100 * self.bounds.scale)
+        low, high = np.where(flat, ends[0], low), np.where(flat, ends[1], high)
         differ = self.outcomes[others] != self.outcomes[a]
         few = self.units.count(differ) < MIN_DIFFERENT
         low, high = np.where(few, np.minimum(low, 0), low), np.where(few, np.maximum(high, 0), high)

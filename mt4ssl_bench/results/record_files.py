@@ -141,12 +141,17 @@ def stem(task: str, upstream: str, key: str) -> str:
 
 def record_paths(folder: Path) -> list[Path]:
     """Return the files of a folder's records, in order of file name."""
-    return sorted(folder.glob("*.json"))
+    return _found(folder, "*.json")
 
 
 def paths(folder: Path, key: str) -> list[Path]:
     """Return the files of the records with this key."""
-    return sorted(folder.glob(f"*-{key}.json"))
+    return _found(folder, f"*-{key}.json")
+
+
+def _found(folder: Path, pattern: str) -> list[Path]:
+    """Return files by name, without hidden ones: a Mac writes `._<name>` beside a file."""
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
 
 
 def hypotheses_path(path: Path) -> Path:

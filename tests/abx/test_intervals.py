@@ -48,6 +48,13 @@ def simulated(
 TRUTH = 0.2 + 2 * 0.2 * 0.3  # the mean of simulated() over all speakers
 
 
+# of none and of half of n trials (Wilson 1927)
+WILSON = [
+    (0.0, {5: 0.0, 6: 0.0, 12: 0.0}, {5: 0.4345, 6: 0.3903, 12: 0.2425}),
+    (0.5, {5: 0.1704, 6: 0.1876, 12: 0.2538}, {5: 0.8296, 6: 0.8124, 12: 0.7462}),
+]
+
+
 def plain_average(table: Table, a: np.ndarray, x: np.ndarray, c: np.ndarray) -> float:
     """The weighted means of the definition, entry by entry."""
     rows: dict[tuple[int, ...], list[tuple[float, float]]] = defaultdict(list)
@@ -123,7 +130,25 @@ def test_what_speakers_share_cancels_in_a_difference() -> None:
     single = both[0].interval(0)
     assert single.high - single.low > 5 * (interval.high - interval.low)
     same, nothing = both[0].difference(0, both[0], 0)
-    assert (same, nothing.low, nothing.high) == (0.0, 0.0, 0.0)
+    share = 1 - 0.025 ** (
+        1 / both[0].speakers
+    )  # of other speakers, who may differ (Clopper, Pearson)
+    assert same == 0
+    assert (nothing.low, nothing.high) == pytest.approx((-share, share))
+    assert nothing.method == "exact"
+
+
+@pytest.mark.parametrize("speakers", [5, 6, 12])
+@pytest.mark.parametrize(("score", "low", "high"), WILSON)
+def test_speakers_who_are_all_alike_do_not_make_a_score_certain(
+    speakers: int, score: float, low: dict[int, float], high: dict[int, float]
+) -> None:
+    table = simulated(np.random.default_rng(0), speakers, across=True)
+    alike = replace(table, sums=score * table.cells[None])
+    interval = replicate(alike).interval(0)
+    assert interval.method == "wilson"
+    ends = (interval.low, interval.high)
+    assert ends == pytest.approx((low[speakers], high[speakers]), abs=1e-4)
 
 
 def test_scores_of_other_triplets_are_not_compared() -> None:

@@ -227,6 +227,17 @@ def test_list_shows_recipes_tasks_and_kinds_of_upstream(capsys: pytest.CaptureFi
         assert name in said
 
 
+@pytest.mark.parametrize(
+    ("what", "name"),
+    [("upstreams", "wavlm_base_plus"), ("tasks", "phoneme"), ("corpora", "speechocean762")],
+)
+def test_list_shows_all_names_of_one_kind(
+    capsys: pytest.CaptureFixture[str], what: str, name: str
+) -> None:
+    assert call("list", what) == 0
+    assert name in capsys.readouterr().out
+
+
 def test_the_version_is_printed_without_a_command() -> None:
     done = run("--version")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{__version__}\n", "")

@@ -670,6 +670,8 @@ def test_dotted_ids_in_shar_keep_their_own_audio(tmp_path: Path, sounds: Path) -
         for name, file in files.items()
     ]
     CutSet.from_cuts(cuts).to_shar(source, fields={"recording": "wav"}, warn_unused_fields=False)
+    for file in [source / ".DS_Store", *source.iterdir()]:  # as a Mac copies a folder
+        (source / f"._{file.name.strip('.')}").write_bytes(b"\0\5\x16\7")
     read = rows("lhotse", source, audio=tmp_path / "audio")
     assert [(row.id, len(samples_of(row)) // RATE) for row in read] == [
         ("utt.0", 1),

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from builders import TOY, run, spoken
+from builders import TOY, call, run, spoken
 from mt4ssl_bench import results
 from mt4ssl_bench.corpora.prepare import prepare
 from mt4ssl_bench.corpora.rows import Row
@@ -288,6 +288,28 @@ def test_a_slot_that_training_never_shows_is_named_and_counted(
     assert "slots=genre" in caplog.text, "prepare has named it before"
     answers = results.load_hypotheses(next((tmp_path / "out").glob("slots-*.json")))
     assert any("B-genre HIGH E-genre" in answer["reference"] for answer in answers)
+
+
+@pytest.mark.parametrize("keys", [(), ("layers=all",)])
+def test_without_a_slot_in_test_the_record_has_the_other_metric(
+    corpus: Corpus, tmp_path: Path, caplog: pytest.LogCaptureFixture, keys: tuple[str, ...]
+) -> None:
+    made = with_slots(
+        corpus, tmp_path / "corpus", test=lambda slots: " ".join("O" for _ in slots.split())
+    )
+    out = tmp_path / "out"
+    with caplog.at_level(logging.WARNING):
+        outcome = evaluate(
+            ["fbank", "mfcc"], ["SF"], made.root, out=out, overrides=(*KEYS, *keys), device="cpu"
+        )
+    assert not outcome.failures
+    for record in outcome.results:
+        assert list(record.metrics) == ["slot_type_f1"]
+        assert record.counts["test_without_slot_value_cer"] == made.info.splits["test"].utterances
+        assert set(record.layer_scores) == ({"slot_type_f1"} if keys else set())
+    assert "slot-value CER % ↓ has nothing to measure in test" in caplog.text
+    assert call("leaderboard", out) == 0
+    assert call("compare", "fbank", "mfcc", "--task", "slots", "--results", out) == 0
 
 
 def test_utterances_without_any_slot_are_scored_by_what_is_hypothesized(task: Slots) -> None:

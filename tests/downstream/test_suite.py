@@ -114,6 +114,17 @@ def test_a_dry_run_gives_audio_and_disk_by_task_and_computes_nothing(
     assert not (tmp_path / "out").exists()
 
 
+def test_without_any_corpus_each_row_says_what_prepares_it(
+    lab: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ("--corpora", tmp_path, "--out", tmp_path / "out")
+    assert call("evaluate", "fbank", "--suite", "superb", *where, "--dry-run") == 2
+    said = " ".join(capsys.readouterr().err.split())
+    for source in ("librispeech", "voxceleb1", "speechcommands"):
+        assert f"run: mt4ssl-bench prepare {source}" in said
+    assert f"error: --corpora {tmp_path}: no row can run; phoneme on librispeech" in said
+
+
 def test_a_task_that_fails_does_not_end_the_others(
     lab: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -109,6 +109,13 @@ def test_a_second_evaluation_finds_the_first_by_content(tmp_path: Path) -> None:
     assert results.find(tmp_path / "absent", key) is None
 
 
+def test_files_that_a_system_writes_beside_records_are_not_read(tmp_path: Path) -> None:
+    path = results.save(a_result(), [], tmp_path)
+    (tmp_path / f"._{path.name}").write_bytes(b"\0\5\x16\7")
+    assert len(results.load_all(tmp_path)) == 1
+    assert results.find(tmp_path, a_result().key) == results.load(path)
+
+
 def test_of_two_records_with_one_key_the_newest_is_found(tmp_path: Path) -> None:
     old = a_result()
     new = a_result(upstream=old.upstream | {"name": "another"}, created="2026-11-23T00:00:00+00:00")

@@ -11,7 +11,7 @@ from typing import Annotated, Protocol, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from mt4ssl_bench.corpora.audio_files import keep_audio
+from mt4ssl_bench.corpora.audio_files import is_system, keep_audio
 from mt4ssl_bench.corpora.frame_labels import FrameLabels, Labels, cluster_ids, read_frame_labels
 from mt4ssl_bench.corpora.rows import Row, misplaced, one_line
 from mt4ssl_bench.corpora.source import SPLITS, Options, Source
@@ -216,7 +216,11 @@ def _read_cuts(path: Path) -> Iterator[Piece]:
             raise CorpusError(
                 f"{path}: expected a Shar folder with cuts.000000.jsonl.gz in it, got {got}"
             )
-        yield from CutSet.from_shar(in_dir=path)
+        fields: dict[str, list[Path]] = {}
+        for file in sorted(path.iterdir()):
+            if not is_system(file.name):
+                fields.setdefault(file.name.split(".")[0], []).append(file)
+        yield from CutSet.from_shar(fields=fields)
     elif "supervisions" not in path.name:
         yield from _opened(CutSet.from_file(path), CutSet, path)
     else:

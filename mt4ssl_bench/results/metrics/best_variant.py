@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.results.answers import Answer
 from mt4ssl_bench.results.intervals import Floats, Resampled
-from mt4ssl_bench.results.metrics.metric import Metric
+from mt4ssl_bench.results.metrics.metric import Metric, Score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,25 @@ def measurable(metrics: Sequence[Metric], answers: Sequence[Answer]) -> list[Met
     """Return the metrics, but for those of variants where answers have none."""
     lacking = not all("variants" in answer for answer in answers)
     return [each for each in metrics if not (lacking and isinstance(each.value, BestVariant))]
+
+
+def scores(metrics: Sequence[Metric], answers: Sequence[Answer]) -> dict[str, Score]:
+    """Return the score of each measurable metric by name, without those that have no number.
+
+    A slot type may stand in no reference, or every clip may be too short: what the other metrics
+    say is still true.
+
+    Raises:
+        CorpusError: If the first, the main one, has no number.
+    """
+    found = {}
+    for metric in measurable(metrics, answers):
+        try:
+            found[metric.name] = metric.score(answers)
+        except CorpusError:
+            if metric is metrics[0]:
+                raise
+    return found
 
 
 def _decoded(answers: Sequence[Answer], way: str) -> list[Answer]:
