@@ -104,7 +104,7 @@ class RunFolder:
         if changed := difference(self.meta, stored, self.free):
             raise self.error(
                 f"holds a run with other settings ({changed})",
-                "choose another --out, or repeat its own",
+                "choose another --out, or repeat its own settings and labels",
             )
         if missing := State.__required_keys__ - stored.keys():
             raise self.error(

@@ -140,6 +140,14 @@ def test_labels_in_the_shards_need_no_store(
         open_labels(config, [bare], digest, "cpu")
 
 
+def test_labels_in_shards_are_told_apart_by_what_they_state() -> None:
+    facts = {"digest": "d", "clusters": 2, "features": "mfcc"}
+    kinds = [facts, {**facts, "frames": 9}, {**facts, "made_by": "a"}, {**facts, "made_by": "b"}]
+    names = [CarriedLabels([kind], "d", 2).identity for kind in kinds]
+    assert len(set(names)) == 4
+    assert names[2:] == ["mfcc (a)", "mfcc (b)"]
+
+
 def test_sharding_again_makes_nothing_again_and_something_else_is_refused(
     corpus: Corpus, made: Corpus, store: LabelStore
 ) -> None:
