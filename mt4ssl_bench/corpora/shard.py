@@ -283,7 +283,7 @@ def _write_audio(cut: Cut, recordings: "TarWriter") -> None:
     from lhotse.shar.utils import to_shar_placeholder
 
     container, content = encode(cut)
-    cut.recording = to_shar_placeholder(cut.recording, cut)
-    about = json.dumps(cut.recording.to_dict()) + "\n"
+    cut.recording = recording = to_shar_placeholder(cut.recording, cut)
+    about = json.dumps(recording.to_dict()) + "\n"
     recordings.write(f"{cut.id}.{container}", io.BytesIO(content))
     recordings.write(f"{cut.id}.json", io.BytesIO(about.encode()), count=False)

@@ -26,7 +26,7 @@ class AudioCache:
         """Return the samples (N,) of a cut."""
         if not self._keep:
             return self._read(cut)
-        # several corpora may have the id: the audio's file, or its bytes in a shard, tell them apart
+        # several corpora may have the id: the file, or the bytes in a shard, tells them apart
         key = cut.id, hash(cut.recording.sources[0].source), cut.start
         if (samples := self._samples.get(key)) is None:
             samples = self._samples[key] = self._read(cut)
