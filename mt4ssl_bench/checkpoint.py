@@ -7,6 +7,7 @@ Loading one never builds other objects. A file whose name ends in .safetensors h
 import hashlib
 import json
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def save(payload: Payload, path: Path) -> None:
 
 
 def load(path: Path) -> Payload:
-    """Load an MT4SSL checkpoint.
+    """Load an MT4SSL checkpoint, and verify the checksums in a .pt file: torch does not.
 
     Raises:
         CheckpointError: If the file is missing, damaged or of another toolkit.
@@ -62,7 +63,10 @@ def load(path: Path) -> Payload:
         if path.suffix == SAFETENSORS:
             payload = _from_safetensors(path)
         else:
+            _verify(path)
             payload = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except CheckpointError:
+        raise
     # torch raises many kinds of errors for a damaged file
     except Exception as error:  # noqa: BLE001
         if "weights_only" in str(error):
@@ -77,6 +81,14 @@ def load(path: Path) -> Payload:
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a checkpoint of mt4ssl-bench (format '{FORMAT}')")
     return payload
+
+
+def _verify(path: Path) -> None:
+    """Raise CheckpointError for a zip with a member that fails its checksum."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            if damaged := file.testzip():
+                raise CheckpointError(f"{path}: damaged ({damaged} fails its checksum)")
 
 
 def _to_safetensors(payload: Payload) -> bytes:

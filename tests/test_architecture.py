@@ -66,6 +66,7 @@ HOMES = {  # library -> the only modules that import it; "cli" is the whole room
     "soundfile": {
         "data.audio",
         "data.audio_headers",
+        "data.lossless",
         "data.signal",
         "corpora.mixing",
         "corpora.speak",

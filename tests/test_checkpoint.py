@@ -11,7 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from builders import write_run
 from mt4ssl_bench import checkpoint
+from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.errors import CheckpointError
 
 
@@ -114,6 +116,40 @@ def test_a_truncated_file_is_named(tmp_path: Path, share: float) -> None:
         CheckpointError, match=r"checkpoint\.pt: truncated, damaged or not a checkpoint of tensors"
     ):
         checkpoint.load(path)
+
+
+def damage(path: Path, place: float = 0.5) -> None:
+    """Flip 1,000 bytes, as a bad disk or a broken copy does."""
+    content = bytearray(path.read_bytes())
+    start = int(len(content) * place)
+    content[start : start + 1000] = bytes(byte ^ 0xFF for byte in content[start : start + 1000])
+    path.write_bytes(content)
+
+
+def test_a_weight_that_changed_on_the_disk_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    checkpoint.save({"model": {"v": torch.zeros(9), "w": torch.zeros(9000)}}, path)
+    damage(path)
+    with pytest.raises(
+        CheckpointError, match=r"model\.pt: damaged \(archive/data/1 fails its check"
+    ):
+        checkpoint.load(path)
+
+
+@pytest.mark.parametrize("place", [0.0, 0.01, 0.97, 0.99])
+def test_damage_to_what_describes_the_weights_is_named(tmp_path: Path, place: float) -> None:
+    path = tmp_path / "model.pt"
+    checkpoint.save({"model": {"w": torch.zeros(9000)}}, path)
+    damage(path, place)
+    with pytest.raises(CheckpointError, match=r"model\.pt: (truncated, )?damaged"):
+        checkpoint.load(path)
+
+
+def test_a_damaged_model_is_not_evaluated(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    damage(run / "checkpoint.pt")
+    with pytest.raises(CheckpointError, match="fails its checksum"):
+        load_upstream(str(run))
 
 
 def test_a_file_of_another_kind_is_named(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from mt4ssl_bench.data.alignment import TIER, read_alignment
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.label_store import CarriedLabels, LabelStore
 from mt4ssl_bench.data.remote import is_url
+from mt4ssl_bench.data.shared_ids import refuse_shared_ids
 from mt4ssl_bench.errors import ConfigError
 from mt4ssl_bench.settings import Json
 from mt4ssl_bench.training.distributed import World
@@ -22,11 +23,13 @@ def open_corpora(config: PretrainConfig) -> list[Corpus]:
     """Return the recipe's corpora.
 
     Raises:
-        BenchError: If none is named, or one cannot be opened.
+        BenchError: If none is named, one cannot be opened, or two share an utterance id.
     """
     if not config.data.corpus:
         raise ConfigError("data.corpus: no corpus named; for example data.corpus=corpora/mine")
-    return [Corpus.open(path) for path in config.data.corpus]
+    corpora = [Corpus.open(path) for path in config.data.corpus]
+    refuse_shared_ids(corpora, (config.data.train, config.data.valid))
+    return corpora
 
 
 def open_labels(

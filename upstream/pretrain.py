@@ -178,6 +178,8 @@ class Pretraining:
         config = to_stored(self.config)
         free = [f"config.{key}" for key in FREE]
         meta: dict[str, Json] = {"kind": KIND, "config": config, "corpus_digest": self.digest}
+        if self.train.labels is not None:
+            meta["labels"] = self.train.labels.identity
         return Fit(
             self.model.train(),
             self.train.stream(rank=self.world.rank, world=self.world.size),

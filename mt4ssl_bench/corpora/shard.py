@@ -4,6 +4,7 @@ A shard that exists is complete and is not made again; corpus.json is written la
 """
 
 import gzip
+import io
 import json
 import logging
 import os
@@ -14,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,11 +27,15 @@ from mt4ssl_bench.data.corpus import SID_PREFIX, Corpus
 from mt4ssl_bench.data.cut import SHARDED_LABELS, Cut
 from mt4ssl_bench.data.label_store import LabelStore
 from mt4ssl_bench.data.lists import write_lists
+from mt4ssl_bench.data.lossless import encode
 from mt4ssl_bench.data.shards import LABELS, Shards, index_of
 from mt4ssl_bench.data.write_corpus import write_info
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.files import write_text, written
 from mt4ssl_bench.settings import Json
+
+if TYPE_CHECKING:
+    from lhotse.shar.writers.tar import TarWriter
 
 LOGGER = logging.getLogger(__name__)
 SIZE = 200  # cuts per shard: about 40 MB of read speech
@@ -45,8 +51,9 @@ def shard_corpus(
     size: int = SIZE,
     labels: LabelStore | None = None,
 ) -> Corpus:
-    """Write a corpus's splits as shards: FLAC (16 bit, own rates), texts, and labels if given.
+    """Write a corpus's splits as shards: audio without loss, texts, and labels if given.
 
+    Audio is FLAC of 16 bit; of 24 bit, or WAV of floats, where that would change a sample.
     An interrupted call is resumed by the same call. Unreadable audio is left out and counted.
 
     Args:
@@ -230,25 +237,30 @@ def _write_shard(
     Returns (id, seconds) of its cuts and the bytes of its tar files.
     """
     from lhotse.shar import SharWriter
+    from lhotse.shar.writers.tar import TarWriter
 
-    fields = {"recording": "flac", **({LABELS: "numpy"} if labels else {})}
+    suffix = f".{number:06d}"
+    fields = {LABELS: "numpy"} if labels else {}
+    names = ["recording", *fields]
     manifest = out / f"cuts.{number:06d}.jsonl.gz"
     if not manifest.exists():  # it is moved last
         with tempfile.TemporaryDirectory(
             prefix=f".{number:06d}.", suffix=f".{os.getpid()}", dir=out
         ) as aside:
-            with SharWriter(
-                aside, fields, shard_size=None, shard_suffix=f".{number:06d}"
-            ) as writer:
+            with (
+                SharWriter(
+                    aside, fields, shard_size=None, shard_suffix=suffix, warn_unused_fields=False
+                ) as writer,
+                TarWriter(f"{aside}/recording{suffix}.tar", shard_size=None) as recordings,
+            ):
                 for cut in cuts:
                     try:
-                        audio.read(
-                            cut
-                        )  # lhotse's own reader takes a file that is cut short as it comes
+                        audio.read(cut)  # the decoder takes a file that is cut short as it comes
                     except CorpusError as error:
                         LOGGER.warning("left out: %s", error)
                         continue
                     kept = _whole(cut, clusters=labels is not None)
+                    _write_audio(kept, recordings)
                     writer.write(
                         kept.attach_tensor(LABELS, np.asarray(labels.all_of(cut.id)))
                         if labels
@@ -257,7 +269,21 @@ def _write_shard(
             for file in sorted(Path(aside).iterdir(), key=lambda file: file.name == manifest.name):
                 file.replace(out / file.name)
     if not manifest.exists():  # nothing could be read
-        return [], [0] * len(fields)
+        return [], [0] * len(names)
     with gzip.open(manifest) as lines:
         made = [(raw["id"], raw["duration"]) for raw in map(json.loads, lines)]
-    return made, [(out / f"{field}.{number:06d}.tar").stat().st_size for field in fields]
+    return made, [(out / f"{field}.{number:06d}.tar").stat().st_size for field in names]
+
+
+def _write_audio(cut: Cut, recordings: "TarWriter") -> None:
+    """Write the cut's audio as Lhotse's writer does, but with equal samples; the cut refers to it.
+
+    Lhotse decodes some files (MP3) otherwise than audio.read(), and writes 16 bit whatever it read.
+    """
+    from lhotse.shar.utils import to_shar_placeholder
+
+    container, content = encode(cut)
+    cut.recording = recording = to_shar_placeholder(cut.recording, cut)
+    about = json.dumps(recording.to_dict()) + "\n"
+    recordings.write(f"{cut.id}.{container}", io.BytesIO(content))
+    recordings.write(f"{cut.id}.json", io.BytesIO(about.encode()), count=False)

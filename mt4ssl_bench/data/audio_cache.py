@@ -20,12 +20,14 @@ class AudioCache:
         self, read: Callable[[Cut], Samples], *, seconds: float, hours: float, workers: int
     ) -> None:
         self._read, self._keep = read, not workers and seconds <= hours * 3600
-        self._samples: dict[str, Samples] = {}
+        self._samples: dict[tuple[str, int, float], Samples] = {}
 
     def __call__(self, cut: Cut) -> Samples:
         """Return the samples (N,) of a cut."""
-        if (samples := self._samples.get(cut.id)) is None:
-            samples = self._read(cut)
-            if self._keep:
-                self._samples[cut.id] = samples
+        if not self._keep:
+            return self._read(cut)
+        # several corpora may have the id: the file, or the bytes in a shard, tells them apart
+        key = cut.id, hash(cut.recording.sources[0].source), cut.start
+        if (samples := self._samples.get(key)) is None:
+            samples = self._samples[key] = self._read(cut)
         return samples

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mt4ssl_bench.data.cut import Cut
-from mt4ssl_bench.data.cut_files import DAMAGE, LINES, damaged, index_of, write_lines
+from mt4ssl_bench.data.cut_files import DAMAGE, LINES, damaged, ids_in, index_of, write_lines
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.settings import Json
 
@@ -66,6 +66,13 @@ class Cuts(Lazy):
             with gzip.open(self.file) as lines:
                 for line in lines:
                     yield self._parse(line)
+        except DAMAGE as error:
+            raise damaged(self.file, error) from None
+
+    def ids(self) -> Iterator[str]:
+        """Yield the utterance ids in order, without making the cuts."""
+        try:
+            yield from ids_in(self.file)
         except DAMAGE as error:
             raise damaged(self.file, error) from None
 

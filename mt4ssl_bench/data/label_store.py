@@ -78,6 +78,14 @@ class LabelStore:
         known = place < len(self._keys) and self._keys[place] == key
         return int(self._order[place]) if known else None
 
+    @property
+    def identity(self) -> str:
+        """What the labels are made from, with a digest that others of as many clusters lack."""
+        if self.info.made_by:
+            return _identity(self.info, self.info.made_by)
+        with (self.folder / "labels.npy").open("rb") as file:
+            return _identity(self.info, hashlib.file_digest(file, "sha256").hexdigest()[:12])
+
     def centres(self) -> NDArray[np.float32]:
         """Return the clusters' centres (V, F); raises CheckpointError for a store without them."""
         try:
@@ -109,6 +117,12 @@ class CarriedLabels:
             )
         check_origin(self.info, "the labels in the shards", digest, clusters)
 
+    @property
+    def identity(self) -> str:
+        """See LabelStore.identity; the digest of labels.json where it does not state one."""
+        stated = json.dumps(asdict(self.info), sort_keys=True).encode()
+        return _identity(self.info, self.info.made_by or hashlib.sha256(stated).hexdigest()[:12])
+
     def of(self, cut: Cut, frames: int) -> NDArray[np.uint16]:
         """Return the labels (frames,) of a cut; raises CheckpointError for too few."""
         if LABELS not in (cut.custom or {}):
@@ -122,6 +136,10 @@ class CarriedLabels:
             "the labels in the shards",
             self.info.clusters,
         )
+
+
+def _identity(info: LabelInfo, digest: str) -> str:
+    return f"{info.features or 'frame labels'} ({digest})"
 
 
 def _keys(names: bytes) -> NDArray[np.uint64]:

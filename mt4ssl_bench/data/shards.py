@@ -9,6 +9,7 @@ import logging
 import os
 import tarfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +19,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from mt4ssl_bench.data.cut import Cut
-from mt4ssl_bench.data.cut_files import DAMAGE
+from mt4ssl_bench.data.cut_files import DAMAGE, ids_in
 from mt4ssl_bench.data.cuts import Lazy
 from mt4ssl_bench.data.epoch_order import STREAMS, WINDOW
 from mt4ssl_bench.data.remote import fetch
@@ -57,9 +58,21 @@ class Shards(Lazy):
     def at(self, place: int) -> Cut:
         """See Lazy.at."""
         number = int(self.shards[place])
-        try:
+        with self._naming(number):
             shard = _shard(self.where, number, tuple(self._bytes[number].tolist()))
             return shard.cut(place - int(self._starts[number]))
+
+    def ids(self) -> Iterator[str]:
+        """Yield the utterance ids in order; fetches the manifest of every shard."""
+        for number in np.unique(self.shards).tolist():
+            with self._naming(number), fetch(f"{self.where}/cuts.{number:06d}.jsonl.gz") as file:
+                yield from ids_in(file)
+
+    @contextmanager
+    def _naming(self, number: int) -> Iterator[None]:
+        """Name the shard in the error for what cannot be read."""
+        try:
+            yield
         except (*DAMAGE, IndexError, tarfile.TarError) as error:
             raise CorpusError(
                 f"{self.where}, shard {number:06d}: damaged ({error}); copy it or make the shards "

@@ -4,7 +4,6 @@ import json
 import logging
 import math
 import time
-import zipfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -99,12 +98,10 @@ class RunFolder:
         if not self.file.exists():
             return None
         stored = checkpoint.load(self.file)
-        if damaged := zipfile.ZipFile(self.file).testzip():  # torch verifies no checksum
-            raise CheckpointError(f"{self.file}: damaged ({damaged} fails its checksum)")
         if changed := difference(self.meta, stored, self.free):
             raise self.error(
                 f"holds a run with other settings ({changed})",
-                "choose another --out, or repeat its own",
+                "choose another --out, or repeat its own settings and labels",
             )
         if missing := State.__required_keys__ - stored.keys():
             raise self.error(

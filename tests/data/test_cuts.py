@@ -61,6 +61,13 @@ def test_iterating_gives_every_cut_in_order(cuts: Cuts) -> None:
     assert durations_of(list(cuts)).tolist() == durations_of(cuts).tolist()
 
 
+@pytest.mark.parametrize("name", ['a"b', "a\\", "ü/1", ""])
+def test_ids_are_read_without_the_cuts(name: str, tmp_path: Path) -> None:
+    last = {key: value for key, value in cut(1).items() if key != "id"} | {"id": name}
+    write_cuts(tmp_path / "train.jsonl.gz", [cut(0), cut(2) | {"id": name}, last])
+    assert list(Cuts(tmp_path / "train.jsonl.gz", tmp_path).ids()) == ["u0", name, name]
+
+
 def test_lhotse_reads_the_same_file(cuts: Cuts) -> None:
     read = CutSet.from_jsonl_lazy(cuts.file)
     assert [c.to_dict() for c in read] == [cut(i) for i in range(COUNT)]

@@ -8,17 +8,21 @@ import gzip
 import json
 import os
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from lhotse import CutSet
 
 from builders import served
 from mt4ssl_bench.cli.app import app
 from mt4ssl_bench.clustering.config import OfflineConfig
+from mt4ssl_bench.corpora.prepare_source import prepare_path
+from mt4ssl_bench.corpora.segment import segment_corpus
 from mt4ssl_bench.corpora.shard import shard_corpus
 from mt4ssl_bench.data import audio, download, remote
 from mt4ssl_bench.data.corpus import Corpus
@@ -138,6 +142,14 @@ def test_labels_in_the_shards_need_no_store(
     bare = Corpus(url, replace(made.info, labels={}))
     with pytest.raises(ConfigError, match="carry no labels; shard it with --labels"):
         open_labels(config, [bare], digest, "cpu")
+
+
+def test_labels_in_shards_are_told_apart_by_what_they_state() -> None:
+    facts = {"digest": "d", "clusters": 2, "features": "mfcc"}
+    kinds = [facts, {**facts, "frames": 9}, {**facts, "made_by": "a"}, {**facts, "made_by": "b"}]
+    names = [CarriedLabels([kind], "d", 2).identity for kind in kinds]
+    assert len(set(names)) == 4
+    assert names[2:] == ["mfcc (a)", "mfcc (b)"]
 
 
 def test_sharding_again_makes_nothing_again_and_something_else_is_refused(
@@ -331,6 +343,51 @@ def test_a_file_that_cannot_be_read_is_left_out_and_counted(corpus: Corpus, tmp_
     assert made.info.splits["train"].utterances == 17
     assert made.info.notes == {**corpus.info.notes, "unreadable": 1, "unreadable_examples": [name]}
     assert name not in {cut.id for cut in made.cuts("train")}
+
+
+WHOLE = np.random.default_rng(0).integers(-(2**15), 2**15, (16_000, 2)) / 2**15
+FINE = WHOLE[:, 0] / 2**8 + 2**-23
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "samples", "container"),
+    [
+        ("a.wav", "PCM_16", WHOLE, "flac"),
+        ("a.flac", "PCM_24", FINE, "flac"),
+        ("a.wav", "FLOAT", 4 * WHOLE, "wav"),
+        ("a.mp3", None, WHOLE[:, 0] / 4, "wav"),
+        ("a.wav", "PCM_16", WHOLE[:1800].reshape(-1, 9), "wav"),  # more channels than FLAC has
+    ],
+)
+def test_every_sample_survives_in_a_shard(
+    tmp_path: Path, name: str, kind: str | None, samples: np.ndarray, container: str
+) -> None:
+    soundfile.write(tmp_path / name, samples, 8000, subtype=kind)
+    (tmp_path / "m.tsv").write_text(f"id\tpath\tsplit\nu.1\t{name}\ttrain\n")
+    corpus = prepare_path("table", tmp_path / "m.tsv", tmp_path / "corpus")
+    made = shard_corpus(corpus, tmp_path / "shards")
+    (cut,), (kept,) = corpus.cuts("train"), made.cuts("train")
+    assert np.array_equal(audio.read(kept), audio.read(cut))
+    assert made.info.digest == corpus.info.digest
+    with tarfile.open(tmp_path / "shards" / "train" / "recording.000000.tar") as tar:
+        assert tar.getnames() == [f"u.1.{container}", "u.1.json"]
+    (again,) = CutSet.from_shar(in_dir=tmp_path / "shards" / "train")
+    assert again.load_audio().shape == (samples[:1].size, again.recording.num_samples)
+
+
+def test_parts_of_a_file_and_shards_of_shards_keep_every_sample(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", FINE, 8000, subtype="PCM_24")
+    whole = prepare_path("folder", tmp_path, tmp_path / "whole")
+    parts = segment_corpus(
+        whole, tmp_path / "parts", max_seconds=0.5, min_seconds=0.1, by="windows"
+    )
+    made = shard_corpus(parts, tmp_path / "shards")
+    again = shard_corpus(made, tmp_path / "again")
+    for each in (made, again):
+        found = {cut.id: audio.read(cut) for cut in each.cuts("train")}
+        assert len(found) == 4
+        for cut in parts.cuts("train"):
+            assert np.array_equal(found[cut.id], audio.read(cut))
 
 
 def test_a_server_that_fails_is_tried_again_and_named(

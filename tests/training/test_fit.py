@@ -625,7 +625,7 @@ def test_a_run_folder_with_other_settings_is_refused_naming_the_key(tmp_path: Pa
         build(tmp_path, meta=other)()
     assert str(caught.value) == (
         f"{tmp_path}: holds a run with other settings (optim.lr: 0.001 there, 0.002 here); "
-        "choose another --out, or repeat its own"
+        "choose another --out, or repeat its own settings and labels"
     )
     with pytest.raises(CheckpointError, match=r"\(corpus: abcd there, ef01 here\)"):
         build(tmp_path, meta={**meta, "corpus": "ef01"})()

@@ -3,11 +3,13 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,16 @@ import torch
 
 from builders import TOY, Prefork, identical, largest_difference, read_log, toy_config, weights_of
 from mt4ssl_bench import checkpoint
+from mt4ssl_bench.clustering.config import OfflineConfig
+from mt4ssl_bench.clustering.make_labels import make_labels
 from mt4ssl_bench.config import load
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.errors import BenchError, CheckpointError, TrainingError
 from mt4ssl_bench.upstream import encoder, pretrain
 from mt4ssl_bench.upstream.config import PretrainConfig
 from mt4ssl_bench.upstream.pretrain import open_pretraining
+
+LABELS = OfflineConfig(clusters=8)
 
 
 def config(corpus: Corpus, *overrides: str) -> PretrainConfig:
@@ -148,6 +154,48 @@ def test_a_finished_run_returns_at_once_and_other_settings_are_refused(
     ):
         open_pretraining(config(corpus, "optim.lr=2e-3")).run(run)
     assert (run / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("made_by", [True, False])  # stores of other sources state no digest
+def test_a_run_does_not_continue_with_other_labels_of_as_many_clusters(
+    corpus: Corpus,
+    tmp_path: Path,
+    made_by: bool,  # noqa: FBT001
+) -> None:
+    run, folder = tmp_path / "run", tmp_path / "labels"
+    key = f"targets.offline.labels={folder}"
+
+    def label(seed: int) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        store = make_labels([corpus], ("train", "valid"), LABELS, out=folder, seed=seed)
+        if not made_by:
+            info = {**asdict(store.info), "made_by": ""}
+            (folder / "labels.json").write_text(json.dumps(info))
+
+    label(0)
+    open_pretraining(config(corpus, key, "fit.steps=2")).run(run)
+    label(1)
+    with pytest.raises(CheckpointError) as error:
+        open_pretraining(config(corpus, key, "fit.steps=2")).run(run)
+    assert "other settings (labels: mfcc (" in str(error.value)
+    assert "repeat its own settings and labels" in str(error.value)
+    stored = checkpoint.load(run / "checkpoint.pt")
+    del stored["labels"]  # as of a run that began before this was stored
+    checkpoint.save(stored, run / "checkpoint.pt")
+    assert open_pretraining(config(corpus, key, "fit.steps=2")).run(run).finished
+
+
+def test_the_same_labels_made_again_continue_a_run(corpus: Corpus, tmp_path: Path) -> None:
+    key = f"targets.offline.labels={tmp_path / 'labels'}"
+    for _ in range(2):
+        shutil.rmtree(tmp_path / "labels", ignore_errors=True)
+        make_labels([corpus], ("train", "valid"), LABELS, out=tmp_path / "labels", seed=0)
+        assert open_pretraining(config(corpus, key, "fit.steps=2")).run(tmp_path / "run").finished
+
+
+def test_a_run_without_labels_stores_none(corpus: Corpus, tmp_path: Path) -> None:
+    open_pretraining(config(corpus, "targets.offline.weight=0", "fit.steps=1")).run(tmp_path)
+    assert "labels" not in checkpoint.load(tmp_path / "checkpoint.pt")
 
 
 def test_a_collapsed_run_stops_with_advice(corpus: Corpus, tmp_path: Path) -> None:
