@@ -97,6 +97,10 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "unknown_id": ("error", "rows of lists that name no utterance of the corpus"),
     # splits
     "no_split": ("note", "splits missing of train, valid and test"),
+    "no_sid_split": (
+        "error",
+        "splits missing of sid_train, sid_valid and sid_test: SID takes all of them or none",
+    ),
 }
 
 

@@ -163,9 +163,12 @@ class Rules:
         if len(rates) > 1:
             shown = ", ".join(f"{rate} Hz: {count}" for rate, count in rates.most_common())
             self.found.add("mixed_rates", "", shown, count=len(rates))
+        own = len(self.sizes) > len(plain)
         for split in ("train", *EVALUATION):
             if split not in plain:
                 self.found.add("no_split", "", split)
+            if own and SID_PREFIX + split not in self.sizes:
+                self.found.add("no_sid_split", "", SID_PREFIX + split)
         for split in EVALUATION:
             for kind in ("characters", "phones"):
                 known = self._symbols.get((kind, "train"), {})

@@ -203,7 +203,7 @@ ELSEWHERE = {  # where the example's first word is not the kind
 def test_every_planted_defect_is_found_and_named(planted: Corpus) -> None:
     report = check_corpus(planted, full=True)
     found = named(report)
-    for kind in KINDS.keys() - {"no_split"}:
+    for kind in KINDS.keys() - {"no_split", "no_sid_split"}:
         assert ELSEWHERE.get(kind, kind) in found.get(kind, ()), kind
     assert "mojibake" in found["garbled"]
     assert report.invalid
@@ -212,7 +212,7 @@ def test_every_planted_defect_is_found_and_named(planted: Corpus) -> None:
 
 def test_headers_alone_show_all_but_what_lies_in_the_samples(planted: Corpus) -> None:
     found = named(check_corpus(planted))
-    assert found.keys() == KINDS.keys() - FULL - {"no_split"}
+    assert found.keys() == KINDS.keys() - FULL - {"no_split", "no_sid_split"}
     assert found["missing"] == {"missing"}
     assert found["unreadable"] == {"unreadable"}
 
@@ -244,7 +244,17 @@ def test_preparing_says_the_same_and_corpus_json_counts_it(tmp_path: Path) -> No
         "leak_speaker": 1,
         "digits": 1,
         "new_characters": 1,
+        "no_sid_split": 1,
     }
+
+
+def test_splits_of_identification_that_are_not_all_there_are_an_error(tmp_path: Path) -> None:
+    table = Planted(tmp_path)
+    for split in ("train", "valid", "test"):
+        table.add(split, split=split, sid="test" if split == "test" else "train")
+    report = check_corpus(table.prepare())
+    assert named(report)["no_sid_split"] == {"sid_valid"}
+    assert report.invalid
 
 
 def test_a_sound_corpus_gives_nothing_to_say(corpus: Corpus) -> None:

@@ -425,6 +425,11 @@ def test_where_the_plain_splits_part_the_speakers_speaker_splits_are_added_that_
     assert len(set.union(*dealt)) == 21
 
 
+def test_speakers_of_two_utterances_each_have_no_speaker_splits(tmp_path: Path) -> None:
+    corpus = crowd(tmp_path, 3, 2, lambda p, _: ("train", "valid", "test")[p])
+    assert sorted(corpus.info.splits) == ["test", "train", "valid"]
+
+
 def test_where_test_speakers_are_heard_in_training_no_speaker_splits_are_added(
     tmp_path: Path,
 ) -> None:
