@@ -45,7 +45,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
     # identity
     "duplicate_id": ("error", "ids that stand more than once"),
     "duplicate": ("warning", "utterances with the audio of another one of their split"),
-    "leak": ("error", "utterances whose audio is in training and in evaluation"),
+    "leak": ("error", "utterances whose audio, or a part of it, is in training and in evaluation"),
     "leak_speaker": (
         "warning",
         "evaluation speakers who are in training, too (ASR, PR: seen speakers)",
