@@ -87,9 +87,9 @@ def turns_of(
 ) -> tuple[Turn, ...]:
     """Return the segments of a mixture's utterances, cut off where it ends after `lasts` seconds.
 
-    All utterances begin with the mixture.
+    All utterances begin with the mixture, and are in `segments`.
     """
-    turns = [turn for name in names for turn in segments.get(name, ()) if turn.start < lasts]
+    turns = [turn for name in names for turn in segments[name] if turn.start < lasts]
     return tuple(sorted(turn._replace(end=min(turn.end, lasts)) for turn in turns))
 
 
