@@ -244,6 +244,12 @@ def test_a_list_that_names_only_what_was_left_out_is_refused(
         prepare(partial=True)
 
 
+def test_a_label_under_two_names_is_refused(prepare: Prepare, folder: Path) -> None:
+    edit(folder / "m.tsv", "label:fold", "emotion")
+    with pytest.raises(CorpusError, match=r"m\.tsv: column 'label:emotion' is there twice; leave"):
+        prepare(label=("emotion",))
+
+
 @pytest.mark.parametrize("argument", ["trials", "=x.tsv", "../x=x.tsv"])
 def test_a_list_without_a_name_is_refused(prepare: Prepare, argument: str) -> None:
     with pytest.raises(ConfigError, match="expected NAME=FILE, for example trials=trials.tsv"):

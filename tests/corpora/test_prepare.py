@@ -359,6 +359,24 @@ def crowd(
     return table(folder, "\n".join(rows) + "\n")
 
 
+def test_a_corpus_whose_audio_was_moved_is_not_taken_for_unchanged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = "id | path | split\nu | u.wav | train\n"
+    (tmp_path / "one").mkdir()
+    sound(tmp_path / "one" / "u.wav")
+    table(tmp_path / "one", text, "../out")
+    with caplog.at_level(logging.INFO, logger="mt4ssl_bench"):
+        table(tmp_path / "one", text, "../out")
+        assert caplog.messages[-1].endswith("already prepared as 'one', unchanged")
+        other = Request(roots={}, name="other")
+        prepare_path("table", tmp_path / "one" / "manifest.tsv", tmp_path / "out", other)
+    assert "unchanged; for the name 'other', choose another --out" in caplog.messages[-1]
+    (tmp_path / "one").rename(tmp_path / "two")
+    with pytest.raises(CorpusError, match=r"one/u\.wav is missing\); delete the folder, or choose"):
+        table(tmp_path / "two", text, "../out")
+
+
 def test_without_splits_ten_speakers_are_dealt_whole_over_train_valid_and_test(
     tmp_path: Path,
 ) -> None:

@@ -182,9 +182,6 @@ def _read_cells(
                 f"{manifest}: no column '{column}'; {commas}{hint(column, header)}; expected "
                 f"{', '.join(REQUIRED)}"
             )
-    twice = [column for column, count in Counter(header).items() if column and count > 1]
-    if twice:
-        raise CorpusError(f"{manifest}: column '{twice[0]}' is there twice; leave one out")
     for column in labels:
         if column not in header or _is_read(column):
             own = [name for name in header if name and not _is_read(name)]
@@ -192,6 +189,9 @@ def _read_cells(
                 f"{manifest}: no column '{column}' that could be a label; {hint(column, own)}"
             )
     header = [f"{LABEL}{column}" if column in labels else column for column in header]
+    twice = [column for column, count in Counter(header).items() if column and count > 1]
+    if twice:
+        raise CorpusError(f"{manifest}: column '{twice[0]}' is there twice; leave one out")
     unread = [column for column in header if column and not _is_read(column)]
     if unread:
         LOGGER.info(
