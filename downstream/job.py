@@ -10,6 +10,7 @@ from mt4ssl_bench.data.cut import Cut, field_of
 from mt4ssl_bench.downstream.config import BaseConfig, TaskConfig
 from mt4ssl_bench.downstream.task import TASKS, BaseTask, Task
 from mt4ssl_bench.encoders.protocol import Upstream
+from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.features.forward_pass import Pass
 from mt4ssl_bench.results.record import Identity
 
@@ -53,24 +54,45 @@ class Job:
     def roles(self) -> list[str]:
         """The roles of the task; without training, "valid" only where the corpus has it."""
         known = self.corpus.info.splits
-        optional = {"valid"} if "train" not in self.kind.roles else set()
         return [
             role
             for role in self.kind.roles
-            if role not in optional or self.splits(role)[0] in known
+            if role not in self._optional or self.splits(role)[0] in known
         ]
+
+    @property
+    def _optional(self) -> set[str]:
+        return {"valid"} if "train" not in self.kind.roles else set()
+
+    @property
+    def prefix(self) -> str:
+        """Prefix of all splits of the job: the task's own, or "" if the corpus has none of them.
+
+        Raises:
+            CorpusError: If the corpus has only some of the task's own splits.
+        """
+        own, there = self.kind.splits, self.corpus.info.splits
+        roles = ROLES if self.kind.folds else self.kind.roles
+        needed = [own + role for role in roles if role not in self._optional]
+        missing = [split for split in needed if split not in there]
+        if own and 0 < len(missing) < len(needed):
+            raise CorpusError(
+                f"corpus {self.corpus.root}: cannot be used for task '{self.config.task}': it has "
+                f"no {' and no '.join(missing)}; expected all of {', '.join(needed)}, or none of "
+                "them; prepare it again into an empty folder (a table: with all of them in its "
+                f"column {own}split, or without the column)"
+            )
+        return "" if missing else own
 
     def splits(self, role: str) -> list[str]:
         """Return the splits of the corpus that the cuts of a role come from.
 
         With folds, each role has a part of all.
         """
-        own = {name: self.kind.splits + name for name in (*ROLES, *self.kind.roles)}
-        there = self.corpus.info.splits
-        splits = {name: split if split in there else name for name, split in own.items()}
-        if self.kind.folds:
-            return [split for split in splits.values() if split in there]
-        return [splits[role]]
+        if not self.kind.folds:
+            return [self.prefix + role]
+        all_of = [self.prefix + name for name in dict.fromkeys((*ROLES, *self.kind.roles))]
+        return [split for split in all_of if split in self.corpus.info.splits]
 
     def split(self, role: str) -> str:
         """Return the name of splits(), for messages and stores."""

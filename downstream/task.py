@@ -44,7 +44,8 @@ class BaseTask(ABC):
             label, "turns:<tier>" or "other:<name>"; "list:<name>" is a list of the corpus.
         roles: Roles of the splits that it reads: "train", "valid", "test", or the name of a split
             that only this task has.
-        splits: Prefix of splits of its own ("sid_": sid_train), used where the corpus has them.
+        splits: Prefix of splits of its own ("sid_": sid_train), used where the corpus has all that
+            the task needs; a corpus with only some of them is rejected.
         effects: Applied to the audio before the upstream, in order.
         folds: The label whose values are held out in turn; "" for the corpus's own splits.
         modes: Values of `mode` that it can be trained in.

@@ -71,7 +71,7 @@ def check_corpus(corpus: Corpus, *, full: bool = False) -> Report:
                     else pool.map(look, rows, window)
                 )
                 for before, (row, defects) in zip(rows, found, strict=True):
-                    rules.add(split, row)
+                    rules.add(split, row, before.content)
                     for kind, example in defects:
                         rules.found.add(kind, split, example)
                     if full and not again and splits[-1].startswith(SID_PREFIX):

@@ -45,7 +45,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
     # identity
     "duplicate_id": ("error", "ids that stand more than once"),
     "duplicate": ("warning", "utterances with the audio of another one of their split"),
-    "leak": ("error", "utterances whose audio is in training and in evaluation"),
+    "leak": ("error", "utterances whose audio, or a part of it, is in training and in evaluation"),
     "leak_speaker": (
         "warning",
         "evaluation speakers who are in training, too (ASR, PR: seen speakers)",
@@ -97,6 +97,10 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "unknown_id": ("error", "rows of lists that name no utterance of the corpus"),
     # splits
     "no_split": ("note", "splits missing of train, valid and test"),
+    "no_sid_split": (
+        "error",
+        "splits missing of sid_train, sid_valid and sid_test: SID takes all of them or none",
+    ),
 }
 
 

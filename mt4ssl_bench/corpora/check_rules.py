@@ -3,11 +3,14 @@
 Rows pass through one at a time; only counts and digests are kept.
 """
 
+import itertools
+import math
 import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
+from typing import NamedTuple
 
 from mt4ssl_bench.corpora.check_report import Collector, Compared, Report, SplitFacts
 from mt4ssl_bench.corpora.classes import EVALUATION, Classes
@@ -25,6 +28,17 @@ DIGIT = re.compile(r"\d")
 MARKUP = re.compile(r"[<>\[\]{}*=_|]")
 PUNCTUATION = re.compile(r"[.,;:!?\"\u201c-\u201f\u2026()&%@#/]")
 TEXTS = {"digits": DIGIT, "markup": MARKUP, "punctuation": PUNCTUATION}
+
+
+class _Part(NamedTuple):
+    """The place of an utterance in its file, in seconds; parts are compared within a file."""
+
+    file: bytes  # digest
+    start: float
+    end: float
+    split: str
+    name: str  # "" in training, which is never named
+    spoken: bool  # whether it has a speaker
 
 
 class Rules:
@@ -52,18 +66,25 @@ class Rules:
         self._ids: set[bytes] = set()
         self._files: set[tuple[str, str]] = set()  # of several utterances, by defect: named once
         self._contents: dict[bytes, str] = {}  # digest of audio -> the first split that has it
+        self._parts: list[_Part] = []
         self._texts: dict[
             str, dict[bytes, str]
         ] = {}  # split -> digest of text -> its first utterance
 
-    def add(self, split: str, row: Row) -> None:
-        """Take one utterance of `split`."""
+    def add(self, split: str, row: Row, stored: str = "") -> None:
+        """Take one utterance of `split`.
+
+        Args:
+            split: The split.
+            row: The utterance.
+            stored: Its content as the corpus has it, where that of `row` is a digest of samples.
+        """
         self.sizes[split] += 1
         self.seconds[split] += row.duration
         self.rates[split][row.rate] += 1
         if row.speaker:
             self.speakers.setdefault(split, Counter())[row.speaker] += 1
-        self._content(split, row)
+        self._content(split, row, stored or row.content)
         if split.startswith(SID_PREFIX):
             return
         key = _key(row.id)
@@ -90,23 +111,57 @@ class Rules:
         self.sizes[split] += 0  # so that a split that is lost is no split that is missing
         self.found.add("unreadable", split, reason, count=count)
 
-    def _content(self, split: str, row: Row) -> None:
+    def _content(self, split: str, row: Row, stored: str) -> None:
+        """Compare the whole audio with that of earlier utterances, and keep its place in its file.
+
+        Args:
+            split: The split.
+            row: The utterance.
+            stored: "digest of the file@start+seconds", or only the digest, of the whole file.
+        """
         if not row.content:
             return
-        family, role = (
-            (SID_PREFIX, split.removeprefix(SID_PREFIX))
-            if split.startswith(SID_PREFIX)
-            else ("", split)
-        )
+        role = split.removeprefix(SID_PREFIX)
+        family = SID_PREFIX if role != split else ""
         first = self._contents.setdefault(key := _key(family + row.content), "")
         if not first:
             self._contents[key] = split
         elif first == split or "train" not in {role, first.removeprefix(family)}:
-            if family:  # said of the plain split already
-                return
-            self.found.add("duplicate", split, f"{row.id} (first in {first})")
+            if not family:  # said of the plain split already
+                self.found.add("duplicate", split, f"{row.id} (first in {first})")
         else:
             self.found.add("leak", split, f"{row.id} (in {first} too)")
+            return
+        file, _, place = stored.partition("@")
+        start, _, seconds = place.partition("+")
+        begin, lasts = float(start or 0), float(seconds or row.duration)
+        if file and lasts > SHORT:
+            name = "" if role == "train" else row.id
+            part = _Part(_key(family + file), begin, begin + lasts, split, name, bool(row.speaker))
+            self._parts.append(part)
+
+    def _overlaps(self) -> None:
+        """Find utterances that share a part of their file, over SHORT, with one of training.
+
+        Noise may be cut anew for each split, as SUPERB's keyword spotting does: in a corpus with
+        speakers, an utterance without one is left out.
+        """
+        parts = sorted(part for part in self._parts if part.spoken or not self.speakers)
+        for _, parts_of_file in itertools.groupby(parts, lambda part: part.file):
+            trained, leaks = -math.inf, list[_Part]()  # where training ends, so far
+            waiting: list[_Part] = []  # for training that begins within them
+            for part in parts_of_file:
+                if not part.name:
+                    leaks += [each for each in waiting if each.end - part.start > SHORT]
+                    waiting = []
+                    trained = max(trained, part.end)
+                elif trained - part.start > SHORT:
+                    leaks.append(part)
+                else:
+                    waiting.append(part)
+            for leak in leaks:
+                train = f"{SID_PREFIX if leak.split.startswith(SID_PREFIX) else ''}train"
+                self.found.add("leak", leak.split, f"{leak.name} (a part of it is in {train} too)")
 
     def _shape(self, split: str, row: Row) -> None:
         """Check the file's length, and rate, channels and duration."""
@@ -163,9 +218,12 @@ class Rules:
         if len(rates) > 1:
             shown = ", ".join(f"{rate} Hz: {count}" for rate, count in rates.most_common())
             self.found.add("mixed_rates", "", shown, count=len(rates))
+        own = len(self.sizes) > len(plain)
         for split in ("train", *EVALUATION):
             if split not in plain:
                 self.found.add("no_split", "", split)
+            if own and SID_PREFIX + split not in self.sizes:
+                self.found.add("no_sid_split", "", SID_PREFIX + split)
         for split in EVALUATION:
             for kind in ("characters", "phones"):
                 known = self._symbols.get((kind, "train"), {})
@@ -174,6 +232,7 @@ class Rules:
                         self.found.add(f"new_{kind}", split, f"{symbol!r} in {name}")
             for text in self._texts.get(split, {}).keys() & self._texts.get("train", {}).keys():
                 self.found.add("same_text", split, self._texts[split][text])
+        self._overlaps()
         self._voices()
         self.classes.compare(self.found)
         facts = {split: self._facts(split) for split in self.sizes}
@@ -228,7 +287,8 @@ def in_order(splits: Iterable[str]) -> list[str]:
     Speaker splits last.
     """
     return sorted(
-        splits, key=lambda split: (split.startswith(SID_PREFIX), not split.endswith("train"), split)
+        splits,
+        key=lambda s: (s.startswith(SID_PREFIX), s.removeprefix(SID_PREFIX) != "train", s),
     )
 
 

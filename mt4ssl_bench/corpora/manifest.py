@@ -10,6 +10,7 @@ from pathlib import Path
 from mt4ssl_bench.corpora.rows import SILENCE, Row
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.corpus_info import CorpusInfo
+from mt4ssl_bench.data.file_state import on_disk
 from mt4ssl_bench.data.lists import Lists
 from mt4ssl_bench.data.write_corpus import write_corpus
 from mt4ssl_bench.errors import CorpusError
@@ -24,13 +25,16 @@ def write_rows(
     """Write a corpus, unless it is there; `info` lacks only what its rows and lists say.
 
     Raises:
-        CorpusError: If `out` holds another corpus.
+        CorpusError: If `out` holds another corpus, or this one with audio that was moved.
     """
     digest = digest_of(splits, lists)
     if (out / "corpus.json").exists():
         existing = Corpus.open(out)
         if existing.info.digest == digest:
-            LOGGER.info("%s: already prepared, unchanged", out)
+            _require_audio(existing)
+            named = existing.info.name
+            hint = f"; for the name '{info.name}', choose another --out" * (info.name != named)
+            LOGGER.info("%s: already prepared as '%s', unchanged%s", out, named, hint)
             return existing
         raise CorpusError(
             f"{out}: holds another corpus ({existing.info.name}, {existing.info.digest}); choose "
@@ -41,6 +45,17 @@ def write_rows(
     return write_corpus(
         out, cuts, lambda infos: replace(info, digest=digest, splits=infos), lambda: lists
     )
+
+
+def _require_audio(corpus: Corpus) -> None:
+    """Raise CorpusError if the first file of a split is gone: the audio was moved since then."""
+    for split in () if corpus.info.shards else corpus.info.splits:
+        file = Path(str(corpus.cuts(split)[0].recording.sources[0].source))
+        if not on_disk(file).is_file():
+            raise CorpusError(
+                f"{corpus.root}: holds this corpus, but its audio was moved since then ({file} is "
+                "missing); delete the folder, or choose another --out"
+            )
 
 
 def digest_of(splits: Mapping[str, Sequence[Row]], lists: Lists) -> str:

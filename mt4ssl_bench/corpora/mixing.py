@@ -5,6 +5,7 @@ random loudness and adds them from their first samples on.
 Shapes: N samples, S sources.
 """
 
+import math
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -63,8 +64,15 @@ def loudness(samples: Samples) -> float:
 
 
 def at_loudness(samples: Samples, target: float) -> Samples:
-    """Return samples of a loudness in LUFS, or, where they would clip, of MAX_AMPLITUDE."""
-    louder: Samples = samples * np.float32(10 ** ((target - loudness(samples)) / 20))
+    """Return samples of a loudness in LUFS, or, where they would clip, of MAX_AMPLITUDE.
+
+    Raises:
+        CorpusError: If they have no loudness: silence, or too quiet for BS.1770's gate.
+    """
+    own = loudness(samples)
+    if not math.isfinite(own):
+        raise CorpusError(f"a source without loudness ({own:g} LUFS); expected audible speech")
+    louder: Samples = samples * np.float32(10 ** ((target - own) / 20))
     peak = np.abs(louder).max()
     return louder if peak < 1 else louder * np.float32(MAX_AMPLITUDE / peak)
 
@@ -87,9 +95,9 @@ def turns_of(
 ) -> tuple[Turn, ...]:
     """Return the segments of a mixture's utterances, cut off where it ends after `lasts` seconds.
 
-    All utterances begin with the mixture.
+    All utterances begin with the mixture, and are in `segments`.
     """
-    turns = [turn for name in names for turn in segments.get(name, ()) if turn.start < lasts]
+    turns = [turn for name in names for turn in segments[name] if turn.start < lasts]
     return tuple(sorted(turn._replace(end=min(turn.end, lasts)) for turn in turns))
 
 

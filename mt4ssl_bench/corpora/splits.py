@@ -26,7 +26,10 @@ def hold_out(rows: list[Row]) -> list[Row]:
 
 
 def by_split(rows: list[Row]) -> dict[str, list[Row]]:
-    """Return rows by split, with speaker splits where the plain ones part the speakers."""
+    """Return rows by split, with speaker splits where the plain ones part the speakers.
+
+    Speaker splits are made only if train, valid and test all get utterances.
+    """
     speakers = {row.speaker for row in rows} - {""}
     if not any(row.split for row in rows):
         rows = _deal(rows, "split", _group(speakers), shares=(0.1, 0.1))
@@ -41,11 +44,13 @@ def by_split(rows: list[Row]) -> dict[str, list[Row]]:
         for row in rows:
             if row.speaker:
                 by_speaker.setdefault(row.speaker, []).append(row)
-        rows = [
+        dealt = [
             row
             for speaker in sorted(by_speaker)
             for row in _deal(by_speaker[speaker], "sid_split", _id, shares=(0.15, 0.15))
         ]
+        # of speakers with one or two utterances each, all would be in sid_train
+        rows = dealt if {row.sid_split for row in dealt} == {"train", "valid", "test"} else []
     for row in rows:
         if row.sid_split:
             splits.setdefault(SID_PREFIX + row.sid_split, []).append(row)

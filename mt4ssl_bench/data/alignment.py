@@ -150,12 +150,13 @@ class _Losses:
 
 def _read_ctm(file: Path, losses: _Losses) -> dict[str, list[Turn]]:
     segments: dict[str, list[Turn]] = {}
+    channels: dict[str, str] = {}
     for number, line in enumerate(_read_text(file).split("\n"), start=1):
         cells = line.split()
         if not cells or line.startswith(";;"):
             continue
         try:
-            name, _, begin, duration, label = cells[:5]
+            name, channel, begin, duration, label = cells[:5]
             start = read_number(begin)
             end = start + read_number(duration)
         except ValueError:
@@ -163,6 +164,11 @@ def _read_ctm(file: Path, losses: _Losses) -> dict[str, list[Turn]]:
                 f"--alignment {file}, line {number}: '{line.strip()[:80]}' is not "
                 "'utterance channel start duration label'"
             ) from None
+        if channels.setdefault(name, channel) != channel:
+            raise CorpusError(
+                f"--alignment {file}, line {number}: '{name}' has channels {channels[name]} and "
+                f"{channel}; expected one; give each channel an utterance of its own"
+            )
         if losses.usable(start, end, f"line {number}"):
             segments.setdefault(name, []).append(Turn(start, end, label))
     return segments

@@ -4,6 +4,7 @@ ends the check.
 
 import gzip
 import json
+import time
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +18,10 @@ from mt4ssl_bench.cli import corpora
 from mt4ssl_bench.cli.app import app
 from mt4ssl_bench.corpora.check import check_corpus
 from mt4ssl_bench.corpora.check_report import KINDS, Report
-from mt4ssl_bench.corpora.check_rules import _look_alikes
+from mt4ssl_bench.corpora.check_rules import Rules, _look_alikes
+from mt4ssl_bench.corpora.prepare import prepare
 from mt4ssl_bench.corpora.prepare_source import Request, prepare_source
-from mt4ssl_bench.corpora.rows import row_of
+from mt4ssl_bench.corpora.rows import Row, row_of
 from mt4ssl_bench.corpora.shard import shard_corpus
 from mt4ssl_bench.corpora.source import SOURCES
 from mt4ssl_bench.data import audio
@@ -203,7 +205,7 @@ ELSEWHERE = {  # where the example's first word is not the kind
 def test_every_planted_defect_is_found_and_named(planted: Corpus) -> None:
     report = check_corpus(planted, full=True)
     found = named(report)
-    for kind in KINDS.keys() - {"no_split"}:
+    for kind in KINDS.keys() - {"no_split", "no_sid_split"}:
         assert ELSEWHERE.get(kind, kind) in found.get(kind, ()), kind
     assert "mojibake" in found["garbled"]
     assert report.invalid
@@ -212,7 +214,7 @@ def test_every_planted_defect_is_found_and_named(planted: Corpus) -> None:
 
 def test_headers_alone_show_all_but_what_lies_in_the_samples(planted: Corpus) -> None:
     found = named(check_corpus(planted))
-    assert found.keys() == KINDS.keys() - FULL - {"no_split"}
+    assert found.keys() == KINDS.keys() - FULL - {"no_split", "no_sid_split"}
     assert found["missing"] == {"missing"}
     assert found["unreadable"] == {"unreadable"}
 
@@ -244,7 +246,67 @@ def test_preparing_says_the_same_and_corpus_json_counts_it(tmp_path: Path) -> No
         "leak_speaker": 1,
         "digits": 1,
         "new_characters": 1,
+        "no_sid_split": 1,
     }
+
+
+def test_splits_of_identification_that_are_not_all_there_are_an_error(tmp_path: Path) -> None:
+    table = Planted(tmp_path)
+    for split in ("train", "valid", "test"):
+        table.add(split, split=split, sid="test" if split == "test" else "train")
+    report = check_corpus(table.prepare())
+    assert named(report)["no_sid_split"] == {"sid_valid"}
+    assert report.invalid
+
+
+def parts(folder: Path, *places: tuple[str, float, float | None, str]) -> Corpus:
+    """A corpus of parts of one recording of 4 s: (split, start, seconds, speaker)."""
+    soundfile.write(folder / "long.flac", noise(4.0), RATE)
+    rows = [
+        Row(id=f"{split}{number}", path=folder / "long.flac", split=split, sid_split=split,
+            start=start, seconds=seconds, speaker=speaker)
+        for number, (split, start, seconds, speaker) in enumerate(places)
+    ]  # fmt: skip
+    return prepare(rows, folder / "out", source=folder, name="parts")
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_audio_that_is_partly_in_training_leaks(tmp_path: Path, *, full: bool) -> None:
+    corpus = parts(
+        tmp_path,
+        ("train", 1.0, 0.8, "ann"), ("train", 3.2, 0.8, "ann"),  # until 1.8 s, from 3.2 s
+        ("valid", 0.4, 0.65, "ann"), ("valid", 1.75, 0.5, "ann"),  # 0.05 s: no more than a rounding
+        ("test", 0.5, 1.0, "ann"), ("test", 1.2, 0.3, "ann"), ("test", 2.0, 1.0, "ann"),
+        ("test", 3.7, 0.3, "ann"),
+    )  # fmt: skip
+    found = [f for f in check_corpus(corpus, full=full).findings if f.kind == "leak"]
+    assert [(f.split, f.count) for f in found] == [("sid_test", 3), ("test", 3)]
+    assert found[1].examples == [
+        f"test{n} (a part of it is in train too)" for n in (4, 5, 7)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_whole_file_in_training_leaks_with_its_parts(tmp_path: Path, *, full: bool) -> None:
+    corpus = parts(tmp_path, ("train", 0.0, None, ""), ("test", 1.0, 1.0, ""))
+    assert named(check_corpus(corpus, full=full))["leak"] == {"test1"}
+
+
+def test_noise_that_is_cut_anew_for_valid_is_no_leak(tmp_path: Path) -> None:
+    corpus = parts(tmp_path, ("train", 0, 1, ""), ("valid", 0.5, 1, ""), ("test", 2, 1, "ann"))
+    assert "leak" not in named(check_corpus(corpus))
+
+
+def test_many_parts_of_one_file_are_compared_in_one_sweep() -> None:
+    rules = Rules([])
+    for split, count in (("train", 60_000), ("test", 20_000)):
+        for n in range(count):
+            place = f"file@{3 * n % 180_000}.000+{2 if split == 'train' else 0.5}"
+            rules.add(split, Row(id=f"{split}{n}", path=Path(), content=place, samples=RATE))
+    begin = time.perf_counter()
+    rules._overlaps()
+    assert rules.found.report({}, "bytes").counts() == {"leak": 20_000}
+    assert time.perf_counter() - begin < 5, "80,000 parts of one file"
 
 
 def test_a_sound_corpus_gives_nothing_to_say(corpus: Corpus) -> None:

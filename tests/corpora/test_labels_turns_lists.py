@@ -1,6 +1,7 @@
 """Labels, turns, other audio and lists: from a table to cuts, checks, segments and shards alike."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,6 +46,11 @@ SPEAKER c 1 0.10 0.4 <NA> <NA> ann <NA> <NA>
 SPEAKER d 1 0.10 0.4 <NA> <NA> bob <NA> <NA>
 """
 TRIALS = "label\tenrol_id\ttest_id\n1\ta\td\n0\tb\tc\n"
+GRID = """File type = "ooTextFile"
+Object class = "TextGrid"
+
+0 1 <exists> 1 "IntervalTier" "phones" 0 1 1 {start} {end} "AA"
+"""
 BOTH = [Turn(0.25, 0.75, "ann"), Turn(0.5, 2.0, "bob")]
 
 Prepare = Callable[..., Corpus]
@@ -238,6 +244,12 @@ def test_a_list_that_names_only_what_was_left_out_is_refused(
         prepare(partial=True)
 
 
+def test_a_label_under_two_names_is_refused(prepare: Prepare, folder: Path) -> None:
+    edit(folder / "m.tsv", "label:fold", "emotion")
+    with pytest.raises(CorpusError, match=r"m\.tsv: column 'label:emotion' is there twice; leave"):
+        prepare(label=("emotion",))
+
+
 @pytest.mark.parametrize("argument", ["trials", "=x.tsv", "../x=x.tsv"])
 def test_a_list_without_a_name_is_refused(prepare: Prepare, argument: str) -> None:
     with pytest.raises(ConfigError, match="expected NAME=FILE, for example trials=trials.tsv"):
@@ -251,6 +263,39 @@ def test_textgrid_and_ctm_give_turns_of_their_tiers(prepare: Prepare, folder: Pa
     assert {"turns:speakers", "turns:words"} <= set(corpus.info.fields)
     cut = next(iter(corpus.cuts("test")))
     assert turns_of(cut, "words") == (Turn(0.1, 0.4, "AA"), Turn(0.1, 0.4, "B"))
+
+
+@pytest.mark.parametrize("kind", ["textgrid", "ctm", "rttm"])
+def test_files_of_one_name_in_two_folders_never_share_their_turns(
+    prepare: Prepare, folder: Path, kind: str
+) -> None:
+    for name in ("x", "y"):
+        (folder / name).mkdir()
+        shutil.copy(folder / "b.wav", folder / name / "001.wav")
+    shutil.copy(folder / "c.wav", folder / "y" / "002.wav")
+    rows = ["id path split", "u x/001.wav train", "v y/001.wav train", "w y/002.wav test"]
+    (folder / "m.tsv").write_text("\n".join(rows).replace(" ", "\t") + "\n")
+    (folder / "t.ctm").write_text("x-001 1 0.1 0.3 AA\n001 1 0.2 0.3 B\n002 1 0.3 0.3 K\n")
+    lines = [f"SPEAKER {name} 1 {start} 0.3 <NA> <NA> ann <NA> <NA>"
+             for name, start in (("x-001", 0.1), ("001", 0.2), ("002", 0.3))]  # fmt: skip
+    (folder / "t.rttm").write_text("\n".join(lines) + "\n")
+    for name, start in (("x/001", 0.1), ("elsewhere/002", 0.3)):
+        file = folder / "tg" / f"{name}.TextGrid"
+        file.parent.mkdir(parents=True)
+        file.write_text(GRID.format(start=start, end=start + 0.3), encoding="utf-8")
+    alignments = {"textgrid": folder / "tg", "ctm": folder / "t.ctm"}
+    options = {"alignment": alignments.get(kind), "list": ()}
+    options["rttm"] = folder / "t.rttm" if kind == "rttm" else None
+    tier = "speakers" if kind == "rttm" else "phones"
+    with pytest.raises(CorpusError, match=rf"'v' has no turns:{tier} \(line 3; 1 of 3 rows"):
+        prepare(**options)
+    corpus = prepare(partial=True, **options)
+    starts = {
+        cut.id: [turn.start for turn in turns_of(cut, tier)]
+        for split in ("train", "test")
+        for cut in corpus.cuts(split)
+    }
+    assert starts == {"u": [0.1], "w": [0.3]}
 
 
 def test_check_counts_classes_and_turns_and_finds_what_only_one_split_has(

@@ -40,24 +40,24 @@ def librimix(root: Path, each: int = 3) -> Path:
 
 
 def rttm(folder: Path, each: int = 3) -> Path:
-    """Write the segments of all utterances; the second speakers of test say nothing, nor do both
-    of its last mixture.
+    """Write the segments of all utterances; the second speakers of test speak beyond the end of
+    the mixtures, as do both of its last one.
     """
     folder.mkdir()
     for part in range(3):
         lines = [
-            f"SPEAKER {part}{s}-1-{n:04} 1 {0.2 * s} 1.6 <NA> <NA> {part}{s} <NA> <NA>\n"
+            f"SPEAKER {part}{s}-1-{n:04} 1 {start} 1.6 <NA> <NA> {part}{s} <NA> <NA>\n"
             for s in (1, 2)
             for n in range(each)
-            if not (part == 2 and (s == 2 or n == each - 1))
+            for start in [9 if part == 2 and (s == 2 or n == each - 1) else 0.2 * s]
         ]
         (folder / f"part{part}.rttm").write_text("".join(lines))
     return folder
 
 
-def prepared(root: Path, out: Path, **options: object) -> Corpus:
+def prepared(root: Path, out: Path, *, partial: bool = False, **options: object) -> Corpus:
     made = Libri2Mix(**options)  # type: ignore[arg-type]
-    return prepare_source(SOURCE, made, out, Request(roots={"": root})).corpus
+    return prepare_source(SOURCE, made, out, Request(roots={"": root}, partial=partial)).corpus
 
 
 def cuts(corpus: Corpus, split: str) -> dict[str, Cut]:
@@ -85,6 +85,24 @@ def test_mixtures_have_their_sources_and_the_turns_of_their_utterances(
     assert not turns_of(silent, "speakers")
 
 
+def test_an_utterance_that_the_rttm_lacks_is_a_gap_and_no_silence(tmp_path: Path) -> None:
+    root, segments = librimix(tmp_path / "in"), rttm(tmp_path / "rttm")
+    file = segments / "part0.rttm"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))  # cut short
+    with pytest.raises(
+        CorpusError,
+        match=r"'01-1-0002_02-1-0002' has no turns:speakers \(not in RTTM: 02-1-0002; 1",
+    ):
+        prepared(root, tmp_path / "out", rttm=segments)
+    (segments / "part1.rttm").unlink()
+    corpus = prepared(root, tmp_path / "out", rttm=segments, partial=True)
+    assert corpus.info.notes["no_turns:speakers"] == 1 + 3
+    sizes = {name: split.utterances for name, split in corpus.info.splits.items()}
+    assert (sizes["test"], "turns:speakers" in corpus.info.fields) == (3, True)
+    assert sum(sizes.values()) == 5
+    assert all(len(turns_of(cut, "speakers")) == 2 for cut in corpus.cuts("train"))
+
+
 def test_dev_is_drawn_as_s3prl_does_for_separation(tmp_path: Path) -> None:
     corpus = prepared(librimix(tmp_path / "in", each=8), tmp_path / "out", dev=3)
     names = [f"11-1-{n:04}_12-1-{n:04}" for n in range(8)]
@@ -108,6 +126,21 @@ def test_kaldi_folders_of_s3prls_diarization_are_read(tmp_path: Path) -> None:
     (cut,) = corpus.cuts("valid")
     assert cut.id == "dev-m"
     assert turns_of(cut, "speakers") == (Turn(0.0, 1.5, "s0"), Turn(1.0, 2.0, "s1"))
+
+
+def test_a_recording_that_a_kaldi_folders_rttm_lacks_is_a_gap(tmp_path: Path) -> None:
+    for split in ("train", "dev", "test"):
+        folder = tmp_path / "data" / split
+        folder.mkdir(parents=True)
+        for name in ("m", "n"):
+            soundfile.write(folder / f"{name}.wav", 0.1 * np.ones(2 * RATE), RATE)
+        lines = [f"{split}-{name} {folder / name}.wav\n" for name in ("m", "n")]
+        (folder / "wav.scp").write_text("".join(lines))
+        (folder / "rttm").write_text(f"SPEAKER {split}-m 1 0 1.5 <NA> <NA> s <NA> <NA>\n")
+    with pytest.raises(CorpusError, match=r"'train-n' has no turns:speakers .* 3 of 6 rows"):
+        prepared(tmp_path / "data", tmp_path / "out")
+    corpus = prepared(tmp_path / "data", tmp_path / "out", partial=True)
+    assert [cut.id for cut in corpus.cuts("test")] == ["test-m"]
 
 
 def test_wrong_layouts_and_options_are_said(tmp_path: Path) -> None:

@@ -153,6 +153,26 @@ def test_short_utterances_and_those_without_segments_are_counted(
     assert not any("1-1-0000" in cut.id for cut in cuts(corpus)["train"])
 
 
+def test_silent_and_very_quiet_utterances_are_left_out_before_pairs_are_drawn(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root, fewer = librispeech(tmp_path / "in"), librispeech(tmp_path / "fewer")
+    for name, level in (("1-1-0000", 0.0), ("4-1-0001", 1e-5)):
+        (file,) = root.rglob(f"{name}.flac")
+        samples = level * np.random.default_rng(0).standard_normal(4 * RATE)
+        soundfile.write(file, samples, RATE, subtype="PCM_24")
+        (short,) = fewer.rglob(f"{name}.flac")
+        soundfile.write(short, np.zeros(RATE), RATE)
+    with caplog.at_level(logging.INFO):
+        corpus = prepared(root, tmp_path / "out")
+    assert "leaving out 11 of 27 utterances: 9 shorter than 3 s, 0 not in" in caplog.text
+    assert "file, 2 silent or too quiet to have a loudness" in caplog.text
+    without = prepared(fewer, tmp_path / "without")
+    assert corpus.info.digest == without.info.digest, "the same pairs at the same loudness"
+    with pytest.raises(CorpusError, match=r"a source without loudness \(-inf LUFS\)"):
+        at_loudness(np.zeros(RATE, dtype=np.float32), -30.0)
+
+
 def test_speakers_of_train_are_valid_where_there_is_no_part_for_it(tmp_path: Path) -> None:
     parts = {"train-clean-100": range(1, 11), "test-clean": range(11, 13)}
     corpus = prepared(librispeech(tmp_path / "in", parts), tmp_path / "out", test_mixtures=2)

@@ -359,6 +359,24 @@ def crowd(
     return table(folder, "\n".join(rows) + "\n")
 
 
+def test_a_corpus_whose_audio_was_moved_is_not_taken_for_unchanged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = "id | path | split\nu | u.wav | train\n"
+    (tmp_path / "one").mkdir()
+    sound(tmp_path / "one" / "u.wav")
+    table(tmp_path / "one", text, "../out")
+    with caplog.at_level(logging.INFO, logger="mt4ssl_bench"):
+        table(tmp_path / "one", text, "../out")
+        assert caplog.messages[-1].endswith("already prepared as 'one', unchanged")
+        other = Request(roots={}, name="other")
+        prepare_path("table", tmp_path / "one" / "manifest.tsv", tmp_path / "out", other)
+    assert "unchanged; for the name 'other', choose another --out" in caplog.messages[-1]
+    (tmp_path / "one").rename(tmp_path / "two")
+    with pytest.raises(CorpusError, match=r"one/u\.wav is missing\); delete the folder, or choose"):
+        table(tmp_path / "two", text, "../out")
+
+
 def test_without_splits_ten_speakers_are_dealt_whole_over_train_valid_and_test(
     tmp_path: Path,
 ) -> None:
@@ -423,6 +441,11 @@ def test_where_the_plain_splits_part_the_speakers_speaker_splits_are_added_that_
     assert sizes == {"sid_train": 15, "sid_valid": 3, "sid_test": 3}
     dealt = [ids(corpus, name) for name in sizes]
     assert len(set.union(*dealt)) == 21
+
+
+def test_speakers_of_two_utterances_each_have_no_speaker_splits(tmp_path: Path) -> None:
+    corpus = crowd(tmp_path, 3, 2, lambda p, _: ("train", "valid", "test")[p])
+    assert sorted(corpus.info.splits) == ["test", "train", "valid"]
 
 
 def test_where_test_speakers_are_heard_in_training_no_speaker_splits_are_added(

@@ -152,6 +152,9 @@ def test_what_is_no_alignment_is_said_with_what_was_expected(tmp_path: Path) -> 
     ctm.write_text("a 1 0.00 0.04 AA\na one 0 x\n", encoding="utf-8")
     with pytest.raises(CorpusError, match=r"phones\.ctm, line 2: 'a one 0 x' is not"):
         read_alignment(ctm)
+    ctm.write_text("a A 0.00 0.04 AA\nb 1 0 0.04 B\na B 0.10 0.04 AA\n", encoding="utf-8")
+    with pytest.raises(CorpusError, match=r"phones\.ctm, line 3: 'a' has channels A and B; expec"):
+        read_alignment(ctm)
     with pytest.raises(CorpusError, match=r"none\.ctm: cannot be read"):
         read_alignment(tmp_path / "none.ctm")
     with pytest.raises(CorpusError, match=r"expected \.TextGrid files .*, found phones\.ctm"):

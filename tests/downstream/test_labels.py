@@ -23,8 +23,10 @@ from mt4ssl_bench.data.effects import Effect, Gain
 from mt4ssl_bench.downstream.dry_run import estimate
 from mt4ssl_bench.downstream.evaluate import Outcome, evaluate
 from mt4ssl_bench.downstream.heads.labels import LabelTask
+from mt4ssl_bench.downstream.job import ROLES
 from mt4ssl_bench.downstream.plan import plan
 from mt4ssl_bench.downstream.task import TASKS
+from mt4ssl_bench.downstream.tasks.abx import ABX
 from mt4ssl_bench.downstream.tasks.speaker import Speaker, SpeakerConfig
 from mt4ssl_bench.downstream.training.choose_rate import choose
 from mt4ssl_bench.downstream.training.finetune import Finetuning
@@ -133,14 +135,44 @@ def test_speakers_are_stored_as_they_were(corpus: Corpus) -> None:
     assert again.values == task.values
 
 
+def with_own(corpus: Corpus, *roles: str) -> Corpus:
+    """The corpus with further splits sid_train, ... of the roles."""
+    own = {f"sid_{role}": corpus.info.splits[role] for role in roles}
+    splits = {**corpus.info.splits, **own}
+    return Corpus(corpus.root, dataclasses.replace(corpus.info, splits=splits))
+
+
 def test_speakers_are_identified_on_splits_of_their_own_if_there_are_some(corpus: Corpus) -> None:
-    splits = {**corpus.info.splits, "sid_train": corpus.info.splits["train"]}
-    own = Corpus(corpus.root, dataclasses.replace(corpus.info, splits=splits))
     assert plan("speaker", corpus).split("train") == "train"
-    shutil.copy(corpus.root / "train.jsonl.gz", corpus.root / "sid_train.jsonl.gz")
-    job = plan("speaker", own)
-    assert (job.split("train"), job.split("test")) == ("sid_train", "test")
+    for role in ROLES:
+        shutil.copy(corpus.root / f"{role}.jsonl.gz", corpus.root / f"sid_{role}.jsonl.gz")
+    own = with_own(corpus, *ROLES)
+    assert [plan("speaker", own).split(role) for role in ROLES] == [f"sid_{r}" for r in ROLES]
     assert plan("asr", own).split("train") == "train"
+
+
+@pytest.mark.parametrize(
+    ("roles", "missing"),
+    [(("train",), "sid_valid and no sid_test"), (("train", "test"), "sid_valid"),
+     (("valid", "test"), "sid_train")],
+)  # fmt: skip
+def test_splits_of_identification_are_never_mixed_with_the_plain_ones(
+    corpus: Corpus, roles: tuple[str, ...], missing: str
+) -> None:
+    own = with_own(corpus, *roles)
+    with pytest.raises(CorpusError, match=f"it has no {missing}; expected all of sid_train, sid_"):
+        plan("speaker", own)
+    assert plan("asr", own).splits("test") == ["test"]
+
+
+def test_a_task_without_training_needs_its_own_splits_only_for_what_it_reads(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ABX, "splits", "sid_")
+    job = plan("abx_word", with_own(corpus, "test"))
+    assert [job.splits(role) for role in job.roles] == [["sid_test"]]
+    job = plan("abx_word", with_own(corpus, "train"))
+    assert [job.splits(role) for role in job.roles] == [["valid"], ["test"]]
 
 
 def test_a_label_that_a_corpus_lacks_is_named_with_those_that_it_has(

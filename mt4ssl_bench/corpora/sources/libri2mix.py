@@ -3,7 +3,7 @@
 import csv
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -75,35 +75,37 @@ def read(given: Path, options: Libri2Mix) -> Iterator[Row]:
         sources = [part for part in ("s1", "s2") if (folder / name / part).is_dir()]
         for mixture in names:
             file = f"{mixture}.wav"
-            spoken: dict[str, tuple[Turn, ...]] = {}
-            if segments is not None:
-                own = [mixture] if mixture in segments else mixture.split("_")
-                spoken = {"speakers": turns_of(own, segments, lengths[mixture] / RATE)}
-            yield Row(
+            row = Row(
                 id=mixture,
                 # the metadata names the file as it was where the mixtures were made
                 path=folder / name / options.mixture / file,
                 split=split,
                 language="en",
-                turns=spoken,
                 others={part: folder / name / part / file for part in sources},
-                silent=segments is not None and not spoken["speakers"],
             )
+            if segments is not None:
+                own = [mixture] if mixture in segments else mixture.split("_")
+                row = _with_turns(row, own, segments, lengths[mixture] / RATE)
+            yield row
 
 
 def _kaldi(folder: Path, split: str) -> Iterator[Row]:
     """Yield the recordings of a Kaldi folder with their turns, from its rttm."""
     segments, lasts = read_rttm(folder / "rttm").segments, read_pairs(folder / "reco2dur")
     for name, path in read_recordings(folder).items():
-        turns = turns_of([name], segments, float(lasts.get(name, "inf")))
-        yield Row(
-            id=name,
-            path=path,
-            split=split,
-            language="en",
-            turns={"speakers": turns},
-            silent=not turns,
-        )
+        row = Row(id=name, path=path, split=split, language="en")
+        yield _with_turns(row, [name], segments, float(lasts.get(name, "inf")))
+
+
+def _with_turns(row: Row, names: Sequence[str], segments: Segments, lasts: float) -> Row:
+    """Return the row with the turns of its utterances within `lasts` seconds.
+
+    An utterance that the RTTM lacks is a gap, and no silence: its row is unusable.
+    """
+    if unknown := [name for name in names if name not in segments]:
+        return replace(row, unusable=("no_turns:speakers", f"not in RTTM: {', '.join(unknown)}"))
+    turns = turns_of(names, segments, lasts)
+    return replace(row, turns={"speakers": turns}, silent=not turns)
 
 
 def _lengths(file: Path) -> dict[str, int]:

@@ -1,8 +1,10 @@
 """Mixtures of two speakers, made here of LibriSpeech by the rule of Libri2Mix."""
 
 import logging
+import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +16,7 @@ from mt4ssl_bench.corpora.mixing import (
     Mode,
     at_loudness,
     draw_pairs,
+    loudness,
     mix,
     turns_of,
     write_flac,
@@ -112,18 +115,20 @@ def _utterances(
     rows = [row for row in librispeech.read(given, options) if row.split in SPLITS]
     long = [row for row in rows if _seconds(row.path) >= MIN_SECONDS]
     known = [row for row in long if turns is None or row.id in turns]
-    if len(known) < len(rows):
+    usable = list(_audible(known))
+    if len(usable) < len(rows):
         LOGGER.info(
-            "%s: leaving out %d of %d utterances: %d shorter than %g s, %d not in the RTTM file",
-            *(given, len(rows) - len(known), len(rows), len(rows) - len(long), MIN_SECONDS),
-            len(long) - len(known),
+            "%s: leaving out %d of %d utterances: %d shorter than %g s, %d not in the RTTM file, "
+            "%d silent or too quiet to have a loudness",
+            *(given, len(rows) - len(usable), len(rows), len(rows) - len(long), MIN_SECONDS),
+            *(len(long) - len(known), len(known) - len(usable)),
         )
-    if not any(row.split == "valid" for row in known):
-        own = sorted({row.speaker for row in known if row.split == "train"})
+    if not any(row.split == "valid" for row in usable):
+        own = sorted({row.speaker for row in usable if row.split == "train"})
         held = set(own[::HELD_OUT])
         LOGGER.info("%s: no valid in it; %d speakers of train are valid", given, len(held))
-        known = [replace(r, split="valid") if r.speaker in held else r for r in known]
-    splits = {split: [row for row in known if row.split == split] for split in SPLITS}
+        usable = [replace(r, split="valid") if r.speaker in held else r for r in usable]
+    splits = {split: [row for row in usable if row.split == split] for split in SPLITS}
     speakers = {split: {row.speaker for row in rows} for split, rows in splits.items()}
     for split, names in speakers.items():
         others = [name for other in SPLITS if other != split for name in names & speakers[other]]
@@ -134,6 +139,19 @@ def _utterances(
                 f"two or more, in no other split; --{split} names its parts"
             )
     return splits
+
+
+def _audible(rows: Sequence[Row]) -> Iterator[Row]:
+    """Yield the rows whose audio has a loudness, in their order."""
+
+    def measure(row: Row) -> float:
+        return loudness(audio.read_file(row.path))
+
+    with progress("measuring loudness", len(rows)) as advance, ThreadPoolExecutor() as pool:
+        for row, level in zip(rows, pool.map(measure, rows), strict=True):
+            advance(1, "")
+            if math.isfinite(level):
+                yield row
 
 
 def _seconds(path: Path) -> float:

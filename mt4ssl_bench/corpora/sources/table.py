@@ -23,7 +23,7 @@ from mt4ssl_bench.corpora.rows import (
 )
 from mt4ssl_bench.corpora.source import Options, Source, Takes
 from mt4ssl_bench.data.alignment import Alignment, read_alignment, read_rttm
-from mt4ssl_bench.data.cut import SLOTS
+from mt4ssl_bench.data.cut import SLOTS, Turn
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.registry import hint
 from mt4ssl_bench.text import read_number
@@ -52,7 +52,8 @@ def read_table(
 
     Args:
         manifest: The table.
-        turns: Alignments by tier, whose names are ids of utterances or names of files.
+        turns: Alignments by tier, whose names are ids of utterances or names of files; see
+            _names_of().
         labels: Columns that hold labels, besides those named label:NAME.
 
     Raises:
@@ -63,17 +64,45 @@ def read_table(
     numbered = [(number, dict(zip(header, cells, strict=True))) for number, cells in lines]
     if {cells.get("text") for _, cells in numbered} == {"", SILENCE}:  # marks, and no text at all
         numbered = [(n, {k: v for k, v in c.items() if v or k != "text"}) for n, c in numbered]
-    rows = [_row(cells, folder, turns or {}, (manifest, number)) for number, cells in numbered]
+    names = _names_of({Path(cells["path"]) for _, cells in numbered} if turns else ())
+    rows = []
+    for number, cells in numbered:
+        known = (cells["id"], *names.get(Path(cells["path"]), ()))
+        found = {tier: alignment.of(*known) for tier, alignment in (turns or {}).items()}
+        rows.append(_row(cells, folder, found, (manifest, number)))
     if not rows:
         raise CorpusError(f"{manifest}: no utterance below its header")
     refuse_duplicates(rows, manifest)
     return rows
 
 
+def _names_of(paths: Collection[Path]) -> dict[Path, list[str]]:
+    """Return the names that an alignment may have for each file, without those of several files.
+
+    The file x/001.wav is "001" and "x-001", as a TextGrid file in a folder is.
+    """
+    names: dict[Path, list[str]] = {}
+    for path in paths:
+        parts = (*path.parts[:-1], path.stem)
+        names[path] = [path.stem, *("-".join(parts[n:]) for n in range(len(parts) - 1))]
+    files = Counter(name for each in names.values() for name in each)
+    return {path: [name for name in each if files[name] == 1] for path, each in names.items()}
+
+
 def _row(
-    cells: dict[str, str], folder: Path, turns: Mapping[str, Alignment], place: tuple[Path, int]
+    cells: dict[str, str],
+    folder: Path,
+    found: Mapping[str, tuple[Turn, ...] | None],
+    place: tuple[Path, int],
 ) -> Row:
-    """Return the row of one line; `place` is its file and number."""
+    """Return the row of one line.
+
+    Args:
+        cells: Its cells by column.
+        folder: What paths are relative to.
+        found: Turns by tier, None where the alignment lacks the utterance.
+        place: The table and the line's number.
+    """
     line = f"line {place[1]}"
     where = f"{place[0]}, {line}"
     if is_quoted(cells["path"]):
@@ -95,8 +124,6 @@ def _row(
             f"{where}: utterance '{cells['id']}' has {SILENCE} beside a text or phones; expected "
             f"{SILENCE} in both"
         )
-    stem = Path(cells["path"]).stem
-    found = {tier: alignment.of(cells["id"], stem) for tier, alignment in turns.items()}
     gaps = [name.removeprefix(LABEL) for name in empty]
     gaps = [name for name in gaps if not (silent and name == SLOTS)]
     gaps += [f"turns:{tier}" for tier, of in found.items() if of is None and not silent]
@@ -155,9 +182,6 @@ def _read_cells(
                 f"{manifest}: no column '{column}'; {commas}{hint(column, header)}; expected "
                 f"{', '.join(REQUIRED)}"
             )
-    twice = [column for column, count in Counter(header).items() if column and count > 1]
-    if twice:
-        raise CorpusError(f"{manifest}: column '{twice[0]}' is there twice; leave one out")
     for column in labels:
         if column not in header or _is_read(column):
             own = [name for name in header if name and not _is_read(name)]
@@ -165,6 +189,9 @@ def _read_cells(
                 f"{manifest}: no column '{column}' that could be a label; {hint(column, own)}"
             )
     header = [f"{LABEL}{column}" if column in labels else column for column in header]
+    twice = [column for column, count in Counter(header).items() if column and count > 1]
+    if twice:
+        raise CorpusError(f"{manifest}: column '{twice[0]}' is there twice; leave one out")
     unread = [column for column in header if column and not _is_read(column)]
     if unread:
         LOGGER.info(
