@@ -127,7 +127,7 @@ def outcomes_digest(study: Study) -> str:
 def read_figures(folder: Path) -> list[Figures]:
     """Return the figures of all finished runs; raises ConfigError for a damaged file."""
     found = []
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(folder.glob("[!.]*.json")):
         try:
             figures = json.loads(path.read_text(encoding="utf-8"))
             found.append({**figures, "points": list(figures["points"]), "seed": figures["seed"]})

@@ -58,6 +58,9 @@ def write_record(
     metrics = _scores(task, answers)
     unscored = _unscored(job, task, answers, metrics)
     curves = layer_curves(task, trained.layers, partial(_answers, task, trained.cuts))
+    # a metric that has no number on some layer has no curve
+    whole = [name for name, rows in curves.items() if len(rows) == len(trained.layers)]
+    curves = {name: curves[name] for name in whole if name in metrics}
     chosen_on = "the training part of each fold" if task.folds else job.split("valid")
     clock.lap("test")
     chosen = next(trial for trial in trained.trials if trial["chosen"])

@@ -23,13 +23,11 @@ def open_corpora(config: PretrainConfig) -> list[Corpus]:
     """Return the recipe's corpora.
 
     Raises:
-        BenchError: If none is named, one cannot be opened, or two share an utterance id.
+        BenchError: If none is named, or one cannot be opened.
     """
     if not config.data.corpus:
         raise ConfigError("data.corpus: no corpus named; for example data.corpus=corpora/mine")
-    corpora = [Corpus.open(path) for path in config.data.corpus]
-    refuse_shared_ids(corpora, (config.data.train, config.data.valid))
-    return corpora
+    return [Corpus.open(path) for path in config.data.corpus]
 
 
 def open_labels(
@@ -38,11 +36,18 @@ def open_labels(
     """Return the labels of a run.
 
     They are those of the store that the recipe names, those that all shards carry, or new ones.
+
+    Raises:
+        BenchError: If they do not fit, or two corpora share an utterance id, by which labels are
+            found.
     """
     offline, data = config.targets.offline, config.data
+    carried = not offline.labels and all(corpus.info.labels for corpus in corpora)
+    if not carried:
+        refuse_shared_ids(corpora, (data.train, data.valid))
     if offline.labels:
         return LabelStore(Path(offline.labels)).check(digest, offline.clusters)
-    if all(corpus.info.labels for corpus in corpora):
+    if carried:
         return CarriedLabels([corpus.info.labels for corpus in corpora], digest, offline.clusters)
     if remote := [corpus.where for corpus in corpora if is_url(corpus.where)]:
         raise ConfigError(
@@ -77,6 +82,7 @@ def kmeans(
     """
     config = load_config(recipe, keys)
     corpora = open_corpora(config)
+    refuse_shared_ids(corpora, (config.data.train, config.data.valid))
     phones = read_alignment(alignment, tier) if alignment else None  # shows damage at once
     splits, offline = (config.data.train, config.data.valid), config.targets.offline
     with joined(device) as world:

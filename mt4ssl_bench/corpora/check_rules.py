@@ -144,10 +144,12 @@ class Rules:
         """Find utterances that share a part of their file, over SHORT, with one of training.
 
         Noise may be cut anew for each split, as SUPERB's keyword spotting does: in a corpus with
-        speakers, an utterance without one is left out.
+        speakers, a file in which nobody speaks is left out.
         """
-        parts = sorted(part for part in self._parts if part.spoken or not self.speakers)
-        for _, parts_of_file in itertools.groupby(parts, lambda part: part.file):
+        by_file = itertools.groupby(sorted(self._parts), lambda part: part.file)
+        for parts_of_file in (list(parts) for _, parts in by_file):
+            if self.speakers and not any(part.spoken for part in parts_of_file):
+                continue
             trained, leaks = -math.inf, list[_Part]()  # where training ends, so far
             waiting: list[_Part] = []  # for training that begins within them
             for part in parts_of_file:

@@ -27,7 +27,7 @@ from mt4ssl_bench.data.corpus import SID_PREFIX, Corpus
 from mt4ssl_bench.data.cut import SHARDED_LABELS, Cut
 from mt4ssl_bench.data.label_store import LabelStore
 from mt4ssl_bench.data.lists import write_lists
-from mt4ssl_bench.data.lossless import encode
+from mt4ssl_bench.data.lossless import encode, fits_16_bit
 from mt4ssl_bench.data.shards import LABELS, Shards, index_of
 from mt4ssl_bench.data.write_corpus import write_info
 from mt4ssl_bench.errors import CorpusError
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 LOGGER = logging.getLogger(__name__)
 SIZE = 200  # cuts per shard: about 40 MB of read speech
 PLAN = "shards.json"  # what a folder of shards is made from
+LOSSLESS = "lossless"  # in the plan
 EXAMPLES = 20  # left-out utterances named in corpus.json
 
 
@@ -73,7 +74,8 @@ def shard_corpus(
     wanted = {name: corpus.cuts(name) for name in found}
     labelled = _labelled(wanted, labels, corpus)
     said = asdict(labels.info) if labels else {}
-    _claim(out, {"digest": corpus.info.digest, "size": size, "labels": said})
+    plan: dict[str, Json] = {"digest": corpus.info.digest, "size": size, "labels": said}
+    _claim(out, plan, [cuts[0] for cuts in wanted.values()])
     _tidy(out)
     infos, left_out, counts = {}, list[str](), Counter[str]()
     for name, cuts in wanted.items():
@@ -143,17 +145,37 @@ def check_free(out: Path) -> None:
         )
 
 
-def _claim(out: Path, plan: Mapping[str, Json]) -> None:
-    """Note in `out` what is going to lie there; raises CorpusError when it is something else."""
+def _claim(out: Path, plan: Mapping[str, Json], examples: Sequence[Cut]) -> None:
+    """Note in `out` what is going to lie there; raises CorpusError when it is something else.
+
+    Shards of earlier revisions hold 16 bit of any audio: the plan does not say that it is lossless,
+    and they are taken if that was enough for `examples`.
+    """
     check_free(out)
     file = out / PLAN
     if not file.exists():
         out.mkdir(parents=True, exist_ok=True)
-        write_text(file, json.dumps(plan, indent=1) + "\n")
-    elif json.loads(file.read_text(encoding="utf-8")) != plan:
+        write_text(file, json.dumps({**plan, LOSSLESS: True}, indent=1) + "\n")
+        return
+    there = json.loads(file.read_text(encoding="utf-8"))
+    if {**there, LOSSLESS: True} != {**plan, LOSSLESS: True}:
         raise CorpusError(
             f"{out}: holds shards of another corpus, size or labels; choose another folder for them"
         )
+    if LOSSLESS not in there and any(map(_rounded, examples)):
+        raise CorpusError(
+            f"{out}: holds shards of an earlier revision, which rounded the audio to 16 bit; "
+            "choose another folder for them, and another feature store"
+        )
+
+
+def _rounded(cut: Cut) -> bool:
+    """Return whether 16 bit would change the cut's audio; False if it cannot be read."""
+    try:
+        audio.read(cut)
+    except CorpusError:
+        return False
+    return not fits_16_bit(cut)
 
 
 def _tidy(out: Path) -> None:

@@ -48,6 +48,9 @@ class Alignment:
                 return tuple(sorted(turns))
         return None
 
+    def __contains__(self, name: str) -> bool:
+        return name in self.segments or name in self._names
+
     @cached_property
     def _names(self) -> dict[str, str]:
         return {short: name for name, short in self.short_names.items()}

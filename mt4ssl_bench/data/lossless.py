@@ -38,6 +38,11 @@ def encode(cut: Cut) -> tuple[str, bytes]:
     raise AssertionError
 
 
+def fits_16_bit(cut: Cut) -> bool:
+    """Return whether FLAC of 16 bit holds a cut's samples."""
+    return bool(soundfile.info(io.BytesIO(encode(cut)[1])).subtype == "PCM_16")
+
+
 def _decoded(cut: Cut) -> NDArray[np.float32]:
     """Return the samples (N, C) that audio.read() takes from a cut's file or shard."""
     source, rate = cut.recording.sources[0].source, cut.recording.sampling_rate

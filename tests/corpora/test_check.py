@@ -292,9 +292,24 @@ def test_a_whole_file_in_training_leaks_with_its_parts(tmp_path: Path, *, full: 
     assert named(check_corpus(corpus, full=full))["leak"] == {"test1"}
 
 
-def test_noise_that_is_cut_anew_for_valid_is_no_leak(tmp_path: Path) -> None:
-    corpus = parts(tmp_path, ("train", 0, 1, ""), ("valid", 0.5, 1, ""), ("test", 2, 1, "ann"))
-    assert "leak" not in named(check_corpus(corpus))
+@pytest.mark.parametrize(
+    ("speakers", "leaks"),
+    [
+        ({}, 1),  # nobody is named
+        ({"other": "ann"}, 0),  # somebody is, in another file: this one is noise, cut anew
+        ({"valid": "ann"}, 1),
+        ({"train": "ann", "other": "bob"}, 1),
+    ],
+)
+def test_parts_overlap_by_chance_only_in_files_where_nobody_speaks(
+    speakers: dict[str, str], leaks: int
+) -> None:
+    rules = Rules([])
+    for name, place in (("train", "a@0+1"), ("valid", "a@0.5+1"), ("other", "b@0+1")):
+        row = Row(id=name, path=Path(), content=place, speaker=speakers.get(name, ""), samples=RATE)
+        rules.add(name.replace("other", "test"), row)
+    rules._overlaps()
+    assert rules.found.report({}, "bytes").counts().get("leak", 0) == leaks
 
 
 def test_many_parts_of_one_file_are_compared_in_one_sweep() -> None:

@@ -163,10 +163,14 @@ def test_silent_and_very_quiet_utterances_are_left_out_before_pairs_are_drawn(
         soundfile.write(file, samples, RATE, subtype="PCM_24")
         (short,) = fewer.rglob(f"{name}.flac")
         soundfile.write(short, np.zeros(RATE), RATE)
+    (damaged,) = root.rglob("5-1-0001.flac")
+    damaged.write_bytes(damaged.read_bytes()[:3000])  # its header is whole
+    (short,) = fewer.rglob("5-1-0001.flac")
+    soundfile.write(short, np.zeros(RATE), RATE)
     with caplog.at_level(logging.INFO):
         corpus = prepared(root, tmp_path / "out")
-    assert "leaving out 11 of 27 utterances: 9 shorter than 3 s, 0 not in" in caplog.text
-    assert "file, 2 silent or too quiet to have a loudness" in caplog.text
+    assert "leaving out 12 of 27 utterances: 9 shorter than 3 s, 0 not in" in caplog.text
+    assert "file, 3 unreadable, silent or too quiet to have a loudness" in caplog.text
     without = prepared(fewer, tmp_path / "without")
     assert corpus.info.digest == without.info.digest, "the same pairs at the same loudness"
     with pytest.raises(CorpusError, match=r"a source without loudness \(-inf LUFS\)"):

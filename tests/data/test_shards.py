@@ -375,6 +375,25 @@ def test_every_sample_survives_in_a_shard(
     assert again.load_audio().shape == (samples[:1].size, again.recording.num_samples)
 
 
+@pytest.mark.parametrize(("kind", "rounded"), [("PCM_16", False), ("PCM_24", True)])
+def test_shards_of_a_revision_that_rounded_to_16_bit_are_taken_only_where_that_was_enough(
+    tmp_path: Path, kind: str, *, rounded: bool
+) -> None:
+    soundfile.write(tmp_path / "a.wav", FINE if rounded else WHOLE, 8000, subtype=kind)
+    (tmp_path / "m.tsv").write_text("id\tpath\tsplit\nu.1\ta.wav\ttrain\n")
+    corpus = prepare_path("table", tmp_path / "m.tsv", tmp_path / "corpus")
+    made = shard_corpus(corpus, tmp_path / "shards")
+    plan = json.loads((made.root / "shards.json").read_text())
+    (made.root / "shards.json").write_text(
+        json.dumps({key: plan[key] for key in ("digest", "size", "labels")})
+    )
+    if rounded:
+        with pytest.raises(CorpusError, match="rounded the audio to 16 bit; choose another folder"):
+            shard_corpus(corpus, made.root)
+    else:
+        assert shard_corpus(corpus, made.root).info == made.info
+
+
 def test_parts_of_a_file_and_shards_of_shards_keep_every_sample(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", FINE, 8000, subtype="PCM_24")
     whole = prepare_path("folder", tmp_path, tmp_path / "whole")

@@ -73,6 +73,12 @@ def test_pretrain_and_kmeans_refuse_it_before_they_compute(
         assert not out.exists()
 
 
+def test_without_labels_an_id_may_be_in_two_corpora(one: Corpus, tmp_path: Path) -> None:
+    two = prepared(tmp_path / "two", train="u0 u1", valid="v0")
+    keys = [f"data.corpus={one.root},{two.root}", "targets.offline.weight=0", "fit.steps=1"]
+    assert call("pretrain", TOY, *keys, "--out", tmp_path / "run") == 0
+
+
 def test_corpora_of_different_ids_train_together(one: Corpus, tmp_path: Path) -> None:
     two = prepared(tmp_path / "two", train="w0 w1", valid="w2")
     corpora = f"data.corpus={one.root},{two.root}"

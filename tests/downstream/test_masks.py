@@ -83,7 +83,11 @@ class CleanSignals(Signals):
         return super()._signals(cut)[:2]
 
 
-CUTS: Any = [SimpleNamespace(id=f"u{n}", samples=n, duration=n / 16_000) for n in SAMPLES]
+FILE = SimpleNamespace(sources=[SimpleNamespace(source="a.wav")])
+CUTS: Any = [
+    SimpleNamespace(id=f"u{n}", samples=n, start=0.0, duration=n / 16_000, recording=FILE)
+    for n in SAMPLES
+]
 KINDS = pytest.mark.parametrize("kind", [CleanSignals, Signals], ids=["enhance", "separate"])
 
 

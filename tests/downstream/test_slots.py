@@ -18,9 +18,11 @@ from mt4ssl_bench.corpora.rows import Row
 from mt4ssl_bench.corpora.sources.audio_snips import paired
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cut import Cut, speaker_of, text_of
+from mt4ssl_bench.downstream import write_record
 from mt4ssl_bench.downstream.config import RecurrentHeadConfig
 from mt4ssl_bench.downstream.evaluate import evaluate
 from mt4ssl_bench.downstream.heads.recurrent import RecurrentHead
+from mt4ssl_bench.downstream.layers.best_heads import layer_curves
 from mt4ssl_bench.downstream.plan import load_config, plan
 from mt4ssl_bench.downstream.tasks.slots import LETTERS, Slots, SlotsConfig, marked
 from mt4ssl_bench.downstream.transcribe import Recognizer, transcribe
@@ -310,6 +312,25 @@ def test_without_a_slot_in_test_the_record_has_the_other_metric(
     assert "slot-value CER % ↓ has nothing to measure in test" in caplog.text
     assert call("leaderboard", out) == 0
     assert call("compare", "fbank", "mfcc", "--task", "slots", "--results", out) == 0
+
+
+def test_a_metric_that_one_layer_lacks_has_no_curve(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_one(*arguments: Any) -> Any:
+        curves = layer_curves(*arguments)
+        return {**curves, "slot_value_cer": curves["slot_value_cer"][1:]}
+
+    monkeypatch.setattr(write_record, "layer_curves", without_one)
+    made, keys = with_slots(corpus, tmp_path / "corpus"), (*KEYS, "layers=all")
+    outcome = evaluate(
+        ["fbank"], ["SF"], made.root, out=tmp_path / "out", overrides=keys, device="cpu"
+    )
+    (record,) = outcome.results
+    assert list(record.layer_scores) == ["slot_type_f1"]
+    assert "slot_value_cer" in record.metrics
+    (path,) = (tmp_path / "out").glob("*.json")
+    assert call("show", path) == 0
 
 
 def test_utterances_without_any_slot_are_scored_by_what_is_hypothesized(task: Slots) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
+from mt4ssl_bench.corpora.audio_files import made_by_people
 from mt4ssl_bench.corpora.layout import root_of
 from mt4ssl_bench.corpora.mixing import turns_of
 from mt4ssl_bench.corpora.rows import Row
@@ -129,7 +130,7 @@ def _lengths(file: Path) -> dict[str, int]:
 
 
 def _segments(path: Path) -> Segments:
-    files = sorted(path.glob("*.rttm")) if path.is_dir() else [path]
+    files = made_by_people(path.glob("*.rttm"), path) if path.is_dir() else [path]
     if not files:
         raise CorpusError(f"--rttm {path}: holds no .rttm file")
     return {name: turns for file in files for name, turns in read_rttm(file).segments.items()}

@@ -119,7 +119,7 @@ def _utterances(
     if len(usable) < len(rows):
         LOGGER.info(
             "%s: leaving out %d of %d utterances: %d shorter than %g s, %d not in the RTTM file, "
-            "%d silent or too quiet to have a loudness",
+            "%d unreadable, silent or too quiet to have a loudness",
             *(given, len(rows) - len(usable), len(rows), len(rows) - len(long), MIN_SECONDS),
             *(len(long) - len(known), len(known) - len(usable)),
         )
@@ -145,7 +145,11 @@ def _audible(rows: Sequence[Row]) -> Iterator[Row]:
     """Yield the rows whose audio has a loudness, in their order."""
 
     def measure(row: Row) -> float:
-        return loudness(audio.read_file(row.path))
+        try:
+            return loudness(audio.read_file(row.path))
+        except CorpusError as error:  # counted with the silent ones
+            LOGGER.warning("left out: %s", error)
+            return -math.inf
 
     with progress("measuring loudness", len(rows)) as advance, ThreadPoolExecutor() as pool:
         for row, level in zip(rows, pool.map(measure, rows), strict=True):

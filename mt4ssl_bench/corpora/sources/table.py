@@ -64,7 +64,8 @@ def read_table(
     numbered = [(number, dict(zip(header, cells, strict=True))) for number, cells in lines]
     if {cells.get("text") for _, cells in numbered} == {"", SILENCE}:  # marks, and no text at all
         numbered = [(n, {k: v for k, v in c.items() if v or k != "text"}) for n, c in numbered]
-    names = _names_of({Path(cells["path"]) for _, cells in numbered} if turns else ())
+    paths = {Path(cells["path"]) for _, cells in numbered} if turns else ()
+    names = _names_of(paths, (turns or {}).values())
     rows = []
     for number, cells in numbered:
         known = (cells["id"], *names.get(Path(cells["path"]), ()))
@@ -76,15 +77,16 @@ def read_table(
     return rows
 
 
-def _names_of(paths: Collection[Path]) -> dict[Path, list[str]]:
-    """Return the names that an alignment may have for each file, without those of several files.
+def _names_of(paths: Collection[Path], alignments: Collection[Alignment]) -> dict[Path, list[str]]:
+    """Return the names that alignments have for each file, without those of several files.
 
     The file x/001.wav is "001" and "x-001", as a TextGrid file in a folder is.
     """
     names: dict[Path, list[str]] = {}
     for path in paths:
         parts = (*path.parts[:-1], path.stem)
-        names[path] = [path.stem, *("-".join(parts[n:]) for n in range(len(parts) - 1))]
+        every = (path.stem, *("-".join(parts[n:]) for n in range(len(parts) - 1)))
+        names[path] = [name for name in every if any(name in each for each in alignments)]
     files = Counter(name for each in names.values() for name in each)
     return {path: [name for name in each if files[name] == 1] for path, each in names.items()}
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from mt4ssl_bench.corpora.audio_files import made_by_people
 from mt4ssl_bench.corpora.layout import root_of
 from mt4ssl_bench.corpora.rows import Row
 from mt4ssl_bench.corpora.source import Options, Source
@@ -19,7 +20,10 @@ def read(given: Path, _: Options) -> Iterator[Row]:
     root = root_of(given, "VoiceBank-DEMAND", "noisy_trainset_28spk_wav*")
     for split, part in PARTS.items():
         noisy, clean = _folders(root, part)
-        for name in sorted({file.name for place in (noisy, clean) for file in place.glob("*.wav")}):
+        files = [
+            file for place in (noisy, clean) for file in made_by_people(place.glob("*.wav"), place)
+        ]
+        for name in sorted({file.name for file in files}):
             match = re.fullmatch(r"(p\d+)_\d+\.wav", name)
             if not match:
                 raise CorpusError(
