@@ -37,7 +37,7 @@ def weigh(sums: Sequence[WeightedSum], features: Tensor) -> Tensor:
     Features (F, L, B, T, D) are F batches, each for its own K / F sums. Sums that read one layer,
     the same for all, are one for each batch: (F, B, T, D).
     """
-    features = features.reshape(-1, *features.shape[-4:])
+    features = features if features.dim() == 5 else features[None]
     if sums[0].layer is not None:
         features = features[:, sums[0].layer]
     if sums[0].layer_norm:
@@ -51,7 +51,8 @@ def weigh(sums: Sequence[WeightedSum], features: Tensor) -> Tensor:
     weights = torch.stack([each.weights for each in sums]).view(count, 1, -1, depth)
     weights = weights.expand(-1, frames.shape[1], -1, -1)  # (F, N, K / F, L)
     x = torch.bmm(weights.flatten(0, 1), frames.flatten(0, 1))  # views of one batch
-    return x.view(count, -1, *x.shape[1:]).transpose(1, 2).reshape(len(sums), *size, dim)
+    x = x.view(count, frames.shape[1], *x.shape[1:])  # (F, N, K / F, D)
+    return x.transpose(1, 2).reshape(len(sums), *size, dim)
 
 
 def layer_weights(head: nn.Module) -> list[float]:

@@ -236,6 +236,8 @@ class StoredFeatures(FeatureSet):
                 raise ValueError(  # noqa: TRY301 - handled as a file that cannot be mapped
                     f"{self.file.stat().st_size} bytes, not {rows * self.header.row_bytes}"
                 )
+            if not rows:  # no utterance has a frame; an empty file cannot be mapped
+                return np.empty(shape, np.uint8)
             # copy on write: torch wants arrays that may be written, and nothing written here
             # reaches the file
             return np.memmap(self.file, dtype=np.uint8, mode="c", shape=shape)

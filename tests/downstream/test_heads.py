@@ -38,6 +38,14 @@ def test_the_linear_head_has_no_non_linearity() -> None:
     torch.testing.assert_close(b - a, a - c)
 
 
+@pytest.mark.parametrize(("kind", "shape"), [(LinearHead, (2, 0, 5)), (PooledHead, (2, 5))])
+def test_a_batch_whose_silence_was_trimmed_away_goes_through(
+    kind: type[LinearHead], shape: tuple[int, ...]
+) -> None:
+    logits, lengths = kind(3, 4, 5, CONFIG)(features()[:, :, :0], torch.tensor([0, 0]))
+    assert (logits.shape, lengths.tolist()) == (shape, [0, 0])
+
+
 def test_pooling_stored_means_equals_pooling_frames() -> None:
     head, x = PooledHead(3, 4, 5, CONFIG), features()
     frames, _ = head(x, LENGTHS)

@@ -92,6 +92,14 @@ def test_what_is_written_is_what_is_read(tmp_path: Path, precision: Precision) -
     assert np.array_equal(padded[:, 1, :20].numpy(), features.get("a"))
 
 
+def test_utterances_without_a_frame_have_no_features(tmp_path: Path) -> None:
+    none = VALUES[:, :0]
+    Writer(tmp_path / "x.bin", header()).write(iter([[("a", none), ("b", none)]]))
+    features = StoredFeatures(tmp_path / "x.bin", lambda _: none)
+    assert features.get("b").shape == (3, 0, 96)
+    assert features.batch(["a", "b"])[1].tolist() == [0, 0]
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
 def test_a_gpu_makes_the_same_values_of_the_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Precision
