@@ -43,7 +43,7 @@ def mean(x: Tensor, lengths: Tensor) -> Tensor:
     """
     lengths = moved(lengths, x.device).reshape(-1, 1, x.shape[1])  # (F, 1, B)
     real = torch.arange(x.shape[2], device=x.device) < lengths[..., None]  # (F, 1, B, T)
-    x = x.unflatten(0, (len(lengths), len(x) // len(lengths)))  # (F, K / F, B, T, D)
+    x = x.reshape(len(lengths), len(x) // len(lengths), *x.shape[1:])  # (F, K / F, B, T, D)
     return ((x * real[..., None]).sum(3) / lengths[..., None]).flatten(0, 1)
 
 
