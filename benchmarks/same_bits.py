@@ -4,9 +4,9 @@
 
 Each revision is checked out into a temporary folder and run through its command line only: a corpus
 of tones is prepared, `mt4ssl_tiny` is pretrained for 20 updates, and the result is evaluated frozen
-on three tasks and fine-tuned on phonemes. Prints a digest for each result, and exits with 1 if two of them
-differ. Dates, durations, versions, addresses and identities (keys, fingerprints) are left out: an
-identity may change between revisions, what it identifies may not.
+on three tasks and fine-tuned on phonemes. Prints a digest for each result, and exits with 1 if two
+of them differ. Dates, durations, versions, addresses and identities (keys, fingerprints) are left
+out: an identity may change between revisions, what it identifies may not.
 """
 
 import argparse

@@ -89,7 +89,7 @@ def mt4ssl_local(
 def mt4ssl_url(
     ckpt: str | None = None, model_config: object = None, refresh: object = None
 ) -> UpstreamExpert:
-    """Return the model of a URL, downloaded once, again to `refresh` (s3prl and torch.hub)."""
+    """Return the model of a URL, downloaded once, or again to `refresh` it (s3prl, torch.hub)."""
     del model_config
     if ckpt is None or not _is_url(ckpt):
         raise UpstreamError(f"mt4ssl_url: ckpt={ckpt}: expected the http(s) URL of a checkpoint.pt")

@@ -10,7 +10,7 @@ from mt4ssl_bench.errors import CorpusError
 
 
 def refuse_shared_ids(corpora: Sequence[Corpus], splits: Sequence[str]) -> None:
-    """Check that no two corpora have an utterance id in common, whatever the split: labels need it.
+    """Refuse corpora with an utterance id in common, in any of the splits: labels are found by it.
 
     Corpora of one digest hold the same utterances and may share ids. Shards at a URL are not read:
     each would be downloaded, and their labels are stored beside the audio.
