@@ -4,8 +4,10 @@ A row that has a record is not computed again. Under torchrun, all processes sha
 """
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,12 +28,12 @@ from mt4ssl_bench.downstream.training.frozen import FrozenTraining
 from mt4ssl_bench.downstream.write_record import write_layers, write_record
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.features.store import FeatureStore
-from mt4ssl_bench.files import LOCK
+from mt4ssl_bench.files import LOCK, holding
 from mt4ssl_bench.results.provenance import environment
 from mt4ssl_bench.results.record import Result
 from mt4ssl_bench.results.suite import read_suite
 from mt4ssl_bench.settings import Json
-from mt4ssl_bench.shared_work import Unit, Work, share
+from mt4ssl_bench.shared_work import PAUSE, Unit, Work, share
 from mt4ssl_bench.training.distributed import World
 from mt4ssl_bench.training.launch import check_alike, check_shared, joined
 
@@ -146,8 +148,12 @@ def _compute(row: Row, model: Upstream, *, store: Path, out: Path, world: World)
     if issubclass(job.kind, LayerTask):
         yield from share_passes(model, job, features)
         write = partial(_score_layers, model, job, features, device=world.device, clock=clock)
+    elif row.in_step:
+        _finetune_in_step(row, model, world=world, clock=clock, out=out)
+        write = partial(_wait_for, row)
     elif job.config.mode == "finetune":
-        write = partial(_finetune, row, model, device=world.device, clock=clock)
+        alone = World(device=world.device)
+        write = partial(_finetune, row, model, world=alone, clock=clock)
     else:
         folds, counts = _folds(job)
         training = FrozenTraining(
@@ -163,9 +169,7 @@ def _compute(row: Row, model: Upstream, *, store: Path, out: Path, world: World)
         yield from training.train()
         write = partial(_decode, model, training, counts=counts, device=world.device, clock=clock)
 
-    def done() -> bool:
-        return bool(results.paths(out, row.key))
-
+    done = partial(_has_record, row, out)
     yield from share([Unit(row.folder / LOCK, done, partial(write, out=out))])
     record = results.find(out, row.key)
     assert record is not None
@@ -191,12 +195,34 @@ def _score_layers(
     write_layers(model, job, scored, device=device, clock=clock, out=out)
 
 
-def _finetune(row: Row, model: Upstream, *, device: str, clock: Clock, out: Path) -> None:
-    job, (folds, counts) = row.job, _folds(row.job)
-    world = World(device=device)  # rows are shared, and each is trained by one process
-    trained = train_finetuned(model, job, folds, folder=row.folder, world=world, clock=clock)
-    task = folds[0].task
-    write_record(model, job, task, trained, counts=counts, device=device, clock=clock, out=out)
+def _has_record(row: Row, out: Path) -> bool:
+    return bool(results.paths(out, row.key))
+
+
+def _wait_for(row: Row, out: Path) -> None:
+    """Wait until the disk of this machine shows the record."""
+    while not _has_record(row, out):
+        time.sleep(PAUSE)
+
+
+def _finetune_in_step(row: Row, model: Upstream, *, world: World, clock: Clock, out: Path) -> None:
+    """Fine-tune a row with all processes, while the main one keeps other commands out of it."""
+    with holding(row.folder / LOCK, patience=-1) if world.main else nullcontext():
+        if not world.gather(_has_record(row, out))[0]:
+            _finetune(row, model, world=world, clock=clock, out=out)
+
+
+def _finetune(row: Row, model: Upstream, *, world: World, clock: Clock, out: Path) -> None:
+    job = row.job
+    folds, counts = world.agree(lambda: _folds(job))
+    tuned = train_finetuned(model, job, folds, folder=row.folder, world=world)
+    clock.lap("train", tuned.seconds)
+
+    def write() -> None:
+        trained, task, device = tuned.decode(), folds[0].task, world.device
+        write_record(model, job, task, trained, counts=counts, device=device, clock=clock, out=out)
+
+    world.agree(write if world.main else lambda: None)
 
 
 def _decode(

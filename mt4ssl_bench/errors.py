@@ -34,6 +34,14 @@ class TrainingError(BenchError):
     """A run that must stop: collapsed, not finite, or without room to save."""
 
 
+class DivergedError(TrainingError):
+    """A loss, gradient or output that is not finite, in every process: another rate may do."""
+
+
+class OutOfStepError(BenchError):
+    """One of several processes that train one model failed alone, and the others wait for it."""
+
+
 def lines(error: BaseException | str) -> list[str]:
     """Return the lines of an error's message that are not blank, or its class name."""
     return [line.strip() for line in str(error).splitlines() if line.strip()] or [

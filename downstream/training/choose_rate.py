@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from statistics import fmean
 
-from mt4ssl_bench.errors import TrainingError
+from mt4ssl_bench.errors import DivergedError
 from mt4ssl_bench.results.metrics import Metric
 from mt4ssl_bench.results.record_parts import Trial
 
@@ -15,7 +15,7 @@ def choose(folds: Sequence[Sequence[Trial]], metric: Metric, title: str) -> list
     It is the rate whose mean over seeds is best, the first of equal ones.
 
     Raises:
-        TrainingError: If no rate has a score of every seed in every fold.
+        DivergedError: If no rate has a score of every seed in every fold.
     """
     trials: list[Trial] = []
     for parts in zip(*folds, strict=True):
@@ -27,7 +27,7 @@ def choose(folds: Sequence[Sequence[Trial]], metric: Metric, title: str) -> list
     best = best_of(trials, metric)
     if not best:
         tried = list(dict.fromkeys(trial["lr"] for trial in trials))
-        raise TrainingError(
+        raise DivergedError(
             f"{title}: training failed at every learning rate of {tried}; try lower ones"
         )
     for number in best:

@@ -12,6 +12,7 @@ from typing import cast
 
 import numpy as np
 import torch
+from torch import nn
 
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.cut import Cut
@@ -24,7 +25,7 @@ from mt4ssl_bench.downstream.training.finetuned_model import Tuned, TunedHead
 from mt4ssl_bench.downstream.training.saved_model import Meta
 from mt4ssl_bench.encoders.kind import trainable
 from mt4ssl_bench.encoders.protocol import Upstream
-from mt4ssl_bench.errors import TrainingError
+from mt4ssl_bench.errors import DivergedError
 from mt4ssl_bench.results.record_parts import Trial
 from mt4ssl_bench.training.distributed import World, no_sync
 from mt4ssl_bench.training.fit import Fit, FitConfig, Hooks, Scaling, StepLoss
@@ -35,7 +36,8 @@ from mt4ssl_bench.training.run_folder import PassingFolder, checkpoint_bytes
 class Finetuning:
     """An upstream that is trained for one task at one rate and seed, in `folder`.
 
-    The processes of a world share the batches of an update and of a validation.
+    The processes of a world, whose number divides the batches of an update, share these and the
+    batches of a validation.
     """
 
     def __init__(
@@ -55,8 +57,7 @@ class Finetuning:
         torch.manual_seed(seed)
         head = TunedHead(layers, dim, task.outputs, tune, pooled=task.pooled)
         self.upstream, self.model = upstream, Tuned(encoder, head).to(self.device)
-        # dropped layers, and those above the one that the head reads, have no gradient
-        self.net = world.wrap(self.model, unused=True)
+        self.net: nn.Module = self.model  # or what shares its gradients
         self.best = Best()
         self.watch = Stopwatch()
 
@@ -76,11 +77,14 @@ class Finetuning:
             meta: What the training depends on.
 
         Raises:
-            TrainingError: If the loss, a gradient or the logits on valid are not finite.
+            DivergedError: If the loss, a gradient or the logits on valid are not finite.
+            TrainingError: If the batch does not fit into the device's memory.
             KeyboardInterrupt: If a stop was requested; the state is saved.
         """
         self.watch.start()
         config, tune = self.config, self.config.tune
+        # dropped layers, and those above the one that the head reads, have no gradient
+        self.net = self.world.wrap(self.model, unused=True)
         data, checked = Audio(self.task, train, "train"), Audio(self.task, valid, "valid")
         report = Fit(
             self.model.train(),
@@ -99,7 +103,7 @@ class Finetuning:
             FitConfig(
                 steps=config.steps,
                 seed=self.seed,
-                accumulate=config.accumulate,
+                accumulate=config.accumulate // self.world.size,
                 log_every=max(config.validate_every // 4, 1),
                 validate_every=config.validate_every,
             ),
@@ -120,7 +124,7 @@ class Finetuning:
             raise KeyboardInterrupt
         if not self.best.weights:
             name = self.task.choice.name
-            raise TrainingError(f"{title}: no finite {name} on valid; try lower rates")
+            raise DivergedError(f"{title}: no finite {name} on valid; try lower rates")
         self.model.load_state_dict(self.best.weights)
         self.best = Best(self.best.value, self.best.step)  # the model has the weights now
 
@@ -137,24 +141,22 @@ class Finetuning:
         """Return decode() of a split, whose batches the processes share.
 
         Raises:
-            TrainingError: In every process, if one of them has logits that are not finite.
+            DivergedError: In every process, if one of them has logits that are not finite.
         """
-        batches, failure = list[tuple[list[str], list[str]]](), ""
-        try:
-            for cuts, logits, lengths in self.logits(data, shared=True):
-                batches.append(([cut.id for cut in cuts], self.task.decode(logits, lengths)))
-        except TrainingError as error:
-            failure = str(error)
-        shares = self.world.gather((batches, failure))
-        for _, failed in shares:
-            if failed:
-                raise TrainingError(failed)
+        shares = self.world.gather(self.world.agree(lambda: self._decode_share(data)))
         # batch after batch, as one process decodes them
-        turns = chain.from_iterable(zip_longest(*(own for own, _ in shares)))
+        turns = chain.from_iterable(zip_longest(*shares))
         decoded = [batch for batch in turns if batch is not None]
         by_id = {cut.id: cut for cut in data.cuts}
         cuts = [by_id[name] for names, _ in decoded for name in names]
         return [text for _, texts in decoded for text in texts], cuts
+
+    def _decode_share(self, data: Audio) -> list[tuple[list[str], list[str]]]:
+        """Return ids and hypotheses of each batch of this process."""
+        return [
+            ([cut.id for cut in cuts], self.task.decode(logits, lengths))
+            for cuts, logits, lengths in self.logits(data, shared=True)
+        ]
 
     def _restore(self, stored: Mapping[str, object]) -> None:
         self.best = read_best(stored, self.task.choice, self.folder)
@@ -194,7 +196,7 @@ class Finetuning:
                 logits, lengths = self.model(batch.waveforms, batch.lengths)
             if not logits.isfinite().all():
                 names = named([cut.id for cut in batch.cuts])
-                raise TrainingError(f"lr {self.lr:g}: logits are not finite, utterances {names}")
+                raise DivergedError(f"lr {self.lr:g}: logits are not finite, utterances {names}")
             yield batch.cuts, logits, lengths
         self.model.train()
 

@@ -11,7 +11,6 @@ from statistics import fmean
 
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.cut import Cut
-from mt4ssl_bench.downstream.clock import Clock
 from mt4ssl_bench.downstream.job import Fold, Job
 from mt4ssl_bench.downstream.reference_checks import learnable
 from mt4ssl_bench.downstream.task import Logits
@@ -31,21 +30,59 @@ from mt4ssl_bench.downstream.training.saved_model import (
     save_model,
 )
 from mt4ssl_bench.downstream.training.trained import Decoded, Trained
+from mt4ssl_bench.encoders.kind import check_trainable
 from mt4ssl_bench.encoders.protocol import Upstream
-from mt4ssl_bench.errors import TrainingError
+from mt4ssl_bench.errors import CheckpointError, DivergedError
+from mt4ssl_bench.results.record_parts import Trial
 from mt4ssl_bench.training.distributed import World
 from mt4ssl_bench.training.run_folder import discard
 
 LOGGER = logging.getLogger(__name__)
 
 
-def train_finetuned(
-    model: Upstream, job: Job, folds: Sequence[Fold], *, folder: Path, world: World, clock: Clock
-) -> Trained:
-    """Return each seed's hypotheses on test at the rate that is best on valid.
+@dataclass(frozen=True)
+class Finetuned:
+    """The trained models of a row: every fold's, at every rate and seed.
 
-    Its score is the mean over folds and seeds. The processes of a world share every update; each
-    returns the same.
+    Attributes:
+        parts: The folds.
+        trainings: Of each fold.
+        trials: With their means over folds; those of one rate are chosen.
+    """
+
+    parts: Sequence["_Rates"]
+    trainings: Sequence[Training]
+    trials: Sequence[Trial]
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training."""
+        return sum(training.seconds for training in self.trainings)
+
+    def decode(self) -> Trained:
+        """Return each seed's hypotheses on test at the chosen rate; the score is their mean."""
+        numbers = chosen(self.trials)
+        decoded, cuts, weights = [], list[Cut](), list[list[float]]()
+        for number in numbers:
+            of_seed, cuts, own = _decode(self.parts, number, first=number == numbers[0])
+            decoded.append(of_seed)
+            weights += own
+        counts = sum((Counter(training.counts) for training in self.trainings), Counter[str]())
+        return Trained(
+            decoded=decoded,
+            cuts=cuts,
+            trials=list(self.trials),
+            layer_weights=[fmean(column) for column in zip(*weights, strict=True)],
+            counts=dict(counts),
+        )
+
+
+def train_finetuned(
+    model: Upstream, job: Job, folds: Sequence[Fold], *, folder: Path, world: World
+) -> Finetuned:
+    """Fine-tune an upstream at every rate and seed; the rate that is best on valid is chosen.
+
+    The processes of a world share every update; their number divides `accumulate`.
 
     Args:
         model: The upstream.
@@ -54,35 +91,26 @@ def train_finetuned(
         folder: Keeps each fold's model of the first seed in a model.pt, and those of other seeds in
             a folder each; an interrupted call continues.
         world: The processes.
-        clock: Times the stages.
 
     Raises:
-        TrainingError: If no rate has a finite score of every seed in every fold.
+        UpstreamError: If the upstream cannot be fine-tuned.
+        DivergedError: If no rate has a finite score of every seed in every fold.
+        OutOfStepError: If this process failed alone, while others wait for it.
         KeyboardInterrupt: If a stop was requested during training; its state is saved.
     """
+    check_trainable(model)
     places = [(fold, f"fold-{n}" if fold.name else "") for n, fold in enumerate(folds, 1)]
     parts = [_Rates(model, job, fold, folder / name, world) for fold, name in places]
-    trainings = [part.train() for part in parts]
-    metric, title = folds[0].task.choice, f"{job.recipe} on {model.name}"
-    trials = choose([training.trials for training in trainings], metric, title)
-    numbers = chosen(trials)
-    for part, training in zip(parts, trainings, strict=True):
-        if world.main:
-            part.keep(training, numbers)
-    world.barrier()  # the models are where they are read from
-    clock.lap("train", sum(training.seconds for training in trainings))
-    decoded, cuts, weights = [], list[Cut](), list[list[float]]()
-    for number in numbers:
-        of_seed, cuts, own = _decode(parts, number, first=number == numbers[0])
-        decoded.append(of_seed)
-        weights += own
-    return Trained(
-        decoded=decoded,
-        cuts=cuts,
-        trials=trials,
-        layer_weights=[fmean(column) for column in zip(*weights, strict=True)],
-        counts=dict(sum((Counter(training.counts) for training in trainings), Counter())),
-    )
+    prepared = [world.agree(part.prepare) for part in parts]
+    with world.in_step():
+        trainings = [part.train(*own) for part, own in zip(parts, prepared, strict=True)]
+        metric, title = folds[0].task.choice, f"{job.recipe} on {model.name}"
+        trials = choose([training.trials for training in trainings], metric, title)
+        for part, training in zip(parts, trainings, strict=True):
+            if world.main:
+                part.keep(training, chosen(trials))
+        world.barrier()  # the models are where they are read from
+    return Finetuned(parts, trainings, trials)
 
 
 @dataclass
@@ -114,27 +142,28 @@ class _Rates:
         task, model = self.fold.task, self.model
         return Finetuning(task, model, lr=lr, seed=seed, folder=folder, world=self.world)
 
-    def train(self) -> Training:
-        """Train every rate and seed, or read the training that keep() stored."""
+    def prepare(self) -> tuple[list[Cut], dict[str, int]]:
+        """Return what can be learned of train, and the counts of what was left out."""
+        stride = self.model.stride
+        return learnable(self.job, self.fold, lambda cut: int(cut.duration * audio.RATE / stride))
+
+    def train(self, cuts: Sequence[Cut], counts: Mapping[str, int]) -> Training:
+        """Train every rate and seed on `cuts`, or read the training that keep() stored."""
         self.world.barrier()  # no process looks for what another one writes meanwhile
-        if finished := self._finished():
+        if finished := self.world.gather(self._finished())[0]:
             return finished
-        cuts, stride = self.fold.cuts, self.model.stride
-        train, counts = learnable(
-            self.job, self.fold, lambda cut: int(cut.duration * audio.RATE / stride)
-        )
         trials, seconds = [], 0.0
         for number, place in enumerate(self.places):
             run = self.run(number, place)
             name = f"{self.title}, lr {run.lr:g}"
             try:
-                train_rate(run, train, cuts["valid"], name, meta=self.meta, counts=counts)
-            except TrainingError as error:
+                train_rate(run, cuts, self.fold.cuts["valid"], name, meta=self.meta, counts=counts)
+            except DivergedError as error:
                 LOGGER.warning("%s", error)
                 run.best = Best()
             trials.append(run.trial())
             seconds += run.watch.seconds
-        return Training(meta=self.meta, trials=trials, counts=counts, seconds=seconds)
+        return Training(meta=self.meta, trials=trials, counts=dict(counts), seconds=seconds)
 
     def _finished(self) -> Training | None:
         """Return what keep() stored, if the models of all seeds are there."""
@@ -207,12 +236,19 @@ def train_rate(
         counts: Of what was left out of `train`, for model.pt.
 
     Raises:
-        TrainingError: See Finetuning.fit.
+        DivergedError, TrainingError: See Finetuning.fit.
+        CheckpointError: If the processes of a world do not see the same files.
         KeyboardInterrupt: If a stop was requested; the state is saved.
     """
     meta = {**(meta or {}), "rate": [run.lr, run.seed]}
     run.world.barrier()
-    if finished := read_finished(run.folder, meta):
+    finished = read_finished(run.folder, meta)
+    if len({*run.world.gather(finished is None)}) > 1:
+        raise CheckpointError(
+            f"{run.folder}: the processes find different files there; --out must be one folder, "
+            "seen by all machines"
+        )
+    if finished:
         training, stored = finished
         (trial,) = training.trials
         assert trial["valid"] is not None

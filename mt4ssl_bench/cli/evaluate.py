@@ -79,7 +79,8 @@ def evaluate(
     Instead of --task and --corpus, --suite and --corpora evaluate every task of a suite whose
     corpus is in the folder, and list what is missing.
 
-    The processes of --workers or torchrun share the work; no record depends on their number.
+    The processes of --workers or torchrun share the work; no record depends on their number, but
+    for rounding where several GPUs fine-tune one model.
 
     Example: mt4ssl-bench evaluate fbank runs/first --task asr --task phoneme --corpus corpora/mine
     --out results

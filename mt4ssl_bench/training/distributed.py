@@ -1,6 +1,7 @@
 """The processes of a run: their sums, their order, and the gradients that they share."""
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TypeVar, cast
@@ -10,7 +11,10 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mt4ssl_bench.errors import BenchError, DivergedError, OutOfStepError, with_class
+
 T = TypeVar("T")
+LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,46 @@ class World:
             dist.all_gather_object(values, value, group=self.control)
         return values
 
+    def agree(self, compute: Callable[[], T]) -> T:
+        """Return this process's result of `compute`, in which no process waits for another.
+
+        Raises:
+            BenchError: In every process, if `compute` fails in any.
+        """
+        if self.size == 1:
+            return compute()
+        value, failure = None, None
+        try:
+            value = compute()
+        except BenchError as error:
+            failure = error
+        except Exception as error:
+            LOGGER.debug("failed", exc_info=error)
+            failure = BenchError(f"process {self.rank} of {self.size}: {with_class(error)}")
+        for first in self.gather(failure):
+            if first is not None:
+                raise first
+        return cast("T", value)
+
+    @contextmanager
+    def in_step(self) -> Iterator[None]:
+        """Run a block in which the processes wait for each other; in each, or in none, it diverges.
+
+        Raises:
+            OutOfStepError: Where one process alone fails; it must end, so that the others do.
+        """
+        try:
+            yield
+        except DivergedError:
+            raise
+        except Exception as error:
+            if self.size == 1:
+                raise
+            raise OutOfStepError(
+                f"process {self.rank} of {self.size}: {with_class(error)}; the others were "
+                "stopped, and the same command continues"
+            ) from error
+
     def barrier(self) -> None:
         """Wait until all processes are here."""
         if self.size > 1:
@@ -68,11 +112,9 @@ class World:
         """
         if self.size == 1:
             return module
-        cuda = self.device.startswith("cuda")
-        devices = [torch.device(self.device)] if cuda else None
+        # no device_ids, by which DDP would move its inputs: lengths are read on the host
         return DistributedDataParallel(
             module,
-            device_ids=devices,
             find_unused_parameters=unused,
             gradient_as_bucket_view=True,  # one copy of the gradients less
         )

@@ -16,7 +16,7 @@ from mt4ssl_bench.config import AT_LEAST_1, Bounds
 from mt4ssl_bench.console import progress
 from mt4ssl_bench.data.batches import Place, Stream
 from mt4ssl_bench.device import seed_torch
-from mt4ssl_bench.errors import TrainingError, first_line
+from mt4ssl_bench.errors import DivergedError, TrainingError, first_line
 from mt4ssl_bench.training.averages import Averages
 from mt4ssl_bench.training.distributed import ALONE, World
 from mt4ssl_bench.training.divergence import Divergence, gradients
@@ -163,7 +163,10 @@ class Fit(Generic[B]):
         with self.folder.alone() if self.folder and self.world.main else nullcontext():
             if self.folder:
                 self.state.resume(self.folder, self.world, self.hooks.restore)
-            return self._train()
+            try:
+                return self._train()
+            except torch.OutOfMemoryError as error:  # of an update or a validation
+                raise self._out_of_memory(error) from error
 
     def _train(self) -> FitReport:
         began, source = time.monotonic(), self.batches(self.state.place)
@@ -228,12 +231,9 @@ class Fit(Generic[B]):
             seed_all(self.config.seed + self.state.step + SEED_STRIDE * number)
             with averages.waiting():
                 self.state.place, batch = next(source)
-            try:
-                with nullcontext() if micro == last else self.no_sync():
-                    part = self.loss(batch, self.state.step, number)
-                    self.scaler.scale(part.total).backward()  # type: ignore[no-untyped-call]
-            except torch.OutOfMemoryError as error:
-                raise self._out_of_memory(error) from error
+            with nullcontext() if micro == last else self.no_sync():
+                part = self.loss(batch, self.state.step, number)
+                self.scaler.scale(part.total).backward()  # type: ignore[no-untyped-call]
             averages.add(part.sums, part.monitors, part.count, part.seconds)
             parts.append(replace(part, total=part.total.detach(), sums={}, monitors={}))
         return parts
@@ -245,7 +245,7 @@ class Fit(Generic[B]):
             Whether the weights were updated; they are not if fp16 has overflowed.
 
         Raises:
-            TrainingError: In every process, for a loss or gradient that is not finite otherwise.
+            DivergedError: For a loss or gradient that is not finite otherwise.
         """
         if self.divergence:
             scale = 1 / max(sum(part.count for part in parts), 1)
@@ -267,7 +267,7 @@ class Fit(Generic[B]):
         self.scaler.update()  # and then halves the scale
         self.optimizer.zero_grad(set_to_none=True)
         if self.scaler.get_scale() < LEAST_SCALE:
-            raise TrainingError(
+            raise DivergedError(
                 f"{self.title}: fp16 overflows at update {self.state.step}; "
                 "fit.autocast=bf16 does not"
             )
@@ -284,7 +284,7 @@ class Fit(Generic[B]):
         """Return the count of all processes' losses, before any weight is updated.
 
         Raises:
-            TrainingError: In every process, if a loss or gradient of any is not finite.
+            DivergedError: If a loss or gradient of any is not finite.
         """
         sound = self.scaler.is_enabled() or all(map(math.isfinite, norms))
         bad = not (sound and all(map(math.isfinite, losses)))
@@ -302,12 +302,12 @@ class Fit(Generic[B]):
             for step, numbers in self.divergence.found():
                 self.hooks.diverged(step, numbers)
 
-    def _error(self, parts: Sequence[tuple[float, Sequence[str]]]) -> TrainingError:
+    def _error(self, parts: Sequence[tuple[float, Sequence[str]]]) -> DivergedError:
         """Return the error for an update, from its losses and their utterances."""
         broken = [(loss, ids) for loss, ids in parts if not math.isfinite(loss)]
         reason = f"the loss is {broken[0][0]}" if broken else "the gradient is not finite"
         names = ", ".join(name for _, ids in broken or parts for name in ids)
-        return TrainingError(
+        return DivergedError(
             f"{self.title}: {reason} at update {self.state.step}"
             f"{', utterances ' + names if names else ''}; the last checkpoint stays; a lower "
             "optim.lr or optim.clip_norm=1 may help"

@@ -21,7 +21,7 @@ from mt4ssl_bench.downstream.tasks.speaker import Speaker
 from mt4ssl_bench.downstream.training import finetune_rates
 from mt4ssl_bench.downstream.training.audio_batches import Audio
 from mt4ssl_bench.downstream.training.finetune import Finetuning
-from mt4ssl_bench.downstream.training.finetune_rates import train_rate
+from mt4ssl_bench.downstream.training.finetune_rates import Finetuned, train_finetuned, train_rate
 from mt4ssl_bench.downstream.training.finetuned_model import TunedHead
 from mt4ssl_bench.downstream.transcribe import Recognizer, named, transcribe
 from mt4ssl_bench.encoders.finetuning import TuneConfig
@@ -234,6 +234,32 @@ def test_logits_on_valid_that_are_not_finite_end_the_rate(corpus: Corpus, tmp_pa
     with pytest.raises(TrainingError, match=r"lr 0.01: logits are not finite, utterances s\d-1"):
         train_rate(run, train, valid, "test")
     assert not run.best.weights
+
+
+def test_memory_that_runs_out_at_one_rate_does_not_choose_among_the_others(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss = Finetuning.loss
+
+    def scarce(run: Finetuning, *arguments: Any) -> Any:
+        if run.lr == 3e-3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return loss(run, *arguments)
+
+    monkeypatch.setattr(Finetuning, "loss", scarce)
+    out, keys = tmp_path / "out", ["steps=2", "validate_every=2", "sweep=1e-2,3e-3"]
+    with pytest.raises(TrainingError, match=r"lr 0.003: out of device memory at update 0 .*tune"):
+        train_finetuned_by(corpus, out, keys)
+    monkeypatch.undo()
+    assert [trial["valid"] is None for trial in train_finetuned_by(corpus, out, keys).trials] == [
+        False,
+        False,
+    ]
+
+
+def train_finetuned_by(corpus: Corpus, out: Path, keys: list[str]) -> Finetuned:
+    job = plan(FINETUNE, corpus, keys)
+    return train_finetuned(load_upstream(TOY), job, job.folds(), folder=out, world=ALONE)
 
 
 def test_a_score_that_is_not_a_number_is_never_the_best(

@@ -1,5 +1,6 @@
-"""Fine-tuning by several processes: the same updates, validations and hypotheses as by one."""
+"""Fine-tuning in step: several processes make the updates, validations and records of one."""
 
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -10,65 +11,94 @@ import torch
 from builders import TOY, environment, largest_difference, recipe, torchrun
 from mt4ssl_bench.data.corpus import Corpus
 
-TRAIN = """
-import json, sys
-from pathlib import Path
-from mt4ssl_bench.data.corpus import Corpus
-from mt4ssl_bench.downstream.clock import Clock
-from mt4ssl_bench.downstream.plan import plan
-from mt4ssl_bench.downstream.training.finetune_rates import train_finetuned
-from mt4ssl_bench.encoders.load import load_upstream
-from mt4ssl_bench.training.launch import joined
-
-root, upstream, recipe, out, *keys = sys.argv[1:]
-with joined("cpu") as world:
-    job = plan(recipe, Corpus.open(root), keys)
-    folder = Path(out)
-    trained = train_finetuned(
-        load_upstream(f"random:{upstream}", device="cpu"), job, job.folds(), folder=folder,
-        world=world, clock=Clock(),
-    )
-    hypotheses = trained.decoded[0].hypotheses
-    (folder / f"rank-{world.rank}.json").write_text(json.dumps([trained.trials, hypotheses]))
+# what GPUs do, on CPUs
+IN_STEP = """
+from mt4ssl_bench.cli import main
+from mt4ssl_bench.downstream import rows
+rows.in_step = lambda job, world: job.config.mode == "finetune" and world.size > 1
 """
-KEYS = ["steps=6", "validate_every=3", "sweep=1e-2,3e-3", "tune.batch_seconds=3",
+ALONE_FAILS = """
+from mt4ssl_bench.downstream.training.finetune import Finetuning
+loss = Finetuning.loss
+def failing(self, batch, step, micro):
+    if self.world.rank == 1 and step == 2:
+        raise ValueError("a fault of this process")
+    return loss(self, batch, step, micro)
+Finetuning.loss = failing
+"""
+KEYS = ["steps=6", "validate_every=3", "accumulate=2", "tune.batch_seconds=3",
         "tune.layer_drop=0.2", "tune.freeze_updates=1"]  # fmt: skip
 
 
-def train(
-    corpus: Corpus, out: Path, processes: int, *keys: str
+def evaluate(
+    corpus: Corpus, out: Path, processes: int, *arguments: str, script: str = ""
 ) -> "subprocess.CompletedProcess[str]":
-    script = out.with_suffix(".py")
-    script.write_text(TRAIN)
-    argv = [str(script), str(corpus.root), TOY, recipe("asr_finetune"), str(out), *KEYS, *keys]
+    """Fine-tune a toy, then train its frozen heads, in processes that work in step."""
+    file = out.with_suffix(".py")
+    file.write_text(f"{IN_STEP}{script}\nif __name__ == '__main__':\n    main()\n")
+    where = ["--corpus", str(corpus.root), "--out", str(out), "--device", "cpu"]
+    tasks = ["--task", "phoneme_tiny", "--task", recipe("asr_finetune")]
     return subprocess.run(
-        [*torchrun(processes), *argv],
+        [*torchrun(processes), str(file), "evaluate", f"random:{TOY}", *tasks, *where, *KEYS,
+         *arguments],
         capture_output=True,
         text=True,
         timeout=300,
         env=environment(OMP_NUM_THREADS="1"),
         check=False,
-    )
+    )  # fmt: skip
 
 
 def model(out: Path) -> dict[str, Any]:
-    stored = torch.load(out / "model.pt", weights_only=True)
+    (file,) = out.glob("runs/asr*/model.pt")
+    stored = torch.load(file, weights_only=True)
     return {**stored["encoder"], **{f"head.{k}": v for k, v in stored["head"].items()}}
+
+
+def record(out: Path) -> dict[str, Any]:
+    (file,) = (path for path in out.glob("asr*.json"))
+    found: dict[str, Any] = json.loads(file.read_text())
+    return found
 
 
 @pytest.mark.long
 def test_two_processes_make_the_updates_of_one(corpus: Corpus, tmp_path: Path) -> None:
-    for processes, accumulate in ((1, 2), (2, 1)):
-        done = train(corpus, tmp_path / str(processes), processes, f"accumulate={accumulate}")
+    outs = {count: tmp_path / str(count) for count in (1, 2)}
+    for count, out in outs.items():
+        done = evaluate(corpus, out, count, "sweep=1e-2,3e-3")
         assert done.returncode == 0, done.stderr
-    assert largest_difference(model(tmp_path / "1"), model(tmp_path / "2")) < 1e-6
-    texts = [file.read_text() for file in sorted(tmp_path.glob("*/rank-*.json"))]
-    assert len(texts) == 3
-    assert texts[0] == texts[1] == texts[2], "every process has the trials and the hypotheses"
+        assert len(list(out.glob("*.json"))) == 2, "the frozen row, too"
+        assert not list(out.rglob("checkpoint.pt"))
+    assert largest_difference(model(outs[1]), model(outs[2])) < 1e-6
+    one, two = map(record, outs.values())
+    assert one["metrics"] == two["metrics"]
+    assert [{**trial, "seconds": 0} for trial in one["sweep"]] == [
+        {**trial, "seconds": 0} for trial in two["sweep"]
+    ]
+    hypotheses = [next(out.glob("asr*.hyp.jsonl")).read_text() for out in outs.values()]
+    assert hypotheses[0] == hypotheses[1]
+    again = evaluate(corpus, outs[2], 2, "sweep=1e-2,3e-3")
+    assert again.returncode == 0, again.stderr
+    assert again.stderr.count("already evaluated") == 2
 
 
 @pytest.mark.long
-def test_an_error_of_one_process_ends_the_rate_in_all(corpus: Corpus, tmp_path: Path) -> None:
-    done = train(corpus, tmp_path / "out", 2, "sweep=1e30", "clip_norm=0", "tune.phases=[0,1,0]")
+def test_a_row_that_fails_in_all_processes_does_not_stop_the_others(
+    corpus: Corpus, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    done = evaluate(corpus, out, 2, "fbank", "sweep=1e30", "clip_norm=0", "tune.phases=[0,1,0]")
     assert done.returncode != 0
-    assert done.stderr.count("failed at every learning rate") == 1
+    # each row at once, and at the end; none in both processes
+    assert done.stderr.count("failed at every learning rate") == 2 * 3, done.stderr
+    assert done.stderr.count("upstream 'fbank': cannot be fine-tuned") == 2 * 1, done.stderr
+    assert "different places" not in done.stderr
+
+
+@pytest.mark.long
+def test_a_process_that_fails_alone_ends_all_with_one_line(corpus: Corpus, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = evaluate(corpus, out, 2, "sweep=1e-2", script=ALONE_FAILS)
+    assert done.returncode != 0
+    assert done.stderr.count("process 1 of 2: ValueError: a fault of this process") == 1
+    assert not list(out.glob("asr*.json"))

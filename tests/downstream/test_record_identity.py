@@ -170,14 +170,21 @@ class Lab:
         one.fit_units(cuts["train"])
         fold = Fold(one, cuts)
         self.trained += 1
-        common: dict[str, Any] = {"folder": self.folder / str(self.trained), "clock": Clock()}
+        folder = self.folder / str(self.trained)
         if mode == "finetune":
             model = self.upstreams.setdefault(mode, load_upstream(TOY))
-            trained = train_finetuned(model, job, [fold], world=ALONE, **common)
+            trained = train_finetuned(model, job, [fold], folder=folder, world=ALONE).decode()
         else:
             store = FeatureStore(self.folder / f"store-{self.trained}", job.config.store)
             training = FrozenTraining(
-                self.upstreams[mode], job, [fold], source="", store=store, device="cpu", **common
+                self.upstreams[mode],
+                job,
+                [fold],
+                source="",
+                folder=folder,
+                store=store,
+                device="cpu",
+                clock=Clock(),
             )
             wait_for(training.train())
             trained = training.result()
