@@ -1,5 +1,6 @@
 """Batches made by loader processes, ahead of the training and in its order."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
@@ -31,7 +32,9 @@ def loaded(
         collate_fn=_same,  # the default one turns tuples into lists and arrays into tensors
         num_workers=workers,
         prefetch_factor=4,
-        pin_memory=torch.cuda.is_available(),
+        # not on a GPU that this process does not use
+        pin_memory=torch.cuda.is_initialized(),  # type: ignore[no-untyped-call]
+        worker_init_fn=_leave_group,
         # else it draws from the one that the update's dropout is drawn from
         generator=torch.Generator(),
     ):
@@ -51,6 +54,16 @@ class _Made(Dataset[tuple[P, B | BenchError]], Generic[P, K, B]):
             return key[0], self.make(key[1])
         except BenchError as error:
             return key[0], error
+
+
+def _leave_group(_: int) -> None:
+    """Put a loader process beyond the signals that launchers and terminals send to a whole group.
+
+    A loader that SIGTERM ends would end its trainer before that has saved. It ends with its
+    trainer, whose death torch watches for.
+    """
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
 
 
 def _same(batch: B) -> B:

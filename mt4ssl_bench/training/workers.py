@@ -34,6 +34,7 @@ def run_workers(count: int, arguments: Sequence[str]) -> int:
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # one line, from here
     threads = str(max(1, torch.get_num_threads() // count))
     os.environ |= {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "120")  # seconds to save after a signal
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

@@ -125,7 +125,10 @@ def log_steps(run: Path) -> list[int]:
     return steps
 
 
-def test_ctrl_c_saves_and_the_same_command_continues(corpus: Corpus, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_saves_and_the_same_command_continues(
+    corpus: Corpus, tmp_path: Path, sent: signal.Signals
+) -> None:
     run = tmp_path / "run"
     command = [sys.executable, "-m", "mt4ssl_bench", "pretrain", TOY, f"data.corpus={corpus.root}"]
     command += ["fit.steps=100000", "fit.save_every=100000", "data.workers=2", "--out", str(run)]
@@ -133,7 +136,8 @@ def test_ctrl_c_saves_and_the_same_command_continues(corpus: Corpus, tmp_path: P
     while not (run / "log.jsonl").exists():
         assert child.poll() is None
         time.sleep(0.02)
-    os.killpg(child.pid, signal.SIGINT)  # a terminal sends it to the loader processes too
+    # a terminal and a launcher send it to the whole group, the loader processes among it
+    os.killpg(child.pid, sent)
     said = child.communicate()[1]
     assert child.returncode == 130
     assert said.count("stopping after this update") == 1
