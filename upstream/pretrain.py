@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from mt4ssl_bench.data.corpus import joint_digest
 from mt4ssl_bench.device import moved
 from mt4ssl_bench.errors import ConfigError, TrainingError
+from mt4ssl_bench.results.provenance import environment
 from mt4ssl_bench.settings import Json
 from mt4ssl_bench.training.distributed import ALONE, World, no_sync
 from mt4ssl_bench.training.fit import Fit, FitReport, Hooks, Scaling, StepLoss
-from mt4ssl_bench.training.launch import joined
+from mt4ssl_bench.training.launch import check_alike, check_shared, joined
 from mt4ssl_bench.training.monitors import TargetStatistics, Warnings
 from mt4ssl_bench.training.precision import autocast, loss_scaler
 from mt4ssl_bench.training.run_folder import RunFolder
@@ -214,7 +215,9 @@ def pretrain(recipe: str, *keys: str, out: str | Path, device: str = "auto") -> 
     if Path(out).exists() and not Path(out).is_dir():
         raise ConfigError(f"--out {out}: a file; expected a folder, or none yet")
     with joined(device) as world:
-        return open_pretraining(load_config(recipe, keys), world=world).run(Path(out))
+        config = check(load_config(recipe, keys))
+        check_shared(Path(out), world)
+        return open_pretraining(config, world=world).run(Path(out))
 
 
 def open_pretraining(config: PretrainConfig, *, world: World = ALONE) -> Pretraining:
@@ -232,6 +235,16 @@ def open_pretraining(config: PretrainConfig, *, world: World = ALONE) -> Pretrai
     stride = config.frontend.stride
     abx = open_valid_abx(corpora, config.data.valid, count, stride) if count else None
     digest, labels = joint_digest(corpora), None
+    made_with = environment()
+    check_alike(
+        {
+            "config": to_stored(config),
+            "corpora": digest,
+            "git": made_with["git"],
+            "versions": made_with["versions"],
+        },
+        world,
+    )
     model = build_model(config, world.device)  # before labels: unusable `init` weights show at once
     if any(extractor.reads_labels for _, extractor in model.named_extractors()):
         labels = open_labels(config, corpora, digest, world)

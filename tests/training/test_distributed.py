@@ -115,6 +115,30 @@ def test_another_number_of_processes_continues_a_stopped_run(
 
 
 @pytest.mark.parametrize(
+    ("key", "line"),
+    [
+        (
+            "optim.lr=2e-3",
+            "process 1 of 2 differs from process 0: optim.lr: 0.002 there, 0.001 here",
+        ),
+        (
+            "fit.accumulate=3",
+            "process 1 of 2 differs from process 0: fit.accumulate: 3 there, 2 here",
+        ),
+    ],
+)
+def test_processes_with_other_recipes_are_refused_before_any_update(
+    prefork: Prefork, corpus: Corpus, tmp_path: Path, key: str, line: str
+) -> None:
+    fixed = command(corpus, tmp_path / "run", 2, "targets.offline.weight=0", "optim.lr=1e-3")
+    started = prefork.worlds([fixed, [*fixed, key]])
+    assert [prefork.wait(pid) for pid, _ in started] == [2, 2]
+    said = "".join(out.read_text() for _, out in started)
+    assert said.count("error:") == said.count(line) == 1, said
+    assert not list((tmp_path / "run").iterdir())
+
+
+@pytest.mark.parametrize(
     ("key", "message"),
     [
         ("encoder.heads=3", "heads=3: encoder.dim=32"),  # every process finds it
