@@ -242,7 +242,10 @@ def compile_layers(model: nn.Module, *, layers: bool = True, fused: bool) -> Non
         fused: Compile the elementwise operations of its other parts, too: for a GPU.
     """
     if layers:
-        torch._dynamo.config.recompile_limit = 64  # noqa: SLF001 - where torch documents it
+        # where torch documents them
+        torch._dynamo.config.recompile_limit = 64  # noqa: SLF001
+        # each layer is a graph of its own, which DDP would cut again at the size of its buckets
+        torch._dynamo.config.optimize_ddp = False  # noqa: SLF001
     for module in model.modules():
         if isinstance(module, Encoder):
             module.compiled = layers

@@ -3,7 +3,7 @@
 import os
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -64,12 +64,15 @@ def _join(store: Store, rank: int, size: int, device: str) -> World:
 
 
 def _local_device(asked: str) -> str:
+    local, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if asked in ("auto", "cuda") and local < count:
+        with suppress(RuntimeError):  # pick_device() says what is wrong
+            torch.cuda.set_device(local)  # before anything is tried on the first GPU
     device = pick_device(asked)
     if device == "mps" and asked == "auto":
         return "cpu"  # no backend reduces over Apple's GPUs
     if not device.startswith("cuda"):
         return device
-    local, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if local >= count:
         raise ConfigError(
             f"--nproc-per-node: this machine has {count} GPU(s); at most as many, or --device cpu"

@@ -70,10 +70,10 @@ class TunedMT4SSL(nn.Module):
         """Return x (B, T, D) with masked frames as the mask embedding and masked channels as 0."""
         batch, num_frames, dim = x.shape
         if self.time.prob > 0:
-            mask = draw_masks(counts, num_frames, self.time, generator).to(x.device)
+            mask = moved(draw_masks(counts, num_frames, self.time, generator), x.device)
             x = torch.where(mask[..., None], self.model.mask_emb.to(x.dtype), x)
         if self.channel.prob > 0:
-            mask = draw_masks([dim] * batch, dim, self.channel, generator).to(x.device)
+            mask = moved(draw_masks([dim] * batch, dim, self.channel, generator), x.device)
             x = x.masked_fill(mask[:, None], 0)
         return x
 
