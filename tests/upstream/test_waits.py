@@ -3,6 +3,7 @@
 Fake tensors have a device and no values: whatever would wait for a value is an error.
 """
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -10,9 +11,11 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 from waits import Waits, on_fake_cuda
 
 from builders import toy_batch, toy_config, toy_masks, toy_model
+from mt4ssl_bench.encoders.finetuning import TuneConfig
 from mt4ssl_bench.training.fit import StepLoss, _to_host
 from mt4ssl_bench.training.optim import build_optimizer
 from mt4ssl_bench.upstream import kernels
+from mt4ssl_bench.upstream.checkpoints.finetuned import TunedMT4SSL
 from mt4ssl_bench.upstream.masking import MaskedFrames
 from mt4ssl_bench.upstream.model import MT4SSL
 
@@ -66,4 +69,20 @@ def test_an_update_waits_for_the_device_once(monkeypatch: pytest.MonkeyPatch) ->
         _to_host([StepLoss(total=model.total(losses).detach(), count=1)], [grads])
         assert (waits.names, len(read)) == ([], 1)
         losses.hidden[0, 0].item()
+        assert len(waits.names) == 1, "the check itself can fail"
+
+
+def test_the_masks_of_fine_tuning_are_copied_without_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tuned = TunedMT4SSL(toy_model(), TuneConfig(time_prob=0.5, channel_prob=0.5))
+    draws = np.random.default_rng(0)
+    with on_fake_cuda(monkeypatch) as move:
+        tuned.to("cuda")
+        x = move(torch.zeros(2, 30, 32))
+        with Waits(real_host=True) as waits:
+            masked = tuned._mask(x, [30, 20], draws)
+        assert (masked.device.type, masked.shape, waits.names) == ("cuda", x.shape, [])
+        with Waits(real_host=True) as waits:
+            torch.ones(3).to("cuda")
         assert len(waits.names) == 1, "the check itself can fail"
