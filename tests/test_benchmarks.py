@@ -42,10 +42,10 @@ def test_the_check_of_a_gpu_runs_without_one(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     figures = [json.loads(line) for line in out.read_text().splitlines()]
     correct = [each for each in figures if each["figure"].startswith("correct")]
-    assert len(correct) == 10
+    assert len(correct) == 8
     assert all(each["right"] for each in correct)
     found = {each["figure"] for each in figures}
     assert {"step, default", "waits in an update", "extract, bf16", "fine-tuning, 200 s"} <= found
     assert {"on the fly, asr, fp32, 5 rates", "pass, fp32, from files to a store"} <= found
-    (shared,) = [each for each in figures if each["figure"].startswith("shared gradients")]
-    assert (shared["worst_error"] < 1e-6, shared["missing"]) == (True, 0)
+    shared = [each for each in figures if each["figure"].startswith("shared gradients")]
+    assert [(each["worst_error"] < 1e-6, each["missing"]) for each in shared] == [(True, 0)] * 2
