@@ -10,9 +10,10 @@ from mt4ssl_bench.corpora.espeak import VOICES, Split
 from mt4ssl_bench.corpora.rows import Row
 from mt4ssl_bench.corpora.source import NOTHING, Options, Source
 from mt4ssl_bench.corpora.sources.table import read_table
-from mt4ssl_bench.corpora.speak import GAIN_DB, NOISE, PAUSE, PEAK, PHONES, RATE, Spoken, draw
+from mt4ssl_bench.corpora.speak import GAIN_DB, NOISE, PAUSE, PEAK, PHONES, Spoken, draw
 from mt4ssl_bench.corpora.speak import speak as speak_plan
 from mt4ssl_bench.data.alignment import read_alignment
+from mt4ssl_bench.data.audio import RATE
 from mt4ssl_bench.errors import BenchError
 
 VERSION = 1  # of the sound that a plan makes; raise it when the same plan would sound different
