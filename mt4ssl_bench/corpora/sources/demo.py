@@ -34,11 +34,6 @@ class Utterance:
     sid_split: Split  # for telling the speakers apart: each speaker is in all three
 
     @property
-    def path(self) -> str:
-        """The audio file, relative to the corpus."""
-        return f"audio/{self.speaker}/{self.id}.flac"
-
-    @property
     def text(self) -> str:
         """The transcript: upper case, without punctuation except the apostrophe."""
         return "".join(c for c in self.sentence if c.isalpha() or c in " '").upper()
