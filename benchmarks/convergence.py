@@ -35,7 +35,7 @@ from mt4ssl_bench.device import pick_device
 from mt4ssl_bench.downstream.evaluate import evaluate_jobs
 from mt4ssl_bench.downstream.job import Job
 from mt4ssl_bench.downstream.plan import plan
-from mt4ssl_bench.errors import BenchError, ConfigError, TrainingError, first_line
+from mt4ssl_bench.errors import INTERRUPTED, BenchError, ConfigError, TrainingError, first_line
 from mt4ssl_bench.files import write_text
 from mt4ssl_bench.registry import hint
 from mt4ssl_bench.results.provenance import environment
@@ -48,7 +48,6 @@ from mt4ssl_bench.upstream.offline_labels import kmeans
 from mt4ssl_bench.upstream.pretrain import Pretraining, open_pretraining
 from mt4ssl_bench.upstream.recipe import load_config, to_stored
 
-INTERRUPTED = 130
 CLOCKS = ("step", "epoch", "seconds", "audio_hours", "lr")
 
 

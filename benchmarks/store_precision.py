@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("keys", nargs="*", metavar="KEY=VALUE", help="of the recipe phoneme")
     options = parser.parse_args()
     model, opened = load_upstream(options.upstream), Corpus.open(options.corpus)
+    forward = forward_pass.Pass(model)
     job = plan("phoneme", opened, options.keys)
     task = job.kind(job.config)
     cuts = {role: job.cuts(role) for role in ROLES}
@@ -45,7 +46,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             store = FeatureStore(Path(folder), StoreConfig(precision=precision))
             splits = {
-                role: Split(c, store.frames(model, "-", role, c), pooled=False, device="cpu")
+                role: Split(c, store.features(forward, "-", role, c), pooled=False, device="cpu")
                 for role, c in cuts.items()
             }
             size = sum(entry.bytes for entry in entries(Path(folder)))

@@ -1,11 +1,7 @@
 """An estimate of what an evaluation would compute, and of the time and disk that it needs."""
 
-import bisect
-import itertools
 import shutil
 import tempfile
-import time
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,8 +30,6 @@ from mt4ssl_bench.results.record import Result
 from mt4ssl_bench.results.suite import read_suite
 from mt4ssl_bench.training.run_folder import checkpoint_bytes
 
-PROBE_SECONDS = 20.0  # audio on which the speed of a pass is measured
-
 
 @dataclass(frozen=True, kw_only=True)
 class Passes:
@@ -59,7 +53,13 @@ class PlannedRow:
     job: Job
     record: Result | None
     heads: int = 1
+    folds: int = 1
     passes: Passes = Passes()
+
+    @property
+    def together(self) -> int:
+        """The number of folds that train in the same updates: all of a pooled task."""
+        return self.folds if issubclass(self.job.kind, Task) and self.job.kind.pooled else 1
 
     @property
     def about(self) -> str:
@@ -67,9 +67,9 @@ class PlannedRow:
         if self.record is None:
             if issubclass(self.job.kind, LayerTask):
                 return "to do: scores of every layer, without training"
-            config, count, folds = self.job.training, self.heads, _folds(self.job)
+            config, count, folds = self.job.training, self.heads, self.folds
             if config.mode == "frozen":
-                together = _together(self.job)
+                together = self.together
                 turns = f", for {folds} folds in turn" if folds > together else ""
                 return f"to do: {config.steps} updates of {count * together} heads at once{turns}"
             hours = config.steps * config.accumulate * config.tune.batch_seconds / 3600
@@ -188,11 +188,17 @@ def estimate_jobs(
                 failed(f"{model.name}, {job.recipe}", error)
                 continue
             passes = needed(job) if frozen else Passes()  # fine-tuning stores no features
-            if record is None:
-                _add_training(made, model, job)
-            made.rows.append(
-                PlannedRow(upstream=model.name, job=job, record=record, heads=heads, passes=passes)
+            row = PlannedRow(
+                upstream=model.name,
+                job=job,
+                record=record,
+                heads=heads,
+                folds=_folds(job) if record is None else 1,
+                passes=passes,
             )
+            made.rows.append(row)
+            if record is None:
+                _add_training(made, model, row)
     made.free = shutil.disk_usage(_existing(features)).free
     made.free_out = shutil.disk_usage(_existing(out)).free
     return made
@@ -203,12 +209,12 @@ class _NewPasses:
 
     def __init__(self, model: Upstream, store: Path) -> None:
         stored = entries(store) if store.is_dir() else []
-        self.model, self.speed = model, 0.0
+        self.model = model
         self.speeds: dict[tuple[str, str], Speeds] = {}
         self.there = {_pass_key(entry.header) for entry in stored if entry.whole}
 
     def __call__(self, job: Job) -> Passes:
-        audio, disk, stored, live = 0.0, 0, 0.0, 0.0
+        audio, spent, disk, stored, live = 0.0, 0.0, 0, 0.0, 0.0
         for role in job.roles:
             work, cuts = job.forward_pass(self.model, role), job.cuts(role)
             info, precision = job.corpus.info, job.config.store.precision
@@ -217,23 +223,17 @@ class _NewPasses:
             if any(_pass_key(replace(header, fingerprint=mark)) in self.there for mark in marks):
                 continue
             self.there.add(_pass_key(header))
-            self.speed = self.speed or _speed(self.model, cuts)
             seconds, need = work.seconds(cuts), work.rows(cuts) * header.row_bytes
             often = readings(job, role, len(cuts))
-            costs = Costs.of(self._speeds(work, cuts, header), seconds, often)
+            speeds = self._speeds(work, cuts, header)
+            costs = Costs.of(speeds, seconds, often)
             stored, live = stored + costs.stored, live + costs.live
             fresh = isinstance(work.crops, FreshCrop)
             beyond = need > job.config.store.limit_gb * GIB * STRETCH
             if fresh or beyond or (need >= MEASURED and costs.live_is_cheaper):
                 seconds, need = seconds * often, 0  # again in every epoch
-            audio, disk = audio + seconds, disk + need
-        return Passes(
-            hours=audio / 3600,
-            seconds=audio / (self.speed or 1.0),
-            bytes=disk,
-            stored=stored,
-            live=live,
-        )
+            audio, spent, disk = audio + seconds, spent + seconds * speeds.live, disk + need
+        return Passes(hours=audio / 3600, seconds=spent, bytes=disk, stored=stored, live=live)
 
     def _speeds(self, work: Pass, cuts: Sequence[Cut], header: Header) -> Speeds:
         """Return what a kind of features costs, measured once on the disk of temporary files."""
@@ -243,11 +243,12 @@ class _NewPasses:
         return self.speeds[key]
 
 
-def _add_training(made: Estimate, model: Upstream, job: Job) -> None:
+def _add_training(made: Estimate, model: Upstream, row: PlannedRow) -> None:
     """Add the disk for a row: checkpoints (two while one replaces another), and its model."""
+    job = row.job
     if issubclass(job.kind, LayerTask):
         return
-    seeds, trials, folds = len(job.training.seeds), _heads(model, job), _folds(job)
+    seeds, trials, folds = len(job.training.seeds), row.heads, row.folds
     if job.config.mode == "finetune":
         weights = torch.empty(model.parameters, device="meta")
         kept = 4 * model.parameters * seeds * folds
@@ -258,7 +259,7 @@ def _add_training(made: Estimate, model: Upstream, job: Job) -> None:
         task = job.folds()[0].task
         with torch.device("meta"):
             head = list(task.head(model.num_layers, model.dim).parameters())
-        state = 2 * trials * _together(job) * checkpoint_bytes(head)
+        state = 2 * trials * row.together * checkpoint_bytes(head)
         # with folds, every rate's head of each; else the best of each single layer
         layers = len(job.training.single_layers(model.num_layers)) or 1
         few = layers * seeds
@@ -279,11 +280,6 @@ def _folds(job: Job) -> int:
     return len(job.folds()) if job.kind.folds else 1
 
 
-def _together(job: Job) -> int:
-    """Return the number of folds that train in the same updates: all of a pooled task."""
-    return _folds(job) if issubclass(job.kind, Task) and job.kind.pooled else 1
-
-
 def _pass_key(header: Header) -> tuple[object, ...]:
     """Return what is equal for two passes if one serves for both."""
     return (
@@ -294,17 +290,6 @@ def _pass_key(header: Header) -> tuple[object, ...]:
         header.precision,
         header.utterances,
     )
-
-
-def _speed(model: Upstream, cuts: Sequence[Cut]) -> float:
-    """Return the seconds of audio that the upstream processes per second, reading included."""
-    seconds = list(itertools.accumulate(cut.duration for cut in cuts))
-    count = bisect.bisect_left(seconds, PROBE_SECONDS) + 1
-    work = Pass(model)
-    for probe in (cuts[:1], cuts[:count]):  # the first warms up
-        began = time.perf_counter()
-        deque(work(probe), maxlen=0)
-    return seconds[: len(probe)][-1] / (time.perf_counter() - began)
 
 
 def _existing(folder: Path) -> Path:

@@ -171,9 +171,9 @@ class Job:
             limit=self.limit,
         )
 
-    def key(self, upstream: Upstream, *, training: bool = False) -> str:
+    def key(self, upstream: Upstream) -> str:
         """Return the key of identity()."""
-        return self.identity(upstream, training=training).key
+        return self.identity(upstream).key
 
 
 def taken(

@@ -80,7 +80,7 @@ def recipe_for(name: str, corpus: Corpus) -> str:
     if name not in recipe_names():
         name = task_named(name)
     tiny = f"{name}_tiny"
-    if name not in set(TASKS) or tiny not in recipe_names():
+    if name not in TASKS or tiny not in recipe_names():
         return name
     kind, splits = TASKS.get(name), corpus.info.splits
     roles = ROLES if kind.folds else ("train",)
@@ -100,7 +100,7 @@ def load_config(recipe: str, overrides: Sequence[str] = ()) -> BaseConfig:
         ConfigError: For a wrong key, a value out of its bound, or a file that is missing.
     """
     if not recipe.endswith((".yaml", ".yml")) and recipe not in recipe_names():
-        if recipe in set(TASKS):
+        if recipe in TASKS:
             TASKS.get(recipe)  # raises if it cannot be used
             raise ConfigError(
                 f"task '{recipe}': has no recipe; expected {recipe}.yaml in recipes/tasks or in a "

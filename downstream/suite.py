@@ -50,7 +50,7 @@ def plan_suite(
     _check_keys(suite, overrides)
     for row in suite.rows:
         where = f"{row.task} on {row.corpus}"
-        if row.task not in set(TASKS):
+        if row.task not in TASKS:
             planned.missing.append(f"{where}: no such task here; {hint(row.task, TASKS)}")
             continue
         folder = corpora / row.corpus
@@ -83,7 +83,7 @@ def how_to_prepare(suite: Suite, row: SuiteRow, folder: Path) -> str:
     from mt4ssl_bench.corpora.source import SOURCES
 
     arguments = suite.prepare.get(row.corpus, "")
-    if not arguments and row.corpus in set(SOURCES):
+    if not arguments and row.corpus in SOURCES:
         example = next(iter(SOURCES.get(row.corpus).examples), row.corpus)
         arguments = example.partition(" --out ")[0]
     if not arguments:
@@ -118,7 +118,7 @@ def _fixed(settings: Settings) -> Settings:
 
 
 def _check_keys(suite: Suite, overrides: Sequence[str]) -> None:
-    rows = [row for row in suite.rows if row.task in set(TASKS)]
+    rows = [row for row in suite.rows if row.task in TASKS]
     known = {key for row in rows for key in _keys(row)}
     for key in overrides:
         if _name(key) not in known:

@@ -355,7 +355,7 @@ TASKS: Registry[type[BaseTask]] = Registry(
 
 def task_named(name: str) -> str:
     """Return the name of the task that SUPERB abbreviates so; any other name as it is."""
-    if name in set(TASKS):
+    if name in TASKS:
         return name
     by_short = {kind.superb.casefold(): task for task, kind in TASKS.items() if kind.superb}
     return by_short.get(name.casefold(), name)

@@ -109,8 +109,11 @@ def progress(description: str, total: int, *, start: int = 0) -> Iterator[Advanc
     """Show progress over `total` items; yield advance(count, note).
 
     On a terminal it is a bar; elsewhere, a log line every PLAIN_SECONDS and one at the end if it
-    took longer.
+    took longer. Without a description, nothing is shown.
     """
+    if not description:
+        yield _silent
+        return
     if stderr.is_terminal:
         columns = (
             TextColumn("{task.description}", markup=False),
@@ -152,3 +155,7 @@ def progress(description: str, total: int, *, start: int = 0) -> Iterator[Advanc
     yield advance
     if last > began:
         LOGGER.info("%s: %d/%d in %.0f s", description, done, total, time.monotonic() - began)
+
+
+def _silent(count: int, note: str = "") -> None:
+    pass

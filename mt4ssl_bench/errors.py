@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+INTERRUPTED = 130  # the exit code after Ctrl-C
+
 
 class BenchError(Exception):
     """An error with a message for the user.

@@ -12,7 +12,7 @@ owner can turn to something else meanwhile.
 import logging
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, cast
@@ -68,7 +68,7 @@ def share(
         total = sum(unit.size for unit in units)
         done = total - sum(unit.size for unit in left)
         # closed before each yield: a terminal shows one bar at a time
-        with progress(title, total, start=done) if title else nullcontext(_silent) as advance:
+        with progress(title, total, start=done) as advance:
             made = [_made(unit, over, advance) for unit in left]
         if not any(made):
             if busy:
@@ -100,7 +100,3 @@ def finish(work: Work[T]) -> T:
         except StopIteration as end:
             return cast("T", end.value)
         time.sleep(PAUSE)
-
-
-def _silent(count: int, note: str) -> None:
-    pass

@@ -15,7 +15,7 @@ from mt4ssl_bench.data.download import download as download_file
 from mt4ssl_bench.encoders.kinds.s3prl import s3prl_hub
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import CheckpointError, UpstreamError
-from mt4ssl_bench.upstream.checkpoints.checkpoint_file import read_model
+from mt4ssl_bench.upstream.checkpoints.checkpoint_file import read_student
 from mt4ssl_bench.upstream.checkpoints.encoder_adapter import (
     hidden_states,
     load_checkpoint,
@@ -41,7 +41,7 @@ class UpstreamExpert(nn.Module):
 
     def __init__(self, ckpt: str | Path) -> None:
         super().__init__()
-        self.model = read_model(Path(ckpt))
+        self.model, _ = read_student(Path(ckpt))
 
     def get_downsample_rates(self, key: str = "") -> int:  # noqa: ARG002 - s3prl's signature
         """Return the stride in samples per frame."""

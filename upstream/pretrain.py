@@ -133,12 +133,12 @@ class Pretraining:
             TrainingError: If the logged `values` show that an extractor has collapsed.
         """
         limits = {"target_var": self.config.min_target_var, "pred_var": self.config.min_pred_var}
-        moved: dict[str, float] = {}
+        extra: dict[str, float] = {}
         if values:
-            moved |= self.statistics.take(self.world)
-            self.warn(step, {**values, **moved})
+            extra |= self.statistics.take(self.world)
+            self.warn(step, {**values, **extra})
         for name, extractor in self.model.named_extractors():
-            moved |= {f"{name}_{key}": value for key, value in extractor.update(step).items()}
+            extra |= {f"{name}_{key}": value for key, value in extractor.update(step).items()}
             for key, least in limits.items():
                 value = values.get(f"{name}_{key}", math.inf)
                 if value < least and step >= self.config.collapse_step:
@@ -147,7 +147,7 @@ class Pretraining:
                         "a lower optim.lr or a slower teacher (targets.online.ema_start nearer 1) "
                         "may help"
                     )
-        return moved
+        return extra
 
     @torch.no_grad()
     def validate(self, step: int) -> dict[str, float]:  # noqa: ARG002 - fit's signature

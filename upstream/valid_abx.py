@@ -8,14 +8,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mt4ssl_bench.abx.items import Token, phone_tokens, single_words, word_tokens
+from mt4ssl_bench.abx.items import (
+    Token,
+    phone_tokens,
+    single_words,
+    speakers_in,
+    turns_in,
+    word_tokens,
+)
 from mt4ssl_bench.abx.plan import AbxConfig, Mode, plan
 from mt4ssl_bench.abx.score import score_layers
 from mt4ssl_bench.abx.spans import Grid, Spans, find_frames
 from mt4ssl_bench.data import audio
-from mt4ssl_bench.data.alignment import Alignment
 from mt4ssl_bench.data.corpus import Corpus
-from mt4ssl_bench.data.cut import Cut, speaker_of, text_of, turns_of
+from mt4ssl_bench.data.cut import Cut, text_of
 from mt4ssl_bench.data.draw import draw
 from mt4ssl_bench.data.frame_grid import STRIDE, frame_count
 from mt4ssl_bench.errors import CorpusError
@@ -65,13 +71,12 @@ def open_valid_abx(
     corpus = next((each for each in corpora if "turns:phones" in each.info.fields), None)
     cuts = list((corpus or corpora[0]).cuts(split))
     if corpus:
-        turns = Alignment({cut.id: list(turns_of(cut, "phones")) for cut in cuts})
-        tokens, dropped = phone_tokens(turns, _speakers(cuts), "phoneme")
+        tokens, dropped = phone_tokens(turns_in(cuts, "phones"), speakers_in(cuts), "phoneme")
     else:
         corpus, cuts = _of_single_words(corpora, split, asked)
         words = {cut.id: text_of(cut).strip() for cut in cuts}
         alignment = single_words(words, {cut.id: cut.duration for cut in cuts})
-        tokens, dropped = word_tokens(alignment, _speakers(cuts))
+        tokens, dropped = word_tokens(alignment, speakers_in(cuts))
     where = f"{asked}: split '{split}' of {corpus.info.name}"
     chosen = _choose(tokens, count)
     if len(speakers := {token.group for token in chosen}) < 2:
@@ -102,10 +107,6 @@ def _of_single_words(corpora: Sequence[Corpus], split: str, asked: str) -> tuple
         f"{asked}: {names}: split '{split}' has neither time-aligned phones nor utterances of one "
         "word; expected a corpus with an alignment (prepare --alignment), or abx_tokens=0"
     )
-
-
-def _speakers(cuts: Sequence[Cut]) -> dict[str, str]:
-    return {cut.id: speaker_of(cut) for cut in cuts}
 
 
 def _choose(tokens: Sequence[Token], count: int) -> list[Token]:

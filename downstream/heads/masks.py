@@ -5,7 +5,7 @@ Shapes: B batch, S sources, N samples, T frames, F bins; logits (B, T, S * F) ar
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import permutations
 from typing import ClassVar
 
@@ -133,13 +133,7 @@ class MaskTask(Task):
 
     def optim(self) -> OptimConfig:
         """See Task.optim; s3prl's own AdamW decays nothing, and its eps is 1e-7."""
-        return OptimConfig(
-            betas=(0.9, 0.999),
-            eps=1e-7,
-            weight_decay=0.0,
-            schedule="constant",
-            clip_norm=self.config.clip_norm,
-        )
+        return replace(super().optim(), eps=1e-7)
 
     def reference(self, cut: Cut) -> str:  # noqa: ARG002 - all have the same
         """Return the names of the sources."""

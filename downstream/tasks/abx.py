@@ -22,13 +22,14 @@ from mt4ssl_bench.abx.items import (
     items_text,
     phone_tokens,
     read_items,
+    speakers_in,
+    turns_in,
 )
 from mt4ssl_bench.abx.plan import AbxConfig, Mode
 from mt4ssl_bench.abx.score import score_layers
 from mt4ssl_bench.abx.spans import Grid, Slice, find_frames
 from mt4ssl_bench.config import NOT_NEGATIVE, Bounds
-from mt4ssl_bench.data.alignment import Alignment
-from mt4ssl_bench.data.cut import Cut, speaker_of, turns_of
+from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.downstream.config import BaseConfig
 from mt4ssl_bench.downstream.task import LayerTask, Scored
 from mt4ssl_bench.errors import ConfigError, CorpusError
@@ -180,16 +181,6 @@ class ABX(LayerTask):
 @lru_cache(maxsize=1)
 def _items(path: Path) -> list[Token]:
     return read_items(path)
-
-
-def turns_in(cuts: Sequence[Cut], tier: str) -> Alignment:
-    """Return the turns of a tier, as an alignment."""
-    return Alignment({cut.id: list(turns_of(cut, tier)) for cut in cuts})
-
-
-def speakers_in(cuts: Sequence[Cut]) -> dict[str, str]:
-    """Return the speaker by utterance id."""
-    return {cut.id: speaker_of(cut) for cut in cuts}
 
 
 TASK = ABX

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from mt4ssl_bench.abx.items import Dropped, Token, single_words, word_tokens
+from mt4ssl_bench.abx.items import Dropped, Token, single_words, speakers_in, turns_in, word_tokens
 from mt4ssl_bench.data.cut import Cut, field_of
 from mt4ssl_bench.downstream.config import BaseConfig
-from mt4ssl_bench.downstream.tasks.abx import ABX, TripletConfig, speakers_in, turns_in
+from mt4ssl_bench.downstream.tasks.abx import ABX, TripletConfig
 from mt4ssl_bench.errors import CorpusError
 
 

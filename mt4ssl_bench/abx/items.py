@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from mt4ssl_bench.data.alignment import Alignment
-from mt4ssl_bench.data.cut import Turn
+from mt4ssl_bench.data.cut import Cut, Turn, speaker_of, turns_of
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.files import write_text
 
@@ -157,6 +157,16 @@ def _seconds(microseconds: int) -> str:
     """Return exact seconds with at least four decimals, as published lists have them."""
     whole, rest = divmod(microseconds, MICROSECONDS)
     return f"{whole}.{rest:06d}".removesuffix("00")
+
+
+def turns_in(cuts: Iterable[Cut], tier: str) -> Alignment:
+    """Return the turns of a tier, as an alignment."""
+    return Alignment({cut.id: list(turns_of(cut, tier)) for cut in cuts})
+
+
+def speakers_in(cuts: Iterable[Cut]) -> dict[str, str]:
+    """Return the speaker by utterance id."""
+    return {cut.id: speaker_of(cut) for cut in cuts}
 
 
 def phone_tokens(

@@ -20,9 +20,9 @@ from mt4ssl_bench.cli import (
     results,
     train,
 )
-from mt4ssl_bench.cli.options import CORPORA, INTERRUPTED
+from mt4ssl_bench.cli.options import CORPORA
 from mt4ssl_bench.console import setup_logging, stderr, stdout
-from mt4ssl_bench.errors import BenchError
+from mt4ssl_bench.errors import INTERRUPTED, BenchError
 from mt4ssl_bench.text import flat
 
 app = typer.Typer(

@@ -93,11 +93,10 @@ def evaluate(
         raise ConfigError("evaluate: name at least one upstream, for example fbank")
     overrides += [f"items={items}"] if items else []
     how = _How(out=out, overrides=overrides, device=device, store=store, limit=limit)
-    workers = 0 if dry_run else workers
     if suite and corpora and not (task or corpus):
-        _evaluate_suite(names, suite, corpora, how, workers=workers)
+        _evaluate_suite(names, suite, corpora, how, workers=workers, dry_run=dry_run)
     elif task and corpus and not (suite or corpora):
-        _evaluate_tasks(names, task, corpus, how, workers=workers)
+        _evaluate_tasks(names, task, corpus, how, workers=workers, dry_run=dry_run)
     else:
         raise ConfigError("evaluate: expected --task and --corpus, or --suite and --corpora")
 
@@ -113,9 +112,15 @@ class _How(TypedDict):
 
 
 def _evaluate_tasks(
-    names: list[str], tasks: list[str], corpus: Path, how: _How, *, workers: int | None
+    names: list[str],
+    tasks: list[str],
+    corpus: Path,
+    how: _How,
+    *,
+    workers: int | None,
+    dry_run: bool,
 ) -> None:
-    if workers == 0:  # a dry run
+    if dry_run:
         from mt4ssl_bench.downstream.dry_run import estimate
 
         print_estimate(estimate(names, tasks, corpus, **how))
@@ -133,9 +138,15 @@ def _evaluate_tasks(
 
 
 def _evaluate_suite(
-    names: list[str], suite: str, corpora: Path, how: _How, *, workers: int | None
+    names: list[str],
+    suite: str,
+    corpora: Path,
+    how: _How,
+    *,
+    workers: int | None,
+    dry_run: bool,
 ) -> None:
-    if workers == 0:  # a dry run
+    if dry_run:
         from mt4ssl_bench.downstream.dry_run import estimate_suite
 
         print_estimate(estimate_suite(names, suite, corpora, **how))

@@ -124,7 +124,6 @@ def print_section(title: str, lines: Iterable[tuple[str, str]]) -> None:
 SuiteName = Annotated[
     str, typer.Option("--suite", help="A suite ('mt4ssl-bench list'), or the path of its file.")
 ]
-INTERRUPTED = 130  # the exit code after Ctrl-C
 WORKERS = (
     "Processes on this machine that share the work and its CPU threads; torchrun starts them on "
     "several."

@@ -171,6 +171,8 @@ def report(
 
     made = write_report(paths, out, suite=suite, as_shipped=as_shipped)
     stdout.print(f"{out}: {made.records} records, {made.runs} pretraining runs")
+    if made.left_out:
+        stdout.print(f"left out: {made.left_out} files, named at the top of the page")
     stdout.print("next: open it in a browser")
 
 

@@ -5,16 +5,9 @@ from typing import Annotated
 
 import typer
 
-from mt4ssl_bench.cli.options import (
-    INTERRUPTED,
-    PRETRAINING,
-    Device,
-    Keys,
-    Out,
-    Workers,
-    in_workers,
-)
+from mt4ssl_bench.cli.options import PRETRAINING, Device, Keys, Out, Workers, in_workers
 from mt4ssl_bench.console import stdout
+from mt4ssl_bench.errors import INTERRUPTED
 
 app = typer.Typer()
 

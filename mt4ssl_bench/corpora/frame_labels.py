@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from mt4ssl_bench.data.corpus import Corpus
     from mt4ssl_bench.data.label_store import LabelStore
 
-RECEPTIVE_FIELD = 400  # samples that the first label stands for, as HuBERT's convolutions have
 LABEL_RATE = 50  # cluster labels per second
 
 Labels = tuple[str, NDArray[np.uint16]]  # utterance id, cluster ids (T,)
@@ -75,12 +74,13 @@ def cluster_ids(line: str, samples: int, where: str) -> NDArray[np.uint16]:
     Raises:
         CorpusError: If `line` holds something else, or fewer or more ids than the audio needs.
     """
+    from mt4ssl_bench.data.frame_grid import frame_count  # here: it needs torch
+
     labels = line.split()
     if not all(label.isascii() and label.isdecimal() and int(label) < 1 << 16 for label in labels):
         raise CorpusError(f"{where}: '{line[:40]}'; expected cluster numbers from 0 to 65535")
     seconds = samples / audio.RATE
-    # the number of frames that training asks for
-    least = max(0, (samples - RECEPTIVE_FIELD) // (audio.RATE // LABEL_RATE) + 1)
+    least = frame_count(samples)  # what training asks for
     if len(labels) < least or abs(len(labels) / LABEL_RATE - seconds) > DURATION_SLACK:
         expected = f"{LABEL_RATE} a second, {least} at least"
         raise CorpusError(f"{where}: {len(labels)} labels for {seconds:.2f} s; expected {expected}")

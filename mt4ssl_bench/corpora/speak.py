@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING
 
 from mt4ssl_bench import console
 from mt4ssl_bench.corpora.espeak import VOICES, Espeak
+from mt4ssl_bench.data.audio import RATE
 from mt4ssl_bench.errors import BenchError, CorpusError, first_line
 from mt4ssl_bench.files import write_text
 from mt4ssl_bench.wheels import missing
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-RATE = 16_000  # Hz
 PEAK = 0.9  # of full scale, before the gain: eSpeak's own level differs by 12 dB between voices
 GAIN_DB = 6.0  # recordings are up to this much quieter than PEAK
 NOISE = 1e-3  # rms of the noise floor, of full scale: -60 dB

@@ -34,11 +34,11 @@ def load_upstream(name: str, *, device: str = "cpu") -> Upstream:
 def split_kind(name: str) -> tuple[str, str]:
     """Return the kind of encoder that `name` belongs to, and the argument for its loader."""
     prefix, colon, argument = name.partition(":")
-    if colon and prefix in list(ENCODERS):
+    if colon and prefix in ENCODERS:
         return prefix, argument
     if prefix.endswith(".py"):
         return "file", name
-    if name != "mt4ssl" and name in list(ENCODERS) and not Path(name).exists():
+    if name != "mt4ssl" and name in ENCODERS and not Path(name).exists():
         written = ENCODERS.get(name).written
         raise UpstreamError(f"upstream '{name}': only the kind is given; write {written}")
     kind = _kind_without_prefix(name)

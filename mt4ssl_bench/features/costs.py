@@ -105,7 +105,7 @@ def measure(
     """
     ends = list(itertools.accumulate(cut.duration for cut in cuts))
     probe = list(cuts[: bisect.bisect_left(ends, PROBE_SECONDS) + 1])
-    seconds, names = ends[len(probe) - 1], [cut.id for cut in probe]
+    seconds, names = forward.seconds(probe), [cut.id for cut in probe]
     live = LiveFeatures(forward, probe, header.precision)
     live.rows(names[:1])  # warms up
     computed = list(forward.tensors(probe))

@@ -11,7 +11,6 @@ import logging
 import math
 import re
 from collections.abc import Container, Iterator, MutableMapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -151,10 +150,7 @@ class Pass:
         """
         left = sum(cut.id not in done for cut in cuts)
         batches = [batch for batch in self.batches(cuts) if any(c.id not in done for c in batch)]
-        shown = (
-            progress(title, len(cuts), start=len(cuts) - left) if title else nullcontext(_silent)
-        )
-        with shown as advance:
+        with progress(title, len(cuts), start=len(cuts) - left) as advance:
             for batch, audios in read_ahead(batches, self.read_one, READERS):
                 read = _readable([cut.id for cut in batch], audios, unreadable)
                 ids, waves = zip(*read, strict=True) if read else ((), ())
@@ -334,7 +330,3 @@ _SAFE: dict[str, bool] = {}  # by fingerprint
 def _finite(rows: Sequence[Tensor]) -> bool:
     """Return whether all values are finite, waiting for the device once."""
     return bool(torch.stack([(row.abs() <= HUGE).all() for row in rows]).all())  # NaN fails, too
-
-
-def _silent(count: int, note: str) -> None:
-    pass

@@ -20,10 +20,9 @@ from typing import ClassVar
 from mt4ssl_bench.config import NOT_NEGATIVE, Bounds
 from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.data.file_state import require_unchanged
-from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import BenchError, CheckpointError
 from mt4ssl_bench.features.costs import live_is_cheaper
-from mt4ssl_bench.features.crops import Crops, FreshCrop
+from mt4ssl_bench.features.crops import FreshCrop
 from mt4ssl_bench.features.file import FeatureSet, StoredFeatures, Writer
 from mt4ssl_bench.features.forward_pass import Pass, Values
 from mt4ssl_bench.features.index import Header, read_header
@@ -98,32 +97,13 @@ class _Request:
 
 
 class FeatureStore:
-    """All features stored under `root`; frames() and means() compute what is missing.
+    """All features stored under `root`; features() computes what is missing.
 
     The processes of `world` share each pass, which they write shard by shard.
     """
 
     def __init__(self, root: Path, config: StoreConfig, world: World = ALONE) -> None:
         self.root, self.config, self.world = root, config, world
-
-    def frames(
-        self, upstream: Upstream, digest: str, split: str, cuts: Sequence[Cut], *, corpus: str = ""
-    ) -> FeatureSet:
-        """Return every frame's hidden states of the cuts; see features()."""
-        return self.features(Pass(upstream), digest, split, cuts, corpus=corpus)
-
-    def means(
-        self,
-        upstream: Upstream,
-        digest: str,
-        split: str,
-        cuts: Sequence[Cut],
-        crops: Crops,
-        *,
-        corpus: str = "",
-    ) -> FeatureSet:
-        """Return the mean over the frames of each crop of the cuts; see features()."""
-        return self.features(Pass(upstream, crops), digest, split, cuts, corpus=corpus)
 
     def features(
         self,

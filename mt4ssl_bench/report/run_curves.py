@@ -6,9 +6,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
-from mt4ssl_bench.results.runs import CONFIG, LOG, PLACE, Line, Run, read_run
+from mt4ssl_bench.results.runs import CONFIG, LOG, PLACE, Line, Run, parsed, read_run
 
 POINTS, LEAST, MOST = 800, 40, 200  # lines that are kept of all runs, and of one run
 FIRST = 20  # lines by which a log without a config is told apart
@@ -51,7 +50,7 @@ def is_pretraining(folder: Path) -> bool:
         config = None
     if isinstance(config, dict):
         return "targets" in config and "encoder" in config
-    first = map(_parsed, itertools.islice(_texts(folder / LOG), FIRST))
+    first = map(parsed, itertools.islice(_texts(folder / LOG), FIRST))
     trained = [line for line in first if line and "audio_seconds_per_second" in line]
     return any(line.keys() - PLACE - {"lr"} for line in trained)
 
@@ -72,7 +71,7 @@ def read_curves(folder: Path, runs: int = 1) -> RunCurves:
     for text in _texts(log):
         kind = _of_validation(text)
         if seen[kind] in wanted[kind]:
-            line = _parsed(text)
+            line = parsed(text)
             unreadable += line is None
             kept[kind].extend([line] if line else [])
         seen[kind] += 1
@@ -102,16 +101,6 @@ def _texts(log: Path) -> Iterator[bytes]:
 
 def _of_validation(text: bytes) -> bool:
     return b'"valid_' in text
-
-
-def _parsed(text: bytes) -> Line | None:
-    try:
-        line = json.loads(text)
-    except ValueError:
-        return None
-    fits = isinstance(line, dict) and isinstance(line.get("step"), int)
-    numbers = fits and all(isinstance(value, int | float) for value in line.values())
-    return cast("Line", line) if numbers else None
 
 
 def place(line: Line, key: str, train: list[Line]) -> float:

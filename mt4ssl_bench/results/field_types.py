@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import ForwardRef, Literal, Union, get_args, get_origin, get_type_hints
 
-_hints = cache(get_type_hints)
+hints_of = cache(get_type_hints)
 
 
 def misfit(value: object, hint: object, name: str) -> str:
@@ -50,6 +50,6 @@ def _misfit_of_fields(value: object, hint: object, name: str) -> str:
     missing = sorted(required - value.keys())
     if missing:
         return f"{name}.{missing[0]}"
-    hints = _hints(hint)
+    hints = hints_of(hint)
     parts = (misfit(value[key], hints[key], f"{name}.{key}") for key in hints if key in value)
     return next(filter(None, parts), "")

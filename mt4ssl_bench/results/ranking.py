@@ -33,14 +33,11 @@ def places(records: Sequence[Result], answers: Answers) -> Places:
     Better means, as in `compare`, that the paired interval excludes 0. Records without answers to
     the same test items are placed by their values, as are all if the metric is not installed.
     """
-    answered = [sorted(answers(record), key=itemgetter("id")) for record in records]
-    tests = [items_of(record, rows) for record, rows in zip(records, answered, strict=True)]
-    (most, _), *_ = [*Counter(filter(None, tests)).most_common(1), ((), 0)]
-    chosen = [index for index, items in enumerate(tests) if items and items == most]
+    chosen = comparable(records, answers)
     better = dict.fromkeys(range(len(records)), 0)
     paired = set(chosen)
     try:
-        beaten = _beaten([(records[i], answered[i]) for i in chosen]) if chosen else []
+        beaten = _beaten([(records[i], rows) for i, rows in chosen.items()]) if chosen else []
         better |= dict(zip(chosen, beaten, strict=True))
     except ConfigError as error:
         LOGGER.warning("leaderboard: %s; its rows are placed by value", error)
@@ -49,6 +46,14 @@ def places(records: Sequence[Result], answers: Answers) -> Places:
         others = (other for j, other in enumerate(records) if not {i, j} <= paired)
         better[i] += sum(other.main.goodness > record.main.goodness for other in others)
     return [1 + better[i] for i in range(len(records))], [i in paired for i in range(len(records))]
+
+
+def comparable(records: Sequence[Result], answers: Answers) -> dict[int, list[Answer]]:
+    """Return the answers to the most common test items, sorted by id, by the record's index."""
+    answered = [sorted(answers(record), key=itemgetter("id")) for record in records]
+    tests = [items_of(record, rows) for record, rows in zip(records, answered, strict=True)]
+    (most, _), *_ = [*Counter(filter(None, tests)).most_common(1), ((), 0)]
+    return {i: answered[i] for i, items in enumerate(tests) if items and items == most}
 
 
 def _beaten(pairs: Sequence[tuple[Result, Sequence[Answer]]]) -> list[int]:

@@ -5,14 +5,13 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Sequence
-from functools import cache
 from pathlib import Path
-from typing import Any, TypeGuard, get_type_hints
+from typing import Any, TypeGuard
 
 from mt4ssl_bench.errors import CheckpointError
 from mt4ssl_bench.files import write_text
 from mt4ssl_bench.results.answers import Answer
-from mt4ssl_bench.results.field_types import misfit
+from mt4ssl_bench.results.field_types import hints_of, misfit
 from mt4ssl_bench.results.intervals import score_interval
 from mt4ssl_bench.results.metrics.metric import Score
 from mt4ssl_bench.results.record import SCHEMA, Result, plain
@@ -170,20 +169,17 @@ def _completed(name: str, score: dict[str, Any], utterances: int | None) -> dict
     return {**score, "low": interval.low, "high": interval.high, "method": interval.method}
 
 
-_hints = cache(get_type_hints)
-
-
 def _is_answer(values: object) -> TypeGuard[Answer]:
     return not misfit(values, Answer, "answer")
 
 
 def _misfit(result: Result) -> str:
     """Return the name of the first field that is not of its type, or ""."""
-    values = {name: getattr(result, name) for name in _hints(Result)}
+    values = {name: getattr(result, name) for name in hints_of(Result)}
     scores = values.pop("metrics")
-    wrong = [misfit(value, _hints(Result)[name], name) for name, value in values.items()]
+    wrong = [misfit(value, hints_of(Result)[name], name) for name, value in values.items()]
     for name, score in scores.items():
-        hints = _hints(Score)
+        hints = hints_of(Score)
         wrong += [misfit(getattr(score, k), hints[k], f"metrics.{name}.{k}") for k in hints]
         numbers = {"value": score.value, "low": score.low, "high": score.high}
         wrong += [f"metrics.{name}.{k}" for k, number in numbers.items() if number is None]

@@ -140,21 +140,20 @@ def _tail(log: Path) -> tuple[list[Line], int]:
             texts = file.read().decode("utf-8", errors="replace").splitlines()
     except OSError:  # a folder of that name, or a file that this user may not read
         return [], 1
-    lines = list(_parsed(texts[1:] if size > TAIL else texts))
+    lines = [parsed(text) for text in (texts[1:] if size > TAIL else texts)]
     good = [line for line in lines if line is not None]
     return good, len(lines) - len(good)
 
 
-def _parsed(texts: list[str]) -> Iterator[Line | None]:
-    for text in texts:
-        try:
-            line = json.loads(text)
-        except ValueError:
-            yield None
-            continue
-        fits = isinstance(line, dict) and isinstance(line.get("step"), int)
-        numbers = fits and all(isinstance(value, int | float) for value in line.values())
-        yield cast("Line", line) if numbers else None
+def parsed(text: str | bytes) -> Line | None:
+    """Return a line of a log; None if it is no JSON object of numbers with a step."""
+    try:
+        line = json.loads(text)
+    except ValueError:
+        return None
+    fits = isinstance(line, dict) and isinstance(line.get("step"), int)
+    numbers = fits and all(isinstance(value, int | float) for value in line.values())
+    return cast("Line", line) if numbers else None
 
 
 def _pace(lines: list[Line]) -> float | None:

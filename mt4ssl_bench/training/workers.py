@@ -8,9 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-from mt4ssl_bench.errors import TrainingError
-
-INTERRUPTED = 130
+from mt4ssl_bench.errors import INTERRUPTED, TrainingError
 
 
 def under_launcher() -> bool:

@@ -9,6 +9,7 @@ import pytest
 from builders import TOY, call
 from fakes import Energy
 from mt4ssl_bench.data.corpus import Corpus
+from mt4ssl_bench.features.forward_pass import Pass
 from mt4ssl_bench.features.store import FeatureStore, StoreConfig
 
 
@@ -18,8 +19,8 @@ def store(tmp_path: Path, corpus: Corpus) -> Path:
     folder = tmp_path / "store"
     for name in ("loud", "quiet"):
         made = FeatureStore(folder, StoreConfig(precision="int8"))
-        made.frames(
-            Energy(name),
+        made.features(
+            Pass(Energy(name)),
             corpus.info.digest,
             "train",
             list(corpus.cuts("train")),

@@ -25,6 +25,7 @@ from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.errors import AudioChangedError, CorpusError
 from mt4ssl_bench.features.extract import extract
 from mt4ssl_bench.features.file import FeatureSet, StoredFeatures
+from mt4ssl_bench.features.forward_pass import Pass
 from mt4ssl_bench.features.store import FeatureStore, StoreConfig
 from mt4ssl_bench.upstream.batches import PretrainData
 from mt4ssl_bench.upstream.config import DataConfig
@@ -61,8 +62,8 @@ def cuts_of(corpus: Corpus, split: str = "train") -> list[Any]:
 
 
 def features(corpus: Corpus, store: Path) -> FeatureSet:
-    upstream, cuts = load_upstream("fbank"), cuts_of(corpus)
-    return FeatureStore(store, StoreConfig()).frames(upstream, corpus.info.digest, "train", cuts)
+    forward, cuts = Pass(load_upstream("fbank")), cuts_of(corpus)
+    return FeatureStore(store, StoreConfig()).features(forward, corpus.info.digest, "train", cuts)
 
 
 @pytest.mark.parametrize("longer", [False, True])

@@ -223,7 +223,7 @@ def test_wrong_calls_give_one_line(
 def test_a_suite_names_recipes_of_its_tasks(name: str) -> None:
     suite = read_suite(name)
     for row in suite.rows:
-        assert row.task in set(TASKS)
+        assert row.task in TASKS
         assert row.recipe in recipe_names()
         full = row.recipe == row.task
         assert full if name == "superb" else row.recipe == f"{row.task}_tiny" or full

@@ -46,7 +46,7 @@ def test_a_stream_is_its_batches_and_reads_one_crop_of_each(
 ) -> None:
     model, crops = Moments(), Crops(seconds=0.5, count=3, seed=1)
     whole = FeatureStore(tmp_path, StoreConfig(precision="fp32"))
-    expected = whole.means(model, "d", "train", cuts, crops)
+    expected = whole.features(Pass(model, crops), "d", "train", cuts)
     before, features = model.utterances, expected
     if not stored:
         features = LiveFeatures(Pass(model, crops), cuts, "fp32")

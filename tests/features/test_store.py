@@ -27,6 +27,7 @@ from mt4ssl_bench.encoders.protocol import Features, Upstream
 from mt4ssl_bench.errors import BenchError, UpstreamError
 from mt4ssl_bench.features.crops import Crops
 from mt4ssl_bench.features.file import StoredFeatures
+from mt4ssl_bench.features.forward_pass import Pass
 from mt4ssl_bench.features.live import LiveFeatures
 from mt4ssl_bench.features.store import GIB, FeatureStore, StoreConfig, clear, entries
 
@@ -72,7 +73,7 @@ def test_frames_are_those_made_by_hand_whatever_the_batches(
     tmp_path: Path, cuts: list[Any]
 ) -> None:
     upstream = Moments()
-    features = FeatureStore(tmp_path, FP32).frames(upstream, "d1", "train", cuts)
+    features = FeatureStore(tmp_path, FP32).features(Pass(upstream), "d1", "train", cuts)
     assert upstream.calls > 3
     assert (len(features), features.layers, features.dim) == (18, 2, 3)
     for cut in cuts:
@@ -85,10 +86,10 @@ def test_the_second_request_costs_no_pass_even_in_another_process(
     tmp_path: Path, cuts: list[Any]
 ) -> None:
     upstream = Moments()
-    first = FeatureStore(tmp_path, FP32).frames(upstream, "d1", "train", cuts)
+    first = FeatureStore(tmp_path, FP32).features(Pass(upstream), "d1", "train", cuts)
     calls = upstream.calls
-    second = FeatureStore(tmp_path, FP32).frames(upstream, "d1", "train", cuts[::-1])
-    third = FeatureStore(tmp_path, FP32).frames(Moments(fail_at=1), "d1", "train", cuts)
+    second = FeatureStore(tmp_path, FP32).features(Pass(upstream), "d1", "train", cuts[::-1])
+    third = FeatureStore(tmp_path, FP32).features(Pass(Moments(fail_at=1)), "d1", "train", cuts)
     assert upstream.calls == calls
     for cut in cuts:
         assert np.array_equal(first.get(cut.id), second.get(cut.id))
@@ -114,10 +115,10 @@ def test_other_weights_corpora_splits_precisions_or_cuts_take_a_pass_of_their_ow
     precision: Any,
     count: int,
 ) -> None:
-    FeatureStore(tmp_path, FP32).frames(Moments(), "d1", "train", cuts)
+    FeatureStore(tmp_path, FP32).features(Pass(Moments()), "d1", "train", cuts)
     other = Moments(fingerprint)
-    features = FeatureStore(tmp_path, StoreConfig(precision=precision)).frames(
-        other, digest, split, cuts[:count]
+    features = FeatureStore(tmp_path, StoreConfig(precision=precision)).features(
+        Pass(other), digest, split, cuts[:count]
     )
     assert other.utterances == len(features) == count
 
@@ -126,20 +127,22 @@ def test_frames_and_means_and_other_crops_do_not_share_an_entry(
     tmp_path: Path, cuts: list[Any]
 ) -> None:
     upstream, store = Moments(), FeatureStore(tmp_path, FP32)
-    store.frames(upstream, "d1", "train", cuts)
+    store.features(Pass(upstream), "d1", "train", cuts)
     for crops in (WHOLE, Crops(seconds=0.5), Crops(seconds=0.5, seed=1), Crops(seconds=0.25)):
         before = upstream.utterances
         for _ in range(2):
-            store.means(upstream, "d1", "train", cuts, crops)
+            store.features(Pass(upstream, crops), "d1", "train", cuts)
         assert upstream.utterances == before + 18
     before = upstream.utterances
-    store.means(upstream, "d1", "train", cuts, Crops(seconds=0.5, count=2))
+    store.features(Pass(upstream, Crops(seconds=0.5, count=2)), "d1", "train", cuts)
     assert upstream.utterances == before + 36
 
 
 def test_half_precision_takes_half_the_disk_and_is_near(tmp_path: Path, cuts: list[Any]) -> None:
-    full = FeatureStore(tmp_path / "32", FP32).frames(Moments(), "d1", "train", cuts)
-    half = FeatureStore(tmp_path / "16", StoreConfig()).frames(Moments(), "d1", "train", cuts)
+    full = FeatureStore(tmp_path / "32", FP32).features(Pass(Moments()), "d1", "train", cuts)
+    half = FeatureStore(tmp_path / "16", StoreConfig()).features(
+        Pass(Moments()), "d1", "train", cuts
+    )
     sizes = [next((tmp_path / kind).glob("*/*.bin")).stat().st_size for kind in ("32", "16")]
     frames = sum(int(cut.duration * 50) for cut in cuts)
     assert sizes == [frames * 2 * 3 * 4, frames * 2 * 3 * 2]
@@ -151,7 +154,7 @@ def test_half_precision_takes_half_the_disk_and_is_near(tmp_path: Path, cuts: li
 def test_a_batch_is_padded_single_precision_with_the_frames_of_each(
     tmp_path: Path, cuts: list[Any]
 ) -> None:
-    features = FeatureStore(tmp_path, StoreConfig()).frames(Moments(), "d1", "train", cuts)
+    features = FeatureStore(tmp_path, StoreConfig()).features(Pass(Moments()), "d1", "train", cuts)
     names = [cuts[5].id, cuts[0].id, cuts[2].id]
     padded, lengths = features.batch(names)
     assert padded.dtype == torch.float32
@@ -169,7 +172,7 @@ def test_a_batch_is_padded_single_precision_with_the_frames_of_each(
 def test_means_of_whole_utterances_are_the_means_of_their_frames(
     tmp_path: Path, cuts: list[Any]
 ) -> None:
-    features = FeatureStore(tmp_path, FP32).means(Moments(), "d1", "train", cuts, WHOLE)
+    features = FeatureStore(tmp_path, FP32).features(Pass(Moments(), WHOLE), "d1", "train", cuts)
     for cut in cuts:
         expected = by_hand(audio.read(cut)).mean(1)
         assert features.get(cut.id).shape == (2, 1, 3)
@@ -181,7 +184,7 @@ def test_means_of_crops_are_the_means_of_frames_of_pieces_of_the_utterance(
     tmp_path: Path, cuts: list[Any]
 ) -> None:
     crops = Crops(seconds=0.5, count=3, seed=4)
-    features = FeatureStore(tmp_path, FP32).means(Moments(), "d1", "train", cuts, crops)
+    features = FeatureStore(tmp_path, FP32).features(Pass(Moments(), crops), "d1", "train", cuts)
     for cut in cuts[:3]:
         samples = audio.read(cut)
         # every start that a crop of 8,000 samples may have: (S, 25 frames, 320)
@@ -199,8 +202,8 @@ def test_means_of_crops_are_the_means_of_frames_of_pieces_of_the_utterance(
 def test_crops_depend_on_seed_and_utterance_alone(tmp_path: Path, cuts: list[Any]) -> None:
     def crop(folder: str, seed: int, members: Sequence[Any]) -> dict[str, np.ndarray]:
         crops = Crops(seconds=0.5, count=4, seed=seed)
-        features = FeatureStore(tmp_path / folder, FP32).means(
-            Moments(), "d1", "train", members, crops
+        features = FeatureStore(tmp_path / folder, FP32).features(
+            Pass(Moments(), crops), "d1", "train", members
         )
         return {cut.id: np.array(features.get(cut.id)) for cut in members}
 
@@ -217,8 +220,8 @@ def test_crops_depend_on_seed_and_utterance_alone(tmp_path: Path, cuts: list[Any
 def test_an_utterance_shorter_than_the_crop_is_taken_whole_every_time(
     tmp_path: Path, cuts: list[Any]
 ) -> None:
-    features = FeatureStore(tmp_path, FP32).means(
-        Moments(), "d1", "train", cuts, Crops(seconds=60, count=2)
+    features = FeatureStore(tmp_path, FP32).features(
+        Pass(Moments(), Crops(seconds=60, count=2)), "d1", "train", cuts
     )
     for cut in cuts:
         expected = by_hand(audio.read(cut)).mean(1, keepdims=True)
@@ -238,8 +241,8 @@ def test_features_that_never_fit_are_computed_on_the_fly_and_the_cost_is_logged(
     tmp_path: Path, cuts: list[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     upstream = Moments()
-    features = FeatureStore(tmp_path, StoreConfig(limit_gb=1e-5)).frames(
-        upstream, "d1", "train", cuts
+    features = FeatureStore(tmp_path, StoreConfig(limit_gb=1e-5)).features(
+        Pass(upstream), "d1", "train", cuts
     )
     assert isinstance(features, LiveFeatures)
     assert upstream.calls == 0
@@ -266,7 +269,7 @@ def test_features_that_the_disk_does_not_hold_are_computed_on_the_fly(
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr("mt4ssl_bench.features.store.shutil.disk_usage", lambda _: usage)
     assert isinstance(
-        FeatureStore(tmp_path, FP32).frames(Moments(), "d1", "train", cuts), LiveFeatures
+        FeatureStore(tmp_path, FP32).features(Pass(Moments()), "d1", "train", cuts), LiveFeatures
     )
     assert "the disk has 9.31e-07 free" in caplog.text
 
@@ -283,8 +286,7 @@ def test_features_on_the_fly_are_the_stored_ones_at_one_pass_per_batch(
         store = FeatureStore(
             tmp_path / str(limit_gb), StoreConfig(precision="fp32", limit_gb=limit_gb)
         )
-        arguments = (upstream, "d1", "train", cuts)
-        return store.means(*arguments, crops) if crops else store.frames(*arguments)
+        return store.features(Pass(upstream, crops), "d1", "train", cuts)
 
     upstream = Moments()
     stored, live = get(1, Moments()), get(0, upstream)
@@ -299,7 +301,7 @@ def test_features_on_the_fly_are_the_stored_ones_at_one_pass_per_batch(
 def fill(root: Path, cuts: list[Any], names: Sequence[str]) -> None:
     """Store an entry for each fingerprint, the first one unused for longest."""
     for age, name in enumerate(names):
-        FeatureStore(root, FP32).frames(Moments(name), "d1", "train", cuts, corpus="tones")
+        FeatureStore(root, FP32).features(Pass(Moments(name)), "d1", "train", cuts, corpus="tones")
         os.utime(next((root / f"{name}-d1-fp32").glob("*.index")), (1_000 + age, 1_000 + age))
 
 
@@ -312,15 +314,15 @@ def test_the_entries_unused_for_longest_go_first_and_only_as_many_as_must(
 ) -> None:
     fill(tmp_path, cuts, ["a", "b", "c"])
     limit = StoreConfig(precision="fp32", limit_gb=(size(tmp_path) + 1_000) / GIB)
-    FeatureStore(tmp_path, limit).frames(Moments("new"), "d1", "train", cuts)
+    FeatureStore(tmp_path, limit).features(Pass(Moments("new")), "d1", "train", cuts)
     assert kept(tmp_path) == {"b", "c", "new"}
 
 
 def test_using_an_entry_makes_it_young_again(tmp_path: Path, cuts: list[Any]) -> None:
     fill(tmp_path, cuts, ["a", "b", "c"])
     limit = StoreConfig(precision="fp32", limit_gb=(size(tmp_path) + 1_000) / GIB)
-    FeatureStore(tmp_path, limit).frames(Moments("a", fail_at=1), "d1", "train", cuts)
-    FeatureStore(tmp_path, limit).frames(Moments("new"), "d1", "train", cuts)
+    FeatureStore(tmp_path, limit).features(Pass(Moments("a", fail_at=1)), "d1", "train", cuts)
+    FeatureStore(tmp_path, limit).features(Pass(Moments("new")), "d1", "train", cuts)
     assert kept(tmp_path) == {"a", "c", "new"}
 
 
@@ -332,7 +334,7 @@ def test_room_that_older_entries_take_counts_as_free(
         "mt4ssl_bench.features.store.shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})
     )
     limit = StoreConfig(precision="fp32", limit_gb=(size(tmp_path) + 1_000) / GIB)
-    FeatureStore(tmp_path, limit).frames(Moments("new"), "d1", "train", cuts)
+    FeatureStore(tmp_path, limit).features(Pass(Moments("new")), "d1", "train", cuts)
     assert kept(tmp_path) == {"new"}
 
 
@@ -342,7 +344,8 @@ def test_nothing_is_deleted_for_features_that_will_not_fit_all_the_same(
     fill(tmp_path, cuts[:6], ["a", "b"])
     limit = StoreConfig(precision="fp32", limit_gb=need(cuts) * 0.9 / GIB)
     assert isinstance(
-        FeatureStore(tmp_path, limit).frames(Moments("new"), "d1", "train", cuts), LiveFeatures
+        FeatureStore(tmp_path, limit).features(Pass(Moments("new")), "d1", "train", cuts),
+        LiveFeatures,
     )
     assert kept(tmp_path) == {"a", "b"}
 
@@ -353,7 +356,8 @@ def test_features_of_the_same_model_and_corpus_are_never_deleted_for_one_another
     fill(tmp_path, cuts, ["a"])
     limit = StoreConfig(precision="fp32", limit_gb=size(tmp_path) * 1.5 / GIB)
     assert isinstance(
-        FeatureStore(tmp_path, limit).frames(Moments("a"), "d1", "valid", cuts), LiveFeatures
+        FeatureStore(tmp_path, limit).features(Pass(Moments("a")), "d1", "valid", cuts),
+        LiveFeatures,
     )
     assert [name.split(".")[0] for name in files(tmp_path)] == ["train", "train"]
 
@@ -367,8 +371,8 @@ def test_a_broken_layer_is_named_and_no_precision_is_advised(
 ) -> None:
     message = r"hidden state 0 of 0-1: the largest finite one is 3e\+37 .1 more"
     with pytest.raises(UpstreamError, match=message) as error:
-        FeatureStore(tmp_path, StoreConfig(precision=precision)).frames(
-            Moments(spoil=3e37), "d1", "train", cuts
+        FeatureStore(tmp_path, StoreConfig(precision=precision)).features(
+            Pass(Moments(spoil=3e37)), "d1", "train", cuts
         )
     assert "bf16" not in str(error.value)
 
@@ -377,13 +381,13 @@ def test_entries_of_an_earlier_fingerprint_are_used_only_where_it_was_sufficient
     tmp_path: Path, cuts: list[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     store = FeatureStore(tmp_path, FP32)
-    store.frames(Moments("old"), "d1", "train", cuts)
+    store.features(Pass(Moments("old")), "d1", "train", cuts)
     same, other = Moments("v2-new"), Moments("v2-other")
     same.former, other.insufficient = ("old",), ("old",)  # type: ignore[attr-defined]
-    found = store.frames(same, "d1", "train", cuts)
+    found = store.features(Pass(same), "d1", "train", cuts)
     assert same.calls == 0
     assert np.array_equal(found.get(cuts[0].id), by_hand(audio.read(cuts[0])))
-    store.frames(other, "d1", "train", cuts)
+    store.features(Pass(other), "d1", "train", cuts)
     assert other.calls > 0
     assert "its fingerprint old did not cover all settings of fake" in caplog.text
     assert {entry.header.fingerprint for entry in entries(tmp_path)} == {"old", "v2-other"}
@@ -405,9 +409,8 @@ def test_values_that_are_not_finite_are_refused_naming_the_utterance(
     message = rf"^upstream 'fake': broken on utterance '{cuts[4].id}' \(.*hidden state 0 of 0-1: .* NaN or inf"
     for crops in (None, WHOLE):
         store = FeatureStore(tmp_path, FP32)
-        arguments = (Spoilt(), "d1", "train", cuts)
         with pytest.raises(UpstreamError, match=message):
-            store.means(*arguments, crops) if crops else store.frames(*arguments)
+            store.features(Pass(Spoilt(), crops), "d1", "train", cuts)
     assert not [entry for entry in entries(tmp_path) if entry.whole]
 
 
@@ -419,10 +422,12 @@ def test_values_beyond_half_precision_are_refused_with_what_to_set(
         match=r"too large for fp16 \(hidden state 1 of 0-1 reaches 1\.4e\+05.* "
         r"store\.precision=bf16",
     ):
-        FeatureStore(tmp_path, StoreConfig()).frames(Moments(spoil=7e4), "d1", "train", cuts)
+        FeatureStore(tmp_path, StoreConfig()).features(
+            Pass(Moments(spoil=7e4)), "d1", "train", cuts
+        )
     for precision in ("bf16", "fp32"):
         store = FeatureStore(tmp_path, StoreConfig(precision=precision))
-        features = store.frames(Moments(spoil=7e4), "d1", "train", cuts)
+        features = store.features(Pass(Moments(spoil=7e4)), "d1", "train", cuts)
         assert max(features.get(cut.id).max() for cut in cuts) == pytest.approx(140_000, rel=2**-8)
 
 
@@ -430,14 +435,14 @@ def test_values_beyond_half_precision_are_refused_with_what_to_set(
 def test_an_interrupted_pass_continues_and_ends_with_the_very_values_of_a_whole_one(
     tmp_path: Path, cuts: list[Any]
 ) -> None:
-    whole = FeatureStore(tmp_path / "whole", FP32).frames(Moments(), "d1", "train", cuts)
+    whole = FeatureStore(tmp_path / "whole", FP32).features(Pass(Moments()), "d1", "train", cuts)
     store = FeatureStore(tmp_path / "cut", FP32)
     with pytest.raises(KeyboardInterrupt):
-        store.frames(Moments(fail_at=3), "d1", "train", cuts)
+        store.features(Pass(Moments(fail_at=3)), "d1", "train", cuts)
     (unfinished,) = entries(tmp_path / "cut")
     assert not unfinished.whole
     second = Moments()
-    features = store.frames(second, "d1", "train", cuts)
+    features = store.features(Pass(second), "d1", "train", cuts)
     assert 0 < second.utterances < 18
     for cut in cuts:
         assert np.array_equal(features.get(cut.id), whole.get(cut.id))
@@ -454,8 +459,8 @@ from mt4ssl_bench.features.store import FeatureStore, StoreConfig
 
 forward_pass.BATCH_SECONDS = 6.0  # as small_batches
 cuts = list(Corpus.open(sys.argv[1]).cuts("train"))
-slow = Moments(pause=float(sys.argv[3]))
-FeatureStore(Path(sys.argv[2]), StoreConfig(precision="fp32")).frames(slow, "d1", "train", cuts)
+slow = forward_pass.Pass(Moments(pause=float(sys.argv[3])))
+FeatureStore(Path(sys.argv[2]), StoreConfig(precision="fp32")).features(slow, "d1", "train", cuts)
 """
 
 
@@ -494,7 +499,7 @@ def test_a_killed_pass_never_yields_a_part_and_its_torn_end_is_made_again(
     with journal.open("a", encoding="utf-8") as file:
         file.write('["s0-')  # and half a line
     second = Moments()
-    features = FeatureStore(tmp_path, FP32).frames(second, "d1", "train", cuts)
+    features = FeatureStore(tmp_path, FP32).features(Pass(second), "d1", "train", cuts)
     assert 0 < second.utterances < 18
     assert len(features) == 18
     for cut in cuts:
@@ -509,7 +514,7 @@ def test_two_processes_that_need_the_same_features_make_them_once(
     await_lines(tmp_path, 2)
     assert clear(tmp_path) == [], "what is being made is not cleared"
     second = Moments()
-    features = FeatureStore(tmp_path, FP32).frames(second, "d1", "train", cuts)
+    features = FeatureStore(tmp_path, FP32).features(Pass(second), "d1", "train", cuts)
     assert process.wait() == 0
     assert second.utterances == 0
     assert "another process is making them; waiting for it" in caplog.text
@@ -519,10 +524,10 @@ def test_two_processes_that_need_the_same_features_make_them_once(
 
 def test_values_without_an_index_count_for_nothing(tmp_path: Path, cuts: list[Any]) -> None:
     store, upstream = FeatureStore(tmp_path, FP32), Moments()
-    store.frames(upstream, "d1", "train", cuts)
+    store.features(Pass(upstream), "d1", "train", cuts)
     next(tmp_path.glob("*/*.index")).unlink()
     before = upstream.utterances
-    assert len(store.frames(upstream, "d1", "train", cuts)) == 18
+    assert len(store.features(Pass(upstream), "d1", "train", cuts)) == 18
     assert upstream.utterances == before + 18
 
 
@@ -536,10 +541,10 @@ def test_a_full_disk_is_reported_with_what_to_do_and_what_was_made_is_kept(
     with pytest.raises(
         BenchError, match=r"No space left on device.*; free disk space or choose another --store"
     ):
-        FeatureStore(tmp_path, FP32).frames(Moments(), "d1", "train", cuts)
+        FeatureStore(tmp_path, FP32).features(Pass(Moments()), "d1", "train", cuts)
     monkeypatch.undo()
     upstream = Moments(fail_at=1)
-    assert len(FeatureStore(tmp_path, FP32).frames(upstream, "d1", "train", cuts)) == 18
+    assert len(FeatureStore(tmp_path, FP32).features(Pass(upstream), "d1", "train", cuts)) == 18
     assert upstream.utterances == 0
 
 
@@ -547,18 +552,18 @@ def test_a_flipped_bit_costs_one_batch_a_second_pass_and_the_file_is_mended(
     tmp_path: Path, cuts: list[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     store = FeatureStore(tmp_path, FP32)
-    store.frames(Moments(), "d1", "train", cuts)
+    store.features(Pass(Moments()), "d1", "train", cuts)
     values = next(tmp_path.glob("*/*.bin"))
     sound = values.read_bytes()
     values.write_bytes(sound[:1000] + bytes([sound[1000] ^ 64]) + sound[1001:])
     upstream = Moments()
-    features = store.frames(upstream, "d1", "train", cuts)
+    features = store.features(Pass(upstream), "d1", "train", cuts)
     for cut in cuts:
         assert np.allclose(features.get(cut.id), by_hand(audio.read(cut)), rtol=0, atol=1e-7)
     assert 0 < upstream.utterances < len(cuts)
     assert "is damaged on disk; it is computed again" in caplog.text
     again = Moments(fail_at=1)
-    features = store.frames(again, "d1", "train", cuts)
+    features = store.features(Pass(again), "d1", "train", cuts)
     for cut in cuts:
         assert np.allclose(features.get(cut.id), by_hand(audio.read(cut)), rtol=0, atol=1e-7)
 
@@ -570,12 +575,12 @@ def test_a_mended_file_holds_the_very_bits_that_it_held_before(
         f"random:{Path(__file__).parents[1] / 'fixtures' / 'toy.yaml'}"
     )  # a batch's shapes show in it
     store = FeatureStore(tmp_path, FP32)
-    store.frames(upstream, "d1", "train", cuts)
+    store.features(Pass(upstream), "d1", "train", cuts)
     values = next(tmp_path.glob("*/*.bin"))
     sound = values.read_bytes()
     for place in (1000, len(sound) // 2, len(sound) - 1000):
         values.write_bytes(sound[:place] + bytes([sound[place] ^ 64]) + sound[place + 1 :])
-        features = store.frames(upstream, "d1", "train", cuts)
+        features = store.features(Pass(upstream), "d1", "train", cuts)
         for cut in cuts:
             features.get(cut.id)
         assert values.read_bytes() == sound
@@ -588,7 +593,7 @@ def test_a_file_that_does_not_fit_its_index_is_made_again_with_a_warning(
     tmp_path: Path, cuts: list[Any], damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = FeatureStore(tmp_path, FP32)
-    store.frames(Moments(), "d1", "train", cuts)
+    store.features(Pass(Moments()), "d1", "train", cuts)
     values, index = next(tmp_path.glob("*/*.bin")), next(tmp_path.glob("*/*.index"))
     text = index.read_text(encoding="utf-8")
     if damage == "short values":
@@ -600,7 +605,7 @@ def test_a_file_that_does_not_fit_its_index_is_made_again_with_a_warning(
     else:
         index.write_text(text.replace(cuts[0].id, "xx-x"), encoding="utf-8")
     upstream = Moments()
-    features = store.frames(upstream, "d1", "train", cuts)
+    features = store.features(Pass(upstream), "d1", "train", cuts)
     assert upstream.utterances == 18
     assert "; computing it again" in caplog.text
     assert np.allclose(features.get(cuts[0].id), by_hand(audio.read(cuts[0])), rtol=0, atol=1e-7)
@@ -613,8 +618,8 @@ def test_entries_name_their_model_and_clear_takes_one_models_or_old_ones(
     tmp_path: Path, cuts: list[Any]
 ) -> None:
     fill(tmp_path, cuts, ["a", "b", "c"])
-    FeatureStore(tmp_path, StoreConfig()).means(
-        Moments("d"), "d2", "valid", cuts[:5], Crops(seconds=2), corpus="other"
+    FeatureStore(tmp_path, StoreConfig()).features(
+        Pass(Moments("d"), Crops(seconds=2)), "d2", "valid", cuts[:5], corpus="other"
     )
     found = {entry.header.fingerprint: entry for entry in entries(tmp_path)}
     assert sorted(found) == ["a", "b", "c", "d"]
@@ -635,7 +640,7 @@ def test_entries_name_their_model_and_clear_takes_one_models_or_old_ones(
 def test_features_that_another_process_deletes_stay_readable(
     tmp_path: Path, cuts: list[Any]
 ) -> None:
-    features = FeatureStore(tmp_path, FP32).frames(Moments(), "d1", "train", cuts)
+    features = FeatureStore(tmp_path, FP32).features(Pass(Moments()), "d1", "train", cuts)
     assert isinstance(features, StoredFeatures)
     assert len(clear(tmp_path)) == 1
     assert np.allclose(features.get(cuts[3].id), by_hand(audio.read(cuts[3])), rtol=0, atol=1e-7)

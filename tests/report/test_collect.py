@@ -132,8 +132,13 @@ def test_the_numbers_of_curves_are_those_of_the_log(tmp_path: Path) -> None:
 def test_the_command_writes_the_file_and_says_where(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    record_files.save(record("m"), [], tmp_path / "results")
+    file = record_files.save(record("m"), [], tmp_path / "results")
     out = tmp_path / "new" / "report.html"
     assert call("report", tmp_path / "results", "--out", out) == 0
-    assert f"{out}: 1 records, 0 pretraining runs" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{out}: 1 records, 0 pretraining runs" in said
+    assert "left out" not in said
+    file.with_name(f"other-{'0' * 16}.json").write_text("{")
+    assert call("report", tmp_path / "results", "--out", out) == 0
+    assert "left out: 1 files, named at the top of the page" in capsys.readouterr().out
     assert out.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")

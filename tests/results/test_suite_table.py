@@ -86,7 +86,7 @@ def test_tasks_corpora_and_metrics_of_the_facts_are_those_of_the_suite() -> None
     rows = {row.task: row.corpus for row in read_suite("superb").rows}
     for short, task in superb()["tasks"].items():
         assert rows.pop(task["task"]) == task["source"]
-        if task["task"] in set(TASKS):
+        if task["task"] in TASKS:
             kind = TASKS.get(task["task"])
             names = [each if isinstance(each, str) else each.name for each in kind.metrics]
             assert kind.superb == short

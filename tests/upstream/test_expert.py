@@ -11,7 +11,7 @@ from mt4ssl_bench.config import load, to_dict
 from mt4ssl_bench.device import pick_device
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.errors import CheckpointError, ConfigError, UpstreamError
-from mt4ssl_bench.upstream.checkpoints.checkpoint_file import KIND, read_model
+from mt4ssl_bench.upstream.checkpoints.checkpoint_file import KIND, read_student
 from mt4ssl_bench.upstream.config import PretrainConfig
 from mt4ssl_bench.upstream.expert import UpstreamExpert, register
 from mt4ssl_bench.upstream.model import MT4SSL
@@ -154,4 +154,4 @@ def test_a_weight_that_does_not_fit_is_named(change: str, named: str, tmp_path: 
     payload = {"kind": KIND, "config": to_dict(model.config), "model": weights}
     checkpoint.save(payload, tmp_path / "checkpoint.pt")
     with pytest.raises(CheckpointError, match=f"do not fit its config \\({named}"):
-        read_model(tmp_path)
+        read_student(tmp_path)

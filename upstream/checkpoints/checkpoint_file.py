@@ -55,8 +55,10 @@ def read_checkpoint(path: Path) -> Stored:
     return cast("Stored", stored)
 
 
-def read_model(path: Path) -> MT4SSL:
-    """Return the student of a run folder or checkpoint file, without heads and teacher.
+def read_student(path: Path) -> tuple[MT4SSL, Stored]:
+    """Return the student of a run folder or checkpoint file, and what else is in it.
+
+    The model has neither heads nor teacher.
 
     Raises:
         CheckpointError: If it cannot be read, or its weights do not fit its config.
@@ -70,7 +72,7 @@ def read_model(path: Path) -> MT4SSL:
         raise CheckpointError(
             f"{path}: its weights do not fit its config ({checkpoint.misfit(model, state)})"
         ) from None
-    return model
+    return model, stored
 
 
 def student(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -14,13 +14,7 @@ from mt4ssl_bench.encoders.identity import identify
 from mt4ssl_bench.encoders.origin import Origin, checkpoint_origin
 from mt4ssl_bench.encoders.protocol import Features, Upstream
 from mt4ssl_bench.settings import Json
-from mt4ssl_bench.upstream.checkpoints.checkpoint_file import (
-    KIND,
-    Stored,
-    read_checkpoint,
-    read_model,
-    student,
-)
+from mt4ssl_bench.upstream.checkpoints.checkpoint_file import KIND, Stored, read_student, student
 from mt4ssl_bench.upstream.checkpoints.finetuned import build
 from mt4ssl_bench.upstream.checkpoints.waveform_checks import check_waveforms
 from mt4ssl_bench.upstream.config import PretrainConfig
@@ -139,9 +133,8 @@ def load_checkpoint(argument: str, *, device: str) -> Upstream:
 
 def load_file(path: Path, name: str, device: str, *, address: str = "") -> Upstream:
     """Return the upstream of a run folder or checkpoint file, downloaded from `address`."""
-    model = read_model(path)
-    pretrained = is_pretrained(read_checkpoint(path))
-    upstream = MT4SSLUpstream(model, name, device, pretrained=pretrained)
+    model, stored = read_student(path)
+    upstream = MT4SSLUpstream(model, name, device, pretrained=is_pretrained(stored))
     file = path / "checkpoint.pt" if path.is_dir() else path
     upstream.origin = checkpoint_origin(file, address)
     return upstream

@@ -1,18 +1,9 @@
 """Kinds of MT4SSL encoders: checkpoints, untrained models, and the names in s3prl's hub."""
 
-from torch import nn
-
-from mt4ssl_bench.encoders.finetuning import Blueprint, TuneConfig
 from mt4ssl_bench.encoders.kind import EncoderKind
 from mt4ssl_bench.upstream.checkpoints.encoder_adapter import load_checkpoint, load_random
 from mt4ssl_bench.upstream.checkpoints.finetuned import build
 from mt4ssl_bench.upstream.expert import load_custom, load_default
-
-
-def rebuild(blueprint: Blueprint, config: TuneConfig) -> nn.Module:
-    """Return the module of a blueprint; every MT4SSL upstream's is of kind "mt4ssl"."""
-    return build(dict(blueprint), config)
-
 
 CHECKPOINT = EncoderKind(
     "checkpoint",
@@ -31,7 +22,7 @@ DEFAULT = EncoderKind(
     "mt4ssl",
     "the MT4SSL model in this package: 2.4 M parameters, 1.6 hours of English speech",
     load_default,
-    rebuild,
+    build,  # of all kinds here: every MT4SSL upstream's blueprint is of kind "mt4ssl"
     example="mt4ssl",
 )
 LOCAL = EncoderKind(

@@ -6,14 +6,17 @@ from pathlib import Path
 
 import mt4ssl_bench
 from mt4ssl_bench import checkpoint
-from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.errors import CheckpointError, ConfigError
 from mt4ssl_bench.results.leaderboard import Leaderboard
 from mt4ssl_bench.results.record import Result
 from mt4ssl_bench.results.record_files import load_all
 from mt4ssl_bench.text import markdown
-from mt4ssl_bench.upstream.checkpoints.checkpoint_file import Stored, read_checkpoint, read_model
-from mt4ssl_bench.upstream.checkpoints.encoder_adapter import fingerprint
+from mt4ssl_bench.upstream.checkpoints.checkpoint_file import Stored, read_student
+from mt4ssl_bench.upstream.checkpoints.encoder_adapter import (
+    MT4SSLUpstream,
+    fingerprint,
+    is_pretrained,
+)
 from mt4ssl_bench.upstream.recipe import from_stored
 
 # keys of a checkpoint that an export keeps, beside the weights
@@ -65,7 +68,7 @@ def to_s3prl(run: Path, out: Path, *, half: bool = False) -> str:
         raise ConfigError(f"--out {out}: the file's name must end in .pt or .safetensors")
     if out.exists():
         raise CheckpointError(f"{out}: exists already; choose another --out")
-    stored, model = read_checkpoint(run), read_model(run)
+    model, stored = read_student(run)
     exported = {key: value for key, value in stored.items() if key in EXPORTED}
     state = (model.half() if half else model).state_dict()
     checkpoint.save({**exported, "model": state}, out)
@@ -91,13 +94,13 @@ def to_huggingface(run: Path, out: Path, results: Path | None = None) -> str:
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"{out}: exists already; choose another --out")
-    stored, model = read_checkpoint(run), read_model(run)
-    upstream = load_upstream(str(run))
+    model, stored = read_student(run)
+    upstream = MT4SSLUpstream(model, run.name, "cpu", pretrained=is_pretrained(stored))
     mark = upstream.fingerprint
     records = [
         record
         for record in (load_all(results) if results is not None else [])
-        if record.upstream["fingerprint"] in {mark, *getattr(upstream, "former", ())}
+        if record.upstream["fingerprint"] in {mark, *upstream.former}
     ]
     if results is not None and not records:
         raise ConfigError(
@@ -109,9 +112,8 @@ def to_huggingface(run: Path, out: Path, results: Path | None = None) -> str:
     aside.mkdir(parents=True)
     try:
         write_huggingface(model, aside)
-        parameters = sum(p.numel() for p in model.parameters())
         (aside / "README.md").write_text(
-            card(out.name, stored, mark, parameters, records), encoding="utf-8"
+            card(out.name, stored, mark, upstream.parameters, records), encoding="utf-8"
         )
         aside.replace(out)
     except OSError as error:

@@ -10,9 +10,10 @@ from mt4ssl_bench.corpora.espeak import VOICES, Split
 from mt4ssl_bench.corpora.rows import Row
 from mt4ssl_bench.corpora.source import NOTHING, Options, Source
 from mt4ssl_bench.corpora.sources.table import read_table
-from mt4ssl_bench.corpora.speak import GAIN_DB, NOISE, PAUSE, PEAK, PHONES, RATE, Spoken, draw
+from mt4ssl_bench.corpora.speak import GAIN_DB, NOISE, PAUSE, PEAK, PHONES, Spoken, draw
 from mt4ssl_bench.corpora.speak import speak as speak_plan
 from mt4ssl_bench.data.alignment import read_alignment
+from mt4ssl_bench.data.audio import RATE
 from mt4ssl_bench.errors import BenchError
 
 VERSION = 1  # of the sound that a plan makes; raise it when the same plan would sound different
@@ -31,11 +32,6 @@ class Utterance:
     sentence: str  # as written, with punctuation
     split: Split  # disjoint by speaker and by sentence
     sid_split: Split  # for telling the speakers apart: each speaker is in all three
-
-    @property
-    def path(self) -> str:
-        """The audio file, relative to the corpus."""
-        return f"audio/{self.speaker}/{self.id}.flac"
 
     @property
     def text(self) -> str:

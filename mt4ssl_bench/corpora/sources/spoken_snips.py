@@ -15,6 +15,7 @@ from mt4ssl_bench.corpora.source import Options, Source
 from mt4ssl_bench.corpora.sources.audio_snips import paired
 from mt4ssl_bench.corpora.sources.table import LABEL, read_table
 from mt4ssl_bench.data.alignment import read_alignment
+from mt4ssl_bench.data.audio import RATE
 from mt4ssl_bench.data.cut import SLOTS
 from mt4ssl_bench.errors import ConfigError, CorpusError
 
@@ -50,7 +51,7 @@ def read(given: Path, options: SpokenSnips) -> Iterator[Row]:
         for split in SPLITS
         for spoken in _split(root, split, options.train if split == "train" else options.held_out)
     ]
-    sound = (speak.GAIN_DB, speak.NOISE, speak.PAUSE, speak.PEAK, speak.RATE)
+    sound = (speak.GAIN_DB, speak.NOISE, speak.PAUSE, speak.PEAK, RATE)
     digest = hashlib.sha256(repr((VERSION, sound, VOICES, plan)).encode()).hexdigest()[:16]
     out = options.audio.parent  # the corpus's folder: its table names audio/<speaker>/<id>.flac
     table = speak.speak(out, plan, digest=digest, title="prepare spoken_snips")

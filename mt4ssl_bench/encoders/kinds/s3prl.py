@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mt4ssl_bench.checkpoint import fingerprint
+from mt4ssl_bench.data.audio import RATE
 from mt4ssl_bench.encoders.finetuning import Blueprint, TuneConfig, TunedForeign
 from mt4ssl_bench.encoders.identity import describe, identify
 from mt4ssl_bench.encoders.kind import ENCODERS, EncoderKind
@@ -35,7 +36,7 @@ from mt4ssl_bench.registry import hint
 from mt4ssl_bench.wheels import advice, is_mismatch
 
 LOGGER = logging.getLogger(__name__)
-SECOND = 16_000  # samples
+SECOND = RATE  # samples
 
 
 def s3prl_names() -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 from mt4ssl_bench.data.cut import FOLD
 from mt4ssl_bench.results.answers import Answer, Counts
 from mt4ssl_bench.results.intervals import Floats, Resampled
-from mt4ssl_bench.results.metrics.metric import Confusions, Metric, RatioOfSums
+from mt4ssl_bench.results.metrics.metric import Confusions, Fast, Metric, RatioOfSums
 
 
 def wrong_answers(answers: Sequence[Answer]) -> Counts:
@@ -33,13 +33,8 @@ ACC = Metric(
 )
 
 
-class MeanOfFolds:
+class MeanOfFolds(Fast):
     """The mean of the folds' accuracies; an answer's label FOLD names its fold."""
-
-    def __call__(self, answers: Sequence[Answer], weights: Floats | None = None, /) -> float:
-        """See Value."""
-        weights = np.ones(len(answers)) if weights is None else weights
-        return float(self.resampled(answers)(weights[None])[0])
 
     def resampled(self, answers: Sequence[Answer], /) -> Resampled:
         """See Fast."""

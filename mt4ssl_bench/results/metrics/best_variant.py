@@ -13,22 +13,17 @@ import numpy as np
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.results.answers import Answer
 from mt4ssl_bench.results.intervals import Floats, Resampled
-from mt4ssl_bench.results.metrics.metric import Metric, Score
+from mt4ssl_bench.results.metrics.metric import Fast, Metric, Score
 
 
 @dataclass(frozen=True, kw_only=True)
-class BestVariant:
+class BestVariant(Fast):
     """The value of a metric under the one of the answers' `variants` that is best on them.
 
     Each resample has its own best one. NaN without variants.
     """
 
     of: Metric
-
-    def __call__(self, answers: Sequence[Answer], weights: Floats | None = None, /) -> float:
-        """See Value."""
-        weights = np.ones(len(answers)) if weights is None else weights
-        return float(self.resampled(answers)(weights[None])[0])
 
     def resampled(self, answers: Sequence[Answer], /) -> Resampled:
         """See Fast."""

@@ -14,18 +14,14 @@ import numpy as np
 
 from mt4ssl_bench.results.answers import Answer
 from mt4ssl_bench.results.intervals import Floats, System
+from mt4ssl_bench.results.metrics.metric import Whole
 
 
 @dataclass(frozen=True)
-class MeanOfValues:
+class MeanOfValues(Whole):
     """The mean of `Answer.values[key]`, NaN if no answer has it."""
 
     key: str
-
-    def __call__(self, answers: Sequence[Answer], weights: Floats | None = None, /) -> float:
-        """See Value."""
-        system = self.system(answers)
-        return system.value if weights is None else float(system.resampled(weights[None])[0])
 
     def system(self, answers: Sequence[Answer], /) -> System:
         """See Whole."""

@@ -50,16 +50,26 @@ class Value(Protocol):
 
 
 @runtime_checkable
-class Fast(Protocol):
-    """A value that also computes many resamples of the same answers at once."""
+class Fast(Value, Protocol):
+    """A value by resampled(), which computes many resamples of the same answers at once."""
+
+    def __call__(self, answers: Sequence[Answer], weights: Floats | None = None, /) -> float:
+        """See Value."""
+        weights = np.ones(len(answers)) if weights is None else weights
+        return float(self.resampled(answers)(weights[None])[0]) if len(answers) else math.nan
 
     def resampled(self, answers: Sequence[Answer], /) -> Resampled:
         """Return the function from weights (S, N) to values (S,)."""
 
 
 @runtime_checkable
-class Whole(Protocol):
-    """A value that makes its side of a comparison itself."""
+class Whole(Value, Protocol):
+    """A value by system(), which makes its side of a comparison."""
+
+    def __call__(self, answers: Sequence[Answer], weights: Floats | None = None, /) -> float:
+        """See Value."""
+        system = self.system(answers)
+        return system.value if weights is None else float(system.resampled(weights[None])[0])
 
     def system(self, answers: Sequence[Answer], /) -> System:
         """See Metric.system."""
@@ -71,7 +81,7 @@ def by_id(answers: Sequence[Answer]) -> list[str]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RatioOfSums:
+class RatioOfSums(Whole):
     """The value 100 * errors / tokens over all answers, not a mean of rates.
 
     `counts` gives the error counts (N, 4) of answers. If `right`, tokens without an error count
@@ -80,11 +90,6 @@ class RatioOfSums:
 
     counts: Callable[[Sequence[Answer]], Counts]
     right: bool = False
-
-    def __call__(self, answers: Sequence[Answer], weights: Floats | None = None, /) -> float:
-        """See Value."""
-        system = self.system(answers)
-        return system.value if weights is None else float(system.resampled(weights[None])[0])
 
     def system(self, answers: Sequence[Answer], /) -> System:
         """See Metric.system; the answers are counted once."""

@@ -13,7 +13,7 @@ import numpy as np
 from mt4ssl_bench.results.answers import Answer, Counts
 from mt4ssl_bench.results.intervals import Floats, Resampled
 from mt4ssl_bench.results.metrics.error_rates import error_counts
-from mt4ssl_bench.results.metrics.metric import Confusions, Metric, RatioOfSums
+from mt4ssl_bench.results.metrics.metric import Confusions, Fast, Metric, RatioOfSums
 
 SLOT = re.compile(r"B-(\S+) (.+?) E-\1")
 OPENING, CLOSING = re.compile(r"B-\S+ "), re.compile(r" E-\S+")
@@ -45,13 +45,8 @@ def type_f1(reference: Slots, hypothesis: Slots) -> float:
     return 2 * len(reference.keys() & hypothesis.keys()) / (len(reference) + len(hypothesis))
 
 
-class MeanTypeF1:
+class MeanTypeF1(Fast):
     """The mean over utterances of their slot-type F1, in per cent."""
-
-    def __call__(self, answers: Sequence[Answer], weights: Floats | None = None, /) -> float:
-        """See Value."""
-        weights = np.ones(len(answers)) if weights is None else weights
-        return float(self.resampled(answers)(weights[None])[0])
 
     def resampled(self, answers: Sequence[Answer], /) -> Resampled:
         """See Fast."""

@@ -7,13 +7,13 @@ import numpy as np
 
 from mt4ssl_bench.results.answers import Answer
 from mt4ssl_bench.results.intervals import Floats, Resampled
-from mt4ssl_bench.results.metrics.metric import Metric
+from mt4ssl_bench.results.metrics.metric import Fast, Metric
 
 # C_fa / C_miss * (1 - P) / P with QUESST 2014's costs 1 and 100 and prior P = 0.0008
 FALSE_ALARM = 12.49
 
 
-class MaximumTermWeightedValue:
+class MaximumTermWeightedValue(Fast):
     """100 times the highest term-weighted value (TWV) of any threshold t.
 
     TWV(t) is 1 - the mean over queries of misses / occurrences + 12.49 * false alarms / others
@@ -23,11 +23,6 @@ class MaximumTermWeightedValue:
     An answer is a query that occurs at least once: its reference is a JSON list of the documents
     that contain it, its hypothesis a JSON object with the score of every document.
     """
-
-    def __call__(self, answers: Sequence[Answer], weights: Floats | None = None, /) -> float:
-        """See Value."""
-        weights = np.ones(len(answers)) if weights is None else weights
-        return float(self.resampled(answers)(weights[None])[0])
 
     def resampled(self, answers: Sequence[Answer], /) -> Resampled:
         """See Fast."""

@@ -4,7 +4,6 @@ A trial is an answer: its hypothesis is a score, its reference "target" or "nont
 are the speakers of its two utterances. Shapes: N trials, S resamples, P points of a ROC curve.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ import numpy as np
 from mt4ssl_bench.results.answers import Answer
 from mt4ssl_bench.results.intervals import Bounds, Floats, Resampled
 from mt4ssl_bench.results.metrics.best_variant import by_rule
-from mt4ssl_bench.results.metrics.metric import Metric
+from mt4ssl_bench.results.metrics.metric import Fast, Metric
 
 TARGET, NONTARGET = "target", "nontarget"
 SPEAKERS = ("enrol_speaker", "test_speaker")  # labels
@@ -21,18 +20,13 @@ P_TARGET = 0.01  # probability of a target trial that the detection cost suppose
 
 
 @dataclass(frozen=True)
-class FromROC:
+class FromROC(Fast):
     """A number of a ROC curve, which has one point for each different score.
 
     `of` takes the curve's false and true positive rates (S, P), from (0, 0) to (1, 1).
     """
 
     of: Callable[[Floats, Floats], Floats]
-
-    def __call__(self, answers: Sequence[Answer], weights: Floats | None = None, /) -> float:
-        """See Value; NaN without a target or a nontarget trial."""
-        weights = np.ones(len(answers)) if weights is None else weights
-        return float(self.resampled(answers)(weights[None])[0]) if len(answers) else math.nan
 
     def resampled(self, answers: Sequence[Answer], /) -> Resampled:
         """See Fast."""
