@@ -17,6 +17,7 @@ from mt4ssl_bench.results.leaderboard import names_of, read_folder
 from mt4ssl_bench.results.metrics import Score
 from mt4ssl_bench.results.ranking import Answers, places
 from mt4ssl_bench.results.record import Result
+from mt4ssl_bench.results.record_files import answers_beside
 from mt4ssl_bench.results.suite import Suite, SuiteRow
 
 Values = Mapping[str, Mapping[str, float]]  # by SUPERB's abbreviation and metric
@@ -231,8 +232,7 @@ def from_folder(
         BenchError: If the folder has no record.
         CheckpointError: If one is damaged.
     """
-    records, answers = read_folder(folder)
-    return build(name, suite, records, answers, as_shipped)
+    return build(name, suite, read_folder(folder), answers_beside, as_shipped)
 
 
 def _records_of(row: SuiteRow, records: Sequence[Result]) -> tuple[dict[str, Result], str]:
