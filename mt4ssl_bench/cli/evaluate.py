@@ -145,7 +145,7 @@ def _evaluate_suite(
     in_workers(workers, lambda: pay_on_suite(suite, corpora, how["overrides"], how["device"]))
     outcome = evaluate_suite(names, suite, corpora, **how)
     if outcome.results:
-        print_suite(suite, how["out"], Format.TABLE)
+        print_suite(suite, how["out"], Format.TABLE, keys=how["overrides"])
     for line in outcome.missing:
         stdout.print(f"missing: {line}")
     _report(outcome.failures)
