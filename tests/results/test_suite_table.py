@@ -126,7 +126,17 @@ def test_anything_but_superbs_own_has_neither_points_nor_published_rows(changes:
 def test_old_records_that_do_not_say_their_source_have_no_points() -> None:
     result = own("a", "phoneme", 5.0)
     corpus = {key: value for key, value in result.corpus.items() if key != "source"}
-    assert not table(own("a", "phoneme", 5.0, corpus=corpus)).pointed
+    made = table(own("a", "phoneme", 5.0, corpus=corpus))
+    assert not made.pointed
+    assert any("source is not recorded" in note for note in notes(made))
+
+
+def test_the_note_below_the_table_says_why_there_are_no_points() -> None:
+    made = table(own("a", "phoneme", 5.0, **other(own("a", "phoneme", 5.0), phones_from="cmudict")))
+    assert not made.pointed
+    assert [line.upstream for line in made.lines] == ["a"]
+    (note,) = [note for note in notes(made) if note.startswith("phoneme on librispeech")]
+    assert "not PR of published rows, no points: phones_from is 'cmudict', expected" in note
 
 
 def test_a_column_holds_one_corpus_and_one_protocol_and_says_what_it_leaves_out() -> None:
