@@ -3,21 +3,20 @@
 import logging
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from mt4ssl_bench.console import quieted
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.downstream.job import ROLES, Job
 from mt4ssl_bench.downstream.plan import load_config, plan
 from mt4ssl_bench.downstream.task import TASKS, LayerTask, Task
 from mt4ssl_bench.errors import BenchError, ConfigError
 from mt4ssl_bench.registry import hint
-from mt4ssl_bench.results.record import Result
 from mt4ssl_bench.results.suite import Suite, SuiteRow
 from mt4ssl_bench.settings import Settings, keys_of
 
 LOGGER = logging.getLogger(__name__)
-FREE = {"seeds", "over_seeds", "sweep"}  # SUPERB leaves them to who evaluates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +47,7 @@ def plan_suite(
         raise ConfigError(f"--corpora {corpora}: no such folder; expected one of prepared corpora")
     opened: dict[str, Corpus] = {}
     _check_keys(suite, overrides)
-    for row in suite.rows:
+    for row in with_keys(suite, overrides).rows:
         where = f"{row.task} on {row.corpus}"
         if row.task not in TASKS:
             planned.missing.append(f"{where}: no such task here; {hint(row.task, TASKS)}")
@@ -57,10 +56,9 @@ def plan_suite(
         if not (folder / "corpus.json").is_file():
             planned.missing.append(f"{where}: no corpus; {how_to_prepare(suite, row, folder)}")
             continue
-        keys = [*row.keys, *(key for key in overrides if _name(key) in _keys(row))]
         try:
             corpus = opened.setdefault(row.corpus, Corpus.open(folder))
-            job = plan(row.recipe, corpus, keys, limit, exact=True)
+            job = plan(row.recipe, corpus, row.keys, limit, exact=True)
             if job.config.task != row.task:
                 raise ConfigError(f"recipe {row.recipe} is of task '{job.config.task}'")
         except BenchError as error:
@@ -104,29 +102,35 @@ def cost(job: Job) -> float:
     return one_pass + read * len(config.rates) * len(config.seeds)
 
 
-def as_shipped(result: Result) -> bool:
-    """Return whether a record has the settings of its recipe, but for rates and seeds."""
-    try:
-        shipped = load_config(result.recipe_name).identity()
-    except BenchError:
-        return False
-    return result.limit is None and _fixed(result.identity.settings) == _fixed(shipped)
+def settings_of(row: SuiteRow) -> Settings | None:
+    """Return mode and settings of a row's recipe and keys; None if the recipe cannot be loaded."""
+    with quieted():  # the evaluation warns of keys without effect
+        try:
+            config = load_config(row.recipe, row.keys)
+        except BenchError:
+            return None
+        return {"mode": config.mode} | config.identity()
 
 
-def _fixed(settings: Settings) -> Settings:
-    return {key: value for key, value in settings.items() if key not in FREE}
+def with_keys(suite: Suite, overrides: Sequence[str]) -> Suite:
+    """Return a suite whose rows have further keys, each where its task has the key."""
+    rows = [
+        replace(row, keys=(*row.keys, *(key for key in overrides if _name(key) in _keys(row))))
+        for row in suite.rows
+    ]
+    return replace(suite, rows=rows)
 
 
 def _check_keys(suite: Suite, overrides: Sequence[str]) -> None:
-    rows = [row for row in suite.rows if row.task in TASKS]
-    known = {key for row in rows for key in _keys(row)}
+    known = {key for row in suite.rows for key in _keys(row)}
     for key in overrides:
         if _name(key) not in known:
             raise ConfigError(f"{key}: no task of the suite has it; {hint(_name(key), known)}")
 
 
 def _keys(row: SuiteRow) -> set[str]:
-    return set(keys_of(TASKS.get(row.task).Config()))
+    """Return the keys of a row's task; none of a task that is not installed."""
+    return set(keys_of(TASKS.get(row.task).Config())) if row.task in TASKS else set()
 
 
 def _name(key: str) -> str:

@@ -25,7 +25,7 @@ from mt4ssl_bench.results.metrics.best_variant import measurable, scores
 from mt4ssl_bench.results.metrics.mean_of_values import MeanOfValues
 from mt4ssl_bench.results.provenance import environment
 from mt4ssl_bench.results.record import Result
-from mt4ssl_bench.results.record_parts import CorpusRecord, UpstreamRecord
+from mt4ssl_bench.results.record_parts import CorpusRecord, UpstreamRecord, corpus_record
 from mt4ssl_bench.settings import nest
 
 LOGGER = logging.getLogger(__name__)
@@ -169,22 +169,8 @@ def _upstream(model: Upstream) -> UpstreamRecord:
 
 
 def _corpus(job: Job) -> CorpusRecord:
-    info = job.corpus.info
     sizes = {role: job.size(role) for role in job.roles}
-    record: CorpusRecord = {
-        "name": info.name,
-        "digest": info.digest,
-        "languages": info.languages,
-        "synthetic": info.synthetic,
-        "splits": {
-            role: {"utterances": size.utterances, "hours": size.hours}
-            for role, size in sizes.items()
-        },
-    }
-    if source := info.notes.get("source"):
-        record["source"] = str(source)
-    record["folder"] = job.corpus.root.absolute().name
-    return record
+    return corpus_record(job.corpus.info, sizes, job.corpus.root.absolute().name)
 
 
 def _answers(task: Task, cuts: Sequence[Cut], seeds: Sequence[Decoded]) -> list[Answer]:

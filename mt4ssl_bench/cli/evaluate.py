@@ -79,8 +79,7 @@ def evaluate(
     Instead of --task and --corpus, --suite and --corpora evaluate every task of a suite whose
     corpus is in the folder, and list what is missing.
 
-    The processes of --workers or torchrun share the work; no record depends on their number, but
-    for rounding where several GPUs fine-tune one model.
+    Processes (--workers, torchrun) share the work; rounding on GPUs apart, records stay the same.
 
     Example: mt4ssl-bench evaluate fbank runs/first --task asr --task phoneme --corpus corpora/mine
     --out results
@@ -157,7 +156,7 @@ def _evaluate_suite(
     in_workers(workers, lambda: pay_on_suite(suite, corpora, how["overrides"], how["device"]))
     outcome = evaluate_suite(names, suite, corpora, **how)
     if outcome.results:
-        print_suite(suite, how["out"], Format.TABLE)
+        print_suite(suite, how["out"], Format.TABLE, keys=how["overrides"])
     for line in outcome.missing:
         stdout.print(f"missing: {line}")
     _report(outcome.failures)

@@ -166,24 +166,27 @@ def report(
 
     Example: mt4ssl-bench report results runs --out report.html
     """
-    from mt4ssl_bench.downstream.suite import as_shipped
+    from mt4ssl_bench.downstream.suite import settings_of
     from mt4ssl_bench.report import write_report
 
-    made = write_report(paths, out, suite=suite, as_shipped=as_shipped)
+    made = write_report(paths, out, suite=suite, settings_of=settings_of)
     stdout.print(f"{out}: {made.records} records, {made.runs} pretraining runs")
     if made.left_out:
         stdout.print(f"left out: {made.left_out} files, named at the top of the page")
     stdout.print("next: open it in a browser")
 
 
-def print_suite(name: str, folder: Path, form: Format, *, intervals: bool = False) -> None:
-    """Print the table of a suite, of a folder of records."""
-    from mt4ssl_bench.downstream.suite import as_shipped
+def print_suite(
+    name: str, folder: Path, form: Format, *, keys: Sequence[str] = (), intervals: bool = False
+) -> None:
+    """Print the table of a suite, of a folder of records; `keys` are added to those of its rows."""
+    from mt4ssl_bench.downstream.suite import settings_of, with_keys
     from mt4ssl_bench.results import suite_formats
     from mt4ssl_bench.results.suite import read_suite
     from mt4ssl_bench.results.suite_table import from_folder
 
-    table = from_folder(Path(name).stem, read_suite(name), folder, as_shipped)
+    suite = with_keys(read_suite(name), keys)
+    table = from_folder(Path(name).stem, suite, folder, settings_of)
     if form is Format.CSV:
         _write(suite_formats.to_csv(table))
     elif form is Format.JSON:

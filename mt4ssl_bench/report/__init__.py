@@ -3,14 +3,14 @@
 It is a pure function of records, logs and measured costs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from mt4ssl_bench.errors import ConfigError
 from mt4ssl_bench.files import write_text
-from mt4ssl_bench.results.record import Result
+from mt4ssl_bench.results.suite_records import SettingsOf
 from mt4ssl_bench.wheels import missing
 
 
@@ -28,7 +28,7 @@ def write_report(
     out: str | Path,
     *,
     suite: str = "",
-    as_shipped: Callable[[Result], bool] = lambda _: False,
+    settings_of: SettingsOf = lambda _: None,
 ) -> Written:
     """Write the report of records, pretraining runs and costs in folders and below them.
 
@@ -36,7 +36,7 @@ def write_report(
         paths: Folders or files, in any order.
         out: The HTML file.
         suite: Name of a suite, or the path of its file, whose table is shown first.
-        as_shipped: Return whether a record has the settings of its recipe, for published rows.
+        settings_of: Return the settings of a suite's row, by which its records are found.
 
     Raises:
         BenchError: If a folder or suite does not exist, or the extra is not installed.
@@ -55,7 +55,7 @@ def write_report(
     tables = []
     if wanted and content.records:
         records = [record for record in content.records if record.limit is None]
-        tables = [build(Path(suite).stem, wanted, records, content.answers, as_shipped)]
+        tables = [build(Path(suite).stem, wanted, records, content.answers, settings_of)]
     page = render(content, tables)
     Path(out).absolute().parent.mkdir(parents=True, exist_ok=True)
     write_text(Path(out), page)

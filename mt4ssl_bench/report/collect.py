@@ -53,19 +53,19 @@ class Content:
     runs: list[RunCurves] = field(default_factory=list)
     costs: dict[str, Cost] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
-    _files: dict[int, Path] = field(default_factory=dict)
-    _answers: dict[int, Sequence[Answer]] = field(default_factory=dict)
+    _answers: dict[Path, Sequence[Answer]] = field(default_factory=dict)
 
     def answers(self, record: Result) -> Sequence[Answer]:
         """Return the answers beside a record; none if they cannot be read."""
-        mark = id(record.metrics)  # stays the same where a copy gets another fingerprint
-        if mark not in self._answers:
+        if record.file is None:
+            return []
+        if record.file not in self._answers:
             try:
-                self._answers[mark] = load_hypotheses(self._files[mark])
+                self._answers[record.file] = load_hypotheses(record.file)
             except CheckpointError as error:
                 self.leave_out(error)
-                self._answers[mark] = []
-        return self._answers[mark]
+                self._answers[record.file] = []
+        return self._answers[record.file]
 
     def leave_out(self, error: BenchError) -> None:
         """Name what is left out, once."""
@@ -77,12 +77,9 @@ class Content:
     def add_record(self, path: Path) -> None:
         """Add a record, or name it if it cannot be read."""
         try:
-            record = load(path)
+            self.records.append(load(path))
         except CheckpointError as error:
             self.leave_out(error)
-            return
-        self.records.append(record)
-        self._files[id(record.metrics)] = path
 
 
 def collect(paths: Sequence[Path]) -> Content:

@@ -43,7 +43,7 @@ class Leaderboard:
             BenchError: If there is none.
             CheckpointError: If one is damaged.
         """
-        return cls(*read_folder(Path(folder)))
+        return cls(read_folder(Path(folder)), answers_beside)
 
     def grids(self) -> list[Grid]:
         """Return the tables to be shown, the best of each column in bold."""
@@ -77,8 +77,8 @@ class Leaderboard:
         return board_formats.to_json(self.tables, self.dry_runs)
 
 
-def read_folder(folder: Path) -> tuple[list[Result], Answers]:
-    """Return a folder's records, oldest first, and what returns the answers beside one.
+def read_folder(folder: Path) -> list[Result]:
+    """Return a folder's records, oldest first.
 
     Raises:
         BenchError: If there is none.
@@ -87,10 +87,7 @@ def read_folder(folder: Path) -> tuple[list[Result], Answers]:
     paths = record_paths(folder)
     if not paths:
         raise BenchError(f'no result records in {folder}; make one with "mt4ssl-bench evaluate"')
-    results = one_model_each(load(path) for path in paths)
-    files = {id(result): path for result, path in zip(results, paths, strict=True)}
-    results.sort(key=lambda result: result.created)
-    return results, lambda result: answers_beside(files[id(result)])
+    return sorted(one_model_each(map(load, paths)), key=lambda result: result.created)
 
 
 def names_of(results: Sequence[Result]) -> dict[str, str]:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from mt4ssl_bench.errors import CheckpointError
@@ -69,6 +70,7 @@ class Result:
         created: ISO time in UTC.
         settings: What of the recipe differs from the defaults; identifies the record.
         scheme: Of the identity; records of scheme 1 do not have the field.
+        file: Where the record was loaded from; not stored.
 
     Raises:
         CheckpointError: If the main metric is not the first of the metrics.
@@ -104,6 +106,7 @@ class Result:
     folds: dict[str, float] = dataclasses.field(default_factory=dict)
     scheme: int = 1
     settings: Settings = dataclasses.field(default_factory=dict)
+    file: Path | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if next(iter(self.metrics), None) != self.main_metric:

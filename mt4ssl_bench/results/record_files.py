@@ -34,9 +34,9 @@ def save(result: Result, answers: Sequence[Answer], folder: Path) -> Path:
     path = record_path(result, folder)
     lines = [json.dumps(plain(answer), ensure_ascii=False, allow_nan=False) for answer in answers]
     _write(hypotheses_path(path), "".join(f"{line}\n" for line in lines))
-    text = json.dumps(
-        plain(dataclasses.asdict(result)), ensure_ascii=False, allow_nan=False, indent=2
-    )
+    content = dataclasses.asdict(result)
+    del content["file"]
+    text = json.dumps(plain(content), ensure_ascii=False, allow_nan=False, indent=2)
     _write(path, text + "\n")
     return path
 
@@ -59,7 +59,7 @@ def load(path: Path) -> Result:
             name: Score(**_completed(name, score, utterances))
             for name, score in values["metrics"].items()
         }
-        result = Result(**values)
+        result = Result(**{**values, "file": path})
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from None
     if field := _misfit(result):
@@ -85,10 +85,13 @@ def load_hypotheses(path: Path) -> list[Answer]:
     return answers
 
 
-def answers_beside(path: Path) -> list[Answer]:
-    """Return the answers beside a record, or none, with a warning, if they cannot be read."""
+def answers_beside(record: Result) -> list[Answer]:
+    """Return the answers beside a record's file, or none, with a warning, if they are unreadable.
+
+    A record that was not loaded from a file has none.
+    """
     try:
-        return load_hypotheses(path)
+        return load_hypotheses(record.file) if record.file else []
     except CheckpointError as error:
         LOGGER.warning("%s; its row is placed by value", error)
         return []
@@ -110,12 +113,16 @@ def find(folder: Path, key: str) -> Result | None:
 
 
 def one_model_each(records: Iterable[Result]) -> list[Result]:
-    """Return the records with the fingerprints of scheme 2 for models that list former ones."""
+    """Return the records with the fingerprints of scheme 2 for models that list former ones.
+
+    Records list the present fingerprint among the former ones, too.
+    """
     records = list(records)
     now = {
         former: record.upstream["fingerprint"]
         for record in records
         for former in record.upstream.get("former", [])
+        if former != record.upstream["fingerprint"]
     }
 
     def renamed(record: Result) -> Result:
@@ -175,7 +182,7 @@ def _is_answer(values: object) -> TypeGuard[Answer]:
 
 def _misfit(result: Result) -> str:
     """Return the name of the first field that is not of its type, or ""."""
-    values = {name: getattr(result, name) for name in hints_of(Result)}
+    values = {name: getattr(result, name) for name in hints_of(Result) if name != "file"}
     scores = values.pop("metrics")
     wrong = [misfit(value, hints_of(Result)[name], name) for name, value in values.items()]
     for name, score in scores.items():

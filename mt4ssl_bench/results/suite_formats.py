@@ -32,17 +32,18 @@ def to_csv(table: SuiteTable) -> str:
     """Return one line per upstream and metric, and one for the points."""
     names = ["upstream", "parameters", "published", "task", "recipe", "corpus", "metric", "value"]
     writer = csv.writer(text := io.StringIO(), lineterminator="\n")
-    writer.writerow([*names, "low", "high", "sd"])
+    writer.writerow([*names, "low", "high", "sd", "keys"])
     for line in table.lines:
         about = [spreadsheet(line.upstream), line.parameters, line.source]
         for column, cell in zip(table.columns, line.cells, strict=True):
             row = [column.row.task, column.row.recipe_name, column.row.corpus, column.metric]
+            keys = spreadsheet(" ".join(column.row.keys))
             if isinstance(cell, Score):
-                writer.writerow([*about, *row, cell.value, cell.low, cell.high, cell.sd])
+                writer.writerow([*about, *row, cell.value, cell.low, cell.high, cell.sd, keys])
             elif cell is not None:
-                writer.writerow([*about, *row, cell, "", "", ""])
+                writer.writerow([*about, *row, cell, "", "", "", keys])
         if line.points is not None:
-            writer.writerow([*about, "", "", "", table.points, line.points, "", "", ""])
+            writer.writerow([*about, "", "", "", table.points, line.points, "", "", "", ""])
     return text.getvalue()
 
 

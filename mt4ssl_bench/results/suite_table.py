@@ -3,66 +3,19 @@
 A pure function of records. Published rows stand in it where a column's corpus is SUPERB's own.
 """
 
-import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 from pathlib import Path
-from statistics import fmean
-from typing import TypedDict, cast
 
 from mt4ssl_bench.results.leaderboard import names_of, read_folder
 from mt4ssl_bench.results.metrics import Score
 from mt4ssl_bench.results.ranking import Answers, places
 from mt4ssl_bench.results.record import Result
+from mt4ssl_bench.results.record_files import answers_beside
 from mt4ssl_bench.results.suite import Suite, SuiteRow
-
-Values = Mapping[str, Mapping[str, float]]  # by SUPERB's abbreviation and metric
-Group = tuple[str, str]  # of comparable records of a suite's row: corpus digest, protocol
-
-
-class Anchors(TypedDict):
-    """The values of a metric that have 0 and 1000 points."""
-
-    fbank: float
-    sota: float
-
-
-class SuperbTask(TypedDict):
-    """A task of SUPERB: its corpus by source and size, and the anchors of its metrics."""
-
-    task: str
-    source: str
-    utterances: dict[str, int]
-    metrics: dict[str, Anchors]
-
-
-class Published(TypedDict):
-    """A published row, with its score."""
-
-    upstream: str
-    params_m: float
-    score: float
-    source: str
-    values: Values
-
-
-class Superb(TypedDict):
-    """The content of superb.json."""
-
-    about: str
-    rule: str
-    tasks: dict[str, SuperbTask]
-    rows: list[Published]
-
-
-@cache
-def superb() -> Superb:
-    """Return SUPERB's published rows and the anchors of its score."""
-    file = resources.files("mt4ssl_bench.results") / "superb.json"
-    return cast("Superb", json.loads(file.read_text(encoding="utf-8")))
+from mt4ssl_bench.results.suite_records import Group, SettingsOf, records_of_rows
+from mt4ssl_bench.results.superb import points, superb, superbs_own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,31 +73,12 @@ class SuiteTable:
         return "SUPERB score" if whole else f"points ({'+'.join(self.pointed)})"
 
 
-def points(values: Values, tasks: Sequence[str]) -> float | None:
-    """Return the mean points of tasks, None if a value is missing.
-
-    A metric has 1000 * (value - fbank) / (sota - fbank) points; two metrics of a task are averaged
-    (superbbenchmark.org).
-    """
-    of_tasks = []
-    for task in tasks:
-        own = []
-        for metric, anchors in superb()["tasks"][task]["metrics"].items():
-            value = values.get(task, {}).get(metric)
-            if value is None:
-                return None
-            span = anchors["sota"] - anchors["fbank"]
-            own.append(1000 * (value - anchors["fbank"]) / span)
-        of_tasks.append(fmean(own))
-    return fmean(of_tasks) if of_tasks else None
-
-
 def build(
     name: str,
     suite: Suite,
     records: Sequence[Result],
     answers: Answers,
-    as_shipped: Callable[[Result], bool],
+    settings_of: SettingsOf,
 ) -> SuiteTable:
     """Return the table of a suite.
 
@@ -153,14 +87,18 @@ def build(
         suite: Its rows.
         records: All of a results folder, oldest first: of repeated evaluations the newest counts.
         answers: Return those beside a record, for places.
-        as_shipped: Return whether a record has the settings of its recipe.
+        settings_of: Return the settings of a row's recipe and keys.
     """
     measured, notes = [], list[str]()
-    for row in suite.rows:
-        found, note = _records_of(row, records)
-        notes += [note] if note else []
-        if found:
-            measured.append(_Measured(row, found, _superbs_own(found.values(), as_shipped)))
+    details = row_details(suite.rows)
+    for found, about in zip(
+        records_of_rows(suite.rows, records, settings_of), details, strict=True
+    ):
+        notes += found.notes
+        if found.records:
+            short, note = superbs_own(list(found.records.values()), settings_of)
+            notes += [note] if note else []
+            measured.append(_Measured(found.row, found.records, short, about))
     models = {mark: each for part in measured for mark, each in part.records.items()}
     shared = [part for part in measured if part.records.keys() == models.keys()]
     pointed = tuple(dict.fromkeys(part.short for part in shared if part.short))
@@ -168,7 +106,8 @@ def build(
     lines = []
     for mark, newest in models.items():
         cells = [cell for part in measured for cell in part.cells(mark)]
-        values = {part.short: part.values(mark) for part in measured if mark in part.records}
+        own = [part for part in measured if mark in part.records]
+        values = {part.short: part.values(mark) for part in reversed(own)}  # the first row counts
         lines.append(
             SuiteLine(
                 upstream=names[mark],
@@ -191,18 +130,21 @@ def build(
 
 @dataclass(frozen=True)
 class _Measured:
-    """A row of the suite with its records by fingerprint; `short` as in SuiteColumn."""
+    """A row of the suite with its records; `short` as in SuiteColumn, `about` of row_details()."""
 
     row: SuiteRow
-    records: Mapping[str, Result]
+    records: Group
     short: str
+    about: str
 
     @property
     def columns(self) -> list[SuiteColumn]:
         """The main metric, and every metric that has points."""
         *_, newest = self.records.values()
         wanted = superb()["tasks"][self.short]["metrics"] if self.short else {newest.main_metric}
-        name = self.short or f"{self.row.task} ({self.row.corpus})"
+        name = self.short or self.row.task
+        about = ", ".join(filter(None, ["" if self.short else self.row.corpus, self.about]))
+        name += f" ({about})" if about else ""
         return [
             SuiteColumn(
                 row=self.row, metric=metric, label=f"{name} {score.label}", short=self.short
@@ -222,67 +164,31 @@ class _Measured:
         return {name: score.value for name, score in self.records[mark].metrics.items()}
 
 
-def from_folder(
-    name: str, suite: Suite, folder: Path, as_shipped: Callable[[Result], bool]
-) -> SuiteTable:
+def row_details(rows: Sequence[SuiteRow]) -> list[str]:
+    """Return for each row what tells it from others of its task and corpus: recipe, keys, place."""
+    details: list[str] = []
+    for place, row in enumerate(rows, 1):
+        alike = [other for other in rows if (other.task, other.corpus) == (row.task, row.corpus)]
+        recipe = [row.recipe_name] if len({other.recipe_name for other in alike}) > 1 else []
+        keys = [key for key in row.keys if any(key not in other.keys for other in alike)]
+        details.append(", ".join([*recipe, *keys]))
+        names = [(other.recipe_name, other.keys) for other in alike]
+        if names.count((row.recipe_name, row.keys)) > 1:
+            details[-1] = ", ".join(filter(None, [details[-1], f"row {place}"]))
+    return details
+
+
+def from_folder(name: str, suite: Suite, folder: Path, settings_of: SettingsOf) -> SuiteTable:
     """Return the table of a suite, of a folder's records; see build().
 
     Raises:
         BenchError: If the folder has no record.
         CheckpointError: If one is damaged.
     """
-    records, answers = read_folder(folder)
-    return build(name, suite, records, answers, as_shipped)
+    return build(name, suite, read_folder(folder), answers_beside, settings_of)
 
 
-def _records_of(row: SuiteRow, records: Sequence[Result]) -> tuple[dict[str, Result], str]:
-    """Return the comparable records of a suite's row by fingerprint, and a note on others.
-
-    They are those of the corpus whose name or folder the row names; of several digests or settings,
-    those that most upstreams share, the newest of equal ones.
-    """
-    own = [
-        record
-        for record in records
-        if (record.task, record.recipe_name) == (row.task, row.recipe_name)
-        and row.corpus in {record.corpus["name"], record.corpus.get("folder")}
-        and record.limit is None
-    ]
-    groups: dict[Group, dict[str, Result]] = {}
-    for record in own:
-        group = record.corpus["digest"], record.protocol
-        models = groups.pop(group, {})
-        models.pop(record.upstream["fingerprint"], None)
-        groups[group] = models | {record.upstream["fingerprint"]: record}
-    if not groups:
-        return {}, f"no record of {row.task}, recipe {row.recipe_name}, on {row.corpus}"
-    *others, chosen = sorted(groups.values(), key=len)
-    left = sum(map(len, others))
-    note = (
-        f"{row.task} on {row.corpus}: {left} records of another corpus or other settings left out"
-    )
-    return chosen, note if left else ""
-
-
-def _superbs_own(records: Iterable[Result], as_shipped: Callable[[Result], bool]) -> str:
-    """Return SUPERB's abbreviation if recipe and corpus of comparable records are its own."""
-    *_, record = records
-    for short, task in superb()["tasks"].items():
-        splits = record.corpus["splits"]
-        if (
-            (record.task, record.recipe_name) == (task["task"], task["task"])
-            and record.corpus.get("source") == task["source"]
-            and all(
-                role in splits and splits[role]["utterances"] == count
-                for role, count in task["utterances"].items()
-            )
-            and as_shipped(record)
-        ):
-            return short
-    return ""
-
-
-def _ranks(shared: Sequence[Mapping[str, Result]], answers: Answers) -> dict[str, float]:
+def _ranks(shared: Sequence[Group], answers: Answers) -> dict[str, float]:
     """Return each upstream's mean place over the rows that all have."""
     sums = Counter[str]()
     for found in shared:

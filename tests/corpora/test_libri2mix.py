@@ -128,6 +128,21 @@ def test_kaldi_folders_of_s3prls_diarization_are_read(tmp_path: Path) -> None:
     assert turns_of(cut, "speakers") == (Turn(0.0, 1.5, "s0"), Turn(1.0, 2.0, "s1"))
 
 
+def test_kaldi_folders_of_other_mixtures_than_were_asked_for_are_refused(tmp_path: Path) -> None:
+    for split in ("train", "dev", "test"):
+        folder = tmp_path / "data" / split
+        folder.mkdir(parents=True)
+        file = tmp_path / "Libri2Mix" / "wav16k" / "min" / split / "mix_clean" / "m.wav"
+        file.parent.mkdir(parents=True)
+        soundfile.write(file, 0.1 * np.ones(2 * RATE), RATE)
+        (folder / "wav.scp").write_text(f"{split}-m {file}\n")
+        (folder / "rttm").write_text(f"SPEAKER {split}-m 1 0 1.5 <NA> <NA> s <NA> <NA>\n")
+    with pytest.raises(CorpusError, match="is of min mix_clean; expected max mix_both, or --mode"):
+        prepared(tmp_path / "data", tmp_path / "out")
+    corpus = prepared(tmp_path / "data", tmp_path / "out", mode="min", mixture="mix_clean")
+    assert corpus.info.notes["mixtures"] == "min mix_clean train-100, dev all"
+
+
 def test_a_recording_that_a_kaldi_folders_rttm_lacks_is_a_gap(tmp_path: Path) -> None:
     for split in ("train", "dev", "test"):
         folder = tmp_path / "data" / split

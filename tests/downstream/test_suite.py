@@ -1,6 +1,7 @@
 """A suite in one command: every task whose corpus is there, on several corpora, for all upstreams."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,32 @@ def test_an_interrupted_suite_continues_where_it_was(
     assert call(*arguments(lab, tmp_path)) == 0
     assert len(results.load_all(tmp_path)) == 4
     assert first.stat().st_mtime_ns == made
+
+
+def test_the_table_shows_the_keys_of_the_command_and_later_those_of_the_suite(
+    lab: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite = lab / "short.yaml"
+    keys = "keys: [steps=3, validate_every=3]"
+    suite.write_text(
+        f"rows: [{{task: phoneme, recipe: toy_phoneme.yaml, corpus: tones, {keys}}}]\n"
+    )
+    where = ("--suite", suite, "--corpora", lab / "corpora", "--out", tmp_path, "--device", "cpu")
+    shown = []
+    for more in ([], ["steps=6"]):
+        assert call("evaluate", lab / "runs" / "first", *where, *more) == 0
+        shown.append(" ".join(capsys.readouterr().out.split()))
+        assert "no record has the settings" not in shown[-1]
+    assert "1 records of another corpus or other settings left out" in shown[1]
+    assert call("leaderboard", tmp_path, "--suite", suite, "--format", "json") == 0
+    (line,) = json.loads(capsys.readouterr().out)["lines"]
+    found = {each.recipe["steps"]: each for each in results.load_all(tmp_path)}
+    assert found.keys() == {3, 6}
+    assert line["cells"][0]["value"] == found[3].main.value
+    suite.write_text("rows: [{task: phoneme, recipe: toy_phoneme.yaml, corpus: tones}]\n")
+    assert call("leaderboard", tmp_path, "--suite", suite, "--format", "markdown") == 0
+    said = capsys.readouterr().out
+    assert re.search(r"shown: steps=[36] instead of 300, validate_every=3 instead of 100", said)
 
 
 def test_rows_are_planned_in_the_order_of_cost_with_the_keys_that_their_tasks_have(

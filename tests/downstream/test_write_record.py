@@ -52,6 +52,8 @@ def test_the_record_names_model_corpus_recipe_and_trials(
     assert (record.upstream["name"], record.upstream["num_layers"]) == ("mine", 2)
     assert (record.corpus["digest"], record.corpus["synthetic"]) == (corpus.info.digest, True)
     assert record.corpus["splits"]["test"]["utterances"] == 3
+    assert (record.corpus["phones_from"], record.corpus["left_out"]) == ("manifest", 0)
+    assert all(isinstance(text, str) for text in record.corpus["notes"].values())
     assert record.recipe["steps"] == 20
     assert [(trial["lr"], trial["chosen"]) for trial in record.sweep] == [(0.01, True)]
     assert sum(record.layer_weights) == pytest.approx(1)

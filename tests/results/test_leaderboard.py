@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from builders import accuracy, score
+from builders import accuracy, invoke, score
 from builders import record as a_result
 from mt4ssl_bench import results
 from mt4ssl_bench.errors import BenchError, CheckpointError
@@ -19,6 +19,7 @@ from mt4ssl_bench.results.answers import Answer
 from mt4ssl_bench.results.compare import compare
 from mt4ssl_bench.results.leaderboard import Leaderboard
 from mt4ssl_bench.results.record import Result
+from mt4ssl_bench.results.record_files import answers_beside
 from mt4ssl_bench.results.table import SYNTHETIC, Table
 from mt4ssl_bench.text import flat, markdown
 
@@ -128,10 +129,12 @@ def test_without_a_task_in_all_rows_those_of_the_commonest_task_are_ranked() -> 
     ]
 
 
-def save_answers(folder: Path, model: str, wrong: set[int], number: int = 40) -> Result:
+def save_answers(
+    folder: Path, model: str, wrong: set[int], number: int = 40, **changes: Any
+) -> Result:
     """Save a record of speaker identification whose utterances `wrong` are wrong."""
     right = accuracy([index not in wrong for index in range(number)])
-    record = a_result(model, "speaker", 0, metrics={"acc": right})
+    record = a_result(model, "speaker", 0, metrics={"acc": right}, **changes)
     rows: list[Answer] = [
         {"id": f"u{index}", "speaker": None, "reference": "x", "hypothesis": "y" if bad else "x",
          "substitutions": int(bad), "deletions": 0, "insertions": 0, "tokens": 1}
@@ -427,6 +430,45 @@ def test_a_model_under_its_former_fingerprint_is_the_same_row(tmp_path: Path) ->
         results.save(record, [], tmp_path)
     ((row,),) = (table.rows for table in Leaderboard.from_folder(tmp_path).tables)
     assert (row.fingerprint, row.tasks) == ("v2-a", 2)
+
+
+@pytest.mark.parametrize("created", ["2026-11-21T12:00:00+00:00", "2026-11-23T12:00:00+00:00"])
+def test_records_of_both_schemes_are_ranked_by_their_answers(tmp_path: Path, created: str) -> None:
+    """A record of today lists the present fingerprint among the former ones."""
+    save_answers(tmp_path, "a", set(range(20)))  # of scheme 1
+    save_answers(tmp_path, "b", {1, 2, 3}, **today("b"))
+    save_answers(tmp_path, "a", {1}, **today("a"), recipe_name="other", created=created)
+    (table,) = Leaderboard.from_folder(tmp_path).tables
+    first, *_ = table.columns
+    assert (first.recipe[1], first.ranked) == ("speaker_tiny", True)
+    assert [(row.upstream, row.fingerprint, row.rank) for row in table.rows] == [
+        ("b", "v2-b", 1),
+        ("a", "v2-a", 2),
+    ]
+    assert table.by_value == ()
+    records = results.load_all(tmp_path)
+    assert Leaderboard(records, answers_beside).tables == [table]
+    assert invoke("leaderboard", tmp_path, "--format", "csv") == 0
+
+
+def today(model: str) -> dict[str, Any]:
+    """Return what a record of scheme 2 has of a model that had another fingerprint before."""
+    upstream = a_result(model).upstream
+    former = [f"v2-{model}", upstream["fingerprint"]]
+    return {
+        "scheme": 2,
+        "settings": {"steps": 100},
+        "upstream": {**upstream, "fingerprint": f"v2-{model}", "former": former},
+    }
+
+
+def test_a_record_knows_its_file_and_does_not_store_it(tmp_path: Path) -> None:
+    path = results.save(a_result(), [], tmp_path)
+    loaded = results.load(path)
+    assert (loaded.file, loaded) == (path, a_result())
+    copied = results.save(loaded, [], tmp_path / "copy")
+    assert copied.read_text() == path.read_text()
+    assert "file" not in json.loads(path.read_text())
 
 
 def test_a_place_in_a_record_decides_the_order_of_tasks() -> None:

@@ -1,4 +1,4 @@
-"""The table of a suite: SUPERB's points by its rule, and published rows only beside their like."""
+"""The table of a suite: points over shared tasks, and published rows only beside their like."""
 
 from dataclasses import replace
 from statistics import fmean
@@ -8,14 +8,15 @@ import pytest
 
 from builders import record, rendered, score
 from mt4ssl_bench.downstream.plan import load_config
-from mt4ssl_bench.downstream.suite import as_shipped
-from mt4ssl_bench.downstream.task import TASKS
+from mt4ssl_bench.downstream.suite import settings_of
 from mt4ssl_bench.results import suite_formats
 from mt4ssl_bench.results.grid import to_rich
 from mt4ssl_bench.results.record import Result
-from mt4ssl_bench.results.suite import Suite, SuiteRow, read_suite
+from mt4ssl_bench.results.suite import Suite, SuiteRow
 from mt4ssl_bench.results.suite_formats import headings, notes
-from mt4ssl_bench.results.suite_table import SuiteLine, SuiteTable, build, points, superb
+from mt4ssl_bench.results.suite_records import as_shipped
+from mt4ssl_bench.results.suite_table import SuiteLine, SuiteTable, build
+from mt4ssl_bench.results.superb import points, superb
 
 LIBRISPEECH = {"train": 28_539, "valid": 2_703, "test": 2_620}
 VOXCELEB = {"train": 138_361, "valid": 6_904, "test": 8_251}
@@ -25,6 +26,10 @@ SUITE = Suite(
     rows=[SuiteRow(task=task, recipe=task, corpus=source) for task, source in SOURCES.items()],
 )
 SETTINGS = {task: load_config(task).identity() for task in SOURCES}
+LEXICONS = (
+    "librispeech-lexicon-200k-g2p.txt (01234567), librispeech-lexicon-allothers-g2p.txt "
+    "(89abcdef), first pronunciation"
+)
 
 
 def own(model: str, task: str, value: float, **changes: Any) -> Result:
@@ -35,7 +40,7 @@ def own(model: str, task: str, value: float, **changes: Any) -> Result:
         "corpus": {
             "name": source, "digest": f"{source}-digest", "languages": ["en"], "synthetic": False,
             "splits": {role: {"utterances": n, "hours": 1.0} for role, n in sizes.items()},
-            "source": source,
+            "source": source, "phones_from": LEXICONS,
         },
         "recipe_name": task, "settings": SETTINGS[task], "scheme": 2,
         "created": "2026-11-01T00:00:00+00:00",
@@ -48,7 +53,7 @@ def other(result: Result, **corpus: Any) -> dict[str, Any]:
 
 
 def table(*records: Result) -> SuiteTable:
-    return build("three", SUITE, records, lambda _: (), as_shipped)
+    return build("three", SUITE, records, lambda _: (), settings_of)
 
 
 def cells(made: SuiteTable, line: SuiteLine) -> list[str]:
@@ -61,37 +66,13 @@ def measured(made: SuiteTable) -> list[list[str]]:
 
 def test_a_recipe_is_as_shipped_with_other_rates_and_seeds_only() -> None:
     for task in SOURCES:
-        assert as_shipped(own("a", task, 1.0)), task
+        assert as_shipped(own("a", task, 1.0), settings_of), task
         free = {"seeds": [1, 2], "over_seeds": "mean", "sweep": [1e-3]}
-        assert as_shipped(own("a", task, 1.0, settings=SETTINGS[task] | free))
-        assert not as_shipped(own("a", task, 1.0, settings=SETTINGS[task] | {"steps": 3}))
-        assert not as_shipped(own("a", task, 1.0, limit=5))
-
-
-@pytest.mark.parametrize("row", superb()["rows"], ids=lambda row: row["upstream"])
-def test_the_points_of_published_rows_are_their_published_scores(row: Any) -> None:
-    tasks = list(superb()["tasks"])
-    assert len(tasks) == 10
-    assert points(row["values"], tasks) == pytest.approx(row["score"], abs=1.0)
-
-
-def test_points_of_a_task_with_two_metrics_are_their_mean() -> None:
-    values = {"SF": {"slot_type_f1": 69.64, "slot_value_cer": 21.76}}
-    assert points(values, ["SF"]) == pytest.approx((0 + 1000) / 2)
-    assert points({"SF": {"slot_type_f1": 80.0}}, ["SF"]) is None
-    assert points(values, ["SF", "PR"]) is None
-
-
-def test_tasks_corpora_and_metrics_of_the_facts_are_those_of_the_suite() -> None:
-    rows = {row.task: row.corpus for row in read_suite("superb").rows}
-    for short, task in superb()["tasks"].items():
-        assert rows.pop(task["task"]) == task["source"]
-        if task["task"] in TASKS:
-            kind = TASKS.get(task["task"])
-            names = [each if isinstance(each, str) else each.name for each in kind.metrics]
-            assert kind.superb == short
-            assert names[: len(task["metrics"])] == list(task["metrics"])
-    assert not rows
+        changed = [SETTINGS[task] | free, SETTINGS[task] | {"steps": 3}]
+        swept, shorter = (own("a", task, 1.0, settings=settings) for settings in changed)
+        assert as_shipped(swept, settings_of)
+        assert not as_shipped(shorter, settings_of)
+        assert not as_shipped(own("a", task, 1.0, limit=5), settings_of)
 
 
 def test_own_corpora_have_points_over_the_tasks_that_all_share_and_published_rows() -> None:
@@ -145,7 +126,17 @@ def test_anything_but_superbs_own_has_neither_points_nor_published_rows(changes:
 def test_old_records_that_do_not_say_their_source_have_no_points() -> None:
     result = own("a", "phoneme", 5.0)
     corpus = {key: value for key, value in result.corpus.items() if key != "source"}
-    assert not table(own("a", "phoneme", 5.0, corpus=corpus)).pointed
+    made = table(own("a", "phoneme", 5.0, corpus=corpus))
+    assert not made.pointed
+    assert any("source is not recorded" in note for note in notes(made))
+
+
+def test_the_note_below_the_table_says_why_there_are_no_points() -> None:
+    made = table(own("a", "phoneme", 5.0, **other(own("a", "phoneme", 5.0), phones_from="cmudict")))
+    assert not made.pointed
+    assert [line.upstream for line in made.lines] == ["a"]
+    (note,) = [note for note in notes(made) if note.startswith("phoneme on librispeech")]
+    assert "not PR of published rows, no points: phones_from is 'cmudict', expected" in note
 
 
 def test_a_column_holds_one_corpus_and_one_protocol_and_says_what_it_leaves_out() -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import random
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,8 @@ from mt4ssl_bench.data.cut import Turn
 from mt4ssl_bench.errors import ConfigError, CorpusError
 
 COLUMNS = {"mixture_ID", "length"}  # that are read of LibriMix's metadata
+# <mode>/<part>/<mixture>/<file>, the folders of a recording
+LIBRIMIX = re.compile(r"/(max|min)/[^/]+/(mix_both|mix_clean|mix_single)/[^/]+$")
 Segments = Mapping[str, Sequence[Turn]]
 
 
@@ -62,7 +65,7 @@ def read(given: Path, options: Libri2Mix) -> Iterator[Row]:
     root = root_of(given, "Libri2Mix", "wav16k/*/metadata/*.csv", "*/metadata/*.csv", "*/wav.scp")
     if any(root.glob("*/wav.scp")):
         for split, name in (("train", "train"), ("valid", "dev"), ("test", "test")):
-            yield from _kaldi(root / name, split)
+            yield from _kaldi(root / name, split, options)
         return
     segments = _segments(options.rttm) if options.rttm else None
     folder = (root / "wav16k" if (root / "wav16k").is_dir() else root) / options.mode
@@ -90,10 +93,21 @@ def read(given: Path, options: Libri2Mix) -> Iterator[Row]:
             yield row
 
 
-def _kaldi(folder: Path, split: str) -> Iterator[Row]:
-    """Yield the recordings of a Kaldi folder with their turns, from its rttm."""
+def _kaldi(folder: Path, split: str, options: Libri2Mix) -> Iterator[Row]:
+    """Yield the recordings of a Kaldi folder with their turns, from its rttm.
+
+    Raises:
+        CorpusError: If recordings lie in LibriMix's folders of another mode or mixture.
+    """
     segments, lasts = read_rttm(folder / "rttm").segments, read_pairs(folder / "reco2dur")
     for name, path in read_recordings(folder).items():
+        place = LIBRIMIX.search(path.as_posix())
+        if place and place.groups() != (options.mode, options.mixture):
+            mode, mixture = place.groups()
+            raise CorpusError(
+                f"{folder / 'wav.scp'}: '{name}' is of {mode} {mixture}; expected {options.mode} "
+                f"{options.mixture}, or --mode {mode} --mixture {mixture}"
+            )
         row = Row(id=name, path=path, split=split, language="en")
         yield _with_turns(row, [name], segments, float(lasts.get(name, "inf")))
 

@@ -119,8 +119,9 @@ SOURCE = Source(
     help="""train-clean-100, dev-clean and test-clean are SUPERB's splits. Other dev and test parts
     become splits of their own names.
 
-    SUPERB's phonemes come from its lexicon files: name them with --lexicon. Without, CMUdict gives
-    phones.""",
+    SUPERB's phonemes come from its two lexicon files (huggingface.co/datasets/s3prl/g2p): name both
+    with --lexicon, librispeech-lexicon-200k-g2p.txt before librispeech-lexicon-allothers-g2p.txt.
+    Without, CMUdict gives phones.""",
     examples=(
         "librispeech --download --out corpora/librispeech",
         "librispeech --from LibriSpeech --train 960 --out corpora/ls960",
