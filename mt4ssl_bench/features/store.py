@@ -40,6 +40,8 @@ LOGGER = logging.getLogger(__name__)
 GIB = 2**30
 STRETCH = 1.1  # of the limit is used where features miss it, and the disk has room
 DAY = 86_400.0
+STARTED = time.time()  # of this command
+SKEW = 60.0  # seconds by which clocks of machines may differ
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,7 +285,8 @@ class FeatureStore:
         for entry in sorted(others, key=lambda entry: entry.used):
             if stored + need <= limit and need <= free:
                 break
-            if entry.file.parent != file.parent:  # of another model, corpus or precision
+            # of another model, corpus or precision
+            if entry.file.parent != file.parent and not self._may_be_read(entry):
                 leaving.append(entry)
                 stored -= entry.bytes
                 free += entry.bytes
@@ -301,6 +304,14 @@ class FeatureStore:
                 "store: removing %s, unused for longest, to stay within the limit", entry.file
             )
             remove_unused(self.root, entry.file)
+
+    def _may_be_read(self, entry: Entry) -> bool:
+        """Return whether a process of this command on another machine may read an entry.
+
+        Over NFS, the removal of its file would end that process. Each opening sets `used`.
+        """
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", self.world.size))  # torchrun's
+        return self.world.size > here and entry.used >= STARTED - SKEW
 
 
 @dataclass(eq=False)

@@ -14,10 +14,10 @@ from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.encoders.hidden_states import PROBE
 from mt4ssl_bench.encoders.protocol import Features
 from mt4ssl_bench.features import shards, store
-from mt4ssl_bench.features.file import FeatureSet, Writer
+from mt4ssl_bench.features.file import FeatureSet, StoredFeatures, Writer
 from mt4ssl_bench.features.forward_pass import Pass
 from mt4ssl_bench.features.index import read_index, write_index
-from mt4ssl_bench.features.store import FeatureStore, StoreConfig, clear
+from mt4ssl_bench.features.store import GIB, FeatureStore, StoreConfig, clear, entries
 from mt4ssl_bench.training.distributed import World
 
 FP32 = StoreConfig(precision="fp32")
@@ -202,3 +202,20 @@ def test_an_entry_that_lacks_utterances_is_made_again(
     write_index(file, header, lines[:-2])
     assert_whole(tmp_path, features(tmp_path, cuts, Moments(), World()), cuts)
     assert "2 utterances are missing; computing it again" in caplog.text
+
+
+@pytest.mark.parametrize("machines", [1, 2])
+def test_what_a_command_on_several_machines_has_opened_is_not_removed(
+    tmp_path: Path, cuts: list[Any], monkeypatch: pytest.MonkeyPatch, machines: int
+) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(2 // machines))
+    features(tmp_path, cuts, Moments("a"))
+    size = sum(entry.bytes for entry in entries(tmp_path))
+    opened = features(tmp_path, cuts, Moments("a"))
+    features(tmp_path, cuts, Moments("b"), limit_gb=1.2 * size / GIB)
+    kept = {entry.header.fingerprint for entry in entries(tmp_path)}
+    assert kept == ({"b"} if machines == 1 else {"a"})
+    assert isinstance(opened, StoredFeatures)
+    monkeypatch.setattr(store, "STARTED", store.STARTED + 3600)  # the next command
+    features(tmp_path, cuts, Moments("c"), limit_gb=1.2 * size / GIB)
+    assert {entry.header.fingerprint for entry in entries(tmp_path)} == {"c"}
