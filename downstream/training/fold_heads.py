@@ -136,8 +136,13 @@ class FoldHeads:
 
     def file(self, number: int) -> Path:
         """Return the file of a trained head; other features or units give others."""
-        digest = hashlib.sha256(json.dumps(self.all_meta, sort_keys=True).encode()).hexdigest()
-        return self.folder / HEADS / f"{digest[:12]}-{number:03d}.pt"
+        return self.folder / HEADS / f"{self.mark}-{number:03d}.pt"
+
+    @cached_property
+    def mark(self) -> str:
+        """A digest of all that a training depends on; waiting processes ask for it all the time."""
+        text = json.dumps(self.all_meta, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def splits(self) -> Splits:
         """Return the splits of a training."""

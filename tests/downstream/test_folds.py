@@ -1,5 +1,6 @@
 """Folds of pooled tasks: trained in the same updates, they are the folds trained in turn."""
 
+import json
 import logging
 import os
 import re
@@ -7,6 +8,7 @@ import shutil
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -235,6 +237,20 @@ def test_heads_of_a_kill_between_their_files_end_with_the_bits_of_all(
     for ours, theirs in zip(models(tmp_path / "parts"), models(tmp_path / "whole"), strict=True):
         assert identical(ours["head"], theirs["head"])
         assert ours["training"]["trials"] == theirs["training"]["trials"]
+
+
+def test_what_heads_depend_on_is_digested_once(
+    moods: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digested: list[Any] = []
+
+    def dumps(meta: Any, **keys: Any) -> str:
+        digested.append(meta)
+        return json.dumps(meta, **keys)
+
+    monkeypatch.setattr(fold_heads, "json", SimpleNamespace(dumps=dumps))
+    evaluated(moods, tmp_path)
+    assert len(digested) == FOLDS
 
 
 def test_means_that_are_held_are_the_stored_ones(moods: Corpus, tmp_path: Path) -> None:
