@@ -7,4 +7,4 @@ from mt4ssl_bench.upstream.expert import mt4ssl, mt4ssl_custom, mt4ssl_local, mt
 
 __all__ = ["mt4ssl", "mt4ssl_custom", "mt4ssl_local", "mt4ssl_url"]
 
-dependencies = ["torch", "omegaconf", "rich", "soundfile", "numpy", "safetensors"]
+dependencies = ["torch", "omegaconf", "rich", "soundfile", "numpy", "safetensors", "filelock"]

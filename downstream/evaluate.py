@@ -28,7 +28,7 @@ from mt4ssl_bench.downstream.training.frozen import FrozenTraining
 from mt4ssl_bench.downstream.write_record import write_layers, write_record
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.features.store import FeatureStore
-from mt4ssl_bench.files import LOCK, holding
+from mt4ssl_bench.files import FOREVER, LOCK, holding
 from mt4ssl_bench.results.provenance import environment
 from mt4ssl_bench.results.record import Result
 from mt4ssl_bench.results.suite import read_suite
@@ -207,7 +207,7 @@ def _wait_for(row: Row, out: Path) -> None:
 
 def _finetune_in_step(row: Row, model: Upstream, *, world: World, clock: Clock, out: Path) -> None:
     """Fine-tune a row with all processes, while the main one keeps other commands out of it."""
-    with holding(row.folder / LOCK, patience=-1) if world.main else nullcontext():
+    with holding(row.folder / LOCK, FOREVER) if world.main else nullcontext():
         if not world.gather(_has_record(row, out))[0]:
             _finetune(row, model, world=world, clock=clock, out=out)
 

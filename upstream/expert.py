@@ -15,6 +15,7 @@ from mt4ssl_bench.data.download import download as download_file
 from mt4ssl_bench.encoders.kinds.s3prl import s3prl_hub
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import CheckpointError, UpstreamError
+from mt4ssl_bench.files import FOREVER, holding
 from mt4ssl_bench.upstream.checkpoints.checkpoint_file import read_student
 from mt4ssl_bench.upstream.checkpoints.encoder_adapter import (
     hidden_states,
@@ -129,25 +130,33 @@ def download(url: str, *, refresh: bool = False) -> Path:
         CheckpointError: If it is no checkpoint of this toolkit, or not complete.
     """
     name = f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{Path(url.partition('?')[0]).name}"
-    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    hub = Path(torch.hub.get_dir())
+    path = hub / "checkpoints" / name
     if refresh or not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(f"{name}.fresh")
-        try:
-            download_file(url, fresh)
-            checkpoint.load(fresh)
-            fresh.replace(path)
-        except (OSError, DownloadError) as error:
-            raise UpstreamError(
-                f"{url}: could not be downloaded ({error}); fetch the file some other way and give "
-                "its path instead (mt4ssl_local)"
-            ) from None
-        except CheckpointError as error:
-            raise CheckpointError(f"{url}: {str(error).partition(': ')[2]}") from None
-        finally:
-            fresh.unlink(missing_ok=True)
+        with holding(hub / ".locks" / name, FOREVER):
+            if refresh or not path.is_file():  # another process may have downloaded it meanwhile
+                _fetch(url, path)
     LOGGER.info("%s: %s", url, path)
     return path
+
+
+def _fetch(url: str, path: Path) -> None:
+    """Download a checkpoint and verify it; an existing file at `path` is kept on errors."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f"{path.name}.fresh")
+    try:
+        download_file(url, fresh)
+        checkpoint.load(fresh)
+        fresh.replace(path)
+    except (OSError, DownloadError) as error:
+        raise UpstreamError(
+            f"{url}: could not be downloaded ({error}); fetch the file some other way and give its "
+            "path instead (mt4ssl_local)"
+        ) from None
+    except CheckpointError as error:
+        raise CheckpointError(f"{url}: {str(error).partition(': ')[2]}") from None
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def _is_url(text: str) -> bool:

@@ -136,8 +136,13 @@ class FoldHeads:
 
     def file(self, number: int) -> Path:
         """Return the file of a trained head; other features or units give others."""
-        digest = hashlib.sha256(json.dumps(self.all_meta, sort_keys=True).encode()).hexdigest()
-        return self.folder / HEADS / f"{digest[:12]}-{number:03d}.pt"
+        return self.folder / HEADS / f"{self.mark}-{number:03d}.pt"
+
+    @cached_property
+    def mark(self) -> str:
+        """A digest of all that a training depends on; waiting processes ask for it all the time."""
+        text = json.dumps(self.all_meta, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def splits(self) -> Splits:
         """Return the splits of a training."""
@@ -199,7 +204,11 @@ def units_of(parts: Sequence[FoldHeads], folder: Path, processes: int, *, title:
         processes: That share the work.
         title: Names the training of all in messages.
     """
-    together = [part for part in parts if part.fold.task.pooled and part.as_one and not part.begun]
+    apart = [part for part in parts if part.begun]
+    if apart:  # an earlier revision trained one by one: what it has finished stays
+        apart += [part for part in parts if part.trained(range(part.count))]
+    whole = [part for part in parts if part.fold.task.pooled and part.as_one]
+    together = [part for part in whole if part not in apart]
     if len(together) < 2:
         return [unit for part in parts for unit in part.units(processes)]
     numbers = range(together[0].count)
@@ -215,6 +224,8 @@ def units_of(parts: Sequence[FoldHeads], folder: Path, processes: int, *, title:
 def _train(parts: Sequence[FoldHeads], numbers: Sequence[int], folder: Path, title: str) -> None:
     """Train heads of some folds, but for those that are there, and write a file of each."""
     left = [(part, own) for part in parts if (own := part.left(numbers))]
+    if parts[0].as_one:  # fewer would be another product, and not those of the checkpoint
+        left = [(part, list(numbers)) for part in parts]
     sweeps = [part.make(own) for part, own in left]
     metas = {part.fold.name: part.all_meta for part, _ in left}
     meta: Meta = {"folds": metas} if len(metas) > 1 else left[0][0].all_meta

@@ -44,6 +44,6 @@ class FeatureSource:
 
     def __call__(self, cuts: Sequence[Cut]) -> Iterator[list[tuple[str, Tensor]]]:
         """Yield batches of (utterance id, frames); unreadable audio is left out, as in training."""
-        for batch in Pass(self.upstream)(cuts, unreadable=self.unreadable):
-            frames = [(name, torch.from_numpy(values[self.layer])) for name, values in batch]
+        for batch in Pass(self.upstream)(cuts, unreadable=self.unreadable, layer=self.layer):
+            frames = [(name, torch.from_numpy(values)) for name, values in batch]
             yield [(name, normalized(values, self.config.normalize)) for name, values in frames]

@@ -72,12 +72,14 @@ def make_labels(
     folder = out or stores / key
     partial = folder.with_name(f".{folder.name}.{key}")
     check_shared(folder.parent, world)
-    with one_at_a_time(partial, world):
-        if not (folder / "labels.json").exists():
+    with one_at_a_time(folder, world):
+        if not _finished(folder, key, partial):
             cuts = [
                 Joined([c.cuts(s) for c in corpora if s in c.info.splits], SHORTEST) for s in splits
             ]
             _create(Parts(partial, world), source, cuts, seed, folder, replace(info, made_by=key))
+        if world.main and partial.exists() and LabelStore(folder).info.made_by == key:
+            shutil.rmtree(partial, ignore_errors=True)
     store = LabelStore(folder).check(info.digest, config.clusters)
     if store.info.made_by not in {"", key, *former}:
         raise ConfigError(
@@ -92,6 +94,16 @@ def _key(settings: Mapping[str, Json]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def _finished(folder: Path, key: str, partial: Path) -> bool:
+    """Return whether a store is there, with its report; earlier revisions wrote that afterwards."""
+    if not (folder / "labels.json").exists():
+        return False
+    if not partial.exists():
+        return True
+    info = LabelStore(folder).info
+    return bool(info.report) or info.made_by != key
+
+
 def _create(
     parts: Parts,
     source: FeatureSource,
@@ -100,7 +112,7 @@ def _create(
     folder: Path,
     info: LabelInfo,
 ) -> None:
-    """Write the store of `splits` into `folder`, and remove the parts."""
+    """Write the store of `splits` into `folder`; return when it is there."""
     sample_frames(parts, source, splits[0], seed)
     with parts.world.main_first():
         if parts.world.main and not (parts.folder / CENTRES).exists():
@@ -108,11 +120,11 @@ def _create(
     label_frames(parts, source, Joined(splits))
     if parts.world.main:
         _collect(parts, folder, info)
-        shutil.rmtree(parts.folder)
+    parts.world.barrier()
 
 
 def _collect(parts: Parts, folder: Path, info: LabelInfo) -> None:
-    """Write the store from all parts, each utterance once, and report how clusters are used."""
+    """Write the store from all parts, each utterance once; report how clusters are used."""
     with np.load(parts.folder / CENTRES) as arrays:
         centres, inertia = arrays["centres"], float(arrays["inertia"])
     counts = np.zeros(info.clusters, dtype=np.int64)
@@ -127,17 +139,17 @@ def _collect(parts: Parts, folder: Path, info: LabelInfo) -> None:
                     counts[:] += np.bincount(row, minlength=len(counts))
                     yield name, row
 
-    store = write_labels(folder, info, labels(), centres)
-    usage = counts[counts > 0] / max(counts.sum(), 1)
-    entropy = float(-(usage * np.log(usage)).sum())
-    size = f"{len(seen)} utterances, {counts.sum()} frames"
-    use = f"{len(usage)} of {info.clusters} clusters used, perplexity {np.exp(entropy):.1f}"
-    LOGGER.info("labels %s: %s, %s, entropy %.2f nats", folder, size, use, entropy)
-    store.report(
-        {
+    def report() -> dict[str, float]:
+        usage = counts[counts > 0] / max(counts.sum(), 1)
+        entropy = float(-(usage * np.log(usage)).sum())
+        size = f"{len(seen)} utterances, {counts.sum()} frames"
+        use = f"{len(usage)} of {info.clusters} clusters used, perplexity {np.exp(entropy):.1f}"
+        LOGGER.info("labels %s: %s, %s, entropy %.2f nats", folder, size, use, entropy)
+        return {
             "inertia_per_frame": inertia,
             "clusters_used": len(usage),
             "entropy_nats": entropy,
             "perplexity": float(np.exp(entropy)),
         }
-    )
+
+    write_labels(folder, info, labels(), centres, report=report)

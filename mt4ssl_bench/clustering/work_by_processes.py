@@ -1,7 +1,8 @@
 """Long computations in parts that all processes of a run share; existing parts are kept."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from mt4ssl_bench.files import FOREVER, holding, written
 from mt4ssl_bench.shared_work import Unit, finish, share
 from mt4ssl_bench.training.distributed import World
 
+LOGGER = logging.getLogger(__name__)
 ITEMS = 256  # of a part: the most that an interruption costs each process
 
 Arrays = Mapping[str, NDArray[np.generic]]
@@ -59,9 +61,15 @@ class Parts:
 
 @contextmanager
 def one_at_a_time(folder: Path, world: World) -> Iterator[None]:
-    """Let one run at a time work in `folder`; others wait until it has ended, also by a kill."""
-    lock = folder.with_name(f"{folder.name}.lock")
-    with holding(lock, FOREVER) if world.main else nullcontext():
+    """Let one run at a time write `folder`; others wait until it has ended, also by a kill."""
+    lock = folder.with_name(f".{folder.name}.lock")
+    with ExitStack() as held:
+        if world.main:
+            try:
+                held.enter_context(holding(lock, patience=0))
+            except TimeoutError:
+                LOGGER.info("%s: another process is creating it; waiting for it", folder)
+                held.enter_context(holding(lock, FOREVER))
         world.barrier()
         yield
         world.barrier()

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any, cast
@@ -155,13 +155,37 @@ def write_labels(
     info: LabelInfo,
     labels: Iterable[tuple[str, NDArray[np.integer]]],
     centres: NDArray[np.float32] | None = None,
+    *,
+    report: Callable[[], Mapping[str, float]] = dict,
 ) -> LabelStore:
-    """Write (utterance id, labels (T,)) pairs and centres (V, F) as a store, atomically."""
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    """Write a store atomically.
+
+    Args:
+        folder: Of the store; one that is there is replaced.
+        info: What the labels are of.
+        labels: Utterance ids with labels (T,).
+        centres: Of the clusters, (V, F).
+        report: Called after the last label; returns measures of the labels for labels.json.
+    """
+    aside = folder.with_name(f".{folder.name}.{info.made_by or os.getpid()}.new")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
+    try:
+        frames = _write_arrays(aside, labels)
+        if centres is not None:
+            np.save(aside / "centres.npy", centres)
+        _write_info(aside, replace(info, frames=frames, report={**info.report, **report()}))
+        shutil.rmtree(folder, ignore_errors=True)
+        aside.rename(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return LabelStore(folder)
+
+
+def _write_arrays(folder: Path, labels: Iterable[tuple[str, NDArray[np.integer]]]) -> int:
+    """Write ids, labels and offsets; return the number of frames."""
     ids, offsets = [], [0]
-    with (aside / "labels.npy").open("wb") as out:
+    with (folder / "labels.npy").open("wb") as out:
         _write_header(out, 0)
         for name, values in labels:
             ids.append(name)
@@ -169,14 +193,9 @@ def write_labels(
             offsets.append(offsets[-1] + len(values))
         out.seek(0)
         _write_header(out, offsets[-1])  # as long as the first: numpy leaves room for any length
-    np.save(aside / "offsets.npy", np.asarray(offsets, dtype=np.int64))
-    if centres is not None:
-        np.save(aside / "centres.npy", centres)
-    (aside / "ids.txt").write_text("\n".join(ids), encoding="utf-8")
-    _write_info(aside, replace(info, frames=offsets[-1]))
-    shutil.rmtree(folder, ignore_errors=True)
-    aside.rename(folder)
-    return LabelStore(folder)
+    np.save(folder / "offsets.npy", np.asarray(offsets, dtype=np.int64))
+    (folder / "ids.txt").write_text("\n".join(ids), encoding="utf-8")
+    return offsets[-1]
 
 
 def _write_header(out: IO[bytes], count: int) -> None:

@@ -4,8 +4,6 @@ Shapes: L hidden states, T frames, D dimension.
 """
 
 import hashlib
-import itertools
-import json
 import logging
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,21 +14,22 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from mt4ssl_bench.corpora.prepare_source import prepare_path
-from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.data.cut import Cut
 from mt4ssl_bench.encoders.identity import is_of
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import BenchError, CheckpointError, ConfigError, CorpusError
+from mt4ssl_bench.features import extract_index
+from mt4ssl_bench.features.extract_index import INDEX, continued, digest, facts, mark_of
 from mt4ssl_bench.features.forward_pass import Named, Pass, Values
 from mt4ssl_bench.features.mfcc import MFCC
 from mt4ssl_bench.features.units import Codebook
-from mt4ssl_bench.files import write_text, written
+from mt4ssl_bench.files import locked, write_text, written
 from mt4ssl_bench.settings import Json
 from mt4ssl_bench.shared_work import Unit, finish, share
 from mt4ssl_bench.training.distributed import ALONE, World
@@ -41,6 +40,7 @@ LOGGER = logging.getLogger(__name__)
 SHARD_BYTES = 2**28
 SHORTEST = 0.05  # seconds of audio that s3prl asks every upstream to take
 DTYPES = {"fp16": np.float16, "fp32": np.float32}
+MARK = "extraction"  # in a file of features: mark_of() what it belongs to
 
 
 def audio_cuts(
@@ -104,53 +104,75 @@ def extract_features(
         BenchError: If the disk is too small, or `out` holds another extraction.
     """
     layer = None if layer is None else _layer(upstream, layer)
-    about = _about(upstream, corpus, cuts, layer) | {"dtype": dtype}
-    index, forward = out / "index.json", Pass(upstream)
-    # all processes plan from the main one's view, which it changes at the end
-    files = world.gather(_continued(index, about, upstream) if index.exists() else {})[0]
+    about = facts(upstream, corpus, cuts, layer) | {"dtype": dtype}
+    index, mark, forward = out / INDEX, mark_of(about), Pass(upstream)
     layers = 1 if layer is not None else upstream.num_layers
     frame = layers * upstream.dim * np.dtype(DTYPES[dtype]).itemsize
-    _need_disk(out, forward.rows([cut for cut in cuts if cut.id not in files]) * frame)
+    # all processes plan from the main one's view, which it changes at the end
+    found = _begin(index, about, upstream, cuts, frame) if world.main else {}
+    files = world.gather(found)[0]
     unreadable: dict[str, str] = {}
 
     def make(file: Path, names: set[str]) -> None:
         done = {cut.id for cut in cuts} - names
-        batches = forward(cuts, done=done, unreadable=unreadable)
-        _write_shard(file, batches, layer, dtype)
+        batches = forward(cuts, done=done, unreadable=unreadable, layer=layer)
+        _write_shard(file, batches, dtype, mark)
 
-    shards = _shards(out, forward, cuts, files, frame)
     units = [
         Unit(file.with_suffix(".lock"), file.exists, partial(make, file, own), len(own))
-        for file, own in shards.items()
+        for file, own in _shards(out, mark, forward, cuts, files, frame).items()
     ]
     try:
-        begin, title = world.rank / world.size, f"extract from {upstream.name}"
-        finish(share(units, start=begin, title=title))
+        begin = world.rank / world.size
+        finish(share(units, start=begin, title=f"extract from {upstream.name}"))
         world.barrier()
     finally:  # Ctrl-C keeps what there is
         if world.main:
-            files |= _collected(shards)
-            write_text(index, json.dumps({**about, "files": files}, indent=1) + "\n")
+            _end(index, about, files, units)
     world.barrier()
     return index
 
 
-def _write_shard(
-    file: Path, batches: Iterable[Sequence[Named]], layer: int | None, dtype: str
+def _begin(
+    index: Path, about: Mapping[str, Json], upstream: Upstream, cuts: Sequence[Cut], frame: int
+) -> dict[str, str]:
+    """Write the index before the first file; return id -> file of what is there.
+
+    Files that a killed process did not list are found by their mark.
+
+    Raises:
+        BenchError: If the disk is too small, or the folder holds another extraction.
+    """
+    with locked(index.parent):  # of two commands at once, the second one finds the first one's
+        files = continued(index, about, upstream) | _stored(index.parent, mark_of(about))
+        left = [cut for cut in cuts if cut.id not in files]
+        _need_disk(index.parent, Pass(upstream).rows(left) * frame)
+        extract_index.write(index, about, files)
+    return files
+
+
+def _end(
+    index: Path, about: Mapping[str, Json], files: Mapping[str, str], units: Sequence[Unit]
 ) -> None:
-    rows = {
-        name: _narrow(values if layer is None else values[layer], dtype, name)
-        for batch in batches
-        for name, values in batch
-    }
+    """Write the index of all files, and remove the locks."""
+    for unit in units:
+        unit.lock.unlink(missing_ok=True)
+    extract_index.write(index, about, {**files, **_stored(index.parent, mark_of(about))})
+
+
+def _write_shard(file: Path, batches: Iterable[Sequence[Named]], dtype: str, mark: str) -> None:
+    rows = {name: _narrow(values, dtype, name) for batch in batches for name, values in batch}
     with written(file) as shard:
-        shard.write(save(rows))  # save_file would let nobody else read it
+        shard.write(save(rows, {MARK: mark}))  # save_file would let nobody else read it
 
 
 def _shards(
-    out: Path, forward: Pass, cuts: Sequence[Cut], files: Mapping[str, str], frame: int
+    out: Path, mark: str, forward: Pass, cuts: Sequence[Cut], files: Mapping[str, str], frame: int
 ) -> dict[Path, set[str]]:
-    """Return the ids of each file to write: whole batches of SHARD_BYTES, of ids not in `files`."""
+    """Return the ids of each file to write: whole batches of SHARD_BYTES, of ids not in `files`.
+
+    Names are digests of the ids: on another device, batches and so files have others.
+    """
     groups, size = [set[str]()], 0
     for batch in forward.batches(cuts):
         if size >= SHARD_BYTES:
@@ -158,29 +180,29 @@ def _shards(
         new = [cut for cut in batch if cut.id not in files]
         groups[-1].update(cut.id for cut in new)
         size += forward.rows(new) * frame
-    first = max((int(name[9:14]) + 1 for name in files.values()), default=0)
-    names = (f"features-{number:05d}.safetensors" for number in itertools.count(first))
-    return {out / name: group for name, group in zip(names, filter(None, groups), strict=False)}
+    named = ((digest([mark, *sorted(group)]), group) for group in groups if group)
+    return {out / f"features-{name}.safetensors": group for name, group in named}
 
 
-def _collected(shards: Mapping[Path, set[str]]) -> dict[str, str]:
-    """Return id -> file of the files that are there; those without any id are removed.
+def _stored(out: Path, mark: str) -> dict[str, str]:
+    """Return id -> file of the files of one extraction; those without any id are removed.
 
     Raises:
-        CheckpointError: If a file is of another extraction.
+        CheckpointError: If a file is damaged.
     """
     files: dict[str, str] = {}
-    for file, names in shards.items():
-        file.with_suffix(".lock").unlink(missing_ok=True)
-        if not file.exists():
-            continue
-        with safe_open(file, "np") as stored:
-            found = set(stored.keys())
-        if not found <= names:
-            raise CheckpointError(f"{file}: of another extraction; choose another --out")
-        if not found:  # audio that cannot be read is tried again by the next call
+    for file in sorted(out.glob("features-*.safetensors")):
+        try:
+            with safe_open(file, "np") as stored:
+                own, names = (stored.metadata() or {}).get(MARK) == mark, set(stored.keys())
+        except SafetensorError as error:
+            raise CheckpointError(
+                f"{file}: damaged ({error}); delete it and rerun the same command"
+            ) from None
+        if own and not names:  # audio that cannot be read is tried again by the next call
             file.unlink()
-        files.update(dict.fromkeys(sorted(found), file.name))
+        elif own:
+            files.update(dict.fromkeys(sorted(names), file.name))
     return files
 
 
@@ -206,35 +228,51 @@ def extract_units(
         collapse: Write a run of one unit once.
 
     Raises:
-        CheckpointError: If the codebook was made from another model than `upstream`.
+        CheckpointError: If the codebook was made from another model than `upstream`, or `out` holds
+            another extraction.
         CorpusError: If an id contains white space.
     """
     _check_units(upstream, cuts, codebook)
-    about = _about(upstream, corpus, cuts, _layer(upstream, codebook.layer)) | {
-        "collapse": collapse
-    }
-    index, file, journal = out / "index.json", out / "units.txt", out / "units.partial"
-    done: dict[str, str] = {}
-    if index.exists():
-        _continued(index, about, upstream)
-        done = dict(_lines(journal)) or dict(_lines(file))
-    else:
-        write_text(index, json.dumps(about, indent=1) + "\n")
-    write_text(journal, "".join(f"{name} {units}\n" for name, units in done.items()))
-    forward, unreadable = Pass(upstream), dict[str, str]()
-    title = f"units from {upstream.name}"
-    with journal.open("a", encoding="utf-8") as lines:
-        for batch in forward(cuts, done=set(done), title=title, unreadable=unreadable):
-            for name, values in batch:
-                units = codebook(torch.from_numpy(np.ascontiguousarray(values[codebook.layer])))
-                if collapse:
-                    units = units[np.insert(np.diff(units) != 0, 0, values=True)]
-                done[name] = " ".join(map(str, units.tolist()))
-                lines.write(f"{name} {done[name]}\n")
-            lines.flush()
-    write_text(file, "".join(f"{cut.id} {done[cut.id]}\n" for cut in cuts if cut.id in done))
-    journal.unlink()
+    layer = _layer(upstream, codebook.layer)
+    how: dict[str, Json] = {"collapse": collapse, "codebook": _name(codebook)}
+    about = facts(upstream, corpus, cuts, layer) | how
+    index, file, journal = out / INDEX, out / "units.txt", out / "units.partial"
+    with locked(out):
+        done: dict[str, str] = {}
+        if index.exists():
+            continued(index, about, upstream)
+            done = dict(_lines(journal)) or dict(_lines(file))
+        extract_index.write(index, about)
+        write_text(journal, "".join(f"{name} {units}\n" for name, units in done.items()))
+        with journal.open("a", encoding="utf-8") as lines:
+            for batch in _units(upstream, cuts, codebook, set(done), collapse=collapse):
+                done |= batch
+                lines.writelines(f"{name} {units}\n" for name, units in batch.items())
+                lines.flush()
+        write_text(file, "".join(f"{cut.id} {done[cut.id]}\n" for cut in cuts if cut.id in done))
+        journal.unlink()
     return file
+
+
+def _units(
+    upstream: Upstream, cuts: Sequence[Cut], codebook: Codebook, done: set[str], *, collapse: bool
+) -> Iterator[dict[str, str]]:
+    """Yield id -> units of each batch."""
+    forward, title = Pass(upstream), f"units from {upstream.name}"
+    for batch in forward(cuts, done=done, title=title, unreadable={}, layer=codebook.layer):
+        found = {}
+        for name, values in batch:
+            units = codebook(torch.from_numpy(np.ascontiguousarray(values)))
+            if collapse:
+                units = units[np.insert(np.diff(units) != 0, 0, values=True)]
+            found[name] = " ".join(map(str, units.tolist()))
+        yield found
+
+
+def _name(codebook: Codebook) -> str:
+    """Return how an index names a codebook."""
+    values = codebook.centres.numpy()
+    return f"{len(values)} centres, {hashlib.sha256(values.tobytes()).hexdigest()[:8]}"
 
 
 def _check_units(upstream: Upstream, cuts: Sequence[Cut], codebook: Codebook) -> None:
@@ -299,7 +337,7 @@ def extract(
             opened, cuts = audio_cuts(
                 Path(corpus) if corpus else None, splits, Path(folder) if folder else None, out
             )
-        check_alike(_about(model, opened, cuts, layer), world)
+        check_alike(facts(model, opened, cuts, layer), world)
         if codebook is None:
             return extract_features(model, opened, cuts, out, layer=layer, dtype=dtype, world=world)
         if world.main:  # one file, in one order
@@ -317,52 +355,10 @@ def _layer(upstream: Upstream, layer: int) -> int:
     return layer % upstream.num_layers
 
 
-def _about(
-    upstream: Upstream, corpus: Corpus, cuts: Sequence[Cut], layer: int | None
-) -> dict[str, Json]:
-    """Return what an index says of its extraction."""
-    ids = hashlib.sha256("\n".join(cut.id for cut in cuts).encode()).hexdigest()[:8]
-    return {
-        "upstream": upstream.name,
-        "fingerprint": upstream.fingerprint,
-        "corpus": corpus.info.name,
-        "digest": corpus.info.digest,
-        "layer": "all" if layer is None else layer,
-        "sample_rate": audio.RATE,
-        "stride": upstream.stride,
-        "selection": f"{len(cuts)} utterances, {ids}",
-    }
-
-
-def _continued(index: Path, about: Mapping[str, Json], upstream: Upstream) -> dict[str, str]:
-    """Return id -> file of an interrupted extraction.
-
-    Raises:
-        CheckpointError: If it is another one than `about` says, or a file is missing.
-    """
-    try:
-        stored = json.loads(index.read_text(encoding="utf-8"))
-        files: dict[str, str] = dict(stored.get("files", {}))
-    except (ValueError, AttributeError, TypeError):
-        raise CheckpointError(f"{index}: damaged; choose another --out") from None
-    if stored.get("fingerprint") in getattr(upstream, "former", ()):
-        stored["fingerprint"] = upstream.fingerprint
-    for key, value in about.items():
-        if key != "upstream" and stored.get(key) != value:
-            raise CheckpointError(
-                f"{index}: of an extraction with another {key} ({stored.get(key)}, not {value}); "
-                "choose another --out"
-            )
-    missing = sorted(name for name in set(files.values()) if not (index.parent / name).exists())
-    if missing:
-        raise CheckpointError(f"{index}: its file {missing[0]} is gone; choose another --out")
-    return files
-
-
 def _narrow(values: Values, dtype: str, name: str) -> NDArray[np.floating]:
-    """Return values as `dtype`; raises BenchError if they are too large."""
+    """Return a copy of values as `dtype`; raises BenchError if they are too large."""
     with np.errstate(over="ignore"):
-        narrow = np.ascontiguousarray(values, dtype=DTYPES[dtype])
+        narrow = np.array(values, dtype=DTYPES[dtype], order="C")  # a view would keep all layers
     if not np.isfinite(narrow).all():
         raise BenchError(f"features of '{name}' are too large for fp16; use --dtype fp32")
     return narrow

@@ -130,15 +130,20 @@ class StoredFeatures(FeatureSet):
     Args:
         file: The values.
         remake: Computes an utterance's features again if they are damaged.
+        names: Utterances that must be there.
 
     Raises:
-        CheckpointError: If index and values do not belong together.
+        CheckpointError: If index and values do not belong together, or an utterance is missing.
     """
 
-    def __init__(self, file: Path, remake: Callable[[str], Values]) -> None:
+    def __init__(
+        self, file: Path, remake: Callable[[str], Values], names: Iterable[str] = ()
+    ) -> None:
         self.file, self._remake = file, remake
         self.header, lines = read_index(file)
         self._lines = {line.name: line for line in lines}
+        if missing := set(names) - self._lines.keys():
+            raise CheckpointError(f"features {file}: {len(missing)} utterances are missing")
         ends = list(itertools.accumulate(line.rows for line in lines))
         self._ends = {line.name: end for line, end in zip(lines, ends, strict=True)}
         self.layers, self.dim = self.header.layers, self.header.dim
@@ -256,13 +261,17 @@ def padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 class Writer:
-    """Appends utterances to a file of features; `done` are those of an interrupted pass."""
+    """Appends utterances to a file of features, behind those of an interrupted pass."""
 
     def __init__(self, file: Path, header: Header) -> None:
         self.file, self.header = file, header
         self.journal = file.with_suffix(".index.partial")
         self.lines = list(self._recover())
-        self.done = {line.name for line in self.lines}
+
+    @property
+    def done(self) -> set[str]:
+        """The utterances that are there."""
+        return {line.name for line in self.lines}
 
     def _recover(self) -> Iterator[Line]:
         """Yield the journal's lines up to the first whose values are not all there, unchanged."""
@@ -289,18 +298,31 @@ class Writer:
                 yield name, encode_named(name, features, precision)
 
         self._append(map(encoded, batches), behind=1)
+        write_index(self.file, self.header, self.lines)
+        self.journal.unlink()
 
     def join(self, shards: Iterable[Path], remake: Callable[[str], Values]) -> None:
-        """Append other files of such features, delete their values, then write the index.
+        """Append other files of such features, and delete their values.
+
+        Utterances that are there, as after a kill, are not appended again. Files that are gone or
+        damaged are left out.
 
         Args:
             shards: The files, finished.
             remake: Computes an utterance's features again if they are damaged.
         """
+        there = self.done
 
         def joined() -> Iterator[Iterator[tuple[str, Bytes]]]:
             for shard in shards:
-                yield StoredFeatures(shard, remake).stored()
+                if not shard.exists():
+                    continue
+                try:
+                    stored = StoredFeatures(shard, remake).stored()
+                except CheckpointError as error:
+                    LOGGER.warning("%s; computing it again", error)
+                else:
+                    yield ((name, row) for name, row in stored if name not in there)
                 shard.unlink()  # its index stays: the shard was made
 
         self._append(joined(), behind=0)  # a shard is deleted once its values are here
@@ -332,8 +354,6 @@ class Writer:
             finally:  # what was computed before an interruption is kept
                 while unwritten:
                     self._note(unwritten, journal)
-        write_index(self.file, self.header, self.lines)
-        self.journal.unlink()
 
     def _put(self, part: Sequence[tuple[str, Bytes]], place: int) -> list[Line]:
         """Write utterances from a place of the file on; return their lines of the index."""

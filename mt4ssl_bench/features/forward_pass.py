@@ -122,10 +122,11 @@ class Pass:
         done: Container[str] = (),
         title: str = "",
         unreadable: MutableMapping[str, str] | None = None,
+        layer: int | None = None,
     ) -> Iterator[list[Named]]:
-        """Yield what tensors() does, on the host."""
+        """Yield what tensors() does, on the host; of one layer, (T, D), if it is given."""
         for batch in self.tensors(cuts, done=done, title=title, unreadable=unreadable):
-            yield [(name, to_host(row).numpy()) for name, row in batch]
+            yield [(n, to_host(x if layer is None else x[layer]).numpy()) for n, x in batch]
 
     def tensors(
         self,

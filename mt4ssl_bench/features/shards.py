@@ -1,9 +1,11 @@
 """A pass that several processes share: each writes shards, which become one file of features.
 
-The batches and their shards depend on the cuts only, so that the features have the bits of one
-process's pass, and any number of processes continues what others left.
+The batches and their shards depend on the cuts and the kind of device only, so that the features
+have the bits of one process's pass, and any number of processes continues what others left. A shard
+is named after its utterances: on another kind of device there are other shards.
 """
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,8 +27,8 @@ def shard_folder(file: Path) -> Path:
     return file.with_suffix(".shards")
 
 
-def shards(file: Path, header: Header, forward: Pass, cuts: Sequence[Cut]) -> list[Unit]:
-    """Return the shards of a pass over cuts, for shared_work.share().
+def shards(file: Path, header: Header, forward: Pass, cuts: Sequence[Cut]) -> dict[Path, Unit]:
+    """Return the shards of a pass over cuts: their files, with the units of shared_work.share().
 
     Args:
         file: That the shards are for; what an interrupted pass wrote into it is not made again.
@@ -34,21 +36,18 @@ def shards(file: Path, header: Header, forward: Pass, cuts: Sequence[Cut]) -> li
         forward: The pass.
         cuts: All of them.
     """
-    folder, there = shard_folder(file), Writer(file, header).done
-    every = {cut.id for cut in cuts}
+    there, every = Writer(file, header).done, {cut.id for cut in cuts}
     batches = [[cut.id for cut in batch] for batch in forward.batches(cuts)]
     count = max(1, min(SHARDS, math.ceil(len(batches) / BATCHES)))
 
-    def unit(number: int) -> Unit:
-        own = batches[number * len(batches) // count : (number + 1) * len(batches) // count]
-        names = {name for batch in own for name in batch}
-        shard = folder / f"{number:03d}.bin"
-
+    def unit(shard: Path, names: set[str]) -> Unit:
         def make() -> None:
             try:
                 writer = Writer(shard, replace(header, utterances=len(names)))
                 writer.write(forward.tensors(cuts, done=(every - names) | there | writer.done))
             except OSError as error:
+                if file.with_suffix(".index").exists():
+                    return  # processes on another kind of device have finished, and removed this
                 raise BenchError(
                     f"{shard}: could not be written ({error}); free disk space or choose another "
                     "--store"
@@ -58,4 +57,11 @@ def shards(file: Path, header: Header, forward: Pass, cuts: Sequence[Cut]) -> li
             shard.with_suffix(".lock"), shard.with_suffix(".index").exists, make, len(names)
         )
 
-    return [unit(number) for number in range(count)]
+    units: dict[Path, Unit] = {}
+    for number in range(count):
+        own = batches[number * len(batches) // count : (number + 1) * len(batches) // count]
+        names = {name for batch in own for name in batch}
+        digest = hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:16]
+        shard = shard_folder(file) / f"{digest}.bin"
+        units[shard] = unit(shard, names)
+    return units

@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +28,7 @@ from mt4ssl_bench.features.forward_pass import Pass, Values
 from mt4ssl_bench.features.index import Header, read_header
 from mt4ssl_bench.features.live import LiveFeatures
 from mt4ssl_bench.features.precision import Precision
+from mt4ssl_bench.features.removal import lock_of, remove, remove_unused
 from mt4ssl_bench.features.shards import shard_folder, shards
 from mt4ssl_bench.files import FOREVER, holding
 from mt4ssl_bench.settings import NEVER
@@ -38,7 +39,8 @@ LOGGER = logging.getLogger(__name__)
 GIB = 2**30
 STRETCH = 1.1  # of the limit is used where features miss it, and the disk has room
 DAY = 86_400.0
-LOCKS = ".locks"  # one file per entry; a lock ends with its process, however that ends
+STARTED = time.time()  # of this command
+SKEW = 60.0  # seconds by which clocks of machines may differ
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +91,10 @@ class _Request:
         """Of the progress of the pass."""
         kind = "means" if self.forward.crops else "frames"
         return f"{kind} {self.header.split} of {self.header.upstream}"
+
+    def opened(self, file: Path) -> StoredFeatures:
+        """Return the features in a file; raises CheckpointError if not all are there."""
+        return StoredFeatures(file, self.remake, (cut.id for cut in self.cuts))
 
     def remake(self, name: str) -> Values:
         """Compute an utterance in the batch that it was in: its shape decides the last bits."""
@@ -170,12 +176,15 @@ class FeatureStore:
         with suppress(OSError):  # another user's store may be read only
             os.utime(file.with_suffix(".index"))
         try:
-            return StoredFeatures(file, request.remake)
+            return request.opened(file)
         except CheckpointError as error:
             LOGGER.warning("%s; computing it again", error)
-            with holding(_lock(self.root, file), FOREVER):
-                _remove(file)
-            return None
+        with holding(lock_of(self.root, file), FOREVER):
+            with suppress(CheckpointError):  # unless another process has done so meanwhile
+                return request.opened(file)
+            if _finished(file):
+                remove(file)
+        return None
 
     def _make(self, request: _Request) -> Work[StoredFeatures]:
         """Compute and store features, or wait for the processes that do; raises NoRoom."""
@@ -185,23 +194,23 @@ class FeatureStore:
 
         finished = file.with_suffix(".index").exists
         need = request.forward.rows(request.cuts) * header.row_bytes
-        sharded = self.world.size > 1 or shard_folder(file).exists()
-        if sharded and not finished():
-            self._make_room(file, need)
-            units = shards(file, header, request.forward, request.cuts)
-            start = self.world.rank / self.world.size
-            yield from share(units, over=finished, start=start, title=request.title)
+        parts: dict[Path, Unit] = {}
+        if (self.world.size > 1 or shard_folder(file).exists()) and not finished():
+            parts = shards(file, header, request.forward, request.cuts)
+            self._make_room(file, need, parts)
+            start, title = self.world.rank / self.world.size, request.title
+            yield from share(list(parts.values()), over=finished, start=start, title=title)
 
         def make() -> None:
-            self._make_room(file, need)
-            self._write(file, request, sharded=sharded)
+            self._make_room(file, need, parts)
+            self._write(file, request, parts)
 
         what = f"features of {header.split} from {header.upstream}"
         # a process of the same world only joins the shards
         others = f"{what}: another process is making them; waiting for it"
         busy = others if self.world.size == 1 else ""
-        yield from share([Unit(_lock(self.root, file), finished, make)], busy=busy)
-        return StoredFeatures(file, request.remake)
+        yield from share([Unit(lock_of(self.root, file), finished, make)], busy=busy)
+        return request.opened(file)
 
     def _stored_at(self, request: _Request) -> Path | None:
         """Return the finished file of an entry, under any fingerprint that determines the model."""
@@ -222,42 +231,42 @@ class FeatureStore:
                 )
         return None
 
-    def _write(self, file: Path, request: _Request, *, sharded: bool) -> None:
-        """Write the features of a request, of shards that are all there or by a pass."""
+    def _write(self, file: Path, request: _Request, parts: Collection[Path]) -> None:
+        """Write the features of a request: of its shards, then by a pass what they lack."""
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            writer = Writer(file, request.header)
-            if sharded:
-                folder = shard_folder(file)
-                writer.join(sorted(folder.glob("*.bin")), request.remake)
-                shutil.rmtree(folder)
-                return
-            if writer.done:
+            writer, title = Writer(file, request.header), request.title
+            if parts:
+                writer.join(parts, request.remake)
+            done = writer.done
+            if len(done) == len(request.cuts):
+                title = ""
+            elif done:
                 LOGGER.info(
                     "%s: %d of %d utterances are there from an interrupted pass",
                     file,
-                    len(writer.done),
+                    len(done),
                     len(request.cuts),
                 )
-            work = request.forward
-            writer.write(work.tensors(request.cuts, done=writer.done, title=request.title))
+            writer.write(request.forward.tensors(request.cuts, done=done, title=title))
+            shutil.rmtree(shard_folder(file), ignore_errors=True)
         except OSError as error:
             raise BenchError(
                 f"{file}: could not be written ({error}); free disk space or choose another --store"
             ) from None
 
-    def _make_room(self, file: Path, need: int) -> None:
+    def _make_room(self, file: Path, need: int, parts: Collection[Path]) -> None:
         """Delete the entries unused for longest until `need` bytes fit; raises NoRoom if never."""
         limit, free = self.config.limit_gb * GIB, shutil.disk_usage(self.root).free
         others = [entry for entry in entries(self.root) if entry.file != file]
-        own = [file, *shard_folder(file).glob("*.bin")]
-        free += sum(part.stat().st_size for part in own if part.exists())
+        free += sum(part.stat().st_size for part in (file, *parts) if part.exists())
         stored = sum(entry.bytes for entry in others)
         leaving = []
         for entry in sorted(others, key=lambda entry: entry.used):
             if stored + need <= limit and need <= free:
                 break
-            if entry.file.parent != file.parent:  # of another model, corpus or precision
+            # of another model, corpus or precision
+            if entry.file.parent != file.parent and not self._may_be_read(entry):
                 leaving.append(entry)
                 stored -= entry.bytes
                 free += entry.bytes
@@ -274,7 +283,15 @@ class FeatureStore:
             LOGGER.info(
                 "store: removing %s, unused for longest, to stay within the limit", entry.file
             )
-            _remove_unused(self.root, entry)
+            remove_unused(self.root, entry.file)
+
+    def _may_be_read(self, entry: Entry) -> bool:
+        """Return whether a process of this command on another machine may read an entry.
+
+        Over NFS, the removal of its file would end that process. Each opening sets `used`.
+        """
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", self.world.size))  # torchrun's
+        return self.world.size > here and entry.used >= STARTED - SKEW
 
 
 @dataclass(eq=False)
@@ -334,7 +351,7 @@ def clear(root: Path, *, upstream: str = "", older_than: float | None = None) ->
         in {"", entry.header.upstream, entry.header.fingerprint, entry.header.fingerprint[:8]}
         and (older_than is None or time.time() - entry.used > older_than * DAY)
     ]
-    return [entry for entry in chosen if _remove_unused(root, entry)]
+    return [entry for entry in chosen if remove_unused(root, entry.file)]
 
 
 def _cost(error: NoRoom, header: Header, need: int) -> str:
@@ -351,26 +368,3 @@ def _cost(error: NoRoom, header: Header, need: int) -> str:
 
 def _finished(file: Path) -> bool:
     return file.with_suffix(".index").exists()
-
-
-def _lock(root: Path, file: Path) -> Path:
-    return root / LOCKS / f"{file.parent.name}.{file.stem}"
-
-
-def _remove_unused(root: Path, entry: Entry) -> bool:
-    """Remove an entry unless another process is writing it; its readers keep it until they end."""
-    try:
-        with holding(_lock(root, entry.file), patience=0):
-            _remove(entry.file)
-    except TimeoutError:
-        return False
-    return True
-
-
-def _remove(file: Path) -> None:
-    """Remove the index first: values without one count for nothing."""
-    for suffix in (".index", ".index.partial", ".bin"):
-        file.with_suffix(suffix).unlink(missing_ok=True)
-    shutil.rmtree(shard_folder(file), ignore_errors=True)
-    with suppress(OSError):  # not empty
-        file.parent.rmdir()

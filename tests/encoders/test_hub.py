@@ -5,7 +5,9 @@ S3prl's own test/test_upstream.py, written again.
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +189,23 @@ def test_a_url_is_downloaded_once_and_only_whole_checkpoints_are_kept(
     assert load_upstream(f"mt4ssl_url:{server}/checkpoint.pt").fingerprint == local.fingerprint
     expert.mt4ssl_url(f"{server}/checkpoint.pt", refresh=True)
     assert kept.stat().st_mtime_ns != made
+
+
+def test_processes_that_want_one_url_at_once_download_it_once(
+    server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched, download = [], expert.download_file
+
+    def slow(url: str, target: Path) -> None:
+        fetched.append(target)
+        time.sleep(0.3)  # the other one arrives meanwhile
+        download(url, target)
+
+    monkeypatch.setattr(expert, "download_file", slow)
+    with ThreadPoolExecutor(2) as pool:  # locks of threads exclude each other as processes' do
+        first, second = pool.map(expert.download, [f"{server}/checkpoint.pt"] * 2)
+    assert first == second
+    assert len(fetched) == 1
 
 
 def test_without_a_network_the_file_that_is_missing_is_named(

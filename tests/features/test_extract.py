@@ -4,6 +4,11 @@ going on.
 
 import itertools
 import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +16,20 @@ import numpy as np
 import pytest
 import soundfile
 from safetensors import safe_open
+from torch import Tensor
 
 import builders
 from fakes import Moments
 from mt4ssl_bench.clustering.config import OfflineConfig
+from mt4ssl_bench.clustering.feature_source import FeatureSource
 from mt4ssl_bench.clustering.make_labels import make_labels
+from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.encoders.load import load_upstream
-from mt4ssl_bench.encoders.protocol import Upstream
-from mt4ssl_bench.errors import CheckpointError, ConfigError, CorpusError
+from mt4ssl_bench.encoders.protocol import Features, Upstream
+from mt4ssl_bench.errors import BenchError, CheckpointError, ConfigError, CorpusError
 from mt4ssl_bench.features import extract as job
+from mt4ssl_bench.features import forward_pass
 from mt4ssl_bench.features.extract import extract
 from mt4ssl_bench.features.forward_pass import Pass
 
@@ -123,8 +132,9 @@ def test_another_extraction_is_refused_and_a_missing_file_named(
         CheckpointError, match=r"another selection \(\d+ utterances, \w+, not \d+ utterances, \w+\)"
     ):
         extract(TOY, tmp_path, corpus=corpus.root, layer=1)
-    (tmp_path / "features-00000.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="features-00000.safetensors is gone"):
+    (file,) = tmp_path.glob("features-*.safetensors")
+    file.unlink()
+    with pytest.raises(CheckpointError, match=f"{file.name} is gone"):
         extract(TOY, tmp_path, corpus=corpus.root, splits=["test"], layer=1)
 
 
@@ -277,4 +287,157 @@ def test_processes_share_the_files_of_an_extraction(
     one, two = (read(tmp_path / name / "index.json") for name in ("one", "two"))
     assert one.keys() == two.keys()
     assert all(np.array_equal(one[name], two[name]) for name in one)
-    assert not list((tmp_path / "two").glob("*.lock"))
+    assert not list((tmp_path / "two").glob("[!.]*.lock"))
+
+
+SLOW = """
+import sys
+from pathlib import Path
+from fakes import Moments
+from mt4ssl_bench.data.corpus import Corpus
+from mt4ssl_bench.features import extract, forward_pass
+
+forward_pass.BATCH_SECONDS, extract.SHARD_BYTES = 6.0, 1
+corpus = Corpus.open(sys.argv[1])
+cuts = [cut for name in corpus.info.splits for cut in corpus.cuts(name)]
+extract.extract_features(Moments(pause=0.2), corpus, cuts, Path(sys.argv[2]), layer=0)
+"""
+
+
+@pytest.fixture(scope="module")
+def killed(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What an extraction of layer 0 leaves that is killed, and could not end its index."""
+    out = tmp_path_factory.mktemp("killed")
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, corpus.root, out], env=builders.environment()
+    )
+    until = time.monotonic() + 60
+    while len(list(out.glob("features-*.safetensors"))) < 3:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert json.loads((out / "index.json").read_text(encoding="utf-8"))["files"] == {}
+    return out
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "named"),
+    [
+        (Moments(), {"layer": 1}, "layer"),
+        (Moments(), {"layer": 0, "dtype": "fp16"}, "dtype"),
+        (Moments("another"), {"layer": 0}, "fingerprint"),
+    ],
+)
+def test_another_extraction_never_takes_the_files_of_a_killed_one(
+    corpus: Corpus,
+    cuts: list[Any],
+    killed: Path,
+    tmp_path: Path,
+    model: Moments,
+    options: dict[str, Any],
+    named: str,
+) -> None:
+    out = Path(shutil.copytree(killed, tmp_path / "out"))
+    with pytest.raises(CheckpointError, match=f"of an extraction with another {named}"):
+        job.extract_features(model, corpus, cuts, out, **options)
+    (out / "index.json").unlink()  # earlier revisions wrote it at the end
+    if named != "fingerprint":
+        found = read(job.extract_features(model, corpus, cuts, out, **options))
+        row = (options["layer"] + 1) * by_hand(cuts[0])
+        assert np.allclose(found[cuts[0].id], row, rtol=1e-3, atol=1e-6)
+        assert set(found) == {cut.id for cut in cuts}
+
+
+def by_hand(cut: Any) -> np.ndarray:
+    """Return the first layer of Moments, (T, D)."""
+    samples = audio.read(cut)
+    frames = samples[: len(samples) // 320 * 320].reshape(-1, 320)
+    return np.stack([frames.mean(1), frames.max(1), frames.min(1)], axis=1)
+
+
+@pytest.mark.parametrize("seconds", [6.0, 2.5, 80.0])
+def test_a_killed_extraction_goes_on_also_with_the_batches_of_another_device(
+    corpus: Corpus,
+    cuts: list[Any],
+    killed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
+) -> None:
+    out = Path(shutil.copytree(killed, tmp_path / "out"))
+    monkeypatch.setattr("mt4ssl_bench.features.forward_pass.BATCH_SECONDS", seconds)
+    monkeypatch.setattr(job, "SHARD_BYTES", 1)
+    model, files = Moments(), {path.name for path in out.glob("features-*.safetensors")}
+    index = job.extract_features(model, corpus, cuts, out, layer=0)
+    assert {path.name for path in out.glob("features-*.safetensors")} > files
+    listed = json.loads(index.read_text(encoding="utf-8"))["files"]
+    assert files < set(listed.values())
+    assert model.utterances < len(cuts) or seconds == 80.0, "a batch is run as a whole"
+    found = read(index)
+    for cut in cuts:
+        assert np.allclose(found[cut.id], by_hand(cut), rtol=0, atol=1e-6)
+
+
+def test_a_second_extraction_into_one_folder_is_refused_while_the_first_one_runs(
+    corpus: Corpus, cuts: list[Any], tmp_path: Path
+) -> None:
+    class First(Moments):
+        def extract(self, waveforms: Tensor, lengths: Tensor) -> Features:
+            with pytest.raises(CheckpointError, match="with another layer"):
+                job.extract_features(Moments(), corpus, cuts, tmp_path, layer=1)
+            return super().extract(waveforms, lengths)
+
+    found = read(job.extract_features(First(), corpus, cuts, tmp_path, layer=0))
+    assert np.allclose(found[cuts[3].id], by_hand(cuts[3]), rtol=0, atol=1e-6)
+
+
+def test_a_disk_that_is_too_small_leaves_the_folder_to_others(
+    corpus: Corpus, cuts: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = type("Usage", (), {"free": 1_000})
+    monkeypatch.setattr(job.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(BenchError, match="one --layer, --dtype fp16 or --units take less"):
+        job.extract_features(Moments(), corpus, cuts, tmp_path)
+    monkeypatch.undo()
+    job.extract_features(Moments(), corpus, cuts, tmp_path, layer=0)
+
+
+def test_units_by_another_codebook_do_not_go_on_with_the_first_ones(
+    corpus: Corpus, cuts: list[Any], labels: Path, tmp_path: Path
+) -> None:
+    config = OfflineConfig(clusters=5, features=TOY, layer=-1, normalize="utterance")
+    other = make_labels([corpus], ("train",), config, out=tmp_path / "five", seed=0).folder
+    out = tmp_path / "out"
+    written = extract(TOY, out, corpus=corpus.root, units=labels).read_text(encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"another codebook \(6 centres, \w+, not 5 centres"):
+        extract(TOY, out, corpus=corpus.root, units=other)
+    index = out / "index.json"
+    about = json.loads(index.read_text(encoding="utf-8"))
+    del about["codebook"]  # as earlier revisions wrote it
+    index.write_text(json.dumps(about), encoding="utf-8")
+    again = extract(TOY, out, corpus=corpus.root, units=labels).read_text(encoding="utf-8")
+    assert again == written
+    assert len(written.splitlines()) == len(cuts)
+    assert "codebook" in json.loads(index.read_text(encoding="utf-8"))
+
+
+def test_of_one_layer_only_that_layer_comes_to_the_host_unchanged(
+    corpus: Corpus, cuts: list[Any], upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = {name: row for batch in Pass(upstream)(cuts) for name, row in batch}
+    shapes, to_host = set(), forward_pass.to_host
+
+    def spy(x: Tensor) -> Tensor:
+        shapes.add(x.shape[:-2])
+        return to_host(x)
+
+    monkeypatch.setattr(forward_pass, "to_host", spy)
+    for batch in Pass(upstream)(cuts, layer=1):
+        for name, row in batch:
+            assert np.array_equal(row, whole[name][1])
+    config = OfflineConfig(features=TOY, layer=1)
+    for frames in FeatureSource(config)(cuts):
+        for name, row in frames:
+            assert np.array_equal(row.numpy(), whole[name][1])
+    assert shapes == {()}
