@@ -91,14 +91,27 @@ def mix(sources: Sequence[Samples], mode: Mode) -> list[Samples]:
 
 
 def turns_of(
-    names: Iterable[str], segments: Mapping[str, Sequence[Turn]], lasts: float
+    speakers: Mapping[str, str], segments: Mapping[str, Sequence[Turn]], lasts: float
 ) -> tuple[Turn, ...]:
-    """Return the segments of a mixture's utterances, cut off where it ends after `lasts` seconds.
+    """Return the turns of a mixture's speakers, cut off where it ends after `lasts` seconds.
 
-    All utterances begin with the mixture, and are in `segments`.
+    Args:
+        speakers: Speaker by utterance; all utterances begin with the mixture.
+        segments: Speech by utterance. Its labels are not read: those of a voice activity detector
+            are the same for all utterances.
+        lasts: Length of the mixture.
     """
-    turns = [turn for name in names for turn in segments[name] if turn.start < lasts]
-    return tuple(sorted(turn._replace(end=min(turn.end, lasts)) for turn in turns))
+    return within(
+        (turn._replace(label=who) for name, who in speakers.items() for turn in segments[name]),
+        lasts,
+    )
+
+
+def within(turns: Iterable[Turn], lasts: float) -> tuple[Turn, ...]:
+    """Return turns in order, cut off where their mixture ends after `lasts` seconds."""
+    return tuple(
+        sorted(turn._replace(end=min(turn.end, lasts)) for turn in turns if turn.start < lasts)
+    )
 
 
 def write_flac(path: Path, samples: Samples) -> None:

@@ -135,6 +135,19 @@ def test_a_mixture_is_the_sum_of_its_sources_with_the_turns_of_both(
     assert other.info.digest != corpus.info.digest
 
 
+def test_utterances_of_one_label_stay_two_speakers(tmp_path: Path) -> None:
+    root = librispeech(tmp_path / "in")
+    file = rttm(root)
+    expected = prepared(root, tmp_path / "out", rttm=file, test_mixtures=3)
+    lines = [line.split() for line in file.read_text().splitlines()]
+    file.write_text("".join(" ".join([*cells[:7], "SPEECH", *cells[8:]]) + "\n" for cells in lines))
+    corpus = prepared(root, tmp_path / "vad", rttm=file, test_mixtures=3)
+    for cut in cuts(corpus)["test"]:
+        speakers = {name.partition("-")[0] for name in cut.id.split("_")}
+        assert {turn.label for turn in turns_of(cut, "speakers")} == speakers
+    assert corpus.info.digest == expected.info.digest
+
+
 def _seconds(root: Path, name: str) -> float:
     (file,) = root.rglob(f"{name}.flac")
     return soundfile.info(file).frames / RATE
