@@ -108,6 +108,21 @@ def test_item_files_give_the_same_scores(corpus: Path, results: Path, tmp_path: 
     assert load_record(again).chosen_on == "test"  # the file has no token of valid
 
 
+def test_a_token_that_is_listed_twice_changes_no_score(
+    corpus: Path, results: Path, tmp_path: Path
+) -> None:
+    (path,) = results.glob("abx-fbank*.json")
+    header, *lines = path.with_suffix(".item").read_text().splitlines()
+    (tmp_path / "twice.item").write_text("\n".join([header, *lines, *lines, ""]))
+    out = ("--corpus", corpus, "--out", tmp_path)
+    done = run("evaluate", "fbank", "--task", "abx", "--items", tmp_path / "twice.item", *out)
+    assert done.returncode == 0, done.stderr
+    (again,) = tmp_path.glob("abx-*.json")
+    assert load_record(again).metrics == load_record(path).metrics
+    assert load_record(again).counts["tokens_that_are_listed_once_more"] == len(lines)
+    assert again.with_suffix(".item").read_text() == path.with_suffix(".item").read_text()
+
+
 def test_two_upstreams_are_compared_over_the_same_triplets(results: Path) -> None:
     done = run("compare", MODEL, "fbank", "--task", "abx", "--results", results)
     assert done.returncode == 0, done.stderr
