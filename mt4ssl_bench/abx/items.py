@@ -153,6 +153,37 @@ def items_text(tokens: Iterable[Token], where: str = "item file") -> str:
     return "\n".join(lines) + "\n"
 
 
+def plain_items(tokens: Sequence[Token]) -> str:
+    """Return the text of an item file with "_" for white space in names.
+
+    Raises:
+        CorpusError: If a name is empty, or two names of a column would be one.
+    """
+    for name in ("utterance", "category", "group", "previous", "next"):
+        plain: dict[str, str] = {}
+        for label in sorted({str(getattr(token, name)) for token in tokens}):
+            written = _plain(label)
+            first = plain.setdefault(written, label)
+            if not written or first != label:
+                fault = f"and '{first}' would be one" if written else "is empty"
+                raise CorpusError(f"no item file: {name} '{label}' {fault} without white space")
+    return items_text(
+        replace(
+            token,
+            utterance=_plain(token.utterance),
+            category=_plain(token.category),
+            previous=_plain(token.previous),
+            next=_plain(token.next),
+            group=_plain(token.group),
+        )
+        for token in tokens
+    )
+
+
+def _plain(name: str) -> str:
+    return "_".join(name.split())
+
+
 def _seconds(microseconds: int) -> str:
     """Return exact seconds with at least four decimals, as published lists have them."""
     whole, rest = divmod(microseconds, MICROSECONDS)

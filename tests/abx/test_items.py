@@ -1,5 +1,6 @@
 """Tokens from item files and alignments: exact times, and a count of everything that is dropped."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from mt4ssl_bench.abx.items import (
     Token,
     near_lengths,
     phone_tokens,
+    plain_items,
     read_items,
     single_words,
     speaker_tokens,
@@ -93,6 +95,20 @@ def test_a_label_that_an_item_file_cannot_hold_is_refused(tmp_path: Path) -> Non
         token = Token("u", 0, 1, label, "-", "-", "s")
         with pytest.raises(CorpusError, match="labels and ids without whitespace"):
             write_items(tmp_path / "x.item", [token])
+
+
+def test_white_space_in_names_is_written_as_underscores_where_names_stay_distinct(
+    tmp_path: Path,
+) -> None:
+    token = Token("a b", 0, 100_000, "new  york", "-", "-", "Anna K.")
+    (tmp_path / "x.item").write_text(plain_items([token]))
+    assert read_items(tmp_path / "x.item") == [
+        Token("a_b", 0, 100_000, "new_york", "-", "-", "Anna_K.")
+    ]
+    for others in ({"group": "Anna_K."}, {"utterance": "a_b"}, {"category": " "}):
+        (name,) = others
+        with pytest.raises(CorpusError, match=f"no item file: {name} '"):
+            plain_items([token, replace(token, **others)])  # type: ignore[arg-type]
 
 
 def test_triphones_span_the_neighbors_and_phonemes_do_not() -> None:
