@@ -5,6 +5,7 @@ random loudness and adds them from their first samples on.
 Shapes: N samples, S sources.
 """
 
+import io
 import math
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,11 +15,11 @@ from typing import Literal
 import numpy as np
 import soundfile
 
+from mt4ssl_bench.corpora.audio_files import put_audio
 from mt4ssl_bench.corpora.rows import Row
 from mt4ssl_bench.data.audio import RATE, Samples
 from mt4ssl_bench.data.cut import Turn
 from mt4ssl_bench.errors import CorpusError
-from mt4ssl_bench.files import written
 from mt4ssl_bench.wheels import import_torchaudio
 
 MIN_SECONDS = 3.0  # shorter utterances are not used
@@ -114,15 +115,16 @@ def within(turns: Iterable[Turn], lasts: float) -> tuple[Turn, ...]:
     )
 
 
-def write_flac(path: Path, samples: Samples) -> None:
-    """Write 16-bit FLAC atomically.
+def write_flac(path: Path, samples: Samples, corpus: Path) -> None:
+    """Write 16-bit FLAC of a corpus that is being prepared in the folder `corpus`; see put_audio().
 
     Raises:
-        CorpusError: If the file cannot be written (for example, disk full).
+        CorpusError: If the file cannot be written (for example, disk full), or the folder holds
+            another corpus.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    encoded = io.BytesIO()
+    soundfile.write(encoded, samples, RATE, format="FLAC", subtype="PCM_16")
     try:
-        with written(path) as file:
-            soundfile.write(file, samples, RATE, format="FLAC", subtype="PCM_16")
-    except (OSError, soundfile.LibsndfileError) as error:
+        put_audio(path, encoded.getvalue(), corpus)
+    except OSError as error:
         raise CorpusError(f"{path}: could not be written ({error}); free the disk") from None

@@ -96,7 +96,7 @@ def _mixture(
     signals = mix(sources, options.mode)
     files = {part: options.audio / split / part / f"{name}.flac" for part in ("mix", "s1", "s2")}
     for file, samples in zip(files.values(), signals, strict=True):
-        write_flac(file, samples)
+        write_flac(file, samples, options.audio.parent)
     row = Row(id=name, path=files.pop("mix"), split=split, language="en", others=files)
     if turns is None:
         return row
