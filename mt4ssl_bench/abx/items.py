@@ -24,7 +24,11 @@ HEADER = "#file onset offset #phone prev-phone next-phone speaker"
 COLUMNS = 7
 DECIMAL = re.compile(r"\d+(\.\d*)?|\.\d+", re.ASCII)
 NO_CONTEXT = "-"  # of words, which are compared in any context
-SILENCE = {"", "sil", "sp", "spn", "nsn", "<eps>", "pau", "h#", "epi"}  # in lower case
+# in lower case; last the pauses, noises and unknown speech of MAUS, SPPAS, EasyAlign and Buckeye
+SILENCE = {
+    *("", "sil", "sp", "spn", "nsn", "<eps>", "pau", "h#", "epi", "silence"),
+    *("<p:>", "<usb>", "<nib>", "#", "_", "<sil>"),
+}
 POSITION = re.compile(r"_[BIES]$")  # Kaldi's position in the word
 STRESS = re.compile(r"(?<=[A-Z])[012]$")  # CMUdict's
 TOUCH = 10_000  # microseconds: neighbors with a larger gap or overlap do not touch; half a frame
@@ -248,7 +252,7 @@ def word_tokens(
     for utterance, segments in _utterances(alignment, speakers, dropped):
         for start, end, word in _in_order(segments):
             token = Token(utterance, start, end, word, NO_CONTEXT, NO_CONTEXT, speakers[utterance])
-            silent = "silences" if word.lower() in SILENCE else ""
+            silent = "silences" if word.lower() in SILENCE - {"silence"} else ""  # a word, too
             if reason := silent or _outside(token, limits):
                 dropped.add(reason, _place(utterance, (start, end, word)))
             else:

@@ -111,6 +111,15 @@ def test_white_space_in_names_is_written_as_underscores_where_names_stay_distinc
             plain_items([token, replace(token, **others)])  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("label", ["<p:>", "#", "_", "silence", "SILENCE", "<SIL>", "<usb>"])
+def test_pauses_of_other_aligners_are_silences(label: str) -> None:
+    labels = ["a", "b", "c", label, "d", "e", "f"]
+    turns = [(0.1 * n, 0.1 * (n + 1), each) for n, each in enumerate(labels)]
+    tokens, dropped = phone_tokens(Alignment({"u": turns}), {"u": "s"})
+    assert [t.category for t in tokens] == ["b", "e"]
+    assert dropped.counts["silences"] == 1
+
+
 def test_triphones_span_the_neighbors_and_phonemes_do_not() -> None:
     alignment = Alignment({"u": PHONES})
     triphones, dropped = phone_tokens(alignment, {"u": "s"})
@@ -185,6 +194,8 @@ def test_words_have_no_context_and_a_duration_limit() -> None:
     tokens, dropped = word_tokens(words, {"u": "s"})
     assert tokens == [Token("u", 100_000, 500_000, "word", "-", "-", "s")]
     assert dropped.counts == {"tokens shorter than 0.15 s": 1, "silences": 1}
+    tokens, _ = word_tokens(Alignment({"u": [(0.0, 0.4, "SILENCE")]}), {"u": "s"})
+    assert [t.category for t in tokens] == ["SILENCE"]
 
 
 def test_an_utterance_of_one_word_is_a_token() -> None:
