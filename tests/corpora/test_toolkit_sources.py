@@ -222,6 +222,23 @@ def test_texts_of_every_source_have_single_spaces(tmp_path: Path, sounds: Path) 
     assert {phones_of(cut) for cut in cuts} == {"HH AY"}
 
 
+def test_what_a_corpus_that_is_there_does_not_take_is_said(
+    tmp_path: Path, sounds: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def again(language: str, licence: str) -> list[str]:
+        row = Row(id="u", path=sounds / "a.flac", split="train", language=language)
+        out = tmp_path / "out"
+        return prepare([row], out, source=sounds, name="x", licence=licence).info.languages
+
+    again("en", "CC0")
+    with caplog.at_level("INFO", logger="mt4ssl_bench"):
+        again("en", "CC0")
+        assert caplog.messages[-1].endswith("already prepared as 'x', unchanged")
+        assert again("de", "CC BY 4.0") == ["en"]
+    said = "unchanged; for the language 'de' and the licence 'CC BY 4.0', choose another --out"
+    assert caplog.messages[-1].endswith(said)
+
+
 def test_a_text_of_spaces_says_that_nobody_speaks(tmp_path: Path, sounds: Path) -> None:
     folder = lists(tmp_path, sounds)
     splits = [f"{split}={folder / split}.tsv" for split in ("train", "valid")]
