@@ -130,7 +130,7 @@ class CTCTask(Task):
 
     def knows(self, unit: str) -> bool:
         """See Task.knows."""
-        return bool(self.fitted.encode(unit))
+        return unit in self.fitted
 
     def frames_needed(self, cut: Cut) -> int:
         """Return one frame per unit, and one between two equal ones (Graves 2006, section 3.1)."""

@@ -38,6 +38,7 @@ from mt4ssl_bench.settings import FROZEN, NEVER, Json
 from mt4ssl_bench.training.optim import OptimConfig
 
 FRAMES_OFF = 4  # by which an upstream may miss the frames of the spectrum, as in s3prl
+SAMPLES_OFF = round(audio.SHORT * audio.RATE)  # by which a decoded signal may fall short
 MEASURES = ("si_sdri", "pesq", "stoi")
 NAMES: Bound = (
     f"one or several of {', '.join(MEASURES)}",
@@ -69,6 +70,12 @@ class MaskHead(RecurrentHead):
         """Return masks (B, T, S * F) and their lengths (B,) of a weighted sum x (B, T, D)."""
         masks, lengths = super().recur(x, lengths, dropouts)
         return masks.relu(), lengths
+
+
+def sample_count(cut: Cut) -> int:
+    """Return the number of samples of a cut at 16 kHz, to which its signals are cut or padded."""
+    rate = cut.recording.sampling_rate
+    return -(-round(cut.duration * rate) * audio.RATE // rate)  # rounded up, as by resampling
 
 
 def by_source(masks: Tensor) -> Tensor:
@@ -148,14 +155,22 @@ class MaskTask(Task):
         return unit in self.sources
 
     def _signals(self, cut: Cut) -> Signals:
-        """Return the mixture and its sources (1 + S, N); raises CorpusError for other lengths."""
-        signals = [audio.read(cut, name) for name in ("", *self.sources)]
-        for name, signal in zip(self.sources, signals[1:], strict=True):
-            if len(signal) != len(signals[0]):
+        """Return the mixture and its sources (1 + S, N), of sample_count() samples each.
+
+        Raises:
+            CorpusError: If one cannot be read, or its length differs by more than SAMPLES_OFF:
+                compressed audio may be decoded shorter than its header states.
+        """
+        count = sample_count(cut)
+        signals: list[audio.Samples] = []
+        for name in ("", *self.sources):
+            signal = audio.read(cut, name)[:count]
+            if len(signal) < count - SAMPLES_OFF:
                 raise CorpusError(
-                    f"utterance '{cut.id}': {name} has {len(signal)} samples; expected "
-                    f"{len(signals[0])}, as the mixture"
+                    f"utterance '{cut.id}': {name or 'the mixture'} has {len(signal)} samples at "
+                    f"16 kHz; expected {count}"
                 )
+            signals.append(np.pad(signal, (0, count - len(signal))))
         return np.stack(signals)
 
     def match(
@@ -166,7 +181,7 @@ class MaskTask(Task):
         Raises:
             UpstreamError: If an utterance lacks more than FRAMES_OFF frames, or has more.
         """
-        wanted = [frame_count(round(cut.duration * audio.RATE), self.stride) for cut in cuts]
+        wanted = [frame_count(sample_count(cut), self.stride) for cut in cuts]
         for cut, own, frames in zip(cuts, lengths.tolist(), wanted, strict=True):
             if abs(own - frames) > FRAMES_OFF or self.stride > SIZE:
                 raise UpstreamError(

@@ -45,9 +45,15 @@ class Pieces:
     def __len__(self) -> int:
         return int(self._processor.vocab_size()) + 1
 
+    def __contains__(self, symbol: str) -> bool:
+        """Return whether a decoded text can hold the symbol; every one can hold spaces."""
+        ids = self._processor.encode(symbol)
+        return symbol.isspace() or (bool(ids) and self._processor.unk_id() not in ids)
+
     def encode(self, text: str) -> list[int]:
         """See Units.encode."""
-        return [i + 1 for i in self._processor.encode(text)]
+        unknown = self._processor.unk_id()
+        return [i + 1 for i in self._processor.encode(text) if i != unknown]
 
     def decode(self, ids: Sequence[int]) -> str:
         """See Units.decode."""

@@ -12,21 +12,19 @@ BLANK = 0  # CTC's blank; units start at 1
 
 
 class Units(Protocol):
-    """Text to ids and back; `len(units)` counts the blank."""
+    """Text to ids and back; `len(units)` counts the blank, `in` tells known symbols."""
 
     def __len__(self) -> int: ...
+    def __contains__(self, symbol: str) -> bool: ...
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`; unknown symbols are dropped."""
-        ...
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of `ids`."""
-        ...
 
     def state(self) -> dict[str, Json]:
         """Return plain containers from which restore() builds the same units."""
-        ...
 
 
 class Symbols:
@@ -44,6 +42,9 @@ class Symbols:
 
     def __len__(self) -> int:
         return len(self.symbols) + 1
+
+    def __contains__(self, symbol: str) -> bool:
+        return symbol in self._ids
 
     def encode(self, text: str) -> list[int]:
         """See Units.encode."""

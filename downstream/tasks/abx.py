@@ -4,6 +4,7 @@ Tokens come from the corpus's time-aligned phones ("turns:phones"), or from an i
 """
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,8 +20,8 @@ from mt4ssl_bench.abx.intervals import Over
 from mt4ssl_bench.abx.items import (
     Dropped,
     Token,
-    items_text,
     phone_tokens,
+    plain_items,
     read_items,
     speakers_in,
     turns_in,
@@ -37,6 +38,7 @@ from mt4ssl_bench.features.file import FeatureSet
 from mt4ssl_bench.results.metrics import Metric
 from mt4ssl_bench.settings import file_digest
 
+LOGGER = logging.getLogger(__name__)
 MODES = {"within": WITHIN, "across": ACROSS}
 SAMPLES = 5  # of tokens, over which the spread of a score is recorded
 
@@ -158,6 +160,7 @@ class ABX(LayerTask):
         except CorpusError as error:
             raise CorpusError(f"{error}; {dropped}" if dropped.counts else str(error)) from None
         spans.dropped.log(self.name)
+        files = _item_file(self.name, spans.tokens)  # before the distances, which take long
 
         def hidden(name: str) -> Tensor:
             return torch.from_numpy(features.get(name))
@@ -174,8 +177,23 @@ class ABX(LayerTask):
         return Scored(
             answers=[answers_of(tables, layer, self.over) for layer in layers],
             counts=counts,
-            files={".item": items_text(spans.tokens)},
+            files=files,
         )
+
+
+def _item_file(task: str, tokens: Sequence[Token]) -> dict[str, str]:
+    """Return the item file by suffix; none, and a warning, for names that it cannot hold."""
+    try:
+        return {".item": plain_items(tokens)}
+    except CorpusError as error:
+        _warn(f"{task}: {error}")
+        return {}
+
+
+@lru_cache
+def _warn(message: str) -> None:
+    """Log a warning once: all samples of the tokens have the same names."""
+    LOGGER.warning("%s", message)
 
 
 @lru_cache(maxsize=1)

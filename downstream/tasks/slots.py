@@ -66,6 +66,10 @@ class SlotUnits:
     def __len__(self) -> int:
         return len(self.symbols) + 1
 
+    def __contains__(self, symbol: str) -> bool:
+        """Return whether a symbol is known: every letter is, and every slot of the training."""
+        return symbol[:2] not in MARKS or symbol[2:] in self.slots
+
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, with an end unless a space is last; other slots are dropped."""
         symbols = [*SYMBOL.findall(text), *([END] if text and text[-1] != " " else [])]
@@ -137,10 +141,6 @@ class Slots(CTCTask):
     def units_in(self, cut: Cut) -> list[str]:
         """Return the letters and marks of the reference."""
         return _symbols(self.reference(cut))
-
-    def knows(self, unit: str) -> bool:
-        """See Task.knows: only a slot can be unknown, as other letters are one unit."""
-        return unit[:2] not in MARKS or unit[2:] in self.fitted.slots
 
 
 def _symbols(text: str) -> list[str]:

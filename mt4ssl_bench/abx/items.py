@@ -24,7 +24,11 @@ HEADER = "#file onset offset #phone prev-phone next-phone speaker"
 COLUMNS = 7
 DECIMAL = re.compile(r"\d+(\.\d*)?|\.\d+", re.ASCII)
 NO_CONTEXT = "-"  # of words, which are compared in any context
-SILENCE = {"", "sil", "sp", "spn", "nsn", "<eps>", "pau", "h#", "epi"}  # in lower case
+# in lower case; last the pauses, noises and unknown speech of MAUS, SPPAS, EasyAlign and Buckeye
+SILENCE = {
+    *("", "sil", "sp", "spn", "nsn", "<eps>", "pau", "h#", "epi", "silence"),
+    *("<p:>", "<usb>", "<nib>", "#", "_", "<sil>"),
+}
 POSITION = re.compile(r"_[BIES]$")  # Kaldi's position in the word
 STRESS = re.compile(r"(?<=[A-Z])[012]$")  # CMUdict's
 TOUCH = 10_000  # microseconds: neighbors with a larger gap or overlap do not touch; half a frame
@@ -153,6 +157,37 @@ def items_text(tokens: Iterable[Token], where: str = "item file") -> str:
     return "\n".join(lines) + "\n"
 
 
+def plain_items(tokens: Sequence[Token]) -> str:
+    """Return the text of an item file with "_" for white space in names.
+
+    Raises:
+        CorpusError: If a name is empty, or two names of a column would be one.
+    """
+    for name in ("utterance", "category", "group", "previous", "next"):
+        plain: dict[str, str] = {}
+        for label in sorted({str(getattr(token, name)) for token in tokens}):
+            written = _plain(label)
+            first = plain.setdefault(written, label)
+            if not written or first != label:
+                fault = f"and '{first}' would be one" if written else "is empty"
+                raise CorpusError(f"no item file: {name} '{label}' {fault} without white space")
+    return items_text(
+        replace(
+            token,
+            utterance=_plain(token.utterance),
+            category=_plain(token.category),
+            previous=_plain(token.previous),
+            next=_plain(token.next),
+            group=_plain(token.group),
+        )
+        for token in tokens
+    )
+
+
+def _plain(name: str) -> str:
+    return "_".join(name.split())
+
+
 def _seconds(microseconds: int) -> str:
     """Return exact seconds with at least four decimals, as published lists have them."""
     whole, rest = divmod(microseconds, MICROSECONDS)
@@ -227,7 +262,7 @@ def word_tokens(
     for utterance, segments in _utterances(alignment, speakers, dropped):
         for start, end, word in _in_order(segments):
             token = Token(utterance, start, end, word, NO_CONTEXT, NO_CONTEXT, speakers[utterance])
-            silent = "silences" if word.lower() in SILENCE else ""
+            silent = "silences" if word.lower() in SILENCE - {"silence"} else ""  # a word, too
             if reason := silent or _outside(token, limits):
                 dropped.add(reason, _place(utterance, (start, end, word)))
             else:

@@ -17,6 +17,7 @@ from mt4ssl_bench.errors import CorpusError
 # "librilight": without the last frame, as the program of Libri-Light (arXiv 1912.07875) slices
 Slice = Literal["exact", "librilight"]
 CLIPPED = "tokens clipped at the end of their utterance"
+DOUBLED = "tokens that are listed once more"
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,9 @@ def find_frames(
 ) -> Spans:
     """Return the tokens that have a frame, with their frames.
 
-    Tokens that end after their utterance are clipped. Use the same spans for all models that are
-    compared.
+    Tokens that end after their utterance are clipped. Of tokens with one interval and category,
+    only the first is kept: the distance between two of them is 0. Use the same spans for all models
+    that are compared.
 
     Args:
         tokens: Tokens in any order.
@@ -85,12 +87,15 @@ def find_frames(
     """
     grid = grid or Grid()
     found: list[tuple[Token, int, int]] = []
+    seen: set[tuple[str, int, int, str]] = set()
     dropped = Dropped()
     for token in tokens:
         place = f"'{token.category}' at {token.onset / MICROSECONDS:g} s of '{token.utterance}'"
-        if token.utterance not in num_frames:
-            dropped.add("tokens of utterances without features", place)
+        key = (token.utterance, token.onset, token.offset, token.category)
+        if token.utterance not in num_frames or key in seen:
+            dropped.add(DOUBLED if key in seen else "tokens of utterances without features", place)
             continue
+        seen.add(key)
         start, stop = grid.frames(token.onset, token.offset)
         stop -= rule == "librilight"
         if stop > num_frames[token.utterance] > start:

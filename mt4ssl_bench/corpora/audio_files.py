@@ -8,6 +8,7 @@ from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
 from mt4ssl_bench.data import audio_headers
+from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.files import written
 
 LOGGER = logging.getLogger(__name__)
@@ -82,6 +83,33 @@ def _log(folder: Path, skipped: list[Path]) -> None:
             len(skipped),
             skipped[0].relative_to(folder),
         )
+
+
+def put_audio(path: Path, content: bytes, corpus: Path) -> None:
+    """Write audio of a corpus that is being prepared atomically, unless the file holds it already.
+
+    An interrupted prepare continues so, and a finished corpus is never changed.
+
+    Args:
+        path: The file.
+        content: Bytes of the file.
+        corpus: Folder of the corpus.
+
+    Raises:
+        CorpusError: If the folder holds a finished corpus without this very file.
+        OSError: If the file cannot be written (for example, disk full).
+    """
+    if path.is_file() and path.read_bytes() == content:
+        return
+    if (corpus / "corpus.json").exists():
+        how = "is another one" if path.exists() else "is missing"
+        raise CorpusError(
+            f"{corpus}: holds another corpus, or has lost its audio ({path} {how}); choose another "
+            "--out"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written(path) as file:
+        file.write(content)
 
 
 def keep_audio(folder: Path, name: str, content: bytes) -> Path:

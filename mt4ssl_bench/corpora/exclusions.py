@@ -24,6 +24,7 @@ REASONS: Mapping[str, str] = {  # a gap, no_<field>, explains itself
     "turn_order": "utterances with a turn that ends before it starts",
     "turn_outside": "utterances with a turn that reaches beyond them",
     "slots": "utterances with more or fewer slots than words",
+    "few_speakers": "mixtures of which the RTTM names fewer speakers than are in them",
     "list_rows": "rows of lists that name no utterance of the corpus",
 }
 # what published corpora hold on purpose; everything else is refused without --partial

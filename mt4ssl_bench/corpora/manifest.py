@@ -32,8 +32,7 @@ def write_rows(
         existing = Corpus.open(out)
         if existing.info.digest == digest:
             _require_audio(existing)
-            named = existing.info.name
-            hint = f"; for the name '{info.name}', choose another --out" * (info.name != named)
+            named, hint = existing.info.name, _not_taken(existing.info, info)
             LOGGER.info("%s: already prepared as '%s', unchanged%s", out, named, hint)
             return existing
         raise CorpusError(
@@ -45,6 +44,16 @@ def write_rows(
     return write_corpus(
         out, cuts, lambda infos: replace(info, digest=digest, splits=infos), lambda: lists
     )
+
+
+def _not_taken(there: CorpusInfo, asked: CorpusInfo) -> str:
+    """Return how to get what the digest does not hold and the corpus that is there lacks, or ""."""
+    facts, wanted = (
+        {"name": info.name, "language": ", ".join(info.languages), "licence": info.licence}
+        for info in (there, asked)
+    )
+    others = [f"the {key} '{value}'" for key, value in wanted.items() if value != facts[key]]
+    return f"; for {' and '.join(others)}, choose another --out" if others else ""
 
 
 def _require_audio(corpus: Corpus) -> None:

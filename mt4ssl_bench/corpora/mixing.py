@@ -5,6 +5,7 @@ random loudness and adds them from their first samples on.
 Shapes: N samples, S sources.
 """
 
+import io
 import math
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,11 +15,11 @@ from typing import Literal
 import numpy as np
 import soundfile
 
+from mt4ssl_bench.corpora.audio_files import put_audio
 from mt4ssl_bench.corpora.rows import Row
 from mt4ssl_bench.data.audio import RATE, Samples
 from mt4ssl_bench.data.cut import Turn
 from mt4ssl_bench.errors import CorpusError
-from mt4ssl_bench.files import written
 from mt4ssl_bench.wheels import import_torchaudio
 
 MIN_SECONDS = 3.0  # shorter utterances are not used
@@ -91,25 +92,39 @@ def mix(sources: Sequence[Samples], mode: Mode) -> list[Samples]:
 
 
 def turns_of(
-    names: Iterable[str], segments: Mapping[str, Sequence[Turn]], lasts: float
+    speakers: Mapping[str, str], segments: Mapping[str, Sequence[Turn]], lasts: float
 ) -> tuple[Turn, ...]:
-    """Return the segments of a mixture's utterances, cut off where it ends after `lasts` seconds.
+    """Return the turns of a mixture's speakers, cut off where it ends after `lasts` seconds.
 
-    All utterances begin with the mixture, and are in `segments`.
+    Args:
+        speakers: Speaker by utterance; all utterances begin with the mixture.
+        segments: Speech by utterance. Its labels are not read: those of a voice activity detector
+            are the same for all utterances.
+        lasts: Length of the mixture.
     """
-    turns = [turn for name in names for turn in segments[name] if turn.start < lasts]
-    return tuple(sorted(turn._replace(end=min(turn.end, lasts)) for turn in turns))
+    return within(
+        (turn._replace(label=who) for name, who in speakers.items() for turn in segments[name]),
+        lasts,
+    )
 
 
-def write_flac(path: Path, samples: Samples) -> None:
-    """Write 16-bit FLAC atomically.
+def within(turns: Iterable[Turn], lasts: float) -> tuple[Turn, ...]:
+    """Return turns in order, cut off where their mixture ends after `lasts` seconds."""
+    return tuple(
+        sorted(turn._replace(end=min(turn.end, lasts)) for turn in turns if turn.start < lasts)
+    )
+
+
+def write_flac(path: Path, samples: Samples, corpus: Path) -> None:
+    """Write 16-bit FLAC of a corpus that is being prepared in the folder `corpus`; see put_audio().
 
     Raises:
-        CorpusError: If the file cannot be written (for example, disk full).
+        CorpusError: If the file cannot be written (for example, disk full), or the folder holds
+            another corpus.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    encoded = io.BytesIO()
+    soundfile.write(encoded, samples, RATE, format="FLAC", subtype="PCM_16")
     try:
-        with written(path) as file:
-            soundfile.write(file, samples, RATE, format="FLAC", subtype="PCM_16")
-    except (OSError, soundfile.LibsndfileError) as error:
+        put_audio(path, encoded.getvalue(), corpus)
+    except OSError as error:
         raise CorpusError(f"{path}: could not be written ({error}); free the disk") from None

@@ -16,6 +16,7 @@ from mt4ssl_bench.corpora.rows import (
     field_names,
     probe,
     refuse_duplicates,
+    with_single_spaces,
 )
 from mt4ssl_bench.corpora.splits import by_split, hold_out
 from mt4ssl_bench.data.corpus import Corpus
@@ -58,7 +59,7 @@ def prepare(
     Rows without any split are dealt over train, valid and test, whole speakers where there are 10.
 
     Args:
-        rows: The utterances; see Row for what one may have.
+        rows: The utterances; see Row. Texts and phones get single spaces between words.
         out: Folder of the corpus.
         source: What the rows come from, for messages.
         name: Name of the corpus in tables.
@@ -79,7 +80,7 @@ def prepare(
         CorpusError: If the rows cannot be used; the message names the first. Nothing is written.
     """
     excluded = Exclusions(source, partial)
-    rows = _usable(stated := list(rows), excluded, strict=strict)
+    rows = _usable(stated := list(map(with_single_spaces, rows)), excluded, strict=strict)
     checked = checked_lists(lists or {}, rows, excluded)
     noted = dict(notes or {}) | excluded.notes() | _about_turns(stated, rows, source)
     rows = rows if strict else _with_valid(rows, noted)

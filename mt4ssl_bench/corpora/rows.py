@@ -267,6 +267,18 @@ def one_line(value: object) -> str:
     return "" if value is None else " ".join(str(value).split())
 
 
+def with_single_spaces(row: Row) -> Row:
+    """Return the row with its text and phones as hypotheses are: words with one space between them.
+
+    A text of white space is an empty one; a row that has a text is not silent.
+    """
+    text, phones = one_line(row.text), one_line(row.phones)
+    silent = row.silent and not text
+    if (text, phones, silent) == (row.text, row.phones, row.silent):
+        return row
+    return replace(row, text=text, phones=phones, silent=silent)
+
+
 def row_of(cut: Cut) -> Row:
     """Return a cut as the row that it was made from."""
     recording = cut.recording

@@ -73,7 +73,7 @@ def speak(out: Path, plan: Sequence[Spoken], *, digest: str, title: str) -> Path
 
     Raises:
         BenchError: Without the [demo] extra, or if eSpeak NG fails.
-        CorpusError: If `out` has another table.
+        CorpusError: If `out` has another table, or a finished corpus of another plan.
     """
     manifest, mark = out / MANIFEST, out / DIGEST
     if manifest.exists() and not mark.exists():
@@ -82,6 +82,8 @@ def speak(out: Path, plan: Sequence[Spoken], *, digest: str, title: str) -> Path
         )
     if manifest.exists() and mark.read_text(encoding="ascii").strip() == digest:
         return manifest
+    if (out / "corpus.json").exists():  # whose audio would be replaced
+        raise CorpusError(f"{out}: holds another corpus; choose another --out")
     if importlib.util.find_spec("espeakng_loader") is None:
         raise BenchError(missing(title, "demo"))
     out.mkdir(parents=True, exist_ok=True)

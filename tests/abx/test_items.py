@@ -1,5 +1,6 @@
 """Tokens from item files and alignments: exact times, and a count of everything that is dropped."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from mt4ssl_bench.abx.items import (
     Token,
     near_lengths,
     phone_tokens,
+    plain_items,
     read_items,
     single_words,
     speaker_tokens,
@@ -95,6 +97,29 @@ def test_a_label_that_an_item_file_cannot_hold_is_refused(tmp_path: Path) -> Non
             write_items(tmp_path / "x.item", [token])
 
 
+def test_white_space_in_names_is_written_as_underscores_where_names_stay_distinct(
+    tmp_path: Path,
+) -> None:
+    token = Token("a b", 0, 100_000, "new  york", "-", "-", "Anna K.")
+    (tmp_path / "x.item").write_text(plain_items([token]))
+    assert read_items(tmp_path / "x.item") == [
+        Token("a_b", 0, 100_000, "new_york", "-", "-", "Anna_K.")
+    ]
+    for others in ({"group": "Anna_K."}, {"utterance": "a_b"}, {"category": " "}):
+        (name,) = others
+        with pytest.raises(CorpusError, match=f"no item file: {name} '"):
+            plain_items([token, replace(token, **others)])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("label", ["<p:>", "#", "_", "silence", "SILENCE", "<SIL>", "<usb>"])
+def test_pauses_of_other_aligners_are_silences(label: str) -> None:
+    labels = ["a", "b", "c", label, "d", "e", "f"]
+    turns = [(0.1 * n, 0.1 * (n + 1), each) for n, each in enumerate(labels)]
+    tokens, dropped = phone_tokens(Alignment({"u": turns}), {"u": "s"})
+    assert [t.category for t in tokens] == ["b", "e"]
+    assert dropped.counts["silences"] == 1
+
+
 def test_triphones_span_the_neighbors_and_phonemes_do_not() -> None:
     alignment = Alignment({"u": PHONES})
     triphones, dropped = phone_tokens(alignment, {"u": "s"})
@@ -169,6 +194,8 @@ def test_words_have_no_context_and_a_duration_limit() -> None:
     tokens, dropped = word_tokens(words, {"u": "s"})
     assert tokens == [Token("u", 100_000, 500_000, "word", "-", "-", "s")]
     assert dropped.counts == {"tokens shorter than 0.15 s": 1, "silences": 1}
+    tokens, _ = word_tokens(Alignment({"u": [(0.0, 0.4, "SILENCE")]}), {"u": "s"})
+    assert [t.category for t in tokens] == ["SILENCE"]
 
 
 def test_an_utterance_of_one_word_is_a_token() -> None:

@@ -1,6 +1,7 @@
 """Frames of tokens: the exact rule, Libri-Light's, and what is clipped or dropped."""
 
 import csv
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mt4ssl_bench.abx.items import Token, read_items
-from mt4ssl_bench.abx.spans import CLIPPED, Grid, find_frames
+from mt4ssl_bench.abx.spans import CLIPPED, DOUBLED, Grid, find_frames
 from mt4ssl_bench.errors import CorpusError
 
 CASE = Path(__file__).parent.parent / "fixtures" / "abx_case"
@@ -81,6 +82,15 @@ def test_tokens_beyond_the_end_are_clipped_or_dropped_and_counted() -> None:
         "tokens without a frame": 2,
         "tokens of utterances without features": 1,
     }
+
+
+def test_a_token_that_is_listed_twice_is_compared_once_and_counted() -> None:
+    other = replace(token(0, 100_000), category="D")
+    tokens = [token(0, 100_000), other, token(0, 100_000), token(0, 120_000), token(0, 100_000)]
+    spans = find_frames(tokens, {"u": 10})
+    assert spans.tokens == (token(0, 100_000), other, token(0, 120_000))
+    assert spans.dropped.counts == {DOUBLED: 2}
+    assert spans.dropped.examples == {DOUBLED: "'A' at 0 s of 'u'"}
 
 
 def test_no_token_at_all_is_an_error_with_the_reasons() -> None:

@@ -1,6 +1,7 @@
 """Libri2Mix: LibriMix's folders in both modes, s3prl's Kaldi folders, and wrong layouts."""
 
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,51 @@ def test_an_utterance_that_the_rttm_lacks_is_a_gap_and_no_silence(tmp_path: Path
     assert all(len(turns_of(cut, "speakers")) == 2 for cut in corpus.cuts("train"))
 
 
+def test_an_utterance_is_of_one_speaker_whatever_the_rttm_calls_him(tmp_path: Path) -> None:
+    root, segments = librimix(tmp_path / "in"), rttm(tmp_path / "rttm")
+    expected = prepared(root, tmp_path / "out", rttm=segments)
+    for file in segments.iterdir():
+        lines = [line.split() for line in file.read_text().splitlines()]
+        lines = [[*cells[:7], "SPEECH", *cells[8:]] for cells in lines]
+        file.write_text("".join(" ".join(cells) + "\n" for cells in lines))
+    corpus = prepared(root, tmp_path / "vad", rttm=segments)
+    assert corpus.info.digest == expected.info.digest
+    labels = [turn.label for cut in corpus.cuts("train") for turn in turns_of(cut, "speakers")]
+    assert labels == ["01", "02"] * 3
+
+
+def test_an_rttm_by_mixture_names_two_speakers(tmp_path: Path) -> None:
+    root, file = librimix(tmp_path / "in"), tmp_path / "mixtures.rttm"
+    names = [f"{part}1-1-{n:04}_{part}2-1-{n:04}" for part in range(3) for n in range(3)]
+
+    def turns(*labels: str) -> str:
+        start = "SPEAKER {} 1 {} 1 <NA> <NA> {} <NA> <NA>\n"
+        return "".join(start.format(name, 0.1, label) for name in names for label in labels)
+
+    file.write_text(turns("a", "b"))
+    corpus = prepared(root, tmp_path / "out", rttm=file)
+    (cut, *_) = corpus.cuts("test")
+    assert [turn.label for turn in turns_of(cut, "speakers")] == ["a", "b"]
+    file.write_text(turns("SPEECH"))
+    with pytest.raises(
+        CorpusError, match=r"'01-1-0000_02-1-0000': RTTM with turns of SPEECH only; expected 2 spea"
+    ):
+        prepared(root, tmp_path / "vad", rttm=file)
+
+
+def test_mix_single_has_only_its_first_speaker(tmp_path: Path) -> None:
+    root, segments = librimix(tmp_path / "in"), rttm(tmp_path / "rttm")
+    for folder in (root / "Libri2Mix" / "wav16k" / "max").iterdir():
+        if folder.name == "metadata":
+            for file in folder.glob("*_mix_both.csv"):
+                shutil.copy(file, file.with_name(file.name.replace("both", "single")))
+        else:
+            shutil.copytree(folder / "mix_both", folder / "mix_single")
+    corpus = prepared(root, tmp_path / "out", mixture="mix_single", rttm=segments)
+    found = {turn.label for cut in corpus.cuts("train") for turn in turns_of(cut, "speakers")}
+    assert found == {"01"}
+
+
 def test_dev_is_drawn_as_s3prl_does_for_separation(tmp_path: Path) -> None:
     corpus = prepared(librimix(tmp_path / "in", each=8), tmp_path / "out", dev=3)
     names = [f"11-1-{n:04}_12-1-{n:04}" for n in range(8)]
@@ -151,7 +197,8 @@ def test_a_recording_that_a_kaldi_folders_rttm_lacks_is_a_gap(tmp_path: Path) ->
             soundfile.write(folder / f"{name}.wav", 0.1 * np.ones(2 * RATE), RATE)
         lines = [f"{split}-{name} {folder / name}.wav\n" for name in ("m", "n")]
         (folder / "wav.scp").write_text("".join(lines))
-        (folder / "rttm").write_text(f"SPEAKER {split}-m 1 0 1.5 <NA> <NA> s <NA> <NA>\n")
+        turn = f"SPEAKER {split}-m 1 0 1.5 <NA> <NA> "
+        (folder / "rttm").write_text("".join(f"{turn}{who} <NA> <NA>\n" for who in "st"))
     with pytest.raises(CorpusError, match=r"'train-n' has no turns:speakers .* 3 of 6 rows"):
         prepared(tmp_path / "data", tmp_path / "out")
     corpus = prepared(tmp_path / "data", tmp_path / "out", partial=True)

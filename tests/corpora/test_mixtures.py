@@ -135,9 +135,49 @@ def test_a_mixture_is_the_sum_of_its_sources_with_the_turns_of_both(
     assert other.info.digest != corpus.info.digest
 
 
+def test_utterances_of_one_label_stay_two_speakers(tmp_path: Path) -> None:
+    root = librispeech(tmp_path / "in")
+    file = rttm(root)
+    expected = prepared(root, tmp_path / "out", rttm=file, test_mixtures=3)
+    lines = [line.split() for line in file.read_text().splitlines()]
+    file.write_text("".join(" ".join([*cells[:7], "SPEECH", *cells[8:]]) + "\n" for cells in lines))
+    corpus = prepared(root, tmp_path / "vad", rttm=file, test_mixtures=3)
+    for cut in cuts(corpus)["test"]:
+        speakers = {name.partition("-")[0] for name in cut.id.split("_")}
+        assert {turn.label for turn in turns_of(cut, "speakers")} == speakers
+    assert corpus.info.digest == expected.info.digest
+
+
 def _seconds(root: Path, name: str) -> float:
     (file,) = root.rglob(f"{name}.flac")
     return soundfile.info(file).frames / RATE
+
+
+def files(folder: Path) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_another_corpus_in_the_same_folder_is_refused_and_its_audio_stays(tmp_path: Path) -> None:
+    root, out = librispeech(tmp_path / "in"), tmp_path / "out"
+    corpus = prepared(root, out, test_mixtures=2)
+    before = files(out)
+    for options in ({"mode": "min"}, {"seed": 1}, {"train_mixtures": 3}):
+        with pytest.raises(CorpusError, match="holds another corpus"):
+            prepared(root, out, test_mixtures=2, **options)
+    assert prepared(root, out, test_mixtures=2).info.digest == corpus.info.digest
+    assert files(out) == before
+
+
+def test_an_interrupted_prepare_continues_with_the_audio_that_is_there(tmp_path: Path) -> None:
+    root, out = librispeech(tmp_path / "in"), tmp_path / "out"
+    digest = prepared(root, out, mode="min", test_mixtures=2).info.digest
+    (out / "corpus.json").unlink()
+    kept, damaged, gone, *_ = sorted((out / "audio").rglob("*.flac"))
+    written = kept.stat().st_mtime_ns
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    gone.unlink()
+    assert prepared(root, out, mode="min", test_mixtures=2).info.digest == digest
+    assert kept.stat().st_mtime_ns == written
 
 
 def test_short_utterances_and_those_without_segments_are_counted(

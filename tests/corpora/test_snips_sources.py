@@ -140,6 +140,17 @@ def test_sentences_are_spoken_by_other_voices_in_each_split_and_keep_their_slots
     assert Corpus.open(tmp_path / "two").info.digest == corpus.info.digest, "the same bytes"
 
 
+def test_other_sentences_in_the_same_folder_are_refused(tmp_path: Path) -> None:
+    pytest.importorskip("espeakng_loader")
+    root, out = sentences(tmp_path / "in"), tmp_path / "out"
+    corpus = prepared("spoken_snips", root, out, held_out=1)
+    before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
+    with pytest.raises(CorpusError, match="holds another corpus"):
+        prepared("spoken_snips", root, out, held_out=2)
+    assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == before
+    assert prepared("spoken_snips", root, out, held_out=1).info.digest == corpus.info.digest
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new", "message"),
     [

@@ -205,6 +205,55 @@ def test_an_argument_that_names_no_split_is_the_whole_corpus(tmp_path: Path, sou
     assert read_splits([str(folder)]) == {"": folder}
 
 
+def test_texts_of_every_source_have_single_spaces(tmp_path: Path, sounds: Path) -> None:
+    def corpus(out: str, texts: list[str], phones: str = "HH AY") -> Corpus:
+        names = ("a.flac", "deep/b.wav", "c.flac")
+        made = [
+            Row(id=name, path=sounds / name, text=text, phones=phones, split="train")
+            for name, text in zip(names, texts, strict=True)
+        ]
+        return prepare(made, tmp_path / out, source=sounds, name="x")
+
+    plain = corpus("plain", ["HELLO WORLD", "A B", "C"])
+    odd = corpus("odd", ["HELLO\u00a0WORLD", " A \t B", "C\u3000"], "HH\u2009 AY ")
+    assert odd.info.digest == plain.info.digest
+    cuts = [cut for split in odd.info.splits for cut in odd.cuts(split)]
+    assert sorted(text_of(cut) for cut in cuts) == ["A B", "C", "HELLO WORLD"]
+    assert {phones_of(cut) for cut in cuts} == {"HH AY"}
+
+
+def test_what_a_corpus_that_is_there_does_not_take_is_said(
+    tmp_path: Path, sounds: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def again(language: str, licence: str) -> list[str]:
+        row = Row(id="u", path=sounds / "a.flac", split="train", language=language)
+        out = tmp_path / "out"
+        return prepare([row], out, source=sounds, name="x", licence=licence).info.languages
+
+    again("en", "CC0")
+    with caplog.at_level("INFO", logger="mt4ssl_bench"):
+        again("en", "CC0")
+        assert caplog.messages[-1].endswith("already prepared as 'x', unchanged")
+        assert again("de", "CC BY 4.0") == ["en"]
+    said = "unchanged; for the language 'de' and the licence 'CC BY 4.0', choose another --out"
+    assert caplog.messages[-1].endswith(said)
+
+
+def test_a_text_of_spaces_says_that_nobody_speaks(tmp_path: Path, sounds: Path) -> None:
+    folder = lists(tmp_path, sounds)
+    splits = [f"{split}={folder / split}.tsv" for split in ("train", "valid")]
+    (folder / "train.wrd").write_text("HELLO\u00a0WORLD\n \u00a0\n", encoding="utf-8")
+    run("fairseq", *splits, "--out", tmp_path / "out")
+    cuts = by_id(Corpus.open(tmp_path / "out"), "train")
+    assert {name: text_of(cut) for name, cut in cuts.items()} == {"a": "HELLO WORLD", "deep-b": ""}
+    assert [name for name, cut in cuts.items() if is_silent(cut)] == ["deep-b"]
+    (folder / "train.wrd").unlink()
+    (folder / "train.ltr").write_text("O N E | | T W O |\nT H R E E |\n", encoding="utf-8")
+    run("fairseq", *splits, "--out", tmp_path / "letters")
+    texts = {text_of(cut) for cut in by_id(Corpus.open(tmp_path / "letters"), "train").values()}
+    assert texts == {"ONE TWO", "THREE"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

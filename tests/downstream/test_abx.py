@@ -37,8 +37,13 @@ def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def write_phones(folder: Path, splits: tuple[str, ...], speakers: int = 2) -> Path:
-    """Write tones whose times are known, as a table and a CTM, and prepare them."""
+def write_phones(
+    folder: Path, splits: tuple[str, ...], speakers: int = 2, names: tuple[str, ...] = ()
+) -> Path:
+    """Write tones whose times are known, as a table and a CTM, and prepare them.
+
+    `names` are the speakers'; default: test0, test1, ...
+    """
     rng = np.random.default_rng(0)
     rows, ctm = ["id\tpath\tspeaker\tsplit"], []
     for name in (f"{split}{s}-{u}" for split in splits for s in range(speakers) for u in range(4)):
@@ -52,7 +57,8 @@ def write_phones(folder: Path, splits: tuple[str, ...], speakers: int = 2) -> Pa
         noise = rng.normal(0, 0.01, 9 * 1600)
         (folder / "audio").mkdir(parents=True, exist_ok=True)
         soundfile.write(folder / f"audio/{name}.wav", np.concatenate(wave) + noise, 16_000)
-        rows.append(f"{name}\taudio/{name}.wav\t{split}{speaker}\t{split}")
+        who = names[speaker] if names else f"{split}{speaker}"
+        rows.append(f"{name}\taudio/{name}.wav\t{who}\t{split}")
     (folder / "table.tsv").write_text("\n".join([*rows, ""]))
     (folder / "phones.ctm").write_text("\n".join([*ctm, ""]))
     corpus = folder / "corpus"
@@ -106,6 +112,38 @@ def test_item_files_give_the_same_scores(corpus: Path, results: Path, tmp_path: 
     (again,) = tmp_path.glob("abx-*.json")
     assert load_record(again).metrics == load_record(path).metrics
     assert load_record(again).chosen_on == "test"  # the file has no token of valid
+
+
+def test_a_token_that_is_listed_twice_changes_no_score(
+    corpus: Path, results: Path, tmp_path: Path
+) -> None:
+    (path,) = results.glob("abx-fbank*.json")
+    header, *lines = path.with_suffix(".item").read_text().splitlines()
+    (tmp_path / "twice.item").write_text("\n".join([header, *lines, *lines, ""]))
+    out = ("--corpus", corpus, "--out", tmp_path)
+    done = run("evaluate", "fbank", "--task", "abx", "--items", tmp_path / "twice.item", *out)
+    assert done.returncode == 0, done.stderr
+    (again,) = tmp_path.glob("abx-*.json")
+    assert load_record(again).metrics == load_record(path).metrics
+    assert load_record(again).counts["tokens_that_are_listed_once_more"] == len(lines)
+    assert again.with_suffix(".item").read_text() == path.with_suffix(".item").read_text()
+
+
+@pytest.mark.parametrize("names", [("Anna K.", "Ben"), ("Anna K.", "Anna_K.")])
+def test_names_with_spaces_cost_no_score(tmp_path: Path, names: tuple[str, ...]) -> None:
+    corpus = write_phones(tmp_path, ("test",), names=names)
+    out = ("--corpus", corpus, "--out", tmp_path / "out")
+    done = run("evaluate", "fbank", "--task", "abx", *out)
+    assert done.returncode == 0, done.stderr
+    (path,) = (tmp_path / "out").glob("abx-*.json")
+    assert {row["id"] for row in load_hypotheses(path)} == set(names)
+    distinct = "Ben" in names
+    warning = "abx: no item file: group 'Anna_K.' and 'Anna K.' would be one without white space"
+    assert (warning in " ".join(done.stderr.split())) != distinct
+    assert path.with_suffix(".item").exists() == distinct
+    if distinct:
+        tokens = read_items(path.with_suffix(".item"))
+        assert {token.group for token in tokens} == {"Anna_K.", "Ben"}
 
 
 def test_two_upstreams_are_compared_over_the_same_triplets(results: Path) -> None:

@@ -13,10 +13,11 @@ from mt4ssl_bench import results
 KEYS = ("head.hidden=8", "sweep=0.01", "steps=6", "validate_every=3", "batch=4")
 
 
-def noisy(folder: Path, *, short: int = 0, longer: str = "") -> Path:
+def noisy(folder: Path, *, short: int = 0, longer: str = "", factor: int = 1) -> Path:
     """Write tones with noise and without, or two voices and their mixture; return the table.
 
-    `short` test utterances last 0.2 s. `longer` is the clean file that has a sample too many.
+    `short` test utterances last 0.2 s. `longer` is the clean file that has a sample too many. At
+    `factor` times 16 kHz, the last sample at 16 kHz has one sample, and begins the last frame.
     """
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
@@ -37,7 +38,11 @@ def noisy(folder: Path, *, short: int = 0, longer: str = "") -> Path:
         name = f"u{number:02}"
         for kind, samples in signals.items():
             extra = np.zeros(1 if longer == f"{name}-{kind}" else 0, np.float32)
-            soundfile.write(folder / f"{name}-{kind}.wav", np.append(samples, extra), RATE)
+            if factor > 1:
+                last = factor * (size // 320 * 320 - 1) + 1
+                samples = np.repeat(samples, factor)[:last]  # noqa: PLW2901
+            file = folder / f"{name}-{kind}.wav"
+            soundfile.write(file, np.append(samples, extra), factor * RATE)
         cells = [f"{name}-{kind}.wav" for kind in ("noisy", "clean", "s1", "s2")]
         rows.append("\t".join([name, *cells, f"spk{number % 5}", split]))
     table = folder / "manifest.tsv"
@@ -96,6 +101,17 @@ def test_separation_is_trained_found_again_and_compared(corpus: Path, tmp_path: 
     done = run("compare", "fbank", "fbank_no_cmvn", "--task", "SS", "--results", tmp_path)
     assert done.returncode == 0, done.stderr
     assert "SI-SDRi" in done.stdout
+
+
+def test_audio_of_another_rate_is_trained_on_and_tested(tmp_path: Path) -> None:
+    table = noisy(tmp_path / "in", factor=3)
+    assert call("prepare", "table", table, "--out", tmp_path / "corpus") == 0
+    words = ("--task", "SE", "--task", "SS", "--corpus", tmp_path / "corpus")
+    keys = (*KEYS, "measures=si_sdri", "--out", tmp_path / "out")
+    assert call("evaluate", "fbank", *words, *keys) == 0
+    records = results.load_all(tmp_path / "out")
+    assert sorted(record.task for record in records) == ["enhancement", "separation"]
+    assert all(record.counts["test_utterances"] == 6 for record in records)
 
 
 def test_sources_of_another_length_are_refused_by_prepare(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ class CleanSignals(Signals):
         return super()._signals(cut)[:2]
 
 
-FILE = SimpleNamespace(sources=[SimpleNamespace(source="a.wav")])
+FILE = SimpleNamespace(sources=[SimpleNamespace(source="a.wav")], sampling_rate=16_000)
 CUTS: Any = [
     SimpleNamespace(id=f"u{n}", samples=n, start=0.0, duration=n / 16_000, recording=FILE)
     for n in SAMPLES
@@ -381,12 +381,21 @@ def test_a_subclass_may_widen_a_bound_and_others_stay() -> None:
             check_all_bounds(MaskHeadConfig(**wrong))  # type: ignore[arg-type]
 
 
-def test_sources_of_another_length_are_named(tmp_path: Path, monkeypatch: Any) -> None:
-    lengths = {"": 4700, "s1": 4700, "s2": 4699}
+def test_a_decoded_signal_has_the_frames_of_its_header(monkeypatch: Any) -> None:
+    lengths = {"": 4800, "s1": 4799, "s2": 3200}  # 3200: 0.1 s less
     monkeypatch.setattr(
         "mt4ssl_bench.downstream.heads.masks.audio.read",
-        lambda _, name: np.zeros(lengths[name], np.float32),
+        lambda _, name: np.ones(lengths[name], np.float32),
     )
     task = Separation(load_config("separation"))  # type: ignore[arg-type]
-    with pytest.raises(CorpusError, match="'u4700': s2 has 4699 samples; expected 4700, as the"):
-        task.target(CUTS[0])
+    recording = SimpleNamespace(sources=FILE.sources, sampling_rate=48_000)
+    cut: Any = SimpleNamespace(id="u", start=0.0, duration=14_398 / 48_000, recording=recording)
+    assert len(task.target(cut)) == 16
+    _, found = task.match([cut], torch.zeros(LAYERS, 1, 15, DIM), torch.tensor([15]))
+    assert found.tolist() == [16]
+    assert [int(signal.sum()) for signal in task._signals(cut)] == list(lengths.values())
+    lengths[""] = 4801
+    assert task._signals(cut).shape == (3, 4800)
+    lengths["s2"] = 3199
+    with pytest.raises(CorpusError, match="'u': s2 has 3199 samples at 16 kHz; expected 4800"):
+        task._signals(cut)

@@ -14,6 +14,7 @@ from mt4ssl_bench.downstream.job import ROLES, Fold, Job
 from mt4ssl_bench.downstream.plan import plan
 from mt4ssl_bench.downstream.reference_checks import check_references, learnable
 from mt4ssl_bench.downstream.task import Task
+from mt4ssl_bench.downstream.tasks.asr import ASR, ASRConfig
 from mt4ssl_bench.errors import CorpusError
 
 DATA = Path(__file__).parents[1] / "fixtures"
@@ -97,6 +98,21 @@ def test_unknown_characters_and_phonemes_are_listed_with_counts(
     )
     assert check_references(*opened(corpus, "phoneme")) == {"test_unknown_units": 3}
     assert "'ZH' 3" in caplog.text
+
+
+def test_pieces_count_unseen_letters_and_no_space(
+    corpus: Corpus, caplog: pytest.LogCaptureFixture
+) -> None:
+    def change(about: Any, split: str) -> None:
+        about.text += " ÄÄ" if split == "test" else ""
+
+    for given, counts in ((corpus, {}), (Changed(corpus, change), {"test_unknown_units": 6})):
+        job, _, cuts = opened(given, "asr")
+        task = ASR(ASRConfig(units="sentencepiece", vocabulary=12))
+        task.fit_units(cuts["train"])
+        assert check_references(job, task, cuts) == counts
+    assert "1 units of split 'test' are not seen in training" in caplog.text
+    assert "(6 times): 'Ä' 6" in caplog.text
 
 
 def test_nothing_is_said_of_sound_data(corpus: Corpus, caplog: pytest.LogCaptureFixture) -> None:

@@ -47,6 +47,15 @@ def test_pieces_go_back_to_text_and_refuse_an_impossible_size() -> None:
         Pieces.train(texts, 5000)
 
 
+def test_pieces_know_spaces_and_the_letters_of_the_training_text() -> None:
+    texts = ["THE CAT SAT ON THE MAT", "A DOG SAT ON THE LOG", "THE LOG IS ON THE MAT"] * 3
+    task = ASR(ASRConfig(units="sentencepiece", vocabulary=20))
+    task.fit_units([spoken(text) for text in texts])
+    assert all(task.knows(symbol) for symbol in "CATDOGMLISHEN ")
+    assert not any(task.knows(symbol) for symbol in "ZQÄ\u200b\u4e2d")
+    assert task.fitted.decode(task.target(spoken("THE ÄZ DOG")).tolist()).split() == ["THE", "DOG"]
+
+
 def test_stress_is_dropped_from_vowels() -> None:
     assert drop_stress("HH AH0 L OW1") == "HH AH L OW"
 

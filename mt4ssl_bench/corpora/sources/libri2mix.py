@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from mt4ssl_bench.corpora.audio_files import made_by_people
 from mt4ssl_bench.corpora.layout import root_of
-from mt4ssl_bench.corpora.mixing import turns_of
+from mt4ssl_bench.corpora.mixing import turns_of, within
 from mt4ssl_bench.corpora.rows import Row
 from mt4ssl_bench.corpora.source import Options, Source
 from mt4ssl_bench.corpora.sources.kaldi import read_pairs, read_recordings
@@ -88,8 +88,8 @@ def read(given: Path, options: Libri2Mix) -> Iterator[Row]:
                 others={part: folder / name / part / file for part in sources},
             )
             if segments is not None:
-                own = [mixture] if mixture in segments else mixture.split("_")
-                row = _with_turns(row, own, segments, lengths[mixture] / RATE)
+                speakers = 1 if options.mixture == "mix_single" else 2
+                row = _with_turns(row, segments, lengths[mixture] / RATE, speakers)
             yield row
 
 
@@ -109,18 +109,42 @@ def _kaldi(folder: Path, split: str, options: Libri2Mix) -> Iterator[Row]:
                 f"{options.mixture}, or --mode {mode} --mixture {mixture}"
             )
         row = Row(id=name, path=path, split=split, language="en")
-        yield _with_turns(row, [name], segments, float(lasts.get(name, "inf")))
+        if name in segments:
+            yield _with_turns(row, segments, float(lasts.get(name, "inf")), speakers=2)
+        else:
+            yield _without_turns(row, [name])
 
 
-def _with_turns(row: Row, names: Sequence[str], segments: Segments, lasts: float) -> Row:
-    """Return the row with the turns of its utterances within `lasts` seconds.
+def _with_turns(row: Row, segments: Segments, lasts: float, speakers: int) -> Row:
+    """Return the row with the turns of its mixture within `lasts` seconds.
 
-    An utterance that the RTTM lacks is a gap, and no silence: its row is unusable.
+    An RTTM by mixture states the speakers of each, and one that states too few is unusable: it may
+    be of a voice activity detector. In one by utterance, each utterance is of one speaker, with
+    whose number its id begins; of mix_single, only the first one is in the audio.
+
+    Args:
+        row: The mixture, named by its utterances: 84-121550-0000_1993-147149-0002.
+        segments: Speech by mixture or by utterance.
+        lasts: Length of the mixture.
+        speakers: Number of speakers in the audio.
     """
-    if unknown := [name for name in names if name not in segments]:
-        return replace(row, unusable=("no_turns:speakers", f"not in RTTM: {', '.join(unknown)}"))
-    turns = turns_of(names, segments, lasts)
+    if row.id in segments:
+        found = sorted({turn.label for turn in segments[row.id]})
+        if len(found) < speakers:
+            details = f"RTTM with turns of {', '.join(found)} only; expected {speakers} speakers"
+            return replace(row, unusable=("few_speakers", details))
+        turns = within(segments[row.id], lasts)
+    else:
+        names = row.id.split("_")[: 1 if speakers == 1 else None]
+        if unknown := [name for name in names if name not in segments]:
+            return _without_turns(row, unknown)
+        turns = turns_of({name: name.partition("-")[0] for name in names}, segments, lasts)
     return replace(row, turns={"speakers": turns}, silent=not turns)
+
+
+def _without_turns(row: Row, unknown: Sequence[str]) -> Row:
+    """Return the row as unusable: what the RTTM lacks is a gap, and no silence."""
+    return replace(row, unusable=("no_turns:speakers", f"not in RTTM: {', '.join(unknown)}"))
 
 
 def _lengths(file: Path) -> dict[str, int]:
@@ -159,7 +183,9 @@ SOURCE = Source(
     other:s1 and other:s2), or Kaldi's folders train, dev and test with wav.scp and rttm, as s3prl
     prepares them for diarization.
 
-    Turns that reach beyond a mixture, as in mode min, end with it.""",
+    An RTTM by mixture names its two speakers. One by utterance only says when: its labels are not
+    read, as each utterance is of the speaker with whose number its id begins. Turns that reach
+    beyond a mixture, as in mode min, end with it.""",
     examples=(
         "libri2mix --from Libri2Mix --rttm LibriMix/metadata/LibriSpeech --out corpora/libri2mix",
         "libri2mix --from Libri2Mix --mode min --mixture mix_clean --dev 1000 --out corpora/ss",

@@ -96,12 +96,13 @@ def _mixture(
     signals = mix(sources, options.mode)
     files = {part: options.audio / split / part / f"{name}.flac" for part in ("mix", "s1", "s2")}
     for file, samples in zip(files.values(), signals, strict=True):
-        write_flac(file, samples)
+        write_flac(file, samples, options.audio.parent)
     row = Row(id=name, path=files.pop("mix"), split=split, language="en", others=files)
     if turns is None:
         return row
-    speakers = turns_of((one.id for one in pair), turns, len(signals[0]) / audio.RATE)
-    return replace(row, turns={"speakers": speakers})
+    speakers = {one.id: one.speaker for one in pair}
+    spoken = turns_of(speakers, turns, len(signals[0]) / audio.RATE)
+    return replace(row, turns={"speakers": spoken})
 
 
 def _utterances(
@@ -172,8 +173,9 @@ SOURCE = Source(
     from their first samples on; no speaker is in two splits. <out>/audio gets the mixtures and
     their sources (other:s1, other:s2) as FLAC.
 
-    With --rttm, each mixture has the speech segments of its utterances (turns:speakers). SUPERB's
-    are in github.com/s3prl/LibriMix, metadata/LibriSpeech.
+    With --rttm, each mixture has the speech segments of its utterances (turns:speakers), under
+    the names of LibriSpeech's speakers: labels of the file are not read. SUPERB's are in
+    github.com/s3prl/LibriMix, metadata/LibriSpeech.
 
     LibriMix differs in three points: its own lists of pairs, noise of WHAM! in mix_both, and 8 kHz
     versions.""",
