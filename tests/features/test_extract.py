@@ -441,3 +441,14 @@ def test_of_one_layer_only_that_layer_comes_to_the_host_unchanged(
         for name, row in frames:
             assert np.array_equal(row.numpy(), whole[name][1])
     assert shapes == {()}
+
+
+def test_processes_that_are_refused_end_with_one_line(
+    corpus: Corpus, prefork: builders.Prefork, tmp_path: Path
+) -> None:
+    argv = ["extract", TOY, "--corpus", str(corpus.root), "--device", "cpu", "--out", str(tmp_path)]
+    prefork.run(*argv, "--layer", "0")
+    started = prefork.world(2, *argv, "--layer", "1")
+    assert [prefork.wait(pid) for pid, _ in started] == [2, 2]
+    said = "".join(out.read_text() for _, out in started)
+    assert said.count("of an extraction with another layer (0, not 1)") == said.count("error") == 1
