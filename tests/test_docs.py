@@ -103,6 +103,7 @@ def test_what_the_docs_take_from_the_code_is_up_to_date() -> None:
     assert (run.returncode, run.stdout) == (0, ""), run.stderr
 
 
+@pytest.mark.long
 def test_a_stale_page_is_found(tmp_path: Path) -> None:
     docs = tmp_path / "docs"
     shutil.copytree(ROOT / "docs", docs)

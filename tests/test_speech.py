@@ -26,6 +26,7 @@ DATA = Path(__file__).parent / "fixtures"
 TOY = str(DATA / "toy.yaml")
 
 
+@pytest.mark.long
 def test_filter_banks_read_digits_and_an_untrained_model_knows_speakers(
     speech: Path, tmp_path: Path
 ) -> None:

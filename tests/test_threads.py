@@ -113,6 +113,7 @@ def openmp(cores: int = 0, **variables: str) -> tuple[str, dict[str, str]]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="torch has libgomp on Linux only")
+@pytest.mark.long
 def test_openmp_reads_the_policy_when_a_command_loads_torch() -> None:
     printed, values = openmp()
     assert values["GOMP_SPINCOUNT"] == threads.SPINS

@@ -182,7 +182,8 @@ def test_kaldi_folders_of_other_mixtures_than_were_asked_for_are_refused(tmp_pat
         file.parent.mkdir(parents=True)
         soundfile.write(file, 0.1 * np.ones(2 * RATE), RATE)
         (folder / "wav.scp").write_text(f"{split}-m {file}\n")
-        (folder / "rttm").write_text(f"SPEAKER {split}-m 1 0 1.5 <NA> <NA> s <NA> <NA>\n")
+        turn = f"SPEAKER {split}-m 1 0 1.5 <NA> <NA> "
+        (folder / "rttm").write_text("".join(f"{turn}{who} <NA> <NA>\n" for who in "st"))
     with pytest.raises(CorpusError, match="is of min mix_clean; expected max mix_both, or --mode"):
         prepared(tmp_path / "data", tmp_path / "out")
     corpus = prepared(tmp_path / "data", tmp_path / "out", mode="min", mixture="mix_clean")

@@ -420,6 +420,7 @@ def test_every_source_of_this_package_is_found_by_its_name() -> None:
 
 
 @pytest.mark.speech
+@pytest.mark.long
 def test_a_real_librispeech_tree_reaches_the_leaderboard(speech: Path, tmp_path: Path) -> None:
     """Three rows of a few updates.
 

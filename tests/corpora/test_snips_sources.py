@@ -115,6 +115,7 @@ def sentences(root: Path) -> Path:
     return root
 
 
+@pytest.mark.long
 def test_sentences_are_spoken_by_other_voices_in_each_split_and_keep_their_slots(
     tmp_path: Path,
 ) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from lhotse import Recording
 from torch import Tensor
 from waits import Waits, on_fake_cuda
 
-from builders import spoken
+from builders import RATE, spoken
 from fakes import Noise
 from mt4ssl_bench.downstream.heads import ctc
 from mt4ssl_bench.downstream.heads.recurrent import RecurrentHead
@@ -88,6 +89,8 @@ def prepared(name: str) -> tuple[Any, list[Any]]:
     target = MADE[name](task)
     task.target = lambda cut: target  # noqa: ARG005
     cuts: list[Any] = [spoken(name=f"u{number}") for number in range(4)]
+    for cut in cuts:  # whose spectra have the frames of its recording
+        cut.recording = Recording(cut.id, [], RATE, round(SECONDS * RATE), SECONDS)
     assert {cut.duration for cut in cuts} == {SECONDS}
     return task, cuts
 

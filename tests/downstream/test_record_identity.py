@@ -212,7 +212,10 @@ def leaves(task: str) -> set[str]:
     return {key for key in keys if not any(other.startswith(f"{key}.") for other in keys)}
 
 
-@pytest.mark.parametrize(("task", "mode"), RECIPES)
+@pytest.mark.parametrize(
+    ("task", "mode"),
+    [pytest.param(*each, marks=[pytest.mark.long] * (each[1] == "finetune")) for each in RECIPES],
+)
 def test_every_key_moves_the_identity_or_no_bit_of_the_answers(
     lab: Lab, task: str, mode: str, record_property: Callable[[str, object], None]
 ) -> None:

@@ -56,6 +56,7 @@ def arguments(lab: Path, out: Path) -> list[object]:
     return ["evaluate", *runs, *where, "--device", "cpu", "steps=6", "validate_every=3"]
 
 
+@pytest.mark.long
 def test_two_tasks_on_two_corpora_for_two_upstreams_in_one_command(
     lab: Path, tmp_path: Path
 ) -> None:

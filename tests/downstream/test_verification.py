@@ -538,6 +538,7 @@ def manifests(pairs: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     shutil.rmtree(folder)
 
 
+@pytest.mark.long
 def test_two_models_are_verified_and_compared_through_the_command_line(
     manifests: Path, tmp_path: Path
 ) -> None:

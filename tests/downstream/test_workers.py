@@ -233,6 +233,7 @@ def refused_by(prefork: Prefork, commands: list[list[str]]) -> str:
     return line
 
 
+@pytest.mark.long
 def test_workers_are_started_and_their_exit_code_is_the_commands(
     lab: Path, alone: Path, tmp_path: Path
 ) -> None:

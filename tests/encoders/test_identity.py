@@ -165,7 +165,10 @@ def save(folder: Path, kind: str) -> dict[str, Any]:
     return values
 
 
-@pytest.mark.parametrize("kind", ["Hubert", "Wav2Vec2", "WavLM"])
+@pytest.mark.parametrize(
+    "kind",
+    [*(pytest.param(kind, marks=pytest.mark.long) for kind in ("Hubert", "Wav2Vec2")), "WavLM"],
+)
 def test_every_hugging_face_key_that_moves_features_changes_the_fingerprint(
     kind: str, tmp_path: Path
 ) -> None:

@@ -87,6 +87,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         server.shutdown()
 
 
+@pytest.mark.long
 def test_a_revision_is_pinned_and_its_commit_stands_in_the_record(
     hub: dict[str, str], corpus: Corpus, tmp_path: Path
 ) -> None:
@@ -108,6 +109,7 @@ def test_a_revision_is_pinned_and_its_commit_stands_in_the_record(
     assert f"weights: repository lab/toy, revision v1, commit {OLD}" in shown.stdout
 
 
+@pytest.mark.long
 def test_without_network_the_cache_serves_a_revision_and_others_give_one_line(
     hub: dict[str, str],
 ) -> None:

@@ -202,6 +202,7 @@ def test_pauses_of_a_tenth_of_a_second_go_and_shorter_ones_stay() -> None:
 
 
 @pytest.mark.speech
+@pytest.mark.long
 def test_silence_of_recordings_is_trimmed_as_a_loop_over_samples_does(speech: Path) -> None:
     files = sorted((speech / "speechocean762").rglob("*.flac"))[::400]
     assert files

@@ -79,6 +79,7 @@ def cells(table: str, model: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
+@pytest.mark.long
 def test_a_metric_of_another_package_goes_the_whole_way(site: Path, folder: Path) -> None:
     path = next(folder.glob("enhance-low-*.json"))
     score = json.loads(path.read_text())["metrics"]["gain"]
@@ -110,6 +111,7 @@ def test_a_metric_of_another_package_goes_the_whole_way(site: Path, folder: Path
         assert part in shown.stdout
 
 
+@pytest.mark.long
 def test_without_its_package_a_record_is_still_shown_and_ranked(folder: Path) -> None:
     board = run("leaderboard", folder, "--format", "markdown")
     assert board.returncode == 0
