@@ -215,7 +215,7 @@ def pretrain(recipe: str, *keys: str, out: str | Path, device: str = "auto") -> 
     if Path(out).exists() and not Path(out).is_dir():
         raise ConfigError(f"--out {out}: a file; expected a folder, or none yet")
     with joined(device) as world:
-        config = check(load_config(recipe, keys))
+        config = check(load_config(recipe, keys))  # before a folder is made
         check_shared(Path(out), world)
         return open_pretraining(config, world=world).run(Path(out))
 

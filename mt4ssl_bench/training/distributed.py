@@ -74,10 +74,11 @@ class World:
 
     @contextmanager
     def in_step(self) -> Iterator[None]:
-        """Run a block in which the processes wait for each other; in each, or in none, it diverges.
+        """Run a block in which the processes wait for each other.
 
         Raises:
-            OutOfStepError: Where one process alone fails; it must end, so that the others do.
+            DivergedError: As the block raises it, which it does in all processes or in none.
+            OutOfStepError: For any other error: the others still wait, so this process must end.
         """
         try:
             yield

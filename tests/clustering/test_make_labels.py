@@ -78,10 +78,7 @@ def test_of_two_settings_at_once_the_later_one_is_refused(
 def test_a_command_that_is_killed_at_its_end_leaves_nothing_that_the_next_one_does_not_remove(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(job.shutil, "rmtree", killed_at(tmp_path))
-        with pytest.raises(KeyboardInterrupt):
-            make(corpus, tmp_path / "labels")
+    make_and_be_killed(monkeypatch, corpus, tmp_path)
     (parts,) = (name for name in names(tmp_path) if name != "labels")
     report = LabelStore(tmp_path / "labels").info.report
     assert report["perplexity"] > 1
@@ -96,8 +93,10 @@ def test_a_command_that_is_killed_at_its_end_leaves_nothing_that_the_next_one_do
     assert names(tmp_path) == ["labels"]
 
 
-def killed_at(folder: Path) -> Callable[..., None]:
-    """Return shutil.rmtree as a process has it that is killed when it removes its parts."""
+def make_and_be_killed(
+    monkeypatch: pytest.MonkeyPatch, corpus: Corpus, folder: Path, **settings: Any
+) -> None:
+    """Make a store, as a process does that is killed when it removes its parts."""
     rmtree = shutil.rmtree
 
     def remove(path: Path, *arguments: Any, **keys: Any) -> None:
@@ -105,16 +104,16 @@ def killed_at(folder: Path) -> Callable[..., None]:
             raise KeyboardInterrupt
         rmtree(path, *arguments, **keys)
 
-    return remove
+    with monkeypatch.context() as patch:
+        patch.setattr(job.shutil, "rmtree", remove)
+        with pytest.raises(KeyboardInterrupt):
+            make(corpus, folder / "labels", **settings)
 
 
 def test_parts_of_other_settings_do_not_replace_a_store_without_a_report(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(job.shutil, "rmtree", killed_at(tmp_path))
-        with pytest.raises(KeyboardInterrupt):
-            make(corpus, tmp_path / "labels", normalize="utterance")
+    make_and_be_killed(monkeypatch, corpus, tmp_path, normalize="utterance")
     made = LabelInfo(digest=corpus.info.digest, clusters=6, made_by="another")
     write_labels(tmp_path / "labels", made, [("a", np.zeros(10))])
     with pytest.raises(ConfigError, match="holds labels created with different settings"):
