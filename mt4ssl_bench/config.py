@@ -317,6 +317,7 @@ POSITIVE: Bound = ("a number above 0", lambda value: 0 < value < math.inf)
 FINITE: Bound = ("a finite number", math.isfinite)
 NOT_NEGATIVE: Bound = ("0 or more", lambda value: 0 <= value < math.inf)
 AT_LEAST_1: Bound = ("1 or more", lambda value: value >= 1)
+SEED: Bound = ("a whole number from 0 to 2**62", lambda value: 0 <= value <= 2**62)
 PROBABILITY: Bound = ("a number from 0 to below 1", lambda value: 0 <= value < 1)
 SHARE: Bound = ("a number from 0 to 1", lambda value: 0 <= value <= 1)
 SHARES: Bound = (

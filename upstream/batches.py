@@ -52,7 +52,7 @@ class DataConfig:
 
     BOUNDS: ClassVar[Bounds] = {
         ("0.05 or more", lambda seconds: seconds >= 0.05): "min_seconds",
-        POSITIVE: "batch_seconds",
+        POSITIVE: "batch_seconds max_seconds",
         NOT_NEGATIVE: "workers max_unreadable cache_hours",
     }
 

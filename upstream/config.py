@@ -73,6 +73,8 @@ def check(config: PretrainConfig) -> PretrainConfig:
             raise ConfigError(f"targets.{name}.weight={section.weight}: expected 0 or more")
     if not any(section.weight for section in sections.values()):
         raise ConfigError("targets: all weights are 0; leave at least one extractor")
+    if config.masking.min_masks < 1:  # a batch without a masked frame teaches nothing
+        raise ConfigError(f"masking.min_masks={config.masking.min_masks}: expected 1 or more")
     if data.max_seconds <= data.min_seconds:
         raise ConfigError(
             f"data.max_seconds={data.max_seconds}: must be over data.min_seconds={data.min_seconds}"

@@ -143,7 +143,7 @@ def download(url: str, *, refresh: bool = False) -> Path:
 def _fetch(url: str, path: Path) -> None:
     """Download a checkpoint and verify it; an existing file at `path` is kept on errors."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f"{path.name}.fresh")
+    fresh = path.with_name(f"fresh-{path.name}")  # the suffix says what it is
     try:
         download_file(url, fresh)
         checkpoint.load(fresh)

@@ -37,7 +37,8 @@ from mt4ssl_bench.upstream.recipe import load_config, to_stored
 from mt4ssl_bench.upstream.valid_abx import ValidAbx, open_valid_abx
 
 LOGGER = logging.getLogger(__name__)
-VALID_SEED = 0  # of the masks in validation: the same in every run, so that losses compare
+# of the masks in validation: the same in every run of one data.batch_seconds, whose losses compare
+VALID_SEED = 0
 VALID_SECONDS = 600.0  # audio of one validation at most
 FREE = (  # keys that may change when a run continues: they do not affect what is learned
     "about",
@@ -217,11 +218,19 @@ def pretrain(recipe: str, *keys: str, out: str | Path, device: str = "auto") -> 
     with joined(device) as world:
         config = check(load_config(recipe, keys))  # before a folder is made
         check_shared(Path(out), world)
-        return open_pretraining(config, world=world).run(Path(out))
+        begun = (Path(out) / "checkpoint.pt").exists()
+        return open_pretraining(config, world=world, begun=begun).run(Path(out))
 
 
-def open_pretraining(config: PretrainConfig, *, world: World = ALONE) -> Pretraining:
+def open_pretraining(
+    config: PretrainConfig, *, world: World = ALONE, begun: bool = False
+) -> Pretraining:
     """Open corpora and labels (created if they are missing) and build the model.
+
+    Args:
+        config: The recipe.
+        world: The processes.
+        begun: Whether the weights will come from a checkpoint of this run, not from `init`.
 
     Raises:
         BenchError: Before any long computation.
@@ -245,7 +254,8 @@ def open_pretraining(config: PretrainConfig, *, world: World = ALONE) -> Pretrai
         },
         world,
     )
-    model = build_model(config, world.device)  # before labels: unusable `init` weights show at once
+    # before labels: unusable `init` weights show at once
+    model = build_model(config, world.device, begun=begun)
     if any(extractor.reads_labels for _, extractor in model.named_extractors()):
         labels = open_labels(config, corpora, digest, world)
     data, frontend = config.data, config.frontend
@@ -269,11 +279,14 @@ def open_pretraining(config: PretrainConfig, *, world: World = ALONE) -> Pretrai
     return Pretraining(config, model, train, valid, digest, world, abx)
 
 
-def build_model(config: PretrainConfig, device: str) -> MT4SSL:
-    """Return the model on `device` with its initial weights, compiled as fit.compile says."""
+def build_model(config: PretrainConfig, device: str, *, begun: bool = False) -> MT4SSL:
+    """Return the model on `device`, compiled as fit.compile says.
+
+    Its weights are the initial ones, without those of `init` if it is `begun`.
+    """
     torch.manual_seed(config.fit.seed)
     model = MT4SSL(config)
-    if config.init:
+    if config.init and not begun:
         start_from(model, located(config.init))
     model.checkpointing = model.encoder.checkpointing = config.fit.checkpointing
     if config.fit.compile and (missing := lacking(device)):

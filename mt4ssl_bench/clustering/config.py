@@ -5,6 +5,8 @@ from typing import ClassVar, Literal
 
 from mt4ssl_bench.config import AT_LEAST_1, Bounds
 
+MOST = 65_536  # clusters: labels are stored in 16 bits
+
 
 @dataclass(frozen=True, kw_only=True)
 class OfflineConfig:
@@ -16,10 +18,10 @@ class OfflineConfig:
     layer: int = -1  # hidden state of the upstream; -1: the last one
     # "utterance": mean 0 and variance 1 of each feature over its utterance
     normalize: Literal["none", "utterance"] = "none"
-    max_frames: int = 2_000_000  # frames that k-means is fitted on, a seeded sample
+    max_frames: int = 2_000_000  # about as many frames, a seeded sample, is k-means fitted on
     labels: str | None = None  # path of a label store; null: made from the corpus
 
     BOUNDS: ClassVar[Bounds] = {
-        ("2 or more", lambda clusters: clusters >= 2): "clusters",
+        (f"2 to {MOST}", lambda clusters: 2 <= clusters <= MOST): "clusters",
         AT_LEAST_1: "max_frames",
     }

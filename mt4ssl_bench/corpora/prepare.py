@@ -181,8 +181,13 @@ def _require_files(rows: Sequence[Row], source: Path) -> None:
         )
 
 
-def _check_names(rows: Iterable[Row], source: Path) -> None:
-    """Raise CorpusError if a label, tier or other audio has a name that cannot be one."""
+def _check_names(rows: Sequence[Row], source: Path) -> None:
+    """Raise CorpusError if a label, tier, split or other audio has a name that cannot be one."""
+    files: dict[str, str] = {}  # of splits; on macOS and Windows, Train and train are one file
+    for split in sorted({row.split for row in rows}):
+        other = files.setdefault(split.casefold(), split)
+        if other != split:
+            raise CorpusError(f"{source}: the splits '{other}' and '{split}' differ in case only")
     names = {name for row in rows for name in (*row.labels, *row.turns, *row.others)}
     labels = {name for row in rows for name in row.labels}
     for name in sorted(names):

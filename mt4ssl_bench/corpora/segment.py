@@ -6,10 +6,12 @@ What is lost is counted.
 import hashlib
 import logging
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, cast
 
@@ -29,6 +31,7 @@ LOGGER = logging.getLogger(__name__)
 HOP = 0.02  # seconds between two places where a piece may end
 QUIET = 0.2  # seconds over which a place's loudness is measured: a pause, not the closure of a stop
 WHOLE = {"text", "custom", "alignment"}  # of a supervision: what says nothing of a part
+PART = re.compile(r"-\d{4,}\Z")  # the end of a piece's id
 CHUNK = 256  # recordings read ahead at a time
 
 By = Literal["silence", "windows"]
@@ -65,19 +68,19 @@ def segment_corpus(
         return existing
     limits: dict[str, Json] = {"max_seconds": max_seconds, "min_seconds": min_seconds}
     counts: Counter[str] = Counter()
-    root, ids = out.resolve(), set[str]()
+    ends_of = partial(_ends, most=max_seconds, by=by)
+    root, ids, parents = out.resolve(), set[str](), dict[str, str]()
 
     def pieces(split: str) -> Iterator[dict[str, Json]]:
         cuts = corpus.cuts(split)
         with progress(f"segment {split}", len(cuts)) as advance, ThreadPoolExecutor() as pool:
             for start in range(0, len(cuts), CHUNK):
                 members = cuts[start : start + CHUNK]
-                for cut, ends in zip(
-                    members, pool.map(lambda cut: _ends(cut, max_seconds, by), members), strict=True
-                ):
+                for cut, ends in zip(members, pool.map(ends_of, members), strict=True):
                     for piece in _pieces(cut, ends, min_seconds, root, counts):
+                        name = _own_id(piece, cut, parents, corpus)
                         if corpus.info.lists:
-                            ids.add(str(piece["id"]))
+                            ids.add(name)
                         yield piece
                 advance(len(members), "")
 
@@ -199,6 +202,17 @@ def _pieces(
             "supervisions": [{**supervision, **about} for supervision in speech],
             "custom": {**custom, **within},
         }
+
+
+def _own_id(piece: Mapping[str, Json], cut: Cut, parents: dict[str, str], corpus: Corpus) -> str:
+    """Return a piece's id; raise CorpusError if one of another cut, by `parents`, has it."""
+    name = str(piece["id"])
+    if PART.search(name) and (other := parents.setdefault(name, cut.id)) != cut.id:
+        raise CorpusError(
+            f"{corpus.root}: '{name}' would be an utterance of '{cut.id}' and of '{other}'; give "
+            "them other ids"
+        )
+    return name
 
 
 def _within(cut: Cut, start: float, end: float) -> dict[str, Json]:

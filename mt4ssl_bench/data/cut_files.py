@@ -6,6 +6,7 @@ is written again with an index.
 
 import gzip
 import json
+import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator
@@ -56,6 +57,11 @@ def index_of(file: Path) -> Index:
         pass
     with gzip.open(file) as lines:
         timed = ((float(json.loads(line)["duration"]), line.rstrip(b"\n")) for line in lines)
+        if not os.access(file.parent, os.W_OK):
+            raise CorpusError(
+                f"{file}: has no index that fits, and its folder cannot be written; open the "
+                "corpus once where it can"
+            )
         return write_lines(file, timed)
 
 

@@ -1,6 +1,7 @@
 """Lexicons: CMUdict, and files of words with their phones."""
 
 import hashlib
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,10 @@ from pathlib import Path
 
 from mt4ssl_bench.data.lexicon import Words, lookup_form
 from mt4ssl_bench.errors import CorpusError
+
+PROBABILITY = re.compile(
+    r"\d+(\.\d+)?([eE]-?\d+)?"
+)  # of a pronunciation, as MFA and Kaldi write it
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,9 @@ def open_lexicon(files: Sequence[Path] = ()) -> Lexicon:
         for number, line in enumerate(lines, start=1):
             if not line.strip() or line.startswith(";;;"):
                 continue
-            word, *phones = line.split()
+            word, *rest = line.split()
+            said = itertools.takewhile(lambda token: not token.startswith("#"), rest)
+            phones = list(itertools.dropwhile(PROBABILITY.fullmatch, said))
             if not phones:
                 raise CorpusError(
                     f"lexicon {file}, line {number}: '{word}' has no phones; expected WORD PHONE "

@@ -27,7 +27,11 @@ def encode(cut: Cut) -> tuple[str, bytes]:
     Returns:
         The container, "flac" or "wav", and its bytes.
     """
-    samples, rate = _decoded(cut), cut.recording.sampling_rate
+    return encode_samples(_decoded(cut), cut.recording.sampling_rate)
+
+
+def encode_samples(samples: NDArray[np.float32], rate: int) -> tuple[str, bytes]:
+    """Return samples (N, C) in the first of CONTAINERS from which they are decoded to the same."""
     for container, kind in CONTAINERS:
         file = io.BytesIO()
         with suppress(soundfile.LibsndfileError):  # FLAC has at most 8 channels

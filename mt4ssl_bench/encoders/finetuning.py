@@ -58,8 +58,8 @@ class TuneConfig:
 
     BOUNDS: ClassVar[Bounds] = {
         AT_LEAST_1: "time_length channel_length",
-        POSITIVE: "batch_seconds head_lr",
-        NOT_NEGATIVE: "freeze_updates final_scale workers cache_hours",
+        POSITIVE: "batch_seconds head_lr final_scale",
+        NOT_NEGATIVE: "freeze_updates workers cache_hours",
         PROBABILITY: "dropout attention_dropout activation_dropout layer_drop",
         SHARE: "time_prob channel_prob",
         SHARES: "phases",

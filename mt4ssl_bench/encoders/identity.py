@@ -6,7 +6,11 @@ found through `Upstream.former` if it determined the features.
 """
 
 import argparse
+import array
 import ast
+import collections
+import decimal
+import fractions
 import functools
 import hashlib
 import json
@@ -31,6 +35,9 @@ LOGGER = logging.getLogger(__name__)
 SCHEME = 2
 OURS = __name__.partition(".")[0]  # never part of a user's code
 _MODULE = vars(nn.Module()).keys()  # what torch keeps in every module
+OPAQUE = "opaque"
+_PLAIN = (range, slice, complex, array.array, decimal.Decimal, fractions.Fraction)
+_SEEN_THROUGH = {"torch", "numpy", *sys.stdlib_module_names}  # described, or no settings
 PLACES = {  # attributes that say where a model comes from or runs, not what it computes
     "device",
     "training",
@@ -123,6 +130,91 @@ def _attributes(value: object) -> dict[str, object]:
     if not plain and package in {"torch", *sys.stdlib_module_names}:
         return {}
     return dict(getattr(value, "__dict__", {}))
+
+
+def passed_over(made: object, known: Iterable[nn.Module]) -> Iterator[tuple[str, object]]:
+    """Yield what describe() and the weights of modules pass over in an object, by its place in it.
+
+    These are modules outside of `known`, in lists, mappings, functions and other objects; bytes and
+    other values of the standard library; attributes in __slots__ and what functions enclose, as
+    dicts; and, as OPAQUE, objects of extensions, whose content Python cannot see.
+
+    Args:
+        made: The object.
+        known: Modules whose weights are covered.
+    """
+    covered = {id(part) for module in known for part in module.modules()}
+    seen: set[int] = set()
+    left: list[tuple[str, object]] = [("", made)]
+    while left:
+        place, value = left.pop()
+        if value is None or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, nn.Module) and id(value) not in covered:
+            covered |= {id(part) for part in value.modules()}
+            yield place, value
+        elif isinstance(value, bytes | bytearray | memoryview):
+            yield place, hashlib.sha256(value).hexdigest()
+        elif isinstance(value, _PLAIN):
+            yield place, repr(value)
+        inside, described = _inside(value)
+        if inside and not described:
+            yield place, describe(inside)
+        elif not inside and _is_opaque(value):
+            yield place, OPAQUE
+        left += ((f"{place}.{key}".strip("."), inside[key]) for key in reversed(inside))
+
+
+def _inside(value: object) -> tuple[dict[str, object], bool]:
+    """Return the parts of an object by name, and whether describe() looks at them, too."""
+    if isinstance(value, Mapping):
+        return {str(k): v for k, v in value.items() if k not in PLACES}, True
+    if isinstance(value, list | tuple | collections.deque):
+        return {str(n): v for n, v in enumerate(value)}, not isinstance(value, collections.deque)
+    if isinstance(value, functools.partial):
+        return {"func": value.func, "args": value.args, "keywords": value.keywords}, True
+    if isinstance(value, types.MethodType):
+        return {"self": value.__self__, "func": value.__func__}, False
+    if isinstance(value, types.FunctionType):
+        names, cells = value.__code__.co_freevars, value.__closure__ or ()
+        kept = {n: cell.cell_contents for n, cell in zip(names, cells, strict=True) if _full(cell)}
+        return {} if _package(value) in _SEEN_THROUGH else kept, False
+    if isinstance(value, type | Tensor | np.ndarray) or (slots := _slots(value)) is None:
+        return {}, True
+    own = {key: v for key, v in _attributes(value).items() if key not in PLACES}
+    return {**own, **slots}, not slots
+
+
+def _slots(value: object) -> dict[str, object] | None:
+    """Return the attributes that an object's classes keep in __slots__; None if it is torch's."""
+    if _package(type(value)) in _SEEN_THROUGH:
+        return {} if isinstance(value, nn.Module) else None
+    slots = (getattr(kind, "__slots__", ()) for kind in type(value).__mro__)
+    names = [name for own in slots for name in ([own] if isinstance(own, str) else own)]
+    hidden = {*PLACES, "__weakref__", "__dict__"}
+    return {n: getattr(value, n) for n in names if n not in hidden and hasattr(value, n)}
+
+
+def _is_opaque(value: object) -> bool:
+    """Return whether an object is of a compiled extension: no method of its class is Python's."""
+    bases = type(value).__mro__[:-1]
+    written = any(isinstance(v, types.FunctionType) for base in bases for v in vars(base).values())
+    return not (written or isinstance(value, type) or _package(type(value)) in _SEEN_THROUGH)
+
+
+def _package(value: type | types.FunctionType) -> str:
+    """Return the package that a class or a function comes from."""
+    return str(value.__module__).partition(".")[0]
+
+
+def _full(cell: types.CellType) -> bool:
+    """Return whether a cell of a closure holds a value."""
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True
 
 
 def code(files: Iterable[Path], roots: Sequence[Path]) -> dict[str, str]:

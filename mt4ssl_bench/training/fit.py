@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mt4ssl_bench.config import AT_LEAST_1, Bounds
+from mt4ssl_bench.config import AT_LEAST_1, SEED, Bounds
 from mt4ssl_bench.console import progress
 from mt4ssl_bench.data.batches import Place, Stream
 from mt4ssl_bench.device import seed_torch
@@ -55,7 +55,10 @@ class FitConfig:
     checkpointing: bool = False  # recompute activations in the backward pass: less memory, slower
     track: Kind = "none"  # tensorboard or wandb: copy the log there, too
 
-    BOUNDS: ClassVar[Bounds] = {AT_LEAST_1: "steps accumulate log_every save_every validate_every"}
+    BOUNDS: ClassVar[Bounds] = {
+        AT_LEAST_1: "steps accumulate log_every save_every validate_every",
+        SEED: "seed",
+    }
 
 
 @dataclass(frozen=True, kw_only=True)

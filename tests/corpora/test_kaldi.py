@@ -122,6 +122,7 @@ def test_a_line_without_words_is_silence_and_no_line_is_a_gap(
         ("wav.scp", ["r1 two.flac", "r1 two.flac"], "wav.scp, line 2: duplicate id 'r1'"),
         ("wav.scp", ["r1 gone.wav", "r2 two.flac"], "2 of its 2 audio files are missing"),
         ("segments", ["a r1 0 1 A"], "segments: 'a r1 0 1 A'; expected utterance recording start"),
+        ("segments", [], "segments: holds no utterance"),
         (
             "segments",
             ["a r1 zero 1"],

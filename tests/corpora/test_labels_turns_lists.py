@@ -192,6 +192,7 @@ def test_other_audio_that_changed_is_an_error_that_names_it(prepare: Prepare, fo
         ("m.tsv", "c_clean.wav", "gone.wav", "1 of its 8 audio files are missing, the first is "),
         ("m.tsv", "c_clean.wav", "a.wav", "'c': other audio clean has 32,000 samples at 16,000 Hz"),
         ("m.tsv", "label:fold", "label:speaker", "'speaker' cannot name a label"),
+        ("m.tsv", "\ttest", "\tTrain", "the splits 'Train' and 'train' differ in case only"),
         ("m.tsv", "label:fold", "label:", "'' cannot name a label"),
         ("t.rttm", "SPEAKER c", "SPEAKER x", "'c' has no turns:speakers (line 4; 1 of 4 rows"),
         ("t.rttm", "0.25 0.5", "0.25 -0.5", "line 1: the turn ends before it starts (-0.5 s)"),

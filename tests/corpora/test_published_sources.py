@@ -110,6 +110,8 @@ def test_librispeech_parts_become_splits_and_other_ones_keep_their_names(
         CorpusError, match="LibriSpeech has no part 'test-othr'; did you mean test-other"
     ):
         prepared("librispeech", root, tmp_path / "none", test="test-othr")
+    with pytest.raises(ConfigError, match="part 'dev-clean' is named twice"):
+        prepared("librispeech", root, tmp_path / "none", test="dev-clean")
 
 
 def test_librispeech_without_a_validation_part_keeps_training_speakers_for_it(

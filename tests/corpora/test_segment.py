@@ -83,6 +83,19 @@ def test_pieces_are_no_duplicates_as_files_or_in_shards_or_cut_again(
         assert "duplicate" not in check_corpus(one).counts()
 
 
+def test_a_piece_with_the_id_of_another_utterance_is_refused(tmp_path: Path) -> None:
+    """Both would have the labels of one of them."""
+    for name, seconds in (("a", 9), ("a-0001", 3), ("b-0007", 3)):
+        noise = 0.1 * np.random.default_rng(seconds).standard_normal(8_000 * seconds)
+        soundfile.write(tmp_path / f"{name}.wav", noise, 8_000)
+    rows = "a\ta.wav\ttrain\na-0001\ta-0001.wav\tvalid\nb-0007\tb-0007.wav\ttrain\n"
+    (tmp_path / "m.tsv").write_text(f"id\tpath\tsplit\n{rows}")
+    corpus = prepare_path("table", tmp_path / "m.tsv", tmp_path / "corpus")
+    with pytest.raises(CorpusError, match="'a-0001' would be an utterance of 'a-0001' and of 'a'"):
+        segment_corpus(corpus, tmp_path / "s", max_seconds=4, min_seconds=1)
+    assert not (tmp_path / "s" / "corpus.json").exists()
+
+
 def test_windows_are_equal_and_as_few_as_fit(long: Corpus, tmp_path: Path) -> None:
     made = segment_corpus(long, tmp_path / "s", max_seconds=5, min_seconds=1, by="windows")
     pieces = [cut for cut in made.cuts("train") if cut.id.startswith("long")]

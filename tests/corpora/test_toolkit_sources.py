@@ -409,6 +409,25 @@ def stereo(tmp_path: Path) -> Any:
     return Recording.from_file(tmp_path / "s.wav")
 
 
+def test_one_channel_and_a_louder_copy_are_the_samples_that_lhotse_reads(tmp_path: Path) -> None:
+    from lhotse import CutSet, MonoCut, Recording
+
+    noise = 0.4 * np.random.default_rng(1).standard_normal((2 * RATE, 2))
+    soundfile.write(tmp_path / "s.wav", noise, RATE, subtype="FLOAT")
+    stereo = Recording.from_file(tmp_path / "s.wav")
+    cuts = [
+        MonoCut("channel", 0.5, 1.0, 1, recording=stereo),
+        MonoCut("loud", 0.5, 1.0, 0, recording=stereo.perturb_volume(3.0)),
+    ]
+    assert np.abs(cuts[1].load_audio()).max() > 1  # type: ignore[arg-type]
+    CutSet.from_cuts(cuts).to_file(tmp_path / "cuts.jsonl")
+    run("lhotse", f"train={tmp_path / 'cuts.jsonl'}", "--out", tmp_path / "out")
+    corpus = Corpus.open(tmp_path / "out")
+    found = {cut.id: cut for split in ("train", "valid") for cut in corpus.cuts(split)}
+    for cut in cuts:
+        np.testing.assert_array_equal(audio.read(found[cut.id]), cut.load_audio()[0])  # type: ignore[index]
+
+
 @pytest.mark.parametrize("shar", [False, True])
 def test_a_cut_of_one_channel_is_heard_without_the_other(
     tmp_path: Path, stereo: Any, *, shar: bool

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,9 @@ def test_a_damaged_manifest_is_named(cuts: Cuts, damage: str) -> None:
     assert not [p for p in cuts.file.parent.iterdir() if p.name.startswith(".")]
 
 
-def test_an_index_that_does_not_fit_is_made_again(cuts: Cuts) -> None:
+def test_an_index_that_does_not_fit_is_made_again(
+    cuts: Cuts, monkeypatch: pytest.MonkeyPatch
+) -> None:
     index = cuts.file.with_name("train.index.npz")
     for content in (b"", b"half", index.read_bytes()[:50]):
         index.write_bytes(content)
@@ -120,6 +123,10 @@ def test_an_index_that_does_not_fit_is_made_again(cuts: Cuts) -> None:
     cuts.file.write_bytes(
         gzip.compress("".join(json.dumps(cut(i)) + "\n" for i in (5, 3)).encode())
     )
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "access", lambda *_: False)  # root may write anywhere
+        with pytest.raises(CorpusError, match="no index that fits, and its folder cannot be wri"):
+            Cuts(cuts.file, cuts.root)
     edited = Cuts(cuts.file, cuts.root)
     assert [edited[i].id for i in range(2)] == ["u5", "u3"]
 

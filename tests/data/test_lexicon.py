@@ -67,9 +67,27 @@ def test_lexicon_files_are_read_as_superb_librispeech_and_cmudict_write_them(
     )
 
 
+def test_probabilities_and_comments_are_no_phones(tmp_path: Path) -> None:
+    """Of MFA's dictionaries, Kaldi's lexiconp.txt and cmudict.dict as it lies on GitHub."""
+    file = tmp_path / "l.dict"
+    file.write_text(
+        "hello\t0.99\t0.28\t1.02\t0.99\tHH AH0 L OW1\nHI 1.0 HH AY1\ntiny 1e-05 T AY1\n"
+        "aalborg AO1 L B # place, danish\nhao3 0.5 x au 3\n",
+        encoding="utf-8",
+    )
+    assert dict(open_lexicon([file]).words) == {
+        "HELLO": ("HH AH0 L OW1",),
+        "HI": ("HH AY1",),
+        "TINY": ("T AY1",),
+        "AALBORG": ("AO1 L B",),
+        "HAO3": ("x au 3",),
+    }
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        (b"A X\nHALLO 0.5 # H A\n", "line 2: 'HALLO' has no phones; expected WORD PHONE"),
         (b"HALLO\n", "line 1: 'HALLO' has no phones; expected WORD PHONE"),
         (b"", "holds no word"),
         ("ÜBER Y".encode("latin-1"), "not UTF-8"),

@@ -26,6 +26,7 @@ from mt4ssl_bench.errors import BenchError, CheckpointError, UpstreamError
 from mt4ssl_bench.results.leaderboard import Leaderboard
 from mt4ssl_bench.upstream import encoder, expert, kernels
 from mt4ssl_bench.upstream.checkpoints import encoder_adapter
+from mt4ssl_bench.upstream.checkpoints.export import to_s3prl
 from mt4ssl_bench.upstream.expert import UpstreamExpert, register
 
 ROOT = Path(__file__).parents[2]
@@ -189,6 +190,12 @@ def test_a_url_is_downloaded_once_and_only_whole_checkpoints_are_kept(
     assert load_upstream(f"mt4ssl_url:{server}/checkpoint.pt").fingerprint == local.fingerprint
     expert.mt4ssl_url(f"{server}/checkpoint.pt", refresh=True)
     assert kept.stat().st_mtime_ns != made
+
+
+def test_a_safetensors_file_is_taken_from_a_url_too(server: str, run: Path) -> None:
+    to_s3prl(run, run / "first.safetensors")
+    upstream = load_upstream(f"mt4ssl_url:{server}/first.safetensors")
+    assert upstream.fingerprint == load_upstream(str(run)).fingerprint
 
 
 def test_processes_that_want_one_url_at_once_download_it_once(

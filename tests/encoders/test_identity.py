@@ -5,7 +5,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from builders import TOY, toy_config, toy_model, waves, write_run
 from mt4ssl_bench import checkpoint
 from mt4ssl_bench.config import to_dict
 from mt4ssl_bench.encoders.identity import describe, imported
+from mt4ssl_bench.encoders.kinds.file import FileUpstream
 from mt4ssl_bench.encoders.load import load_upstream
 from mt4ssl_bench.encoders.protocol import Upstream
 from mt4ssl_bench.errors import BenchError
@@ -344,6 +347,80 @@ def test_a_class_is_known_by_what_its_object_holds_and_not_by_paths_and_devices(
     assert text(device="cpu", file=Path("/a"), where="/a/b") == text(
         device="cuda:0", file=Path("/b"), where="/c/d"
     )
+
+
+class Slots:
+    __slots__ = ("scale",)
+
+    def __init__(self, scale: object) -> None:
+        self.scale = scale
+
+
+class Wrapper:
+    def __init__(self, inner: object) -> None:
+        self.inner = inner
+
+
+def net(value: object) -> torch.nn.Linear:
+    made = torch.nn.Linear(2, 1, bias=False)
+    torch.nn.init.constant_(made.weight, float(str(value)))
+    return made
+
+
+def unregistered(value: object) -> torch.nn.Module:
+    outer = torch.nn.Identity()
+    outer.parts = [net(value)]  # type: ignore[assignment] # no ModuleList, as is easily written
+    return outer
+
+
+def enclosing(value: object) -> object:
+    return lambda x: x * value
+
+
+HOLDINGS: dict[str, tuple[Callable[[Any], object], int]] = {  # what holds a number -> its weights
+    "attribute": (net, 2), "list": (lambda v: [net(v)], 2), "mapping": (lambda v: {"a": (net(v),)}, 2),
+    "object": (lambda v: Wrapper([Wrapper(net(v))]), 2), "slots of nets": (lambda v: Slots(net(v)), 2),
+    "unregistered": (unregistered, 2), "method": (lambda v: net(v).forward, 2),
+    "enclosed net": (lambda v: enclosing(net(v)), 2), "partial": (lambda v: partial(print, net(v)), 2),
+    "slots": (Slots, 0), "bytes": (lambda v: {"onnx": bytes([v])}, 0), "range": (range, 0),
+    "deque": (lambda v: deque([v]), 0), "complex": (lambda v: complex(v, 1), 0), "enclosed": (enclosing, 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", HOLDINGS)
+def test_a_class_is_known_by_all_weights_and_values_that_its_object_holds(what: str) -> None:
+    def build(value: int) -> FileUpstream:
+        return FileUpstream(Wrapper(hold(value)), "mine", {"mine.py": "0"}, b"")
+
+    hold, weights = HOLDINGS[what]
+    one, same, other = build(1), build(1), build(2)
+    assert one.fingerprint == same.fingerprint
+    assert one.fingerprint != other.fingerprint
+    assert one.parameters == weights
+    assert not any(module.training for module in one.modules.modules())
+    known = what == "attribute"  # in earlier revisions, too
+    assert one.former == (same.former if known else ())
+    assert len(one.insufficient) == (0 if known else 2), "old results of it are computed again"
+    assert one.insufficient == other.insufficient or known
+
+
+def test_what_python_cannot_look_into_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    class Marked(Wrapper):
+        fingerprint = "vocabulary of May"
+
+    opaque = tokenizer()
+    FileUpstream(Wrapper({"tokens": opaque}), "mine", {}, b"")
+    assert "does not cover what 'inner.tokens' holds; give the class" in caplog.text
+    caplog.clear()
+    FileUpstream(Marked(opaque), "mine", {}, b"")
+    FileUpstream(Wrapper([1, "text", np.float32(2), torch.ones(1), None, print]), "mine", {}, b"")
+    assert not caplog.text
+
+
+def tokenizer() -> object:
+    """Return an object of a compiled extension."""
+    tokenizers = pytest.importorskip("tokenizers")
+    return tokenizers.Tokenizer(tokenizers.models.BPE())
 
 
 def test_a_class_in_one_file_keeps_its_old_results_and_one_with_modules_does_not(

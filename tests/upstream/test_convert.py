@@ -401,6 +401,7 @@ def test_official_to_hugging_face_and_back_is_the_same_model(
 def test_the_card_says_where_a_model_comes_from_and_what_was_measured(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     validations = [{"step": step, "valid_offline": 6.0 - step / 100} for step in range(10, 240, 10)]
+    validations[-1]["valid_abx_within_0"] = 7.5  # abx_tokens was set when the run went on
     run = write_run(tmp_path / "toy", step=230, corpus_digest="c0ffee", validations=validations)
     mark = load_upstream(str(run)).fingerprint
     for name, fingerprint, value in (("toy", mark, 12.3), ("stranger", "0" * 16, 45.6)):
@@ -412,7 +413,7 @@ def test_the_card_says_where_a_model_comes_from_and_what_was_measured(tmp_path: 
         "c0ffee",
         mark,
         "valid_offline",
-        "| 230 | 3.7 |",
+        "| 230 | 3.7 | 7.5 |",
         '"clusters": 8',
         "**12.3** [11.3, 14.3]",
     ):

@@ -159,7 +159,11 @@ def _table(rows: list[dict[str, float]]) -> str:
     shown = rows[:: -(-len(rows) // 10)]
     if shown[-1] is not rows[-1]:
         shown.append(rows[-1])
-    heads = list(rows[-1])
+    heads = list(dict.fromkeys(head for row in rows for head in row))  # ABX may come later
     lines = ["| " + " | ".join(heads) + " |", "|" + "--:|" * len(heads)]
-    lines += ["| " + " | ".join(f"{row[head]:.6g}" for head in heads) + " |" for row in shown]
+    lines += ["| " + " | ".join(_cell(row, head) for head in heads) + " |" for row in shown]
     return "\n".join(lines)
+
+
+def _cell(row: dict[str, float], head: str) -> str:
+    return f"{row[head]:.6g}" if head in row else ""

@@ -45,6 +45,8 @@ def read(folder: Path, options: Kaldi) -> Iterator[Row]:
     if not speakers:
         LOGGER.warning("%s: no utt2spk, so that its utterances have no speaker", folder)
     segments = read_pairs(folder / "segments")
+    if not segments and (folder / "segments").is_file():
+        raise CorpusError(f"{folder / 'segments'}: holds no utterance")
     utterances = segments or recordings
     for name, lines in (("text", texts), ("utt2spk", speakers)):
         _report_unknown(folder / name, lines, utterances)

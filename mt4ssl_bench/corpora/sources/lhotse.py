@@ -1,6 +1,5 @@
 """Lhotse's manifests, cuts and Shar folders."""
 
-import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from mt4ssl_bench.corpora.source import SPLITS, Options, Source
 from mt4ssl_bench.data import audio
 from mt4ssl_bench.data.cut import AudioSource, Supervision
 from mt4ssl_bench.data.file_state import on_disk
+from mt4ssl_bench.data.lossless import encode_samples
 from mt4ssl_bench.errors import ConfigError, CorpusError
 from mt4ssl_bench.settings import Json
 
@@ -355,14 +355,9 @@ def _with_audio(
 
 
 def _decoded(recording: Whole, channels: set[int], row: Row) -> bytes:
-    """Return a row's part of some channels, with the recording's transforms, as a FLAC file."""
-    import torch
-    from lhotse.audio import save_audio
-
+    """Return a row's part of some channels, with the recording's transforms, as FLAC or WAV."""
     samples = recording.load_audio(channels=channels, offset=row.start, duration=row.duration)
-    file = io.BytesIO()
-    save_audio(file, torch.from_numpy(samples), recording.sampling_rate, format="flac")
-    return file.getvalue()
+    return encode_samples(samples.T, recording.sampling_rate)[1]
 
 
 SOURCE = Source(

@@ -11,7 +11,7 @@ from mt4ssl_bench.corpora.download import Archive
 from mt4ssl_bench.corpora.layout import pairs, root_of
 from mt4ssl_bench.corpora.rows import Row
 from mt4ssl_bench.corpora.source import Options, Source
-from mt4ssl_bench.errors import CorpusError
+from mt4ssl_bench.errors import ConfigError, CorpusError
 from mt4ssl_bench.registry import hint
 
 LOGGER = logging.getLogger(__name__)
@@ -79,6 +79,9 @@ def read(given: Path, options: LibriSpeech) -> Iterator[Row]:
                 )
             if part not in present:
                 LOGGER.warning("%s: no %s in it", root, part)
+    named = [part for parts in splits.values() for part in parts]
+    if twice := {part for part in named if named.count(part) > 1}:
+        raise ConfigError(f"LibriSpeech's part '{min(twice)}' is named twice; expected it once")
     # training parts that no split names stay outside
     others = {part: part for part in present if part.startswith(("dev-", "test-"))}
     roles = {part: split for split, parts in splits.items() for part in parts}

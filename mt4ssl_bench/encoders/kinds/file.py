@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import importlib.util
 import inspect
+import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 
 from mt4ssl_bench.checkpoint import fingerprint
 from mt4ssl_bench.encoders.identity import (
+    OPAQUE,
     OURS,
     code,
     describe,
@@ -34,11 +36,14 @@ from mt4ssl_bench.encoders.identity import (
     imported,
     is_library,
     local_roots,
+    passed_over,
 )
 from mt4ssl_bench.encoders.kind import EncoderKind
 from mt4ssl_bench.encoders.protocol import Features, Upstream
 from mt4ssl_bench.errors import UpstreamError, with_class
 from mt4ssl_bench.registry import hint
+
+LOGGER = logging.getLogger(__name__)
 
 
 class FileUpstream:
@@ -64,7 +69,9 @@ class FileUpstream:
             if isinstance(made, nn.Module)
             else [v for v in vars(made).values() if _is_module(v)]
         )
-        self.modules = nn.ModuleList(modules).eval()
+        more = dict(passed_over(made, modules))
+        nested = {place: value for place, value in more.items() if isinstance(value, nn.Module)}
+        self.modules = nn.ModuleList([*modules, *nested.values()]).eval()
         own = getattr(made, "name", None)
         self.name: str = own if isinstance(own, str) else name
         # the protocol's checks report an attribute that is missing or wrong
@@ -73,16 +80,28 @@ class FileUpstream:
         self.stride: int = _number(made, "stride")
         self.parameters = sum(p.numel() for p in self.modules.parameters())
         own_mark, weights = str(getattr(made, "fingerprint", "")), self.modules.state_dict()
-        settings = describe(made)
-        self.fingerprint = identify(weights, [source, own_mark, settings])
+        settings: list[object] = [source, own_mark, describe(made)]
+        passed = {p: "" if p in nested else v for p, v in more.items() if v is not OPAQUE}
+        self.fingerprint = identify(weights, [*settings, passed] if passed else settings)
+        opaque = [place for place, value in more.items() if value is OPAQUE]
+        if opaque and not own_mark:
+            LOGGER.warning(
+                "%s: its fingerprint does not cover what '%s' holds; give the class an attribute "
+                "`fingerprint` (text) that changes with it",
+                self.name,
+                "', '".join(opaque),
+            )
         digest = hashlib.sha256(main + own_mark.encode()).digest()
+        direct = nn.ModuleList(modules).state_dict()
         old = fingerprint(
-            {**weights, "code": torch.frombuffer(bytearray(digest), dtype=torch.uint8)}
+            {**direct, "code": torch.frombuffer(bytearray(digest), dtype=torch.uint8)}
         )
         # scheme 1 digested the file and the modules of torch, nothing that came from elsewhere
-        covered = len(source) == 1 and not _has_arrays(made)
+        covered = len(source) == 1 and not _has_arrays(made) and not passed
         self.former = (old,) if covered else ()
         self.insufficient = () if covered else (old,)
+        if passed:  # scheme 2 covered less in earlier revisions
+            self.insufficient += (identify(direct, settings),)
 
     @torch.no_grad()
     def extract(self, waveforms: Tensor, lengths: Tensor) -> Features:
