@@ -99,7 +99,7 @@ class FileUpstream:
         # scheme 1 digested the file and the modules of torch, nothing that came from elsewhere
         covered = len(source) == 1 and not _has_arrays(made) and not passed
         self.former = (old,) if covered else ()
-        self.insufficient = () if covered else (old,)
+        self.insufficient: tuple[str, ...] = () if covered else (old,)
         if passed:  # scheme 2 covered less in earlier revisions
             self.insufficient += (identify(direct, settings),)
 
