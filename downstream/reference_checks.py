@@ -52,6 +52,8 @@ def check_references(
                 effect,
                 named([cut.id for cut in empty]),
             )
+        if role != "train":
+            _warn_of_writing(job, task, spoken, split)
         if role != "train" and (unknown := _unknown_units(job, task, spoken, split)):
             counts[f"{role}_unknown_units"] = unknown
     return counts
@@ -75,6 +77,22 @@ def _unknown_units(job: Job, task: Task, cuts: Sequence[Cut], split: str) -> int
             *(job.recipe, len(unknown), split, unknown.total(), listed),
         )
     return unknown.total()
+
+
+def _warn_of_writing(job: Job, task: Task, cuts: Sequence[Cut], split: str) -> None:
+    """Warn of references that no hypothesis can equal although all their units are known."""
+    others = [
+        (reference, written)
+        for cut in cuts
+        if (reference := task.reference(cut)) != (written := task.written(cut))
+        and all(map(task.knows, task.units_in(cut)))
+    ]
+    if others:
+        LOGGER.warning(
+            "%s: the units write %d of %d references of split '%s' differently, without any error "
+            "of the model: %r becomes %r",
+            *(job.recipe, len(others), len(cuts), split, *others[0]),
+        )
 
 
 def check_fold(job: Job, fold: Fold) -> dict[str, int]:

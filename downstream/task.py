@@ -274,6 +274,10 @@ class Task(BaseTask):
         """Return the training and the validation cuts of what a fold does not test."""
         raise NotImplementedError(f"task '{self.name}' has folds and no hold_out()")
 
+    def written(self, cut: Cut) -> str:
+        """Return the cut's hypothesis by a model without errors, as the units write it."""
+        return self.reference(cut)
+
     @abstractmethod
     def decode(self, logits: Tensor, lengths: Tensor) -> list[str]:
         """Return one hypothesis per row."""

@@ -128,6 +128,10 @@ class CTCTask(Task):
         """Return the ids of the cut's units (S,)."""
         return torch.tensor(self.fitted.encode(self.reference(cut)), dtype=torch.long)
 
+    def written(self, cut: Cut) -> str:
+        """See Task.written."""
+        return self.fitted.decode(self.fitted.encode(self.reference(cut)))
+
     def knows(self, unit: str) -> bool:
         """See Task.knows."""
         return unit in self.fitted

@@ -10,6 +10,8 @@ import sentencepiece
 from mt4ssl_bench.errors import CorpusError, first_line
 from mt4ssl_bench.settings import Json
 
+NORMALIZATION = "identity"  # sentencepiece's rule for texts; references are not normalized
+
 
 class Pieces:
     """Units (heads.units.Units) of a trained model's bytes."""
@@ -28,6 +30,7 @@ class Pieces:
                 model_writer=model,
                 vocab_size=size,
                 character_coverage=1.0,
+                normalization_rule_name=NORMALIZATION,
                 minloglevel=2,
             )
         except RuntimeError as error:
@@ -56,8 +59,9 @@ class Pieces:
         return [i + 1 for i in self._processor.encode(text) if i != unknown]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """See Units.decode."""
-        return str(self._processor.decode([i - 1 for i in ids]))
+        """Return the text of `ids` without doubled spaces, as Characters do; others stay."""
+        text = str(self._processor.decode([i - 1 for i in ids]))
+        return re.sub(" +", " ", text).strip(" ")
 
     def state(self) -> dict[str, Json]:
         """See Units.state."""

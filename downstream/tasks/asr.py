@@ -11,11 +11,11 @@ from mt4ssl_bench.data.cut import Cut, text_of
 from mt4ssl_bench.data.lexicon import plain_apostrophes
 from mt4ssl_bench.downstream.config import CTCConfig, RecurrentHeadConfig, WordDecodeConfig
 from mt4ssl_bench.downstream.heads.ctc import CTCTask
-from mt4ssl_bench.downstream.heads.pieces import Pieces
+from mt4ssl_bench.downstream.heads.pieces import NORMALIZATION, Pieces
 from mt4ssl_bench.downstream.heads.recurrent import RecurrentHead
 from mt4ssl_bench.downstream.heads.units import Characters, Units
 from mt4ssl_bench.results.metrics import Metric
-from mt4ssl_bench.settings import FROZEN
+from mt4ssl_bench.settings import FROZEN, Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,11 @@ class ASRConfig(CTCConfig):
     def unread(self) -> set[str]:
         """See TaskConfig.unread."""
         return super().unread() | (set() if self.units == "sentencepiece" else {"vocabulary"})
+
+    def identity(self) -> Settings:
+        """See BaseConfig.identity; pieces of earlier records were of NFKC-normalized texts."""
+        own = {"normalization": NORMALIZATION} if self.units == "sentencepiece" else {}
+        return super().identity() | own
 
 
 class ASR(CTCTask):

@@ -115,6 +115,24 @@ def test_pieces_count_unseen_letters_and_no_space(
     assert "(6 times): 'Ä' 6" in caplog.text
 
 
+@pytest.mark.parametrize("units", ["characters", "sentencepiece"])
+def test_references_that_units_write_differently_are_counted(
+    corpus: Corpus, caplog: pytest.LogCaptureFixture, units: str
+) -> None:
+    def change(about: Any, split: str) -> None:
+        about.text = "A  B" if about.recording_id in {"s0-0", "s0-3"} else "A B"
+
+    job, _, cuts = opened(Changed(corpus, change), "asr")
+    task = job.kind(replace(job.config, units=units, vocabulary=7))
+    task.fit_units(cuts["train"])
+    assert check_references(job, task, cuts) == {}
+    (record,) = caplog.records
+    assert record.getMessage().endswith(
+        "the units write 1 of 3 references of split 'test' differently, without any error of the "
+        "model: 'A  B' becomes 'A B'"
+    )
+
+
 def test_nothing_is_said_of_sound_data(corpus: Corpus, caplog: pytest.LogCaptureFixture) -> None:
     for name in ("asr", "phoneme", "speaker"):
         assert check_references(*opened(corpus, name)) == {}

@@ -1,11 +1,15 @@
 """Units and CTC's greedy path."""
 
+import base64
+import io
 import json
+import unicodedata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import sentencepiece
 import torch
 
 from builders import spoken
@@ -47,6 +51,15 @@ def test_pieces_go_back_to_text_and_refuse_an_impossible_size() -> None:
         Pieces.train(texts, 5000)
 
 
+def test_pieces_decode_without_doubled_spaces() -> None:
+    units = Pieces.train(["AB C", "C AB", "B A C"] * 3, 8)
+    lone = next(i for i in range(1, len(units)) if units._processor.id_to_piece(i - 1) == "\u2581")
+    (c,) = (i for i in units.encode("C") if i != lone)
+    assert units.decode([lone, c, lone, lone, c, lone]) == "C C"
+    kept = Pieces.train(["A\u00a0B"] * 3, 7)
+    assert kept.decode(kept.encode("A\u00a0B")) == "A\u00a0B"
+
+
 def test_pieces_know_spaces_and_the_letters_of_the_training_text() -> None:
     texts = ["THE CAT SAT ON THE MAT", "A DOG SAT ON THE LOG", "THE LOG IS ON THE MAT"] * 3
     task = ASR(ASRConfig(units="sentencepiece", vocabulary=20))
@@ -54,6 +67,37 @@ def test_pieces_know_spaces_and_the_letters_of_the_training_text() -> None:
     assert all(task.knows(symbol) for symbol in "CATDOGMLISHEN ")
     assert not any(task.knows(symbol) for symbol in "ZQÄ\u200b\u4e2d")
     assert task.fitted.decode(task.target(spoken("THE ÄZ DOG")).tolist()).split() == ["THE", "DOG"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        unicodedata.normalize("NFD", "É Ä CAFÉ"),
+        "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",  # Persian, with a ZWNJ
+        "\ufb01NE \u00bd X\u00b2",  # a ligature, a fraction, a power
+        "\uff21\uff22 \uff21",  # full-width letters
+    ],
+)
+def test_pieces_write_texts_as_they_are(text: str) -> None:
+    units = Pieces.train([text, "AB"] * 3, len({*text} - {" "}) + 6)
+    assert units.decode(units.encode(text)) == text
+
+
+def test_a_stored_model_of_pieces_keeps_its_own_rule() -> None:
+    old = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["X2 A"] * 3), model_writer=old, vocab_size=7, minloglevel=2
+    )
+    units = restore({"kind": "sentencepiece", "model": base64.b64encode(old.getvalue()).decode()})
+    assert units.decode(units.encode("X\u00b2 A")) == "X2 A"
+
+
+def test_records_of_pieces_name_their_rule_and_others_do_not() -> None:
+    assert ASRConfig(units="sentencepiece").identity() == {
+        "units": "sentencepiece",
+        "normalization": "identity",
+    }
+    assert ASRConfig().identity() == {}
 
 
 def test_stress_is_dropped_from_vowels() -> None:

@@ -1,7 +1,8 @@
 """Phoneme, word and character error rates: total edits over total reference tokens, by jiwer.
 
-Texts are not normalized; only outer and repeated white space is dropped. An empty hypothesis is
-all deletions, an empty reference (an utterance in which nobody speaks) all insertions.
+Texts are not normalized. Outer white space is dropped; repeated spaces between words are one for
+rates of words, and characters for rates of characters. An empty hypothesis is all deletions, an
+empty reference (an utterance in which nobody speaks) all insertions.
 """
 
 import math
