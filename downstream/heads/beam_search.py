@@ -13,7 +13,13 @@ import numpy as np
 from torch import Tensor
 
 from mt4ssl_bench.downstream.config import DecodeConfig, WordDecodeConfig
-from mt4ssl_bench.downstream.heads.flashlight import build_search, load_lm, read_words, spell
+from mt4ssl_bench.downstream.heads.flashlight import (
+    NO_UNIT,
+    build_search,
+    load_lm,
+    read_words,
+    spell,
+)
 from mt4ssl_bench.downstream.heads.units import BLANK, Characters, Phonemes, Units
 from mt4ssl_bench.errors import ConfigError
 
@@ -26,14 +32,15 @@ class BeamDecoder:
     """Beam search with a language model of the words that units spell, or of phonemes.
 
     Raises:
-        ConfigError: If there is no [lm] extra, no model, or no word that can be spelled.
+        ConfigError: If there is no [lm] extra, no model, or no word that can be spelled and
+            is in the model.
     """
 
     def __init__(self, units: Units, words: Sequence[str], config: DecodeConfig) -> None:
         self.units, self.config = units, config
         self._boundary, self._trie = BLANK, None
         if isinstance(units, Phonemes):  # position is id: the model's words are the units
-            self._entries = ["<blank>", *units.symbols]
+            self._entries = [NO_UNIT, *units.symbols]
             self._lm = load_lm(config.lm, self._entries)
         elif (
             isinstance(units, Characters)

@@ -1,16 +1,22 @@
 """flashlight-text with KenLM, the [lm] extra: its language models, word lists and searches."""
 
+import logging
 import math
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
+from mt4ssl_bench.data.lexicon import plain_apostrophes
 from mt4ssl_bench.downstream.config import DecodeConfig, WordDecodeConfig
 from mt4ssl_bench.downstream.heads.units import BLANK
 from mt4ssl_bench.errors import ConfigError, lines
 from mt4ssl_bench.wheels import missing
 
+LOGGER = logging.getLogger(__name__)
+NO_UNIT = "<blank>"  # an entry that is no word of the language model
+UNLISTED = "\0"  # in no language model: has the score of what the model lacks
 NO_WHEEL = (3, 13)  # the first Python without a wheel of flashlight-text
 
 
@@ -40,20 +46,47 @@ def load_lm(file: str, entries: Sequence[str]) -> SimpleNamespace:
     """Return the KenLM model of a file, whose words are numbered by `entries`.
 
     Raises:
-        ConfigError: If there is no such file, or it is no model.
+        ConfigError: If there is no such file, it is no model, or it lists none of the entries.
     """
     library = flashlight()
     if not Path(file).is_file():
         raise ConfigError(f"decode.lm={file}: no such file; expected a KenLM model, ARPA or binary")
     dictionary = library.Dictionary()
-    for entry in entries:
+    for entry in (*entries, UNLISTED):
         dictionary.add_entry(entry)
     try:
         model: SimpleNamespace = library.KenLM(file, dictionary)
     except RuntimeError as error:
         reason = lines(error)[-1][:120]
         raise ConfigError(f"decode.lm={file}: not a KenLM model ({reason})") from None
+    _check_listed(file, model, entries)
     return model
+
+
+def _check_listed(file: str, lm: SimpleNamespace, entries: Sequence[str]) -> None:
+    """Warn of entries that the model scores as <unk>; raise ConfigError if these are all."""
+    *scores, unlisted = _scores(lm, len(entries) + 1)
+    words = {word: score for word, score in zip(entries, scores, strict=True) if word != NO_UNIT}
+    lacking = [word for word, score in words.items() if score == unlisted]
+    if not lacking:
+        return
+    if len(lacking) == len(words):
+        raise ConfigError(
+            f"decode.lm={file}: lists none of the {len(words)} words or phonemes to search, for "
+            f"example '{lacking[0]}'; expected them in the same spelling (upper or lower case, "
+            "stress)"
+        )
+    LOGGER.warning(
+        "decode.lm=%s: %d of %d words or phonemes to search are not in it and score as <unk>, for "
+        "example %r",
+        *(file, len(lacking), len(words), lacking[0]),
+    )
+
+
+def _scores(lm: SimpleNamespace, count: int) -> list[float]:
+    """Return the scores of the first `count` entries as the first word of a text."""
+    start = lm.start(False)  # noqa: FBT003 - the binding's signature
+    return [lm.score(start, number)[1] for number in range(count)]
 
 
 def read_words(file: Path) -> list[str]:
@@ -82,9 +115,8 @@ def spell(
     """
     library = flashlight()
     trie: SimpleNamespace = library.Trie(outputs, boundary)
-    start = lm.start(False)  # noqa: FBT003 - the binding's signature
-    for number, ids in enumerate(spellings):
-        _, score = lm.score(start, number)
+    scores = _scores(lm, len(spellings))
+    for number, (ids, score) in enumerate(zip(spellings, scores, strict=True)):
         trie.insert([*ids, boundary], number, score)
     trie.smear(library.SmearingMode.MAX)
     return trie

@@ -123,6 +123,34 @@ def test_the_search_is_torchaudios_on_any_emissions(arpa: str, tmp_path: Path) -
     assert len(set(expected)) > 5
 
 
+def test_a_model_without_any_word_of_the_search_is_refused(arpa: str, tmp_path: Path) -> None:
+    lower = write_arpa(tmp_path / "lower.arpa", [text.lower() for text in SENTENCES])
+    message = "lower.arpa: lists none of the 5 words .*, for example 'A'; expected them in the sam"
+    with pytest.raises(ConfigError, match=message) as caught:
+        BeamDecoder(Characters(SENTENCES), WORDS, WordDecodeConfig(lm=lower))
+    assert "\n" not in str(caught.value)
+    stressed = write_arpa(tmp_path / "phones.arpa", ["AE1 AH0", "AH0 AE1"])
+    for lm in (stressed, arpa):  # an entry for the blank is none of the model's
+        with pytest.raises(ConfigError, match="none of the 2 words or phonemes .* 'AE'"):
+            BeamDecoder(Phonemes(["AE AH"]), [], DecodeConfig(lm=lm))
+
+
+def test_words_that_the_model_lacks_are_counted_once(
+    arpa: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    units = Characters(SENTENCES)
+    BeamDecoder(units, WORDS, WordDecodeConfig(lm=arpa))
+    BeamDecoder(Phonemes(["THE CAT"]), [], DecodeConfig(lm=arpa))
+    assert not caplog.records
+    decoder = BeamDecoder(units, [*WORDS, "TEA", "TEASE"], WordDecodeConfig(lm=arpa))
+    decoder.decode(say(units, "TEA"), torch.tensor([9]))
+    (record,) = caplog.records
+    assert record.getMessage().endswith(
+        "words.arpa: 2 of 7 words or phonemes to search are not in it and score as <unk>, for "
+        "example 'TEA'"
+    )
+
+
 def test_tuning_takes_the_weights_with_the_fewest_errors(arpa: str) -> None:
     units = Characters(SENTENCES)
     logits = say(units, "THE HAT SAT", sure=3.0)  # what the model finds unlikely, and is right
