@@ -5,6 +5,7 @@ Shapes: B batch, T frames, V outputs.
 
 import copy
 import itertools
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from mt4ssl_bench.downstream.heads.flashlight import (
 from mt4ssl_bench.downstream.heads.units import BLANK, Characters, Phonemes, Units
 from mt4ssl_bench.errors import ConfigError
 
+LOGGER = logging.getLogger(__name__)
 # what decode.tune tries on valid, each with each
 LM_WEIGHTS, WORD_SCORES = (0.5, 1.0, 2.0, 3.0), (-1.0, 0.0, 1.0)
 NEVER = -1e4  # log probability of what the added last frame does not allow
@@ -123,10 +125,16 @@ def _grid(config: DecodeConfig) -> Iterator[DecodeConfig]:
 def _spelled(words: Sequence[str], units: Characters, config: WordDecodeConfig) -> list[str]:
     """Return the words of the lexicon, or else of the training text, that the units can spell."""
     words = read_words(Path(config.lexicon)) if config.lexicon else words
-    known = [word for word in words if all(character in units.symbols for character in word)]
+    known = [word for word in words if all(character in units for character in word)]
     if not known:
         raise ConfigError(
             f"decode.lexicon={config.lexicon}: none of its {len(words)} words can be spelled with "
             "the characters of the training text"
+        )
+    if lacking := sorted({*words}.difference(known)):
+        LOGGER.warning(
+            "decode.lexicon=%s: %d of %d words left out, for example %r; the training text lacks "
+            "some of their characters",
+            *(config.lexicon, len(lacking), len(words), lacking[0]),
         )
     return known

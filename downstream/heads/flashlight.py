@@ -90,16 +90,19 @@ def _scores(lm: SimpleNamespace, count: int) -> list[float]:
 
 
 def read_words(file: Path) -> list[str]:
-    """Return the first field of every line, in upper case.
+    """Return the first field of every line, written as transcripts are (see tasks.asr).
+
+    As in lexicons, WORD(2) is another pronunciation, and lines that begin with ;;; are comments.
 
     Raises:
         ConfigError: If the file cannot be read.
     """
     try:
-        rows = file.read_text(encoding="utf-8").splitlines()
+        rows = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"decode.lexicon={file}: cannot be read ({error})") from None
-    return sorted({row.split()[0].upper() for row in rows if row.strip()})
+    fields = [row.split()[0] for row in rows if row.strip() and not row.startswith(";;;")]
+    return sorted({plain_apostrophes(re.sub(r"\(\d+\)$", "", field)).upper() for field in fields})
 
 
 def spell(

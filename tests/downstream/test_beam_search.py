@@ -72,6 +72,23 @@ def test_words_come_from_the_lexicon_alone_and_rows_end_at_their_length(
     assert read_words(tmp_path / "words.txt") == ["CATS", "SAT", "THE", "ZEBRA"]
 
 
+def test_words_of_a_lexicon_are_written_as_transcripts_and_others_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sentences = ["CAT CAB", "DON'T"]
+    lm = write_arpa(tmp_path / "words.arpa", sentences)
+    lexicon = tmp_path / "words.txt"
+    words = ["CAT", "DON\u2019T", "DON'T", "CAF\u00c9", "CAB", "CAB(2)"]
+    lexicon.write_text("\n".join([";;; words", *words]), encoding="utf-8-sig")
+    assert read_words(lexicon) == ["CAB", "CAF\u00c9", "CAT", "DON'T"]
+    units = Characters(sentences)
+    decoder = BeamDecoder(units, [], WordDecodeConfig(lm=lm, lexicon=str(lexicon)))
+    (record,) = caplog.records
+    assert "1 of 4 words left out, for example 'CAF\u00c9'; the train" in record.getMessage()
+    logits = say(units, "CAT DON'T CAB")
+    assert decoder.decode(logits, all_of(logits)) == ["CAT DON'T CAB"]
+
+
 def test_silence_is_no_word(arpa: str) -> None:
     units = Characters(SENTENCES)
     silence = torch.zeros(1, 7, len(units))
