@@ -16,11 +16,12 @@ from mt4ssl_bench.data.cut import Cut, field_of
 from mt4ssl_bench.downstream.config import TaskConfig
 from mt4ssl_bench.downstream.heads.linear import PooledHead
 from mt4ssl_bench.downstream.task import Task
+from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.features.crops import Crops
 from mt4ssl_bench.results.metrics import Metric
 from mt4ssl_bench.settings import FROZEN, Json
 
-JOINT = "|"  # between the labels of an answer
+JOINT = "|"  # between the labels of an answer, and in none of several
 HELD_OUT = 0.2  # of the training utterances of a fold, for validation
 
 
@@ -75,8 +76,19 @@ class LabelTask(Task):
         return ""
 
     def fit_units(self, cuts: Sequence[Cut]) -> None:
-        """See Task.fit_units: the values of each label."""
+        """See Task.fit_units: the values of each label.
+
+        Raises:
+            CorpusError: If a value could be taken for those of two labels.
+        """
         self.values = {name: sorted({field_of(cut, name) for cut in cuts}) for name in self.names}
+        for name, values in self.values.items() if len(self.names) > 1 else ():
+            if joint := [value for value in values if JOINT in value]:
+                raise CorpusError(
+                    f"task '{self.name}': {len(joint)} values of label '{name}' contain '{JOINT}', "
+                    f"for example '{joint[0]}'; it separates the labels of an answer; expected "
+                    "values without it; rename them and prepare the corpus again"
+                )
         self._targets = dict[str, Tensor]()
 
     @property

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import random_split
 
-from builders import python, run
+from builders import python, run, spoken
 from fakes import Folded, Spectrum
 from mt4ssl_bench import results
 from mt4ssl_bench.corpora.prepare import prepare
@@ -123,6 +123,22 @@ def test_several_labels_are_right_together_or_not_at_all(moods: Corpus, tmp_path
     answers = results.load_hypotheses(results.record_path(result, tmp_path))
     right = sum(answer["reference"] == answer["hypothesis"] for answer in answers)
     assert result.metrics["acc"].value == pytest.approx(100 * right / 3)
+
+
+def test_values_that_contain_the_sign_between_labels_are_refused_before_training() -> None:
+    def cut(mood: str, speaker: str) -> Cut:
+        return spoken(speaker=speaker).with_custom("labels", {"mood": mood})
+
+    cuts = [cut("a|b", "c"), cut("a", "b|c")]
+    with pytest.raises(
+        CorpusError, match=r"^task 'joint': 1 values of label 'mood' contain '\|', .* 'a\|b'; .*$"
+    ):
+        Joint(Joint.Config()).fit_units(cuts)
+    with pytest.raises(CorpusError, match=r"label 'speaker' contain '\|', for example 'b\|c'"):
+        Joint(Joint.Config()).fit_units(cuts[1:])
+    single = Mood(Mood.Config())  # nothing is joined
+    single.fit_units(cuts)
+    assert single.values == {"mood": ["a", "a|b"]}
 
 
 def test_speakers_are_stored_as_they_were(corpus: Corpus) -> None:
