@@ -163,8 +163,13 @@ class TaskConfig(BaseConfig):
         return settings
 
     def identity(self) -> Settings:
-        """See BaseConfig.identity; records of several seeds had the score of the best one."""
-        return super().identity() | ({"over_seeds": "mean"} if len(self.seeds) > 1 else {})
+        """See BaseConfig.identity.
+
+        Records of several seeds had the score of the best one, and all seeds of a fine-tuning the
+        order of the first.
+        """
+        mean = "mean" if self.mode == "frozen" else "mean, each in its own order"
+        return super().identity() | ({"over_seeds": mean} if len(self.seeds) > 1 else {})
 
 
 @dataclass(frozen=True, kw_only=True)

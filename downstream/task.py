@@ -3,12 +3,13 @@
 Shapes: B batch, T frames, L hidden states, D dimension, V outputs.
 """
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pkgutil import iter_modules
 from types import MappingProxyType
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from torch import Tensor, nn
 
@@ -177,6 +178,12 @@ class Task(BaseTask):
     stride: int = 320
     Config: ClassVar[type[TaskConfig]] = TaskConfig
     config: TaskConfig
+
+    def with_seed(self, seed: int) -> Self:
+        """Return a copy with the same units whose order, crops and draws are those of `seed`."""
+        other = copy.copy(self)
+        other.config = replace(self.config, seeds=(seed,))
+        return other
 
     def unlearnable(self, cuts: Iterable[Cut]) -> str:  # noqa: ARG002 - for those that need more
         """Return what the training cuts lack ("needs two speakers"), or ""."""

@@ -69,3 +69,9 @@ def read_number(text: str) -> float:
     if not text.isascii() or "_" in text:
         raise ValueError(f"not a number: {text!r}")
     return float(text)
+
+
+def in_millions(count: float) -> str:
+    """Return a number of parameters in millions, without an exponent: 94.7, 0.042, 2162.0."""
+    millions = count / 1e6
+    return f"{millions:.1f}" if millions >= 1 else f"{millions:.2g}"

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 STEPS = os.environ.get("MT4SSL_BENCH_DOCS_STEPS", "2")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 PER_SPLIT = 24  # utterances of real speech of each split; full: all
-SPEECH = ("fsdd_strings", "speechocean762")
+SPEECH = ("fsdd_strings",)
 
 
 def blocks(page: str) -> list[tuple[str, str]]:

@@ -50,7 +50,8 @@ class Finetuning:
         world: World,
         seed: int = 0,
     ) -> None:
-        self.task, self.config, self.lr, self.seed = task, task.config, lr, seed
+        self.task = task.with_seed(seed)
+        self.config, self.lr, self.seed = self.task.config, lr, seed
         self.folder, self.world, self.device = folder, world, torch.device(world.device)
         tune, layers, dim = task.config.tune, upstream.num_layers, upstream.dim
         encoder = trainable(upstream, tune)

@@ -129,12 +129,8 @@ class _Rates:
         fold = f", fold {self.fold.name}" if self.fold.name else ""
         self.title = f"{self.job.recipe} on {self.model.name}{fold}"
         self.pairs = list(itertools.product(config.seeds, config.rates))
-        names = [f"lr-{lr:g}-seed-{seed}" for seed, lr in self.pairs]
+        names = [f"lr-{str(lr).removesuffix('.0')}-seed-{seed}" for seed, lr in self.pairs]
         self.places = [self.folder / name if len(names) > 1 else self.folder for name in names]
-
-    def split(self, role: str) -> Audio:
-        """Return the audio of a role."""
-        return Audio(self.fold.task, self.fold.cuts[role], role)
 
     def run(self, number: int, folder: Path) -> Finetuning:
         """Return one rate and seed, not trained."""
@@ -213,7 +209,7 @@ def _decode(
 
 
 def _logits(run: Finetuning, part: _Rates, role: str) -> Iterator[Logits]:
-    return run.logits(part.split(role))
+    return run.logits(Audio(run.task, part.fold.cuts[role], role))
 
 
 def train_rate(

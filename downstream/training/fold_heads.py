@@ -83,8 +83,15 @@ class FoldHeads:
     @cached_property
     def learnt(self) -> tuple[list[Cut], dict[str, int]]:
         """The cuts to train on, and counts of those that are left out."""
-        count = self.features("train").count
-        return learnable(self.job, self.fold, lambda cut: count(cut.id))
+        features, task = self.features("train"), self.fold.task
+
+        def count(cut: Cut) -> int:
+            frames = features.count(cut.id)
+            # counts of live features may be one off: where that decides, they are computed
+            near = not task.pooled and abs(frames - task.frames_needed(cut)) <= 1
+            return features.get(cut.id).shape[1] if near and features.identity == "live" else frames
+
+        return learnable(self.job, self.fold, count)
 
     @cached_property
     def all_meta(self) -> Meta:

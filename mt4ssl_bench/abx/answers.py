@@ -10,8 +10,10 @@ Shapes: N answers (speakers), S resamples.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mt4ssl_bench.abx.intervals import Over, alone, replicate
 from mt4ssl_bench.abx.plan import Mode
@@ -104,6 +106,11 @@ class _ErrorRate:
         if weights is not None:
             return float(self.resampled(answers)(weights[None])[0])
         return 100 * float(table_of(answers, self.mode)[0].errors()[0])
+
+    def outcomes(self, answers: Sequence[Answer], /) -> NDArray[np.str_]:
+        """See Telling: a speaker's triplets of this mode, and what they gave."""
+        own = [json.dumps(json.loads(each["hypothesis"]).get(self.mode)) for each in answers]
+        return np.array([sha256(text.encode()).hexdigest() for text in own], dtype=np.str_)
 
     def resampled(self, answers: Sequence[Answer], /) -> Resampled:
         """See Fast."""

@@ -54,8 +54,7 @@ def write_report(
     content = collect([Path(path) for path in paths])
     tables = []
     if wanted and content.records:
-        records = [record for record in content.records if record.limit is None]
-        tables = [build(Path(suite).stem, wanted, records, content.answers, settings_of)]
+        tables = [build(Path(suite).stem, wanted, content.records, content.answers, settings_of)]
     page = render(content, tables)
     Path(out).absolute().parent.mkdir(parents=True, exist_ok=True)
     write_text(Path(out), page)

@@ -37,6 +37,8 @@ def records_of(name: str, task: str, folder: Path) -> list[Filed]:
         raise BenchError(
             f"compare: no record of task '{task}' in {folder}; 'mt4ssl-bench evaluate' makes them"
         )
+    if (Path(name) / "checkpoint.pt").is_file():  # a run folder, whose rows have its name
+        name = Path(name).resolve().name
     plain, _, mark = name.partition("@")
     named = [(p, r) for p, r in ranked if r.upstream["name"] == name] or [
         (p, r)

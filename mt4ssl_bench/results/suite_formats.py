@@ -10,7 +10,7 @@ from mt4ssl_bench.results.board_formats import score_entry
 from mt4ssl_bench.results.grid import Entry, Grid, Heading
 from mt4ssl_bench.results.metrics import Score
 from mt4ssl_bench.results.suite_table import SuiteLine, SuiteTable
-from mt4ssl_bench.text import spreadsheet
+from mt4ssl_bench.text import in_millions, spreadsheet
 
 POINTS = "points: 0 for FBANK, 1000 for the best of each metric when SUPERB fixed its anchors"
 
@@ -62,8 +62,8 @@ def cells(table: SuiteTable, line: SuiteLine) -> list[Entry]:
     """Return a line's cells, in the order of the headings."""
     name = f"{line.upstream} (published)" if line.source else line.upstream
     score = ["-" if line.points is None else f"{line.points:.0f}"] if table.pointed else []
-    place = "-" if line.rank is None else f"{line.rank:.2g}"
-    about = [name, f"{line.parameters / 1e6:.3g}", *score, place]
+    place = "-" if line.rank is None else f"{line.rank:.1f}".removesuffix(".0")
+    about = [name, in_millions(line.parameters), *score, place]
     columns = zip(*(each.cells for each in table.lines), strict=True)
     numbers = (_entry(cell, column) for cell, column in zip(line.cells, columns, strict=True))
     return [*map(Entry, about), *numbers]
@@ -95,7 +95,8 @@ def notes(table: SuiteTable) -> list[str]:
     if sources:
         lines.append(
             f"published: {'; '.join(sources)}; only where recipe and corpus are SUPERB's own. "
-            "Its SD and ASV are the best of several on test, ours are selected on valid"
+            "Its SD and ASV are the best of several on test, ours are selected on valid; its QbE is "
+            "counted by QUESST's own scorer, which has not read ours"
         )
     return [*lines, *table.notes]
 

@@ -13,6 +13,7 @@ from mt4ssl_bench.results.metrics import Score
 from mt4ssl_bench.results.ranking import Answers, places, shared
 from mt4ssl_bench.results.record import Result
 from mt4ssl_bench.results.record_parts import CorpusRecord
+from mt4ssl_bench.text import in_millions
 
 # task, recipe name, protocol's first digits: what the numbers of a column share
 Recipe = tuple[str, str, str]
@@ -101,10 +102,8 @@ class Table:
 
     def about(self, row: Row) -> list[str]:
         """Return a row's cells before its metrics."""
-        millions = row.parameters / 1e6
-        size = f"{millions:.1f}" if millions >= 1 else f"{millions:.2g}"
         tasks = [f"{row.tasks} of {row.of_tasks}"] if self.gaps else []
-        return [str(row.rank or "-"), row.upstream, size, *tasks]
+        return [str(row.rank or "-"), row.upstream, in_millions(row.parameters), *tasks]
 
     def interval_notes(self) -> list[str]:
         """Return the notes on what stands in brackets."""

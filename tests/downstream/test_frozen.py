@@ -11,6 +11,7 @@ from builders import recipe
 from fakes import Spectrum
 from mt4ssl_bench.data.corpus import Corpus
 from mt4ssl_bench.downstream.evaluate import evaluate
+from mt4ssl_bench.downstream.training import fold_heads
 from mt4ssl_bench.downstream.training.fold_heads import NORMED, layer_norms
 from mt4ssl_bench.downstream.training.sweep import Split
 from mt4ssl_bench.encoders import load
@@ -89,3 +90,23 @@ def test_the_head_that_is_best_on_valid_is_kept_and_not_trained_again(
     again = run()
     assert again.metrics == first.metrics
     assert again.sweep == first.sweep
+
+
+@pytest.mark.parametrize(
+    ("identity", "known", "needed", "frames"),
+    [("live", 9, 9, 8), ("live", 9, 8, 8), ("live", 9, 5, 9), ("v2-0", 9, 9, 9)],
+)
+def test_utterances_are_left_out_by_true_counts_where_one_frame_decides(
+    identity: str, known: int, needed: int, frames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Live features know a count from the duration, which may be one more than there are."""
+    monkeypatch.setattr(fold_heads, "learnable", lambda *given: given[2](one))
+    one = SimpleNamespace(id="a")
+    features = SimpleNamespace(
+        identity=identity, count=lambda _: known, get=lambda _: np.zeros((2, 8, 4))
+    )
+    task = SimpleNamespace(pooled=False, frames_needed=lambda _: needed)
+    heads = SimpleNamespace(
+        features=lambda _: features, fold=SimpleNamespace(task=task), job=SimpleNamespace()
+    )
+    assert fold_heads.FoldHeads.learnt.func(heads) == frames  # type: ignore[arg-type]

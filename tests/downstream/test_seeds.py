@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 import numpy as np
 import pytest
 
-from builders import invoke, recipe, rendered, write_run
+from builders import identical, invoke, recipe, rendered, write_run
 from fakes import Mirrored, Spectrum
 from mt4ssl_bench import results
 from mt4ssl_bench.data.corpus import Corpus
@@ -129,9 +129,11 @@ def test_seeds_of_fine_tuning_score_as_each_does_on_its_own(corpus: Corpus, tmp_
             corpus.root,
             out=tmp_path / "results",
             device="cpu",
-            overrides=["steps=6", "validate_every=3", "sweep=[1e-2]", f"seeds={seeds}"],
+            overrides=["steps=6", "validate_every=3", "sweep=[1e-2]", f"seeds={seeds}", *order],
         ).results
         return result
+
+    order = ["tune.batch_seconds=2"]  # several batches, so that their order counts
 
     both = value("[1,2]")
     assert both.main.by_seed == {seed: value(seed).main.value for seed in ("1", "2")}
@@ -139,6 +141,9 @@ def test_seeds_of_fine_tuning_score_as_each_does_on_its_own(corpus: Corpus, tmp_
     assert (folder / "model.pt").is_file()
     assert (folder / "lr-0.01-seed-2" / "model.pt").is_file()
     assert not (folder / "lr-0.01-seed-1" / "model.pt").exists(), "it is folder's own"
+    alone = folder.with_name(results.record_path(value("2"), tmp_path / "results").stem)
+    weights, own = (read_model(place)["head"] for place in (folder / "lr-0.01-seed-2", alone))
+    assert identical(weights, own), "its batches have its own order"
     results.record_path(both, tmp_path / "results").unlink()
     (folder / "lr-0.01-seed-2" / "model.pt").unlink()
     assert value("[1,2]").metrics == both.metrics, "the model that was lost is trained again"

@@ -224,6 +224,14 @@ def test_names_that_find_nothing_are_refused(tmp_path: Path) -> None:
     save(tmp_path, "dry", GOOD, limit=3)
     with pytest.raises(BenchError, match="no record of 'goood'.*did you mean good"):
         compare("good", "goood", task="phoneme", folder=tmp_path)
+    save(tmp_path, "bad", BAD)
+    run = tmp_path / "runs" / "good"
+    run.mkdir(parents=True)
+    (run / "checkpoint.pt").touch()  # as `evaluate` was given it
+    named, run_named = (
+        compare("bad", name, task="phoneme", folder=tmp_path) for name in ("good", str(run))
+    )
+    assert run_named == named
     with pytest.raises(BenchError, match="no record of 'dry'"):
         compare("good", "dry", task="phoneme", folder=tmp_path)
     with pytest.raises(BenchError, match="same record"):

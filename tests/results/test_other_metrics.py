@@ -1,5 +1,6 @@
 """Metrics that are no ratio of sums: equal error rate over pairs, a mean over folds, a value in dB."""
 
+import json
 from collections.abc import Callable, Sequence
 from statistics import NormalDist
 
@@ -8,8 +9,15 @@ import pytest
 
 from mt4ssl_bench.errors import ConfigError, CorpusError
 from mt4ssl_bench.results.answers import Answer
-from mt4ssl_bench.results.intervals import Bootstrap, Bounds, Floats, Units, paired_difference
-from mt4ssl_bench.results.metrics import Metric, Score
+from mt4ssl_bench.results.intervals import (
+    Bootstrap,
+    Bounds,
+    Floats,
+    System,
+    Units,
+    paired_difference,
+)
+from mt4ssl_bench.results.metrics import METRICS, Metric, Score
 
 FEW = Bootstrap(samples=200)
 
@@ -248,3 +256,54 @@ def test_a_value_that_is_no_number_is_an_error_with_the_metrics_name() -> None:
     alike = [answer for answer in answers if answer["reference"] == "target"]
     with pytest.raises(CorpusError, match=r"eer: nan on 2 answers; expected a finite number"):
         EER.score(alike)
+
+
+def answer(name: str, reference: str, hypothesis: str, fold: str = "1") -> Answer:
+    return {"id": name, "reference": reference, "hypothesis": hypothesis, "labels": {"fold": fold}}
+
+
+@pytest.mark.parametrize(
+    ("metric", "right", "wrong", "also_wrong"),
+    [
+        ("acc", "joy", "fear", "calm"),
+        ("fold_acc", "joy", "fear", "calm"),
+        ("slot_type_f1", "B-city rome E-city", "B-day rome E-day", "B-day roma E-day"),
+    ],
+)
+def test_other_errors_are_no_differences(
+    metric: str, right: str, wrong: str, also_wrong: str
+) -> None:
+    """Four answers of a hundred differ: fewer than six, however many other errors there are."""
+
+    def system(first: str, second: str) -> System:
+        said = [first] * 4 + [second] * 4 + [right] * 92
+        return METRICS.get(metric).system([answer(str(n), right, s) for n, s in enumerate(said)])
+
+    units = Units.of([str(n) for n in range(100)])
+    value, interval = paired_difference(system(right, wrong), system(wrong, also_wrong), units)
+    assert value == pytest.approx(4)
+    assert interval.low == 0
+    assert paired_difference(system(right, right), system(wrong, wrong), units)[1].low > 0
+
+
+def test_only_speakers_with_triplets_of_a_mode_differ_in_it() -> None:
+    def system(*errors: float) -> System:
+        rows = {
+            n: [["a", "b", f"s{n}", f"s{n}", 1, error], ["b", "a", f"s{n}", f"s{n}", 1, error]]
+            for n, error in enumerate(errors)
+        }
+        answers: list[Answer] = [
+            {
+                "id": f"s{n}",
+                "speaker": f"s{n}",
+                "reference": "groups x",
+                "hypothesis": json.dumps({"within": rows.get(n, []), "across": [n, *errors]}),
+            }
+            for n in range(10)
+        ]
+        return METRICS.get("abx_within").system(answers)
+
+    units = Units.of([f"s{n}" for n in range(10)])
+    value, interval = paired_difference(system(0.1, 0.1, 0.1), system(0.2, 0.25, 0.15), units)
+    assert value == pytest.approx(-10)
+    assert interval.low < interval.high == 0, "three speakers tell nothing"

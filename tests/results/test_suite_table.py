@@ -99,6 +99,17 @@ def test_own_corpora_have_points_over_the_tasks_that_all_share_and_published_row
     assert not any("SUPERB score" in heading for heading in headings(made))
 
 
+def test_places_and_sizes_of_many_upstreams_have_no_exponent() -> None:
+    made = table(own("a", "phoneme", 5.0))
+    (line, *_) = made.lines
+    for place, parameters, shown in (
+        (10.5, 999.6e6, ("999.6", "10.5")), (99.6, 2_162e6, ("2162.0", "99.6")), (3.0, 42_000, ("0.042", "3")),
+    ):  # fmt: skip
+        each = replace(line, rank=place, parameters=parameters)
+        found = cells(replace(made, lines=(each,)), each)
+        assert (found[1], found[3]) == shown
+
+
 def test_ten_tasks_give_the_score() -> None:
     made = table(own("a", "phoneme", 5.0))
     whole = SuiteTable(

@@ -36,11 +36,15 @@ ACC = Metric(
 class MeanOfFolds(Fast):
     """The mean of the folds' accuracies; an answer's label FOLD names its fold."""
 
+    def outcomes(self, answers: Sequence[Answer], /) -> Floats:
+        """See Telling: right or wrong."""
+        return np.array([a["reference"] == a["hypothesis"] for a in answers], dtype=np.float64)
+
     def resampled(self, answers: Sequence[Answer], /) -> Resampled:
         """See Fast."""
         names = [answer.get("labels", {}).get(FOLD, "") for answer in answers]
         member = np.array([[name == fold for fold in sorted(set(names))] for name in names], float)
-        right = np.array([[a["reference"] == a["hypothesis"]] for a in answers]) * member  # (N, F)
+        right = self.outcomes(answers)[:, None] * member  # (N, F)
 
         def values(weights: Floats) -> Floats:
             with np.errstate(divide="ignore", invalid="ignore"):  # a fold may be without answers

@@ -17,6 +17,7 @@ from statistics import stdev
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.results.answers import Answer, Counts, by_seed, speakers_of
@@ -73,6 +74,20 @@ class Whole(Value, Protocol):
 
     def system(self, answers: Sequence[Answer], /) -> System:
         """See Metric.system."""
+
+
+@runtime_checkable
+class Telling(Value, Protocol):
+    """A value that tells which answers are equally good, where other texts may be."""
+
+    def outcomes(self, answers: Sequence[Answer], /) -> Floats | NDArray[np.str_]:
+        """Return one outcome for each answer (N,); see System.outcomes."""
+
+
+def digests(answers: Sequence[Answer]) -> NDArray[np.str_]:
+    """Return a digest of each hypothesis (N,), which may be long: a query's in all documents."""
+    texts = [sha256(answer["hypothesis"].encode()).hexdigest() for answer in answers]
+    return np.array(texts, dtype=np.str_)
 
 
 def by_id(answers: Sequence[Answer]) -> list[str]:
@@ -176,10 +191,9 @@ class Metric:
         def resampled(weights: Floats) -> Floats:
             return np.array([value(answers, row) for row in weights], dtype=np.float64)
 
-        # digests: a hypothesis may be long, the scores of a query in all documents
-        texts = [sha256(answer["hypothesis"].encode()).hexdigest() for answer in answers]
         many = value.resampled(answers) if isinstance(value, Fast) else resampled
-        return System(value(answers), many, np.array(texts, dtype=np.str_))
+        own = value.outcomes(answers) if isinstance(value, Telling) else digests(answers)
+        return System(value(answers), many, own)
 
     def alone(self, answers: Sequence[Answer]) -> dict[str, float]:
         """Return the value of the answers of each unit, by its name; NaN where there is none."""

@@ -48,12 +48,16 @@ def type_f1(reference: Slots, hypothesis: Slots) -> float:
 class MeanTypeF1(Fast):
     """The mean over utterances of their slot-type F1, in per cent."""
 
-    def resampled(self, answers: Sequence[Answer], /) -> Resampled:
-        """See Fast."""
+    def outcomes(self, answers: Sequence[Answer], /) -> Floats:
+        """See Telling: the F1 of each utterance."""
         pairs = (
             (reference_slots(a["reference"]), hypothesis_slots(a["hypothesis"])) for a in answers
         )
-        values = 100.0 * np.array([type_f1(*pair) for pair in pairs])
+        return 100.0 * np.array([type_f1(*pair) for pair in pairs])
+
+    def resampled(self, answers: Sequence[Answer], /) -> Resampled:
+        """See Fast."""
+        values = self.outcomes(answers)
 
         def means(weights: Floats) -> Floats:
             result: Floats = (weights @ values) / weights.sum(axis=1)
