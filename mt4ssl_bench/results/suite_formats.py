@@ -95,8 +95,8 @@ def notes(table: SuiteTable) -> list[str]:
     if sources:
         lines.append(
             f"published: {'; '.join(sources)}; only where recipe and corpus are SUPERB's own. "
-            "Its SD and ASV are the best of several on test, ours are selected on valid; its QbE is "
-            "counted by QUESST's own scorer, which has not read ours"
+            "Its SD and ASV are the best of several on test, ours are selected on valid; its QbE "
+            "is counted by QUESST's own scorer, which has not read ours"
         )
     return [*lines, *table.notes]
 
