@@ -143,7 +143,7 @@ def test_processes_with_other_recipes_are_refused_before_any_update(
     [
         ("encoder.heads=3", "heads=3: encoder.dim=32"),  # every process finds it
         (
-            "targets.offline.clusters=100000",
+            "targets.offline.clusters=60000",
             "only 1291 frames of the training split",
         ),  # the main one alone
         (
