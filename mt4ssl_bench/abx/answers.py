@@ -20,7 +20,7 @@ from mt4ssl_bench.abx.plan import Mode
 from mt4ssl_bench.abx.table import Counts, Table, Weights
 from mt4ssl_bench.errors import CorpusError
 from mt4ssl_bench.results.answers import Answer
-from mt4ssl_bench.results.intervals import DEFAULT, Bootstrap, Floats, Resampled
+from mt4ssl_bench.results.intervals import DEFAULT, Bootstrap, Floats, Resampled, Units
 from mt4ssl_bench.results.metrics.metric import Metric, Score
 
 
@@ -151,6 +151,12 @@ class AbxMetric(Metric):
             order=self.order,
             over=self.over,
         )
+
+    def units_of(self, answers: Sequence[Answer]) -> Units:
+        """See Metric.units_of: speakers without a triplet of this mode are no units."""
+        table, over = table_of(answers, self.mode)
+        used = set(table.groups if over == "groups" else table.categories)
+        return Units.of(each["id"] if each["id"] in used else () for each in answers)
 
     def alone(self, answers: Sequence[Answer]) -> dict[str, float]:
         """See Metric.alone: across, a and b are of that speaker, and x of any other one."""

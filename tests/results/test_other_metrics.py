@@ -286,13 +286,13 @@ def test_other_errors_are_no_differences(
     assert paired_difference(system(right, right), system(wrong, wrong), units)[1].low > 0
 
 
-def test_only_speakers_with_triplets_of_a_mode_differ_in_it() -> None:
-    def system(*errors: float) -> System:
+def test_only_speakers_with_triplets_of_a_mode_count_in_it() -> None:
+    def said(*errors: float) -> list[Answer]:
         rows = {
             n: [["a", "b", f"s{n}", f"s{n}", 1, error], ["b", "a", f"s{n}", f"s{n}", 1, error]]
             for n, error in enumerate(errors)
         }
-        answers: list[Answer] = [
+        return [
             {
                 "id": f"s{n}",
                 "speaker": f"s{n}",
@@ -301,9 +301,13 @@ def test_only_speakers_with_triplets_of_a_mode_differ_in_it() -> None:
             }
             for n in range(10)
         ]
-        return METRICS.get("abx_within").system(answers)
 
-    units = Units.of([f"s{n}" for n in range(10)])
-    value, interval = paired_difference(system(0.1, 0.1, 0.1), system(0.2, 0.25, 0.15), units)
+    metric = METRICS.get("abx_within")
+    one, other = said(0.1, 0.1, 0.1), said(0.2, 0.25, 0.15)
+    units = metric.units_of(one)
+    assert units.number == 3
+    value, interval = paired_difference(metric.system(one), metric.system(other), units)
     assert value == pytest.approx(-10)
     assert interval.low < interval.high == 0, "three speakers tell nothing"
+    _, alike = paired_difference(metric.system(one), metric.system(one), units)
+    assert alike.high == pytest.approx(100 * (1 - 0.025 ** (1 / 3)))  # 0 of 3 speakers, not of 10
