@@ -59,8 +59,8 @@ def index_of(file: Path) -> Index:
         timed = ((float(json.loads(line)["duration"]), line.rstrip(b"\n")) for line in lines)
         if not os.access(file.parent, os.W_OK):
             raise CorpusError(
-                f"{file}: has no index that fits, and its folder cannot be written; open the "
-                "corpus once where it can"
+                f"{file}: has no index that fits, and none can be written beside it; open the "
+                "corpus once with the rights to write there"
             )
         return write_lines(file, timed)
 

@@ -11,9 +11,8 @@ from pathlib import Path
 from mt4ssl_bench.data.lexicon import Words, lookup_form
 from mt4ssl_bench.errors import CorpusError
 
-PROBABILITY = re.compile(
-    r"\d+(\.\d+)?([eE]-?\d+)?"
-)  # of a pronunciation, as MFA and Kaldi write it
+# of a pronunciation, before its phones, as MFA and Kaldi write it
+PROBABILITY = re.compile(r"\d+(\.\d+)?([eE]-?\d+)?")
 
 
 @dataclass(frozen=True)

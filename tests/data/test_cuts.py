@@ -125,7 +125,7 @@ def test_an_index_that_does_not_fit_is_made_again(
     )
     with monkeypatch.context() as patched:
         patched.setattr(os, "access", lambda *_: False)  # root may write anywhere
-        with pytest.raises(CorpusError, match="no index that fits, and its folder cannot be wri"):
+        with pytest.raises(CorpusError, match="no index that fits, and none can be written"):
             Cuts(cuts.file, cuts.root)
     edited = Cuts(cuts.file, cuts.root)
     assert [edited[i].id for i in range(2)] == ["u5", "u3"]

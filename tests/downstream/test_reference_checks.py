@@ -123,7 +123,7 @@ def test_references_that_units_write_differently_are_counted(
         about.text = "A  B" if about.recording_id in {"s0-0", "s0-3"} else "A B"
 
     job, _, cuts = opened(Changed(corpus, change), "asr")
-    task = job.kind(replace(job.config, units=units, vocabulary=7))
+    task = job.kind(replace(job.config, units=units, vocabulary=6))
     task.fit_units(cuts["train"])
     assert check_references(job, task, cuts) == {}
     (record,) = caplog.records

@@ -373,6 +373,15 @@ def unregistered(value: object) -> torch.nn.Module:
     return outer
 
 
+class SlottedNet(torch.nn.Linear):
+    __slots__ = ("gain",)  # beside the weights
+
+    def __init__(self, value: object) -> None:
+        super().__init__(2, 1, bias=False)
+        torch.nn.init.constant_(self.weight, float(str(value)))
+        self.gain = 1
+
+
 def enclosing(value: object) -> object:
     return lambda x: x * value
 
@@ -380,7 +389,8 @@ def enclosing(value: object) -> object:
 HOLDINGS: dict[str, tuple[Callable[[Any], object], int]] = {  # what holds a number -> its weights
     "attribute": (net, 2), "list": (lambda v: [net(v)], 2), "mapping": (lambda v: {"a": (net(v),)}, 2),
     "object": (lambda v: Wrapper([Wrapper(net(v))]), 2), "slots of nets": (lambda v: Slots(net(v)), 2),
-    "unregistered": (unregistered, 2), "method": (lambda v: net(v).forward, 2),
+    "unregistered": (unregistered, 2), "slotted net": (lambda v: [SlottedNet(v)], 2),
+    "places alike": (lambda v: {"a.b": net(v), "a": {"b": net(1)}}, 4), "method": (lambda v: net(v).forward, 2),
     "enclosed net": (lambda v: enclosing(net(v)), 2), "partial": (lambda v: partial(print, net(v)), 2),
     "slots": (Slots, 0), "bytes": (lambda v: {"onnx": bytes([v])}, 0), "range": (range, 0),
     "deque": (lambda v: deque([v]), 0), "complex": (lambda v: complex(v, 1), 0), "enclosed": (enclosing, 0),

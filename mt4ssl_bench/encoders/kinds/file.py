@@ -69,9 +69,9 @@ class FileUpstream:
             if isinstance(made, nn.Module)
             else [v for v in vars(made).values() if _is_module(v)]
         )
-        more = dict(passed_over(made, modules))
-        nested = {place: value for place, value in more.items() if isinstance(value, nn.Module)}
-        self.modules = nn.ModuleList([*modules, *nested.values()]).eval()
+        more = list(passed_over(made, modules))  # several of one place: a module with slots
+        nested = [value for _, value in more if isinstance(value, nn.Module)]
+        self.modules = nn.ModuleList([*modules, *nested]).eval()
         own = getattr(made, "name", None)
         self.name: str = own if isinstance(own, str) else name
         # the protocol's checks report an attribute that is missing or wrong
@@ -81,9 +81,13 @@ class FileUpstream:
         self.parameters = sum(p.numel() for p in self.modules.parameters())
         own_mark, weights = str(getattr(made, "fingerprint", "")), self.modules.state_dict()
         settings: list[object] = [source, own_mark, describe(made)]
-        passed = {p: "" if p in nested else v for p, v in more.items() if v is not OPAQUE}
+        passed = [  # weights are digested with the others
+            (place, "weights" if isinstance(value, nn.Module) else value)
+            for place, value in more
+            if value is not OPAQUE
+        ]
         self.fingerprint = identify(weights, [*settings, passed] if passed else settings)
-        opaque = [place for place, value in more.items() if value is OPAQUE]
+        opaque = [place for place, value in more if value is OPAQUE]
         if opaque and not own_mark:
             LOGGER.warning(
                 "%s: its fingerprint does not cover what '%s' holds; give the class an attribute "
