@@ -122,6 +122,8 @@ def load_config(recipe: str, overrides: Sequence[str] = ()) -> BaseConfig:
         _check_rates_and_seeds(config)
     settings = config.settings()  # raises for missing files
     unread = {*read_by(config, "frozen"), *read_by(config, "finetune")} - settings.keys()
+    if isinstance(config, TaskConfig) and config.lr is not None:
+        unread.add("sweep")
     if idle := [key for key in overrides if key.partition("=")[0].strip() in unread]:
         LOGGER.warning(
             "%s: no effect, given mode=%s and the other keys: %s",

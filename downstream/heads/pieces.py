@@ -11,6 +11,7 @@ from mt4ssl_bench.errors import CorpusError, first_line
 from mt4ssl_bench.settings import Json
 
 NORMALIZATION = "identity"  # sentencepiece's rule for texts; references are not normalized
+LONGEST = 4192  # bytes of a text, sentencepiece's default: it would leave longer ones out
 
 
 class Pieces:
@@ -24,6 +25,7 @@ class Pieces:
     def train(cls, texts: Sequence[str], size: int) -> "Pieces":
         """Return `size` units of the texts; raises CorpusError if the texts do not give as many."""
         model = io.BytesIO()
+        longest = max((len(text.encode()) for text in texts), default=0)
         try:
             sentencepiece.SentencePieceTrainer.train(
                 sentence_iterator=iter(texts),
@@ -31,6 +33,7 @@ class Pieces:
                 vocab_size=size,
                 character_coverage=1.0,
                 normalization_rule_name=NORMALIZATION,
+                max_sentence_length=max(longest, LONGEST),
                 minloglevel=2,
             )
         except RuntimeError as error:

@@ -4,7 +4,6 @@ ends the check.
 
 import gzip
 import json
-import time
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -312,16 +311,15 @@ def test_parts_overlap_by_chance_only_in_files_where_nobody_speaks(
     assert rules.found.report({}, "bytes").counts().get("leak", 0) == leaks
 
 
+@pytest.mark.timeout(60)  # each with each would be 1.2e9 comparisons
 def test_many_parts_of_one_file_are_compared_in_one_sweep() -> None:
     rules = Rules([])
     for split, count in (("train", 60_000), ("test", 20_000)):
         for n in range(count):
             place = f"file@{3 * n % 180_000}.000+{2 if split == 'train' else 0.5}"
             rules.add(split, Row(id=f"{split}{n}", path=Path(), content=place, samples=RATE))
-    begin = time.perf_counter()
     rules._overlaps()
     assert rules.found.report({}, "bytes").counts() == {"leak": 20_000}
-    assert time.perf_counter() - begin < 5, "80,000 parts of one file"
 
 
 def test_a_sound_corpus_gives_nothing_to_say(corpus: Corpus) -> None:

@@ -222,6 +222,8 @@ def test_a_key_that_the_mode_does_not_read_is_named(
     plan("asr", corpus, ["tune.layer=1", "decode.beam=3", "batch=4", "pronunciations=first"])
     assert "asr_tiny: no effect, given mode=frozen and the other keys: " in caplog.text
     assert caplog.text.strip().endswith("keys: tune.layer=1, decode.beam=3")
+    plan("asr", corpus, ["sweep=1e-2,1e-3", "lr=1e-3"])
+    assert caplog.text.strip().endswith("the other keys: sweep=1e-2,1e-3")
 
 
 def test_a_bad_lexicon_shows_before_any_work(corpus: Corpus, tmp_path: Path) -> None:

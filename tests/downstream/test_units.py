@@ -51,6 +51,12 @@ def test_pieces_go_back_to_text_and_refuse_an_impossible_size() -> None:
         Pieces.train(texts, 5000)
 
 
+def test_pieces_know_the_letters_of_long_texts() -> None:
+    units = Pieces.train(["AB A", "A BA"] * 3 + ["Z A " * 1200], 7)
+    assert "Z" in units
+    assert "C" not in units
+
+
 def test_pieces_decode_without_doubled_spaces() -> None:
     units = Pieces.train(["AB C", "C AB", "B A C"] * 3, 8)
     lone = next(i for i in range(1, len(units)) if units._processor.id_to_piece(i - 1) == "\u2581")
