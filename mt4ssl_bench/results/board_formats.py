@@ -29,7 +29,7 @@ def grids(tables: Sequence[Table], dry_runs: Sequence[str]) -> list[Grid]:
         for table in tables
     ]
     if dry_runs:
-        heading = Heading("dry runs (not ranked)", "text", key=True)
+        heading = Heading("partial results (not ranked)", "text", key=True)
         shown.append(grid("", [heading], [[line] for line in dry_runs]))
     return shown
 

@@ -33,9 +33,7 @@ def report(path: Path) -> RenderableType:
         CheckpointError: If either file is damaged.
     """
     result, answers = load(path), load_hypotheses(path)
-    limited = (
-        f"; dry run on {result.limit} utterances per split" if result.limit is not None else ""
-    )
+    limited = f"; partial: {result.limit} utterances per split" if result.limit is not None else ""
     head = (
         f"{result.upstream['name']} ({result.upstream['fingerprint'][:8]}) on "
         f"{result.corpus['name']} ({result.corpus['digest'][:8]}): {result.recipe_name}, "

@@ -269,6 +269,12 @@ def test_a_report_holds_everything_a_record_says(tmp_path: Path) -> None:
                  "(left out)", "u39", "0/7/0", "(nothing)", "test_utterances 40"):  # fmt: skip
         assert part in shown
     assert "█" * 21 not in shown
+    assert "partial" not in shown
+
+
+def test_a_report_names_a_partial_result(tmp_path: Path) -> None:
+    shown = text(report(save(tmp_path, "good", GOOD, limit=8)))
+    assert "frozen; partial: 8 utterances per split" in shown.splitlines()[0]
 
 
 def test_a_report_has_the_score_of_every_fold(tmp_path: Path) -> None:

@@ -283,7 +283,7 @@ def test_dry_runs_are_listed_and_never_ranked() -> None:
     assert [row.upstream for table in board.tables for row in table.rows] == ["a"]
     assert board.dry_runs == ["dry: phoneme PER 1.0 % (limit 8, recipe phoneme_tiny, corpus demo)"]
     for text in (board.to_markdown(), as_text(board)):
-        assert "dry runs (not ranked)" in text
+        assert "partial results (not ranked)" in text
         assert board.dry_runs[0] in text
     assert "dry" not in board.to_csv()
 

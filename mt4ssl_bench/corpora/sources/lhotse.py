@@ -106,7 +106,8 @@ def read(path: Path, options: Lhotse) -> Iterator[Row]:
     """Yield the utterances of cuts, of supervisions with their recordings beside them, or of Shar.
 
     Audio that no file holds as it is goes to `options.audio`: Shar's as it lies in the shards;
-    single channels of files with several, and the output of transforms (another speed), as FLAC.
+    single channels of files with several, and the output of transforms (another speed), as
+    data.lossless writes them.
 
     A supervision that does not span its cut becomes an utterance of its own. One of no duration, or
     one that starts or ends outside its cut, is an unusable row (see Row): Lhotse allows both.
@@ -369,8 +370,8 @@ SOURCE = Source(
     help="""Reads cuts (.jsonl.gz), supervisions with their recordings beside them, or a Shar
     folder, for each split.
 
-    <out>/audio gets the audio of Shar and, as FLAC, of cuts that take some of a file's channels or
-    change its speed.""",
+    <out>/audio gets the audio of Shar and, as FLAC or (where 24 bit do not hold a sample) WAV, of
+    cuts that take some of a file's channels or change its speed.""",
     examples=("lhotse train=cuts_train.jsonl.gz test=shar/test --out corpora/mine",),
     tasks="as its supervisions allow",
     phones_from="supervisions",

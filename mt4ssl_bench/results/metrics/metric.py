@@ -2,7 +2,7 @@
 
     def eer(answers, weights=None): ...
 
-    EER = Metric(name="eer", value=eer, units=both_utterances, over="utterances")
+    EER = Metric(name="eer", value=eer, units=both_speakers, over="speakers")
 
 is all that another metric needs; ratios of sums (error rates, accuracy) are RatioOfSums.
 Shapes: N answers, S resamples.
