@@ -333,6 +333,15 @@ def filled(text: str) -> str:
     return textwrap.fill(text, 100) + "\n"
 
 
+def _curve(study: Study, run: Figures, name: str) -> dict[int, float]:
+    """Return the values of a probe, or of a loss, by update."""
+    group = Group(study, [run], "valid" if run["seed"] in study.seeds else "test")
+    losses = {
+        p["update"]: p["valid"][name] for p in run["points"] if p["valid"].get(name) is not None
+    }
+    return dict(group.curve(run, name)) or losses
+
+
 def draw(study: Study, runs: Sequence[Figures], path: Path) -> None:
     """Draw the curves of all arms: a thin line a run, a thick one their mean."""
     import matplotlib as mpl
@@ -341,22 +350,22 @@ def draw(study: Study, runs: Sequence[Figures], path: Path) -> None:
     mpl.rcParams["svg.hashsalt"] = study.about  # the same file for the same figures
     from matplotlib import pyplot as plt
 
-    names = [*study.probes, *LOSSES]
+    drawn = {
+        name: [(run["arm"], curve) for run in runs if (curve := _curve(study, run, name))]
+        for name in [*study.probes, *LOSSES]
+    }
+    names = [name for name, curves in drawn.items() if curves] or list(drawn)
     figure, axes = plt.subplots(1, len(names), figsize=(3.2 * len(names), 3), squeeze=False)
     for axis, name in zip(axes[0], names, strict=True):
         for number, arm in enumerate(study.arms):
-            curves = []
-            for run in (run for run in runs if run["arm"] == arm):
-                group = Group(study, [run], "valid" if run["seed"] in study.seeds else "test")
-                losses = [(p["update"], p["valid"].get(name)) for p in run["points"]]
-                curve = group.curve(run, name) or [(x, y) for x, y in losses if y is not None]
-                axis.plot(*zip(*curve, strict=True), color=f"C{number}", lw=0.6) if curve else None
-                curves.append(dict(curve))
+            curves = [curve for of, curve in drawn[name] if of == arm]
+            for curve in curves:
+                axis.plot(curve.keys(), curve.values(), color=f"C{number}", lw=0.6)
             shared = sorted(set.intersection(*map(set, curves))) if curves else []
             means = [float(np.mean([curve[x] for curve in curves])) for x in shared]
             axis.plot(shared, means, color=f"C{number}", lw=2, label=arm)
         axis.set(title=LOSSES.get(name, name), xlabel="updates")
-    axes[0][0].legend(fontsize="small")
+    axes[0][-1].legend(loc="center left", bbox_to_anchor=(1, 0.5))  # beside all curves
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
