@@ -46,6 +46,7 @@ PLACES = {  # attributes that say where a model comes from or runs, not what it 
     "_name_or_path",
     "_commit_hash",
     "transformers_version",
+    "_torchdynamo_wrapper_id",  # another one in each process
 }
 
 

@@ -426,6 +426,12 @@ def test_scripts_and_traces_are_known_by_their_weights_as_before() -> None:
         assert upstream.parameters == 2
 
 
+def test_a_compiled_module_has_one_fingerprint() -> None:
+    """Torch gives each an attribute with its address."""
+    made = [FileUpstream(Wrapper(torch.compile(net(1))), "mine", {}, b"") for _ in range(2)]
+    assert made[0].fingerprint == made[1].fingerprint
+
+
 def test_what_python_cannot_look_into_is_named(caplog: pytest.LogCaptureFixture) -> None:
     class Marked(Wrapper):
         fingerprint = "vocabulary of May"
