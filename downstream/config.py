@@ -126,7 +126,7 @@ class TaskConfig(BaseConfig):
     # learning rates, trained together; the best on the validation split is selected
     sweep: tuple[float, ...] | None = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
     lr: float | None = field(default=None, metadata=NEVER)  # one learning rate instead of a sweep
-    # seeds of initial weights; several give mean and spread. The first orders batches and crops
+    # seeds of initial weights; several give mean and spread. The first orders data of frozen heads
     seeds: tuple[int, ...] = (0,)
     steps: int = 100_000  # number of updates
     batch: int = field(default=16, metadata=FROZEN)  # utterances per batch

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from mt4ssl_bench.clustering.config import OfflineConfig
 from mt4ssl_bench.config import NOT_NEGATIVE, Bounds, check_all_bounds
+from mt4ssl_bench.data.audio import RATE
 from mt4ssl_bench.errors import ConfigError
 from mt4ssl_bench.training.fit import FitConfig
 from mt4ssl_bench.training.optim import OptimConfig
@@ -73,8 +74,16 @@ def check(config: PretrainConfig) -> PretrainConfig:
             raise ConfigError(f"targets.{name}.weight={section.weight}: expected 0 or more")
     if not any(section.weight for section in sections.values()):
         raise ConfigError("targets: all weights are 0; leave at least one extractor")
-    if config.masking.min_masks < 1:  # a batch without a masked frame teaches nothing
-        raise ConfigError(f"masking.min_masks={config.masking.min_masks}: expected 1 or more")
+    masking, optim = config.masking, config.optim
+    shortest = config.frontend.frame_count(int(data.min_seconds * RATE))
+    # a batch without a masked frame teaches nothing
+    if not masking.min_masks and masking.prob * shortest < masking.length:
+        raise ConfigError(
+            f"masking.min_masks=0: expected 1 or more; with masking.prob={masking.prob}, "
+            f"utterances of {data.min_seconds} s may have no mask"
+        )
+    if optim.schedule == "tri_stage" and not optim.final_scale:  # its decay is exponential
+        raise ConfigError(f"optim.final_scale={optim.final_scale}: expected a number above 0")
     if data.max_seconds <= data.min_seconds:
         raise ConfigError(
             f"data.max_seconds={data.max_seconds}: must be over data.min_seconds={data.min_seconds}"

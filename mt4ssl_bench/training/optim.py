@@ -26,8 +26,8 @@ class OptimConfig:
     clip_norm: float = 0.0  # maximal gradient norm of a parameter group; 0 does not clip
 
     BOUNDS: ClassVar[Bounds] = {
-        POSITIVE: "lr eps final_scale",
-        NOT_NEGATIVE: "weight_decay clip_norm init_scale",
+        POSITIVE: "lr eps",
+        NOT_NEGATIVE: "weight_decay clip_norm init_scale final_scale",
         ("two numbers from 0 to below 1", lambda both: 0 <= min(both) <= max(both) < 1): "betas",
         SHARES: "phases",
     }

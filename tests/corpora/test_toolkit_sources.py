@@ -428,6 +428,15 @@ def test_one_channel_and_a_louder_copy_are_the_samples_that_lhotse_reads(tmp_pat
         np.testing.assert_array_equal(audio.read(found[cut.id]), cut.load_audio()[0])  # type: ignore[index]
 
 
+def test_silence_of_normalized_loudness_is_named(tmp_path: Path) -> None:
+    from lhotse import Recording
+
+    soundfile.write(tmp_path / "s.wav", np.zeros(2 * RATE), RATE)
+    silence = Recording.from_file(tmp_path / "s.wav").normalize_loudness(-23.0).to_cut()
+    with pytest.raises(CorpusError, match=r"cannot be read \(its transforms give samples that are"):
+        rows_of([silence], tmp_path)
+
+
 @pytest.mark.parametrize("shar", [False, True])
 def test_a_cut_of_one_channel_is_heard_without_the_other(
     tmp_path: Path, stereo: Any, *, shar: bool

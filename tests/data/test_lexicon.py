@@ -82,6 +82,24 @@ def test_probabilities_and_comments_are_no_phones(tmp_path: Path) -> None:
         "AALBORG": ("AO1 L B",),
         "HAO3": ("x au 3",),
     }
+    file.write_text("a 1 9 f\nb 0.25 1 n\nb 1 b\nc 1 0.99 1.02 1 c\n", encoding="utf-8")
+    kaldi = open_lexicon([file])
+    assert kaldi.words == {"A": ("9 f",), "B": ("1 n", "b"), "C": ("1 c",)}
+    assert kaldi.marked
+
+
+def test_whole_numbers_are_phones_of_x_sampa(tmp_path: Path) -> None:
+    file = tmp_path / "sampa.txt"
+    file.write_text("œuf\t9 f\neux\t2\nîn\t1 n\nheureux\t2 R 2\nmer\tm E R\n", encoding="utf-8")
+    lexicon = open_lexicon([file])
+    assert lexicon.words == {
+        "ŒUF": ("9 f",),
+        "EUX": ("2",),
+        "ÎN": ("1 n",),
+        "HEUREUX": ("2 R 2",),
+        "MER": ("m E R",),
+    }
+    assert not lexicon.marked
 
 
 @pytest.mark.parametrize(

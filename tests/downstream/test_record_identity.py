@@ -8,6 +8,7 @@ answers are equal to the last bit.
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -286,6 +287,20 @@ def test_a_new_key_with_a_default_changes_no_identity(lab: Lab) -> None:
     values = {field.name: getattr(old, field.name) for field in dataclasses.fields(old)}
     assert Grown(**values).identity() == old.identity()
     assert Grown(**values, momentum=0.8).identity() == old.identity() | {"momentum": 0.8}
+
+
+def test_a_lexicon_stands_by_its_content_and_by_how_it_is_read(tmp_path: Path) -> None:
+    """Earlier records had probabilities and comments among the phones, under the plain digest."""
+    file = tmp_path / "lexicon.txt"
+    for text, end in (
+        ("A AH0\nB 9 b\n", ""),
+        ("A 0.5 AH0\n", "-phones"),
+        ("A AH0 # a\n", "-phones"),
+    ):
+        file.write_text(text, encoding="utf-8")
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        identity = PhonemeConfig(task="phoneme", lexicon=str(file)).identity()
+        assert identity == {"lexicon": digest + end}
 
 
 def test_cmudict_stands_by_its_data(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -394,6 +395,7 @@ HOLDINGS: dict[str, tuple[Callable[[Any], object], int]] = {  # what holds a num
     "enclosed net": (lambda v: enclosing(net(v)), 2), "partial": (lambda v: partial(print, net(v)), 2),
     "slots": (Slots, 0), "bytes": (lambda v: {"onnx": bytes([v])}, 0), "range": (range, 0),
     "deque": (lambda v: deque([v]), 0), "complex": (lambda v: complex(v, 1), 0), "enclosed": (enclosing, 0),
+    "namespace": (lambda v: SimpleNamespace(nets=[net(v)]), 2),
 }  # fmt: skip
 
 
@@ -412,6 +414,22 @@ def test_a_class_is_known_by_all_weights_and_values_that_its_object_holds(what: 
     assert one.former == (same.former if known else ())
     assert len(one.insufficient) == (0 if known else 2), "old results of it are computed again"
     assert one.insufficient == other.insufficient or known
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_scripts_and_traces_are_known_by_their_weights_as_before() -> None:
+    """Torch keeps more of them in their attributes, of which a fingerprint never depended."""
+    module = net(1)
+    for script in (torch.jit.script(module), torch.jit.trace(module, torch.ones(1, 2))):  # type: ignore[no-untyped-call]
+        upstream = FileUpstream(Wrapper(script), "mine", {"mine.py": "0"}, b"")
+        assert (len(upstream.former), upstream.insufficient) == (1, ())
+        assert upstream.parameters == 2
+
+
+def test_a_compiled_module_has_one_fingerprint() -> None:
+    """Torch gives each an attribute with its address."""
+    made = [FileUpstream(Wrapper(torch.compile(net(1))), "mine", {}, b"") for _ in range(2)]
+    assert made[0].fingerprint == made[1].fingerprint
 
 
 def test_what_python_cannot_look_into_is_named(caplog: pytest.LogCaptureFixture) -> None:

@@ -243,7 +243,7 @@ def test_one_extractor_alone_trains(corpus: Corpus, tmp_path: Path) -> None:
         ("fit.seed=99999999999999999999999", "fit.seed=9+: expected a whole number from 0"),
         ("optim.betas=[0.9,1.0]", "optim.betas=.*: expected two numbers from 0 to below 1"),
         ("optim.final_scale=0", "optim.final_scale=0.0: expected a number above 0"),
-        ("masking.min_masks=0", "masking.min_masks=0: expected 1 or more"),
+        ("masking={min_masks: 0, prob: 0.3}", "masking.min_masks=0: expected 1 or more; .* 0.5 s"),
         ("targets.offline.clusters=70000", "clusters=70000: expected 2 to 65536"),
         ("data.batch_seconds=0", "data.batch_seconds=0.0"),
         ("data.train=trian", "did you mean train"),
@@ -257,6 +257,12 @@ def test_keys_that_do_not_fit_are_refused_before_any_work(
     with pytest.raises(BenchError, match=message):
         open_pretraining(config(corpus, override)).run(tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_values_that_fit_others_are_taken(corpus: Corpus, tmp_path: Path) -> None:
+    """No batch is without masks at min_seconds=0.5, and a constant rate has no decay."""
+    taken = config(corpus, "masking.min_masks=0", "optim={schedule: constant, final_scale: 0}")
+    assert open_pretraining(taken).run(tmp_path / "run").finished
 
 
 @pytest.mark.long

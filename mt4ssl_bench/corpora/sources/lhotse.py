@@ -358,6 +358,8 @@ def _with_audio(
 def _decoded(recording: Whole, channels: set[int], row: Row) -> bytes:
     """Return a row's part of some channels, with the recording's transforms, as FLAC or WAV."""
     samples = recording.load_audio(channels=channels, offset=row.start, duration=row.duration)
+    if not np.isfinite(samples).all():  # loudness of silence
+        raise ValueError("its transforms give samples that are not finite")
     return encode_samples(samples.T, recording.sampling_rate)[1]
 
 
