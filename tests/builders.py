@@ -1,5 +1,6 @@
 """Builders of what many tests need: audio, corpora, run folders, commands and comparisons."""
 
+import atexit
 import functools
 import http.server
 import io
@@ -8,8 +9,10 @@ import json
 import math
 import os
 import resource
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -247,14 +250,26 @@ def record(
 
 
 def run(*arguments: object, **variables: str) -> "subprocess.CompletedProcess[str]":
-    """Run the command line in a second process, as a user does."""
+    """Run the command line in a second process, as a user does.
+
+    It is a fork that has the imports already, unless variables differ from those of the first call.
+    """
+    command, server = [*map(str, arguments)], prefork()
+    if not variables and server.began_in == _surroundings():
+        return server.complete(*command)
     return subprocess.run(
-        [sys.executable, "-m", "mt4ssl_bench", *map(str, arguments)],
+        [sys.executable, "-m", "mt4ssl_bench", *command],
         env=os.environ | {"COLUMNS": "200"} | variables,  # wide: tables do not wrap
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def _surroundings() -> dict[str, str]:
+    """Return this process's variables, but for those that pytest and imports set."""
+    passing = ("PYTEST", "KMP_", "TOKENIZERS_", "TORCH_ELASTIC_")
+    return {key: value for key, value in os.environ.items() if not key.startswith(passing)}
 
 
 def call(*arguments: object) -> int:
@@ -308,14 +323,20 @@ def python(code: str, *arguments: object, **variables: str) -> str:
 class Prefork:
     """Processes that run the command line and start in a moment; see fixtures/prefork.py."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.count = folder, 0
+    def __init__(self) -> None:
+        self.folder, self.count = Path(tempfile.mkdtemp()), 0
         self.stores: list[TCPStore] = []
+        self.began_in = _surroundings()
         command = [sys.executable, str(FIXTURES / "prefork.py")]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
         self.server = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
+
+    def close(self) -> None:
+        """End the server, and remove what its processes said."""
+        self.server.communicate(timeout=30)
+        shutil.rmtree(self.folder)
 
     def _ask(self, question: dict[str, Any]) -> int:
         assert self.server.stdin is not None
@@ -324,15 +345,26 @@ class Prefork:
         self.server.stdin.flush()
         return int(self.server.stdout.readline())
 
+    def _start(self, argv: Sequence[str], env: Mapping[str, str], out: Path, errors: Path) -> int:
+        asked = {"argv": argv, "env": env, "out": str(out), "errors": str(errors)}
+        return self._ask(asked | {"cwd": str(Path.cwd())})
+
     def start(self, *argv: str, **env: str) -> tuple[int, Path]:
         """Return the pid and the file that takes what the process says."""
         self.count += 1
         out = self.folder / f"said-{self.count}.txt"
-        return self._ask({"argv": argv, "env": env, "out": str(out)}), out
+        return self._start(argv, env, out, out), out
 
     def wait(self, pid: int) -> int:
         """Return the exit code, negative for a signal."""
         return self._ask({"wait": pid})
+
+    def complete(self, *argv: str) -> "subprocess.CompletedProcess[str]":
+        """Run a command to its end; return its exit code and what it printed."""
+        self.count += 1
+        out, errors = (self.folder / f"{name}-{self.count}.txt" for name in ("out", "errors"))
+        code = self.wait(self._start(argv, {}, out, errors))
+        return subprocess.CompletedProcess(argv, code, out.read_text(), errors.read_text())
 
     def run(self, *argv: str) -> str:
         """Run a command to its successful end; return all that it printed."""
@@ -357,6 +389,14 @@ class Prefork:
             self.start(*argv, **env, RANK=str(rank), LOCAL_RANK=str(rank))
             for rank, argv in enumerate(commands)
         ]
+
+
+@functools.cache
+def prefork() -> Prefork:
+    """Return the server of this test process."""
+    server = Prefork()
+    atexit.register(server.close)
+    return server
 
 
 # ---- surroundings ----

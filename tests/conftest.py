@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import builders
 from builders import Prefork, write_tones
 from mt4ssl_bench.corpora.prepare import prepare
 from mt4ssl_bench.corpora.sources.table import read_table
@@ -59,9 +60,5 @@ def speech() -> Path:
 
 
 @pytest.fixture(scope="session")
-def prefork(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefork]:
-    server = Prefork(tmp_path_factory.mktemp("prefork"))
-    yield server
-    assert server.server.stdin is not None
-    server.server.stdin.close()
-    server.server.wait(timeout=30)
+def prefork() -> Prefork:
+    return builders.prefork()

@@ -1,8 +1,6 @@
 """The ABX tasks: records that files alone reproduce, and refusals, through the command line."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ import soundfile
 import torch
 from torch import Tensor
 
+from builders import run
 from fakes import Encoder
 from mt4ssl_bench.abx.answers import ACROSS, WITHIN, answers_of, table_of
 from mt4ssl_bench.abx.intervals import replicate
@@ -29,12 +28,6 @@ from mt4ssl_bench.results.record_parts import LayerScore
 
 MODEL = "random:mt4ssl_tiny"
 TONES = {"AA": 300.0, "IY": 900.0, "UW": 500.0, "S": 3000.0, "M": 200.0}
-
-
-def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run mt4ssl-bench in a process of its own."""
-    command = [sys.executable, "-m", "mt4ssl_bench", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def write_phones(
