@@ -6,6 +6,8 @@ MODEL = build/model
 CHROMIUM = chromium
 
 LOWEST = .venv-lowest
+# tests of the repository itself, which versions of dependencies do not change
+NO_VERSIONS = architecture benchmarks convergence docs packaging site
 
 .PHONY: demo picture model test test-long test-lowest docs check dist format clean
 
@@ -46,7 +48,8 @@ test-long: .venv/installed test-lowest
 
 # the same tests with every dependency at its lower bound; about 4 GB, most of it torch's CUDA packages
 test-lowest: $(LOWEST)/installed
-	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n 2 -m 'not long and not speech'
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n 2 -m 'not long and not speech' \
+		$(addprefix --ignore tests/test_,$(addsuffix .py,$(NO_VERSIONS)))
 
 # transformers 5.0 brings typer-slim, whose files replace those of the typer under test
 $(LOWEST)/installed: pyproject.toml

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import builders
 from builders import largest_difference, read_log, weights_of
 from mt4ssl_bench import checkpoint
 from mt4ssl_bench.data.corpus import Corpus
@@ -177,8 +178,7 @@ def test_resuming_without_the_package_says_in_one_line_what_is_missing(
     journey: tuple[Path, list[str]], corpus: Corpus
 ) -> None:
     keys = [f"data.corpus={corpus.root}", "fit.save_every=3", "fit.log_every=1"]
-    command = [sys.executable, "-m", "mt4ssl_bench", "pretrain", TOY, *keys]
-    command += ["--out", str(journey[0] / "whole")]
+    command = ["pretrain", TOY, *keys, "--out", str(journey[0] / "whole")]
     for more, message in (
         (
             ["targets.energy.weight=0.5"],
@@ -186,7 +186,7 @@ def test_resuming_without_the_package_says_in_one_line_what_is_missing(
         ),
         ([], "holds a run with other settings (targets.energy: {"),
     ):
-        done = subprocess.run([*command, *more], capture_output=True, text=True, check=False)
+        done = builders.run(*command, *more)
         assert done.returncode == 2
         assert message in " ".join(done.stderr.split())
 
