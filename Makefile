@@ -46,7 +46,7 @@ test: .venv/installed
 test-long: .venv/installed test-lowest
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m long
 
-# the same tests with every dependency at its lower bound; about 4 GB, most of it torch's CUDA packages
+# the package's fast tests with every dependency at its lower bound; about 4 GB, most of it torch's CUDA packages
 test-lowest: $(LOWEST)/installed
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n 2 -m 'not long and not speech' \
 		$(addprefix --ignore tests/test_,$(addsuffix .py,$(NO_VERSIONS)))

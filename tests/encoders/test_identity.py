@@ -418,7 +418,7 @@ def test_a_class_is_known_by_all_weights_and_values_that_its_object_holds(what: 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
 def test_scripts_and_traces_are_known_by_their_weights_as_before() -> None:
-    """Torch keeps more of them in their attributes, of which a fingerprint never depended."""
+    """Their attributes hold more of torch's, on which no fingerprint depends."""
     module = net(1)
     for script in (torch.jit.script(module), torch.jit.trace(module, torch.ones(1, 2))):  # type: ignore[no-untyped-call]
         upstream = FileUpstream(Wrapper(script), "mine", {"mine.py": "0"}, b"")
